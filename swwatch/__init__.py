@@ -1,0 +1,2 @@
+"""Video language models that speak while they watch."""
+

@@ -1,0 +1,52 @@
+"""The `swwatch` console command: one table from name to program."""
+
+import importlib
+import sys
+
+from swwatch.errors import UserError
+
+# name -> (module with `main(argv) -> exit code`, one line of help); imported only when asked for
+COMMANDS = {
+    "prepare": ("swwatch.data.prepare", "filter PE-Video into train and test jsonl (also: python mani_data.py)"),
+    "toy": ("swwatch.toy.command", "make toy clips or a tiny checkpoint folder"),
+    "train": ("swwatch.train.command", "fine-tune a variant (also: bash scripts/sft.sh)"),
+    "eval": ("swwatch.evaluate.command", "caption a test set and score it (also: bash eval.sh)"),
+    "stream": ("swwatch.stream", "narrate one video while watching it"),
+    "inspect": ("swwatch.inspect", "draw the positions and the mask of a variant"),
+}
+
+
+def usage() -> str:
+    lines = ["usage: swwatch COMMAND [options]   (swwatch COMMAND --help tells the options)", ""]
+    return "\n".join(lines + [f"  {name:9}{text}" for name, (_, text) in COMMANDS.items()])
+
+
+def run(program, argv: list[str]) -> int:
+    """Call `program(argv)`; a UserError becomes one line on stderr and exit code 2."""
+    try:
+        return program(argv) or 0
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("stopped", file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # the reader of our output (head, less) went away
+        sys.stderr.close()
+        return 141
+
+
+def main(argv: list[str] | None = None) -> int:
+    argv = sys.argv[1:] if argv is None else argv
+    if not argv or argv[0] in ("-h", "--help"):
+        print(usage())
+        return 0
+    name, rest = argv[0], argv[1:]
+    if name not in COMMANDS:
+        print(f"error: no command {name!r}\n{usage()}", file=sys.stderr)
+        return 2
+    return run(importlib.import_module(COMMANDS[name][0]).main, rest)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

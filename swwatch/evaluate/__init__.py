@@ -1,0 +1,1 @@
+"""The evaluation program behind `eval.sh`."""

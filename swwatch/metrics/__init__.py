@@ -1,0 +1,1 @@
+"""Caption metrics by pycocoevalcap's definitions."""

@@ -1,0 +1,1 @@
+"""The training program behind `scripts/sft.sh`."""
