@@ -1,2 +1,1 @@
 """Video language models that speak while they watch."""
-

@@ -1,0 +1,142 @@
+"""From strings to the token ids of a sample, and back from token ids to its layout."""
+
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import torch
+import yaml
+
+from swwatch.errors import UserError
+from swwatch.layout import Kind, Layout
+from swwatch.schedule import Schedule
+from swwatch.variants import layout
+
+CONFIGS = Path(__file__).resolve().parents[2] / "configs"
+IGNORED = -100  # label of tokens without a loss
+
+
+@dataclass(frozen=True)
+class Prompts:
+    """The strings of configs/prompts.yaml."""
+
+    system: str
+    train_questions: tuple[str, ...]
+    eval_question: str
+
+
+@cache
+def load_prompts(path: Path = CONFIGS / "prompts.yaml") -> Prompts:
+    """Read the prompt strings.
+
+    Raises:
+        UserError: the file is missing or has other keys.
+    """
+    try:
+        raw = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        return Prompts(raw["system"], tuple(raw["train_questions"]), raw["eval_question"])
+    except (OSError, yaml.YAMLError, KeyError, TypeError) as error:
+        raise UserError(f"{path}: need the keys system, train_questions and eval_question ({error!r})") from error
+
+
+@dataclass(frozen=True)
+class Markup:
+    """Token ids of the chat form around prompt, video and answer. They come from the tokenizer, never from constants."""
+
+    video: int  # <|video_pad|>, one per merged video token
+    im_end: int
+    suffix: tuple[int, ...]  # <|vision_end|><|im_end|>\n
+    header: tuple[int, ...]  # <|im_start|>assistant\n
+
+    @classmethod
+    def of(cls, tokenizer) -> "Markup":
+        """Read the ids from a Qwen2.5-VL tokenizer.
+
+        Raises:
+            UserError: a special token is missing.
+        """
+        names = ("<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>", "<|video_pad|>")
+        vocabulary = tokenizer.get_vocab()
+        missing = [name for name in names if name not in vocabulary]
+        if missing:
+            raise UserError(f"the tokenizer lacks {', '.join(missing)}: is this a Qwen2.5-VL checkpoint?")
+        suffix = _encode(tokenizer, "<|vision_end|><|im_end|>\n")
+        header = _encode(tokenizer, "<|im_start|>assistant\n")
+        return cls(vocabulary["<|video_pad|>"], vocabulary["<|im_end|>"], tuple(suffix), tuple(header))
+
+
+def _encode(tokenizer, text: str) -> list[int]:
+    return tokenizer.encode(text, add_special_tokens=False)
+
+
+def prompt_ids(tokenizer, system: str, question: str) -> list[int]:
+    """Ids of system turn and user turn up to and including <|vision_start|>; the question comes before the video.
+
+    Raises:
+        UserError: a string holds chat markup such as <|im_end|>, which would break the turns apart.
+    """
+    for text in (system, question):
+        inside = [token for token in tokenizer.get_added_vocab() if token in text]
+        if inside:
+            raise UserError(f"the prompt {text!r} must not contain {inside[0]}: remove it")
+    turns = f"<|im_start|>system\n{system}<|im_end|>\n<|im_start|>user\n{question}<|vision_start|>"
+    return _encode(tokenizer, turns)
+
+
+def answer_ids(tokenizer, caption: str, markup: Markup) -> list[int]:
+    """Ids of the stripped caption and <|im_end|>: what is spoken, and all that the loss is taken on."""
+    return _encode(tokenizer, caption.strip()) + [markup.im_end]
+
+
+def fill(tokens: Layout, markup: Markup, prompt: list[int], answer: list[int]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Token ids and labels in a layout's order.
+
+    Returns:
+        input_ids (L,) int64, labels (L,) int64: the answer's own ids, IGNORED elsewhere. Labels are not shifted: the
+        model shifts them, and in every variant the row before an answer token is the one that predicts it.
+    """
+    ids = torch.full((len(tokens),), markup.video)
+    parts = {Kind.PROMPT: prompt, Kind.SUFFIX: markup.suffix, Kind.HEADER: markup.header, Kind.ANSWER: answer}
+    for kind, values in parts.items():
+        ids[tokens.where(kind)] = torch.tensor(values, dtype=torch.int64)
+    return ids, torch.where(tokens.where(Kind.ANSWER), ids, IGNORED)
+
+
+def parse(
+    ids: torch.Tensor,
+    grids: list[tuple[int, int]],
+    markup: Markup,
+    variant: str,
+    schedule: Schedule,
+    t_per_step: int,
+) -> Layout:
+    """The layout of one unpadded sequence: the inverse of `fill`.
+
+    Args:
+        ids: (L,) token ids in the variant's training order, answer included if there is one.
+        grids: merged (rows, columns) of each step.
+    Raises:
+        UserError: the sequence does not have the form that the variant, schedule and grids demand.
+    """
+    is_video = ids == markup.video
+    num_video, fixed = sum(r * c for r, c in grids), len(markup.suffix) + len(markup.header)
+    prompt_len = int(is_video.int().argmax()) if bool(is_video.any()) else len(ids)
+    answer_len = len(ids) - prompt_len - num_video - fixed
+    if int(is_video.sum()) != num_video or answer_len < 0:
+        raise UserError(
+            f"cannot read the sequence as {variant!r}: {int(is_video.sum())} video tokens against {num_video} in the "
+            f"grids, {len(ids)} tokens in all. Expected prompt, video, suffix, assistant header, answer."
+        )
+    sizes = {"suffix_len": len(markup.suffix), "header_len": len(markup.header), "t_per_step": t_per_step}
+    tokens = layout(variant, prompt_len, grids, answer_len, schedule=schedule, **sizes)
+    ids = ids.cpu()
+    for kind, want in {Kind.SUFFIX: markup.suffix, Kind.HEADER: markup.header}.items():
+        found = ids[tokens.where(kind)].tolist()
+        if found != list(want):
+            raise UserError(
+                f"cannot read the sequence as {variant!r} with schedule {schedule}: {found} where the {kind} "
+                f"{list(want)} should be. Was it laid out for another variant or schedule?"
+            )
+    if not torch.equal(is_video.cpu(), tokens.where(Kind.VIDEO)):
+        raise UserError(f"cannot read the sequence as {variant!r} with schedule {schedule}: video tokens out of place")
+    return tokens

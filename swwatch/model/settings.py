@@ -1,0 +1,61 @@
+"""What a checkpoint must know about itself: variant, schedule, pixel budget. Kept under "swwatch" in config.json."""
+
+from dataclasses import dataclass
+
+from swwatch import variants
+from swwatch.data.pixels import BUDGETS
+from swwatch.errors import UserError
+from swwatch.schedule import Schedule, parse_schedule
+
+DEFAULT_SCHEDULE, DEFAULT_BUDGET = "wait-k:3", "declared"
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How a model was, or is to be, trained and used."""
+
+    variant: str
+    schedule: Schedule
+    pixel_budget: str
+
+    def as_dict(self) -> dict[str, str]:
+        return {"variant": self.variant, "schedule": str(self.schedule), "pixel_budget": self.pixel_budget}
+
+    @classmethod
+    def resolve(
+        cls,
+        saved: dict | None,
+        *,
+        variant: str | None = None,
+        schedule: str | Schedule | None = None,
+        pixel_budget: str | None = None,
+        where: str = "the checkpoint",
+    ) -> "Settings":
+        """Settle what the caller asked for with what the checkpoint knows.
+
+        Args:
+            saved: config.json's "swwatch" entry, None for a checkpoint without one (a plain Qwen2.5-VL).
+            where: the checkpoint's path, for messages.
+        Raises:
+            UserError: no variant known, an unknown name, or a request that contradicts the checkpoint.
+        """
+        saved = saved or {}
+        asked = {
+            "variant": variant,
+            "schedule": None if schedule is None else str(parse_schedule(schedule)),
+            "pixel_budget": pixel_budget,
+        }
+        for key, value in asked.items():
+            if value is not None and key in saved and value != saved[key]:
+                raise UserError(
+                    f"{where} was trained with {key} {saved[key]!r}, but {value!r} was asked for: "
+                    f"leave {key} out, or choose another checkpoint"
+                )
+        settled = {key: value if value is not None else saved.get(key) for key, value in asked.items()}
+        if settled["variant"] is None:
+            raise UserError(f"{where} does not name a variant: choose one of {', '.join(variants.VARIANTS)}")
+        variants.get(settled["variant"])
+        budget = settled["pixel_budget"] or DEFAULT_BUDGET
+        if budget not in BUDGETS:
+            raise UserError(f"no pixel budget {budget!r}: choose one of {', '.join(BUDGETS)}")
+        return cls(settled["variant"], parse_schedule(settled["schedule"] or DEFAULT_SCHEDULE), budget)
