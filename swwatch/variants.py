@@ -152,7 +152,7 @@ class Cursor:
         return self._run(Kind.PROMPT, _line(0, length), 0, 0)
 
     def watch(self, rows: int, columns: int) -> Layout:
-        """The next patch, a merged grid in row-major order. A stream that ends late is closed by an empty one (0, 0)."""
+        """The next patch, a merged grid in row-major order. An empty one (0, 0) closes a stream that ends late."""
         step = self.num_steps
         t, h, w = self.rule.patch_start(step)
         grid_h = torch.arange(h, h + rows).repeat_interleave(columns)
@@ -190,7 +190,8 @@ def layout(
 ) -> Layout:
     """Lay out a whole sample: every token in training order with its step, positions and visibility.
 
-    Order: prompt, V_1..V_n, suffix, header, answer; interleave: prompt, V_1, header, A_1, V_2, A_2, ..., V_n, suffix, A_n.
+    Order: prompt, V_1..V_n, suffix, header, answer.
+    Order of interleave: prompt, V_1, header, A_1, V_2, A_2, ..., V_n, suffix, A_n.
 
     Args:
         name: a variant of VARIANTS.

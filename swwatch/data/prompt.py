@@ -41,7 +41,7 @@ def load_prompts(path: Path = CONFIGS / "prompts.yaml") -> Prompts:
 
 @dataclass(frozen=True)
 class Markup:
-    """Token ids of the chat form around prompt, video and answer. They come from the tokenizer, never from constants."""
+    """Token ids of the chat form around prompt, video and answer, from the tokenizer and never from constants."""
 
     video: int  # <|video_pad|>, one per merged video token
     im_end: int

@@ -1,0 +1,79 @@
+"""The one function that loads a model, with its processor and settings."""
+
+import importlib.util
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from transformers import AutoProcessor
+
+from swwatch import variants
+from swwatch.data.prompt import Markup
+from swwatch.errors import UserError
+from swwatch.model.modeling import WatchingQwen2_5_VL
+from swwatch.model.settings import Settings
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A model in eval mode and what belongs to it."""
+
+    model: WatchingQwen2_5_VL
+    processor: object
+    settings: Settings
+    markup: Markup
+
+    @property
+    def tokenizer(self):
+        return self.processor.tokenizer
+
+
+def load(
+    path: str | Path,
+    *,
+    variant: str | None = None,
+    schedule=None,
+    pixel_budget: str | None = None,
+    device: str | None = None,
+    dtype: torch.dtype | str | None = None,
+    attention: str | None = None,
+) -> Loaded:
+    """Load a Qwen2.5-VL checkpoint folder or hub id.
+
+    Args:
+        variant, schedule, pixel_budget: needed only where the checkpoint does not know them.
+        device: by default cuda where there is one, else cpu.
+        dtype: by default bfloat16 on cuda, float32 on the CPU.
+        attention: by default flash_attention_2 on cuda where it is installed and the variant is causal, else sdpa.
+    Raises:
+        UserError: not a checkpoint, no variant known, or a contradiction with what the checkpoint knows.
+    """
+    path = str(path)
+    if Path(path).is_dir() and not (Path(path) / "config.json").exists():
+        raise UserError(f"{path} holds no config.json: give a checkpoint folder (has the training finished?)")
+    if not Path(path).exists() and (path.startswith((".", "/", "~")) or path.count("/") != 1):
+        raise UserError(f"no checkpoint at {path}: make one with `swwatch toy model` or `bash scripts/sft.sh`")
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    if device.startswith("cuda") and not torch.cuda.is_available():
+        raise UserError(f"device {device!r} was asked for, but this machine has no CUDA device: use --device cpu")
+    if isinstance(dtype, str):
+        if not isinstance(getattr(torch, dtype, None), torch.dtype):
+            raise UserError(f"no dtype {dtype!r}: choose float32, bfloat16 or float16")
+        dtype = getattr(torch, dtype)
+    dtype = dtype or (torch.bfloat16 if device.startswith("cuda") else torch.float32)
+    asked = {"variant": variant, "schedule": schedule, "pixel_budget": pixel_budget}
+    try:
+        model = WatchingQwen2_5_VL.from_pretrained(
+            path, **asked, dtype=dtype, attn_implementation=attention or "sdpa", device_map=None
+        )
+        processor = AutoProcessor.from_pretrained(path)
+    except (OSError, ValueError) as error:
+        raise UserError(f"cannot load {path}: {error}") from error
+    if attention is None and _flash_attention_fits(model.settings.variant, device):
+        model.set_attn_implementation("flash_attention_2")
+    return Loaded(model.to(device).eval(), processor, model.settings, model.markup)
+
+
+def _flash_attention_fits(variant: str, device: str) -> bool:
+    installed = importlib.util.find_spec("flash_attn") is not None
+    return device.startswith("cuda") and installed and variants.get(variant).streams == 1

@@ -1,0 +1,213 @@
+"""Qwen2.5-VL that carries a variant: transformers' own model, with positions and masks from `swwatch.variants`.
+
+Nothing of the modelling code is copied or patched. transformers' `get_rope_index` changed its rule between releases
+and its `generate` disagrees with a cached forward, so positions never come from there.
+Legend: B batch, L sequence, Q new tokens, K keys, D width.
+"""
+
+from pathlib import Path
+
+import torch
+from transformers import AutoTokenizer, Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
+
+from swwatch import variants
+from swwatch.data.batch import stack_layouts
+from swwatch.data.pixels import merged_grids
+from swwatch.data.prompt import Markup, parse
+from swwatch.errors import UserError
+from swwatch.layout import Layout
+from swwatch.model.cache import StreamCache
+from swwatch.model.settings import Settings
+
+ATTENTION = ("sdpa", "eager", "flash_attention_2")
+UPSTREAM = "Qwen2_5_VLForConditionalGeneration"  # what config.json names, so that other tools load our checkpoints
+
+
+class WatchingQwen2_5_VL(Qwen2_5_VLForConditionalGeneration):
+    """Qwen2.5-VL in one of the six variants.
+
+    `forward` derives positions and mask from token ids and grids when they are not given, by the same rule that the
+    training collator and the streaming engines use. `watch_video` and `step` are what engines call.
+    """
+
+    def __init__(self, config: Qwen2_5_VLConfig):
+        super().__init__(config)
+        saved = getattr(config, "swwatch", None)
+        if not saved:
+            raise UserError("this configuration names no variant: use from_pretrained(path, variant=...)")
+        self.settings = Settings.resolve(saved)
+        self.markup = Markup(**{**saved["markup"], **{k: tuple(saved["markup"][k]) for k in ("suffix", "header")}})
+
+    @classmethod
+    def from_pretrained(cls, path, *args, variant=None, schedule=None, pixel_budget=None, **kwargs):
+        """Load a Qwen2.5-VL folder or hub id.
+
+        Args:
+            path: folder or hub id; its tokenizer is read for the special token ids.
+            variant, schedule, pixel_budget: asked for; may be left out where config.json knows them.
+            args, kwargs: as transformers' own (dtype, attn_implementation, device_map, ...).
+        Raises:
+            UserError: no variant known, a contradiction with the checkpoint, or an attention backend that cannot
+                execute the variant's mask.
+        """
+        hub = {key: kwargs[key] for key in ("revision", "token", "cache_dir", "local_files_only") if key in kwargs}
+        config = kwargs.pop("config", None)
+        if config is None:
+            config = Qwen2_5_VLConfig.from_pretrained(path, **hub)
+        asked = {"variant": variant, "schedule": schedule, "pixel_budget": pixel_budget}
+        config = annotate(config, AutoTokenizer.from_pretrained(path, **hub), where=str(path), **asked)
+        check_attention(config.swwatch["variant"], kwargs.setdefault("attn_implementation", "sdpa"))
+        return super().from_pretrained(path, *args, config=config, **kwargs)
+
+    def save_pretrained(self, save_directory, **kwargs):
+        """As transformers', with the upstream class name in config.json, so that other tools load the folder too."""
+        super().save_pretrained(save_directory, **kwargs)
+        if (Path(save_directory) / "config.json").exists():  # not written by processes other than the main one
+            self.config.architectures = [UPSTREAM]
+            self.config.save_pretrained(save_directory)
+
+    @property
+    def t_per_step(self) -> int:
+        """Temporal positions per step of one second."""
+        return int(self.config.vision_config.tokens_per_second)
+
+    def layouts(self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None, grids_thw) -> list[Layout]:
+        """Parse a padded batch (B, L) of one video per sample into its layouts.
+
+        Args:
+            attention_mask: (B, L), 0 at padding; None: no padding.
+            grids_thw: (B, 3) patches before the merge.
+        Raises:
+            UserError: a sequence that the variant cannot have produced.
+        """
+        num_videos = 0 if grids_thw is None else len(grids_thw)
+        if num_videos != len(input_ids):
+            raise UserError(f"need one video per sample, got {num_videos} grids for {len(input_ids)} sequences")
+        if attention_mask is None:
+            attention_mask = torch.ones_like(input_ids)
+        merge = self.config.vision_config.spatial_merge_size
+        rules = (self.markup, self.settings.variant, self.settings.schedule, self.t_per_step)
+        return [
+            parse(ids[real.bool()], merged_grids(grid[None], merge), *rules)
+            for ids, real, grid in zip(input_ids, attention_mask, grids_thw, strict=True)
+        ]
+
+    def forward(
+        self,
+        input_ids=None,
+        attention_mask=None,
+        position_ids=None,
+        past_key_values=None,
+        inputs_embeds=None,
+        video_grid_thw=None,
+        **kwargs,
+    ):
+        """One forward over whole sequences.
+
+        Args:
+            input_ids: (B, L) in the variant's training order.
+            position_ids: (3, B, L). Give it together with the mask, or leave both to the variant.
+            attention_mask: (B, 1, L, K) bool, true where a row may attend, or (B, L) padding mask (0 at padding).
+            pixel_values_videos: (patches, D); video_grid_thw: (B, 3), one video per sample.
+        Raises:
+            UserError: a sequence that cannot be parsed, or explicit positions without the mask that belongs to them.
+        """
+        if position_ids is None:
+            if input_ids is None or past_key_values is not None:
+                raise UserError("positions can be derived from whole sequences of input_ids only: pass position_ids")
+            padding = attention_mask
+            if padding is not None and padding.ndim != 2:
+                raise UserError("a 4-D mask needs its position_ids: pass both, or a (B, L) padding mask alone")
+            left = padding is not None and not bool(padding[:, 0].all())
+            layouts = self.layouts(input_ids, padding, video_grid_thw)
+            position_ids, attention_mask = stack_layouts(layouts, input_ids.shape[1], left)
+            position_ids, attention_mask = position_ids.to(input_ids.device), attention_mask.to(input_ids.device)
+            if self.config._attn_implementation == "flash_attention_2":
+                attention_mask = padding  # causal by check_attention; this backend takes padding only
+        elif attention_mask is None or attention_mask.ndim != 4:
+            if variants.get(self.settings.variant).streams > 1:
+                raise UserError(f"{self.settings.variant!r} has a mask of its own: pass it (B, 1, L, K) with position_ids")
+        return super().forward(
+            input_ids=input_ids,
+            attention_mask=self.executable(attention_mask),
+            position_ids=position_ids,
+            past_key_values=past_key_values,
+            inputs_embeds=inputs_embeds,
+            video_grid_thw=video_grid_thw,
+            **kwargs,
+        )
+
+    def executable(self, mask: torch.Tensor | None) -> torch.Tensor | None:
+        """A mask in the form that the attention backend executes."""
+        backend = self.config._attn_implementation
+        if mask is None or mask.ndim != 4:
+            return mask
+        if backend == "flash_attention_2":
+            raise UserError("flash_attention_2 takes no 4-D mask: leave the mask out, or load with attention='sdpa'")
+        if backend == "eager" and mask.dtype == torch.bool:  # eager would add True as 1
+            return torch.zeros(mask.shape, dtype=self.dtype, device=mask.device).masked_fill(
+                ~mask, torch.finfo(self.dtype).min
+            )
+        return mask
+
+    def generate(self, *args, **kwargs):
+        raise UserError("transformers' generate() misplaces video: use swwatch.engine or `swwatch stream`")
+
+    @torch.no_grad()
+    def watch_video(self, pixel_values: torch.Tensor, grid_thw: torch.Tensor) -> torch.Tensor:
+        """Vision tower and merger: pixels (patches, D) -> embeddings (merged tokens, D) of one or more steps."""
+        device = self.model.visual.device
+        features = self.model.get_video_features(pixel_values.to(device), grid_thw.to(device)).pooler_output
+        return torch.cat(features)
+
+    @torch.no_grad()
+    def step(self, cache: StreamCache, rows: Layout, embeds: torch.Tensor) -> torch.Tensor:
+        """Feed new tokens of one session to the LLM.
+
+        Args:
+            cache: the session's cache; `rows` are added to it.
+            rows: Layout of the Q new tokens.
+            embeds: (Q, D) their embeddings.
+        Returns:
+            (V,) float32 logits after the last row.
+        """
+        mask = cache.admit(rows).to(embeds.device)
+        if self.config._attn_implementation == "flash_attention_2":
+            mask = None  # causal by check_attention, and aligned to the end of the keys
+        hidden = self.model.language_model(
+            inputs_embeds=embeds[None],
+            position_ids=rows.position_ids[:, None].to(embeds.device),
+            attention_mask=self.executable(mask),
+            past_key_values=cache,
+            use_cache=True,
+        ).last_hidden_state
+        return self.lm_head(hidden[0, -1]).float()
+
+    def embed(self, ids) -> torch.Tensor:
+        """(Q,) token ids -> (Q, D) embeddings."""
+        table = self.get_input_embeddings()
+        return table(torch.as_tensor(ids, dtype=torch.int64, device=table.weight.device))
+
+
+def annotate(config: Qwen2_5_VLConfig, tokenizer, *, where: str = "the checkpoint", **asked) -> Qwen2_5_VLConfig:
+    """Write the settled variant, schedule, pixel budget and markup ids into a configuration."""
+    settings = Settings.resolve(getattr(config, "swwatch", None), where=where, **asked)
+    markup = Markup.of(tokenizer)
+    config.swwatch = settings.as_dict() | {
+        "markup": {"video": markup.video, "im_end": markup.im_end, "suffix": markup.suffix, "header": markup.header}
+    }
+    if config.video_token_id != markup.video:
+        raise UserError(f"{where}: config.json and tokenizer disagree about <|video_pad|>: is the folder mixed up?")
+    return config
+
+
+def check_attention(variant: str, backend: str) -> None:
+    """Refuse a backend that cannot execute the variant's mask.
+
+    Raises:
+        UserError: names the backends that can.
+    """
+    if backend not in ATTENTION:
+        raise UserError(f"no attention backend {backend!r}: choose one of {', '.join(ATTENTION)}")
+    if backend == "flash_attention_2" and variants.get(variant).streams > 1:
+        raise UserError(f"flash_attention_2 is causal only and {variant!r} is not: use sdpa or eager")

@@ -1,0 +1,74 @@
+"""A video in, text out as it is spoken: frames -> pixels -> engine -> words. Used by `stream` and `eval`."""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+from tokenizers.decoders import DecodeStream
+
+from swwatch.data.pixels import BUDGETS, FrameEncoder
+from swwatch.data.prompt import prompt_ids
+from swwatch.data.video import StepFrames
+from swwatch.engine.serial import Decoding, SerialSession
+from swwatch.engine.trace import Spoken
+from swwatch.errors import UserError
+from swwatch.model.loading import Loaded
+from swwatch.schedule import Schedule, parse_schedule
+
+
+@dataclass(frozen=True)
+class Token(Spoken):
+    """A spoken token with its text: a piece of a word, "" while a multi-byte character is incomplete."""
+
+    text: str = ""
+
+
+def narrate(
+    loaded: Loaded,
+    steps: Iterable[StepFrames],
+    *,
+    question: str,
+    system: str,
+    schedule: str | Schedule | None = None,
+    num_frames: int | None = None,
+    max_new_tokens: int = 300,
+    repetition_penalty: float = 1.15,
+    stop_early: bool = False,
+    clip_key: str = "",
+    clock=None,
+) -> Iterator[Token]:
+    """Watch a stream and yield its narration token by token.
+
+    Args:
+        steps: two frames each, in order; the last may be marked or the iterable may simply end.
+        schedule: by default the checkpoint's own; another one is the paper's disturbance test.
+        num_frames: frames of the whole video, where known; the pixel budget `release` needs it.
+        clip_key: seeds random schedules per clip; the video id.
+        clock: see SerialSession.
+    """
+    encoder = FrameEncoder(loaded.processor.video_processor, BUDGETS[loaded.settings.pixel_budget])
+    session = SerialSession(
+        loaded.model,
+        prompt_ids(loaded.tokenizer, system, question),
+        schedule=parse_schedule(schedule or loaded.settings.schedule).for_clip(clip_key),
+        decoding=Decoding(max_new_tokens, repetition_penalty, stop_early),
+        clock=clock,
+    )
+    words, seen_any = DecodeStream(skip_special_tokens=True), False
+    for step in steps:
+        seen_any = True
+        pixels, grid = encoder.encode(step.frames, num_frames)
+        yield from _with_text(session.watch(pixels, grid, step.arrival_s, step.last), words, loaded.tokenizer)
+    if not seen_any:
+        raise UserError("the stream ended before its first frame: nothing to describe")
+    yield from _with_text(session.close(), words, loaded.tokenizer)
+
+
+def _with_text(spoken: Iterator[Spoken], words: DecodeStream, tokenizer) -> Iterator[Token]:
+    for token in spoken:
+        text = words.step(tokenizer.backend_tokenizer, token.token_id) or ""
+        yield Token(**vars(token), text=text)
+
+
+def caption_of(tokens: Iterable[Token]) -> str:
+    """The narration as one string, stripped."""
+    return "".join(token.text for token in tokens).strip()
