@@ -1,0 +1,39 @@
+"""Shared fixtures: one tiny random checkpoint a session, and models of it in every variant."""
+
+import pytest
+import torch
+
+torch.set_num_threads(1)  # many small steps: a second thread costs more than it gives
+
+
+@pytest.fixture(scope="session")
+def tiny_checkpoint(tmp_path_factory):
+    """A checkpoint folder in the real form: 2 layers, width 32, random weights."""
+    from swwatch.toy.checkpoint import make_checkpoint
+
+    sizes = {"hidden": 32, "layers": 2, "heads": 2, "kv_heads": 1, "vision_depth": 2, "vision_hidden": 32}
+    return make_checkpoint(tmp_path_factory.mktemp("tiny") / "model", seed=1, **sizes)
+
+
+@pytest.fixture(scope="session")
+def load_tiny(tiny_checkpoint):
+    """load_tiny(variant, **options) -> Loaded, its weights spread out so that a wrong position or mask shows."""
+    from swwatch.model.loading import load
+
+    made = {}
+
+    def build(variant: str, **options):
+        key = (variant, *sorted(options.items()))
+        if key not in made:
+            loaded = load(tiny_checkpoint, variant=variant, device="cpu", **options)
+            generator = torch.Generator().manual_seed(0)
+            with torch.no_grad():
+                for name, parameter in loaded.model.named_parameters():
+                    if parameter.ndim > 1:
+                        parameter.normal_(0, 1.5 / parameter.shape[-1] ** 0.5, generator=generator)
+                    elif name.endswith("bias"):
+                        parameter.normal_(0, 0.1, generator=generator)
+            made[key] = loaded
+        return made[key]
+
+    return build

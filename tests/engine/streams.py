@@ -1,0 +1,81 @@
+"""Small random streams, and a session that is told what to say, for comparing engines with one full forward."""
+
+from dataclasses import dataclass
+
+import torch
+
+from swwatch.data.prompt import fill
+from swwatch.engine.serial import SerialSession
+from swwatch.schedule import Schedule
+from swwatch.variants import layout
+
+
+@dataclass
+class Stream:
+    """A prompt, one random patch a step (grids before the merge), and an answer."""
+
+    prompt: list[int]
+    pixels: list[torch.Tensor]
+    grids: list[torch.Tensor]
+    answer: list[int]
+
+    @property
+    def merged(self) -> list[tuple[int, int]]:
+        return [(int(g[0, 1]) // 2, int(g[0, 2]) // 2) for g in self.grids]
+
+
+def random_stream(loaded, sizes: list[tuple[int, int]], prompt_len=5, answer_len=20, seed=0) -> Stream:
+    generator = torch.Generator().manual_seed(seed)
+    vocabulary = 200  # plain byte tokens, no markup among them
+    grids = [torch.tensor([[1, 2 * r, 2 * c]]) for r, c in sizes]
+    dim = loaded.model.config.vision_config.patch_size**2 * 3 * 2
+    pixels = [torch.randn(int(g.prod()), dim, generator=generator) for g in grids]
+    words = torch.randint(0, vocabulary, (prompt_len + answer_len,), generator=generator).tolist()
+    return Stream(words[:prompt_len], pixels, grids, words[prompt_len:])
+
+
+class Told(SerialSession):
+    """Says `answer` whatever the logits are, and keeps them: teacher forcing through the streaming path."""
+
+    def tell(self, answer: list[int]) -> "Told":
+        self.answer, self.seen_logits = answer, []
+        return self
+
+    def _choose(self, may_stop: bool) -> int:
+        self.seen_logits.append(self.logits)
+        return self.answer[len(self.seen_logits) - 1]
+
+
+def play(session, stream: Stream, late_end: bool = False) -> list:
+    """Push all steps, one a second; return the spoken tokens."""
+    spoken, n = [], len(stream.pixels)
+    for i in range(n):
+        last = i == n - 1 and not late_end
+        spoken += session.watch(stream.pixels[i], stream.grids[i], i + 0.5, last)
+    return spoken + list(session.close())
+
+
+def full_forward(loaded, stream: Stream, schedule: Schedule, late_end: bool = False) -> tuple[torch.Tensor, object]:
+    """Logits that predict each answer token, from one forward with the training layout; and that layout."""
+    merged = stream.merged + [(0, 0)] * late_end
+    model = loaded.model
+    tokens = layout(
+        model.settings.variant,
+        len(stream.prompt),
+        merged,
+        len(stream.answer),
+        schedule=schedule,
+        suffix_len=len(model.markup.suffix),
+        header_len=len(model.markup.header),
+        t_per_step=model.t_per_step,
+    )
+    ids, labels = fill(tokens, model.markup, stream.prompt, stream.answer)
+    with torch.no_grad():
+        logits = model(
+            input_ids=ids[None],
+            position_ids=tokens.position_ids[:, None],
+            attention_mask=tokens.visible()[None, None],
+            pixel_values_videos=torch.cat(stream.pixels),
+            video_grid_thw=torch.cat(stream.grids),
+        ).logits[0]
+    return logits[:-1][labels[1:] != -100], tokens
