@@ -1,0 +1,187 @@
+"""Settings of a program as one frozen dataclass, filled from flags, environment, a YAML file and defaults.
+
+The order of precedence is always: flags > environment > YAML file > defaults of the dataclass.
+A field made by `setting` carries its help line and the name of its environment variable:
+
+    @dataclass(frozen=True)
+    class EvalSettings:
+        max_count: int = setting(400, "evaluate at most this many clips", env="QWEN2_5_VL_EVAL_MAX_COUNT")
+"""
+
+import argparse
+import dataclasses
+import difflib
+import math
+import types
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+
+import yaml
+
+from swwatch.errors import UserError
+
+T = TypeVar("T")
+TRUE, FALSE = ("true", "yes", "on", "1"), ("false", "no", "off", "0")
+
+
+def setting(default: Any, help: str, *, env: str | None = None) -> Any:
+    """A dataclass field with its one-line help and, where it has one, its environment variable."""
+    metadata = {"help": help, "env": env}
+    if isinstance(default, list | dict):
+        return dataclasses.field(default_factory=lambda: type(default)(default), metadata=metadata)
+    return dataclasses.field(default=default, metadata=metadata)
+
+
+def add_flags(parser: argparse.ArgumentParser, cls: type) -> None:
+    """Add `--field-name` for every field of `cls`; a flag that is not given parses as None.
+
+    Values stay text here: `load_settings` converts them, so that every source obeys the same rules.
+    """
+    for field in dataclasses.fields(cls):
+        default = "" if field.default in (None, dataclasses.MISSING) else f" (default: {field.default})"
+        text = (field.metadata.get("help", "") + default).replace("%", "%%")
+        flag = "--" + field.name.replace("_", "-")
+        if get_type_hints(cls)[field.name] is bool:
+            parser.add_argument(flag, action=argparse.BooleanOptionalAction, default=None, help=text)
+        else:
+            parser.add_argument(flag, default=None, help=text)
+
+
+def load_settings(
+    cls: type[T],
+    *,
+    yaml_path: str | Path | None = None,
+    env: Mapping[str, str] = types.MappingProxyType({}),
+    flags: Mapping[str, Any] = types.MappingProxyType({}),
+) -> T:
+    """Fill a settings dataclass; flags win over the environment, that over the YAML file, that over defaults.
+
+    Args:
+        cls: dataclass whose annotations are str, int, float, bool, Path, Literal, a list or tuple of one of these, or
+            one of them `| None`. `setting` gives a field its environment variable.
+        yaml_path: a YAML mapping from field name to value; None for no file.
+        env: usually os.environ; an empty value counts as not given.
+        flags: field name -> value; None counts as not given.
+    Raises:
+        UserError: unknown key, value of the wrong type, required field without a value, unreadable file. The message
+            names the source, the nearest valid key and all valid keys.
+    """
+    fields = {field.name: field for field in dataclasses.fields(cls)}
+    hints = get_type_hints(cls)
+    given: dict[str, tuple[Any, str]] = {}
+    # 1) lowest first, so that later sources overwrite
+    if yaml_path is not None:
+        for key, value in _read_yaml(Path(yaml_path)).items():
+            _check_key(key, fields, f"{yaml_path}: unknown key {key!r}")
+            given[key] = (value, f"{yaml_path}: {key}")
+    for name, field in fields.items():
+        variable = field.metadata.get("env")
+        if variable and env.get(variable):
+            given[name] = (env[variable], f"environment variable {variable}")
+    for key, value in flags.items():
+        _check_key(key, fields, f"unknown setting {key!r}")
+        if value is not None:
+            given[key] = (value, "--" + key.replace("_", "-"))
+    # 2) convert, by the same rules whatever the source
+    values = {name: _convert(value, hints[name], source) for name, (value, source) in given.items()}
+    needed = [n for n, f in fields.items() if n not in values and _is_required(f)]
+    if needed:
+        ways = [_ways(fields[name]) for name in needed]
+        raise UserError("missing: " + "; ".join(ways))
+    return cls(**values)
+
+
+def _read_yaml(path: Path) -> dict:
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise UserError(f"cannot read the settings file {path}: {error}") from error
+    if content is None:  # only comments
+        return {}
+    if not isinstance(content, dict):
+        raise UserError(f"{path}: a mapping from setting to value is wanted, this is {type(content).__name__}")
+    return content
+
+
+def _check_key(key: Any, fields: Mapping[str, Any], problem: str) -> None:
+    if key in fields:
+        return
+    near = difflib.get_close_matches(str(key), fields, n=1)
+    hint = f"; did you mean {near[0]!r}?" if near else "."
+    raise UserError(f"{problem}{hint} Valid keys: {', '.join(fields)}")
+
+
+def _is_required(field: dataclasses.Field) -> bool:
+    return field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
+
+
+def _ways(field: dataclasses.Field) -> str:
+    variable = field.metadata.get("env")
+    return f"--{field.name.replace('_', '-')}" + (f" (or {variable})" if variable else "")
+
+
+def _convert(value: Any, kind: Any, source: str) -> Any:
+    """`value` as `kind`; text is parsed, and only conversions that lose nothing are made (4 to 4.0, not 4.5 to 4)."""
+    origin, args = get_origin(kind), get_args(kind)
+    if origin in (Union, types.UnionType):
+        inner = [arg for arg in args if arg is not type(None)]
+        if value is None or (
+            isinstance(value, str) and value.strip().lower() in ("none", "null") and str not in inner
+        ):
+            return None
+        (only,) = inner  # "X | None" is the one union that settings use
+        return _convert(value, only, source)
+    if origin is Literal:
+        chosen = [arg for arg in args if str(arg) == str(value)]
+        if not chosen:
+            raise UserError(f"{source}: {value!r} is not one of {', '.join(map(str, args))}")
+        return chosen[0]
+    if origin in (list, tuple):
+        if isinstance(value, str):
+            value = [part.strip() for part in value.split(",") if part.strip()]
+        if not isinstance(value, list | tuple):
+            raise UserError(f"{source}: a list is wanted, not {value!r}")
+        return origin(_convert(item, args[0], source) for item in value)
+    converted = _SCALARS[kind](value)
+    if converted is None:
+        raise UserError(f"{source}: {value!r} is not {_WANTED[kind]}")
+    return converted
+
+
+def _to_bool(value: Any) -> bool | None:
+    if isinstance(value, str):
+        word = value.strip().lower()
+        return True if word in TRUE else False if word in FALSE else None
+    return value if isinstance(value, bool) else None
+
+
+def _to_int(value: Any) -> int | None:
+    if isinstance(value, str):
+        try:
+            return int(value)
+        except ValueError:
+            return None
+    return value if isinstance(value, int) and not isinstance(value, bool) else None
+
+
+def _to_float(value: Any) -> float | None:
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
+        return None
+    try:
+        number = float(value)  # YAML 1.1 reads 2e-5 (no dot) as text, so text is welcome from a file too
+    except ValueError:
+        return None
+    return number if math.isfinite(number) else None
+
+
+def _to_str(value: Any) -> str | None:
+    return value if isinstance(value, str) else None
+
+
+def _to_path(value: Any) -> Path | None:
+    return Path(value).expanduser() if isinstance(value, str | Path) and str(value) else None
+
+
+_SCALARS = {bool: _to_bool, int: _to_int, float: _to_float, str: _to_str, Path: _to_path}
+_WANTED = {bool: "true or false", int: "a whole number", float: "a finite number", str: "text", Path: "a path"}
