@@ -1,0 +1,117 @@
+"""Jsonl annotation files: read with line numbers, write atomically, find the video of a record."""
+
+import json
+import os
+from collections.abc import Iterable
+from pathlib import Path
+
+from swwatch.data.pe_video import duration_seconds
+from swwatch.errors import UserError
+
+REQUIRED = ("video_id", "human_caption", "video_duration_in_s")
+
+
+def read_jsonl(path: str | Path) -> list[dict]:
+    """Read an annotation file such as `dataset/train_3_5.jsonl`; blank lines are skipped.
+
+    Returns:
+        The records in file order. `video_duration_in_s` is a float in seconds even where the file holds text.
+    Raises:
+        UserError: missing or empty file, text that is not UTF-8 or not a JSON object, a missing or ill-typed field,
+            a repeated `video_id`; the message names the line.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise UserError(f"there is no annotation file {path}; `python mani_data.py` makes train and test annotations")
+    records, line_of = [], {}
+    with path.open("rb") as lines:
+        for number, line in enumerate(lines, start=1):
+            if not line.strip():
+                continue
+            where = f"{path}, line {number}"
+            record = _parse_line(line, where)
+            first = line_of.setdefault(str(record["video_id"]), number)
+            if first != number:
+                raise UserError(f"{where}: video_id {record['video_id']} was already in line {first}; remove one")
+            records.append(record)
+    if not records:
+        raise UserError(f"{path} holds no record; the report beside it, if any, tells what the filter dropped")
+    return records
+
+
+def _parse_line(line: bytes, where: str) -> dict:
+    try:
+        record = json.loads(line.decode("utf-8"))
+    except UnicodeDecodeError as error:
+        raise UserError(f"{where}: not UTF-8 text ({error.reason} at byte {error.start})") from None
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{where}: not valid JSON ({error})") from None
+    if not isinstance(record, dict):
+        raise UserError(f"{where}: a JSON object is wanted, this is {type(record).__name__}")
+    missing = [field for field in REQUIRED if record.get(field) is None]
+    if missing:
+        raise UserError(f"{where}: no {', '.join(missing)}")
+    if not isinstance(record["human_caption"], str):
+        raise UserError(f"{where}: human_caption is {type(record['human_caption']).__name__}, not text")
+    if isinstance(record["video_id"], bool) or not isinstance(record["video_id"], int | str):
+        raise UserError(f"{where}: video_id is {type(record['video_id']).__name__}, not a number or text")
+    try:
+        record["video_duration_in_s"] = duration_seconds(record)
+    except ValueError:
+        raise UserError(f"{where}: video_duration_in_s is not a number: {record['video_duration_in_s']!r}") from None
+    return record
+
+
+def encode_line(record: dict) -> str:
+    """One jsonl line; readable Unicode, or ASCII escapes where a string cannot be UTF-8 (lone surrogates)."""
+    line = json.dumps(record, ensure_ascii=False)
+    try:
+        line.encode()
+    except UnicodeEncodeError:
+        line = json.dumps(record)
+    return line + "\n"
+
+
+def write_atomic(path: Path, lines: Iterable[str]) -> None:
+    """Write a text file so that a kill at any moment leaves either the old file or the whole new one."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    tmp = path.with_name(f".{path.name}.tmp")
+    with tmp.open("w", encoding="utf-8", newline="\n") as file:
+        file.writelines(lines)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(tmp, path)
+
+
+def video_places(record_path: str, jsonl_path: str | Path, video_root: str | Path | None = None) -> list[Path]:
+    """Where the video of a record may lie, in the order of trying; see `resolve_video`."""
+    given = Path(record_path)
+    if video_root is not None:
+        return [Path(video_root) / given.name]
+    if given.is_absolute():
+        return [given]
+    folder = Path(jsonl_path).absolute().parent
+    return [given, folder / given, folder.parent / given]
+
+
+def resolve_video(record_path: str | None, jsonl_path: str | Path, video_root: str | Path | None = None) -> Path:
+    """Find the video file that a record's `video_path` names.
+
+    A relative path is tried from the working directory, the jsonl's folder and that folder's parent, so
+    `dataset/PE-Video/videos/...` inside `dataset/train_3_5.jsonl` works from anywhere.
+
+    Args:
+        record_path: the record's `video_path`.
+        jsonl_path: the annotation file the record came from.
+        video_root: a folder that holds all videos side by side; then only the file name of the path counts.
+    Raises:
+        UserError: no such file; names every place that was tried.
+    """
+    if not record_path:
+        raise UserError(f"{jsonl_path}: a record has no video_path; `python mani_data.py` fills it in")
+    places = video_places(record_path, jsonl_path, video_root)
+    for place in places:
+        if place.is_file():
+            return place
+    tried = "\n  ".join(str(place.absolute()) for place in places)
+    raise UserError(f"no video file for {record_path!r} of {jsonl_path}; tried\n  {tried}")
