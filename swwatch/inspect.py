@@ -92,7 +92,7 @@ def draw(name: str, tokens: Layout, path: Path, title: str) -> None:
     visible = tokens.visible()
     picture = torch.where(visible, tokens.kind_ids + 1, 0)
     palette = ListedColormap(["#ffffff", *(to_rgb(COLOURS[kind]) for kind in KINDS)])
-    right.imshow(picture, cmap=palette, vmin=0, vmax=len(KINDS), interpolation="nearest")
+    right.imshow(picture.numpy(), cmap=palette, vmin=0, vmax=len(KINDS), interpolation="nearest")
     for edge in range(len(tokens) + 1):
         right.axhline(edge - 0.5, color="#e8e8e8", lw=0.3)
         right.axvline(edge - 0.5, color="#e8e8e8", lw=0.3)

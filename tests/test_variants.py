@@ -133,7 +133,7 @@ def test_a_token_keeps_its_position_when_more_video_arrives(sample):
 @given(st.sampled_from(PARALLEL), st.integers(1, 7), grids, st.lists(st.integers(0, 5), min_size=6, max_size=6))
 @settings(max_examples=100, deadline=None)
 def test_watching_ahead_gives_the_same_positions_as_taking_turns(name, prompt_len, sizes, counts):
-    """A parallel engine lays the next patch out before or between the current step's words; a serial one after them."""
+    """A parallel engine lays out the next patch before or between the current words; a serial one after them."""
     turns, ahead = Cursor(get(name)), Cursor(get(name))
     for cursor in (turns, ahead):
         cursor.prompt(prompt_len)
@@ -168,7 +168,7 @@ def test_random_schedule_is_seeded_per_clip_and_blind_to_the_reference():
     assert draws == [RandomK(3, seed=1, clip="a").budget(step) for step in range(2000)]
     assert draws != [RandomK(3, seed=1, clip="b").budget(step) for step in range(2000)]
     assert set(draws) == set(range(7))
-    # mean 3, standard deviation 2: the mean of 2000 draws is off by more than 0.25 once in 4e7 seeds; this one is fixed
+    # mean 3, standard deviation 2: a mean of 2000 draws is off by more than 0.25 for one seed in 4e7
     assert abs(sum(draws) / 2000 - 3) < 0.25
 
 

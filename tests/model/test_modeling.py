@@ -74,7 +74,9 @@ def test_eager_and_sdpa_agree_under_the_parallel_mask(load_tiny):
 def test_video_tower_step_by_step_equals_the_whole_clip(load_tiny):
     loaded = load_tiny("group")
     stream = random_stream(loaded, [(4, 6)] * 3)
-    whole = loaded.model.watch_video(**{"pixel_values": torch.cat(stream.pixels), "grid_thw": torch.tensor([[3, 8, 12]])})
+    whole = loaded.model.watch_video(
+        **{"pixel_values": torch.cat(stream.pixels), "grid_thw": torch.tensor([[3, 8, 12]])}
+    )
     steps = torch.cat([loaded.model.watch_video(p, g) for p, g in zip(stream.pixels, stream.grids, strict=True)])
     torch.testing.assert_close(steps, whole, atol=1e-5, rtol=0)
 

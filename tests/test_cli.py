@@ -1,0 +1,47 @@
+"""The command line: one table, clear errors, exit codes."""
+
+import importlib
+import subprocess
+import sys
+
+import pytest
+
+from swwatch import cli
+from swwatch.errors import UserError
+
+
+@pytest.mark.parametrize("name", cli.COMMANDS)
+def test_every_command_has_help(name, capsys):
+    module = importlib.import_module(cli.COMMANDS[name][0])
+    with pytest.raises(SystemExit) as stop:
+        module.main(["--help"])
+    assert stop.value.code == 0
+    assert "usage:" in capsys.readouterr().out
+
+
+def test_usage_lists_every_command(capsys):
+    assert cli.main([]) == 0
+    out = capsys.readouterr().out
+    assert all(name in out for name in cli.COMMANDS)
+
+
+def test_user_error_is_one_line_and_exit_code_two(capsys):
+    def program(argv):
+        raise UserError("the file x is missing: make it with y")
+
+    assert cli.run(program, []) == 2
+    assert capsys.readouterr().err == "error: the file x is missing: make it with y\n"
+
+
+def test_unknown_command_exits_with_two():
+    done = subprocess.run([sys.executable, "-m", "swwatch.cli", "fly"], capture_output=True, text=True)
+    assert done.returncode == 2 and "no command 'fly'" in done.stderr
+
+
+def test_every_module_imports():
+    from pathlib import Path
+
+    root = Path(cli.__file__).parent
+    for path in root.rglob("*.py"):
+        name = ".".join(("swwatch", *path.relative_to(root).with_suffix("").parts))
+        importlib.import_module(name.removesuffix(".__init__"))
