@@ -1,0 +1,251 @@
+"""A tiny Qwen2.5-VL checkpoint folder with random weights: the form of the real ones, made without a download."""
+
+import json
+import os
+import shutil
+import tempfile
+from pathlib import Path
+
+import torch
+import yaml
+from tokenizers import Regex as TokenizerRegex
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+from transformers import (
+    GenerationConfig,
+    Qwen2_5_VLConfig,
+    Qwen2_5_VLForConditionalGeneration,
+    Qwen2Tokenizer,
+)
+from transformers.models.qwen2.tokenization_qwen2 import PRETOKENIZE_REGEX
+
+from swwatch.errors import UserError
+from swwatch.toy import world
+
+PROMPTS = Path(__file__).parents[2] / "configs" / "prompts.yaml"
+RECIPE = "toy.json"  # says with which arguments a folder was made; written last
+END_OF_TEXT, IM_START, IM_END = "<|endoftext|>", "<|im_start|>", "<|im_end|>"
+VISION_START, VISION_END, VISION_PAD = "<|vision_start|>", "<|vision_end|>", "<|vision_pad|>"
+IMAGE_PAD, VIDEO_PAD = "<|image_pad|>", "<|video_pad|>"
+SPECIAL_TOKENS = [END_OF_TEXT, IM_START, IM_END, VISION_START, VISION_END, VISION_PAD, IMAGE_PAD, VIDEO_PAD]
+
+# Qwen's layout: <|im_start|>role, newline, content, <|im_end|>, newline; a default system turn
+CHAT_TEMPLATE = """\
+{%- for message in messages -%}
+{%- if loop.first and message['role'] != 'system' -%}
+{{- '<|im_start|>system\\nYou are a helpful assistant.<|im_end|>\\n' -}}
+{%- endif -%}
+{{- '<|im_start|>' + message['role'] + '\\n' -}}
+{%- if message['content'] is string -%}
+{{- message['content'] -}}
+{%- else -%}
+{%- for item in message['content'] -%}
+{%- if item['type'] == 'video' -%}
+{{- '<|vision_start|><|video_pad|><|vision_end|>' -}}
+{%- elif item['type'] in ('image', 'image_url') -%}
+{{- '<|vision_start|><|image_pad|><|vision_end|>' -}}
+{%- else -%}
+{{- item['text'] -}}
+{%- endif -%}
+{%- endfor -%}
+{%- endif -%}
+{{- '<|im_end|>\\n' -}}
+{%- endfor -%}
+{%- if add_generation_prompt -%}
+{{- '<|im_start|>assistant\\n' -}}
+{%- endif -%}
+"""
+
+# the real preprocessor_config.json, which configures pictures and videos alike
+PREPROCESSOR = {
+    "min_pixels": 3136,
+    "max_pixels": 12845056,
+    "patch_size": 14,
+    "temporal_patch_size": 2,
+    "merge_size": 2,
+    "image_mean": [0.48145466, 0.4578275, 0.40821073],
+    "image_std": [0.26862954, 0.26130258, 0.27577711],
+    "image_processor_type": "Qwen2VLImageProcessor",
+    "processor_class": "Qwen2_5_VLProcessor",
+}
+
+
+def make_checkpoint(
+    out: Path,
+    *,
+    seed: int = 0,
+    hidden: int = 128,
+    layers: int = 4,
+    heads: int = 4,
+    kv_heads: int = 2,
+    intermediate: int | None = None,
+    vision_depth: int = 3,
+    vision_hidden: int = 96,
+    vision_heads: int = 4,
+    vision_intermediate: int | None = None,
+) -> Path:
+    """Write a randomly initialised Qwen2.5-VL folder that `from_pretrained` loads like any other.
+
+    The same arguments give the same bytes. A folder made earlier with the same arguments is kept as it is.
+
+    Args:
+        out: the folder to make; it may exist when empty or made by this function with the same arguments.
+        seed: of the weights.
+        hidden, layers, heads, kv_heads: size of the language model; `hidden / heads` is the head size.
+        intermediate, vision_intermediate: width of the feed-forward layers, by default three times the hidden size.
+    Returns:
+        `out`
+    Raises:
+        UserError: `out` holds something else, or the sizes do not fit each other.
+    """
+    out = Path(out)
+    recipe = {key: value for key, value in locals().items() if key != "out"}
+    _check_sizes(hidden, heads, kv_heads, vision_hidden, vision_heads)
+    if _is_made(out, recipe):
+        return out
+    tokenizer = make_tokenizer()
+    config = Qwen2_5_VLConfig(
+        architectures=["Qwen2_5_VLForConditionalGeneration"],
+        dtype="float32",
+        tie_word_embeddings=False,
+        image_token_id=tokenizer.convert_tokens_to_ids(IMAGE_PAD),
+        video_token_id=tokenizer.convert_tokens_to_ids(VIDEO_PAD),
+        vision_start_token_id=tokenizer.convert_tokens_to_ids(VISION_START),
+        vision_end_token_id=tokenizer.convert_tokens_to_ids(VISION_END),
+        text_config={
+            "vocab_size": (len(tokenizer) // 16 + 1) * 16,  # like the real ones, some rows to spare
+            "hidden_size": hidden,
+            "intermediate_size": intermediate or 3 * hidden,
+            "num_hidden_layers": layers,
+            "num_attention_heads": heads,
+            "num_key_value_heads": kv_heads,
+            "rms_norm_eps": 1e-6,
+            "rope_parameters": {
+                "rope_type": "default",
+                "rope_theta": 1e4,
+                "mrope_section": mrope_section(hidden // heads),
+            },
+            "bos_token_id": tokenizer.convert_tokens_to_ids(END_OF_TEXT),
+            "eos_token_id": tokenizer.convert_tokens_to_ids(IM_END),
+            "pad_token_id": tokenizer.convert_tokens_to_ids(END_OF_TEXT),
+        },
+        vision_config={
+            "depth": vision_depth,
+            "hidden_size": vision_hidden,
+            "intermediate_size": vision_intermediate or 3 * vision_hidden,
+            "num_heads": vision_heads,
+            "out_hidden_size": hidden,
+            "patch_size": 14,
+            "spatial_merge_size": 2,
+            "temporal_patch_size": 2,
+            "tokens_per_second": 2,
+            "window_size": 112,
+            "fullatt_block_indexes": list(range(vision_depth - 1, -1, -4))[::-1],  # every fourth and the last
+        },
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = Qwen2_5_VLForConditionalGeneration(config)
+    model.generation_config = GenerationConfig(
+        bos_token_id=config.text_config.bos_token_id,
+        eos_token_id=[config.text_config.eos_token_id, config.text_config.bos_token_id],
+        pad_token_id=config.text_config.pad_token_id,
+        do_sample=True,
+        temperature=1e-6,
+        repetition_penalty=1.05,
+    )
+
+    # A folder beside the target is filled and then renamed: whoever finds `out` finds it whole.
+    out.parent.mkdir(parents=True, exist_ok=True)
+    part = Path(tempfile.mkdtemp(prefix=f".{out.name}.", suffix=".tmp", dir=out.parent))
+    try:
+        model.save_pretrained(part)
+        tokenizer.save_pretrained(part)
+        (part / "preprocessor_config.json").write_text(json.dumps(PREPROCESSOR, indent=2) + "\n")
+        (part / RECIPE).write_text(json.dumps(recipe, indent=2) + "\n")
+        part.chmod(0o755)
+        if out.is_dir():
+            out.rmdir()  # empty, as checked above
+        os.replace(part, out)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+    return out
+
+
+def mrope_section(head_size: int) -> list[int]:
+    """How many rotary frequencies time, height and width get: a quarter, three eighths, three eighths (as Qwen's)."""
+    half = head_size // 2
+    space = 3 * half // 8
+    return [half - 2 * space, space, space]
+
+
+def _check_sizes(hidden: int, heads: int, kv_heads: int, vision_hidden: int, vision_heads: int) -> None:
+    if hidden % heads or hidden // heads % 2 or hidden // heads < 8:
+        raise UserError(f"hidden {hidden} over {heads} heads: the head size must be even and at least 8")
+    if heads % kv_heads:
+        raise UserError(f"{heads} heads cannot share {kv_heads} key/value heads evenly")
+    if vision_hidden % vision_heads or vision_hidden // vision_heads % 4:
+        raise UserError(f"vision_hidden {vision_hidden} over {vision_heads} heads: the head size must divide by 4")
+
+
+def _is_made(out: Path, recipe: dict) -> bool:
+    """True when `out` is this very checkpoint, False when there is room for it.
+
+    Raises:
+        UserError: something else is there.
+    """
+    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
+        return False
+    if not (out / RECIPE).is_file():
+        raise UserError(f"{out} exists and is no toy checkpoint: choose another folder")
+    found = json.loads((out / RECIPE).read_text())
+    if found != recipe:
+        differing = [f"{key} {found.get(key)}" for key in recipe if found.get(key) != recipe[key]]
+        raise UserError(
+            f"{out} is a toy checkpoint made with {', '.join(differing)}: remove it or choose another folder"
+        )
+    return True
+
+
+def make_tokenizer() -> Qwen2Tokenizer:
+    """A byte-level BPE with Qwen2's splitting rule and special tokens; every word of a toy caption is one token."""
+    bpe = Tokenizer(models.BPE())
+    bpe.normalizer = normalizers.NFC()
+    bpe.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(TokenizerRegex(PRETOKENIZE_REGEX), behavior="isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
+    bpe.decoder = decoders.ByteLevel()
+    # No limit on the vocabulary and no rare words: merging ends when each word of the text is one token.
+    trainer = trainers.BpeTrainer(
+        vocab_size=1 << 20,
+        min_frequency=1,
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+        show_progress=False,
+    )
+    bpe.train_from_iterator(_training_text(), trainer)
+    learned = json.loads(bpe.to_str())["model"]
+    tokenizer = Qwen2Tokenizer(
+        vocab=learned["vocab"],
+        merges=[tuple(pair) for pair in learned["merges"]],
+        eos_token=IM_END,
+        pad_token=END_OF_TEXT,
+        extra_special_tokens=[token for token in SPECIAL_TOKENS if token not in (END_OF_TEXT, IM_END)],
+        model_max_length=32768,
+        chat_template=CHAT_TEMPLATE,
+    )
+    return tokenizer
+
+
+def _training_text() -> list[str]:
+    if not PROMPTS.is_file():
+        raise UserError(f"{PROMPTS} is missing: the toy tokenizer learns its words from it")
+    prompts = yaml.safe_load(PROMPTS.read_text())
+    text = [prompts["system"], *prompts["train_questions"], prompts["eval_question"], "system\nuser\nassistant\n"]
+    for color in world.COLORS:
+        for shape in world.SHAPES:
+            for direction in world.DIRECTIONS:
+                event = world.Event(color, shape, direction, new_color=color).words()
+                text.append(f"{world.OPENING} {event}, {event} and {event}.")
+    return text

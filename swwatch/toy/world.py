@@ -1,0 +1,213 @@
+"""The toy world: coloured shapes that move, one event after another, and the sentence that tells them.
+
+Four levels: `single` one shape at a time; `pair` two of those worlds side by side, the left one told first;
+`recolor` the shape takes another colour half way; `long` as single, up to 30 s. Nothing here reads or writes files.
+"""
+
+import re
+import zlib
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+
+import numpy as np
+
+COLORS = {"red": (230, 40, 40), "green": (40, 200, 60), "blue": (50, 90, 240), "yellow": (240, 220, 40)}
+SHAPES = ("circle", "square", "triangle")
+DIRECTIONS = {"left": (-1, 0), "right": (1, 0), "up": (0, -1), "down": (0, 1)}  # x grows to the right, y downwards
+BACKGROUND = (16, 16, 20)
+OPENING = "The video shows"
+SPLITS = ("train", "test")
+SIDE = 56  # pixels: 2 x 2 merged tokens of Qwen2.5-VL
+MARGIN = 11  # a shape's centre stays this far from the edge, so the whole shape stays inside
+TEST_SHARE = 8  # one caption in eight belongs to the test split
+
+
+@dataclass(frozen=True)
+class Level:
+    """What the scenes of a level are made of. `event_s` keeps every caption between 3 and 5 tokens a second."""
+
+    event_s: int
+    num_events: tuple[int, int]  # fewest, most
+    shapes_at_once: int = 1
+    recolors: bool = False
+
+
+LEVELS = {
+    "single": Level(event_s=2, num_events=(3, 5)),
+    "pair": Level(event_s=4, num_events=(2, 4), shapes_at_once=2),
+    "recolor": Level(event_s=2, num_events=(3, 5), recolors=True),
+    "long": Level(event_s=2, num_events=(6, 15)),
+}
+
+
+@dataclass(frozen=True)
+class Event:
+    """One shape on its way. Times in seconds; a caption does not tell them, so a parsed event has none."""
+
+    color: str
+    shape: str
+    direction: str
+    new_color: str | None = None  # level recolor: the colour of the second half
+    start_s: float | None = None
+    end_s: float | None = None
+
+    def words(self) -> str:
+        turning = f" turning {self.new_color}" if self.new_color else ""
+        return f"a {self.color} {self.shape}{turning} moving {self.direction}"
+
+
+@dataclass(frozen=True)
+class Track:
+    """How an event is drawn: half size of the shape and the centre's coordinate across its way, in pixels."""
+
+    event: Event
+    panel: int  # 0 left, 1 right (level pair)
+    radius: float
+    across: float
+
+
+@dataclass(frozen=True)
+class Scene:
+    level: str
+    tracks: tuple[Track, ...]
+
+    @property
+    def events(self) -> list[Event]:
+        """In the order of telling: by time, then from left to right."""
+        return [track.event for track in self.tracks]
+
+    @property
+    def duration_s(self) -> float:
+        return self.tracks[-1].event.end_s
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width in pixels."""
+        return SIDE, SIDE * LEVELS[self.level].shapes_at_once
+
+    @property
+    def caption(self) -> str:
+        at_once = LEVELS[self.level].shapes_at_once
+        words = [event.words() for event in self.events]
+        groups = [" and ".join(words[i : i + at_once]) for i in range(0, len(words), at_once)]
+        return f"{OPENING} {', '.join(groups)}."
+
+    def record(self) -> list[dict]:
+        """The events as JSON values."""
+        return [asdict(event) for event in self.events]
+
+
+def make_scene(seed: int, index: int, *, level: str = "single", split: str = "train") -> Scene:
+    """The `index`-th scene of a split: the same arguments give the same scene.
+
+    No caption occurs in both splits, whatever the seeds: a hash of the caption says to which split it belongs, and
+    scenes are drawn until one fits.
+    """
+    rng = np.random.default_rng([seed, index, SPLITS.index(split), sorted(LEVELS).index(level)])
+    while True:
+        scene = _draw_scene(rng, level)
+        if (zlib.crc32(scene.caption.encode()) % TEST_SHARE == 0) == (split == "test"):
+            return scene
+
+
+def _draw_scene(rng: np.random.Generator, level: str) -> Scene:
+    rule = LEVELS[level]
+    tracks, before = [], {}  # before: what each panel showed last; a repeat could not be told from one long event
+    for i in range(int(rng.integers(rule.num_events[0], rule.num_events[1] + 1))):
+        for panel in range(rule.shapes_at_once):
+            color, shape = before.get(panel, (None, None))
+            while (color, shape) == before.get(panel, (None, None)):
+                color, shape = str(rng.choice(list(COLORS))), str(rng.choice(SHAPES))
+            before[panel] = (color, shape)
+            new_color = str(rng.choice([c for c in COLORS if c != color])) if rule.recolors else None
+            direction = str(rng.choice(list(DIRECTIONS)))
+            start_s = float(i * rule.event_s)
+            event = Event(color, shape, direction, new_color, start_s, start_s + rule.event_s)
+            tracks.append(Track(event, panel, float(rng.uniform(8, 10)), float(rng.uniform(MARGIN, SIDE - MARGIN))))
+    return Scene(level, tuple(tracks))
+
+
+def render(scene: Scene, t: float) -> np.ndarray:
+    """The picture at `t` seconds (before the start: the first, after the end: the last): (H, W, 3) uint8."""
+    height, width = scene.size
+    frame = np.empty((height, width, 3), np.uint8)
+    frame[:] = BACKGROUND
+    last = scene.tracks[-1].event
+    t = min(max(t, 0.0), np.nextafter(last.end_s, 0))
+    for track in scene.tracks:
+        event = track.event
+        if event.start_s <= t < event.end_s:
+            progress = (t - event.start_s) / (event.end_s - event.start_s)
+            color = event.new_color if event.new_color and progress >= 0.5 else event.color
+            panel = frame[:, track.panel * SIDE : (track.panel + 1) * SIDE]
+            panel[_inside(event.shape, *_center(track, progress), track.radius)] = COLORS[color]
+    return frame
+
+
+def _center(track: Track, progress: float) -> tuple[float, float]:
+    """Pixel coordinates (x, y): from one margin of the panel to the opposite one as progress goes from 0 to 1."""
+    dx, dy = DIRECTIONS[track.event.direction]
+    along = SIDE / 2 + (progress - 0.5) * (SIDE - 2 * MARGIN) * (dx + dy)
+    return (along, track.across) if dx else (track.across, along)
+
+
+def _inside(shape: str, center_x: float, center_y: float, radius: float) -> np.ndarray:
+    """(SIDE, SIDE) bool: the pixels that the shape covers."""
+    y, x = np.ogrid[:SIDE, :SIDE]
+    x, y = x + 0.5 - center_x, y + 0.5 - center_y
+    if shape == "circle":
+        return x**2 + y**2 <= radius**2
+    if shape == "square":
+        return np.maximum(abs(x), abs(y)) <= 0.9 * radius
+    return (abs(y) <= radius) & (2 * abs(x) <= y + radius)  # a triangle standing on its base
+
+
+def _choice(words) -> str:
+    return "|".join(words)
+
+
+_EVENT = re.compile(
+    rf"a (?P<color>{_choice(COLORS)}) (?P<shape>{_choice(SHAPES)})(?: turning (?P<new_color>{_choice(COLORS)}))?"
+    rf" moving (?P<direction>{_choice(DIRECTIONS)})"
+)
+
+
+def parse_caption(text: str) -> list[Event] | None:
+    """The events of a caption in the toy world's exact grammar, without their times; None for any other text."""
+    text = text.strip()
+    if not (text.startswith(OPENING + " ") and text.endswith(".")):
+        return None
+    parts = re.split(", | and ", text[len(OPENING) + 1 : -1])
+    matches = [_EVENT.fullmatch(part) for part in parts]
+    return [Event(**match.groupdict()) for match in matches] if all(matches) else None
+
+
+def score_caption(text: str, events: Sequence[Event]) -> dict[str, float | bool]:
+    """How much of what happened a caption tells, event by event in order. Any text can be scored.
+
+    The text is cut at commas and "and"; the i-th piece answers for the i-th event with the first color, shape and
+    direction word found in it. A missing piece or word counts as wrong; pieces too many only make `count` false.
+
+    Returns:
+        `color`, `shape`, `direction` (and `new_color` where events have one): share of the events told right, 0..1;
+        `count`: as many pieces as events; `parses`: the text follows the caption grammar to the letter.
+    """
+    parts = [re.findall(r"[a-z]+", part) for part in re.split(r",|\band\b", text.lower())]
+    told = [_first_words(words) for words in parts]
+    fields = ["color", "shape", "direction"] + ["new_color"] * any(event.new_color for event in events)
+    scores: dict[str, float | bool] = {}
+    for field in fields:
+        right = sum(said[field] == getattr(event, field) for said, event in zip(told, events, strict=False))
+        scores[field] = right / len(events) if events else 0.0
+    return scores | {"count": len(parts) == len(events), "parses": parse_caption(text) is not None}
+
+
+def _first_words(words: list[str]) -> dict[str, str | None]:
+    """The first word of each kind in a piece of a caption; `new_color` only after the word "turning"."""
+    turned = words[words.index("turning") + 1 :] if "turning" in words else []
+    return {
+        "color": next((word for word in words if word in COLORS), None),
+        "shape": next((word for word in words if word in SHAPES), None),
+        "direction": next((word for word in words if word in DIRECTIONS), None),
+        "new_color": next((word for word in turned if word in COLORS), None),
+    }
