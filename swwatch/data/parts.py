@@ -297,10 +297,11 @@ def place_clip(job: Job, part, item: dict) -> bool:
             os.replace(staged, target)
         record["video_path"] = shown_path(target, job)
     elif not record.get("video_path"):
-        pe_video.fill_video_path(record, job.split, stem, job.shown_folder)
-        beside = part.folder / f"{stem}.mp4"
-        if not target.is_file() and beside.is_file():
-            record["video_path"] = shown_path(beside, job)
+        found = next((place for place in (target, part.folder / f"{stem}.mp4") if place.is_file()), None)
+        if found:
+            record["video_path"] = shown_path(found, job)
+        else:
+            pe_video.fill_video_path(record, job.split, stem, job.shown_folder)
     if record.get("video_id") is None:
         record["video_id"] = pe_video.id_from_stem(stem)
     path = record.get("video_path")
