@@ -9,6 +9,7 @@ from pathlib import Path
 
 import torch
 from transformers import AutoTokenizer, Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
+from transformers.conversion_mapping import get_checkpoint_conversion_mapping, register_checkpoint_conversion_mapping
 
 from swwatch import variants
 from swwatch.data.batch import stack_layouts
@@ -18,6 +19,7 @@ from swwatch.errors import UserError
 from swwatch.layout import Layout
 from swwatch.model.cache import StreamCache
 from swwatch.model.settings import Settings
+from swwatch.model.vision import BatchedVisionAttention
 
 ATTENTION = ("sdpa", "eager", "flash_attention_2")
 UPSTREAM = "Qwen2_5_VLForConditionalGeneration"  # what config.json names, so that other tools load our checkpoints
@@ -32,6 +34,9 @@ class WatchingQwen2_5_VL(Qwen2_5_VLForConditionalGeneration):
 
     def __init__(self, config: Qwen2_5_VLConfig):
         super().__init__(config)
+        for block in self.model.visual.blocks:
+            block.attn.__class__ = BatchedVisionAttention  # same parameters, another way to run
+        self.loss_type = "ForCausalLM"  # transformers guesses it from the class name
         saved = getattr(config, "swwatch", None)
         if not saved:
             raise UserError("this configuration names no variant: use from_pretrained(path, variant=...)")
@@ -57,7 +62,12 @@ class WatchingQwen2_5_VL(Qwen2_5_VLForConditionalGeneration):
         asked = {"variant": variant, "schedule": schedule, "pixel_budget": pixel_budget}
         config = annotate(config, AutoTokenizer.from_pretrained(path, **hub), where=str(path), **asked)
         check_attention(config.swwatch["variant"], kwargs.setdefault("attn_implementation", "sdpa"))
-        return super().from_pretrained(path, *args, config=config, **kwargs)
+        wants_info = kwargs.pop("output_loading_info", False)
+        model, info = super().from_pretrained(path, *args, config=config, output_loading_info=True, **kwargs)
+        wrong = sorted(info["missing_keys"]) + sorted(str(key) for key in info["mismatched_keys"])
+        if wrong:  # transformers would go on with random numbers in their place
+            raise UserError(f"{path}: {len(wrong)} weights are missing or of another shape, the first is {wrong[0]}")
+        return (model, info) if wants_info else model
 
     def save_pretrained(self, save_directory, **kwargs):
         """As transformers', with the upstream class name in config.json, so that other tools load the folder too."""
@@ -126,7 +136,9 @@ class WatchingQwen2_5_VL(Qwen2_5_VLForConditionalGeneration):
                 attention_mask = padding  # causal by check_attention; this backend takes padding only
         elif attention_mask is None or attention_mask.ndim != 4:
             if variants.get(self.settings.variant).streams > 1:
-                raise UserError(f"{self.settings.variant!r} has a mask of its own: pass it (B, 1, L, K) with position_ids")
+                raise UserError(
+                    f"{self.settings.variant!r} has a mask of its own: pass it (B, 1, L, K) with position_ids"
+                )
         return super().forward(
             input_ids=input_ids,
             attention_mask=self.executable(attention_mask),
@@ -211,3 +223,8 @@ def check_attention(variant: str, backend: str) -> None:
         raise UserError(f"no attention backend {backend!r}: choose one of {', '.join(ATTENTION)}")
     if backend == "flash_attention_2" and variants.get(variant).streams > 1:
         raise UserError(f"flash_attention_2 is causal only and {variant!r} is not: use sdpa or eager")
+
+
+# transformers finds the renaming of stored weights (model.layers -> model.language_model.layers) by class name, and
+# would start from random weights without it
+register_checkpoint_conversion_mapping(WatchingQwen2_5_VL.__name__, get_checkpoint_conversion_mapping(UPSTREAM))
