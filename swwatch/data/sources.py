@@ -257,16 +257,19 @@ def hub_errors(repo_id: str) -> Iterator[None]:
             f"the hub gives {repo_id} only to those who accepted its terms: accept them on {page}, "
             "then log in with `hf auth login` (or set HF_TOKEN) and run this again; finished parts are kept"
         ) from None
-    except errors.RepositoryNotFoundError:
-        raise UserError(
-            f"the hub knows no data set {repo_id}, or not for you: check --hub-id; for a private one log in with "
-            f"`hf auth login` (or set HF_TOKEN), {advice}"
-        ) from None
     except errors.EntryNotFoundError as error:
         if isinstance(error, errors.RemoteEntryNotFoundError):
             raise UserError(f"the hub data set {repo_id} lacks a file or folder: {_first_line(error)}") from None
         raise _unreachable(repo_id, error.__cause__ or error, advice) from None
-    except (errors.OfflineModeIsEnabled, errors.HfHubHTTPError, httpx.HTTPError) as error:
+    except errors.HfHubHTTPError as error:
+        # 401 is what the hub answers a stranger for a missing, private or gated repository, and for a bad token
+        if not isinstance(error, errors.RepositoryNotFoundError) and error.response.status_code != 401:
+            raise _unreachable(repo_id, error, advice) from None
+        raise UserError(
+            f"the hub knows no data set {repo_id}, or not for you: check --hub-id; for a private one log in with "
+            f"`hf auth login` (or set HF_TOKEN to a valid token), {advice}"
+        ) from None
+    except (errors.OfflineModeIsEnabled, httpx.HTTPError) as error:
         raise _unreachable(repo_id, error, advice) from None
     except errors.HFValidationError as error:
         raise UserError(f"{repo_id!r} is no hub data set id such as facebook/PE-Video: {_first_line(error)}") from None
