@@ -1,0 +1,76 @@
+"""What can be set for an evaluation, and where the defaults point."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from swwatch import variants
+from swwatch.config import setting
+from swwatch.errors import UserError
+
+ROOT = Path(__file__).resolve().parents[2]
+CONFIG = ROOT / "configs" / "eval.yaml"
+
+
+@dataclass(frozen=True)
+class EvalSettings:
+    """Flags and environment variables as the public release names them, then our own."""
+
+    variant: str | None = setting(
+        None, "position layout, if the checkpoint does not name its own", env="QWEN2_5_VL_VARIANT"
+    )
+    model_path: str | None = setting(None, "checkpoint folder or hub id", env="QWEN2_5_VL_EVAL_MODEL_PATH")
+    dataset: str = setting("3_5", "task name: goes into the results and names the default test file")
+    data_dir: Path | None = setting(
+        None,
+        "test annotations, a jsonl file or a folder with test_<dataset>.jsonl (default: dataset/ of the repository)",
+        env="QWEN2_5_VL_EVAL_DATA_DIR",
+    )
+    img_root: Path | None = setting(
+        None,
+        "folder that holds all videos side by side (default: where the records say)",
+        env="QWEN2_5_VL_EVAL_IMG_ROOT",
+    )
+    output_dir: Path = setting(ROOT / "output" / "eval", "folder of the results", env="QWEN2_5_VL_EVAL_OUTPUT_DIR")
+    output_file: str | None = setting(
+        None, "file name of the predictions (default: <variant>_infer.json)", env="QWEN2_5_VL_EVAL_OUTPUT_FILE"
+    )
+    max_count: int = setting(400, "evaluate the first so many clips of the file")
+    schedule: str | None = setting(
+        None, "wait-k:3, random:3:seed=0: speak by another schedule than the checkpoint's own (the disturbance test)"
+    )
+    pixel_budget: str | None = setting(None, "declared or release, if the checkpoint does not name its own")
+    max_frames: int = setting(60, "longest video that is accepted, in frames at 2 fps")
+    max_new_tokens: int = setting(300, "limit of a whole answer")
+    repetition_penalty: float = setting(1.15, "1 is off")
+    max_bad_fraction: float = setting(0.01, "stop when more of the clips than this cannot be read (0: at the first)")
+    device: str | None = setting(None, "cpu or cuda (default: cuda where there is one)")
+    dtype: str | None = setting(None, "float32, bfloat16, ... (default: bfloat16 on cuda, else float32)")
+    attention: str | None = setting(None, "sdpa, eager or flash_attention_2 (default: the fastest that is exact)")
+
+    def __post_init__(self):
+        if self.variant is not None:
+            variants.get(self.variant)
+        if self.max_count < 1:
+            raise UserError(f"--max-count {self.max_count}: at least one clip is needed")
+        if not 0 <= self.max_bad_fraction <= 1:
+            raise UserError(f"--max-bad-fraction {self.max_bad_fraction}: a fraction from 0 to 1 is wanted")
+        if self.output_file is not None and Path(self.output_file).name != self.output_file:
+            raise UserError(f"--output-file {self.output_file!r}: a file name only; the folder is --output-dir")
+
+    @property
+    def data_path(self) -> Path:
+        """The test annotation file."""
+        name = f"test_{self.dataset}.jsonl"
+        if self.data_dir is None:
+            return ROOT / "dataset" / name
+        return self.data_dir / name if self.data_dir.is_dir() else self.data_dir
+
+    def predictions_path(self, variant: str | None) -> Path:
+        """Where the predictions go.
+
+        Raises:
+            UserError: neither a variant nor a file name is known.
+        """
+        if not (self.output_file or variant):
+            raise UserError("which results? Give --variant or --output-file")
+        return self.output_dir / (self.output_file or f"{variant}_infer.json")

@@ -1,0 +1,220 @@
+"""The program: settings in, result files and a table out; with a fake model, except where a test says so."""
+
+import json
+import os
+import subprocess
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from swwatch.cli import run as run_program
+from swwatch.data.video import VideoError
+from swwatch.errors import UserError
+from swwatch.evaluate import command
+from swwatch.evaluate.settings import CONFIG, ROOT, EvalSettings
+from swwatch.metrics import captions
+from swwatch.narrate import Token
+from swwatch.toy.world import make_scene
+
+SCENES = {f"clip{i}": make_scene(3, i) for i in range(4)}
+
+
+def lines(path):
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+class World:
+    """A test set of four toy clips, and stand-ins for model, video and narration that note what they are given."""
+
+    def __init__(self, folder, monkeypatch):
+        self.folder, self.out, self.asked, self.loads, self.unreadable = folder, folder / "out", [], [], set()
+        self.data = folder / "test_3_5.jsonl"
+        self.records = [
+            {"video_id": key, "human_caption": s.caption, "video_duration_in_s": s.duration_s, "events": s.record()}
+            | {"video_path": f"videos/{key}.mp4"}
+            for key, s in SCENES.items()
+        ]
+        self.data.write_text("".join(json.dumps(record) + "\n" for record in self.records))
+        (folder / "videos").mkdir()
+        for key in SCENES:
+            (folder / "videos" / f"{key}.mp4").touch()
+        self.model = folder / "model"
+        self.model.mkdir()
+        (self.model / "config.json").write_text("{}")
+        for name in ("load", "iter_steps", "narrate"):
+            monkeypatch.setattr(command, name, getattr(self, name))
+        monkeypatch.setattr(captions, "java_problem", lambda: "no `java` on the PATH")
+        for name in [name for name in os.environ if name.startswith("QWEN2_5_VL_")]:
+            monkeypatch.delenv(name)
+
+    def load(self, path, **options):
+        self.loads.append(options)
+        if options["variant"] not in (None, "group"):
+            raise UserError("the checkpoint was trained with variant 'group'")
+        settings = SimpleNamespace(variant="group", schedule="wait-k:3", pixel_budget="declared")
+        return SimpleNamespace(settings=settings, model=SimpleNamespace(dtype=torch.float32, device="cpu"))
+
+    def iter_steps(self, path, *, max_frames):
+        if path.stem in self.unreadable:
+            raise VideoError(f"{path}: no frame can be decoded")
+        yield SimpleNamespace(num_frames=6, last=False)
+        yield SimpleNamespace(num_frames=6, last=True)
+
+    def narrate(self, loaded, steps, **options):
+        self.asked.append((loaded, list(steps), options))
+        text = SCENES[options["clip_key"]].caption.replace("square", "circle")
+        yield Token(step=0, token_id=5, newest_visible_step=0, t_frame_s=1.0, t_emit_s=1.2, text=text)
+
+    def eval(self, *argv):
+        places = ["--model-path", str(self.model), "--data-dir", str(self.data), "--output-dir", str(self.out)]
+        return run_program(command.main, [*places, *argv])
+
+
+@pytest.fixture
+def world(tmp_path, monkeypatch):
+    return World(tmp_path, monkeypatch)
+
+
+def test_a_run_writes_predictions_trace_metrics_and_prints_the_table(world, capsys):
+    assert world.eval() == 0
+    first = lines(world.out / "group_infer.json")[0]
+    assert list(first) == ["video_id", "annotation", "task", "result", "messages"]
+    assert first["messages"] == [
+        {"type": "text", "value": "What is the scene and activity shown in this video?"},
+        {"type": "video", "value": str(world.folder / "videos/clip0.mp4")},
+    ]
+    assert [row["video_id"] for row in lines(world.out / "group_trace.jsonl")] == list(SCENES)
+    metrics = json.loads((world.out / "group_metrics.json").read_text())
+    assert metrics["num_clips"] == 4 and metrics["num_skipped"] == 0 and metrics["settings"]["schedule"] == "wait-k:3"
+    assert metrics["scores"]["corpus"]["METEOR"]["value"] is None and set(metrics["scores"]["per_clip"]) == set(SCENES)
+    assert metrics["toy_events"]["color"] == metrics["toy_events"]["parses"] == 1 > metrics["toy_events"]["shape"]
+    printed = capsys.readouterr().out
+    assert "group, here" in printed and "group, paper 7B" in printed and "toy events told right" in printed
+
+
+def test_nothing_that_narrates_is_given_the_reference(world):
+    world.eval("--schedule", "random:3:seed=1", "--max-new-tokens", "77")
+    assert len(world.asked) == 4
+    for (_, _, options), record in zip(world.asked, world.records, strict=True):
+        assert options == {
+            "question": "What is the scene and activity shown in this video?",
+            "system": "You are a helpful assistant.",
+            "schedule": "random:3:seed=1",
+            "max_new_tokens": 77,
+            "repetition_penalty": 1.15,
+            "num_frames": 6,
+            "clip_key": record["video_id"],
+        }
+    assert not any(record["human_caption"] in repr(world.asked + world.loads) for record in world.records)
+
+
+def test_max_count_takes_the_first_and_a_larger_one_continues(world):
+    assert world.eval("--max-count", "2") == 0
+    assert world.eval("--max-count", "3") == 0
+    assert [options["clip_key"] for _, _, options in world.asked] == ["clip0", "clip1", "clip2"]
+
+
+def test_another_schedule_or_changed_weights_or_data_need_another_output(world, capsys):
+    assert world.eval() == 0
+    assert world.eval("--schedule", "random:3:seed=0") == 2
+    assert "schedule was 'wait-k:3', is 'random:3:seed=0'" in capsys.readouterr().err
+    assert world.eval("--schedule", "random:3:seed=0", "--output-file", "random_infer.json") == 0
+    (world.model / "model.safetensors").write_bytes(b"trained on")
+    assert world.eval() == 2 and "model_fingerprint" in capsys.readouterr().err
+    assert world.eval("--restart") == 0
+    world.data.write_text(world.data.read_text().replace("moving", "going"))
+    assert world.eval() == 2 and "data_sha256" in capsys.readouterr().err
+
+
+def test_unreadable_and_missing_videos_are_skipped_counted_and_listed(world, capsys):
+    world.unreadable = {"clip1"}
+    (world.folder / "videos/clip3.mp4").unlink()
+    assert world.eval("--max-bad-fraction", "0.5") == 0
+    assert [row["video_id"] for row in lines(world.out / "group_skipped.jsonl")] == ["clip1", "clip3"]
+    assert "2 clips scored, 2 skipped" in capsys.readouterr().out
+    assert world.eval() == 2 and "2 of 4 clips cannot be read" in capsys.readouterr().err
+    world.unreadable = set()
+    assert world.eval() == 0  # the mended clip counts, the missing one is the one that is allowed
+    assert "3 clips scored, 1 skipped" in capsys.readouterr().out
+
+
+def test_score_only_needs_no_model_and_scores_the_releases_files_too(world, capsys):
+    world.eval()
+    before = (world.out / "group_metrics.json").read_text()
+    (world.out / "group_metrics.json").unlink()
+    world.loads.clear()
+    assert world.eval("--score-only", "--output-file", "group_infer.json") == 0
+    assert (world.out / "group_metrics.json").read_text() == before and not world.loads
+    rows = [json.dumps(row) for row in lines(world.out / "group_infer.json")]
+    (world.out / "theirs.json").write_text("\n".join(rows))  # no line end at the end
+    assert world.eval("--score-only", "--output-file", "theirs.json", "--variant", "group") == 0
+    assert "4 clips scored" in capsys.readouterr().out
+    assert world.eval("--score-only", "--variant", "gap") == 2
+    assert "no predictions file" in capsys.readouterr().err
+
+
+def test_environment_serves_where_no_flag_is_given(world, monkeypatch):
+    for name, value in {
+        "QWEN2_5_VL_VARIANT": "group",
+        "QWEN2_5_VL_EVAL_MODEL_PATH": str(world.model),
+        "QWEN2_5_VL_EVAL_DATA_DIR": str(world.folder),
+        "QWEN2_5_VL_EVAL_IMG_ROOT": str(world.folder / "videos"),
+        "QWEN2_5_VL_EVAL_OUTPUT_DIR": str(world.folder / "elsewhere"),
+        "QWEN2_5_VL_EVAL_OUTPUT_FILE": "mine.json",
+    }.items():
+        monkeypatch.setenv(name, value)
+    assert command.main([]) == 0 and world.loads[0]["variant"] == "group"
+    assert len(lines(world.folder / "elsewhere/mine.json")) == 4
+    assert command.main(["--output-file", "flag.json"]) == 0 and (world.folder / "elsewhere/flag.json").exists()
+
+
+@pytest.mark.parametrize(
+    "argv, message",
+    [
+        (["--variant", "gap"], "trained with variant 'group'"),
+        (["--variant", "grupp"], "no variant 'grupp'"),
+        (["--max-count", "0"], "--max-count 0"),
+        (["--max-bad-fraction", "2"], "--max-bad-fraction"),
+        (["--output-file", "a/b.json"], "--output-dir"),
+        (["--data-dir", "nowhere.jsonl"], "no annotation file nowhere.jsonl"),
+        (["--schedule", "sometimes"], "schedule 'sometimes'"),
+        (["--config", "no.yaml"], "no.yaml"),
+    ],
+)
+def test_a_mistake_is_one_line_and_exit_code_2(world, capsys, argv, message):
+    assert world.eval(*argv) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_settings_file_holds_known_keys_and_the_protocols_values():
+    from swwatch.config import load_settings
+
+    assert load_settings(EvalSettings, yaml_path=CONFIG) == EvalSettings()
+    assert EvalSettings().data_path == ROOT / "dataset" / "test_3_5.jsonl"
+    assert (EvalSettings().max_count, EvalSettings().max_new_tokens, EvalSettings().repetition_penalty) == (
+        400,
+        300,
+        1.15,
+    )
+
+
+def test_fingerprint_follows_content_not_place(tmp_path):
+    for name, weights in {"a": b"x" * 5_000_000, "b": b"x" * 5_000_000, "c": b"x" * 4_999_999 + b"y"}.items():
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "model.safetensors").write_bytes(weights)
+    a, b, c = (command.fingerprint(str(tmp_path / name), None) for name in "abc")
+    assert a == b != c
+
+
+def test_eval_sh_works_from_any_folder_and_passes_its_arguments_on(tmp_path):
+    script = Path(ROOT) / "eval.sh"
+    done = subprocess.run(
+        ["bash", str(script), "--score-only", "--output-dir", "here", "--output-file", "x y.json"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 2 and "there is no predictions file here/x y.json" in done.stderr
