@@ -29,7 +29,6 @@ def narrate(
     question: str,
     system: str,
     schedule: str | Schedule | None = None,
-    num_frames: int | None = None,
     max_new_tokens: int = 300,
     repetition_penalty: float = 1.15,
     stop_early: bool = False,
@@ -41,7 +40,6 @@ def narrate(
     Args:
         steps: two frames each, in order; the last may be marked or the iterable may simply end.
         schedule: by default the checkpoint's own; another one is the paper's disturbance test.
-        num_frames: frames of the whole video, where known; the pixel budget `release` needs it.
         clip_key: seeds random schedules per clip; the video id.
         clock: see SerialSession.
     """
@@ -56,7 +54,7 @@ def narrate(
     words, seen_any = DecodeStream(skip_special_tokens=True), False
     for step in steps:
         seen_any = True
-        pixels, grid = encoder.encode(step.frames, num_frames)
+        pixels, grid = encoder.encode(step.frames, step.num_frames)
         yield from _with_text(session.watch(pixels, grid, step.arrival_s, step.last), words, loaded.tokenizer)
     if not seen_any:
         raise UserError("the stream ended before its first frame: nothing to describe")

@@ -81,7 +81,6 @@ def main(argv: list[str]) -> int:
         question=question,
         system=prompts.system,
         schedule=schedule,
-        num_frames=first.num_frames,
         max_new_tokens=args.max_new_tokens,
         repetition_penalty=args.repetition_penalty,
         stop_early=args.stop_early,

@@ -44,6 +44,7 @@ class Markup:
     """Token ids of the chat form around prompt, video and answer, from the tokenizer and never from constants."""
 
     video: int  # <|video_pad|>, one per merged video token
+    vision_start: int  # the last token of the prompt
     im_end: int
     suffix: tuple[int, ...]  # <|vision_end|><|im_end|>\n
     header: tuple[int, ...]  # <|im_start|>assistant\n
@@ -62,7 +63,8 @@ class Markup:
             raise UserError(f"the tokenizer lacks {', '.join(missing)}: is this a Qwen2.5-VL checkpoint?")
         suffix = _encode(tokenizer, "<|vision_end|><|im_end|>\n")
         header = _encode(tokenizer, "<|im_start|>assistant\n")
-        return cls(vocabulary["<|video_pad|>"], vocabulary["<|im_end|>"], tuple(suffix), tuple(header))
+        ids = (vocabulary[name] for name in ("<|video_pad|>", "<|vision_start|>", "<|im_end|>"))
+        return cls(*ids, tuple(suffix), tuple(header))
 
 
 def _encode(tokenizer, text: str) -> list[int]:
@@ -127,6 +129,8 @@ def parse(
             f"cannot read the sequence as {variant!r}: {int(is_video.sum())} video tokens against {num_video} in the "
             f"grids, {len(ids)} tokens in all. Expected prompt, video, suffix, assistant header, answer."
         )
+    if not prompt_len or int(ids[prompt_len - 1]) != markup.vision_start:
+        raise UserError(f"cannot read the sequence as {variant!r}: no <|vision_start|> before the first video token")
     sizes = {"suffix_len": len(markup.suffix), "header_len": len(markup.header), "t_per_step": t_per_step}
     tokens = layout(variant, prompt_len, grids, answer_len, schedule=schedule, **sizes)
     ids = ids.cpu()

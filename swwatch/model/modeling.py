@@ -5,6 +5,7 @@ and its `generate` disagrees with a cached forward, so positions never come from
 Legend: B batch, L sequence, Q new tokens, K keys, D width.
 """
 
+from dataclasses import asdict
 from pathlib import Path
 
 import torch
@@ -205,9 +206,7 @@ def annotate(config: Qwen2_5_VLConfig, tokenizer, *, where: str = "the checkpoin
     """Write the settled variant, schedule, pixel budget and markup ids into a configuration."""
     settings = Settings.resolve(getattr(config, "swwatch", None), where=where, **asked)
     markup = Markup.of(tokenizer)
-    config.swwatch = settings.as_dict() | {
-        "markup": {"video": markup.video, "im_end": markup.im_end, "suffix": markup.suffix, "header": markup.header}
-    }
+    config.swwatch = settings.as_dict() | {"markup": asdict(markup)}
     if config.video_token_id != markup.video:
         raise UserError(f"{where}: config.json and tokenizer disagree about <|video_pad|>: is the folder mixed up?")
     return config

@@ -145,6 +145,7 @@ def make_checkpoint(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = Qwen2_5_VLForConditionalGeneration(config)
+        _scale_weights(model)
     model.generation_config = GenerationConfig(
         bos_token_id=config.text_config.bos_token_id,
         eos_token_id=[config.text_config.eos_token_id, config.text_config.bos_token_id],
@@ -169,6 +170,18 @@ def make_checkpoint(
     finally:
         shutil.rmtree(part, ignore_errors=True)
     return out
+
+
+@torch.no_grad()
+def _scale_weights(model: torch.nn.Module) -> None:
+    """Draw matrices with standard deviation 1 / sqrt(inputs) instead of 0.02, which suits widths in the thousands.
+
+    At width 128 the signal of the picture would all but vanish: 500 steps of the same training then end at a loss of
+    0.33 (colours known) instead of 0.06 (colours and directions known, and most shapes).
+    """
+    for name, parameter in model.named_parameters():
+        if parameter.ndim > 1 and "embed_tokens" not in name:
+            parameter.normal_(0, parameter[0].numel() ** -0.5)
 
 
 def mrope_section(head_size: int) -> list[int]:

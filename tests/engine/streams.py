@@ -31,7 +31,8 @@ def random_stream(loaded, sizes: list[tuple[int, int]], prompt_len=5, answer_len
     dim = loaded.model.config.vision_config.patch_size**2 * 3 * 2
     pixels = [torch.randn(int(g.prod()), dim, generator=generator) for g in grids]
     words = torch.randint(0, vocabulary, (prompt_len + answer_len,), generator=generator).tolist()
-    return Stream(words[:prompt_len], pixels, grids, words[prompt_len:])
+    prompt = words[: prompt_len - 1] + [loaded.markup.vision_start]
+    return Stream(prompt, pixels, grids, words[prompt_len:])
 
 
 class Told(SerialSession):

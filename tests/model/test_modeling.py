@@ -86,7 +86,9 @@ def test_a_sequence_it_cannot_parse_is_an_error(load_tiny, variant):
     loaded = load_tiny(variant)
     stream = random_stream(loaded, [(2, 3)] * 4)
     _, ids = sequence(loaded, stream)
-    for broken in (ids[5:], torch.cat([ids[:5], ids[6:]]), ids[:20], ids.flip(0), ids[ids != loaded.markup.header[0]]):
+    no_start, no_header = ids[ids != loaded.markup.vision_start], ids[ids != loaded.markup.header[0]]
+    one_video_token_less = torch.cat([ids[:5], ids[6:]])
+    for broken in (ids[5:], one_video_token_less, ids[:20], ids.flip(0), no_start, no_header):
         with pytest.raises(UserError, match="cannot read the sequence"):
             loaded.model(input_ids=broken[None], **video(stream))
 
@@ -167,3 +169,50 @@ def test_missing_checkpoint_says_how_to_make_one(tmp_path):
         load(tmp_path / "nothing", variant="group")
     with pytest.raises(UserError, match="config.json"):
         load(tmp_path, variant="group")
+
+
+def test_saved_weights_load_into_plain_qwen_and_back(load_tiny, tmp_path):
+    """Stored names are the released checkpoints' own, whatever transformers calls the modules in memory."""
+    from safetensors import safe_open
+    from transformers import Qwen2_5_VLForConditionalGeneration
+
+    loaded = load_tiny("group")
+    loaded.model.save_pretrained(tmp_path)
+    with safe_open(tmp_path / "model.safetensors", "pt") as weights:
+        names = set(weights.keys())
+    assert {"model.layers.0.self_attn.q_proj.weight", "visual.blocks.0.attn.qkv.weight"} <= names
+    plain, info = Qwen2_5_VLForConditionalGeneration.from_pretrained(tmp_path, output_loading_info=True)
+    assert not info["missing_keys"] and not info["unexpected_keys"]
+    for name, tensor in plain.state_dict().items():
+        assert torch.equal(tensor, loaded.model.state_dict()[name]), name
+
+
+def test_a_missing_weight_is_an_error_not_a_random_number(tiny_checkpoint, tmp_path):
+    import shutil
+
+    from safetensors.torch import load_file, save_file
+
+    folder = shutil.copytree(tiny_checkpoint, tmp_path / "broken")
+    weights = load_file(folder / "model.safetensors")
+    del weights["model.layers.0.self_attn.q_proj.weight"]
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(UserError, match="1 weights are missing.*q_proj"):
+        load(folder, variant="group")
+
+
+@pytest.mark.parametrize("grids", [[[3, 8, 12]], [[2, 16, 16]], [[1, 4, 4], [2, 4, 4]], [[2, 20, 12]]], ids=str)
+def test_batched_vision_attention_equals_upstream(load_tiny, grids):
+    """Equal frames, equal windows, and unequal ones, which run as upstream does."""
+    from unittest import mock
+
+    from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import Qwen2_5_VLVisionAttention
+
+    from swwatch.model.vision import BatchedVisionAttention
+
+    model = load_tiny("group").model
+    grid = torch.tensor(grids)
+    pixels = torch.randn(int(grid.prod(1).sum()), 3 * 2 * 14 * 14, generator=torch.Generator().manual_seed(0))
+    ours = model.watch_video(pixels, grid)
+    with mock.patch.object(BatchedVisionAttention, "forward", Qwen2_5_VLVisionAttention.forward):
+        theirs = model.watch_video(pixels, grid)
+    torch.testing.assert_close(ours, theirs, atol=1e-6, rtol=1e-5)

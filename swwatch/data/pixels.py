@@ -1,0 +1,103 @@
+"""From frames to the vision tower's input: how large, how resized, how normalised."""
+
+import copy
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from qwen_vl_utils.vision_process import FRAME_FACTOR, VIDEO_MAX_TOKEN_NUM, smart_resize
+from torchvision.transforms import InterpolationMode
+from torchvision.transforms.functional import resize
+
+from swwatch.errors import UserError
+
+
+@dataclass(frozen=True)
+class PixelBudget:
+    """How many pixels a frame may have. Either a limit per frame or a total per video, shared by its frames."""
+
+    name: str
+    min_pixels: int  # of a frame
+    max_pixels: int | None = None  # of a frame
+    total_pixels: int | None = None  # of a video, counting each temporal patch (2 frames) once
+
+    def size(self, height: int, width: int, num_frames: int | None, *, factor: int = 28) -> tuple[int, int]:
+        """Height and width that frames are resized to, by the rule of qwen_vl_utils 0.0.14 (`fetch_video`).
+
+        Args:
+            height, width: of the source, pixels.
+            num_frames: how many frames the whole video has on the 2 fps grid; None when it is not known yet.
+            factor: both results are multiples of it: patch size times spatial merge size.
+        Raises:
+            UserError: the budget depends on the number of frames and it is not known, or the picture is too narrow.
+        """
+        max_pixels = self.max_pixels
+        if self.total_pixels is not None:
+            if num_frames is None:
+                raise UserError(
+                    f"the pixel budget {self.name!r} shares pixels among all frames of a video, and the "
+                    "length of this one is not known yet: use the budget 'declared'"
+                )
+            share = self.total_pixels / num_frames * FRAME_FACTOR
+            max_pixels = max(min(VIDEO_MAX_TOKEN_NUM * factor**2, share), int(self.min_pixels * 1.05))
+        try:
+            size = smart_resize(height, width, factor=factor, min_pixels=self.min_pixels, max_pixels=max_pixels)
+        except ValueError as error:
+            raise UserError(f"frames of {width}x{height} pixels: {error}") from error
+        if 0 in size:  # smart_resize rounds the short side of an extreme picture down to nothing
+            raise UserError(f"frames of {width}x{height} pixels are too narrow for the pixel budget {self.name!r}")
+        return size
+
+
+BUDGETS = {
+    "declared": PixelBudget("declared", min_pixels=3136, max_pixels=50_176),
+    "release": PixelBudget("release", min_pixels=78_400, total_pixels=2_408_448),
+}
+
+
+class FrameEncoder:
+    """Turns frames into `pixel_values_videos` and `video_grid_thw` with a checkpoint's own video processor.
+
+    Each temporal patch is encoded from its own two frames alone, so steps may be encoded one by one or together.
+    """
+
+    def __init__(self, video_processor, budget: PixelBudget):
+        """Args: a checkpoint's `AutoProcessor.from_pretrained(...).video_processor`, and one of `BUDGETS`."""
+        self.video_processor = copy.copy(video_processor)
+        self.video_processor.cap_pixels_per_frame = False  # the budget decides; unset, transformers 5.17 warns
+        self.budget = budget
+        self.merge_size = video_processor.merge_size
+
+    def encode(self, frames: np.ndarray, num_frames: int | None) -> tuple[torch.Tensor, torch.Tensor]:
+        """Resize (bicubic, antialiased, as qwen_vl_utils), rescale, normalise and cut into patches.
+
+        Args:
+            frames: (2n, H, W, 3) uint8, RGB: n steps of a video.
+            num_frames: of the whole video, for the budget; None when not known yet.
+        Returns:
+            `pixel_values_videos` (n * rows * columns, D) float32 and `video_grid_thw` (1, 3) int64: n, rows, columns
+            in patches before the spatial merge.
+        Raises:
+            UserError: see `PixelBudget.size`.
+        """
+        processor = self.video_processor
+        size = self.budget.size(*frames.shape[1:3], num_frames, factor=processor.patch_size * processor.merge_size)
+        video = torch.from_numpy(np.ascontiguousarray(frames)).permute(0, 3, 1, 2)  # (2n, 3, H, W)
+        video = resize(video, list(size), interpolation=InterpolationMode.BICUBIC, antialias=True)
+        encoded = processor(videos=[video], do_resize=False, do_sample_frames=False, return_tensors="pt")
+        return encoded["pixel_values_videos"], encoded["video_grid_thw"]
+
+
+def merged_grids(video_grid_thw: torch.Tensor, merge_size: int) -> list[tuple[int, int]]:
+    """Rows and columns of each step's tokens after the spatial merge, steps in order.
+
+    Args:
+        video_grid_thw: (num_videos, 3) temporal patches, rows, columns before the merge.
+        merge_size: `spatial_merge_size` of the checkpoint.
+    """
+    grids = []
+    for steps, rows, columns in video_grid_thw.tolist():
+        if rows % merge_size or columns % merge_size:
+            raise ValueError(f"a grid of {rows} x {columns} patches cannot be merged by {merge_size}")
+        grids += [(rows // merge_size, columns // merge_size)] * steps
+    return grids
