@@ -125,37 +125,41 @@ class _Reader:
         if len(indices) == 1:
             indices = indices.repeat(FRAMES_PER_STEP)  # a lone frame makes its own pair
         self.indices = indices[: len(indices) // FRAMES_PER_STEP * FRAMES_PER_STEP]
+        self._decode_to = len(starts_s)
         if max_frames is not None and len(self.indices) > max_frames:
             if on_long == "error":
                 raise VideoError(
                     path,
-                    f"it lasts {self.duration_s:.1f} s, that is {len(self.indices)} frames at {FRAMES_PER_SECOND} a second, "
-                    f"and the limit is {max_frames}: cut the video or raise the limit",
+                    f"it lasts {self.duration_s:.1f} s, that is {len(self.indices)} frames at {FRAMES_PER_SECOND} "
+                    f"a second, and the limit is {max_frames}: cut the video or raise the limit",
                 )
             self.indices = self.indices[: max_frames // FRAMES_PER_STEP * FRAMES_PER_STEP]
+            self._decode_to = self.indices[-1] + 1
 
     def steps(self) -> Iterator[StepFrames]:
         num_steps = len(self.indices) // FRAMES_PER_STEP
         position, frame = -1, None  # index and picture of the last frame decoded
         for step in range(num_steps):
-            pair = []
+            pair: list[np.ndarray] = []
             for index in self.indices[step * FRAMES_PER_STEP : (step + 1) * FRAMES_PER_STEP].tolist():
                 if index > position:  # else the same frame is still on display
-                    frame = self._decode(index, skip=index - position - 1)
+                    frame = self._decode(skip=index - position - 1)
                     position = index
                 pair.append(frame)
+            if step == num_steps - 1 and position + 1 < self._decode_to:
+                # decord decodes ahead in a thread, so that damage behind the last grid frame may or may not come to
+                # light; decoding to the end makes it an error every time
+                self._decode(skip=self._decode_to - position - 2)
             yield _step_frames(step, np.stack(pair), num_steps)
 
-    def _decode(self, index: int, skip: int) -> np.ndarray:
+    def _decode(self, skip: int) -> np.ndarray:
         try:
             if skip:
                 self._source.skip_frames(skip)
             return self._source.next().asnumpy()
-        except Exception as error:  # decord raises its own, RuntimeError or StopIteration, by the kind of damage
-            raise VideoError(
-                self.path,
-                f"decoding stopped before frame {index + 1} of {len(self._source)}: the file is damaged or incomplete",
-            ) from error
+        except (*_decord_errors(), StopIteration) as error:
+            reason = f"one of its {len(self._source)} frames cannot be decoded: the file is damaged"
+            raise VideoError(self.path, reason) from error
 
 
 def _open(path: Path):
@@ -168,7 +172,7 @@ def _open(path: Path):
     try:
         source = decord.VideoReader(str(path), ctx=decord.cpu(0), num_threads=1)
         times_s = source.get_frame_timestamp(range(len(source))).astype(np.float64)  # (N, 2) start, end
-    except Exception as error:  # decord raises RuntimeError or its own error, by the kind of damage
+    except _decord_errors() as error:
         if "cannot find video stream" in str(error):
             raise VideoError(
                 path, "it has no video stream that can be decoded (sound only, or an unknown codec)"
@@ -181,6 +185,12 @@ def _open(path: Path):
     if not (np.abs(times_s) < MAX_DURATION_S).all() or (np.diff(starts_s) < 0).any() or duration_s < 0:
         raise VideoError(path, "its frames carry no usable times: convert it (ffmpeg -i IN OUT.mp4)")
     return source, starts_s, duration_s
+
+
+def _decord_errors() -> tuple[type[Exception], ...]:
+    from decord._ffi.base import DECORDError
+
+    return DECORDError, RuntimeError  # the second where its Python side notices
 
 
 def _check_file(path: Path) -> None:
