@@ -5,7 +5,6 @@ import hashlib
 import json
 import os
 from collections.abc import Iterator
-from itertools import chain
 from pathlib import Path
 
 import torch
@@ -14,7 +13,7 @@ import transformers
 from swwatch.config import add_flags, load_settings
 from swwatch.data.annotations import read_jsonl, resolve_video
 from swwatch.data.prompt import Prompts, load_prompts
-from swwatch.data.video import VideoError, iter_steps
+from swwatch.data.video import iter_steps
 from swwatch.errors import UserError
 from swwatch.evaluate.report import describe, score, write_metrics
 from swwatch.evaluate.results import Results, beside, read_lines
@@ -96,23 +95,20 @@ def narrate_clip(clip: Clip, loaded: Loaded, settings: EvalSettings, prompts: Pr
     """Watch one clip and speak.
 
     Raises:
-        Unreadable: its video cannot be decoded, or is too long.
+        Unreadable: its video cannot be decoded, is too long, or has a shape that the pixel budget cannot take.
     """
     try:
-        steps = iter_steps(clip.video, max_frames=settings.max_frames)
-        first = next(steps)
         yield from narrate(
             loaded,
-            chain([first], steps),
+            iter_steps(clip.video, max_frames=settings.max_frames),
             question=prompts.eval_question,
             system=prompts.system,
             schedule=settings.schedule,
             max_new_tokens=settings.max_new_tokens,
             repetition_penalty=settings.repetition_penalty,
-            num_frames=first.num_frames,  # of the video: the pixel budget `release` needs it
             clip_key=clip.key,
         )
-    except VideoError as error:
+    except UserError as error:  # not VideoError alone: a picture may be too narrow for the pixel budget
         raise Unreadable(str(error)) from error
 
 

@@ -52,6 +52,8 @@ class EvalSettings:
             variants.get(self.variant)
         if self.max_count < 1:
             raise UserError(f"--max-count {self.max_count}: at least one clip is needed")
+        if self.max_new_tokens < 1 or self.repetition_penalty <= 0:
+            raise UserError("--max-new-tokens must be at least 1 and --repetition-penalty above 0")
         if not 0 <= self.max_bad_fraction <= 1:
             raise UserError(f"--max-bad-fraction {self.max_bad_fraction}: a fraction from 0 to 1 is wanted")
         if self.output_file is not None and Path(self.output_file).name != self.output_file:

@@ -6,6 +6,7 @@ import subprocess
 from pathlib import Path
 from types import SimpleNamespace
 
+import av
 import pytest
 import torch
 
@@ -16,7 +17,7 @@ from swwatch.evaluate import command
 from swwatch.evaluate.settings import CONFIG, ROOT, EvalSettings
 from swwatch.metrics import captions
 from swwatch.narrate import Token
-from swwatch.toy.world import make_scene
+from swwatch.toy.world import make_scene, render
 
 SCENES = {f"clip{i}": make_scene(3, i) for i in range(4)}
 
@@ -58,9 +59,8 @@ class World:
 
     def iter_steps(self, path, *, max_frames):
         if path.stem in self.unreadable:
-            raise VideoError(f"{path}: no frame can be decoded")
-        yield SimpleNamespace(num_frames=6, last=False)
-        yield SimpleNamespace(num_frames=6, last=True)
+            raise VideoError(path, "it has no frames")
+        yield SimpleNamespace(step=0, last=True)
 
     def narrate(self, loaded, steps, **options):
         self.asked.append((loaded, list(steps), options))
@@ -104,7 +104,6 @@ def test_nothing_that_narrates_is_given_the_reference(world):
             "schedule": "random:3:seed=1",
             "max_new_tokens": 77,
             "repetition_penalty": 1.15,
-            "num_frames": 6,
             "clip_key": record["video_id"],
         }
     assert not any(record["human_caption"] in repr(world.asked + world.loads) for record in world.records)
@@ -176,6 +175,7 @@ def test_environment_serves_where_no_flag_is_given(world, monkeypatch):
         (["--variant", "gap"], "trained with variant 'group'"),
         (["--variant", "grupp"], "no variant 'grupp'"),
         (["--max-count", "0"], "--max-count 0"),
+        (["--max-new-tokens", "0"], "--max-new-tokens"),
         (["--max-bad-fraction", "2"], "--max-bad-fraction"),
         (["--output-file", "a/b.json"], "--output-dir"),
         (["--data-dir", "nowhere.jsonl"], "no annotation file nowhere.jsonl"),
@@ -198,6 +198,44 @@ def test_settings_file_holds_known_keys_and_the_protocols_values():
         300,
         1.15,
     )
+
+
+def write_clip(path, scene, fps=10):
+    """A scene as a real mp4 file."""
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("mpeg4", rate=fps)
+        stream.height, stream.width = scene.size
+        for i in range(int(scene.duration_s * fps)):
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(render(scene, i / fps), format="rgb24")))
+        container.mux(stream.encode())
+
+
+@pytest.mark.parametrize("variant", ["group", "origin"])
+def test_real_model_and_videos_give_the_same_captions_after_a_cut(tiny_checkpoint, tmp_path, monkeypatch, variant):
+    monkeypatch.setattr(captions, "java_problem", lambda: "no `java` on the PATH")
+    (tmp_path / "videos").mkdir()
+    records = []
+    for key, scene in list(SCENES.items())[:3]:
+        write_clip(tmp_path / "videos" / f"{key}.mp4", scene)
+        records.append({"video_id": key, "human_caption": scene.caption, "video_duration_in_s": scene.duration_s})
+        records[-1] |= {"video_path": f"videos/{key}.mp4", "events": scene.record()}
+    (tmp_path / "videos" / "clip1.mp4").write_bytes(b"")
+    data = tmp_path / "test.jsonl"
+    data.write_text("".join(json.dumps(record) + "\n" for record in records))
+    argv = ["--model-path", str(tiny_checkpoint), "--variant", variant, "--data-dir", str(data), "--device", "cpu"]
+    argv += ["--output-dir", str(tmp_path / "out"), "--max-new-tokens", "24", "--schedule", "random:2:seed=5"]
+    assert command.main(argv) == 0
+    predictions, trace = tmp_path / "out" / f"{variant}_infer.json", tmp_path / "out" / f"{variant}_trace.jsonl"
+    whole = predictions.read_bytes()
+    assert [row["video_id"] for row in lines(predictions)] == ["clip0", "clip2"]
+    for row in lines(trace):
+        tokens, num_steps = row["tokens"], SCENES[row["video_id"]].duration_s
+        assert 0 < len(tokens) <= 24 and all(t["newest_visible_step"] <= t["step"] < num_steps for t in tokens)
+        assert all(t["t_emit_s"] >= t["t_frame_s"] for t in tokens)
+        assert (len({t["step"] for t in tokens}) > 1) == (variant == "group")
+    predictions.write_bytes(whole[:-30])
+    assert command.main(argv) == 0
+    assert predictions.read_bytes() == whole and len(lines(trace)) == 2
 
 
 def test_fingerprint_follows_content_not_place(tmp_path):
