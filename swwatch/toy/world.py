@@ -18,7 +18,7 @@ BACKGROUND = (16, 16, 20)
 OPENING = "The video shows"
 SPLITS = ("train", "test")
 SIDE = 56  # pixels: 2 x 2 merged tokens of Qwen2.5-VL
-MARGIN = 11  # a shape's centre stays this far from the edge, so the whole shape stays inside
+MARGIN = 14  # pixels: a shape's centre stays this far from the edge, so the whole shape stays inside
 TEST_SHARE = 8  # one caption in eight belongs to the test split
 
 
@@ -123,7 +123,7 @@ def _draw_scene(rng: np.random.Generator, level: str) -> Scene:
             direction = str(rng.choice(list(DIRECTIONS)))
             start_s = float(i * rule.event_s)
             event = Event(color, shape, direction, new_color, start_s, start_s + rule.event_s)
-            tracks.append(Track(event, panel, float(rng.uniform(8, 10)), float(rng.uniform(MARGIN, SIDE - MARGIN))))
+            tracks.append(Track(event, panel, float(rng.uniform(11, 13)), float(rng.uniform(MARGIN, SIDE - MARGIN))))
     return Scene(level, tuple(tracks))
 
 
