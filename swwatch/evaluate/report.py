@@ -69,7 +69,9 @@ def describe(report: dict, variant: str | None, num_skipped: int) -> str:
         format_table([our_row(f"{name}, here", scores["corpus"]), *(paper_rows(variant) if variant else [])]),
     ]
     if variant:
-        lines.append("The paper's rows are Qwen2.5-VL 3B and 7B trained and tested on PE-Video.")
+        lines.append(
+            "The paper's rows are Qwen2.5-VL 3B and 7B trained and tested on PE-Video: no yardstick for other data."
+        )
     if isinstance(scores["corpus"]["METEOR"], dict):
         lines.append(f"METEOR is not available: {scores['corpus']['METEOR']['why']}")
     if report["num_clips"] == 1:

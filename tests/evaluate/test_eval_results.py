@@ -43,7 +43,7 @@ def contents(path):
     return path.read_bytes(), beside(path, "trace.jsonl").read_bytes()
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(st.data())
 def test_files_cut_at_any_bytes_end_as_if_never_cut(data):
     with tempfile.TemporaryDirectory() as folder:
