@@ -131,14 +131,3 @@ def fill_video_path(record: dict, split: str, file_stem: str, folder: str = "dat
             video_id = None
     if not record.get("video_path") and video_id is not None:
         record["video_path"] = str(PurePosixPath(folder, "videos", split, f"{video_id}.mp4"))
-
-
-def count_tokens(tokenizer, texts: list[str]) -> list[int]:
-    """Number of tokens of each text without special tokens, all texts in one batched call.
-
-    A fast tokenizer's Rust part is asked directly: it uses all cores and may be called from several threads.
-    """
-    backend = getattr(tokenizer, "backend_tokenizer", None)
-    if backend is None:
-        return [len(ids) for ids in tokenizer(texts, add_special_tokens=False)["input_ids"]] if texts else []
-    return [len(encoding) for encoding in backend.encode_batch_fast(texts, add_special_tokens=False)]

@@ -2,12 +2,11 @@
 
 import argparse
 import os
-from functools import partial
 from pathlib import Path
 
 from swwatch.data import sources
 from swwatch.data.parts import Job, digest, prepare
-from swwatch.data.pe_video import count_tokens
+from swwatch.data.token_counts import TokenCounter
 from swwatch.errors import UserError
 
 SPLITS = ("train", "test")
@@ -50,8 +49,8 @@ def parser() -> argparse.ArgumentParser:
     return p
 
 
-def load_counter(model_id: str):
-    """The batched token counter of a tokenizer, and a text that changes whenever its counts may."""
+def load_counter(model_id: str) -> TokenCounter:
+    """The token counter of a tokenizer folder or hub id."""
     from transformers import AutoTokenizer
 
     try:
@@ -62,12 +61,7 @@ def load_counter(model_id: str):
             f"cannot load the tokenizer {model_id} ({reason}); give --tokenizer-model-id the folder of a "
             "Qwen2.5-VL checkpoint, or check the network"
         ) from error
-    backend = getattr(tokenizer, "backend_tokenizer", None)
-    if backend is None:
-        return partial(count_tokens, tokenizer), model_id
-    backend.no_truncation()  # a tokenizer.json may carry either, and both would falsify the counts
-    backend.no_padding()
-    return partial(count_tokens, tokenizer), digest(backend.to_str())
+    return TokenCounter(tokenizer)
 
 
 def path_prefix(shown: Path, root: Path, output_dir: Path, is_default: bool) -> str:
@@ -159,8 +153,8 @@ def main(argv: list[str], home: Path | None = None) -> int:
     """The program. `home` is the folder whose `dataset` is the default root (default: the working directory)."""
     args = parser().parse_args(argv)
     check_flags(args)
-    count, tokenizer = load_counter(args.tokenizer_model_id)
-    jobs = plan(args, home, tokenizer)
-    for job, report in zip(jobs, prepare(jobs, count, args.workers), strict=True):
+    count_tokens = load_counter(args.tokenizer_model_id)
+    jobs = plan(args, home, tokenizer=digest(count_tokens.description))
+    for job, report in zip(jobs, prepare(jobs, count_tokens, args.workers), strict=True):
         tell(job, report)
     return 0

@@ -273,10 +273,8 @@ def hub_errors(repo_id: str) -> Iterator[None]:
         raise _unreachable(repo_id, error, advice) from None
     except errors.HFValidationError as error:
         raise UserError(f"{repo_id!r} is no hub data set id such as facebook/PE-Video: {_first_line(error)}") from None
-    except (
-        RuntimeError,
-        OSError,
-    ) as error:  # hf_xet raises RuntimeError; a short download is an OSError without errno
+    except (RuntimeError, OSError) as error:
+        # what hf_xet raises, or a download that came up short: both without errno
         if getattr(error, "errno", None) is not None and not isinstance(error, ConnectionError | TimeoutError):
             raise  # the local disk, not the hub
         raise _unreachable(repo_id, error, advice) from None

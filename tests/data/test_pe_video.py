@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from swwatch.data.pe_video import MALFORMED, check_record, clip_name, count_tokens, fill_video_path
+from swwatch.data.pe_video import MALFORMED, check_record, clip_name, fill_video_path
 
 GOLDEN = json.loads((Path(__file__).parents[1] / "golden" / "filter_cases.json").read_text(encoding="utf-8"))["cases"]
 
@@ -67,17 +67,3 @@ def test_ids_that_are_no_file_name_give_no_clip_name(video_id):
 
 def test_plain_ids_name_their_clip():
     assert [clip_name(video_id) for video_id in (101, "clip_x", "Füchse")] == ["101.mp4", "clip_x.mp4", "Füchse.mp4"]
-
-
-def test_batched_counts_are_those_of_the_tokenizer_called_alone():
-    from tokenizers import Tokenizer, models, pre_tokenizers, processors
-    from transformers import PreTrainedTokenizerFast
-
-    backend = Tokenizer(models.WordLevel({"[UNK]": 0, "<s>": 1, "a": 2}, unk_token="[UNK]"))
-    backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    backend.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 1)])
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, unk_token="[UNK]", bos_token="<s>")
-    texts = ["a b c", "", "a <s> a", "one\ntwo  three"]
-    assert count_tokens(tokenizer, texts) == [3, 0, 3, 3]
-    assert count_tokens(tokenizer, texts) == [len(tokenizer(t, add_special_tokens=False)["input_ids"]) for t in texts]
-    assert count_tokens(tokenizer, []) == []

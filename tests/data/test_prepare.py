@@ -507,3 +507,11 @@ def test_only_json_members_are_read_into_memory(tmp_path):
     tracemalloc.stop()
     assert (tmp_path / "PE-Video" / "videos" / "train" / "2.mp4").stat().st_size == 20_000_000
     assert peak < 10_000_000, peak
+
+
+def test_the_benchmark_runs_and_both_ways_keep_the_same(tmp_path):
+    script = REPOSITORY / "scripts" / "bench_prepare.py"
+    flags = ["--records", "1500", "--min-speedup", "0"]  # a busy machine is no reason to fail
+    done = subprocess.run([sys.executable, script, *flags], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout.splitlines()[-1])["records"] == 1500
