@@ -188,7 +188,7 @@ def _open(path: Path):
 
 
 def _decord_errors() -> tuple[type[Exception], ...]:
-    from decord._ffi.base import DECORDError
+    from decord import DECORDError
 
     return DECORDError, RuntimeError  # the second where its Python side notices
 

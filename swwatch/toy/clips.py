@@ -1,0 +1,224 @@
+"""Writes the toy world to disk as real mp4 files in PE-Video's schema and on-disk forms.
+
+Under the data set's root, for each split:
+    json form:  PE-Video/<split>/<id>.json  and  PE-Video/videos/<split>/<id>.mp4
+    tar form:   PE-Video/<split>/000000.tar, ...  with <id>.mp4 and <id>.json side by side (WebDataset)
+A record has PE-Video's `video_id`, `human_caption`, `video_duration_in_s`, and `events` (see world.Event).
+"""
+
+import io
+import json
+import multiprocessing
+import os
+import tarfile
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import asdict, dataclass
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+from tqdm import tqdm
+
+from swwatch.errors import UserError
+from swwatch.toy.world import LEVELS, OPENING, SPLITS, Scene, make_scene, render
+
+FORMS = ("json", "tar")
+FRAME_RATES = (10, 25)  # clips take turns
+CLIPS_PER_SHARD = 250
+CLIPS_PER_JOB = 25  # json form: what a worker process is given at once
+RECIPE = "toy.json"  # in the data set's root: what it was asked to hold
+NAME = "PE-Video"
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Everything that decides the bytes of a toy data set."""
+
+    clips: int
+    test_clips: int = 60
+    seed: int = 0
+    level: str = "single"
+    form: str = "json"
+    noise: float = 0.0  # share of records that the data filter must drop
+
+    def __post_init__(self):
+        if self.level not in LEVELS:
+            raise UserError(f"no level {self.level!r}: choose one of {', '.join(LEVELS)}")
+        if self.form not in FORMS:
+            raise UserError(f"no form {self.form!r}: choose one of {', '.join(FORMS)}")
+        if self.clips < 0 or self.test_clips < 0 or self.clips + self.test_clips == 0:
+            raise UserError(f"{self.clips} training and {self.test_clips} test clips: there must be some")
+        if self.seed < 0:
+            raise UserError(f"seed {self.seed} must not be negative")
+        if not 0 <= self.noise <= 1:
+            raise UserError(f"noise {self.noise} must be a share between 0 and 1")
+
+    def num_clips(self, split: str) -> int:
+        return self.clips if split == "train" else self.test_clips
+
+
+@dataclass(frozen=True)
+class Job:
+    """Clips `start` to `stop` of a split: what one worker makes in one go; in tar form one shard."""
+
+    recipe: Recipe
+    root: Path
+    split: str
+    start: int
+    stop: int
+
+    @property
+    def shard(self) -> Path:
+        return self.root / NAME / self.split / f"{self.start // CLIPS_PER_SHARD:06d}.tar"
+
+    def paths(self, index: int) -> tuple[Path, Path]:
+        """(video, record) of a clip in json form."""
+        name = clip_id(self.split, index)
+        folder = self.root / NAME
+        return folder / "videos" / self.split / f"{name}.mp4", folder / self.split / f"{name}.json"
+
+    def missing(self) -> list[int]:
+        """Clips that are still to be made. A record is written after its video, a shard at once when it is full."""
+        indices = range(self.start, self.stop)
+        if self.recipe.form == "tar":
+            return [] if self.shard.exists() else list(indices)
+        return [index for index in indices if not all(path.exists() for path in self.paths(index))]
+
+
+def write_dataset(root: Path, recipe: Recipe, *, workers: int = 1) -> int:
+    """Make a toy data set, or what is missing of it after an interruption; shows a progress bar on stderr.
+
+    The same recipe gives the same bytes, whatever the number of worker processes.
+
+    Returns:
+        How many clips were made; the others were there.
+    Raises:
+        UserError: `root` holds something else, or a toy data set of another recipe.
+    """
+    root = Path(root)
+    if workers < 1:
+        raise UserError(f"workers {workers} must be at least 1")
+    _claim(root, recipe)
+    jobs = list(_jobs(root, recipe))
+    for split in {job.split for job in jobs}:
+        (root / NAME / split).mkdir(parents=True, exist_ok=True)
+        if recipe.form == "json":
+            (root / NAME / "videos" / split).mkdir(parents=True, exist_ok=True)
+    num_missing = {job: len(job.missing()) for job in jobs}
+    todo = [job for job in jobs if num_missing[job]]
+    total = sum(recipe.num_clips(split) for split in SPLITS)
+    made = sum(num_missing.values())
+    with tqdm(total=total, initial=total - made, desc="toy clips", unit="clip", disable=not made) as bar:
+        if workers == 1 or len(todo) <= 1:
+            for job in todo:
+                bar.update(run(job))
+        else:
+            # spawn: a forked child may inherit locks of the threads that numpy or torch run in the parent
+            context = multiprocessing.get_context("spawn")
+            with ProcessPoolExecutor(min(workers, len(todo)), mp_context=context) as pool:
+                try:
+                    for done in as_completed([pool.submit(run, job) for job in todo]):
+                        bar.update(done.result())
+                except BaseException:
+                    pool.shutdown(cancel_futures=True)
+                    raise
+    return made
+
+
+def _claim(root: Path, recipe: Recipe) -> None:
+    """Make `root` ours: empty ones get the recipe, those with the same recipe are continued, others are refused."""
+    if root.exists() and not root.is_dir():
+        raise UserError(f"{root} is a file: choose a folder")
+    if not root.exists() or not any(root.iterdir()):
+        root.mkdir(parents=True, exist_ok=True)
+        _write(root / RECIPE, json.dumps(asdict(recipe), indent=2).encode() + b"\n")
+        return
+    if not (root / RECIPE).is_file():
+        raise UserError(f"{root} is not empty and holds no toy data: choose another folder")
+    found = json.loads((root / RECIPE).read_text())
+    if found != asdict(recipe):
+        differing = [f"{key} {found.get(key)}" for key, value in asdict(recipe).items() if found.get(key) != value]
+        raise UserError(f"{root} was made with {', '.join(differing)}: remove it or choose another folder")
+
+
+def _jobs(root: Path, recipe: Recipe) -> Iterator[Job]:
+    size = CLIPS_PER_SHARD if recipe.form == "tar" else CLIPS_PER_JOB
+    for split in SPLITS:
+        num_clips = recipe.num_clips(split)
+        for start in range(0, num_clips, size):
+            yield Job(recipe, root, split, start, min(start + size, num_clips))
+
+
+def run(job: Job) -> int:
+    """Make the missing clips of a job; returns their number."""
+    missing = job.missing()
+    if job.recipe.form == "tar":
+        shard = io.BytesIO()
+        with tarfile.open(fileobj=shard, mode="w") as tar:
+            for index in missing:
+                video, record = make_clip(job.recipe, job.split, index)
+                for suffix, data in ((".json", record), (".mp4", video)):
+                    member = tarfile.TarInfo(clip_id(job.split, index) + suffix)
+                    member.size = len(data)
+                    tar.addfile(member, io.BytesIO(data))
+        if missing:
+            _write(job.shard, shard.getvalue())
+    else:
+        for index in missing:
+            for path, data in zip(job.paths(index), make_clip(job.recipe, job.split, index), strict=True):
+                _write(path, data)
+    return len(missing)
+
+
+def clip_id(split: str, index: int) -> str:
+    return f"{split}_{index:06d}"
+
+
+def make_clip(recipe: Recipe, split: str, index: int) -> tuple[bytes, bytes]:
+    """The mp4 file and the JSON record of a clip."""
+    scene = make_scene(recipe.seed, index, level=recipe.level, split=split)
+    record = {
+        "video_id": clip_id(split, index),
+        "human_caption": _caption(scene, recipe, split, index),
+        "video_duration_in_s": scene.duration_s,
+        "events": scene.record(),
+    }
+    return encode(scene, FRAME_RATES[index % len(FRAME_RATES)]), json.dumps(record, indent=2).encode() + b"\n"
+
+
+def _caption(scene: Scene, recipe: Recipe, split: str, index: int) -> str | None:
+    """The scene's caption; for a share of `noise` clips none, or everything said twice: 6 tokens a second or more."""
+    rng = np.random.default_rng([recipe.seed, index, SPLITS.index(split), 1_000_000])
+    if rng.random() >= recipe.noise:
+        return scene.caption
+    if rng.random() < 0.5:
+        return None
+    return f"{scene.caption[:-1]}, {scene.caption[len(OPENING) + 1 :]}"
+
+
+def encode(scene: Scene, frame_rate: int) -> bytes:
+    """The scene as an mp4 file: H.264 where PyAV was built with it, else MPEG-4."""
+    codec = "libx264" if "libx264" in av.codecs_available else "mpeg4"
+    # One thread and no clock: the same scene gives the same bytes on any number of cores.
+    options = {"crf": "18", "preset": "veryfast", "threads": "1"} if codec == "libx264" else {"qscale": "3"}
+    file = io.BytesIO()
+    with av.open(file, "w", format="mp4") as container:
+        stream = container.add_stream(codec, rate=frame_rate, options=options)
+        stream.height, stream.width = scene.size
+        stream.pix_fmt = "yuv420p"
+        stream.codec_context.time_base = Fraction(1, frame_rate)
+        for i in range(round(scene.duration_s * frame_rate)):
+            frame = av.VideoFrame.from_ndarray(render(scene, i / frame_rate), format="rgb24")
+            frame.pts, frame.time_base = i, Fraction(1, frame_rate)
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    return file.getvalue()
+
+
+def _write(path: Path, data: bytes) -> None:
+    """Write a file so that it is whole whenever it exists."""
+    part = path.with_name(path.name + ".tmp")
+    part.write_bytes(data)
+    os.replace(part, path)

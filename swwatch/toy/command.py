@@ -1,0 +1,40 @@
+"""`swwatch toy`: make toy clips in PE-Video's form, or a tiny checkpoint folder."""
+
+import argparse
+import os
+from pathlib import Path
+
+from swwatch.toy.clips import FORMS, Recipe, write_dataset
+from swwatch.toy.world import LEVELS
+
+
+def parse(argv: list[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="swwatch toy", description=__doc__)
+    kinds = parser.add_subparsers(dest="kind", required=True, metavar="{data,model}")
+    data = kinds.add_parser("data", help="short mp4 clips of moving shapes with captions, train and test split")
+    data.add_argument("out", type=Path, metavar="OUT", help="root folder of the data set: new, empty or ours")
+    data.add_argument("--clips", type=int, required=True, metavar="N", help="number of training clips")
+    data.add_argument("--test-clips", type=int, default=60, metavar="M", help="number of test clips (%(default)s)")
+    data.add_argument("--seed", type=int, default=0, help="another seed gives other clips (%(default)s)")
+    data.add_argument("--level", choices=LEVELS, default="single", help="what the scenes are made of (%(default)s)")
+    data.add_argument("--form", choices=FORMS, default="json", help="JSON and mp4 files, or tar shards (%(default)s)")
+    data.add_argument("--noise", type=float, default=0.0, metavar="F", help="share of records to be filtered out (0)")
+    data.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes (one a core)")
+    model = kinds.add_parser("model", help="a Qwen2.5-VL checkpoint folder of 1.6 M random weights")
+    model.add_argument("out", type=Path, metavar="OUT", help="the folder to make: new, empty or ours")
+    model.add_argument("--seed", type=int, default=0, help="seed of the weights (%(default)s)")
+    return parser.parse_args(argv)
+
+
+def main(argv: list[str]) -> int:
+    args = parse(argv)
+    if args.kind == "model":
+        from swwatch.toy.checkpoint import make_checkpoint  # torch takes seconds to import; clips do without
+
+        print(f"the toy checkpoint is in {make_checkpoint(args.out, seed=args.seed)}")
+        return 0
+    recipe = Recipe(args.clips, args.test_clips, args.seed, args.level, args.form, args.noise)
+    made = write_dataset(args.out, recipe, workers=args.workers)
+    print(f"{args.clips} training and {args.test_clips} test clips ({made} of them new) are in {args.out}")
+    print(f"next: python mani_data.py --dataset-root {args.out} --tokenizer-model-id CHECKPOINT")
+    return 0
