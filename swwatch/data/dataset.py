@@ -1,0 +1,228 @@
+"""Annotated clips as training samples. An item is a function of (epoch, index) alone.
+
+So neither the order of reading, nor workers, nor a restart can change a sample, its question or its replacement.
+"""
+
+import random
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import torch
+from torch.utils.data import Dataset, Sampler, get_worker_info
+
+from swwatch.data.annotations import resolve_video
+from swwatch.data.pixels import FrameEncoder, merged_grids
+from swwatch.data.prompt import Markup, Prompts, answer_ids, fill, prompt_ids
+from swwatch.data.video import VideoError, read_clip
+from swwatch.errors import UserError
+from swwatch.layout import Layout
+from swwatch.schedule import Schedule
+from swwatch.variants import layout
+
+MAX_REPLACEMENTS = 20  # unusable draws in a row: by chance 1e-40 where 1 % of a file is bad
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One clip with its caption, laid out for a variant. L tokens.
+
+    Attributes:
+        input_ids: (L,) int64.
+        labels: (L,) int64, unshifted; prompt.IGNORED where there is no loss.
+        tokens: Layout of the L tokens.
+        pixel_values: (patches, D) float32, normalised.
+        video_grid_thw: (1, 3) int64, patches before the spatial merge.
+    """
+
+    input_ids: torch.Tensor
+    labels: torch.Tensor
+    tokens: Layout
+    pixel_values: torch.Tensor
+    video_grid_thw: torch.Tensor
+
+
+@dataclass(frozen=True)
+class Skip:
+    """A record that gave no sample."""
+
+    video_id: str
+    path: str
+    reason: str
+
+    @classmethod
+    def of(cls, record: dict, error: UserError) -> "Skip":
+        video_id, path = str(record["video_id"]), str(record.get("video_path"))
+        if isinstance(error, VideoError):
+            return cls(video_id, str(error.path), error.reason)
+        return cls(video_id, path, str(error))
+
+
+@dataclass(frozen=True)
+class Draw:
+    """What the dataset returns: a sample, and the records passed over on the way to it. No sample: gave up."""
+
+    sample: Sample | None
+    skips: tuple[Skip, ...] = ()
+
+
+class EncodedClips:
+    """Encoded clips kept in memory up to a bound, so that a small set is decoded once.
+
+    Nothing is evicted: every clip is read once an epoch, and then the first ones kept are as good as any. Each
+    loader worker has a cache of its own, with an equal share of the bound, filled by the clips it happens to read.
+    """
+
+    def __init__(self, gigabytes: float):
+        self.max_bytes = gigabytes * 1e9
+        self.num_bytes = 0
+        self.clips: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}
+
+    def get(self, key: str) -> tuple[torch.Tensor, torch.Tensor] | None:
+        return self.clips.get(key)
+
+    def put(self, key: str, clip: tuple[torch.Tensor, torch.Tensor]) -> None:
+        worker = get_worker_info()
+        size = clip[0].nbytes
+        if self.num_bytes + size <= self.max_bytes / (worker.num_workers if worker else 1):
+            self.clips[key] = clip
+            self.num_bytes += size
+
+
+class ClipDataset(Dataset):
+    """The samples of annotation records.
+
+    A record whose video cannot be read, or whose sample is longer than `max_length`, is replaced by another one,
+    drawn by (seed, epoch, index, attempt); what was passed over is returned with the sample. Nothing is truncated.
+
+    Args:
+        records: from annotations.read_jsonl; data: the file they came from, which their paths are relative to.
+        tokenizer, markup: of the checkpoint.
+        encoder: frames -> pixel values.
+        variant, schedule: how samples are laid out.
+        merge: spatial_merge_size; t_per_step: temporal positions per step of one second.
+        prompts: system text and training questions.
+        max_length: tokens; max_frames: frames at 2 fps.
+        seed: of questions and replacements.
+        cache_gb: see EncodedClips; 0 keeps nothing.
+        video_root: a folder that holds all videos side by side, instead of the records' paths.
+    Raises:
+        UserError: a question holds chat markup.
+    """
+
+    def __init__(
+        self,
+        records: Sequence[dict],
+        data: str | Path,
+        *,
+        tokenizer,
+        markup: Markup,
+        encoder: FrameEncoder,
+        variant: str,
+        schedule: Schedule,
+        merge: int,
+        t_per_step: int,
+        prompts: Prompts,
+        max_length: int = 8192,
+        max_frames: int = 60,
+        seed: int = 0,
+        cache_gb: float = 0.0,
+        video_root: str | Path | None = None,
+    ):
+        self.records, self.data, self.video_root = records, Path(data), video_root
+        self.tokenizer, self.markup, self.encoder = tokenizer, markup, encoder
+        self.variant, self.schedule, self.merge, self.t_per_step = variant, schedule, merge, t_per_step
+        self.questions = [prompt_ids(tokenizer, prompts.system, text) for text in prompts.train_questions]
+        self.max_length, self.max_frames, self.seed = max_length, max_frames, seed
+        self.cache = EncodedClips(cache_gb)
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def __getitem__(self, key: tuple[int, int]) -> Draw:
+        epoch, index = key
+        skips = []
+        for attempt in range(1, MAX_REPLACEMENTS + 1):
+            record = self.records[index]
+            try:
+                return Draw(self.build(record, epoch), tuple(skips))
+            except UserError as error:
+                skips.append(Skip.of(record, error))
+            # a contiguous run of bad records is common (one lost shard), so the next record would be a poor choice
+            index = random.Random(f"replace/{self.seed}/{epoch}/{key[1]}/{attempt}").randrange(len(self))
+        return Draw(None, tuple(skips))
+
+    def build(self, record: dict, epoch: int) -> Sample:
+        """The sample of a record in an epoch, which chooses its question.
+
+        Raises:
+            UserError: the video cannot be read, or the sample is longer than max_length.
+        """
+        video_id = str(record["video_id"])
+        pixel_values, grid_thw = self.clip(record)
+        prompt = random.Random(f"question/{self.seed}/{epoch}/{video_id}").choice(self.questions)
+        answer = answer_ids(self.tokenizer, record["human_caption"], self.markup)
+        grids = tuple(merged_grids(grid_thw, self.merge))
+        sizes = len(self.markup.suffix), len(self.markup.header), self.t_per_step
+        length = len(prompt) + sum(rows * columns for rows, columns in grids) + sum(sizes[:2]) + len(answer)
+        if length > self.max_length:
+            raise UserError(f"the sample has {length} tokens, more than max_length {self.max_length}")
+        tokens = _layout(self.variant, len(prompt), grids, len(answer), self.schedule.for_clip(video_id), *sizes)
+        return Sample(*fill(tokens, self.markup, prompt, answer), tokens, pixel_values, grid_thw)
+
+    def clip(self, record: dict) -> tuple[torch.Tensor, torch.Tensor]:
+        """(pixel_values (patches, D), video_grid_thw (1, 3)) of a record's video, from the cache where it is there."""
+        key = str(record["video_id"])
+        clip = self.cache.get(key)
+        if clip is None:
+            path = resolve_video(record.get("video_path"), self.data, self.video_root)
+            frames = read_clip(path, max_frames=self.max_frames).frames
+            clip = self.encoder.encode(frames, len(frames))
+            self.cache.put(key, clip)
+        return clip
+
+
+def missing_videos(
+    records: Sequence[dict], data: Path, video_root: Path | None = None, limit: int = 1000
+) -> tuple[int, list[Skip]]:
+    """Look for the video files of up to about `limit` records, spread evenly: a cheap check before a run.
+
+    Returns:
+        How many were looked for, and those that are missing.
+    """
+    chosen = records[:: max(1, len(records) // limit)]
+    missing = []
+    for record in chosen:
+        try:
+            resolve_video(record.get("video_path"), data, video_root)
+        except UserError as error:
+            missing.append(Skip.of(record, error))
+    return len(chosen), missing
+
+
+class EpochOrder(Sampler):
+    """Yields (epoch, index) over all indices, in an order drawn by (seed, epoch)."""
+
+    def __init__(self, length: int, seed: int):
+        self.length, self.seed, self.epoch = length, seed, 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Called by the data loader of transformers and accelerate at the start of each epoch."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __iter__(self) -> Iterator[tuple[int, int]]:
+        epoch = self.epoch
+        order = list(range(self.length))
+        random.Random(f"order/{self.seed}/{epoch}").shuffle(order)
+        return iter([(epoch, index) for index in order])
+
+
+@lru_cache(maxsize=4096)
+def _layout(variant, prompt_len, grids, answer_len, schedule, suffix_len, header_len, t_per_step) -> Layout:
+    """`layout`, remembered: clips of equal length and size share theirs. Its tensors must not be written to."""
+    sizes = {"suffix_len": suffix_len, "header_len": header_len, "t_per_step": t_per_step}
+    return layout(variant, prompt_len, list(grids), answer_len, schedule=schedule, **sizes)

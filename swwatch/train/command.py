@@ -1,0 +1,230 @@
+"""Fine-tune Qwen2.5-VL in one of the six variants (also: bash scripts/sft.sh).
+
+Settings come from flags, then the environment, then --config, then the defaults below. A run that was interrupted
+continues from its last complete checkpoint when it is started again with the same settings.
+"""
+
+import argparse
+import hashlib
+import os
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from transformers import PretrainedConfig
+from transformers.trainer_utils import set_seed
+from transformers.utils import logging as transformers_logging
+
+from swwatch.config import add_flags, load_settings
+from swwatch.data.annotations import read_jsonl
+from swwatch.data.collator import Collator
+from swwatch.data.dataset import ClipDataset, missing_videos
+from swwatch.data.pixels import BUDGETS, FrameEncoder
+from swwatch.data.prompt import load_prompts
+from swwatch.errors import UserError
+from swwatch.model.loading import Loaded, load
+from swwatch.train.checkpoints import (
+    FINISHED,
+    LOG,
+    RUN,
+    SKIPPED,
+    check_same_run,
+    checkpoints,
+    keep_newest,
+    make_writable,
+    newest_complete,
+    read_json,
+    step_of,
+    truncate_log,
+    write_json,
+)
+from swwatch.train.parts import set_trainable
+from swwatch.train.settings import ROOT, TrainSettings
+from swwatch.train.skips import SkipList
+from swwatch.train.trainer import WatchTrainer, num_steps, training_arguments
+
+DEFAULT_VARIANT = "origin"
+
+
+def build_parser() -> argparse.ArgumentParser:
+    summary, _, details = __doc__.partition("\n\n")
+    parser = argparse.ArgumentParser(prog="swwatch train", description=summary, epilog=details)
+    parser.add_argument("--config", type=Path, help="YAML file of these settings, such as configs/train/toy.yaml")
+    add_flags(parser, TrainSettings)
+    return parser
+
+
+def main(argv: list[str]) -> int:
+    flags = vars(build_parser().parse_args(argv))
+    settings = load_settings(TrainSettings, yaml_path=flags.pop("config"), env=os.environ, flags=flags)
+    if int(os.environ.get("WORLD_SIZE", 1)) > 1:
+        raise UserError("training runs as one process: start it with plain python, not with torchrun")
+    transformers_logging.set_verbosity_error()
+    if not torch.cuda.is_available():
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")  # else deepspeed, which accelerate imports, remarks on it
+    train(settle(settings))
+    return 0
+
+
+def settle(settings: TrainSettings) -> TrainSettings:
+    """Fill what depends on the checkpoint: variant and output folder; make paths absolute."""
+    variant = settings.variant
+    if variant is None:
+        variant = saved_settings(settings.model_path).get("variant", DEFAULT_VARIANT)
+    output = settings.output_dir or ROOT / "output" / f"qwen2_5vl-pe-{variant}"
+    model = Path(settings.model_path).expanduser()
+    return replace(
+        settings,
+        variant=variant,
+        output_dir=output.absolute(),
+        train_data=settings.train_data.absolute(),
+        video_root=settings.video_root and settings.video_root.absolute(),
+        model_path=str(model.absolute()) if model.exists() else settings.model_path,
+    )
+
+
+def saved_settings(model_path: str) -> dict:
+    """What config.json says about variant, schedule and pixel budget; empty for a plain Qwen2.5-VL."""
+    try:
+        return PretrainedConfig.get_config_dict(str(Path(model_path).expanduser()))[0].get("swwatch") or {}
+    except (OSError, ValueError):
+        return {}  # `load` tells what is wrong with the path
+
+
+def train(settings: TrainSettings) -> None:
+    """Train, or continue, or find that all is done.
+
+    Args:
+        settings: from `settle`.
+    Raises:
+        UserError: data, model, settings or an existing output folder that do not fit.
+    """
+    out = settings.output_dir
+    make_writable(out)
+    set_seed(settings.seed)
+    # 1) data before the model: a wrong path should not cost the minutes that loading takes
+    records = read_jsonl(settings.train_data)
+    run = settings.fixed() | {"train_data_sha256": _sha256(settings.train_data)}
+    check_same_run(out, run)
+    if (done := read_json(out / FINISHED)) is not None:
+        print(f"{out} holds the finished run ({done['steps']} steps): nothing to do")
+        return
+    _check_videos(settings, records)
+    loaded = _load(settings)
+    transformers_logging.disable_progress_bar()  # of saving, in the middle of ours
+    dataset = _dataset(settings, records, loaded)
+    # 2) what learns, and from where
+    flags = {"vision": settings.train_vision, "merger": settings.train_merger, "llm": settings.train_llm}
+    counts = set_trainable(loaded.model, **flags)
+    steps = num_steps(settings, len(dataset))
+    begin = _clean_up(settings)
+    write_json(out / RUN, run)
+    skip_list = SkipList(out / SKIPPED, len(dataset), settings.max_bad_fraction)
+    print(banner(settings, loaded, counts, len(dataset), steps, begin), flush=True)
+    # 3) train
+    trainer = WatchTrainer(
+        loaded.model,
+        training_arguments(settings, out, bf16=_bf16(settings), max_steps=steps),
+        dataset=dataset,
+        collator=Collator(loaded.tokenizer.pad_token_id, dense_mask=settings.attention != "flash_attention_2"),
+        processor=loaded.processor,
+        skip_list=skip_list,
+        save_total_limit=settings.save_total_limit,
+    )
+    start = time.monotonic()
+    if begin is not None and step_of(begin) >= steps:  # killed while the model was written
+        trainer._load_from_checkpoint(str(begin))
+    else:
+        trainer.train(resume_from_checkpoint=str(begin) if begin else None)
+    trainer.save_model(str(out))
+    write_json(out / FINISHED, {"steps": steps, "skipped": len(skip_list)})
+    print(f"trained in {time.monotonic() - start:.0f} s; the model is in {out}")
+    if len(skip_list):
+        print(f"{len(skip_list)} records were skipped: see {skip_list.path}")
+
+
+def _clean_up(settings: TrainSettings) -> Path | None:
+    """Remove what an interrupted run left half done. Returns the checkpoint to continue from, if there is one."""
+    out = settings.output_dir
+    begin = newest_complete(out)
+    for folder in checkpoints(out):
+        if begin is None or step_of(folder) > step_of(begin):
+            print(f"{folder} was not written completely: it is removed", file=sys.stderr)
+    keep_newest(out, settings.save_total_limit)
+    truncate_log(out / LOG, step_of(begin) if begin else 0)
+    if begin is None:
+        (out / SKIPPED).unlink(missing_ok=True)
+    return begin
+
+
+def _load(settings: TrainSettings) -> Loaded:
+    asked = {"variant": settings.variant, "schedule": settings.schedule, "pixel_budget": settings.pixel_budget}
+    return load(settings.model_path, **asked, dtype=torch.float32, attention=settings.attention)
+
+
+def _bf16(settings: TrainSettings) -> bool:
+    return settings.precision == "bfloat16" or (settings.precision == "auto" and torch.cuda.is_available())
+
+
+def _dataset(settings: TrainSettings, records: list[dict], loaded: Loaded) -> ClipDataset:
+    return ClipDataset(
+        records,
+        settings.train_data,
+        tokenizer=loaded.tokenizer,
+        markup=loaded.markup,
+        encoder=FrameEncoder(loaded.processor.video_processor, BUDGETS[loaded.settings.pixel_budget]),
+        variant=loaded.settings.variant,
+        schedule=loaded.settings.schedule,
+        merge=loaded.model.config.vision_config.spatial_merge_size,
+        t_per_step=loaded.model.t_per_step,
+        prompts=load_prompts(),
+        max_length=settings.max_length,
+        max_frames=settings.max_frames,
+        seed=settings.seed,
+        cache_gb=settings.cache_frames_gb,
+        video_root=settings.video_root,
+    )
+
+
+def _check_videos(settings: TrainSettings, records: list[dict]) -> None:
+    looked_for, missing = missing_videos(records, settings.train_data, settings.video_root)
+    if len(missing) > settings.max_bad_fraction * looked_for:
+        raise UserError(
+            f"{len(missing)} of {looked_for} videos that were looked for are missing, more than max_bad_fraction "
+            f"{settings.max_bad_fraction:g}. {missing[0].reason}"
+        )
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def banner(
+    settings: TrainSettings,
+    loaded: Loaded,
+    counts: dict[str, tuple[int, int]],
+    num_samples: int,
+    steps: int,
+    begin: Path | None,
+) -> str:
+    """What is about to happen, one line for each fact."""
+    device = loaded.model.device
+    precision = "bfloat16 autocast over float32 weights" if _bf16(settings) else "float32"
+    learns = [f"{name} {trainable:,} of {total:,}" for name, (trainable, total) in counts.items()]
+    rows = {
+        "variant": f"{loaded.settings.variant}, schedule {loaded.settings.schedule}",
+        "pixel budget": loaded.settings.pixel_budget,
+        "model": settings.model_path,
+        "trainable": "; ".join(learns),
+        "runs on": f"{device}, {precision}, attention {settings.attention}",
+        "data": f"{settings.train_data}, {num_samples:,} samples",
+        "steps": f"{steps:,} of {settings.batch_size} x {settings.accumulation} samples, "
+        f"AdamW {settings.learning_rate:g} {settings.lr_schedule}, warm-up {settings.warmup:g}",
+        "output": str(settings.output_dir),
+    }
+    if begin is not None:
+        rows["continues"] = f"from step {step_of(begin):,} ({begin.name})"
+    return "\n".join(f"{name:13}{text}" for name, text in rows.items())

@@ -1,0 +1,84 @@
+"""Every setting of a training run. Its name is a key of configs/train/*.yaml and a flag; defaults are the paper's."""
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from swwatch.config import setting
+from swwatch.errors import UserError
+
+ROOT = Path(__file__).resolve().parents[2]
+# what may differ between a run and its continuation: it changes neither losses nor weights
+FREE = ("output_dir", "num_workers", "cache_frames_gb", "save_steps", "save_total_limit", "max_bad_fraction")
+
+
+@dataclass(frozen=True)
+class TrainSettings:
+    """Settings of `swwatch train`."""
+
+    # what is trained on what
+    variant: str | None = setting(
+        None, "one of the six variants (default: the checkpoint's own, else origin)", env="QWEN2_5_VL_VARIANT"
+    )
+    model_path: str = setting(
+        "Qwen/Qwen2.5-VL-7B-Instruct", "checkpoint folder or hub id to start from", env="QWEN2_5_VL_MODEL_PATH"
+    )
+    train_data: Path = setting(
+        ROOT / "dataset" / "train_3_5.jsonl", "annotation file (jsonl)", env="QWEN2_5_VL_TRAIN_DATA"
+    )
+    video_root: Path | None = setting(None, "folder of all videos side by side (default: the records' video_path)")
+    output_dir: Path | None = setting(
+        None, "where checkpoints and the model go (default: output/qwen2_5vl-pe-<variant> in the repository)"
+    )
+    schedule: str | None = setting(None, "wait-k:3 or random:3:seed=0 (default: the checkpoint's own, else wait-k:3)")
+    pixel_budget: str | None = setting(None, "declared or release (default: the checkpoint's own, else declared)")
+    max_length: int = setting(8192, "longest sample in tokens; longer ones are skipped and listed")
+    max_frames: int = setting(60, "longest clip in frames at 2 fps; longer ones are skipped and listed")
+    max_bad_fraction: float = setting(0.01, "stop when more than this share of the records is unusable")
+    # what learns
+    train_vision: bool = setting(False, "train the vision tower")
+    train_merger: bool = setting(True, "train the merger between vision tower and LLM")
+    train_llm: bool = setting(True, "train the LLM")
+    # how it learns
+    epochs: float = setting(1.0, "passes over the data")
+    max_steps: int | None = setting(None, "optimizer steps, instead of epochs")
+    batch_size: int = setting(1, "samples per forward")
+    accumulation: int = setting(16, "forwards per optimizer step")
+    learning_rate: float = setting(2e-5, "peak learning rate of AdamW")
+    lr_schedule: Literal["cosine", "linear", "constant"] = setting("cosine", "cosine, linear or constant")
+    warmup: float = setting(0.03, "linear warm-up: a share of all steps where below 1, else a number of steps")
+    weight_decay: float = setting(0.0, "AdamW's weight decay")
+    max_grad_norm: float = setting(1.0, "gradients are clipped to this norm; 0 is off")
+    seed: int = setting(42, "of the data order, the questions and everything else that is drawn")
+    # how it runs
+    precision: Literal["auto", "float32", "bfloat16"] = setting(
+        "auto", "bfloat16: autocast over float32 weights (auto: bfloat16 on cuda, float32 on the CPU)"
+    )
+    attention: Literal["sdpa", "eager", "flash_attention_2"] = setting(
+        "sdpa", "attention backend; flash_attention_2 for origin, batch and interleave only"
+    )
+    gradient_checkpointing: bool = setting(True, "recompute activations in the backward pass to save memory")
+    num_workers: int = setting(0, "processes that decode and encode clips ahead; 0: the training process does it")
+    cache_frames_gb: float = setting(
+        0.0, "keep encoded clips in memory up to this size (split among workers, who keep their own)"
+    )
+    save_steps: int = setting(50, "steps between checkpoints; the last step is always saved")
+    save_total_limit: int = setting(1, "complete checkpoints kept")
+
+    def __post_init__(self):
+        at_least = {"max_length": 1, "max_frames": 2, "batch_size": 1, "accumulation": 1, "save_steps": 1}
+        at_least |= {"save_total_limit": 1, "num_workers": 0, "cache_frames_gb": 0, "warmup": 0, "max_grad_norm": 0}
+        at_least |= {"max_bad_fraction": 0, "weight_decay": 0, "learning_rate": 0}
+        for key, least in at_least.items():
+            if getattr(self, key) < least:
+                raise UserError(f"{key} must be at least {least}, not {getattr(self, key)}")
+        if self.epochs <= 0 or (self.max_steps is not None and self.max_steps < 1):
+            raise UserError(f"nothing to train: epochs {self.epochs}, max_steps {self.max_steps}")
+        if not (self.train_vision or self.train_merger or self.train_llm):
+            raise UserError("nothing to train: set train_vision, train_merger or train_llm")
+
+    def fixed(self) -> dict:
+        """What a continued run must have in common with its beginning, as JSON values."""
+        values = {key: value for key, value in dataclasses.asdict(self).items() if key not in FREE}
+        return {key: str(value) if isinstance(value, Path) else value for key, value in values.items()}

@@ -1,0 +1,62 @@
+"""The records a run could not use: listed once each, counted, and too many of them stop the run."""
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+from swwatch.data.dataset import MAX_REPLACEMENTS, Skip
+from swwatch.errors import UserError
+from swwatch.train.checkpoints import append_line
+
+
+class SkipList:
+    """skipped.jsonl of a run: video_id, path, reason. A continued run adds to it and doubles nothing.
+
+    Args:
+        path: the file; read if it exists.
+        num_records: size of the data set.
+        max_bad_fraction: share of it that may be unusable.
+    """
+
+    def __init__(self, path: Path, num_records: int, max_bad_fraction: float):
+        self.path, self.num_records, self.max_bad_fraction = path, num_records, max_bad_fraction
+        self.seen: set[str] = set()
+        lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.exists() else []
+        whole = [line for line in lines if line.endswith("\n")]  # a kill may have cut the last one short
+        if whole != lines:
+            path.write_text("".join(whole), encoding="utf-8")
+        self.seen.update(json.loads(line)["video_id"] for line in whole)
+
+    def __len__(self) -> int:
+        return len(self.seen)
+
+    def add(self, skips: list[Skip]) -> None:
+        """List what is new.
+
+        Raises:
+            UserError: more records are unusable than max_bad_fraction allows.
+        """
+        for skip in skips:
+            if skip.video_id in self.seen:
+                continue
+            self.seen.add(skip.video_id)
+            append_line(self.path, asdict(skip))
+            if len(self) > self.max_bad_fraction * self.num_records:
+                raise UserError(
+                    f"{len(self)} of {self.num_records} records are unusable, more than max_bad_fraction "
+                    f"{self.max_bad_fraction:g}; the last one is {skip.path}: {skip.reason}. All are in {self.path}: "
+                    "mend or remove them, or raise --max-bad-fraction"
+                )
+
+    def give_up(self, skips: list[Skip]) -> None:
+        """A sample could not be replaced.
+
+        Raises:
+            UserError: always.
+        """
+        self.add(skips)
+        last = skips[-1]
+        raise UserError(
+            f"{MAX_REPLACEMENTS} records drawn in a row are unusable; the last one is {last.path}: {last.reason}. "
+            f"All are in {self.path}"
+        )

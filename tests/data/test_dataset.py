@@ -1,0 +1,186 @@
+"""Training samples from annotated clips: stateless draws, questions, labels, replacements and the cache."""
+
+import json
+import pickle
+from dataclasses import fields
+
+import pytest
+import torch
+
+from swwatch.data.annotations import read_jsonl
+from swwatch.data.dataset import MAX_REPLACEMENTS, ClipDataset, Draw, EpochOrder, missing_videos
+from swwatch.data.pixels import BUDGETS, FrameEncoder
+from swwatch.data.prompt import IGNORED, Prompts
+from swwatch.layout import Kind
+from swwatch.schedule import RandomK, WaitK
+from swwatch.variants import VARIANTS
+from tests.train.clips import make_clips
+
+PROMPTS = Prompts("Be brief.", ("What happens?", "Describe the video.", "What is seen?"), "unused")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return make_clips(tmp_path_factory.mktemp("clips"), 6).parent
+
+
+@pytest.fixture
+def make(folder, load_tiny):
+    """make(variant, folder=..., **options) -> ClipDataset."""
+    place = folder
+
+    def build(variant="group", folder=place, schedule=None, **options):
+        loaded = load_tiny(variant)
+        data = folder / "train.jsonl"
+        return ClipDataset(
+            read_jsonl(data),
+            data,
+            tokenizer=loaded.tokenizer,
+            markup=loaded.markup,
+            encoder=FrameEncoder(loaded.processor.video_processor, BUDGETS["declared"]),
+            variant=variant,
+            schedule=schedule or WaitK(3),
+            merge=2,
+            t_per_step=2,
+            prompts=PROMPTS,
+            **options,
+        )
+
+    return build
+
+
+def same(a: Draw, b: Draw) -> bool:
+    x, y = a.sample, b.sample
+    tensors = [(getattr(x.tokens, f.name), getattr(y.tokens, f.name)) for f in fields(x.tokens)]
+    tensors += [(getattr(x, n), getattr(y, n)) for n in ("input_ids", "labels", "pixel_values", "video_grid_thw")]
+    return a.skips == b.skips and all(torch.equal(p, q) for p, q in tensors)
+
+
+def test_an_item_depends_on_epoch_and_index_alone(make):
+    ours, theirs = make(schedule=RandomK(3, 1)), make(schedule=RandomK(3, 1), cache_gb=1)
+    forward = [ours[epoch, i] for epoch in (0, 1) for i in range(6)]
+    backward = [theirs[epoch, i] for epoch in (1, 0) for i in reversed(range(6))][::-1]
+    assert all(same(a, b) for a, b in zip(forward, backward, strict=True))
+
+
+def test_questions_are_the_training_ones_and_change_with_clip_epoch_and_seed(make):
+    def asked(seed):
+        dataset = make(seed=seed)
+        prompts = [dataset[epoch, i].sample for epoch in range(4) for i in range(6)]
+        texts = [dataset.tokenizer.decode(s.input_ids[s.tokens.where(Kind.PROMPT)]) for s in prompts]
+        return [text.split("user\n")[1].removesuffix("<|vision_start|>") for text in texts]
+
+    questions = asked(0)
+    assert set(questions) == set(PROMPTS.train_questions)
+    assert questions[:6] != questions[6:12] and questions != asked(1)
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_labels_are_the_caption_and_im_end_and_nothing_else(make, variant):
+    dataset = make(variant)
+    sample = dataset[0, 2].sample
+    kept = sample.labels[sample.labels != IGNORED]
+    im_end = dataset.tokenizer.convert_tokens_to_ids("<|im_end|>")
+    assert dataset.tokenizer.decode(kept[:-1]) == dataset.records[2]["human_caption"] and kept[-1] == im_end
+    assert torch.equal(sample.labels != IGNORED, sample.tokens.where(Kind.ANSWER))
+
+
+def test_a_sample_has_one_step_a_second_and_as_many_video_tokens_as_its_grid(make):
+    dataset = make()
+    for i in range(6):
+        sample = dataset[0, i].sample
+        steps, rows, columns = sample.video_grid_thw[0].tolist()
+        assert steps == 2 + i % 3 == int(sample.tokens.step.max()) + 1
+        assert int(sample.tokens.where(Kind.VIDEO).sum()) == steps * rows * columns // 4
+        assert len(sample.pixel_values) == steps * rows * columns and sample.pixel_values.dtype == torch.float32
+
+
+def test_an_unreadable_video_is_replaced_the_same_way_each_time_and_told(make, tmp_path):
+    make_clips(tmp_path, 6, bad=(1, 4))
+    (tmp_path / "videos" / "4.mp4").unlink()
+    dataset, again = make(folder=tmp_path), make(folder=tmp_path)
+    draw = dataset[0, 1]
+    assert same(draw, again[0, 1]) and draw.sample is not None
+    assert draw.skips[0].video_id == "1" and draw.skips[0].path.endswith("1.mp4") and "empty" in draw.skips[0].reason
+    assert "4.mp4" in dataset[0, 4].skips[0].path + dataset[0, 4].skips[0].reason
+    assert dataset[0, 0].skips == ()
+    chosen = {str(dataset[epoch, 1].sample.input_ids.tolist()) for epoch in range(12)}
+    assert len(chosen) > 3, "the replacement should differ by epoch"
+
+
+def test_a_sample_longer_than_the_limit_is_skipped_and_never_cut(make):
+    lengths = [len(make()[0, i].sample.tokens) for i in range(6)]
+    limit = min(lengths)
+    dataset = make(max_length=limit)
+    for i in range(6):
+        draw = dataset[0, i]
+        assert draw.sample is None or len(draw.sample.tokens) <= limit
+        assert bool(draw.skips) == (lengths[i] > limit)
+        assert all(f"more than max_length {limit}" in skip.reason for skip in draw.skips)
+
+
+def test_a_clip_longer_than_max_frames_is_skipped(make):
+    draw = make(max_frames=4)[0, 2]
+    assert "4 s" in draw.skips[0].reason or "8 frames" in draw.skips[0].reason
+
+
+def test_it_gives_up_where_nothing_is_readable(make, tmp_path):
+    make_clips(tmp_path, 3, bad=(0, 1, 2))
+    draw = make(folder=tmp_path)[0, 0]
+    assert draw.sample is None and len(draw.skips) == MAX_REPLACEMENTS
+
+
+def test_the_cache_is_bounded_and_spares_decoding(make, monkeypatch):
+    dataset = make(cache_gb=1)
+    size = dataset[0, 0].sample.pixel_values.nbytes + dataset[0, 1].sample.pixel_values.nbytes
+    assert dataset.cache.num_bytes == size
+    small = make(cache_gb=(size + 1) / 1e9)
+    for i in range(6):
+        small[0, i]
+    assert small.cache.num_bytes <= size + 1 and 1 <= len(small.cache.clips) < 6
+    monkeypatch.setattr("swwatch.data.dataset.read_clip", lambda *a, **k: pytest.fail("decoded again"))
+    assert same(dataset[1, 0], dataset[1, 0])
+
+
+def test_the_cache_is_off_by_default(make):
+    dataset = make()
+    dataset[0, 0]
+    assert dataset.cache.num_bytes == 0
+
+
+def test_workers_give_the_same_items_as_the_process_itself(make):
+    dataset = make(cache_gb=0.1)
+    order = EpochOrder(6, seed=3)
+    options = {"batch_size": None, "sampler": order}
+    alone = list(torch.utils.data.DataLoader(dataset, **options))
+    helped = list(torch.utils.data.DataLoader(dataset, num_workers=2, **options))
+    assert all(same(a, b) for a, b in zip(alone, helped, strict=True))
+
+
+def test_skips_survive_the_way_from_a_worker(make, tmp_path):
+    make_clips(tmp_path, 3, bad=(0,))
+    draw = make(folder=tmp_path)[0, 0]
+    assert pickle.loads(pickle.dumps(draw)).skips == draw.skips
+
+
+def test_the_order_visits_all_once_an_epoch_and_depends_on_seed_and_epoch():
+    order = EpochOrder(50, seed=1)
+    first = list(order)
+    order.set_epoch(1)
+    second = list(order)
+    assert {e for e, _ in first} == {0} and {e for e, _ in second} == {1}
+    assert sorted(i for _, i in first) == sorted(i for _, i in second) == list(range(50))
+    assert [i for _, i in first] != [i for _, i in second] != list(range(50))
+    order.set_epoch(0)
+    assert list(order) == first == list(EpochOrder(50, seed=1)) != list(EpochOrder(50, seed=2))
+
+
+def test_missing_videos_are_found_without_reading_any(tmp_path):
+    records = [{"video_id": i, "video_path": f"{i}.mp4"} for i in range(40)]
+    for i in range(0, 40, 4):
+        (tmp_path / f"{i}.mp4").write_bytes(b"not a video")
+    data = tmp_path / "a.jsonl"
+    data.write_text("".join(json.dumps(r) + "\n" for r in records))
+    looked_for, missing = missing_videos(records, data)
+    assert (looked_for, len(missing)) == (40, 30) and missing[0].video_id == "1"
+    assert missing_videos(records, data, limit=10)[0] == 10

@@ -1,0 +1,43 @@
+"""Small real clips with an annotation file, for the tests of training data and training."""
+
+import json
+from pathlib import Path
+
+import av
+import numpy as np
+
+WORDS = "a red circle moving left, a blue square moving right, a green triangle moving up".split()
+
+
+def write_video(path: Path, seconds: int, seed: int, fps: int = 4, size: tuple[int, int] = (56, 56)) -> None:
+    """An mp4 of coloured noise blocks; `size` is (height, width)."""
+    rng = np.random.default_rng(seed)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=fps, options={"crf": "20"})
+        stream.height, stream.width = size
+        stream.pix_fmt = "yuv420p"
+        for _ in range(seconds * fps):
+            blocks = rng.integers(0, 256, (size[0] // 14, size[1] // 14, 3), dtype=np.uint8)
+            frame = av.VideoFrame.from_ndarray(blocks.repeat(14, 0).repeat(14, 1), format="rgb24")
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+
+
+def make_clips(folder: Path, count: int, bad: tuple[int, ...] = ()) -> Path:
+    """`count` clips of 2 to 4 s and their jsonl; those in `bad` are empty files. Returns the jsonl."""
+    records = []
+    for i in range(count):
+        seconds = 2 + i % 3
+        path = folder / "videos" / f"{i}.mp4"
+        if i in bad:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(b"")
+        else:
+            write_video(path, seconds, seed=i)
+        caption = "The video shows " + " ".join(WORDS[j % len(WORDS)] for j in range(i, i + 4 * seconds)) + "."
+        record = {"video_id": i, "human_caption": caption, "video_duration_in_s": float(seconds)}
+        records.append(record | {"video_path": f"videos/{i}.mp4"})
+    data = folder / "train.jsonl"
+    data.write_text("".join(json.dumps(record) + "\n" for record in records), encoding="utf-8")
+    return data
