@@ -6,7 +6,7 @@ import tarfile
 from pathlib import Path
 
 from swwatch.data import sources
-from swwatch.data.parts import Job
+from swwatch.data.parts import Job, prepare
 
 REPOSITORY = Path(__file__).parents[2]
 
@@ -87,3 +87,16 @@ def tree(root: Path) -> dict[str, bytes]:
     skip = (".tar", ".json", "lock")
     found = {p.relative_to(root).as_posix(): p.read_bytes() for p in root.rglob("*") if p.is_file()}
     return {n: b for n, b in found.items() if not n.endswith(skip) or n.endswith("_report.json")}
+
+
+def prepared(root: Path, **options) -> dict:
+    """Prepare one split in this process; returns its report."""
+    workers = options.pop("workers", 1)
+    return prepare([job(root, **options)], count_words, workers)[0]
+
+
+# six shards of five records; every third record has too few words
+SHARDS = [
+    [record(n, num_words=40 if n % 3 else 10, fps=23.976, nested={"a": [n]}) for n in range(start, start + 5)]
+    for start in range(100, 130, 5)
+]

@@ -1,11 +1,7 @@
 """Preparation: what comes out depends on the input and the flags alone, whatever happens on the way."""
 
 import json
-import os
 import random
-import signal
-import subprocess
-import sys
 import tarfile
 from pathlib import Path
 
@@ -14,45 +10,25 @@ from hypothesis import given
 from hypothesis import strategies as st
 from prepare_world import (
     REPOSITORY,
+    SHARDS,
     add_member,
     clip_bytes,
     count_words,
     ids,
     job,
+    prepared,
     read_lines,
     record,
-    save_word_tokenizer,
     tree,
     write_json_folder,
     write_shards,
 )
 
-from swwatch.cli import run
 from swwatch.data.annotations import read_jsonl, resolve_video
 from swwatch.data.parts import Sampler, prepare
-from swwatch.data.prepare import main
 from swwatch.errors import UserError
 
 GOLDEN = json.loads((REPOSITORY / "tests" / "golden" / "filter_cases.json").read_text(encoding="utf-8"))["cases"]
-SHARDS = [
-    [record(n, num_words=40 if n % 3 else 10, fps=23.976, nested={"a": [n]}) for n in range(start, start + 5)]
-    for start in range(100, 130, 5)
-]
-
-
-@pytest.fixture
-def no_terminal(monkeypatch):
-    monkeypatch.setenv("TQDM_DISABLE", "1")
-
-
-@pytest.fixture(scope="session")
-def tokenizer(tmp_path_factory) -> str:
-    return str(save_word_tokenizer(tmp_path_factory.mktemp("tokenizer")))
-
-
-def prepared(root: Path, **options) -> dict:
-    workers = options.pop("workers", 1)
-    return prepare([job(root, **options)], count_words, workers)[0]
 
 
 # --- what is kept, and how it is written -------------------------------------------------------------------------
@@ -274,244 +250,3 @@ def test_a_sample_larger_than_what_passes_is_an_error_and_leaves_no_output(tmp_p
     with pytest.raises(UserError, match="only 20 train records pass"):
         prepared(tmp_path, sample=21)
     assert not (tmp_path / "train_3_5.jsonl").exists()
-
-
-# --- kill it anywhere --------------------------------------------------------------------------------------------
-
-KILLED = """
-import os, signal, sys, threading
-from pathlib import Path
-sys.path[:0] = [{tests!r}, {repository!r}]
-from prepare_world import count_words, job
-from swwatch.data.parts import prepare
-left = {steps}
-files = set("open write writelines flush fsync sendfile replace unlink mkdir rmdir close __exit__".split())
-def count_down(frame, event, function):
-    global left
-    if event == "c_call" and function.__name__ in files:
-        left -= 1
-        if left == 0:
-            os.kill(os.getpid(), signal.SIGKILL)
-item = job(Path({root!r}), sample={sample!r})
-threading.setprofile(count_down)
-sys.setprofile(count_down)
-prepare([item], count_words, workers=2)
-sys.setprofile(None)
-print("steps", {steps} - left)
-"""
-
-
-def child(root: Path, steps: int, sample: int | None) -> subprocess.CompletedProcess:
-    """Prepare in a process of its own that kills itself just before its `steps`-th file operation."""
-    code = KILLED.format(
-        tests=str(Path(__file__).parent), repository=str(REPOSITORY), steps=steps, root=str(root), sample=sample
-    )
-    quiet = os.environ | {"TQDM_DISABLE": "1"}  # a progress bar writes when it likes: steps would not be countable
-    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=quiet)
-
-
-@pytest.mark.parametrize("sample", [None, 7])
-def test_after_a_kill_at_any_step_a_restart_gives_the_same_files(tmp_path, sample):
-    root = tmp_path / "w"
-    write_shards(root / "PE-Video" / "train", SHARDS)
-    whole = child(root, 10**9, sample)
-    assert whole.returncode == 0, whole.stderr
-    wanted, num_steps = tree(root), int(whole.stdout.split()[-1])
-    assert len(ids(root / "train_3_5.jsonl")) == (sample or 20)
-    codes = []
-    for steps in range(2, num_steps, num_steps // 16):
-        for path in [root / "train_3_5.jsonl", *root.glob("train_3_5_*")]:
-            path.unlink(missing_ok=True)
-        for folder in (root / ".train_3_5.jsonl.parts", root / "PE-Video" / "videos"):
-            subprocess.run(["rm", "-rf", folder], check=True)
-        codes += [child(root, steps, sample).returncode, child(root, steps // 2 + 1, sample).returncode]
-        prepared(root, sample=sample)
-        assert tree(root) == wanted, f"killed at step {steps} of {num_steps}"
-    assert set(codes) == {-signal.SIGKILL, 0}, "a second start may have little left to do; nothing else goes wrong"
-    assert codes[::2].count(-signal.SIGKILL) >= 12, "two threads do not take quite the same steps each time"
-
-
-def test_finished_parts_are_not_done_again(tmp_path):
-    write_shards(tmp_path / "PE-Video" / "train", SHARDS)
-    asked = []
-
-    def counting(texts):
-        asked.append(len(texts))
-        if len(asked) == 4:
-            raise RuntimeError("power cut")
-        return count_words(texts)
-
-    with pytest.raises(RuntimeError):
-        prepare([job(tmp_path)], counting)
-    prepare([job(tmp_path)], counting)
-    assert asked == [5] * 7, "three parts, the one that failed, then the three that were left"
-    prepare([job(tmp_path)], counting)
-    assert asked == [5] * 7, "nothing is left to do"
-
-
-def changes(root: Path) -> dict:
-    """Name of a change -> options of the next job, after making the change."""
-
-    def other_content():
-        write_shards(root / "PE-Video" / "train", [*SHARDS[:-1], [record(900)]])
-        return {}
-
-    def lost_clip():
-        (root / "PE-Video" / "videos" / "train" / "101.mp4").unlink()
-        return {}
-
-    return {
-        "another tokenizer": (lambda: {"tokenizer": "other"}, 6),
-        "another shard": (other_content, 1),
-        "a clip was deleted": (lost_clip, 1),
-        "nothing": (dict, 0),
-    }
-
-
-@pytest.mark.parametrize("name", ["another tokenizer", "another shard", "a clip was deleted", "nothing"])
-def test_a_change_redoes_exactly_what_depends_on_it(tmp_path, name):
-    folder = tmp_path / "PE-Video" / "train"
-    write_shards(folder, SHARDS)
-    prepared(tmp_path)
-    before = {p: p.stat() for p in folder.iterdir()}
-    make, num_parts = changes(tmp_path)[name]
-    options = make()
-    if name == "another shard":  # the others were written again: give them their old times back
-        for path in sorted(before)[:-1]:
-            os.utime(path, ns=(before[path].st_atime_ns, before[path].st_mtime_ns))
-    asked = []
-    prepare([job(tmp_path, **options)], lambda texts: asked.append(1) or count_words(texts))
-    assert len(asked) == num_parts
-    clips = {p.stem for p in (tmp_path / "PE-Video" / "videos" / "train").iterdir()}
-    assert {str(n) for n in ids(tmp_path / "train_3_5.jsonl")} <= clips
-
-
-def test_two_runs_cannot_write_one_output(tmp_path):
-    write_shards(tmp_path / "PE-Video" / "train", SHARDS[:1])
-
-    def second(texts):
-        with pytest.raises(UserError, match="another run"):
-            prepared(tmp_path)
-        return count_words(texts)
-
-    prepare([job(tmp_path)], second)
-
-
-# --- the command -------------------------------------------------------------------------------------------------
-
-
-def both_splits(root: Path) -> Path:
-    write_shards(root / "PE-Video" / "train", SHARDS)
-    write_shards(root / "PE-Video" / "test", [[record(1), record(2, duration=31)]])
-    return root
-
-
-def test_default_paths_are_the_releases_and_found_from_anywhere(tmp_path, tokenizer, monkeypatch, capsys, no_terminal):
-    both_splits(tmp_path / "project" / "dataset")
-    monkeypatch.chdir(tmp_path)
-    assert main(["--tokenizer-model-id", tokenizer], home=tmp_path / "project") == 0
-    for split, number in (("train", 20), ("test", 1)):
-        jsonl = tmp_path / "project" / "dataset" / f"{split}_3_5.jsonl"
-        lines = read_jsonl(jsonl)
-        assert len(lines) == number
-        for line in lines:
-            assert line["video_path"] == f"dataset/PE-Video/videos/{split}/{line['video_id']}.mp4"
-            resolve_video(line["video_path"], jsonl)
-    assert "test: 2 records, 1 pass, 1 in" in capsys.readouterr().out
-
-
-@pytest.mark.parametrize("root", ["data", "deep/data", "ABSOLUTE"])
-@pytest.mark.parametrize("output", [None, "elsewhere/out"])
-def test_paths_resolve_from_anywhere_whatever_the_root(tmp_path, tokenizer, monkeypatch, root, output, no_terminal):
-    root = root.replace("ABSOLUTE", str(tmp_path / "abs"))
-    monkeypatch.chdir(tmp_path)
-    both_splits(Path(root))
-    where = ["--output-dir", output] if output else []
-    assert main(["--dataset-root", root, *where, "--tokenizer-model-id", tokenizer, "--source", "shards"]) == 0
-    jsonl = (tmp_path / (output or root) / "test_3_5.jsonl").absolute()
-    (tmp_path / "another").mkdir()
-    monkeypatch.chdir(tmp_path / "another")
-    (line,) = read_jsonl(jsonl)
-    assert resolve_video(line["video_path"], jsonl).read_bytes() == clip_bytes(1)
-    assert line["video_path"].startswith((root, str(tmp_path / root)))
-
-
-def test_mani_data_works_from_any_folder_without_installation(tmp_path, tokenizer):
-    both_splits(tmp_path / "data")
-    flags = ["--dataset-root", "data", "--tokenizer-model-id", tokenizer, "--sample", "3", "--seed", "5"]
-    script = REPOSITORY / "mani_data.py"
-    for _ in range(2):
-        done = subprocess.run([sys.executable, "-I", script, *flags], cwd=tmp_path, capture_output=True, text=True)
-        assert done.returncode == 0, done.stderr
-        assert len(ids(tmp_path / "data" / "train_3_5.jsonl")) == 3
-    assert "7 of 7 parts were finished before" in done.stdout
-
-
-@pytest.mark.parametrize(
-    ("flags", "message"),
-    [
-        (["--sample", "0"], "--sample has to be 1 or more"),
-        (["--workers", "0"], "--workers has to be 1 or more"),
-        (["--sample", "2", "--splits", "test"], "--sample is for the train split"),
-        (["--test-output-name", "train_3_5.jsonl"], "have to differ"),
-        (["--source", "json"], "holds no *.json file"),
-        (["--source", "shards", "--train-dir", "nowhere"], "there is no folder nowhere"),
-        (["--train-dir", "nowhere"], "the splits differ"),
-        (["--tokenizer-model-id", "./nowhere"], "cannot load the tokenizer ./nowhere"),
-        (["--source", "shards", "--hub-id", "a/b"], "--hub-id has no use"),
-    ],
-)
-def test_a_mistake_is_one_clear_line_and_exit_code_2(tmp_path, tokenizer, monkeypatch, capsys, flags, message):
-    monkeypatch.chdir(tmp_path)
-    both_splits(tmp_path / "dataset")
-    assert run(main, ["--tokenizer-model-id", tokenizer, *flags]) == 2
-    error = capsys.readouterr().err
-    assert message in error and error.count("\n") == 1, error
-
-
-def test_a_folder_of_both_kinds_asks_which_is_meant(tmp_path, tokenizer, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    both_splits(tmp_path / "dataset")
-    write_json_folder(tmp_path / "dataset" / "PE-Video" / "train", [record(1)])
-    with pytest.raises(UserError, match="--source json or --source shards"):
-        main(["--tokenizer-model-id", tokenizer])
-
-
-def test_truncation_stored_with_a_tokenizer_does_not_falsify_counts(tmp_path, monkeypatch, no_terminal):
-    from tokenizers import Tokenizer
-
-    folder = save_word_tokenizer(tmp_path / "tokenizer")
-    backend = Tokenizer.from_file(str(folder / "tokenizer.json"))
-    backend.enable_truncation(35)  # 40 words would become 35: still kept, so look at the upper bound too
-    backend.enable_padding(length=64)
-    backend.save(str(folder / "tokenizer.json"))
-    write_shards(tmp_path / "PE-Video" / "train", [[record(1, num_words=60), record(2, num_words=40)]])
-    flags = ["--dataset-root", str(tmp_path), "--splits", "train", "--tokenizer-model-id", str(folder)]
-    assert main(flags) == 0
-    assert ids(tmp_path / "train_3_5.jsonl") == [2]
-
-
-def test_only_json_members_are_read_into_memory(tmp_path):
-    """A clip larger than the memory this test allows goes through whole."""
-    import tracemalloc
-
-    folder = tmp_path / "PE-Video" / "train"
-    folder.mkdir(parents=True)
-    with tarfile.open(folder / "0.tar", "w") as tar:
-        for number in range(3):
-            add_member(tar, f"{number}.mp4", bytes(20_000_000))
-            add_member(tar, f"{number}.json", json.dumps(record(number)).encode())
-    tracemalloc.start()
-    prepared(tmp_path)
-    peak = tracemalloc.get_traced_memory()[1]
-    tracemalloc.stop()
-    assert (tmp_path / "PE-Video" / "videos" / "train" / "2.mp4").stat().st_size == 20_000_000
-    assert peak < 10_000_000, peak
-
-
-def test_the_benchmark_runs_and_both_ways_keep_the_same(tmp_path):
-    script = REPOSITORY / "scripts" / "bench_prepare.py"
-    flags = ["--records", "1500", "--min-speedup", "0"]  # a busy machine is no reason to fail
-    done = subprocess.run([sys.executable, script, *flags], cwd=tmp_path, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout.splitlines()[-1])["records"] == 1500
