@@ -49,11 +49,9 @@ def main(argv: list[str]) -> int:
 
 def evaluate(settings: EvalSettings, *, restart: bool = False) -> int:
     """Narrate and score the test set."""
-    if settings.model_path is None:
-        raise UserError("which model? Give --model-path or set QWEN2_5_VL_EVAL_MODEL_PATH")
     records = read_jsonl(settings.data_path)[: settings.max_count]
     loaded = load(
-        settings.model_path,
+        settings.model,
         variant=settings.variant,
         pixel_budget=settings.pixel_budget,
         device=settings.device,
@@ -142,7 +140,7 @@ def describe_run(settings: EvalSettings, loaded: Loaded, prompts: Prompts) -> di
             "variant": loaded.settings.variant,
             "schedule": str(parse_schedule(settings.schedule or loaded.settings.schedule)),
             "pixel_budget": loaded.settings.pixel_budget,
-            "model_fingerprint": fingerprint(settings.model_path, loaded),
+            "model_fingerprint": fingerprint(settings.model, loaded),
             "dtype": str(loaded.model.dtype).removeprefix("torch."),
             "data_sha256": hashlib.sha256(data.read_bytes()).hexdigest(),
             "task": settings.dataset,
@@ -153,7 +151,7 @@ def describe_run(settings: EvalSettings, loaded: Loaded, prompts: Prompts) -> di
             "repetition_penalty": settings.repetition_penalty,
         },
         "about": {
-            "model": settings.model_path,
+            "model": settings.model,
             "data": str(data),
             "img_root": None if settings.img_root is None else str(settings.img_root),
             "device": str(loaded.model.device),

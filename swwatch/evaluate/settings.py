@@ -18,7 +18,11 @@ class EvalSettings:
     variant: str | None = setting(
         None, "position layout, if the checkpoint does not name its own", env="QWEN2_5_VL_VARIANT"
     )
-    model_path: str | None = setting(None, "checkpoint folder or hub id", env="QWEN2_5_VL_EVAL_MODEL_PATH")
+    model_path: str | None = setting(
+        None,
+        "checkpoint folder or hub id (default: output/qwen2_5vl-pe-<variant>, where sft.sh writes)",
+        env="QWEN2_5_VL_EVAL_MODEL_PATH",
+    )
     dataset: str = setting("3_5", "task name: goes into the results and names the default test file")
     data_dir: Path | None = setting(
         None,
@@ -32,7 +36,9 @@ class EvalSettings:
     )
     output_dir: Path = setting(ROOT / "output" / "eval", "folder of the results", env="QWEN2_5_VL_EVAL_OUTPUT_DIR")
     output_file: str | None = setting(
-        None, "file name of the predictions (default: <variant>_infer.json)", env="QWEN2_5_VL_EVAL_OUTPUT_FILE"
+        None,
+        "predictions: a name in the output folder, or a path (default: <variant>_infer.json)",
+        env="QWEN2_5_VL_EVAL_OUTPUT_FILE",
     )
     max_count: int = setting(400, "evaluate the first so many clips of the file")
     schedule: str | None = setting(
@@ -56,8 +62,21 @@ class EvalSettings:
             raise UserError("--max-new-tokens must be at least 1 and --repetition-penalty above 0")
         if not 0 <= self.max_bad_fraction <= 1:
             raise UserError(f"--max-bad-fraction {self.max_bad_fraction}: a fraction from 0 to 1 is wanted")
-        if self.output_file is not None and Path(self.output_file).name != self.output_file:
-            raise UserError(f"--output-file {self.output_file!r}: a file name only; the folder is --output-dir")
+
+    @property
+    def model(self) -> str:
+        """The checkpoint: as given, else the one that training wrote.
+
+        Raises:
+            UserError: none was given, and none or several are there.
+        """
+        if self.model_path is not None:
+            return self.model_path
+        trained = sorted((ROOT / "output").glob(f"qwen2_5vl-pe-{self.variant or '*'}/config.json"))
+        if len(trained) != 1:
+            found = ", ".join(path.parent.name for path in trained) or "none"
+            raise UserError(f"which model? Give --model-path or --variant (trained under {ROOT / 'output'}: {found})")
+        return str(trained[0].parent)
 
     @property
     def data_path(self) -> Path:
@@ -75,4 +94,5 @@ class EvalSettings:
         """
         if not (self.output_file or variant):
             raise UserError("which results? Give --variant or --output-file")
-        return self.output_dir / (self.output_file or f"{variant}_infer.json")
+        path = Path(self.output_file or f"{variant}_infer.json")
+        return self.output_dir / path if path.name == str(path) else path

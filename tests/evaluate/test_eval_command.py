@@ -177,7 +177,6 @@ def test_environment_serves_where_no_flag_is_given(world, monkeypatch):
         (["--max-count", "0"], "--max-count 0"),
         (["--max-new-tokens", "0"], "--max-new-tokens"),
         (["--max-bad-fraction", "2"], "--max-bad-fraction"),
-        (["--output-file", "a/b.json"], "--output-dir"),
         (["--data-dir", "nowhere.jsonl"], "no annotation file nowhere.jsonl"),
         (["--schedule", "sometimes"], "schedule 'sometimes'"),
         (["--config", "no.yaml"], "no.yaml"),
@@ -186,6 +185,27 @@ def test_environment_serves_where_no_flag_is_given(world, monkeypatch):
 def test_a_mistake_is_one_line_and_exit_code_2(world, capsys, argv, message):
     assert world.eval(*argv) == 2
     assert message in capsys.readouterr().err
+
+
+def test_an_output_file_may_be_a_path_as_in_the_release(world):
+    path = world.folder / "else" / "where.json"
+    assert world.eval("--output-file", str(path)) == 0
+    assert len(lines(path)) == 4
+
+
+def test_without_a_model_path_the_one_that_training_wrote_is_used(tmp_path, monkeypatch):
+    from swwatch.evaluate import settings
+
+    monkeypatch.setattr(settings, "ROOT", tmp_path)
+    with pytest.raises(UserError, match="which model.*none"):
+        _ = EvalSettings().model
+    for name in ("group", "gap"):
+        (tmp_path / f"output/qwen2_5vl-pe-{name}").mkdir(parents=True)
+        (tmp_path / f"output/qwen2_5vl-pe-{name}/config.json").touch()
+    assert EvalSettings(variant="gap").model == str(tmp_path / "output/qwen2_5vl-pe-gap")
+    with pytest.raises(UserError, match="qwen2_5vl-pe-gap, qwen2_5vl-pe-group"):
+        _ = EvalSettings().model
+    assert EvalSettings(model_path="some/hub").model == "some/hub"
 
 
 def test_settings_file_holds_known_keys_and_the_protocols_values():
