@@ -1,6 +1,7 @@
 """The `swwatch` console command: one table from name to program."""
 
 import importlib
+import logging
 import sys
 
 from swwatch.errors import UserError
@@ -23,6 +24,8 @@ def usage() -> str:
 
 def run(program, argv: list[str]) -> int:
     """Call `program(argv)`; a UserError becomes one line on stderr and exit code 2."""
+    # deepspeed warns on import that there is no GPU; our banners tell the device
+    logging.getLogger("DeepSpeed").addFilter(lambda record: "Setting accelerator" not in record.getMessage())
     try:
         return program(argv) or 0
     except UserError as error:
