@@ -4,9 +4,9 @@ Grid times are 0, 0.5, 1.0, ... seconds from the first frame, as long as the vid
 the one on display then. Two grid frames are one temporal patch: one second, one step. This is the only file that uses
 decord.
 
-decord's random access returns wrong frames where a group of pictures refers to an earlier one ("open GOP"), and its
-MPEG-TS frames are off by many; read in order, MP4, Matroska and AVI are exact. So frames are read in order, and
-other containers are refused.
+decord's random access (`get_batch`) and `skip_frames` return wrong frames in open groups of pictures and in fragmented
+MP4, and its MPEG-TS frames are off by many; `next` from the start is exact in MP4, Matroska and AVI. So every frame is
+read in order, which costs a tenth more, and other containers are refused.
 """
 
 import os
@@ -42,7 +42,7 @@ class Clip:
     """All grid frames of a video."""
 
     frames: np.ndarray  # (2 * num_steps, H, W, 3) uint8, RGB
-    duration_s: float  # from the first frame to the end of the last, as the frames themselves say
+    duration_s: float  # from the first frame to the end of the last, as the frames themselves say, not the metadata
 
     @property
     def num_steps(self) -> int:
@@ -142,21 +142,21 @@ class _Reader:
         for step in range(num_steps):
             pair: list[np.ndarray] = []
             for index in self.indices[step * FRAMES_PER_STEP : (step + 1) * FRAMES_PER_STEP].tolist():
-                if index > position:  # else the same frame is still on display
-                    frame = self._decode(skip=index - position - 1)
-                    position = index
-                pair.append(frame)
-            if step == num_steps - 1 and position + 1 < self._decode_to:
-                # decord decodes ahead in a thread, so that damage behind the last grid frame may or may not come to
-                # light; decoding to the end makes it an error every time
-                self._decode(skip=self._decode_to - position - 2)
+                while position < index:  # not at all where the same frame is still on display
+                    frame = self._decode()
+                    position += 1
+                pair.append(frame.asnumpy())
+            # decord decodes ahead in a thread, so that damage behind the last grid frame may or may not come to light;
+            # decoding to the end makes it an error every time
+            while step == num_steps - 1 and position + 1 < self._decode_to:
+                self._decode()
+                position += 1
             yield _step_frames(step, np.stack(pair), num_steps)
 
-    def _decode(self, skip: int) -> np.ndarray:
+    def _decode(self):
+        """The next frame, a decord array of (H, W, 3)."""
         try:
-            if skip:
-                self._source.skip_frames(skip)
-            return self._source.next().asnumpy()
+            return self._source.next()
         except (*_decord_errors(), StopIteration) as error:
             reason = f"one of its {len(self._source)} frames cannot be decoded: the file is damaged"
             raise VideoError(self.path, reason) from error
@@ -203,7 +203,7 @@ def _check_file(path: Path) -> None:
     if not path.exists():
         raise VideoError(path, "there is no such file")
     if not path.is_file():
-        raise VideoError(path, "it is not a regular file")
+        raise VideoError(path, "it is no regular file")
     try:
         size = path.stat().st_size
         if not size:
