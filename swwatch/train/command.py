@@ -112,14 +112,15 @@ def train(settings: TrainSettings) -> None:
         print(f"{out} holds the finished run ({done['steps']} steps): nothing to do")
         return
     _check_videos(settings, records)
-    loaded = _load(settings)
+    begin = newest_complete(out)
+    loaded = _load(settings, begin)
     transformers_logging.disable_progress_bar()  # of saving, in the middle of ours
     dataset = _dataset(settings, records, loaded)
     # 2) what learns, and from where
     flags = {"vision": settings.train_vision, "merger": settings.train_merger, "llm": settings.train_llm}
     counts = set_trainable(loaded.model, **flags)
     steps = num_steps(settings, len(dataset))
-    begin = _clean_up(settings)
+    _clean_up(out, begin, settings.save_total_limit)
     write_json(out / RUN, run)
     skip_list = SkipList(out / SKIPPED, len(dataset), settings.max_bad_fraction)
     print(banner(settings, loaded, counts, len(dataset), steps, begin), flush=True)
@@ -132,11 +133,10 @@ def train(settings: TrainSettings) -> None:
         processor=loaded.processor,
         skip_list=skip_list,
         save_total_limit=settings.save_total_limit,
+        begin=begin,
     )
     start = time.monotonic()
-    if begin is not None and step_of(begin) >= steps:  # killed while the model was written
-        trainer._load_from_checkpoint(str(begin))
-    else:
+    if begin is None or step_of(begin) < steps:  # else it was interrupted while the model was written
         trainer.train(resume_from_checkpoint=str(begin) if begin else None)
     trainer.save_model(str(out))
     write_json(out / FINISHED, {"steps": steps, "skipped": len(skip_list)})
@@ -145,23 +145,20 @@ def train(settings: TrainSettings) -> None:
         print(f"{len(skip_list)} records were skipped: see {skip_list.path}")
 
 
-def _clean_up(settings: TrainSettings) -> Path | None:
-    """Remove what an interrupted run left half done. Returns the checkpoint to continue from, if there is one."""
-    out = settings.output_dir
-    begin = newest_complete(out)
+def _clean_up(out: Path, begin: Path | None, save_total_limit: int) -> None:
+    """Remove what an interrupted run left half done after the checkpoint `begin`."""
     for folder in checkpoints(out):
         if begin is None or step_of(folder) > step_of(begin):
             print(f"{folder} was not written completely: it is removed", file=sys.stderr)
-    keep_newest(out, settings.save_total_limit)
+    keep_newest(out, save_total_limit)
     truncate_log(out / LOG, step_of(begin) if begin else 0)
     if begin is None:
         (out / SKIPPED).unlink(missing_ok=True)
-    return begin
 
 
-def _load(settings: TrainSettings) -> Loaded:
+def _load(settings: TrainSettings, begin: Path | None) -> Loaded:
     asked = {"variant": settings.variant, "schedule": settings.schedule, "pixel_budget": settings.pixel_budget}
-    return load(settings.model_path, **asked, dtype=torch.float32, attention=settings.attention)
+    return load(begin or settings.model_path, **asked, dtype=torch.float32, attention=settings.attention)
 
 
 def _bf16(settings: TrainSettings) -> bool:

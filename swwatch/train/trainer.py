@@ -26,6 +26,7 @@ class WatchTrainer(Trainer):
         args: from `training_arguments`.
         dataset, collator, processor, skip_list: what it works with; the processor is saved with every checkpoint.
         save_total_limit: complete checkpoints kept.
+        begin: the checkpoint to continue from, which `model` was loaded from.
     """
 
     def __init__(
@@ -38,6 +39,7 @@ class WatchTrainer(Trainer):
         processor,
         skip_list: SkipList,
         save_total_limit: int,
+        begin: Path | None,
     ):
         config_before = dict(vars(model.config))
         super().__init__(
@@ -52,9 +54,12 @@ class WatchTrainer(Trainer):
             del model.config.use_cache
         else:
             model.config.use_cache = config_before["use_cache"]
+        # transformers' class says False, and Trainer would then take a mean of the forwards' means: with batches of
+        # unequal length not the mean over tokens. The model's loss does take num_items_in_batch.
+        self.model_accepts_loss_kwargs = True
         self.remove_callback(ProgressCallback)
         self.remove_callback(PrinterCallback)
-        self.skip_list, self.save_total_limit = skip_list, save_total_limit
+        self.skip_list, self.save_total_limit, self.begin = skip_list, save_total_limit, begin
 
     def _get_train_sampler(self, train_dataset=None) -> EpochOrder:
         return EpochOrder(len(self.train_dataset), self.args.seed)
@@ -71,6 +76,15 @@ class WatchTrainer(Trainer):
 
     def compute_loss(self, model, inputs, *args, **kwargs):
         return super().compute_loss(model, inputs | {"use_cache": False}, *args, **kwargs)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint, model=None):
+        """Nothing is left to load: `load` has read the weights.
+
+        Trainer would read them without the renaming of keys that from_pretrained does, find no key that fits, and
+        go on with the weights that it has.
+        """
+        if Path(resume_from_checkpoint) != self.begin:
+            raise ValueError(f"the model was loaded from {self.begin}, not from {resume_from_checkpoint}")
 
     def _save_checkpoint(self, model, trial):
         super()._save_checkpoint(model, trial)

@@ -6,6 +6,7 @@ from dataclasses import fields
 
 import pytest
 import torch
+from small_clips import make_clips
 
 from swwatch.data.annotations import read_jsonl
 from swwatch.data.dataset import MAX_REPLACEMENTS, ClipDataset, Draw, EpochOrder, missing_videos
@@ -14,7 +15,6 @@ from swwatch.data.prompt import IGNORED, Prompts
 from swwatch.layout import Kind
 from swwatch.schedule import RandomK, WaitK
 from swwatch.variants import VARIANTS
-from tests.train.clips import make_clips
 
 PROMPTS = Prompts("Be brief.", ("What happens?", "Describe the video.", "What is seen?"), "unused")
 

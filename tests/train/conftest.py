@@ -1,0 +1,41 @@
+"""Shared fixtures of the training tests."""
+
+import sys
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "data"))  # for small_clips
+
+
+@pytest.fixture(scope="session")
+def clips(tmp_path_factory):
+    """An annotation file of eight readable clips of 2 to 4 s."""
+    from small_clips import make_clips
+
+    return make_clips(tmp_path_factory.mktemp("clips"), 8)
+
+
+@pytest.fixture
+def flags(tiny_checkpoint, clips, tmp_path):
+    """flags(key=value, ...) -> arguments of `swwatch train` for a short run on the tiny model into tmp_path/out."""
+
+    def build(**changes) -> list[str]:
+        values = {
+            "variant": "group",
+            "model_path": tiny_checkpoint,
+            "train_data": clips,
+            "output_dir": tmp_path / "out",
+        }
+        values |= {"batch_size": 2, "accumulation": 2, "max_steps": 3, "learning_rate": 0.01, "warmup": 0}
+        values |= {"gradient_checkpointing": False, "precision": "float32", "train_vision": True} | changes
+        arguments = []
+        for key, value in values.items():
+            flag = key.replace("_", "-")
+            if isinstance(value, bool):
+                arguments.append(f"--{flag}" if value else f"--no-{flag}")
+            elif value is not None:
+                arguments += [f"--{flag}", str(value)]
+        return arguments
+
+    return build

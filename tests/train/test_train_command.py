@@ -1,0 +1,190 @@
+"""`swwatch train` and scripts/sft.sh on the tiny model: what a run leaves, and what stops it at once."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from safetensors.torch import load_file
+from small_clips import make_clips
+
+from swwatch import cli
+from swwatch.config import load_settings
+from swwatch.errors import UserError
+from swwatch.model.loading import load
+from swwatch.train.command import main, settle
+from swwatch.train.settings import ROOT, TrainSettings
+
+
+def log_of(folder: Path) -> list[dict]:
+    return [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+
+
+def test_a_run_leaves_a_folder_that_loads_and_knows_itself(flags, tiny_checkpoint, tmp_path, capsys):
+    out = tmp_path / "out"
+    assert main(flags(variant="gap", schedule="random:3:seed=5", max_steps=3, save_steps=2, save_total_limit=2)) == 0
+    for folder in (out, out / "checkpoint-2", out / "checkpoint-3"):
+        loaded = load(folder, device="cpu")
+        assert loaded.settings.as_dict() == {
+            "variant": "gap",
+            "schedule": "random:3:seed=5",
+            "pixel_budget": "declared",
+        }
+        assert loaded.tokenizer.chat_template and loaded.processor.video_processor.merge_size == 2
+        before = {path.name for path in tiny_checkpoint.iterdir()} - {"toy.json", "preprocessor_config.json"}
+        assert before <= {path.name for path in folder.iterdir()} | {"vocab.json", "merges.txt"}
+    assert json.loads((out / "config.json").read_text())["architectures"] == ["Qwen2_5_VLForConditionalGeneration"]
+    assert "use_cache" not in json.loads((out / "config.json").read_text())
+    assert [line["step"] for line in log_of(out)] == [1, 2, 3]
+    shown = capsys.readouterr().out
+    for fact in ("gap, schedule random:3:seed=5", "declared", "merger 20,672 of 20,672", "8 samples", "3 of 2 x 2"):
+        assert fact in shown
+
+
+def test_a_finished_run_says_so_and_trains_no_more(flags, tmp_path, capsys):
+    assert main(flags()) == 0
+    files = {p: (p.stat().st_mtime_ns, p.stat().st_size) for p in (tmp_path / "out").rglob("*") if p.is_file()}
+    capsys.readouterr()
+    assert main(flags()) == 0
+    assert "nothing to do" in capsys.readouterr().out
+    assert {p: (p.stat().st_mtime_ns, p.stat().st_size) for p in (tmp_path / "out").rglob("*") if p.is_file()} == files
+
+
+@pytest.mark.parametrize("change", [{"learning_rate": 0.5}, {"max_steps": 9}, {"variant": "origin"}], ids=str)
+def test_a_folder_of_another_run_is_refused_and_the_difference_named(flags, change):
+    assert main(flags()) == 0
+    with pytest.raises(UserError, match=f"{next(iter(change))} was"):
+        main(flags(**change))
+
+
+def test_a_changed_data_file_is_another_run(flags, clips, tmp_path):
+    data = tmp_path / "train.jsonl"
+    shutil.copytree(clips.parent / "videos", tmp_path / "videos")
+    data.write_text(clips.read_text())
+    assert main(flags(train_data=data)) == 0
+    data.write_text("".join(clips.read_text().splitlines(keepends=True)[:-1]))
+    with pytest.raises(UserError, match="train_data_sha256"):
+        main(flags(train_data=data))
+
+
+def test_a_mistaken_start_can_be_mended_in_the_same_folder(flags, tmp_path):
+    with pytest.raises(UserError):
+        main(flags(max_length=5))
+    assert main(flags()) == 0
+
+
+def bad_data(tmp_path, content):
+    path = tmp_path / "bad.jsonl"
+    path.write_text(content)
+    return {"train_data": path}
+
+
+@pytest.mark.parametrize(
+    ("make", "named"),
+    [
+        (lambda p: {"train_data": p / "none.jsonl"}, "none.jsonl"),
+        (lambda p: bad_data(p, ""), "no record"),
+        (lambda p: bad_data(p, '{"visual_input": "H_1.mp4", "output": "text"}\n'), "line 1.*video_id"),
+        (lambda p: {"video_root": p}, "8 of 8 videos.*missing"),
+        (lambda p: {"max_length": 20}, "unusable.*max_length 20"),
+        (lambda p: {"model_path": p / "none"}, "no checkpoint at"),
+        (lambda p: {"variant": "groups"}, "groups.*interleave"),
+        (lambda p: {"schedule": "wait-q:3"}, "wait-q:3"),
+        (lambda p: {"attention": "flash_attention_2"}, "flash_attention_2"),
+        (lambda p: {"batch_size": "two"}, "whole number"),
+    ],
+)
+def test_bad_input_is_told_before_the_first_step(flags, tmp_path, make, named):
+    with pytest.raises(UserError, match=named):
+        main(flags(**make(tmp_path)))
+    assert not (tmp_path / "out" / "log.jsonl").exists()
+
+
+def test_an_unknown_key_in_the_config_is_refused_with_the_nearest_one(flags, tmp_path, capsys):
+    (tmp_path / "a.yaml").write_text("learning_rat: 1\n")
+    assert cli.main(["train", *flags(), "--config", str(tmp_path / "a.yaml")]) == 2
+    message = capsys.readouterr().err
+    assert "learning_rat" in message and "did you mean 'learning_rate'" in message and "Traceback" not in message
+
+
+def test_a_variant_unlike_the_checkpoints_is_refused(flags, tmp_path):
+    assert main(flags(max_steps=1)) == 0
+    with pytest.raises(UserError, match="trained with variant 'group', but 'gap'"):
+        main(flags(model_path=tmp_path / "out", variant="gap", output_dir=tmp_path / "second"))
+
+
+def test_several_processes_are_refused_for_now(flags, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(UserError, match="one process"):
+        main(flags())
+
+
+def test_the_variant_is_the_checkpoints_own_else_origin_and_names_the_output(tiny_checkpoint, flags, tmp_path):
+    plain = settle(TrainSettings(model_path=str(tiny_checkpoint)))
+    assert plain.variant == "origin" and plain.output_dir == ROOT / "output" / "qwen2_5vl-pe-origin"
+    assert main(flags(max_steps=1, variant="overlap")) == 0
+    again = settle(TrainSettings(model_path=str(tmp_path / "out")))
+    assert again.variant == "overlap" and again.output_dir == ROOT / "output" / "qwen2_5vl-pe-overlap"
+
+
+def test_the_defaults_are_the_releases():
+    settings = load_settings(TrainSettings)
+    assert settings.train_data == ROOT / "dataset" / "train_3_5.jsonl"
+    assert settings.model_path == "Qwen/Qwen2.5-VL-7B-Instruct"
+
+
+def test_an_unreadable_video_is_skipped_counted_and_listed_once(flags, tmp_path, capsys):
+    data = make_clips(tmp_path / "data", 8, bad=(3,))
+    assert main(flags(train_data=data, max_bad_fraction=0.2, max_steps=6)) == 0  # three epochs meet it three times
+    lines = [json.loads(line) for line in (tmp_path / "out" / "skipped.jsonl").read_text().splitlines()]
+    assert [line["video_id"] for line in lines] == ["3"] and "empty" in lines[0]["reason"]
+    assert "1 records were skipped" in capsys.readouterr().out
+    assert json.loads((tmp_path / "out" / "finished.json").read_text())["skipped"] == 1
+
+
+def test_too_many_unreadable_videos_stop_the_run(flags, tmp_path):
+    data = make_clips(tmp_path / "data", 8, bad=(3,))
+    with pytest.raises(UserError, match="1 of 8 records are unusable.*max_bad_fraction 0.01.*3.mp4"):
+        main(flags(train_data=data))
+
+
+@pytest.mark.parametrize(
+    "change", [{"gradient_checkpointing": True}, {"attention": "eager"}, {"num_workers": 2}], ids=str
+)
+def test_how_it_runs_does_not_change_what_is_learned(flags, tmp_path, change):
+    assert main(flags(output_dir=tmp_path / "a")) == 0
+    assert main(flags(output_dir=tmp_path / "b", **change)) == 0
+    ours, theirs = ([line["loss"] for line in log_of(tmp_path / name)] for name in "ab")
+    assert ours == pytest.approx(theirs, abs=1e-4) and ours[-1] < ours[0]
+
+
+def test_a_loss_that_is_not_finite_stops_the_run(flags):
+    with pytest.raises(UserError, match="loss is .* at step"):
+        main(flags(learning_rate=1e30, max_steps=5))
+
+
+def test_the_model_learns_a_small_set_by_heart(flags, tmp_path):
+    assert main(flags(max_steps=60, batch_size=8, accumulation=1, cache_frames_gb=0.1, save_steps=60)) == 0
+    losses = [line["loss"] for line in log_of(tmp_path / "out")]
+    assert losses[-1] < 0.35 * losses[0]
+
+
+@pytest.mark.slow
+def test_sft_sh_takes_the_environment_and_relative_paths_from_any_folder(tiny_checkpoint, clips, tmp_path):
+    env = os.environ | {
+        "SWWATCH_PYTHON": sys.executable,
+        "QWEN2_5_VL_VARIANT": "interleave",
+        "QWEN2_5_VL_MODEL_PATH": os.path.relpath(tiny_checkpoint, tmp_path),
+        "QWEN2_5_VL_TRAIN_DATA": os.path.relpath(clips, tmp_path),
+    }
+    arguments = ["--config", str(ROOT / "configs/train/toy.yaml"), "--max-steps", "2", "--output-dir", "here"]
+    done = subprocess.run(
+        ["bash", str(ROOT / "scripts/sft.sh"), *arguments], cwd=tmp_path, env=env, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert load(tmp_path / "here", device="cpu").settings.variant == "interleave"
+    weights = load_file(tmp_path / "here" / "model.safetensors"), load_file(tiny_checkpoint / "model.safetensors")
+    assert any(not weights[0][name].equal(weights[1][name]) for name in weights[0])
