@@ -59,7 +59,8 @@ if [ "$real_clip" = yes ]; then
     if [ -s "$out/bikes.mp4" ]; then
         printf '\na real camera clip (the toy model knows coloured shapes only: the timing is real, the words are not)'
         printf '\n'
-        swwatch stream --model "$out/$variant" --video "$out/bikes.mp4" --jsonl "$out/bikes_tokens.jsonl"
+        swwatch stream --model "$out/$variant" --video "$out/bikes.mp4" --jsonl "$out/bikes_tokens.jsonl" \
+            --max-new-tokens 40
     else
         echo "no real camera clip: the package index could not be reached; run again when it can (all else is done)"
     fi

@@ -53,7 +53,8 @@ def show(tokens: Iterable[Token], out=None) -> Iterator[Token]:
         if token.step != step:
             step, lag = token.step, token.t_emit_s - token.t_frame_s
             start = "" if token.text.startswith(" ") else " "
-            print(f"\nseen 0-{token.newest_visible_step + 1:<3d}s  lag {lag:5.2f} s |{start}", end="", file=out)
+            seen = f"0-{token.newest_visible_step + 1} s"
+            print(f"\nseen {seen:<7} lag {lag:5.2f} s |{start}", end="", file=out)
         print(token.text.replace("\n", " "), end="", file=out, flush=True)
         yield token
     print(file=out, flush=True)
