@@ -1,0 +1,213 @@
+"""The toy world: what is drawn, what is said about it, and how sayings are scored."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from swwatch.toy.world import (
+    BACKGROUND,
+    COLORS,
+    DIRECTIONS,
+    LEVELS,
+    MARGIN,
+    SHAPES,
+    SIDE,
+    Event,
+    make_scene,
+    parse_caption,
+    render,
+    score_caption,
+)
+
+SEED = 7
+levels = pytest.mark.parametrize("level", LEVELS)
+
+
+def scenes(level, split="train", num=40):
+    return [make_scene(SEED, index, level=level, split=split) for index in range(num)]
+
+
+def shape_pixels(frame):
+    """(H, W) bool: what is not background."""
+    return (frame != BACKGROUND).any(-1)
+
+
+@levels
+def test_a_scene_is_decided_by_its_arguments(level):
+    first = make_scene(3, 5, level=level)
+    assert first == make_scene(3, 5, level=level)
+    others = [
+        make_scene(4, 5, level=level),
+        make_scene(3, 6, level=level),
+        make_scene(3, 5, level=level, split="test"),
+    ]
+    assert first not in others
+
+
+@levels
+def test_captions_of_the_splits_never_meet_whatever_the_seeds(level):
+    train = {make_scene(seed, i, level=level).caption for seed in range(3) for i in range(150)}
+    test = {make_scene(seed, i, level=level, split="test").caption for seed in range(3) for i in range(50)}
+    assert not train & test
+    assert len(train) > 300 and len(test) > 100
+
+
+@levels
+def test_scenes_last_5_to_30_s_with_events_back_to_back(level):
+    rule, counts = LEVELS[level], set()
+    for scene in scenes(level):
+        starts = [event.start_s for event in scene.events[:: rule.shapes_at_once]]
+        assert starts == [i * rule.event_s for i in range(len(starts))]
+        assert all(event.end_s - event.start_s == rule.event_s for event in scene.events)
+        assert 5 <= scene.duration_s == len(starts) * rule.event_s <= 30
+        counts.add(len(starts))
+    assert min(counts) == rule.num_events[0] and len(counts) >= 3
+
+
+@levels
+def test_words_come_at_3_to_5_a_second(level):
+    for scene in scenes(level):
+        words = scene.caption.replace(",", " ,").replace(".", " .").split()
+        assert 3 <= len(words) / scene.duration_s <= 5
+        if level != "recolor":
+            assert len(words) == 3 + 3 * scene.duration_s
+
+
+@levels
+def test_every_word_of_the_world_occurs_and_neighbours_differ(level):
+    events = [scene.events for scene in scenes(level)]
+    seen = {word for scene in events for e in scene for word in (e.color, e.shape, e.direction)}
+    assert seen == {*COLORS, *SHAPES, *DIRECTIONS}
+    step = LEVELS[level].shapes_at_once
+    for scene in events:
+        for before, after in zip(scene, scene[step:], strict=False):
+            assert (before.color, before.shape) != (after.color, after.shape)
+
+
+def without_times(event):
+    return Event(event.color, event.shape, event.direction, event.new_color)
+
+
+@levels
+def test_a_caption_parses_back_to_its_events(level):
+    for scene in scenes(level):
+        assert parse_caption(scene.caption) == [without_times(event) for event in scene.events]
+        scores = score_caption(scene.caption, scene.events)
+        assert set(scores.values()) == {1.0}
+        assert ("new_color" in scores) == (level == "recolor")
+
+
+@levels
+def test_a_record_holds_the_events(level):
+    scene = make_scene(SEED, 0, level=level)
+    assert [Event(**values) for values in scene.record()] == scene.events
+
+
+@levels
+def test_the_picture_shows_what_the_caption_says(level):
+    """Found back from pixels alone: color by mean, direction by the centre's way, shape by how full its box is."""
+    for scene in scenes(level, num=12):
+        for track in scene.tracks:
+            event, columns = track.event, slice(track.panel * SIDE, (track.panel + 1) * SIDE)
+            times = event.start_s + (event.end_s - event.start_s) * np.array([0.0, 0.3, 0.7, 0.999])
+            frames = [render(scene, t)[:, columns] for t in times]
+            centres, fills = [], []
+            for frame, wanted in zip(frames, [event.color] * 2 + [event.new_color or event.color] * 2, strict=True):
+                inside = shape_pixels(frame)
+                color = frame[inside].mean(0)
+                assert min(COLORS, key=lambda name: np.abs(color - COLORS[name]).sum()) == wanted
+                y, x = np.nonzero(inside)
+                assert 0 < y.min() and y.max() < SIDE - 1 and 0 < x.min() and x.max() < SIDE - 1  # nothing is cut off
+                centres.append((x.mean(), y.mean()))
+                fills.append(inside.sum() / ((np.ptp(y) + 1) * (np.ptp(x) + 1)))
+            way = np.subtract(centres[-1], centres[0])
+            assert tuple(np.round(way / np.abs(way).max())) == DIRECTIONS[event.direction]
+            assert np.abs(way).max() >= 0.95 * (SIDE - 2 * MARGIN) >= SIDE / 3
+            likely = {"triangle": 0.5, "circle": np.pi / 4, "square": 1.0}
+            assert min(likely, key=lambda name: abs(likely[name] - np.mean(fills))) == event.shape
+
+
+def test_frames_have_the_levels_size_and_stay_put_outside_the_scene():
+    for level, size in (("single", (56, 56)), ("pair", (56, 112))):
+        scene = make_scene(SEED, 1, level=level)
+        assert scene.size == size and render(scene, 0).shape == (*size, 3) and render(scene, 0).dtype == np.uint8
+        assert np.array_equal(render(scene, -1), render(scene, 0))
+        assert np.array_equal(render(scene, scene.duration_s), render(scene, scene.duration_s + 9))
+        assert shape_pixels(render(scene, scene.duration_s)).any()
+
+
+def test_one_event_ends_where_the_next_begins():
+    scene = make_scene(SEED, 2)
+    first, second = (COLORS[event.color] for event in scene.events[:2])
+    assert first in {tuple(pixel) for pixel in render(scene, 1.999).reshape(-1, 3)}
+    assert second in {tuple(pixel) for pixel in render(scene, 2.0).reshape(-1, 3)}
+
+
+RED, BLUE = Event("red", "circle", "left"), Event("blue", "square", "up")
+
+
+@pytest.mark.parametrize(
+    "text, color, shape, direction, count, parses",
+    [
+        ("The video shows a red circle moving left, a blue square moving up.", 1, 1, 1, True, True),
+        ("The video shows a red circle moving left, a blue square moving down.", 1, 1, 0.5, True, True),
+        ("The video shows a blue square moving up, a red circle moving left.", 0, 0, 0, True, True),  # order counts
+        ("The video shows a red circle moving left.", 0.5, 0.5, 0.5, False, True),
+        ("The video shows a red circle moving left, a blue square", 1, 1, 0.5, True, False),
+        ("a red moving moving left, blue a a square", 1, 0.5, 0.5, True, False),
+        ("a red blue circle square left up", 0.5, 0.5, 0.5, False, False),  # one piece answers for one event
+        (
+            "The video shows a red circle moving left, a blue square moving up, a red circle moving up.",
+            1,
+            1,
+            1,
+            False,
+            True,
+        ),
+        ("", 0, 0, 0, False, False),
+        ("The video shows .", 0, 0, 0, False, False),
+        ("THE VIDEO SHOWS A RED CIRCLE MOVING LEFT, A BLUE SQUARE MOVING UP!", 1, 1, 1, True, False),
+        ("redcircle, bluesquare", 0, 0, 0, True, False),
+    ],
+)
+def test_scores_worked_by_hand(text, color, shape, direction, count, parses):
+    wanted = {"color": color, "shape": shape, "direction": direction, "count": count, "parses": parses}
+    assert score_caption(text, [RED, BLUE]) == wanted
+
+
+def test_a_new_color_must_be_told_as_one():
+    event = Event("red", "circle", "left", new_color="blue")
+    assert score_caption("The video shows a red circle turning blue moving left.", [event])["new_color"] == 1
+    assert score_caption("The video shows a red blue circle moving left.", [event])["new_color"] == 0
+    assert score_caption("The video shows a blue circle turning", [event]) == {
+        **{"color": 0, "shape": 1, "direction": 0, "new_color": 0},
+        **{"count": True, "parses": False},
+    }
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "The video shows a red circle moving left",
+        "the video shows a red circle moving left.",
+        "The video shows a pink circle moving left.",
+        "The video shows a red circle moving left,, a blue square moving up.",
+        "The video shows a red circle moving left. And more.",
+        "The video shows.",
+    ],
+)
+def test_other_texts_do_not_parse(text):
+    assert parse_caption(text) is None
+
+
+words = st.sampled_from([*COLORS, *SHAPES, *DIRECTIONS, ",", "and", "a", "moving", "turning", ".", "The video shows"])
+
+
+@given(st.one_of(st.text(), st.lists(words).map(" ".join)))
+def test_any_text_can_be_scored(text):
+    scores = score_caption(text, [RED, BLUE])
+    assert all(0 <= value <= 1 for value in scores.values())
+    parsed = parse_caption(text)
+    assert scores["parses"] == (parsed is not None)
+    assert score_caption(text, [])["color"] == 0
