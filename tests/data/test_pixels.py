@@ -63,7 +63,9 @@ def test_a_sliver_of_a_picture_is_an_error(height, width):
 
 
 @pytest.mark.parametrize("name", sorted(BUDGETS))
-@pytest.mark.parametrize("num_frames, height, width", [(4, 90, 160), (4, 300, 200), (10, 56, 84), (2, 700, 500)])
+@pytest.mark.parametrize(
+    "num_frames, height, width", [(4, 90, 160), (4, 300, 200), (10, 56, 84), (2, 700, 500), (60, 196, 420)]
+)
 def test_resizing_equals_qwen_vl_utils(video_processor, monkeypatch, name, num_frames, height, width):
     frames, budget = noise(num_frames, height, width), BUDGETS[name]
     reader = {"decord": lambda ele: (torch.from_numpy(frames).permute(0, 3, 1, 2), {}, 2.0)}
