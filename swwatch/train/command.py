@@ -64,7 +64,8 @@ def main(argv: list[str]) -> int:
     transformers_logging.set_verbosity_error()
     if not torch.cuda.is_available():
         os.environ.setdefault("DS_ACCELERATOR", "cpu")  # else deepspeed, which accelerate imports, remarks on it
-    train(settle(settings))
+    records = read_jsonl(settings.train_data)  # before the model: a wrong path should not cost the minutes it takes
+    train(settle(settings), records)
     return 0
 
 
@@ -93,19 +94,19 @@ def saved_settings(model_path: str) -> dict:
         return {}  # `load` tells what is wrong with the path
 
 
-def train(settings: TrainSettings) -> None:
+def train(settings: TrainSettings, records: list[dict]) -> None:
     """Train, or continue, or find that all is done.
 
     Args:
         settings: from `settle`.
+        records: of settings.train_data.
     Raises:
         UserError: data, model, settings or an existing output folder that do not fit.
     """
     out = settings.output_dir
     make_writable(out)
     set_seed(settings.seed)
-    # 1) data before the model: a wrong path should not cost the minutes that loading takes
-    records = read_jsonl(settings.train_data)
+    # 1) is there something to do, and can it be done?
     run = settings.fixed() | {"train_data_sha256": _sha256(settings.train_data)}
     check_same_run(out, run)
     if (done := read_json(out / FINISHED)) is not None:

@@ -103,6 +103,12 @@ def test_bad_input_is_told_before_the_first_step(flags, tmp_path, make, named):
     assert not (tmp_path / "out" / "log.jsonl").exists()
 
 
+def test_missing_data_is_told_before_the_model_is_looked_for(tmp_path, monkeypatch):
+    monkeypatch.setattr("swwatch.train.command.saved_settings", lambda path: pytest.fail("looked for the model"))
+    with pytest.raises(UserError, match="none.jsonl.*mani_data.py"):
+        main(["--train-data", str(tmp_path / "none.jsonl"), "--output-dir", str(tmp_path / "out")])
+
+
 def test_an_unknown_key_in_the_config_is_refused_with_the_nearest_one(flags, tmp_path, capsys):
     (tmp_path / "a.yaml").write_text("learning_rat: 1\n")
     assert cli.main(["train", *flags(), "--config", str(tmp_path / "a.yaml")]) == 2
