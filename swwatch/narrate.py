@@ -9,7 +9,7 @@ from swwatch.data.pixels import BUDGETS, FrameEncoder
 from swwatch.data.prompt import prompt_ids
 from swwatch.data.video import StepFrames
 from swwatch.engine.serial import Decoding, SerialSession
-from swwatch.engine.trace import Spoken
+from swwatch.engine.trace import SimulatedClock, Spoken
 from swwatch.errors import UserError
 from swwatch.model.loading import Loaded
 from swwatch.schedule import Schedule, parse_schedule
@@ -41,8 +41,10 @@ def narrate(
         steps: two frames each, in order; the last may be marked or the iterable may simply end.
         schedule: by default the checkpoint's own; another one is the paper's disturbance test.
         clip_key: seeds random schedules per clip; the video id.
-        clock: see SerialSession.
+        clock: has now() and arrive(at_s) in stream seconds; by default a SimulatedClock. Resizing and normalising
+            count as the model's own time; decoding a file does not, for it stands in for a camera.
     """
+    clock = clock or SimulatedClock()
     encoder = FrameEncoder(loaded.processor.video_processor, BUDGETS[loaded.settings.pixel_budget])
     session = SerialSession(
         loaded.model,
@@ -54,6 +56,7 @@ def narrate(
     words, seen_any = DecodeStream(skip_special_tokens=True), False
     for step in steps:
         seen_any = True
+        clock.arrive(step.arrival_s)  # a frame is not touched before it is there
         pixels, grid = encoder.encode(step.frames, step.num_frames)
         yield from _with_text(session.watch(pixels, grid, step.arrival_s, step.last), words, loaded.tokenizer)
     if not seen_any:

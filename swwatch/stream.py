@@ -4,7 +4,7 @@ import argparse
 import json
 import sys
 from collections.abc import Iterable, Iterator
-from contextlib import ExitStack
+from contextlib import nullcontext
 from dataclasses import asdict
 from itertools import chain
 from pathlib import Path
@@ -12,6 +12,7 @@ from pathlib import Path
 from swwatch.data.prompt import load_prompts
 from swwatch.data.video import iter_steps
 from swwatch.engine.trace import RealTimeClock, SimulatedClock
+from swwatch.errors import UserError
 from swwatch.model.loading import load
 from swwatch.narrate import Token, narrate
 from swwatch.schedule import parse_schedule
@@ -63,7 +64,11 @@ def show(tokens: Iterable[Token], out=None) -> Iterator[Token]:
 def main(argv: list[str]) -> int:
     args = build_parser().parse_args(argv)
     steps = iter_steps(args.video, max_frames=args.max_frames)
-    first = next(steps)  # an unreadable file is told before a model is loaded
+    first = next(steps)  # an unreadable file is told before a model is loaded, and so is one that cannot be written
+    try:
+        jsonl = open(args.jsonl, "w", encoding="utf-8") if args.jsonl else nullcontext()
+    except OSError as error:
+        raise UserError(f"--jsonl {args.jsonl} cannot be written: {error.strerror}") from error
     loaded = load(
         args.model,
         variant=args.variant,
@@ -88,9 +93,8 @@ def main(argv: list[str]) -> int:
         clip_key=Path(args.video).stem,
         clock=RealTimeClock() if args.realtime else SimulatedClock(),
     )
-    with ExitStack() as files:
-        jsonl = files.enter_context(open(args.jsonl, "w", encoding="utf-8")) if args.jsonl else None
+    with jsonl as out:
         for token in show(tokens):
-            if jsonl:
-                print(json.dumps(asdict(token), ensure_ascii=False), file=jsonl, flush=True)
+            if out:
+                print(json.dumps(asdict(token), ensure_ascii=False), file=out, flush=True)
     return 0

@@ -71,6 +71,12 @@ def _encode(tokenizer, text: str) -> list[int]:
     return tokenizer.encode(text, add_special_tokens=False)
 
 
+def _refuse_markup(tokenizer, text: str) -> None:
+    inside = [token for token in tokenizer.get_added_vocab() if token in text]
+    if inside:
+        raise UserError(f"the text {text!r} must not contain {inside[0]}: remove it")
+
+
 def prompt_ids(tokenizer, system: str, question: str) -> list[int]:
     """Ids of system turn and user turn up to and including <|vision_start|>; the question comes before the video.
 
@@ -78,15 +84,18 @@ def prompt_ids(tokenizer, system: str, question: str) -> list[int]:
         UserError: a string holds chat markup such as <|im_end|>, which would break the turns apart.
     """
     for text in (system, question):
-        inside = [token for token in tokenizer.get_added_vocab() if token in text]
-        if inside:
-            raise UserError(f"the prompt {text!r} must not contain {inside[0]}: remove it")
+        _refuse_markup(tokenizer, text)
     turns = f"<|im_start|>system\n{system}<|im_end|>\n<|im_start|>user\n{question}<|vision_start|>"
     return _encode(tokenizer, turns)
 
 
 def answer_ids(tokenizer, caption: str, markup: Markup) -> list[int]:
-    """Ids of the stripped caption and <|im_end|>: what is spoken, and all that the loss is taken on."""
+    """Ids of the stripped caption and <|im_end|>: what is spoken, and all that the loss is taken on.
+
+    Raises:
+        UserError: the caption holds chat markup, which would teach the model to stop or to see where there is nothing.
+    """
+    _refuse_markup(tokenizer, caption)
     return _encode(tokenizer, caption.strip()) + [markup.im_end]
 
 

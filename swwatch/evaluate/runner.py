@@ -1,6 +1,5 @@
 """The loop of an evaluation: every clip is narrated once, whatever happens on the way."""
 
-import math
 import sys
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
@@ -25,12 +24,6 @@ class Unreadable(Exception):
     """The video of a clip cannot be found or decoded: the clip is skipped, counted and listed."""
 
 
-def allowed_bad(total: int, max_bad_fraction: float) -> int:
-    """How many clips may be unreadable: the fraction rounded down, but at least one, so that a single bad file does
-    not stop a small set. A fraction of 0 means none."""
-    return max(1, math.floor(max_bad_fraction * total + 1e-9)) if max_bad_fraction else 0
-
-
 def run(
     records: list[dict],
     results: Results,
@@ -52,7 +45,6 @@ def run(
     Raises:
         UserError: more unreadable clips than allowed, or none readable.
     """
-    limit = allowed_bad(len(records), max_bad_fraction)
     todo = [record for record in records if str(record["video_id"]) not in results.done]
     bar = {"desc": "clips", "unit": "clip", "initial": len(results.done), "total": len(records)}
     for record in tqdm(todo, **bar, mininterval=0.5 if sys.stderr.isatty() else 30, dynamic_ncols=True):
@@ -61,10 +53,10 @@ def run(
             tokens = list(narrator(Clip(str(record["video_id"]), video)))
         except Unreadable as error:
             results.skip(record["video_id"], record.get("video_path"), str(error))
-            if results.num_skipped > limit:
+            if results.num_skipped > max_bad_fraction * len(records):
                 raise UserError(
                     f"{results.num_skipped} of {len(records)} clips cannot be read, more than --max-bad-fraction "
-                    f"{max_bad_fraction:g} allows ({limit}); the last: {error}\nAll are listed in {results.skipped}. "
+                    f"{max_bad_fraction:g} allows; the last: {error}\nAll are listed in {results.skipped}. "
                     "Mend them or raise the limit and give the same command again: finished clips are kept."
                 ) from error
             continue

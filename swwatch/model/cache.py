@@ -5,6 +5,8 @@ and the cache is an ordinary one. Every cached token keeps its Layout columns, s
 visibility.py, and so that eviction and re-indexing can be written as a selection of tokens (`keep`).
 """
 
+import weakref
+
 import torch
 from transformers.cache_utils import Cache, DynamicLayer
 
@@ -17,7 +19,7 @@ class _StoreLayer(DynamicLayer):
 
     def __init__(self, cache: "StreamCache"):
         super().__init__()
-        self.cache = cache
+        self.cache = weakref.proxy(cache)  # not a cycle: a closed session's memory is returned at once
         self.stores = {}
 
     def update(self, key_states: torch.Tensor, value_states: torch.Tensor, *args, **kwargs):

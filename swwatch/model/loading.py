@@ -1,11 +1,11 @@
 """The one function that loads a model, with its processor and settings."""
 
-import importlib.util
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from transformers import AutoProcessor
+from transformers.utils import is_flash_attn_2_available
 
 from swwatch import variants
 from swwatch.data.prompt import Markup
@@ -67,13 +67,19 @@ def load(
             path, **asked, dtype=dtype, attn_implementation=attention or "sdpa", device_map=None
         )
         processor = AutoProcessor.from_pretrained(path)
+    except ImportError as error:  # transformers' answer to a backend that is not installed
+        raise UserError(f"{error}. Install it, or leave attention to the default (sdpa)") from error
     except (OSError, ValueError) as error:
         raise UserError(f"cannot load {path}: {error}") from error
-    if attention is None and _flash_attention_fits(model.settings.variant, device):
+    if attention is None and _flash_attention_fits(model.settings.variant, device, dtype):
         model.set_attn_implementation("flash_attention_2")
+    elif model.config._attn_implementation != (attention or "sdpa"):  # transformers took another one
+        raise UserError(
+            f"attention {attention!r} is not to be had here: it became {model.config._attn_implementation}"
+        )
     return Loaded(model.to(device).eval(), processor, model.settings, model.markup)
 
 
-def _flash_attention_fits(variant: str, device: str) -> bool:
-    installed = importlib.util.find_spec("flash_attn") is not None
-    return device.startswith("cuda") and installed and variants.get(variant).streams == 1
+def _flash_attention_fits(variant: str, device: str, dtype: torch.dtype) -> bool:
+    half = dtype in (torch.bfloat16, torch.float16)  # it computes in no other
+    return device.startswith("cuda") and half and variants.get(variant).streams == 1 and is_flash_attn_2_available()

@@ -1,7 +1,8 @@
 """The vision tower's attention without a Python loop over its chunks.
 
 Outside flash-attention transformers calls attention once per window or frame, thousands of times for a batch of clips.
-Chunks of equal length go side by side in one call instead, with the same result to the bit on a CPU.
+Here chunks of equal length go side by side in one call, with the same result. Windows of a clip have at most four
+lengths (inner, right edge, bottom edge, corner), and frames have one.
 """
 
 import torch
@@ -13,18 +14,29 @@ from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import (
 
 
 class BatchedVisionAttention(Qwen2_5_VLVisionAttention):
-    """Qwen2.5-VL's vision attention; equal chunks under sdpa run as one batch, anything else runs as upstream."""
+    """Qwen2.5-VL's vision attention; under sdpa one call for each length of chunk, anything else runs as upstream."""
 
     def forward(self, hidden_states, cu_seqlens, position_embeddings=None, **kwargs) -> torch.Tensor:
         """hidden_states (S, D) of S patches; cu_seqlens (chunks + 1,), borders of the chunks."""
-        lengths = cu_seqlens.diff()
-        length = int(lengths[0])
-        if self.config._attn_implementation != "sdpa" or not bool((lengths == length).all()):
+        if self.config._attn_implementation != "sdpa":
             return super().forward(hidden_states, cu_seqlens, position_embeddings, **kwargs)
-        num_patches = hidden_states.shape[0]
-        q, k, v = self.qkv(hidden_states).view(num_patches, 3, self.num_heads, -1).unbind(1)
-        q, k = apply_rotary_pos_emb_vision(q, k, *position_embeddings)
-        q, k, v = (x.view(-1, length, self.num_heads, x.shape[-1]).transpose(1, 2) for x in (q, k, v))
+        qkv = self.qkv(hidden_states).view(len(hidden_states), 3, self.num_heads, -1)
+        q, k, v = qkv.unbind(1)
+        qkv = torch.stack([*apply_rotary_pos_emb_vision(q, k, *position_embeddings), v])  # (3, S, N, D/N)
         dropout = self.attention_dropout if self.training else 0.0
-        out = scaled_dot_product_attention(q, k, v, dropout_p=dropout, scale=self.scaling)
-        return self.proj(out.transpose(1, 2).reshape(num_patches, -1))
+
+        def attend(chunks: torch.Tensor) -> torch.Tensor:
+            q, k, v = chunks.transpose(-2, -3)  # (chunks, N, length, D/N) each
+            out = scaled_dot_product_attention(q, k, v, dropout_p=dropout, scale=self.scaling)
+            return out.transpose(1, 2).flatten(0, 1)
+
+        lengths = cu_seqlens.diff().tolist()
+        if len(set(lengths)) == 1:
+            out = attend(qkv.unflatten(1, (-1, lengths[0])))
+        else:
+            starts, out = cu_seqlens.tolist(), torch.empty_like(qkv[0])
+            for length in set(lengths):
+                first = torch.tensor([s for s, n in zip(starts, lengths, strict=False) if n == length])
+                index = (first[:, None] + torch.arange(length)).flatten().to(qkv.device)
+                out = out.index_copy(0, index, attend(qkv[:, index].unflatten(1, (-1, length))))
+        return self.proj(out.flatten(1))

@@ -44,8 +44,7 @@ from swwatch.train.parts import set_trainable
 from swwatch.train.settings import ROOT, TrainSettings
 from swwatch.train.skips import SkipList
 from swwatch.train.trainer import WatchTrainer, num_steps, training_arguments
-
-DEFAULT_VARIANT = "origin"
+from swwatch.variants import VARIANTS
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -70,16 +69,26 @@ def main(argv: list[str]) -> int:
 
 
 def settle(settings: TrainSettings) -> TrainSettings:
-    """Fill what depends on the checkpoint: variant and output folder; make paths absolute."""
-    variant = settings.variant
+    """Fill what depends on checkpoint and machine: variant, output folder, workers; make paths absolute.
+
+    Raises:
+        UserError: nobody names a variant, or bfloat16 is asked for where it cannot be computed.
+    """
+    variant = settings.variant or saved_settings(settings.model_path).get("variant")
     if variant is None:
-        variant = saved_settings(settings.model_path).get("variant", DEFAULT_VARIANT)
+        raise UserError(f"which variant? Set QWEN2_5_VL_VARIANT or --variant to one of {', '.join(VARIANTS)}")
+    if settings.precision == "bfloat16" and not _has_bf16():
+        raise UserError("precision bfloat16 needs a CUDA device that computes in it: use --precision float32")
+    workers = settings.num_workers
+    if workers is None:
+        workers = min(8, os.cpu_count() or 1) if torch.cuda.is_available() else 0
     output = settings.output_dir or ROOT / "output" / f"qwen2_5vl-pe-{variant}"
     model = Path(settings.model_path).expanduser()
     return replace(
         settings,
         variant=variant,
         output_dir=output.absolute(),
+        num_workers=workers,
         train_data=settings.train_data.absolute(),
         video_root=settings.video_root and settings.video_root.absolute(),
         model_path=str(model.absolute()) if model.exists() else settings.model_path,
@@ -163,7 +172,11 @@ def _load(settings: TrainSettings, begin: Path | None) -> Loaded:
 
 
 def _bf16(settings: TrainSettings) -> bool:
-    return settings.precision == "bfloat16" or (settings.precision == "auto" and torch.cuda.is_available())
+    return settings.precision == "bfloat16" or (settings.precision == "auto" and _has_bf16())
+
+
+def _has_bf16() -> bool:
+    return torch.cuda.is_available() and torch.cuda.is_bf16_supported()
 
 
 def _dataset(settings: TrainSettings, records: list[dict], loaded: Loaded) -> ClipDataset:

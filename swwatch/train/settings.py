@@ -19,7 +19,7 @@ class TrainSettings:
 
     # what is trained on what
     variant: str | None = setting(
-        None, "one of the six variants (default: the checkpoint's own, else origin)", env="QWEN2_5_VL_VARIANT"
+        None, "one of the six variants, if the checkpoint does not name its own", env="QWEN2_5_VL_VARIANT"
     )
     model_path: str = setting(
         "Qwen/Qwen2.5-VL-7B-Instruct", "checkpoint folder or hub id to start from", env="QWEN2_5_VL_MODEL_PATH"
@@ -59,7 +59,10 @@ class TrainSettings:
         "sdpa", "attention backend; flash_attention_2 for origin, batch and interleave only"
     )
     gradient_checkpointing: bool = setting(True, "recompute activations in the backward pass to save memory")
-    num_workers: int = setting(0, "processes that decode and encode clips ahead; 0: the training process does it")
+    num_workers: int | None = setting(
+        None,
+        "processes that decode and encode clips ahead; 0: the training process does it (default: 8 on cuda, else 0)",
+    )
     cache_frames_gb: float = setting(
         0.0, "keep encoded clips in memory up to this size (split among workers, who keep their own)"
     )
@@ -71,7 +74,7 @@ class TrainSettings:
         at_least |= {"save_total_limit": 1, "num_workers": 0, "cache_frames_gb": 0, "warmup": 0, "max_grad_norm": 0}
         at_least |= {"max_bad_fraction": 0, "weight_decay": 0, "learning_rate": 0}
         for key, least in at_least.items():
-            if getattr(self, key) < least:
+            if getattr(self, key) is not None and getattr(self, key) < least:
                 raise UserError(f"{key} must be at least {least}, not {getattr(self, key)}")
         if self.epochs <= 0 or (self.max_steps is not None and self.max_steps < 1):
             raise UserError(f"nothing to train: epochs {self.epochs}, max_steps {self.max_steps}")

@@ -183,3 +183,20 @@ def test_sessions_do_not_disturb_each_other(load_tiny):
             out += session.watch(stream.pixels[i], stream.grids[i], i + 0.5, i == len(SIZES) - 1)
     for ours, theirs in zip(mixed, alone, strict=True):
         assert [t.token_id for t in ours] == [t.token_id for t in theirs]
+
+
+def test_a_closed_sessions_memory_is_returned_at_once(load_tiny):
+    import gc
+    import weakref
+
+    loaded = load_tiny("group")
+    stream = random_stream(loaded, SIZES)
+    session = SerialSession(loaded.model, stream.prompt, decoding=GREEDY)
+    play(session, stream)
+    cache = weakref.ref(session.cache)
+    gc.disable()
+    try:
+        del session
+        assert cache() is None, "keys and values wait for the garbage collector"
+    finally:
+        gc.enable()

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from safetensors.torch import load_file
 from small_clips import make_clips
 
@@ -128,12 +129,20 @@ def test_several_processes_are_refused_for_now(flags, monkeypatch):
         main(flags())
 
 
-def test_the_variant_is_the_checkpoints_own_else_origin_and_names_the_output(tiny_checkpoint, flags, tmp_path):
-    plain = settle(TrainSettings(model_path=str(tiny_checkpoint)))
-    assert plain.variant == "origin" and plain.output_dir == ROOT / "output" / "qwen2_5vl-pe-origin"
+def test_the_variant_is_named_or_the_checkpoints_own_and_names_the_output(tiny_checkpoint, flags, tmp_path):
+    with pytest.raises(UserError, match="which variant.*QWEN2_5_VL_VARIANT"):
+        settle(TrainSettings(model_path=str(tiny_checkpoint)))
+    plain = settle(TrainSettings(model_path=str(tiny_checkpoint), variant="origin"))
+    assert plain.output_dir == ROOT / "output" / "qwen2_5vl-pe-origin"
     assert main(flags(max_steps=1, variant="overlap")) == 0
     again = settle(TrainSettings(model_path=str(tmp_path / "out")))
     assert again.variant == "overlap" and again.output_dir == ROOT / "output" / "qwen2_5vl-pe-overlap"
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine that cannot compute in bfloat16")
+def test_bfloat16_is_refused_where_it_cannot_be_computed(tiny_checkpoint):
+    with pytest.raises(UserError, match="--precision float32"):
+        settle(TrainSettings(model_path=str(tiny_checkpoint), variant="group", precision="bfloat16"))
 
 
 def test_the_defaults_are_the_releases():
