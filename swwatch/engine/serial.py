@@ -43,7 +43,7 @@ class Decoding:
 class SerialSession:
     """One stream being narrated. Push steps with `watch`, mark the last one or call `close`; tokens come out.
 
-    Both are generators: a token is yielded as soon as it is spoken. Exhaust one before calling the next.
+    Both are generators: a token is yielded as soon as it is spoken. Exhaust one before starting the next.
     """
 
     def __init__(
@@ -73,7 +73,7 @@ class SerialSession:
         self.pending: list[tuple[list[int], Layout]] = []  # said, but not yet fed to the LLM
         self.num_spoken = 0
         self.arrivals: list[float] = []  # of each real step, stream seconds
-        self.closed = self.finished = False
+        self.closed = self.finished = self.speaking = False
         self.logits = None  # (V,) after the newest row, when that row predicts the next token
         self._penalty = RepetitionPenaltyLogitsProcessor(self.decoding.repetition_penalty)
         self._stops = {self.markup.im_end, *_ids(model.generation_config.eos_token_id)}
@@ -110,8 +110,10 @@ class SerialSession:
             yield from self._advance((0, 0), None, last=True)
 
     def _advance(self, grid: tuple[int, int], video: torch.Tensor | None, last: bool) -> Iterator[Spoken]:
+        if self.speaking:
+            raise ValueError("the tokens of the step before have not all been taken: exhaust its generator first")
         step = self.cursor.num_steps
-        self.closed = last
+        self.closed, self.speaking = last, True
         # 1) watch: in one sequence, what was said before comes first; in two, it waits until a token is wanted
         rows, embeds = [], []
         if self.variant.speaks is Speaks.ALTERNATING:
@@ -137,6 +139,7 @@ class SerialSession:
         elif self.variant.speaks is not Speaks.OFFLINE:
             left = self.decoding.max_new_tokens - self.num_spoken
             yield from self._speak(step, min(self.schedule.budget(step), left), last)
+        self.speaking = False
 
     def _speak(self, step: int, budget: int, last: bool) -> Iterator[Spoken]:
         newest = min(step, len(self.arrivals) - 1)

@@ -185,6 +185,19 @@ def test_sessions_do_not_disturb_each_other(load_tiny):
         assert [t.token_id for t in ours] == [t.token_id for t in theirs]
 
 
+def test_a_step_must_be_heard_out_before_the_next(load_tiny):
+    loaded = load_tiny("group")
+    stream = random_stream(loaded, SIZES)
+    session = SerialSession(loaded.model, stream.prompt, decoding=GREEDY)
+    next(session.watch(stream.pixels[0], stream.grids[0], 0.5))
+    with pytest.raises(ValueError, match="exhaust its generator"):
+        next(session.watch(stream.pixels[1], stream.grids[1], 1.5))
+    done = SerialSession(loaded.model, stream.prompt, decoding=GREEDY)
+    play(done, stream)
+    with pytest.raises(ValueError, match="closed"):
+        next(done.watch(stream.pixels[0], stream.grids[0], 9.5))
+
+
 def test_a_closed_sessions_memory_is_returned_at_once(load_tiny):
     import gc
     import weakref
