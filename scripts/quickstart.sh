@@ -80,7 +80,7 @@ done in $((SECONDS - began)) s. Everything is in $out
   pictures/                positions and masks of the six variants
 
 The same on real data (a CUDA machine; PE-Video asks you to accept its terms on the hub first):
-  python mani_data.py
+  python mani_data.py --sample 20000
   QWEN2_5_VL_VARIANT=$variant QWEN2_5_VL_MODEL_PATH=Qwen/Qwen2.5-VL-3B-Instruct bash scripts/sft.sh
   QWEN2_5_VL_VARIANT=$variant QWEN2_5_VL_EVAL_MODEL_PATH=output/qwen2_5vl-pe-$variant bash eval.sh
 (with the environment active: source .venv/bin/activate)

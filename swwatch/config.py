@@ -40,7 +40,8 @@ def add_flags(parser: argparse.ArgumentParser, cls: type) -> None:
     """
     for field in dataclasses.fields(cls):
         default = "" if field.default in (None, dataclasses.MISSING) else f" (default: {field.default})"
-        text = (field.metadata.get("help", "") + default).replace("%", "%%")
+        env = f" [{field.metadata['env']}]" if field.metadata.get("env") else ""
+        text = (field.metadata.get("help", "") + default + env).replace("%", "%%")
         flag = "--" + field.name.replace("_", "-")
         if get_type_hints(cls)[field.name] is bool:
             parser.add_argument(flag, action=argparse.BooleanOptionalAction, default=None, help=text)

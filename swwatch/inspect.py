@@ -7,6 +7,7 @@ import torch
 
 from swwatch.errors import UserError
 from swwatch.layout import KINDS, Kind, Layout
+from swwatch.paths import make_folder
 from swwatch.schedule import parse_schedule
 from swwatch.variants import GAP, VARIANTS, Speaks, get, layout
 
@@ -110,7 +111,7 @@ def draw(name: str, tokens: Layout, path: Path, title: str) -> None:
     figure.legend(handles=[Patch(color=c, label=k) for k, c in COLOURS.items()], loc="lower center", ncols=5)
     figure.suptitle(f"{name} ({variant.paper}): speaks {variant.speaks.value}. {title}")
     figure.tight_layout(rect=(0, 0.05, 1, 1))
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     figure.savefig(path, dpi=110)
     plt.close(figure)
 

@@ -63,10 +63,12 @@ def show(tokens: Iterable[Token], out=None) -> Iterator[Token]:
 
 def main(argv: list[str]) -> int:
     args = build_parser().parse_args(argv)
+    if args.jsonl and args.jsonl.resolve() == Path(args.video).resolve():
+        raise UserError("--jsonl names the video itself: choose another file")
     steps = iter_steps(args.video, max_frames=args.max_frames)
     first = next(steps)  # an unreadable file is told before a model is loaded, and so is one that cannot be written
     try:
-        jsonl = open(args.jsonl, "w", encoding="utf-8") if args.jsonl else nullcontext()
+        jsonl = open(args.jsonl, "a", encoding="utf-8") if args.jsonl else nullcontext()
     except OSError as error:
         raise UserError(f"--jsonl {args.jsonl} cannot be written: {error.strerror}") from error
     loaded = load(
@@ -94,6 +96,8 @@ def main(argv: list[str]) -> int:
         clock=RealTimeClock() if args.realtime else SimulatedClock(),
     )
     with jsonl as out:
+        if out:
+            out.truncate(0)  # not sooner: a mistake in another flag should not cost the tokens of an earlier run
         for token in show(tokens):
             if out:
                 print(json.dumps(asdict(token), ensure_ascii=False), file=out, flush=True)

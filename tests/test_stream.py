@@ -55,6 +55,17 @@ def test_an_unreadable_file_is_a_clear_error_and_exit_code_two(tiny_checkpoint, 
     assert error.startswith("error: ") and words in error and "Traceback" not in error
 
 
+def test_a_mistake_costs_neither_the_video_nor_an_earlier_runs_tokens(tiny_checkpoint, clip, tmp_path, capsys):
+    earlier, before = tmp_path / "tokens.jsonl", clip.read_bytes()
+    earlier.write_text("kept\n")
+    assert run(tmp_path / "no-model", clip, "--jsonl", str(earlier)) == 2
+    assert earlier.read_text() == "kept\n"
+    assert run(tiny_checkpoint, clip, "--jsonl", str(clip)) == 2 and clip.read_bytes() == before
+    assert run(tiny_checkpoint, clip, "--jsonl", str(tmp_path / "no/folder.jsonl")) == 2
+    assert run(tiny_checkpoint, clip, "--device", "gpu") == 2
+    assert "cpu, cuda" in capsys.readouterr().err
+
+
 def test_a_real_time_clock_waits_for_frames_and_a_simulated_one_skips_the_wait():
     wall = [0.0]
 

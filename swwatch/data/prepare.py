@@ -8,6 +8,7 @@ from swwatch.data import sources
 from swwatch.data.parts import Job, digest, prepare
 from swwatch.data.token_counts import TokenCounter
 from swwatch.errors import UserError
+from swwatch.paths import ROOT
 
 SPLITS = ("train", "test")
 
@@ -83,16 +84,21 @@ def choose_source(args: argparse.Namespace, folders: dict[str, Path]) -> str:
     if len(set(kinds.values())) > 1:
         lying = "; ".join(f"{folders[split]}: {kind or 'no *.json or *.tar'}" for split, kind in kinds.items())
         raise UserError(f"the splits differ ({lying}); mend the folders, or name --splits or --source")
-    return next(iter(kinds.values())) or "hub"
+    kind = next(iter(kinds.values()))
+    mistyped = args.dataset_root is not None and not args.dataset_root.exists()
+    if kind is None and (args.train_dir or args.test_dir or mistyped):
+        looked = ", ".join(str(folder) for folder in folders.values())
+        raise UserError(f"no *.json or *.tar in {looked}: mend the path, or give --source hub to fetch the data set")
+    return kind or "hub"
 
 
-def plan(args: argparse.Namespace, home: Path | None, tokenizer: str) -> list[Job]:
+def plan(args: argparse.Namespace, home: Path, tokenizer: str) -> list[Job]:
     """What there is to do, one job for each split.
 
     Raises:
         UserError: no input, or flags that cannot be honoured together.
     """
-    root = args.dataset_root or (home or Path()) / "dataset"
+    root = args.dataset_root or home / "dataset"
     folder = root / Path(args.dataset_name).name
     output_dir = args.output_dir or root
     shown = path_prefix(args.dataset_root or Path("dataset"), root, output_dir, args.dataset_root is None)
@@ -132,6 +138,8 @@ def check_flags(args: argparse.Namespace) -> None:
         raise UserError("--sample is for the train split, which --splits leaves out")
     if args.train_output_name == args.test_output_name:
         raise UserError("--train-output-name and --test-output-name have to differ")
+    if args.source == "hub" and (args.train_dir or args.test_dir):
+        raise UserError("--train-dir and --test-dir have no use with --source hub; leave them out")
     if args.hub_id and args.source in ("json", "shards"):
         raise UserError(f"--hub-id has no use with --source {args.source}; leave one out")
 
@@ -149,8 +157,8 @@ def tell(job: Job, report: dict) -> None:
         print("  warning: nothing passed the filter; is this the right folder, and the right tokenizer?")
 
 
-def main(argv: list[str], home: Path | None = None) -> int:
-    """The program. `home` is the folder whose `dataset` is the default root (default: the working directory)."""
+def main(argv: list[str], home: Path = ROOT) -> int:
+    """The program. `home` is the folder whose `dataset` is the default root."""
     args = parser().parse_args(argv)
     check_flags(args)
     count_tokens = load_counter(args.tokenizer_model_id)

@@ -9,10 +9,10 @@ import yaml
 
 from swwatch.errors import UserError
 from swwatch.layout import Kind, Layout
+from swwatch.paths import CONFIGS
 from swwatch.schedule import Schedule
 from swwatch.variants import layout
 
-CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 IGNORED = -100  # label of tokens without a loss
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from swwatch.data.annotations import encode_line, write_atomic
 from swwatch.errors import UserError
+from swwatch.paths import make_folder
 
 
 class Results:
@@ -31,7 +32,7 @@ class Results:
         self.predictions = predictions
         self.trace, self.skipped = beside(predictions, "trace.jsonl"), beside(predictions, "skipped.jsonl")
         self.metrics, self.run = beside(predictions, "metrics.json"), beside(predictions, "run.json")
-        predictions.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(predictions.parent)
         self._lock = _lock(predictions.with_name(f".{predictions.name}.lock"))
         if restart:
             for path in (self.predictions, self.trace, self.skipped, self.metrics, self.run):

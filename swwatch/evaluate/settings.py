@@ -6,9 +6,9 @@ from pathlib import Path
 from swwatch import variants
 from swwatch.config import setting
 from swwatch.errors import UserError
+from swwatch.paths import CONFIGS, ROOT
 
-ROOT = Path(__file__).resolve().parents[2]
-CONFIG = ROOT / "configs" / "eval.yaml"
+CONFIG = CONFIGS / "eval.yaml"
 
 
 @dataclass(frozen=True)

@@ -51,9 +51,14 @@ def load(
     path = str(path)
     if Path(path).is_dir() and not (Path(path) / "config.json").exists():
         raise UserError(f"{path} holds no config.json: give a checkpoint folder (has the training finished?)")
-    if not Path(path).exists() and (path.startswith((".", "/", "~")) or path.count("/") != 1):
+    hub_form = path.count("/") == 1 and not path.startswith((".", "/", "~")) and not Path(path).parent.is_dir()
+    if not Path(path).exists() and (not hub_form or path.startswith("output/")):
         raise UserError(f"no checkpoint at {path}: make one with `swwatch toy model` or `bash scripts/sft.sh`")
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        torch.device(device)
+    except RuntimeError as error:
+        raise UserError(f"no device {device!r}: choose cpu, cuda or cuda:0") from error
     if device.startswith("cuda") and not torch.cuda.is_available():
         raise UserError(f"device {device!r} was asked for, but this machine has no CUDA device: use --device cpu")
     if isinstance(dtype, str):

@@ -53,7 +53,7 @@ class Settings:
                 )
         settled = {key: value if value is not None else saved.get(key) for key, value in asked.items()}
         if settled["variant"] is None:
-            raise UserError(f"{where} does not name a variant: choose one of {', '.join(variants.VARIANTS)}")
+            raise UserError(f"{where} does not name a variant: give --variant, one of {', '.join(variants.VARIANTS)}")
         variants.get(settled["variant"])
         budget = settled["pixel_budget"] or DEFAULT_BUDGET
         if budget not in BUDGETS:

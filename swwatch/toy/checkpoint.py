@@ -7,7 +7,6 @@ import tempfile
 from pathlib import Path
 
 import torch
-import yaml
 from tokenizers import Regex as TokenizerRegex
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from transformers import (
@@ -18,11 +17,11 @@ from transformers import (
 )
 from transformers.models.qwen2.tokenization_qwen2 import PRETOKENIZE_REGEX
 
+from swwatch.data.prompt import load_prompts
 from swwatch.errors import UserError
 from swwatch.toy import world
 
-PROMPTS = Path(__file__).parents[2] / "configs" / "prompts.yaml"
-RECIPE = "toy.json"  # says with which arguments a folder was made; written last
+RECIPE = "toy_model.json"  # says with which arguments a folder was made; written last
 END_OF_TEXT, IM_START, IM_END = "<|endoftext|>", "<|im_start|>", "<|im_end|>"
 VISION_START, VISION_END, VISION_PAD = "<|vision_start|>", "<|vision_end|>", "<|vision_pad|>"
 IMAGE_PAD, VIDEO_PAD = "<|image_pad|>", "<|video_pad|>"
@@ -252,10 +251,8 @@ def make_tokenizer() -> Qwen2Tokenizer:
 
 
 def _training_text() -> list[str]:
-    if not PROMPTS.is_file():
-        raise UserError(f"{PROMPTS} is missing: the toy tokenizer learns its words from it")
-    prompts = yaml.safe_load(PROMPTS.read_text())
-    text = [prompts["system"], *prompts["train_questions"], prompts["eval_question"], "system\nuser\nassistant\n"]
+    prompts = load_prompts()
+    text = [prompts.system, *prompts.train_questions, prompts.eval_question, "system\nuser\nassistant\n"]
     for color in world.COLORS:
         for shape in world.SHAPES:
             for direction in world.DIRECTIONS:

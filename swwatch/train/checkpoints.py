@@ -5,7 +5,6 @@ has no marker, and one that lost data (a full disk, a power cut) disagrees with 
 """
 
 import json
-import os
 import re
 import shutil
 from pathlib import Path
@@ -110,17 +109,3 @@ def append_line(path: Path, content: dict) -> None:
     with path.open("a", encoding="utf-8") as file:
         file.write(json.dumps(content, ensure_ascii=True) + "\n")
         file.flush()
-
-
-def make_writable(folder: Path) -> None:
-    """Make the folder.
-
-    Raises:
-        UserError: it cannot be made or written to.
-    """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        if not os.access(folder, os.W_OK):
-            raise PermissionError(f"no right to write in {folder}")
-    except OSError as error:
-        raise UserError(f"cannot write to {folder}: {error}; choose another --output-dir") from error

@@ -1,6 +1,6 @@
 """Fine-tune Qwen2.5-VL in one of the six variants (also: bash scripts/sft.sh).
 
-Settings come from flags, then the environment, then --config, then the defaults below. A run that was interrupted
+Settings come from flags, then the environment, then --config, then the defaults above. A run that was interrupted
 continues from its last complete checkpoint when it is started again with the same settings.
 """
 
@@ -25,6 +25,7 @@ from swwatch.data.pixels import BUDGETS, FrameEncoder
 from swwatch.data.prompt import load_prompts
 from swwatch.errors import UserError
 from swwatch.model.loading import Loaded, load
+from swwatch.paths import make_folder
 from swwatch.train.checkpoints import (
     FINISHED,
     LOG,
@@ -33,7 +34,6 @@ from swwatch.train.checkpoints import (
     check_same_run,
     checkpoints,
     keep_newest,
-    make_writable,
     newest_complete,
     read_json,
     step_of,
@@ -87,11 +87,11 @@ def settle(settings: TrainSettings) -> TrainSettings:
     return replace(
         settings,
         variant=variant,
-        output_dir=output.absolute(),
+        output_dir=output.resolve(),
         num_workers=workers,
-        train_data=settings.train_data.absolute(),
-        video_root=settings.video_root and settings.video_root.absolute(),
-        model_path=str(model.absolute()) if model.exists() else settings.model_path,
+        train_data=settings.train_data.resolve(),
+        video_root=settings.video_root and settings.video_root.resolve(),
+        model_path=str(model.resolve()) if model.exists() else settings.model_path,
     )
 
 
@@ -113,7 +113,7 @@ def train(settings: TrainSettings, records: list[dict]) -> None:
         UserError: data, model, settings or an existing output folder that do not fit.
     """
     out = settings.output_dir
-    make_writable(out)
+    make_folder(out)
     set_seed(settings.seed)
     # 1) is there something to do, and can it be done?
     run = settings.fixed() | {"train_data_sha256": _sha256(settings.train_data)}

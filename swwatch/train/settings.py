@@ -7,8 +7,8 @@ from typing import Literal
 
 from swwatch.config import setting
 from swwatch.errors import UserError
+from swwatch.paths import ROOT
 
-ROOT = Path(__file__).resolve().parents[2]
 # what may differ between a run and its continuation: it changes neither losses nor weights
 FREE = ("output_dir", "num_workers", "cache_frames_gb", "save_steps", "save_total_limit", "max_bad_fraction")
 
@@ -44,7 +44,7 @@ class TrainSettings:
     epochs: float = setting(1.0, "passes over the data")
     max_steps: int | None = setting(None, "optimizer steps, instead of epochs")
     batch_size: int = setting(1, "samples per forward")
-    accumulation: int = setting(16, "forwards per optimizer step")
+    accumulation: int = setting(64, "forwards per optimizer step (the paper: 4 GPUs x 16)")
     learning_rate: float = setting(2e-5, "peak learning rate of AdamW")
     lr_schedule: Literal["cosine", "linear", "constant"] = setting("cosine", "cosine, linear or constant")
     warmup: float = setting(0.03, "linear warm-up: a share of all steps where below 1, else a number of steps")

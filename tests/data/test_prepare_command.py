@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 import tarfile
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -95,12 +96,15 @@ def test_mani_data_works_from_any_folder_without_installation(tmp_path, tokenize
         (["--train-dir", "nowhere"], "the splits differ"),
         (["--tokenizer-model-id", "./nowhere"], "cannot load the tokenizer ./nowhere"),
         (["--source", "shards", "--hub-id", "a/b"], "--hub-id has no use"),
+        (["--source", "hub", "--train-dir", "x"], "--train-dir and --test-dir have no use"),
+        (["--dataset-root", "typo"], "mend the path, or give --source hub"),
+        (["--train-dir", "typo", "--splits", "train"], "mend the path, or give --source hub"),
     ],
 )
 def test_a_mistake_is_one_clear_line_and_exit_code_2(tmp_path, tokenizer, monkeypatch, capsys, flags, message):
     monkeypatch.chdir(tmp_path)
     both_splits(tmp_path / "dataset")
-    assert run(main, ["--tokenizer-model-id", tokenizer, *flags]) == 2
+    assert run(partial(main, home=tmp_path), ["--tokenizer-model-id", tokenizer, *flags]) == 2
     error = capsys.readouterr().err
     assert message in error and error.count("\n") == 1, error
 
@@ -110,7 +114,7 @@ def test_a_folder_of_both_kinds_asks_which_is_meant(tmp_path, tokenizer, monkeyp
     both_splits(tmp_path / "dataset")
     write_json_folder(tmp_path / "dataset" / "PE-Video" / "train", [record(1)])
     with pytest.raises(UserError, match="--source json or --source shards"):
-        main(["--tokenizer-model-id", tokenizer])
+        main(["--tokenizer-model-id", tokenizer], home=tmp_path)
 
 
 def test_truncation_stored_with_a_tokenizer_does_not_falsify_counts(tmp_path, monkeypatch, no_terminal):

@@ -164,7 +164,12 @@ def test_wrong_options_say_what_to_do(tiny_checkpoint, options, words):
         load(tiny_checkpoint, **options)
 
 
-def test_missing_checkpoint_says_how_to_make_one(tmp_path):
+def test_missing_checkpoint_says_how_to_make_one(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "models").mkdir()
+    for path in ("output/qwen2_5vl-pe-group", "models/mine"):  # no hub ids, though of their form
+        with pytest.raises(UserError, match="no checkpoint at"):
+            load(path, variant="group")
     with pytest.raises(UserError, match="swwatch toy model"):
         load(tmp_path / "nothing", variant="group")
     with pytest.raises(UserError, match="config.json"):

@@ -8,8 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import AutoConfig, AutoProcessor, AutoTokenizer, GenerationConfig, Qwen2_5_VLForConditionalGeneration
 
+from swwatch.data.prompt import load_prompts
 from swwatch.errors import UserError
-from swwatch.toy.checkpoint import PROMPTS, SPECIAL_TOKENS, make_checkpoint, make_tokenizer, mrope_section
+from swwatch.toy.checkpoint import SPECIAL_TOKENS, make_checkpoint, make_tokenizer, mrope_section
 from swwatch.toy.world import COLORS, DIRECTIONS, LEVELS, SHAPES, make_scene
 
 TINY = {"hidden": 32, "layers": 2, "heads": 2, "kv_heads": 1, "vision_depth": 2, "vision_hidden": 32}
@@ -119,7 +120,7 @@ def test_every_word_of_the_world_and_of_the_prompts_is_one_token(tokenizer):
         1
     ] * 7
     question = "What is the scene and activity shown in this video?"
-    assert question in PROMPTS.read_text()
+    assert question == load_prompts().eval_question
     assert tokenizer.tokenize(question)[1:3] == ["\u0120is", "\u0120the"] and len(tokenizer(question).input_ids) == 11
 
 
@@ -143,7 +144,10 @@ def test_same_arguments_same_bytes(tmp_path):
     assert torch.equal(torch.random.get_rng_state(), state)  # a caller's own draws are not disturbed
     assert contents(first) == contents(again)
     other = contents(make_checkpoint(tmp_path / "c", seed=4, **TINY))
-    assert {name for name, data in other.items() if data != contents(first)[name]} == {"model.safetensors", "toy.json"}
+    assert {name for name, data in other.items() if data != contents(first)[name]} == {
+        "model.safetensors",
+        "toy_model.json",
+    }
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "b", "c"]  # nothing left lying about
 
 
@@ -159,7 +163,7 @@ def test_a_finished_folder_is_kept_and_anything_else_refused(tmp_path):
     with pytest.raises(UserError, match="no toy checkpoint"):
         make_checkpoint(tmp_path / "mine", **TINY)
     (tmp_path / "empty").mkdir()
-    assert json.loads((make_checkpoint(tmp_path / "empty", **TINY) / "toy.json").read_text())["hidden"] == 32
+    assert json.loads((make_checkpoint(tmp_path / "empty", **TINY) / "toy_model.json").read_text())["hidden"] == 32
 
 
 @pytest.mark.parametrize(

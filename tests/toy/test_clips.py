@@ -178,7 +178,7 @@ def test_command_refuses_foreign_folders_and_other_recipes(tmp_path, capsys):
 
 def test_command_makes_a_model(tmp_path, capsys):
     assert toy("model", tmp_path / "model", "--seed", 2) == 0
-    assert json.loads((tmp_path / "model" / "toy.json").read_text())["seed"] == 2
+    assert json.loads((tmp_path / "model" / "toy_model.json").read_text())["seed"] == 2
     assert toy("model", tmp_path / "model", "--seed", 3) == 2
     assert "seed 2" in capsys.readouterr().err
 

@@ -118,4 +118,4 @@ def test_batch_size_and_accumulation_give_one_trajectory(flags, tmp_path, varian
     [({}, 20_000, 1250), ({"epochs": 2.0}, 20_000, 2500), ({"max_steps": 7}, 20_000, 7), ({}, 17, 2), ({}, 1, 1)],
 )
 def test_the_number_of_steps(changes, samples, want):
-    assert num_steps(TrainSettings(**changes), samples) == want
+    assert num_steps(TrainSettings(accumulation=16, **changes), samples) == want

@@ -25,7 +25,7 @@ def test_the_7b_config_holds_the_papers_hyper_parameters_and_so_do_the_defaults(
     for settings in (paper, TrainSettings()):
         assert settings.model_path == "Qwen/Qwen2.5-VL-7B-Instruct"
         assert (settings.train_vision, settings.train_merger, settings.train_llm) == (False, True, True)
-        assert (settings.batch_size, settings.accumulation, settings.epochs) == (1, 16, 1)
+        assert (settings.batch_size, settings.accumulation, settings.epochs) == (1, 64, 1)
         assert (settings.learning_rate, settings.lr_schedule, settings.warmup) == (2e-5, "cosine", 0.03)
         assert (settings.weight_decay, settings.max_grad_norm, settings.gradient_checkpointing) == (0, 1, True)
         assert (settings.max_length, settings.max_frames) == (8192, 60)
@@ -38,7 +38,7 @@ def test_flags_win_over_environment_over_file_over_defaults(tmp_path):
     env = {"QWEN2_5_VL_VARIANT": "group", "QWEN2_5_VL_MODEL_PATH": "from-env", "QWEN2_5_VL_TRAIN_DATA": "data.jsonl"}
     settings = load_settings(TrainSettings, yaml_path=file, env=env, flags={"variant": "batch", "seed": "7"})
     assert (settings.variant, settings.model_path, settings.batch_size, settings.seed) == ("batch", "from-env", 3, 7)
-    assert (settings.train_data, settings.accumulation) == (Path("data.jsonl"), 16)
+    assert (settings.train_data, settings.accumulation) == (Path("data.jsonl"), 64)
 
 
 @pytest.mark.parametrize(

@@ -35,7 +35,7 @@ def test_a_run_leaves_a_folder_that_loads_and_knows_itself(flags, tiny_checkpoin
             "pixel_budget": "declared",
         }
         assert loaded.tokenizer.chat_template and loaded.processor.video_processor.merge_size == 2
-        before = {path.name for path in tiny_checkpoint.iterdir()} - {"toy.json", "preprocessor_config.json"}
+        before = {path.name for path in tiny_checkpoint.iterdir()} - {"toy_model.json", "preprocessor_config.json"}
         assert before <= {path.name for path in folder.iterdir()} | {"vocab.json", "merges.txt"}
     assert json.loads((out / "config.json").read_text())["architectures"] == ["Qwen2_5_VLForConditionalGeneration"]
     assert "use_cache" not in json.loads((out / "config.json").read_text())
