@@ -233,10 +233,10 @@ def layout(
     if variant.speaks is Speaks.ALTERNATING:
         return Layout.cat(watched[:1] + arrived)
     text = Layout.cat(said)
-    # 1) a text row carries what the token it predicts may see; the last one keeps what its own step sees
-    last = text.step.new_tensor([num_steps - 1])
-    sees = torch.cat([text.step, text.step[-1:]])[1:] if variant.streams == 2 else last.expand(len(text))
-    text.sees.copy_(sees)
+    if variant.streams == 2:  # a row carries what the token it PREDICTS may see; the last one, what its own step sees
+        text.sees[:-1] = text.step[1:]
+    else:
+        text.sees[:] = num_steps - 1
     return Layout.cat(watched + [text])
 
 

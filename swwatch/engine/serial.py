@@ -90,6 +90,7 @@ class SerialSession:
             arrival_s: when its second frame arrived, stream seconds.
             last: nothing follows; the rest of the answer is spoken now.
         """
+        self._refuse_if_speaking()
         if self.closed:
             raise ValueError("this session is closed: begin a new one for another stream")
         (rows, columns), *more = merged_grids(grid_thw, self.model.config.vision_config.spatial_merge_size)
@@ -104,14 +105,17 @@ class SerialSession:
 
         The layout is that of one more step without video tokens, so training's rules hold here as well.
         """
+        self._refuse_if_speaking()
         if not self.arrivals:
             raise UserError("the stream ended before its first frame: nothing to describe")
         if not self.closed:
             yield from self._advance((0, 0), None, last=True)
 
-    def _advance(self, grid: tuple[int, int], video: torch.Tensor | None, last: bool) -> Iterator[Spoken]:
+    def _refuse_if_speaking(self) -> None:
         if self.speaking:
             raise ValueError("the tokens of the step before have not all been taken: exhaust its generator first")
+
+    def _advance(self, grid: tuple[int, int], video: torch.Tensor | None, last: bool) -> Iterator[Spoken]:
         step = self.cursor.num_steps
         self.closed, self.speaking = last, True
         # 1) watch: in one sequence, what was said before comes first; in two, it waits until a token is wanted
@@ -133,12 +137,14 @@ class SerialSession:
         elif self.variant.speaks is Speaks.ALTERNATING:
             self.logits = after_watching
         # 3) speak
+        budget = self.decoding.max_new_tokens - self.num_spoken
         if last:
             self.context += self.markup.suffix
-            yield from self._speak(step, self.decoding.max_new_tokens - self.num_spoken, last)
-        elif self.variant.speaks is not Speaks.OFFLINE:
-            left = self.decoding.max_new_tokens - self.num_spoken
-            yield from self._speak(step, min(self.schedule.budget(step), left), last)
+        elif self.variant.speaks is Speaks.OFFLINE:
+            budget = 0
+        else:
+            budget = min(self.schedule.budget(step), budget)
+        yield from self._speak(step, budget, last)
         self.speaking = False
 
     def _speak(self, step: int, budget: int, last: bool) -> Iterator[Spoken]:

@@ -6,6 +6,11 @@ from pathlib import Path
 import av
 import numpy as np
 
+from swwatch.data.annotations import read_jsonl
+from swwatch.data.dataset import ClipDataset
+from swwatch.data.pixels import BUDGETS, FrameEncoder
+from swwatch.schedule import WaitK
+
 WORDS = "a red circle moving left, a blue square moving right, a green triangle moving up".split()
 
 
@@ -23,6 +28,22 @@ def write_video(path: Path, seconds: int, seed: int, fps: int = 4, size: tuple[i
             frame = av.VideoFrame.from_ndarray(blocks.repeat(14, 0).repeat(14, 1), format="rgb24")
             container.mux(stream.encode(frame))
         container.mux(stream.encode())
+
+
+def clip_dataset(loaded, data: Path, variant: str, schedule=None, **options) -> ClipDataset:
+    """The training samples of an annotation file, for a loaded tiny model."""
+    return ClipDataset(
+        read_jsonl(data),
+        data,
+        tokenizer=loaded.tokenizer,
+        markup=loaded.markup,
+        encoder=FrameEncoder(loaded.processor.video_processor, BUDGETS["declared"]),
+        variant=variant,
+        schedule=schedule or WaitK(3),
+        merge=2,
+        t_per_step=2,
+        **options,
+    )
 
 
 def make_clips(folder: Path, count: int, bad: tuple[int, ...] = ()) -> Path:

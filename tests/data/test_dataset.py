@@ -6,14 +6,12 @@ from dataclasses import fields
 
 import pytest
 import torch
-from small_clips import make_clips
+from small_clips import clip_dataset, make_clips
 
-from swwatch.data.annotations import read_jsonl
-from swwatch.data.dataset import MAX_REPLACEMENTS, ClipDataset, Draw, EpochOrder, missing_videos
-from swwatch.data.pixels import BUDGETS, FrameEncoder
+from swwatch.data.dataset import MAX_REPLACEMENTS, Draw, EpochOrder, missing_videos
 from swwatch.data.prompt import IGNORED, Prompts
 from swwatch.layout import Kind
-from swwatch.schedule import RandomK, WaitK
+from swwatch.schedule import RandomK
 from swwatch.variants import VARIANTS
 
 PROMPTS = Prompts("Be brief.", ("What happens?", "Describe the video.", "What is seen?"), "unused")
@@ -30,21 +28,7 @@ def make(folder, load_tiny):
     place = folder
 
     def build(variant="group", folder=place, schedule=None, **options):
-        loaded = load_tiny(variant)
-        data = folder / "train.jsonl"
-        return ClipDataset(
-            read_jsonl(data),
-            data,
-            tokenizer=loaded.tokenizer,
-            markup=loaded.markup,
-            encoder=FrameEncoder(loaded.processor.video_processor, BUDGETS["declared"]),
-            variant=variant,
-            schedule=schedule or WaitK(3),
-            merge=2,
-            t_per_step=2,
-            prompts=PROMPTS,
-            **options,
-        )
+        return clip_dataset(load_tiny(variant), folder / "train.jsonl", variant, schedule, prompts=PROMPTS, **options)
 
     return build
 

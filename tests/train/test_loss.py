@@ -4,11 +4,9 @@ import json
 
 import pytest
 import torch
+from small_clips import clip_dataset
 
-from swwatch.data.annotations import read_jsonl
 from swwatch.data.collator import Collator
-from swwatch.data.dataset import ClipDataset
-from swwatch.data.pixels import BUDGETS, FrameEncoder
 from swwatch.data.prompt import IGNORED, load_prompts
 from swwatch.schedule import RandomK, WaitK
 from swwatch.train.command import main
@@ -22,19 +20,7 @@ def samples(load_tiny, clips):
     """samples(variant, schedule) -> samples of different lengths."""
 
     def build(variant, schedule=None):
-        loaded = load_tiny(variant)
-        dataset = ClipDataset(
-            read_jsonl(clips),
-            clips,
-            tokenizer=loaded.tokenizer,
-            markup=loaded.markup,
-            encoder=FrameEncoder(loaded.processor.video_processor, BUDGETS["declared"]),
-            variant=variant,
-            schedule=schedule or WaitK(3),
-            merge=2,
-            t_per_step=loaded.model.t_per_step,
-            prompts=load_prompts(),
-        )
+        dataset = clip_dataset(load_tiny(variant), clips, variant, schedule, prompts=load_prompts())
         chosen = [dataset[0, i].sample for i in (0, 1, 2)]
         assert len({len(s.tokens) for s in chosen}) == 3
         return chosen
