@@ -57,7 +57,7 @@ class Batch:
             pixels, grids = ([getattr(r, name) for r in requests] for name in ("pixel_values", "grid_thw"))
             events += self._answer(looks, watch_many(self.model, pixels, grids))
         if feeds := self._asked(Feed):
-            columns = ([getattr(r, name) for _, _, r in feeds] for name in ("cache", "rows", "embeds"))
+            columns = ([getattr(r, name) for _, _, r in feeds] for name in ("cache", "rows", "embeds", "predicts"))
             events += self._answer(feeds, step_many(self.model, *columns))
         return events
 

@@ -1,6 +1,6 @@
 """What a session asks of the model, so that one driver may answer one session and another many at once.
 
-A session is a coroutine: it yields `Look` and `Feed` requests, whose answers it is sent, and `Spoken` tokens.
+A session is a coroutine: it yields `Look`, `Feed` and `Wait` requests, whose answers it is sent, and `Spoken` tokens.
 """
 
 from collections.abc import Generator, Iterator
@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from swwatch.engine.source import Source
 from swwatch.layout import Layout
 from swwatch.model.cache import StreamCache
 from swwatch.model.modeling import WatchingQwen2_5_VL
@@ -24,11 +25,19 @@ class Look:
 
 @dataclass(frozen=True)
 class Feed:
-    """Through the LLM: new rows of one session and their embeddings (Q, D) -> logits (V,) after the last row."""
+    """Through the LLM: new rows of one session and their embeddings (Q, D) -> logits (V,) after row `predicts`."""
 
     cache: StreamCache
     rows: Layout
     embeds: torch.Tensor
+    predicts: int = -1  # index of the row that predicts the next token
+
+
+@dataclass(frozen=True)
+class Wait:
+    """Nothing to do until the source has something new -> None. A driver of one session blocks, one of many polls."""
+
+    source: Source
 
 
 Run = Generator[Any, Any, Any]  # yields Look, Feed and what is said; is sent the answers
@@ -46,6 +55,8 @@ def drive(model: WatchingQwen2_5_VL, run: Run) -> Iterator:
         if isinstance(event, Look):
             answer = model.watch_video(event.pixel_values, event.grid_thw)
         elif isinstance(event, Feed):
-            answer = model.step(event.cache, event.rows, event.embeds)
+            answer = model.step(event.cache, event.rows, event.embeds, event.predicts)
+        elif isinstance(event, Wait):
+            event.source.wait()
         else:
             yield event

@@ -19,7 +19,6 @@ from swwatch.engine.requests import Feed, Look, Run, drive
 from swwatch.engine.trace import SimulatedClock, Spoken
 from swwatch.errors import UserError
 from swwatch.layout import Kind, Layout
-from swwatch.model.cache import StreamCache
 from swwatch.model.modeling import WatchingQwen2_5_VL
 from swwatch.schedule import Schedule
 from swwatch.variants import Speaks
@@ -71,7 +70,7 @@ class Session:
         self.decoding = decoding or Decoding()
         self.clock = clock or SimulatedClock()
         self.cursor = variants.Cursor(self.variant, model.t_per_step)
-        self.cache = StreamCache(model.config.text_config.num_hidden_layers)
+        self.cache = model.new_cache()
         self.context = list(prompt) + [self.markup.video]  # ids that the repetition penalty counts
         self.pending: list[tuple[list[int], Layout]] = []  # said, but not yet fed to the LLM
         self.num_spoken = 0

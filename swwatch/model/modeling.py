@@ -230,15 +230,16 @@ class WatchingQwen2_5_VL(Qwen2_5_VLForConditionalGeneration):
         return torch.cat(features)
 
     @torch.no_grad()
-    def step(self, cache: StreamCache, rows: Layout, embeds: torch.Tensor) -> torch.Tensor:
+    def step(self, cache: StreamCache, rows: Layout, embeds: torch.Tensor, predicts: int = -1) -> torch.Tensor:
         """Feed new tokens of one session to the LLM.
 
         Args:
             cache: the session's cache; `rows` are added to it.
             rows: Layout of the Q new tokens.
             embeds: (Q, D) their embeddings.
+            predicts: index of the row whose logits are wanted.
         Returns:
-            (V,) float32 logits after the last row.
+            (V,) float32 logits after that row.
         """
         mask = cache.admit(rows).to(embeds.device)
         if self.attention == "flash_attention_2":
@@ -250,7 +251,11 @@ class WatchingQwen2_5_VL(Qwen2_5_VLForConditionalGeneration):
             past_key_values=cache,
             use_cache=True,
         ).last_hidden_state
-        return self.lm_head(hidden[0, -1]).float()
+        return self.lm_head(hidden[0, predicts]).float()
+
+    def new_cache(self) -> StreamCache:
+        """An empty cache for one session."""
+        return StreamCache(self.config.text_config.num_hidden_layers)
 
     def embed(self, ids) -> torch.Tensor:
         """(Q,) token ids -> (Q, D) embeddings."""

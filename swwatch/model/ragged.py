@@ -82,7 +82,11 @@ def _as_rows(x: torch.Tensor, apart: Apart) -> torch.Tensor:
 
 @torch.no_grad()
 def step_many(
-    model, caches: Sequence[StreamCache], rows: Sequence[Layout], embeds: Sequence[torch.Tensor]
+    model,
+    caches: Sequence[StreamCache],
+    rows: Sequence[Layout],
+    embeds: Sequence[torch.Tensor],
+    predicts: Sequence[int] | None = None,
 ) -> torch.Tensor:
     """`model.step` for n sessions in one forward.
 
@@ -91,11 +95,13 @@ def step_many(
         caches: n different caches; each takes in its own rows.
         rows: n layouts of Q_1 .. Q_n new tokens.
         embeds: n tensors (Q_i, D).
+        predicts: n indices of the rows whose logits are wanted; by default the last of each session.
     Returns:
-        (n, V) float32 logits after the last row of each session.
+        (n, V) float32 logits after those rows.
     """
+    predicts = predicts or [-1] * len(caches)
     if len(caches) == 1:
-        return model.step(caches[0], rows[0], embeds[0])[None]
+        return model.step(caches[0], rows[0], embeds[0], predicts[0])[None]
     device, text = embeds[0].device, model.model.language_model
     masks = [cache.admit(new).to(device) for cache, new in zip(caches, rows, strict=True)]
     if model.attention == "flash_attention_2":
@@ -109,8 +115,11 @@ def step_many(
         past_key_values=Ragged(caches, sizes),
         use_cache=True,
     ).last_hidden_state
-    last = torch.tensor(sizes).cumsum(0) - 1
-    return model.lm_head(hidden[0, last.to(device)]).float()
+    ends = torch.tensor(sizes).cumsum(0)
+    begins = ends - torch.tensor(sizes)
+    wanted = torch.tensor(predicts)
+    wanted = torch.where(wanted < 0, ends, begins) + wanted
+    return model.lm_head(hidden[0, wanted.to(device)]).float()
 
 
 def watch_many(model, pixel_values: Sequence[torch.Tensor], grids_thw: Sequence[torch.Tensor]) -> list[torch.Tensor]:

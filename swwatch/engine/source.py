@@ -1,0 +1,68 @@
+"""Where a session's steps come from, and what may be asked of it meanwhile.
+
+A source never calls the session: the session polls it, between tokens where its engine watches while speaking.
+"""
+
+from dataclasses import dataclass
+from enum import Enum
+from typing import Protocol
+
+import torch
+
+
+@dataclass(frozen=True)
+class Step:
+    """What arrives in one second: two frames, ready for the vision tower.
+
+    Attributes:
+        pixel_values: (patches, D) of one temporal patch.
+        grid_thw: (1, 3), patches before the merge; t is 1.
+        arrival_s: when its second frame arrived, stream seconds.
+        last: nothing follows.
+    """
+
+    pixel_values: torch.Tensor
+    grid_thw: torch.Tensor
+    arrival_s: float
+    last: bool = False
+
+
+@dataclass(frozen=True)
+class Ask:
+    """A new question, in effect from the next step on.
+
+    Attributes:
+        ids: token ids of the whole user turn, from what closes the video before it up to <|vision_start|>.
+        text: as it was asked, for the trace.
+    """
+
+    ids: tuple[int, ...]
+    text: str
+
+
+class Order(Enum):
+    """What else a session may be told. Each takes effect before the next token."""
+
+    PAUSE = "be silent, and go on watching"
+    RESUME = "speak again"
+    STOP = "end now: nothing more is watched or said"
+
+
+class Source(Protocol):
+    """Steps in order. Its methods are called from the session's thread alone.
+
+    What goes wrong in a source is raised by `poll`, and ends the session that polls.
+    """
+
+    @property
+    def ended(self) -> bool:
+        """No step will come any more."""
+
+    def poll(self) -> Step | None:
+        """The next step, if it has arrived; None if it has not, or if the source has ended."""
+
+    def wait(self, timeout_s: float | None = None) -> None:
+        """Block until `poll` has something new to say, `ended` is true, an order has come, or the time is over."""
+
+    def orders(self) -> list[Ask | Order]:
+        """What was told since the last call, oldest first."""
