@@ -7,4 +7,5 @@ cd "$ROOT"
 export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}" # tiny models: a second thread costs more than it gives
 "$PYTHON" -m ruff check .
 "$PYTHON" -m ruff format --check .
-exec "$PYTHON" -m pytest --durations=10 "$@"
+# in two processes by default; another number: TEST_PROCESSES=4, in this process (to debug): TEST_PROCESSES=0
+exec "$PYTHON" -m pytest -n "${TEST_PROCESSES:-2}" --dist worksteal --durations=10 "$@"
