@@ -66,6 +66,10 @@ def processes() -> Iterator[None]:
             sys.stdout = nowhere
         try:
             yield
+        except (UserError, SystemExit):  # all leave, none inside a collective: gloo's threads end before Python does
+            if dist.get_backend() == "gloo":
+                dist.destroy_process_group()
+            raise
         finally:
             sys.stdout = stdout
     dist.destroy_process_group()  # after a crash it would wait for processes that are gone
