@@ -1,0 +1,62 @@
+"""The next token, chosen where the logits are: repetition penalty, suppressed stops, argmax.
+
+What was seen is a flag for each id of the vocabulary, so that the price of the penalty does not grow with the answer.
+"""
+
+from collections.abc import Collection, Iterable, Sequence
+
+import torch
+
+
+class Greedy:
+    """Greedy choice under a repetition penalty, for one session.
+
+    The scores are those of transformers' RepetitionPenaltyLogitsProcessor over the ids seen so far, bit for bit: a
+    positive logit of a seen id is divided by the penalty, a negative one multiplied.
+    """
+
+    def __init__(self, vocab_size: int, penalty: float, stops: Collection[int], device: torch.device | str):
+        """
+        Args:
+            vocab_size: length of the logits.
+            penalty: 1 is off.
+            stops: ids that must not be chosen while the answer may not end.
+        """
+        self.penalty = penalty
+        self.seen = torch.zeros(vocab_size, dtype=torch.bool, device=device)
+        self._stops = torch.tensor(sorted(stops), dtype=torch.int64, device=device)
+
+    def see(self, ids: Iterable[int]) -> None:
+        """Count these ids as seen."""
+        index = torch.tensor(list(ids), dtype=torch.int64)
+        # from pageable memory the copy takes its bytes along before it returns, and nothing waits for the device
+        self.seen.index_fill_(0, index.to(self.seen.device, non_blocking=True), True)
+
+    def pick(self, logits: torch.Tensor, may_stop: bool) -> torch.Tensor:
+        """(V,) logits -> (1,) int64, the chosen id, on the device: nothing waits. It counts as seen from now on."""
+        chosen = self.scores(logits, may_stop).argmax(-1, keepdim=True)
+        self.seen.index_fill_(0, chosen, True)
+        return chosen
+
+    def choose(self, logits: torch.Tensor, may_stop: bool) -> int:
+        """`pick`, and wait for the id: the one moment of a token at which the host waits for the device."""
+        return int(self.pick(logits, may_stop))
+
+    def scores(self, logits: torch.Tensor, may_stop: bool) -> torch.Tensor:
+        """(V,) logits after the penalty, and -inf at the stops unless the answer may end. The input stays as it is."""
+        if self.penalty != 1:
+            punished = torch.where(logits < 0, logits * self.penalty, logits / self.penalty)
+            logits = torch.where(self.seen, punished, logits)
+        return logits if may_stop else logits.index_fill(-1, self._stops, -torch.inf)
+
+
+def choose_many(sessions: Sequence[Greedy], logits: Sequence[torch.Tensor], may_stop: Sequence[bool]) -> list[int]:
+    """`Greedy.choose` for n sessions, and the host waits once for all of them.
+
+    Args:
+        logits: n rows (V,), or one tensor (n, V).
+    """
+    if not sessions:
+        return []
+    picks = [one.pick(row, may) for one, row, may in zip(sessions, logits, may_stop, strict=True)]
+    return torch.cat(picks).tolist()
