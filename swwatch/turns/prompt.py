@@ -1,0 +1,106 @@
+"""From strings to the spans of a conversation in turns: the one form that training and streaming share.
+
+Every piece is tokenised by itself, so that the ids of a turn are the same whether its words are read from a
+transcript or spoken by the model.
+"""
+
+from dataclasses import dataclass
+
+from swwatch.errors import UserError
+from swwatch.turns.spans import Part, Span
+from swwatch.turns.systems import ELLIPSIS, LABEL, System
+
+SYSTEM_TEXT = "You are a helpful assistant."
+ROLES = ("<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>", "<|video_pad|>")
+
+
+@dataclass(frozen=True)
+class Turns:
+    """Makes spans with a Qwen2-VL or Qwen2.5-VL tokenizer, in the form of a system.
+
+    Raises:
+        UserError: a special token is missing, or a text holds chat markup.
+    """
+
+    tokenizer: object
+    system: System
+
+    def __post_init__(self):
+        missing = sorted(set(ROLES) - self.tokenizer.get_vocab().keys())
+        if missing:
+            raise UserError(f"the tokenizer lacks {', '.join(missing)}: is this a Qwen2-VL or Qwen2.5-VL checkpoint?")
+
+    def begin(self, previous: str | tuple[int, ...] = "", system_text: str = SYSTEM_TEXT) -> list[Span]:
+        """What precedes all turns: the system turn and, in systems that have one, the block of previous text.
+
+        Args:
+            previous: words said before, as text or as token ids.
+        """
+        self._refuse_markup(system_text)
+        spans = [Span(Part.SYSTEM, self._ids(f"<|im_start|>system\n{system_text}<|im_end|>\n"))]
+        if not self.system.previous_text:
+            if previous:
+                raise UserError(f"{self.system.name} keeps no previous text: put it into the query")
+            return spans
+        if isinstance(previous, str):
+            self._refuse_markup(previous)
+            previous = self._ids(previous)
+        head, end = self._ids("<|im_start|>previous text\n"), self._ids("<|im_end|>\n")
+        return spans + [Span(Part.PREVIOUS, ids) for ids in (head, tuple(previous), end)]
+
+    def turn(
+        self, number: int, start_s: float, end_s: float, grid: tuple[int, int, int] | None, query: str | None = None
+    ) -> list[Span]:
+        """A user turn, up to where the answer begins.
+
+        Args:
+            number: of the turn, from 0.
+            start_s, end_s: the seconds of its label.
+            grid: of its video, (patches, rows, columns) after the merge; None for a turn of text alone.
+            query: asked in this turn, behind the video.
+        """
+        if query is not None:
+            self._refuse_markup(query)
+
+        def span(part: Part, text: str, ids=None, grid=None) -> Span:
+            return Span(part, self._ids(text) if ids is None else ids, grid, number, start_s, end_s)
+
+        spans, tail = [span(Part.HEAD, "<|im_start|>user\n")], "<|im_end|>\n<|im_start|>assistant\n"
+        if grid is not None:
+            pad = self._id("<|video_pad|>")
+            spans = [span(Part.HEAD, f"<|im_start|>user\n{LABEL.format(start_s, end_s)}<|vision_start|>")]
+            spans += [span(Part.VIDEO, "", (pad,) * (grid[0] * grid[1] * grid[2]), grid)]
+            spans += [span(Part.TAIL, "<|vision_end|>")]
+        if query is not None:
+            spans.append(span(Part.QUERY, query))
+        return [*spans, span(Part.TAIL, tail)]
+
+    def answer(self, words: str) -> tuple[int, ...]:
+        """Ids of a turn's words, which may be none, with " ..." and <|im_end|>: what is learned, and spoken."""
+        self._refuse_markup(words)
+        words = words.strip()
+        spaced = f" {words}" if words and self.system.spaced else words
+        return self._ids(spaced) + self.ellipsis + (self.im_end,)
+
+    def close(self, number: int) -> Span:
+        """What stands between an answer and the next turn."""
+        return Span(Part.CLOSE, self._ids("\n"), round=number)
+
+    @property
+    def ellipsis(self) -> tuple[int, ...]:
+        return self._ids(ELLIPSIS)
+
+    @property
+    def im_end(self) -> int:
+        return self._id("<|im_end|>")
+
+    def _ids(self, text: str) -> tuple[int, ...]:
+        return tuple(self.tokenizer.encode(text, add_special_tokens=False))
+
+    def _id(self, token: str) -> int:
+        return self.tokenizer.get_vocab()[token]
+
+    def _refuse_markup(self, text: str) -> None:
+        inside = [token for token in self.tokenizer.get_added_vocab() if token in text]
+        if inside:
+            raise UserError(f"the text {text!r} must not contain {inside[0]}: remove it")

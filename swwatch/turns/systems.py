@@ -1,0 +1,100 @@
+"""The systems that stream in chat turns: ONE table (SYSTEMS, at the end) of what tells them apart.
+
+Sources: StreamingVLM, arXiv 2510.09608; LiveCC, arXiv 2504.16030; constants of their public releases.
+"""
+
+from dataclasses import dataclass
+
+from swwatch.errors import UserError
+
+ELLIPSIS = " ..."  # ends every answer: there is more to come
+LABEL = "Time={:.1f}-{:.1f}s"  # of a turn: the seconds of video that it is about
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How tokens of an answer are chosen."""
+
+    max_new_tokens: int
+    do_sample: bool
+    temperature: float
+    repetition_penalty: float
+
+
+@dataclass(frozen=True)
+class System:
+    """A row of the table.
+
+    Attributes:
+        first_frames: frames of the first turn at 2 frames a second; every later turn has 2.
+        previous_text: older words are kept in a turn of the role "previous text" before all video.
+        spaced: an answer's words begin with a space, as in the transcript they were learned from.
+        eviction: a policy of turns.evict; positions: a policy of turns.positions.
+        text_sink, text_window: tokens of the previous text that are kept, first and last.
+        vision_window_s: seconds of video that are kept, the newest included.
+        flush_s: seconds of video after which all of it is dropped, while all text is kept.
+        sampling: of live streaming.
+        query: what is asked where nothing else is.
+        min_pixels, max_pixels: of a frame, live; training shares total_pixels among a clip's frames.
+    """
+
+    name: str
+    first_frames: int
+    previous_text: bool
+    spaced: bool
+    eviction: str
+    positions: str
+    sampling: Sampling
+    query: str
+    max_pixels: int
+    min_pixels: int = 78_400
+    total_pixels: int = 19_267_584
+    max_frames: int = 480
+    text_sink: int | None = None
+    text_window: int | None = None
+    vision_window_s: float | None = None
+    flush_s: float | None = None
+
+
+def get(name: str) -> System:
+    """The table's row of this name.
+
+    Raises:
+        UserError: no such system.
+    """
+    if name not in SYSTEMS:
+        raise UserError(f"no system {name!r} that streams in turns: choose one of {', '.join(SYSTEMS)}")
+    return SYSTEMS[name]
+
+
+SYSTEMS = {
+    system.name: system
+    for system in (
+        System(
+            "streamingvlm",
+            first_frames=2,
+            previous_text=True,
+            spaced=True,
+            eviction="sink_window",
+            positions="mrope_contiguous",
+            sampling=Sampling(20, True, 0.9, 1.05),
+            query="Commentate on this match",
+            max_pixels=602_112,
+            text_sink=512,
+            text_window=512,
+            vision_window_s=16.0,
+        ),
+        System(
+            "livecc",
+            first_frames=6,
+            previous_text=False,
+            spaced=False,
+            eviction="flush",
+            positions="mrope_full",
+            sampling=Sampling(16, True, 1.0, 1.05),
+            query="Please describe the video.",
+            max_pixels=301_056,
+            flush_s=240.0,
+        ),
+    )
+}
