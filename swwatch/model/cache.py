@@ -3,15 +3,35 @@
 A text row reads both stores; a watched row reads the first alone. In causal variants everything is in the first store
 and the cache is an ordinary one. Every cached token keeps its Layout columns, so that masks come from the one rule in
 visibility.py, and so that eviction and re-indexing can be written as a selection of tokens (`keep`).
+
+What was watched depends on no text, so it may be computed elsewhere and brought here: `export` there, `receive` here.
+A forward that failed half-way is undone with `mark` and `restore`. Stored tensors are never written to: a store grows
+by being replaced, so that nobody's view of the older one changes.
 """
 
 import weakref
+from dataclasses import dataclass
 
 import torch
 from transformers.cache_utils import Cache, DynamicLayer
 
 from swwatch.layout import Layout
 from swwatch.visibility import SAID, WATCHED
+
+
+@dataclass(frozen=True)
+class Mark:
+    """How far a cache was filled, so that what came after can be undone.
+
+    Attributes:
+        lengths: stream -> number of its tokens.
+        num_fed: the cache's own count at that moment.
+        evictions: how often tokens had been evicted. What is gone cannot be brought back.
+    """
+
+    lengths: dict[int, int]
+    num_fed: int
+    evictions: int
 
 
 class _StoreLayer(DynamicLayer):
@@ -26,11 +46,20 @@ class _StoreLayer(DynamicLayer):
         """Append the rows announced by `StreamCache.admit`; return what those rows may read."""
         new = torch.stack([key_states, value_states])  # (2, B, N, Q, D)
         for stream, index in self.cache.incoming.items():
-            rows = new if index is None else new[..., index.to(new.device), :]
-            old = self.stores.get(stream)
-            self.stores[stream] = rows if old is None else torch.cat([old, rows], dim=-2)
+            self.append(stream, new if index is None else new[..., index.to(new.device), :])
         read = [self.stores[stream] for stream in self.cache.readable if stream in self.stores]
         return torch.cat(read, dim=-2).unbind(0) if len(read) > 1 else read[0].unbind(0)
+
+    def append(self, stream: int, new: torch.Tensor) -> None:
+        """Add keys and values (2, B, N, Q, D) to a store."""
+        old = self.stores.get(stream)
+        self.stores[stream] = new if old is None else torch.cat([old, new], dim=-2)
+
+    def cut(self, stream: int, length: int) -> None:
+        """Forget what a store holds beyond its first `length` tokens; it may hold fewer."""
+        if stream in self.stores and self.stores[stream].shape[-2] > length:
+            # a view: this is called when there is no memory left. The rest goes when the store grows again
+            self.stores[stream] = self.stores[stream][..., :length, :]
 
     def get_seq_length(self) -> int:
         return sum(store.shape[-2] for store in self.stores.values())
@@ -41,13 +70,15 @@ class StreamCache(Cache):
 
     Attributes:
         tokens: stream -> Layout of the tokens in that store, in the order they are stored.
-        num_fed: tokens ever admitted. A session that feeds every token once ends with the length of its layout.
+        num_fed: tokens ever admitted or received. A session that feeds every token once ends with the length of its
+            layout.
     """
 
     def __init__(self, num_layers: int):
         super().__init__(layers=[_StoreLayer(self) for _ in range(num_layers)])
         self.tokens: dict[int, Layout] = {}
         self.num_fed = 0
+        self.evictions = 0
         self.incoming: dict[int, torch.Tensor | None] = {}
         self.readable: tuple[int, ...] = ()
 
@@ -65,8 +96,7 @@ class StreamCache(Cache):
             if bool(chosen.any())
         }
         for stream in self.incoming:
-            new = rows[streams[stream]]
-            self.tokens[stream] = Layout.cat([self.tokens[stream], new]) if stream in self.tokens else new
+            self._list(stream, rows[streams[stream]])
         self.readable = (WATCHED, SAID) if bool(said.any()) else (WATCHED,)
         self.num_fed += len(rows)
         keys = Layout.cat([self.tokens[stream] for stream in self.readable if stream in self.tokens])
@@ -74,7 +104,65 @@ class StreamCache(Cache):
 
     def keep(self, stream: int, index: torch.Tensor) -> None:
         """Evict all tokens of a store but those of `index` (K',), in every layer. Positions stay as they were."""
+        self.evictions += 1
         self.tokens[stream] = self.tokens[stream][index]
         for layer in self.layers:
             store = layer.stores[stream]
             layer.stores[stream] = store[..., index.to(store.device), :]
+
+    def export(self, num_from: int = 0) -> tuple[Layout, torch.Tensor]:
+        """What was watched, from the token `num_from` of that store on, for another cache to `receive`.
+
+        Returns:
+            The Layout of those Q tokens, and their keys and values (layers, 2, B, N, Q, D): a copy, which nothing
+            that happens to this cache will change.
+        """
+        stores = [layer.stores[WATCHED][..., num_from:, :] for layer in self.layers]
+        return self.tokens[WATCHED][num_from:], torch.stack(stores)
+
+    def receive(self, rows: Layout, keys_values: torch.Tensor) -> None:
+        """Take in watched tokens that another cache computed, as if they had been fed here.
+
+        Args:
+            rows: Q tokens of the stream WATCHED that continue the store.
+            keys_values: (layers, 2, B, N, Q, D) as `export` returned them, on this cache's device.
+        Raises:
+            ValueError: rows that do not continue the store, or keys and values of another shape.
+        """
+        known = self.tokens.get(WATCHED)
+        due = 0 if known is None else int(known.order[-1]) + 1
+        if not bool((rows.stream == WATCHED).all()) or rows.order.tolist() != list(range(due, due + len(rows))):
+            raise ValueError(f"the next watched token is number {due}, got {rows.order.tolist()[:3]}")
+        if keys_values.shape[0] != len(self.layers) or keys_values.shape[-2] != len(rows):
+            raise ValueError(f"{len(rows)} tokens of {len(self.layers)} layers do not fit {tuple(keys_values.shape)}")
+        for layer, new in zip(self.layers, keys_values, strict=True):
+            layer.append(WATCHED, new)
+        self._list(WATCHED, rows)
+        self.num_fed += len(rows)
+
+    def mark(self) -> Mark:
+        """Remember how far the cache is filled."""
+        return Mark({stream: len(tokens) for stream, tokens in self.tokens.items()}, self.num_fed, self.evictions)
+
+    def restore(self, mark: Mark) -> None:
+        """Undo every feed and receipt since `mark`, those included that failed in the middle of a forward.
+
+        Raises:
+            ValueError: tokens were evicted since.
+        """
+        if self.evictions != mark.evictions:
+            raise ValueError("tokens were evicted since the mark: what is gone cannot be brought back")
+        self.tokens = {stream: self.tokens[stream][:length] for stream, length in mark.lengths.items()}
+        for layer in self.layers:
+            layer.stores = {stream: store for stream, store in layer.stores.items() if stream in mark.lengths}
+            for stream, length in mark.lengths.items():
+                layer.cut(stream, length)
+        self.incoming, self.readable, self.num_fed = {}, (), mark.num_fed
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that the keys and values take."""
+        return sum(store.nbytes for layer in self.layers for store in layer.stores.values())
+
+    def _list(self, stream: int, new: Layout) -> None:
+        self.tokens[stream] = Layout.cat([self.tokens[stream], new]) if stream in self.tokens else new
