@@ -20,7 +20,7 @@ SUBPROTOCOL = "swwatch.v1"
 TOKEN_SUBPROTOCOL = "swwatch.token."  # followed by the bearer token: a browser cannot set headers on a WebSocket
 HEADER = struct.Struct(">4sId")  # magic, frame number, timestamp in seconds
 MAGIC = b"SWF1"
-MAX_TIMESTAMP_S = 1e9
+MAX_TIMESTAMP_S = 1e11  # as data/live_frames.py has it; beyond, float64 is too coarse for the grid
 MAX_FRAME_NUMBER = 2**32 - 1
 
 Code = Literal[

@@ -1,0 +1,229 @@
+"""Videos on the server's disk: what clients send, and what the allowed folder holds."""
+
+import asyncio
+import contextlib
+import secrets
+import shutil
+import tempfile
+import time
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from python_multipart.exceptions import MultipartParseError
+from python_multipart.multipart import MultipartParser, parse_options_header
+
+from swwatch.errors import UserError
+from swwatch.serve.limits import Limits
+from swwatch.serve.metrics import Metrics
+from swwatch.serve.protocol import ProtocolError
+
+SUFFIXES = (".mp4", ".mov", ".m4v", ".mkv", ".webm", ".avi")
+MAX_LISTED = 1000
+
+
+@dataclass
+class Stored:
+    """A file of ours under a random name."""
+
+    path: Path
+    size: int
+    at_s: float  # when it came, monotonic
+    users: int = 0  # sessions that read it
+    unwanted: bool = False  # to be removed when the last of them ends
+
+
+class Uploads:
+    """Files that clients sent, in a folder of their own that goes with the server."""
+
+    def __init__(self, limits: Limits, metrics: Metrics, now=time.monotonic):
+        self.limits, self._metrics, self._now = limits, metrics, now
+        self._folder = Path(tempfile.mkdtemp(prefix="swwatch-uploads-"))
+        self._stored: dict[str, Stored] = {}
+        self._coming: dict[str, int] = {}  # bytes so far of files that are being received
+
+    async def receive(self, content_type: str, length: int | None, chunks: AsyncIterator[bytes]) -> tuple[str, int]:
+        """Write a form's `file` to disk as it comes.
+
+        Args:
+            content_type: multipart/form-data with its boundary.
+            length: of the whole request, where the client says so.
+        Returns:
+            Its id, and its size in bytes.
+        Raises:
+            ProtocolError: full, too_large, or bad_message (no form, no file in it).
+        """
+        self.sweep()
+        if len(self._stored) + len(self._coming) >= self.limits.max_uploads:
+            raise ProtocolError("full", "too many uploaded files: delete one, or try later")
+        if length is not None and length > self.limits.max_upload_bytes + 65_536:  # the form's own lines
+            raise ProtocolError("too_large", f"a file may have {self.limits.max_upload_bytes} bytes")
+        form, name = _Form(content_type), secrets.token_hex(16)
+        path = self._folder / name
+        self._coming[name] = 0
+        try:
+            with path.open("xb") as file:
+                async for chunk in chunks:
+                    data = form.feed(chunk)
+                    self._coming[name] += len(data)
+                    self._check_room(self._coming[name])
+                    await asyncio.to_thread(file.write, data)
+            form.check_whole()
+        except BaseException:  # also where the client went away
+            path.unlink(missing_ok=True)
+            raise
+        finally:
+            size = self._coming.pop(name)
+        self._stored[name] = Stored(path, size, self._now())
+        self._metrics.upload_bytes.set(self._total())
+        return name, size
+
+    def _total(self) -> int:
+        return sum(stored.size for stored in self._stored.values()) + sum(self._coming.values())
+
+    def _check_room(self, size: int) -> None:
+        if size > self.limits.max_upload_bytes:
+            raise ProtocolError("too_large", f"a file may have {self.limits.max_upload_bytes} bytes")
+        if self._total() > self.limits.max_uploads_bytes:
+            raise ProtocolError("full", "no room for more uploads: delete one, or try later")
+
+    @contextlib.contextmanager
+    def using(self, name: str):
+        """The path of an upload, which stays while it is used.
+
+        Raises:
+            ProtocolError: not_found.
+        """
+        stored = self._find(name)
+        stored.users += 1
+        try:
+            yield stored.path
+        finally:
+            stored.users -= 1
+            if stored.unwanted and not stored.users:
+                self._remove(name)
+
+    def delete(self, name: str) -> None:
+        """Remove an upload, now or when the last session that reads it ends. Raises ProtocolError: not_found."""
+        stored = self._find(name)
+        stored.unwanted = True
+        if not stored.users:
+            self._remove(name)
+
+    def sweep(self) -> None:
+        """Remove what is too old."""
+        for name, stored in list(self._stored.items()):
+            if self._now() - stored.at_s > self.limits.keep_s and not stored.unwanted:
+                self.delete(name)
+
+    def close(self) -> None:
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+    def _find(self, name: str) -> Stored:
+        stored = self._stored.get(name)
+        if stored is None or stored.unwanted:
+            raise ProtocolError("not_found", "no such upload: it may have been removed", fatal=True)
+        return stored
+
+    def _remove(self, name: str) -> None:
+        self._stored.pop(name).path.unlink(missing_ok=True)
+        self._metrics.upload_bytes.set(self._total())
+
+
+class _Form:
+    """Takes the bytes of the field `file` out of multipart form data, as they come."""
+
+    def __init__(self, content_type: str):
+        kind, options = parse_options_header(content_type)
+        if kind != b"multipart/form-data" or not options.get(b"boundary"):
+            raise ProtocolError("bad_message", "send multipart form data with a field `file`")
+        self._data: list[bytes] = []
+        self._header: tuple[bytearray, bytearray] = bytearray(), bytearray()
+        self._name: bytes | None = None  # of the part that is being read
+        self._found = self._ended = False
+        callbacks = ("part_begin", "part_data", "header_field", "header_value", "header_end", "end")
+        self._parser = MultipartParser(
+            options[b"boundary"], {f"on_{name}": getattr(self, f"_{name}") for name in callbacks}
+        )
+
+    def feed(self, chunk: bytes) -> bytes:
+        """Returns what of the file is in this chunk."""
+        self._data = []
+        try:
+            self._parser.write(chunk)
+        except MultipartParseError as error:
+            raise ProtocolError("bad_message", "the form is damaged") from error
+        return b"".join(self._data)
+
+    def check_whole(self) -> None:
+        if not self._found or not self._ended:
+            raise ProtocolError("bad_message", "the form has no whole field `file`")
+
+    def _part_begin(self) -> None:
+        self._name = None
+
+    def _header_field(self, data: bytes, start: int, end: int) -> None:
+        self._header[0].extend(data[start:end])
+
+    def _header_value(self, data: bytes, start: int, end: int) -> None:
+        self._header[1].extend(data[start:end])
+
+    def _header_end(self) -> None:
+        field_name, value = (bytes(part) for part in self._header)
+        self._header = bytearray(), bytearray()
+        if field_name.lower() == b"content-disposition":
+            self._name = parse_options_header(value)[1].get(b"name")
+            if self._name == b"file" and self._found:
+                raise ProtocolError("bad_message", "one file at a time")
+            self._found |= self._name == b"file"
+
+    def _part_data(self, data: bytes, start: int, end: int) -> None:
+        if self._name == b"file":
+            self._data.append(data[start:end])
+
+    def _end(self) -> None:
+        self._ended = True
+
+
+@dataclass(frozen=True)
+class Folder:
+    """The allowed folder; None for none. Names are relative, with forward slashes."""
+
+    root: Path | None = None
+    suffixes: tuple[str, ...] = field(default=SUFFIXES)
+
+    def __post_init__(self):
+        if self.root is not None and not self.root.is_dir():
+            raise UserError(f"--files {self.root}: there is no such folder")
+
+    def names(self) -> list[str]:
+        """Videos in it, sorted, at most 1000."""
+        if self.root is None:
+            return []
+        found = []
+        for path in sorted(self.root.rglob("*")):
+            if path.suffix.lower() in self.suffixes and self._inside(path) is not None:
+                found.append(path.relative_to(self.root).as_posix())
+                if len(found) == MAX_LISTED:
+                    break
+        return found
+
+    def path(self, name: str) -> Path:
+        """The file of this name.
+
+        Raises:
+            ProtocolError: not_found, and nothing more: not whether a file outside exists.
+        """
+        if self.root is not None and "\0" not in name and not Path(name).is_absolute():
+            inside = self._inside(self.root / name)
+            if inside is not None and ".." not in Path(name).parts and inside.suffix.lower() in self.suffixes:
+                return inside
+        raise ProtocolError("not_found", "no such file here: GET /api/files lists what there is", fatal=True)
+
+    def _inside(self, path: Path) -> Path | None:
+        """Where a path leads, links followed, if that is a file inside the folder."""
+        try:
+            real = path.resolve(strict=True)
+            return real if real.is_file() and real.is_relative_to(self.root.resolve()) else None
+        except (OSError, RuntimeError, ValueError):  # missing, too long, a loop of links
+            return None

@@ -1,0 +1,39 @@
+"""Structured logs: one JSON object a line on stderr. No frame, question, spoken word or token is ever passed to it."""
+
+import json
+import logging
+import sys
+import traceback
+from datetime import UTC, datetime
+
+logger = logging.getLogger("swwatch.serve")
+
+
+class JsonLines(logging.Formatter):
+    """time, level, event, and whatever the caller gave as `fields`; a traceback under "trace"."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        line = {
+            "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
+            "level": record.levelname.lower(),
+            "event": record.getMessage(),
+            **getattr(record, "fields", {}),
+        }
+        if record.exc_info:
+            line["trace"] = "".join(traceback.format_exception(*record.exc_info))
+        return json.dumps(line, ensure_ascii=False, default=str)
+
+
+def log(event: str, *, level: int = logging.INFO, error: BaseException | None = None, **fields) -> None:
+    """Write one line; `error` adds its traceback."""
+    logger.log(level, event, extra={"fields": fields}, exc_info=error)
+
+
+def to_stderr(level: str = "info") -> None:
+    """Send our lines, and the web server's warnings, to stderr."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(JsonLines())
+    for name, least in (("swwatch.serve", level.upper()), ("uvicorn", "WARNING")):
+        target = logging.getLogger(name)
+        target.handlers, target.propagate = [handler], False
+        target.setLevel(least)

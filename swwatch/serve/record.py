@@ -1,0 +1,102 @@
+"""A session as files: JSONL with every numbered message, WebVTT with what was said when."""
+
+import json
+import secrets
+import shutil
+import tempfile
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+
+from swwatch.paths import make_folder
+from swwatch.serve.protocol import Event, Opened, ProtocolError, Token
+
+KINDS = {"jsonl": "application/x-ndjson", "vtt": "text/vtt; charset=utf-8"}
+LAST_CUE_S = 2.0  # how long the last words stay
+
+
+class Recorder:
+    """Writes one session as it goes."""
+
+    def __init__(self, folder: Path, name: str, opened: Opened, now=time.monotonic):
+        self.name, self._now, self._zero = name, now, now()
+        self._jsonl = (folder / f"{name}.jsonl").open("x", encoding="utf-8")
+        self._vtt = (folder / f"{name}.vtt").open("x", encoding="utf-8")
+        self._vtt.write("WEBVTT\n")
+        self._cue: list[Token] = []  # of one step
+        self._line(opened.model_dump(exclude={"session"}))
+
+    def event(self, event: Event) -> None:
+        """Write a numbered message down."""
+        if self._jsonl.closed:
+            return
+        self._line(event.model_dump())
+        if isinstance(event, Token):
+            if self._cue and event.step != self._cue[0].step:
+                self._write_cue(event.t_emit_s)
+            self._cue.append(event)
+
+    def close(self) -> None:
+        """Write the last words and close both files."""
+        if not self._jsonl.closed:
+            if self._cue:
+                self._write_cue(self._cue[-1].t_emit_s + LAST_CUE_S)
+            self._jsonl.close()
+            self._vtt.close()
+
+    def _line(self, message: dict) -> None:
+        at_s = round(self._now() - self._zero, 4)
+        print(json.dumps({**message, "at_s": at_s}, ensure_ascii=False), file=self._jsonl)
+
+    def _write_cue(self, end_s: float) -> None:
+        start_s = self._cue[0].t_emit_s
+        text = " ".join("".join(token.text for token in self._cue).split())
+        self._cue = []
+        if text:
+            text = text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+            self._vtt.write(f"\n{_stamp(start_s)} --> {_stamp(max(end_s, start_s + 0.001))}\n{text}\n")
+
+
+def _stamp(seconds: float) -> str:
+    """WebVTT's hh:mm:ss.ttt."""
+    ms = max(0, round(seconds * 1000))
+    return f"{ms // 3_600_000:02}:{ms // 60_000 % 60:02}:{ms // 1000 % 60:02}.{ms % 1000:03}"
+
+
+class Recordings:
+    """All recordings of this server, in the user's folder, or in one that goes with the server."""
+
+    def __init__(self, folder: Path | None, keep_s: float, now=time.monotonic):
+        self._kept, self._now, self._keep_s = folder is not None, now, keep_s
+        if folder:
+            make_folder(folder)
+        self.folder = folder or Path(tempfile.mkdtemp(prefix="swwatch-recordings-"))
+        self._made: dict[str, float] = {}  # name -> when it was begun
+
+    def new_name(self) -> str:
+        """A name that sorts by time and cannot be guessed."""
+        return f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{secrets.token_hex(12)}"
+
+    def begin(self, name: str, opened: Opened) -> Recorder:
+        recorder = Recorder(self.folder, name, opened)
+        self._made[name] = self._now()
+        return recorder
+
+    def path(self, name: str, kind: str) -> Path:
+        """A recording's file. Raises ProtocolError: not_found."""
+        path = self.folder / f"{name}.{kind}"
+        if name not in self._made or kind not in KINDS or not path.is_file():
+            raise ProtocolError("not_found", "no such recording: it may have been removed")
+        return path
+
+    def sweep(self) -> None:
+        """Remove what is too old, unless it lies in the user's own folder."""
+        for name, at_s in list(self._made.items()):
+            if not self._kept and self._now() - at_s > self._keep_s:
+                del self._made[name]
+                for kind in KINDS:
+                    (self.folder / f"{name}.{kind}").unlink(missing_ok=True)
+
+    def close(self) -> None:
+        if not self._kept:
+            shutil.rmtree(self.folder, ignore_errors=True)
