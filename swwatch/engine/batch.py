@@ -1,14 +1,18 @@
 """Several sessions at once: what all of them ask for goes through the model in one call.
 
 Decoding is bound by reading the weights, and n sessions that advance together read them once. Every session keeps its
-own cache, schedule and prompt; sessions begin and end at any time.
+own cache, schedule and prompt; sessions begin and end at any time, and one that waits for its source keeps nobody.
 """
 
-from collections.abc import Hashable
+import threading
+from collections.abc import Callable, Container, Hashable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from swwatch.engine.requests import Feed, Look, Run
+import torch
+
+from swwatch.engine.requests import Feed, Look, Run, Wait
+from swwatch.errors import UserError
 from swwatch.model.modeling import WatchingQwen2_5_VL
 from swwatch.model.ragged import step_many, watch_many
 
@@ -20,20 +24,33 @@ class Ended:
     error: Exception | None = None
 
 
+class OutOfMemory(UserError):
+    """What one run asked for does not fit into memory, even alone."""
+
+
 Event = tuple[Hashable, Any]  # (key of the run, what it said or Ended)
 
 
 class Batch:
     """Runs that advance together, a round at a time. A run is a coroutine as in `requests`.
 
-    An exception inside one run ends that run alone. One of the model's own (out of memory) cannot be laid at one
-    door: it is raised by `advance`, and the runs of that round are lost.
+    An exception inside one run ends that run alone. One of the model's own (out of memory) is narrowed down: caches
+    are put back to where the round began, and the runs are tried again by halves, until those that fail by themselves
+    are left. These end with the error, and the others never notice.
+
+    `wake` may be called from any thread; everything else belongs to one.
+
+    Attributes:
+        at_most: so many runs fit into memory together, as a round that did not has shown; None while all do. It is
+            forgotten when a run ends, for that gives memory back.
     """
 
     def __init__(self, model: WatchingQwen2_5_VL | None):
         """Args: the model that answers; None for runs that ask nothing."""
         self.model = model
-        self._waiting: dict[Hashable, tuple[Run, Look | Feed]] = {}
+        self.at_most: int | None = None
+        self._waiting: dict[Hashable, tuple[Run, Look | Feed | Wait]] = {}
+        self._news = threading.Event()
 
     def __len__(self) -> int:
         """Number of runs that have not ended."""
@@ -45,44 +62,118 @@ class Batch:
             raise ValueError(f"a run {key!r} is under way already")
         return self._resume(key, run, None)
 
-    def advance(self) -> list[Event]:
-        """One round: all pictures asked for through the vision tower, then all rows through the LLM, once each.
+    def remove(self, key: Hashable) -> None:
+        """End a run where it stands. Its memory is free when this returns, unless somebody else holds the session."""
+        run, _ = self._waiting.pop(key)
+        self.at_most = None
+        run.close()
 
+    def advance(self, held: Container[Hashable] = ()) -> list[Event]:
+        """One round: sources of waiting runs are polled, then all pictures asked for go through the vision tower, then
+        all rows through the LLM, once each.
+
+        Args:
+            held: keys of runs that stay where they are this time.
         Returns:
             What was said, and which runs ended, in order.
         """
+        self._news.clear()  # before the polls: what comes after them is noticed by `wait`
         events: list[Event] = []
-        if looks := self._asked(Look):
-            requests = [request for _, _, request in looks]
-            pixels, grids = ([getattr(r, name) for r in requests] for name in ("pixel_values", "grid_thw"))
-            events += self._answer(looks, watch_many(self.model, pixels, grids))
-        if feeds := self._asked(Feed):
-            columns = ([getattr(r, name) for _, _, r in feeds] for name in ("cache", "rows", "embeds", "predicts"))
-            events += self._answer(feeds, step_many(self.model, *columns))
+        for key in self._asked(Wait, held):
+            run, request = self._waiting.pop(key)
+            request.source.wait(0)  # nothing is slept; simulated time goes on
+            events += self._resume(key, run, None)
+        for kind, forward in ((Look, _watch), (Feed, _step)):
+            keys = self._asked(kind, held)
+            while keys:
+                now, keys = keys[: self.at_most], keys[self.at_most or len(keys) :]
+                events += self._answer(now, forward)
         return events
 
-    def _asked(self, kind: type) -> list[tuple[Hashable, Run, Any]]:
-        return [(key, run, request) for key, (run, request) in self._waiting.items() if isinstance(request, kind)]
+    def is_idle(self, held: Container[Hashable] = ()) -> bool:
+        """Whether `advance` could do nothing but poll."""
+        return not (self._asked(Look, held) or self._asked(Feed, held))
 
-    def _answer(self, asked: list[tuple[Hashable, Run, Any]], answers) -> list[Event]:
-        events: list[Event] = []
-        for (key, run, _), answer in zip(asked, answers, strict=True):
-            del self._waiting[key]
-            events += self._resume(key, run, answer)
+    def wait(self, timeout_s: float | None = None) -> None:
+        """Sleep until `wake` was called, at any time since the last round began, or the time is over.
+
+        For a batch that is idle. Sources that cannot call `wake` when they have something new need a timeout.
+        """
+        self._news.wait(timeout_s)
+
+    def wake(self) -> None:
+        """There is something new: a source has a step, a run is to be added. From any thread."""
+        self._news.set()
+
+    def _asked(self, kind: type, held: Container[Hashable]) -> list[Hashable]:
+        return [key for key, (_, request) in self._waiting.items() if isinstance(request, kind) and key not in held]
+
+    def _answer(self, keys: Sequence[Hashable], forward: Callable[[Any, list], Sequence]) -> list[Event]:
+        """Answer these runs' requests together or, where that fails, by halves."""
+        requests = [self._waiting[key][1] for key in keys]
+        marks = {key: r.cache.mark() for key, r in zip(keys, requests, strict=True) if isinstance(r, Feed)}
+        error, events = None, []
+        try:
+            answers = forward(self.model, requests)
+        except Exception as failure:
+            error = failure.with_traceback(None)  # which holds on to the tensors of the forward that failed
+        del requests  # and these hold on to the caches
+        if error is None:
+            for key, answer in zip(keys, answers, strict=True):
+                events += self._resume(key, self._waiting.pop(key)[0], answer)
+            return events
+        if len(keys) == 1:
+            return [self._fail(keys[0], error)]
+        for key, mark in marks.items():
+            try:
+                self._waiting[key][1].cache.restore(mark)
+            except Exception as failure:  # for that, too, takes memory
+                events.append(self._fail(key, failure.with_traceback(None)))
+        left, half = [key for key in keys if key in self._waiting], len(keys) // 2
+        for part in filter(None, (left[:half], left[half:])):
+            events += self._answer(part, forward)
+        if not any(isinstance(event, Ended) for _, event in events):  # it was all of them together
+            self.at_most = min(self.at_most or half, half)
         return events
+
+    def _fail(self, key: Hashable, error: Exception) -> Event:
+        self.remove(key)
+        return key, Ended(_clear(error))
 
     def _resume(self, key: Hashable, run: Run, answer) -> list[Event]:
         """Let a run go on to its next request or its end."""
         events: list[Event] = []
-        while True:
-            try:
-                event = run.send(answer)
-            except StopIteration:
-                return [*events, (key, Ended())]
-            except Exception as error:
-                return [*events, (key, Ended(error))]
-            if isinstance(event, Look | Feed):
-                self._waiting[key] = run, event
-                return events
-            events.append((key, event))
-            answer = None
+        try:
+            event = run.send(answer)
+            while not isinstance(event, Look | Feed | Wait):
+                events.append((key, event))
+                event = next(run)
+        except StopIteration:
+            end = Ended()
+        except Exception as error:
+            end = Ended(_clear(error))
+        else:
+            self._waiting[key] = run, event
+            return events
+        self.at_most = None
+        return [*events, (key, end)]
+
+
+def _watch(model: WatchingQwen2_5_VL, looks: list[Look]) -> list[torch.Tensor]:
+    return watch_many(model, [look.pixel_values for look in looks], [look.grid_thw for look in looks])
+
+
+def _step(model: WatchingQwen2_5_VL, feeds: list[Feed]) -> torch.Tensor:
+    return step_many(model, *([getattr(f, name) for f in feeds] for name in ("cache", "rows", "embeds", "predicts")))
+
+
+def _clear(error: Exception) -> Exception:
+    """The error itself, or, where memory ran out, one that says what to lower."""
+    on_cpu = "can't allocate memory" in str(error)  # torch's own words there, in a plain RuntimeError
+    if not (isinstance(error, torch.OutOfMemoryError | MemoryError) or on_cpu):
+        return error
+    told = (str(error).splitlines() or ["no more is known"])[0]
+    return OutOfMemory(
+        "out of memory: run fewer sessions or clips at once, or lower the pixel budget, the length of the stream or "
+        f"max_new_tokens ({told})"
+    )

@@ -5,11 +5,10 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-import torch
 from tqdm import tqdm
 
 from swwatch.data.prompt import question_of
-from swwatch.engine.batch import Batch, Ended
+from swwatch.engine.batch import Batch, Ended, OutOfMemory
 from swwatch.engine.requests import Run
 from swwatch.errors import UserError
 from swwatch.evaluate.ranks import Alone
@@ -67,7 +66,7 @@ def run(
     Raises:
         UserError: more unreadable clips than allowed, or not enough memory.
     """
-    ranks, batch, clips = ranks or Alone(), Batch(model), {}
+    ranks, batch, clips, told = ranks or Alone(), Batch(model), {}, []
     todo = [record for record in records if str(record["video_id"]) not in results.done]
     num_before = len(results.done)
     bar = tqdm(desc="clips", unit="clip", initial=num_before, total=len(records), **_bar_options(ranks))
@@ -84,6 +83,13 @@ def run(
                 continue
             finish(clips.pop(key), event.error)
             bar.update(num_before + ranks.add("ended") - bar.n)
+
+    def advance() -> None:
+        take(batch.advance())
+        if batch.at_most and not told:
+            told.append(batch.at_most)
+            fit = f"{batch.at_most} of {clips_at_once} clips fit into memory together"
+            tqdm.write(f"{fit}: a smaller --clips-at-once is faster", file=sys.stderr)
 
     def finish(ended: _Open, error: Exception | None) -> None:
         record = ended.record
@@ -103,10 +109,10 @@ def run(
                 clips[key] = _Open(record)
                 take(batch.add(key, narration(clips[key])))
                 while len(batch) >= clips_at_once:
-                    take(batch.advance())
+                    advance()
             while len(batch):
-                take(batch.advance())
-        except torch.OutOfMemoryError as error:
+                advance()
+        except OutOfMemory as error:
             less = "a smaller --clips-at-once" if clips_at_once > 1 else "a smaller --max-frames or --pixel-budget"
             raise UserError(f"out of GPU memory: give {less}; finished clips are kept") from error
 
