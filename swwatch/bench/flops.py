@@ -56,9 +56,15 @@ def peak_flops(gpu: str, given_tflops: float | None = None) -> float | None:
     """Dense bf16 peak of a GPU in operations per second; None where nobody knows it."""
     if given_tflops is not None:
         return given_tflops * 1e12
+    peak = of_gpu(PEAK_TFLOPS, gpu)
+    return None if peak is None else peak * 1e12
+
+
+def of_gpu(table: dict[str, float], gpu: str) -> float | None:
+    """The value of the longest name in a table that is part of a GPU's name; None where there is none."""
     words = gpu.split()
-    found = [name for name in PEAK_TFLOPS if _names(words, name.split())]
-    return PEAK_TFLOPS[max(found, key=len)] * 1e12 if found else None
+    found = [name for name in table if _names(words, name.split())]
+    return table[max(found, key=len)] if found else None
 
 
 def _names(words: list[str], part: list[str]) -> bool:

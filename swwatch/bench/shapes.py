@@ -15,6 +15,11 @@ from swwatch.toy.checkpoint import mrope_section
 MARKUP = Markup(video=10, vision_start=11, im_end=12, suffix=(13, 12, 14), header=(15, 16, 14))
 
 SHAPES = {  # text, vision: 3b and 7b as the released checkpoints' config.json
+    "toy": (
+        {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4}
+        | {"num_key_value_heads": 2, "vocab_size": 256, "tie_word_embeddings": True},
+        {"depth": 2, "hidden_size": 64, "intermediate_size": 128, "num_heads": 4, "fullatt_block_indexes": [1]},
+    ),
     "0.2b": (
         {"hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 16, "num_attention_heads": 12}
         | {"num_key_value_heads": 4, "vocab_size": 32768, "tie_word_embeddings": True},

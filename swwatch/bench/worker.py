@@ -5,14 +5,13 @@ measured times. A step takes all samples, in as many forwards as the row needs.
 """
 
 import contextlib
-import os
 import time
-from pathlib import Path
 
 import torch
 from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import Qwen2_5_VLVisionAttention
 
 from swwatch.bench.flops import llm_sizes
+from swwatch.bench.memory import forget_peak, memory_now, memory_peak
 from swwatch.bench.samples import MadeUp, clip_samples, forwards, visible_pairs
 from swwatch.bench.settings import BenchSettings, Row
 from swwatch.bench.shapes import random_model, shape_config
@@ -71,8 +70,8 @@ class Job:
         self.optimizer = torch.optim.AdamW(trained, lr=LEARNING_RATE, weight_decay=0.0, fused=self.cuda)
         self.trained = trained
         self.vision = VisionTime(self.model.model.visual, self.cuda)
-        self.memory_before = _memory_now(self.cuda)
-        _forget_peak(self.cuda)
+        self.memory_before = memory_now(self.cuda)
+        forget_peak(self.cuda)
 
     def _model(self):
         settings, dtype = self.settings, DTYPES[self.settings.precision]
@@ -138,7 +137,7 @@ class Job:
 
     def memory(self) -> dict:
         """Bytes before the first step, and at most since."""
-        return {"before": self.memory_before, "peak": _memory_peak(self.cuda)}
+        return {"before": self.memory_before, "peak": memory_peak(self.cuda)}
 
 
 def restore_vision_tower(model) -> None:
@@ -183,29 +182,3 @@ def _counts(samples: list[Sample], batches: list[dict]) -> dict:
         "longest": max(len(sample.tokens) for sample in samples),
         "pairs": sum(visible_pairs(sample) for sample in samples),
     }
-
-
-def _status(key: str) -> int | None:
-    """A size of this process in bytes, from Linux; None elsewhere.
-
-    Not resource.getrusage: its ru_maxrss begins with what the parent had when it started this process.
-    """
-    path = Path("/proc/self/status")
-    lines = path.read_text().splitlines() if path.exists() else []
-    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{key}:")), None)
-
-
-def _memory_now(cuda: bool) -> int | None:
-    return torch.cuda.memory_allocated() if cuda else _status("VmRSS")
-
-
-def _memory_peak(cuda: bool) -> int | None:
-    return torch.cuda.max_memory_allocated() if cuda else _status("VmHWM")
-
-
-def _forget_peak(cuda: bool) -> None:
-    """Loading may have needed more than training does."""
-    if cuda:
-        torch.cuda.reset_peak_memory_stats()
-    elif os.access("/proc/self/clear_refs", os.W_OK):
-        Path("/proc/self/clear_refs").write_text("5")

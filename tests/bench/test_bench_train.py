@@ -194,7 +194,7 @@ def test_the_shapes_are_those_of_the_released_checkpoints():
         with torch.device("meta"):
             model = random_model(shape_config(shape, "group"), "sdpa", "meta", torch.bfloat16, seed=0)
         assert sum(p.numel() for p in model.parameters()) / 1e9 == pytest.approx(billions, abs=0.01)
-    assert set(SHAPES) == {"0.2b", "3b", "7b"}
+    assert set(SHAPES) == {"toy", "0.2b", "3b", "7b"}
 
 
 def job(tiny_checkpoint, name, **changes):

@@ -1,0 +1,110 @@
+"""What a step of watching and speaking can cost at least, by arithmetic: the paper's bound, and two rooflines.
+
+    p       seconds to watch a step of m video tokens          g       seconds to speak its K tokens
+    W       bytes of the LLM's weights that a forward reads     B       bytes a second that memory gives
+    N       parameters behind them (2 N operations a token)     F       operations a second
+
+One session: serial takes p + g for a step, watching and speaking at the same time takes max(p, g) at best, so
+S = (p + g) / max(p, g), at most 2 (arXiv 2601.06843, its figure 6). With slow-downs a and b under overlap it becomes
+(p + g) / max(a p, b g).
+
+A forward of n tokens takes max(W / B, 2 N n / F): few tokens cost the reading of the weights and no more. That gives
+the bound of decoding (B / W tokens a second), and that of the fused engine, whose K text forwards carry the video
+tokens along. Attention is left out.
+"""
+
+from dataclasses import dataclass
+
+from torch import nn
+
+from swwatch.bench.flops import of_gpu
+
+# bytes a second of the GPU's memory by part of its name, from the vendors' data sheets; the longest match counts
+BANDWIDTH = {
+    "H200": 4.8e12,
+    "GH200": 4.8e12,
+    "H100": 3.35e12,
+    "H100 PCIe": 2.0e12,
+    "H100 NVL": 3.9e12,
+    "A100-SXM4-80GB": 2.039e12,
+    "A100 80GB": 1.935e12,
+    "A100": 1.555e12,
+    "A40": 696e9,
+    "RTX A6000": 768e9,
+    "L40S": 864e9,
+    "L4": 300e9,
+}
+
+
+@dataclass(frozen=True)
+class Roof:
+    """One LLM on one device.
+
+    Attributes:
+        weight_bytes: W, read by every forward; parameters: N.
+        bandwidth: B in bytes a second; flops: F in operations a second.
+    """
+
+    weight_bytes: int
+    parameters: int
+    bandwidth: float
+    flops: float
+
+    def forward_s(self, tokens: float) -> float:
+        """Seconds that a forward of so many tokens takes at least."""
+        return max(self.weight_bytes / self.bandwidth, 2 * self.parameters * tokens / self.flops)
+
+    def decode_per_s(self) -> float:
+        """Tokens a second of one session at most."""
+        return 1 / self.forward_s(1)
+
+    def balance(self) -> float:
+        """Tokens of a forward from which computing takes longer than reading."""
+        return self.weight_bytes / self.bandwidth * self.flops / (2 * self.parameters)
+
+    def fused_gain(self, video_tokens: int, k: int) -> float:
+        """S of the fused engine's LLM part at most: k + 1 forwards become k, until these are bound by computing."""
+        serial = self.forward_s(video_tokens) + k * self.forward_s(1)
+        return serial / (k * self.forward_s(1 + video_tokens / k))
+
+    def serial_steps_per_s(self, video_tokens: int, k: int) -> float:
+        """Steps a second of one serial session at most."""
+        return 1 / (self.forward_s(video_tokens) + k * self.forward_s(1))
+
+    def fused_steps_per_s(self, video_tokens: int, k: int) -> float:
+        """Steps a second of one fused session at most."""
+        return 1 / (k * self.forward_s(1 + video_tokens / k))
+
+
+def overlap_gain(watch_s: float, speak_s: float, a: float = 1.0, b: float = 1.0) -> float:
+    """S = (p + g) / max(a p, b g); with a = b = 1 the paper's bound."""
+    return (watch_s + speak_s) / max(a * watch_s, b * speak_s)
+
+
+def known_bandwidth(gpu: str) -> float | None:
+    """Bytes a second of a GPU's memory by its data sheet; None where its name is not known."""
+    return of_gpu(BANDWIDTH, gpu)
+
+
+def weights_read(model: nn.Module) -> dict[str, int]:
+    """What a decoding forward of the LLM reads: its layers and the output head, not the table of embeddings."""
+    read = [*model.model.language_model.layers.parameters(), *model.lm_head.parameters()]
+    return {
+        "weight_bytes": sum(weight.numel() * weight.element_size() for weight in read),
+        "parameters": sum(weight.numel() for weight in read),
+    }
+
+
+def reprefill_tokens(video_tokens: int, k: int, steps: int, *, prompt: int, suffix: int, header: int) -> int:
+    """Tokens that go through the LLM when every step is run again from the beginning, and its own words from a cache.
+
+    Step i (from 1): prompt, i times the video tokens, header, k (i - 1) words, at the last step the suffix; then k - 1
+    further words one by one. Quadratic in `steps`.
+    """
+    whole = sum(prompt + video_tokens * i + header + k * (i - 1) for i in range(1, steps + 1))
+    return whole + suffix + steps * (k - 1)
+
+
+def serial_tokens(video_tokens: int, k: int, steps: int, *, prompt: int, suffix: int, header: int) -> int:
+    """Tokens that go through the LLM when each is fed once; the very last word is fed nowhere."""
+    return prompt + video_tokens * steps + suffix + header + k * steps - 1

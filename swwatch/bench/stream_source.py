@@ -1,0 +1,156 @@
+"""Steps of random pixels for the benchmark, as fast as they are taken or paced like a camera that does not wait."""
+
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+
+import torch
+
+from swwatch.engine.source import Ask, Order, Step
+
+PROMPT_LEN = 30  # about that of the system text and a question
+
+
+def most_square(tokens: int) -> tuple[int, int]:
+    """(rows, columns) whose product is `tokens`."""
+    rows = next(n for n in range(int(tokens**0.5), 0, -1) if tokens % n == 0)
+    return rows, tokens // rows
+
+
+def prompt_of(model, seed: int) -> list[int]:
+    """PROMPT_LEN random words, the last of them <|vision_start|>."""
+    generator = torch.Generator().manual_seed(seed)
+    words = torch.randint(20, min(200, model.config.text_config.vocab_size), (PROMPT_LEN - 1,), generator=generator)
+    return [*words.tolist(), model.markup.vision_start]
+
+
+def random_steps(vision_config, video_tokens: int, count: int, seed: int, device: str = "cpu") -> list[Step]:
+    """Steps of so many merged tokens, on the device; a few pictures in turn, for pixels of hours would fill memory."""
+    merge, (rows, columns) = vision_config.spatial_merge_size, most_square(video_tokens)
+    grid = torch.tensor([[1, merge * rows, merge * columns]])
+    width = vision_config.in_channels * vision_config.temporal_patch_size * vision_config.patch_size**2
+    generator = torch.Generator().manual_seed(seed)
+    pictures = [torch.randn(int(grid.prod()), width, generator=generator).to(device) for _ in range(min(8, count))]
+    return [Step(pictures[i % len(pictures)], grid, 0.0) for i in range(count)]
+
+
+@dataclass
+class Ready:
+    """Every step is there whenever it is asked for: how fast can an engine go?"""
+
+    steps: Sequence[Step]
+    clock: object
+    taken: int = 0
+
+    @property
+    def ended(self) -> bool:
+        return self.taken == len(self.steps)
+
+    def poll(self) -> Step | None:
+        if self.ended:
+            return None
+        self.taken += 1
+        return replace(self.steps[self.taken - 1], arrival_s=self.clock.now(), last=self.ended)
+
+    def wait(self, timeout_s: float | None = None) -> None:
+        raise AssertionError("a source whose steps are all there is never waited for")
+
+    def orders(self) -> list[Ask | Order]:
+        return []
+
+
+@dataclass
+class Camera:
+    """Steps arrive at a pace of their own into a bounded queue; where it is full the oldest is dropped and counted.
+
+    One thread is enough: between two polls the queue only grows, so who fell out of it can be told afterwards.
+
+    Attributes:
+        rate: steps a second, from the first poll on.
+        count: steps that arrive in all; they show `pictures` in turn.
+        size: of the queue.
+        dropped: steps lost so far; backlog: length of the queue as seen at each poll, with the time; waited_s: spent
+            in `wait`, when there was nothing to do.
+    """
+
+    pictures: Sequence[Step]
+    clock: object
+    rate: float
+    count: int
+    size: int = 8
+    dropped: int = 0
+    waited_s: float = 0.0
+    backlog: list[tuple[float, int]] = field(default_factory=list)
+
+    def __post_init__(self):
+        self.zero: float | None = None
+        self.arrived = 0
+        self.queue: deque[int] = deque()
+
+    def arrival_s(self, index: int) -> float:
+        return self.zero + index / self.rate
+
+    def _admit(self) -> float:
+        """Let in what has arrived; returns the time."""
+        now = self.clock.now()
+        if self.zero is None:
+            self.zero = now
+        while self.arrived < self.count and self.arrival_s(self.arrived) <= now:
+            if len(self.queue) == self.size:
+                self.queue.popleft()
+                self.dropped += 1
+            self.queue.append(self.arrived)
+            self.arrived += 1
+        return now
+
+    @property
+    def ended(self) -> bool:
+        return self.arrived == self.count and not self.queue
+
+    def poll(self) -> Step | None:
+        self.backlog.append((self._admit(), len(self.queue)))
+        if not self.queue:
+            return None
+        index = self.queue.popleft()
+        picture = self.pictures[index % len(self.pictures)]
+        return replace(picture, arrival_s=self.arrival_s(index), last=index == self.count - 1)
+
+    def wait(self, timeout_s: float | None = None) -> None:
+        """Until the next step arrives; a simulated clock skips that time."""
+        before = self._admit()
+        if self.queue or self.arrived == self.count:
+            return
+        until = self.arrival_s(self.arrived)
+        self.clock.arrive(until if timeout_s is None else min(until, before + timeout_s))
+        self.waited_s += self.clock.now() - before
+
+    def orders(self) -> list[Ask | Order]:
+        return []
+
+
+@dataclass
+class Part:
+    """The next `count` steps of a longer stream, for one of several sessions that follow one another."""
+
+    stream: Camera
+    count: int
+    taken: int = 0
+
+    @property
+    def ended(self) -> bool:
+        return self.taken == self.count or self.stream.ended
+
+    def poll(self) -> Step | None:
+        if self.taken == self.count:
+            return None
+        step = self.stream.poll()
+        if step is not None:
+            self.taken += 1
+            step = replace(step, last=step.last or self.taken == self.count)
+        return step
+
+    def wait(self, timeout_s: float | None = None) -> None:
+        self.stream.wait(timeout_s)
+
+    def orders(self) -> list[Ask | Order]:
+        return []
