@@ -5,6 +5,8 @@ Here chunks of equal length go side by side in one call, with the same result. W
 lengths (inner, right edge, bottom edge, corner), and frames have one.
 """
 
+from dataclasses import dataclass
+
 import torch
 from torch import nn
 from torch.nn.functional import linear, scaled_dot_product_attention
@@ -12,42 +14,76 @@ from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import (
     Qwen2_5_VLVisionAttention,
     apply_rotary_pos_emb_vision,
 )
+from transformers.models.qwen2_vl.modeling_qwen2_vl import VisionAttention as Qwen2VLVisionAttention
 
 # borders between samples in the LLM's sequence: transformers hands them to the vision tower too
 LLM_ONLY = ("cu_seq_lens_q", "cu_seq_lens_k", "max_length_q", "max_length_k")
 
 
-class BatchedVisionAttention(Qwen2_5_VLVisionAttention):
-    """Qwen2.5-VL's vision attention; under sdpa one call for each length of chunk, anything else runs as upstream."""
+@dataclass(frozen=True)
+class Chunks:
+    """Which patches attend to one another, sorted by the length of their chunk.
+
+    Attributes:
+        groups: for each length its patches (chunks * length,), chunk after chunk; None where all chunks have it.
+    """
+
+    groups: tuple[tuple[int, torch.Tensor | None], ...]
+
+    @classmethod
+    def of(cls, cu_seqlens: torch.Tensor, device: torch.device) -> "Chunks":
+        """cu_seqlens (chunks + 1,): borders of the chunks, which are waited for if they are on a device."""
+        starts = cu_seqlens.tolist()
+        lengths = [end - start for start, end in zip(starts, starts[1:], strict=False)]
+        if len(set(lengths)) == 1:
+            return cls(((lengths[0], None),))
+        groups = []
+        for length in sorted(set(lengths)):
+            first = torch.tensor([s for s, n in zip(starts, lengths, strict=False) if n == length])
+            groups.append((length, (first[:, None] + torch.arange(length)).flatten().to(device)))
+        return cls(tuple(groups))
+
+
+class _Batched:
+    """Vision attention; under sdpa one call for each length of chunk, anything else runs as upstream."""
 
     def forward(self, hidden_states, cu_seqlens, position_embeddings=None, **kwargs) -> torch.Tensor:
-        """hidden_states (S, D) of S patches; cu_seqlens (chunks + 1,), borders of the chunks.
+        """hidden_states (S, D) of S patches; cu_seqlens (chunks + 1,), borders of the chunks, or their `Chunks`.
 
         The samples of a batch lie behind one another, and no chunk reaches over a border of theirs.
         """
         kwargs = {key: value for key, value in kwargs.items() if key not in LLM_ONLY}
-        if self.config._attn_implementation != "sdpa":
-            return super().forward(hidden_states, cu_seqlens, position_embeddings, **kwargs)
+        chunks = cu_seqlens
+        if not isinstance(chunks, Chunks):
+            if self.config._attn_implementation != "sdpa":
+                return super().forward(hidden_states, cu_seqlens, position_embeddings, **kwargs)
+            chunks = Chunks.of(cu_seqlens, hidden_states.device)
         qkv = self.qkv(hidden_states).view(len(hidden_states), 3, self.num_heads, -1)
         q, k, v = qkv.unbind(1)
         qkv = torch.stack([*apply_rotary_pos_emb_vision(q, k, *position_embeddings), v])  # (3, S, N, D/N)
         dropout = self.attention_dropout if self.training else 0.0
 
-        def attend(chunks: torch.Tensor) -> torch.Tensor:
-            q, k, v = chunks.transpose(-2, -3)  # (chunks, N, length, D/N) each
+        def attend(part: torch.Tensor, length: int) -> torch.Tensor:
+            q, k, v = part.unflatten(1, (-1, length)).transpose(-2, -3)  # (chunks, N, length, D/N) each
             out = scaled_dot_product_attention(q, k, v, dropout_p=dropout, scale=self.scaling)
             return out.transpose(1, 2).flatten(0, 1)
 
-        lengths = cu_seqlens.diff().tolist()
-        if len(set(lengths)) == 1:
-            out = attend(qkv.unflatten(1, (-1, lengths[0])))
-        else:
-            starts, out = cu_seqlens.tolist(), torch.empty_like(qkv[0])
-            for length in set(lengths):
-                first = torch.tensor([s for s, n in zip(starts, lengths, strict=False) if n == length])
-                index = (first[:, None] + torch.arange(length)).flatten().to(qkv.device)
-                out = out.index_copy(0, index, attend(qkv[:, index].unflatten(1, (-1, length))))
+        out = None
+        for length, index in chunks.groups:
+            if index is None:
+                out = attend(qkv, length)
+            else:
+                out = torch.empty_like(qkv[0]) if out is None else out
+                out = out.index_copy(0, index, attend(qkv[:, index], length))
         return self.proj(out.flatten(1))
+
+
+class BatchedVisionAttention(_Batched, Qwen2_5_VLVisionAttention):
+    """Qwen2.5-VL's, run so."""
+
+
+class BatchedQwen2VisionAttention(_Batched, Qwen2VLVisionAttention):
+    """Qwen2-VL's, which has no windows, run so."""
 
 
 class PatchProduct(nn.Conv3d):
