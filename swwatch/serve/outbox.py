@@ -4,6 +4,7 @@ All methods belong to the event loop's thread.
 """
 
 import asyncio
+import math
 from collections import deque
 
 from swwatch.serve.protocol import Ack, Error, Event, Message, Pong, Stats
@@ -44,8 +45,13 @@ class Outbox:
             self._left.clear()
             await self._left.wait()
 
+    def open_up(self) -> None:
+        """No bound any more: the session ends, and what it still has to tell is limited by itself."""
+        self.bound = math.inf
+        self._left.set()
+
     def ack(self, ack: Ack) -> None:
-        """Tell the sender of a frame; waits for no one: it takes in what the reader has not fetched yet."""
+        """Tell the sender of a frame, in one message with what it has not read yet."""
         waiting = self._ack.frames if self._ack else 0
         self._ack = ack.model_copy(update={"frames": waiting + ack.frames})
         self._changed.set()

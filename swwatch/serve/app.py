@@ -1,0 +1,261 @@
+"""The HTTP side: the page, what the server has, uploads, recordings, metrics; and the door to the live socket."""
+
+import asyncio
+import contextlib
+import html
+import time
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+
+from fastapi import FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import FileResponse, HTMLResponse, JSONResponse
+from starlette.exceptions import HTTPException
+from starlette.middleware.cors import CORSMiddleware
+from starlette.requests import ClientDisconnect
+from starlette.staticfiles import StaticFiles
+from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.websockets import WebSocket
+
+from swwatch.engine.choose import ENGINES
+from swwatch.serve import protocol
+from swwatch.serve.auth import Gate
+from swwatch.serve.connection import Connection
+from swwatch.serve.limits import Limits
+from swwatch.serve.log import log
+from swwatch.serve.metrics import Metrics
+from swwatch.serve.protocol import ProtocolError
+from swwatch.serve.record import KINDS
+from swwatch.serve.sessions import Sessions
+
+PAGE = Path(__file__).parent / "page"
+STATUS = {
+    "bad_message": 400,
+    "unauthorised": 401,
+    "origin": 403,
+    "not_found": 404,
+    "too_large": 413,
+    "full": 429,
+    "server_error": 500,
+}
+OPEN_TO_ALL = ("/health", "/page/")  # and the page itself: they hold no secret, and a browser asks for them without
+HEADERS = {
+    "content-security-policy": "default-src 'self'; connect-src 'self' ws: wss:; img-src 'self' blob: data:; "
+    "media-src 'self' blob:; style-src 'self' 'unsafe-inline'; frame-ancestors 'none'; base-uri 'none'",
+    "permissions-policy": "camera=(self), display-capture=(self), microphone=()",
+    "referrer-policy": "no-referrer",
+    "x-content-type-options": "nosniff",
+    "cache-control": "no-cache",
+}
+
+
+@dataclass
+class Server:
+    """What belongs to one running server."""
+
+    gate: Gate
+    limits: Limits
+    metrics: Metrics
+    sessions: Sessions
+    model: str = ""
+    notes: list[str] = field(default_factory=list)
+
+    def info(self) -> dict:
+        """What /api/info tells."""
+        sessions, stages = self.sessions, self.sessions.stages
+        sources = ["frames", "upload"] + ["file"] * (sessions.folder.root is not None)
+        first = stages.checkpoints[0].loaded.settings
+        return {
+            "version": protocol.VERSION,
+            "variants": [checkpoint.variant for checkpoint in stages.checkpoints],
+            "engines": {name: row[0] if isinstance(row, tuple) else str(row) for name, row in ENGINES.items()},
+            "engine": stages.engine,
+            "schedule": str(first.schedule),
+            "question": sessions.prompts.eval_question,
+            "model": self.model,
+            "token_needed": self.gate.token is not None,
+            "limits": self.limits.told().model_dump() | {"upload_bytes": self.limits.max_upload_bytes},
+            "sources": sources + ["url"] * (sessions.urls != "none"),
+            "checkpoints": [
+                {"name": one.name, "variant": one.variant, "schedule": str(one.loaded.settings.schedule)}
+                for one in stages.checkpoints
+            ],
+            "notes": self.notes,
+        }
+
+
+def create_app(server: Server) -> FastAPI:
+    """The application of one server; `Sessions.shutdown` is its caller's duty, before the sockets are closed."""
+
+    @contextlib.asynccontextmanager
+    async def life(_):
+        sweeper = asyncio.create_task(server.sessions.sweep())
+        yield
+        sweeper.cancel()
+
+    app = FastAPI(title="swwatch", version=version("swwatch"), docs_url=None, redoc_url=None, lifespan=life)
+    _add_errors(app)
+    _add_addresses(app, server)
+    _add_files(app, server)
+
+    @app.websocket("/api/live")
+    async def live(websocket: WebSocket):
+        await Connection(websocket, server).run()
+
+    app.mount("/page", StaticFiles(directory=PAGE, check_dir=False))
+    app.add_middleware(Door, server=server)
+    app.add_middleware(
+        CORSMiddleware,
+        allow_origins=list(server.gate.origins),
+        allow_methods=["GET", "POST", "DELETE"],
+        allow_headers=["authorization", "content-type"],
+    )
+    return app
+
+
+def _add_addresses(app: FastAPI, server: Server) -> None:
+    @app.get("/", include_in_schema=False)
+    async def page():
+        return FileResponse(PAGE / "index.html")
+
+    @app.get("/health")
+    async def health() -> dict:
+        """Whether the server is up; needs no token."""
+        return {"status": "ok", "sessions": len(server.sessions), "version": app.version}
+
+    @app.get("/metrics")
+    async def metrics() -> Response:
+        """Counters for Prometheus."""
+        return Response(server.metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
+
+    @app.get("/api/info")
+    async def info() -> dict:
+        """Variants, engines, limits and sources of this server."""
+        return server.info()
+
+    @app.get("/docs", include_in_schema=False)
+    async def docs():
+        return HTMLResponse(_docs(app.openapi()))
+
+
+def _add_files(app: FastAPI, server: Server) -> None:
+    uploads, sessions = server.sessions.uploads, server.sessions
+    form = {"schema": {"type": "object", "properties": {"file": {"type": "string", "format": "binary"}}}}
+
+    @app.post(
+        "/api/uploads",
+        status_code=201,
+        openapi_extra={"requestBody": {"content": {"multipart/form-data": form}, "required": True}},
+    )
+    async def upload(request: Request) -> dict:
+        """Send a video as the form's field `file`; a session may then name its id."""
+        length = request.headers.get("content-length", "")
+        size = int(length) if length.isascii() and length.isdigit() else None
+        kind = request.headers.get("content-type", "")
+        name, size = await uploads.receive(kind, size, request.stream())
+        log("upload", bytes=size)
+        return {"id": name, "bytes": size}
+
+    @app.delete("/api/uploads/{name}", status_code=204)
+    async def delete(name: str) -> None:
+        """Remove an uploaded file."""
+        uploads.delete(name)
+
+    @app.get("/api/files")
+    async def files() -> dict:
+        """Videos in the allowed folder."""
+        return {"files": await asyncio.to_thread(sessions.folder.names)}
+
+    @app.get("/api/recordings/{name}.{kind}", response_class=FileResponse)
+    async def recording(name: str, kind: str) -> FileResponse:
+        """A recorded session, jsonl or vtt."""
+        path = sessions.recordings.path(name, kind)
+        return FileResponse(path, media_type=KINDS[kind], filename=path.name)
+
+
+def _add_errors(app: FastAPI) -> None:
+    @app.exception_handler(ProtocolError)
+    async def known(_, error: ProtocolError):
+        return _refusal(error)
+
+    @app.exception_handler(HTTPException)
+    async def http(_, error: HTTPException):
+        code = "not_found" if error.status_code == 404 else "bad_message"
+        return JSONResponse({"code": code, "message": str(error.detail)}, error.status_code, error.headers)
+
+    @app.exception_handler(RequestValidationError)
+    async def validation(_, error: RequestValidationError):
+        return _refusal(ProtocolError("bad_message", str(error.errors()[0]["msg"])))
+
+    @app.exception_handler(ClientDisconnect)
+    async def gone(_, error: ClientDisconnect):
+        return Response(status_code=400)  # nobody reads it
+
+
+def _refusal(error: ProtocolError) -> JSONResponse:
+    headers = {"www-authenticate": "Bearer"} if error.code == "unauthorised" else None
+    body = {"code": error.code, "message": error.message}
+    return JSONResponse(body, STATUS.get(error.code, 400), headers)
+
+
+class Door:
+    """Every HTTP request: who may come in, a log line without query or body, no trace to the client when it breaks."""
+
+    def __init__(self, app: ASGIApp, server: Server):
+        self.app, self.server = app, server
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        began, status = time.monotonic(), 0
+
+        async def send_with_headers(message):
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                message["headers"] += [(name.encode(), value.encode()) for name, value in HEADERS.items()]
+            await send(message)
+
+        try:
+            if (refusal := self._refuse(Request(scope))) is not None:
+                await refusal(scope, receive, send_with_headers)
+            else:
+                await self.app(scope, receive, send_with_headers)
+        except Exception as error:
+            log("request broke", level=40, error=error)
+            if not status:
+                fault = ProtocolError("server_error", "a fault of the server's; its log has more")
+                await _refusal(fault)(scope, receive, send_with_headers)
+        finally:
+            route = getattr(scope.get("route"), "path", "other")  # never the path itself: it may name an upload
+            self.server.metrics.requests.labels(route, status).inc()
+            took_ms = round(1000 * (time.monotonic() - began), 1)
+            log("request", level=10, method=scope["method"], route=route, status=status, ms=took_ms)
+
+    def _refuse(self, request: Request) -> Response | None:
+        path = request.url.path
+        if path == "/health":
+            return None
+        if not self.server.gate.welcomes(request.headers):
+            return _refusal(ProtocolError("origin", "this server does not answer that page or name"))
+        is_open = path == "/" or path.startswith(OPEN_TO_ALL)
+        if not is_open and not self.server.gate.knows(request.headers, request.query_params):
+            return _refusal(ProtocolError("unauthorised", "this server wants its token"))
+        return None
+
+
+def _docs(schema: dict) -> str:
+    """A page about the HTTP addresses that needs nothing from elsewhere."""
+    rows = []
+    for path, methods in schema["paths"].items():
+        for method, what in methods.items():
+            text = what.get("description") or what.get("summary", "")
+            rows.append(f"<tr><td><code>{method.upper()} {html.escape(path)}</code><td>{html.escape(text)}")
+    return (
+        "<!doctype html><html lang=en><meta charset=utf-8><title>swwatch: addresses</title>"
+        f"<h1>swwatch {html.escape(schema['info']['version'])}</h1><table>{''.join(rows)}</table>"
+        "<p>As OpenAPI: <a href=openapi.json>openapi.json</a>. Frames and words go over the WebSocket "
+        "<code>/api/live</code>: see docs/protocol.md and docs/protocol.schema.json.</p>"
+    )

@@ -1,0 +1,179 @@
+"""One WebSocket: who it is, its `open`, then a task that reads for its session and one that writes."""
+
+import asyncio
+import contextlib
+
+from starlette.websockets import WebSocket, WebSocketDisconnect
+
+from swwatch.serve import protocol
+from swwatch.serve.limits import MISTAKES, OPEN_WITHIN_S
+from swwatch.serve.log import log
+from swwatch.serve.protocol import End, Error, Open, ProtocolError, parse_client
+from swwatch.serve.session import Session
+
+LAST_WORDS_S = 2.0  # how long a client may take to read why its connection is closed
+COUNTED = ("bad_message", "bad_frame", "too_large", "too_many_pixels")  # mistakes that are not the model's pace
+
+
+class Gone(Exception):
+    """The client has left."""
+
+
+class Connection:
+    """Drives one WebSocket from its handshake to its close."""
+
+    def __init__(self, websocket: WebSocket, server):
+        """Args: server: has gate, limits, metrics and sessions."""
+        self.websocket, self.server, self.limits = websocket, server, server.limits
+        self._replaced = asyncio.Event()
+        self._mistakes = 0
+
+    def replace(self) -> None:
+        """Another connection took this one's session."""
+        self._replaced.set()
+
+    async def run(self) -> None:
+        """Serve the client until it or its session is over; never raises for what a client does."""
+        self._connected(1)
+        try:
+            await self._accept()
+            session = await self._open()
+            close_code = await self._serve(session)
+            await self._last_words(None, close_code)
+        except ProtocolError as error:
+            self.server.metrics.errors.labels(error.code).inc()
+            await self._last_words(_error(error), protocol.CLOSE_CODES.get(error.code, protocol.CLOSE_PROTOCOL))
+        except (Gone, WebSocketDisconnect):
+            pass
+        except Exception as error:
+            log("connection broke", level=40, error=error)
+            fault = ProtocolError("server_error", "a fault of the server's; its log has more", fatal=True)
+            await self._last_words(_error(fault), protocol.CLOSE_ERROR)
+        finally:
+            self._connected(-1)
+
+    def _connected(self, more: int) -> None:
+        self.server.sessions.num_connections += more
+        self.server.metrics.connections.set(self.server.sessions.num_connections)
+
+    # --- before the session -------------------------------------------------------------------------------------
+
+    async def _accept(self) -> None:
+        socket, gate = self.websocket, self.server.gate
+        offered = socket.scope.get("subprotocols", [])
+        await socket.accept(protocol.SUBPROTOCOL if protocol.SUBPROTOCOL in offered else None)
+        if not gate.welcomes(socket.headers):
+            raise ProtocolError("origin", "this server does not take sessions from that page", fatal=True)
+        if not gate.knows(socket.headers, socket.query_params, offered):
+            raise ProtocolError("unauthorised", "this server wants its token", fatal=True)
+        if not self.server.sessions.admit():
+            raise ProtocolError("full", "too many connections: try later", fatal=True)
+
+    async def _open(self) -> Session:
+        """Wait for `open`; anything else is a mistake, but not the end."""
+        try:
+            async with asyncio.timeout(OPEN_WITHIN_S):
+                while True:
+                    try:
+                        message = self._parse(await self._receive())
+                        if not isinstance(message, Open):
+                            raise ProtocolError("not_open", "the first message must be `open`")
+                        break
+                    except ProtocolError as error:
+                        self._count(error)
+                        await self._send(_error(error))
+        except TimeoutError:
+            raise ProtocolError("not_open", f"no `open` within {OPEN_WITHIN_S:g} s", fatal=True) from None
+        session, opened = await self.server.sessions.open(message, self)
+        try:
+            await self._send(opened)
+        except Exception:
+            session.detach(self)
+            raise
+        return session
+
+    # --- with it ------------------------------------------------------------------------------------------------
+
+    async def _serve(self, session: Session) -> int:
+        """Read and write until one of them is over. Returns the close code."""
+        writer = asyncio.create_task(self._write(session))
+        tasks = {writer, asyncio.create_task(self._read(session)), asyncio.create_task(self._replaced.wait())}
+        try:
+            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for task in tasks:
+                task.cancel()
+            results = await asyncio.gather(*tasks, return_exceptions=True)
+            session.detach(self)
+        if self._replaced.is_set():
+            await self._last_words(End(reason="replaced"), protocol.CLOSE_REPLACED)
+            raise Gone
+        for result in results:
+            if isinstance(result, Exception):
+                raise result
+        return writer.result() if writer in done else protocol.CLOSE_DONE
+
+    async def _write(self, session: Session) -> int:
+        while True:
+            message = await session.outbox.next()
+            await self._send(message)
+            if isinstance(message, End):
+                reasons = {"shutdown": protocol.CLOSE_GOING_AWAY, "error": protocol.CLOSE_ERROR}
+                return reasons.get(message.reason, protocol.CLOSE_DONE)
+
+    async def _read(self, session: Session) -> None:
+        while True:
+            message = await self._receive()
+            try:
+                if isinstance(message, bytes):
+                    await session.take(message)
+                else:
+                    session.command(self._parse(message))
+            except ProtocolError as error:
+                try:
+                    self._count(error)
+                except ProtocolError as fatal:
+                    session.fail(fatal)
+                    await asyncio.Event().wait()  # the writer tells it, then ends this task
+                await session.outbox.error(_error(error))
+                self.server.metrics.errors.labels(error.code).inc()
+
+    # --- the wire -----------------------------------------------------------------------------------------------
+
+    def _parse(self, message: str | bytes):
+        if isinstance(message, bytes):
+            raise ProtocolError("not_open", "frames come after `open`")
+        if len(message.encode()) > self.limits.max_message_bytes:
+            raise ProtocolError("too_large", f"a message may have {self.limits.max_message_bytes} bytes")
+        return parse_client(message)
+
+    def _count(self, error: ProtocolError) -> None:
+        """Too many mistakes are one fatal one."""
+        self._mistakes += error.code in COUNTED
+        if self._mistakes > MISTAKES:
+            raise ProtocolError("bad_message", f"more than {MISTAKES} mistakes", fatal=True) from error
+
+    async def _receive(self) -> str | bytes:
+        message = await self.websocket.receive()
+        if message["type"] == "websocket.disconnect":
+            raise Gone
+        text = message.get("text")
+        return message["bytes"] if text is None else text
+
+    async def _send(self, message: protocol.Message) -> None:
+        try:
+            await self.websocket.send_text(message.wire())
+        except (OSError, RuntimeError, WebSocketDisconnect) as error:  # RuntimeError: it was closed meanwhile
+            raise Gone from error
+
+    async def _last_words(self, message: protocol.Message | None, code: int) -> None:
+        """A last message where there is one, then the close; a client that does not read is not waited for."""
+        with contextlib.suppress(Gone, TimeoutError, OSError, RuntimeError, WebSocketDisconnect):
+            async with asyncio.timeout(LAST_WORDS_S):
+                if message is not None:
+                    await self._send(message)
+                await self.websocket.close(code)
+
+
+def _error(error: ProtocolError) -> Error:
+    return Error(code=error.code, message=error.message, fatal=error.fatal)

@@ -1,0 +1,321 @@
+"""One client's session: a LiveSession of the model's, what it has to tell, its clock, and who is connected.
+
+Everything here runs in the event loop, except what is handed to `threads`: reading the model's events, decoding
+pictures, writing nothing.
+"""
+
+import asyncio
+import math
+import time
+from concurrent.futures import ThreadPoolExecutor
+from typing import Protocol
+
+from swwatch.errors import UserError
+from swwatch.live import Asked, Dropped, Ended, LiveSession, Token, Watched
+from swwatch.serve import protocol
+from swwatch.serve.limits import REPLAY, Bucket, Limits, decode
+from swwatch.serve.log import log
+from swwatch.serve.metrics import Metrics
+from swwatch.serve.outbox import Outbox
+from swwatch.serve.protocol import Ack, End, Error, Event, Frame, Opened, ProtocolError, Reason
+from swwatch.serve.record import Recorder
+
+READ_S = 0.5  # how long a thread waits for the model's next event before it looks around
+STOP_WITHIN_S = 5.0  # a model that has not ended by then is not waited for
+
+
+class Connected(Protocol):
+    """What a session knows of its connection."""
+
+    def replace(self) -> None:
+        """Another connection took the session."""
+
+
+class Session:
+    """From `open` to `end`, over as many connections as it takes."""
+
+    def __init__(
+        self,
+        live: LiveSession,
+        opened: Opened,
+        *,
+        limits: Limits,
+        metrics: Metrics,
+        threads: "Threads",
+        check_size,
+        on_over,
+        recorder: Recorder | None = None,
+        source=None,
+        now=time.monotonic,
+    ):
+        """
+        Args:
+            check_size: raises ProtocolError for a picture's (height, width) that the model cannot take.
+            on_over: called with the session when its last event is made.
+            source: a `sources.Reading` that pushes frames; None where they come over the socket.
+        """
+        self.live, self.opened, self.limits, self.metrics = live, opened, limits, metrics
+        self.outbox = Outbox(limits.max_unread, REPLAY)
+        self.recorder, self.source, self._threads = recorder, source, threads
+        self._check_size, self._on_over, self._now = check_size, on_over, now
+        self.connection: Connected | None = None
+        self.over = False
+        self._reason: Reason | None = None
+        self._born_s = self._active_s = self._ticked_s = now()
+        self._away_s: float | None = now()
+        self._bucket, self._told_fast_s = Bucket(limits.max_frame_rate, now), -math.inf
+        self._frames_in = self._refused = self._frames_before = self._tokens = 0
+        self._dropped_before = self._steps_dropped = 0
+        self._finishing = False  # no more frames will come
+        self._tasks = [asyncio.create_task(self._pump()), asyncio.create_task(self._tick())]
+
+    # --- connections --------------------------------------------------------------------------------------------
+
+    @property
+    def left_s(self) -> float:
+        return max(0.0, self._born_s + self.limits.total_s - self._now())
+
+    def attach(self, connection: Connected, seen: int = -1) -> int:
+        """A connection takes over. Returns how many events after `seen` are lost to it.
+
+        Raises:
+            ValueError: `seen` is of an event that was never made.
+        """
+        missed = self.outbox.rewind(seen)
+        self.outbox.forget_connection()
+        if self.connection is not None:
+            self.connection.replace()
+        self.connection, self._away_s = connection, None
+        self._active_s = self._now()
+        return missed
+
+    def detach(self, connection: Connected) -> None:
+        """A connection is gone; if it was this session's, its grace begins."""
+        if self.connection is connection:
+            self.connection, self._away_s = None, self._now()
+
+    # --- what the client asks -----------------------------------------------------------------------------------
+
+    async def take(self, message: bytes) -> None:
+        """A binary message: into the model's queue, or refused; acknowledged either way.
+
+        Raises:
+            ProtocolError: not fatal; the session goes on.
+        """
+        frame = Frame.parse(message)
+        if self.source is not None:
+            raise ProtocolError("unsupported", "this session's frames come from the server: send none")
+        self._active_s = self._now()
+        self._frames_in += 1
+        self.metrics.frames.inc()
+        try:
+            if not self._bucket.take():
+                raise ProtocolError("too_fast", f"over {self.limits.max_frame_rate:g} frames a second: send fewer")
+            if len(frame.data) > self.limits.max_frame_bytes:
+                raise ProtocolError("too_large", f"a picture may have {self.limits.max_frame_bytes} bytes")
+            pushed = await self._threads.decode(self._decode_and_push, frame)
+        except ProtocolError as error:
+            self._refuse(frame, error.code)
+            if error.code == "too_fast" and self._now() - self._told_fast_s < 1:
+                return
+            self._told_fast_s = self._now() if error.code == "too_fast" else self._told_fast_s
+            raise
+        if not pushed.taken:
+            self.metrics.refused.labels(pushed.reason).inc()
+        self._dropped_before, dropped = pushed.dropped, pushed.dropped + self._refused
+        self.outbox.ack(
+            Ack(frame=frame.number, taken=pushed.taken, dropped=dropped, queued=pushed.queued, reason=pushed.reason)
+        )
+
+    def _decode_and_push(self, frame: Frame):
+        picture = decode(frame.data, self.limits.max_pixels)
+        self._check_size(*picture.shape[:2])
+        return self.live.push(frame.timestamp_s, picture)
+
+    def _refuse(self, frame: Frame, reason: str) -> None:
+        self._refused += 1
+        self.metrics.refused.labels(reason).inc()
+        dropped, queued = self._dropped_before + self._refused, self.live.stats().steps_queued
+        self.outbox.ack(Ack(frame=frame.number, taken=False, dropped=dropped, queued=queued, reason=reason))
+
+    def command(self, message) -> None:
+        """A text message after `open`.
+
+        Raises:
+            ProtocolError: not fatal; the session goes on.
+        """
+        if isinstance(message, protocol.Ping):
+            self.outbox.pong()
+            return
+        self._active_s = self._now()
+        try:
+            match message:
+                case protocol.Ask():
+                    if len(message.question) > self.limits.max_question_chars:
+                        raise ProtocolError(
+                            "too_large", f"a question may have {self.limits.max_question_chars} letters"
+                        )
+                    self.live.ask(message.question)
+                case protocol.Pause():
+                    self.live.pause()
+                case protocol.Resume():
+                    self.live.resume()
+                case protocol.Stop():
+                    self.stop("stopped")
+                case protocol.Finish():
+                    self.end()
+                case _:
+                    raise ProtocolError("already_open", "this connection has a session: open another for another")
+        except UserError as error:
+            raise ProtocolError("unsupported", str(error)) from error
+
+    # --- how it ends --------------------------------------------------------------------------------------------
+
+    def touch(self) -> None:
+        """Something came from the session's own source."""
+        self._active_s = self._now()
+        self.metrics.frames.inc()
+
+    def end(self) -> None:
+        """No more frames: the rest is spoken."""
+        if self._finishing or self.over:
+            return
+        self._finishing = True
+        if self.source is not None:
+            self.source.stop()
+        self.live.end()
+
+    def stop(self, reason: Reason) -> None:
+        """End now; the first reason stands."""
+        if self._reason is None and not self.over:
+            self._reason = reason
+            if self.source is not None:
+                self.source.stop()
+            self.outbox.open_up()  # what is left to tell is bounded: the model says nothing more
+            self.live.stop()
+            asyncio.get_running_loop().call_later(STOP_WITHIN_S, self._finish, None)
+
+    def fail(self, error: ProtocolError) -> None:
+        """A fatal error, then the end."""
+        if not self.over and self._reason is None:
+            self._put(Error(code=error.code, message=error.message, fatal=True))
+            self.metrics.errors.labels(error.code).inc()
+            self.stop("error")
+
+    def _finish(self, error: Exception | None) -> None:
+        """The model has ended the session: tell it, and close what belongs to it."""
+        if self.over:
+            return
+        if error is not None and self._reason is None:
+            known = isinstance(error, UserError)
+            log("session failed", level=40, error=None if known else error, kind=type(error).__name__)
+            message = str(error) if known else "the model failed; the server's log has more"
+            self._put(Error(code="model_error", message=message, fatal=True))
+            self.metrics.errors.labels("model_error").inc()
+            self._reason = "error"
+        reason = self._reason or "finished"
+        self._put(End(reason=reason, tokens=self._tokens, recording=self.opened.recording))
+        self.over = True
+        if self.recorder is not None:
+            self.recorder.close()
+        if self.source is not None:
+            self.source.stop()
+        self.metrics.ended.labels(reason).inc()
+        log("session ended", reason=reason, tokens=self._tokens, frames=self._frames_in, refused=self._refused)
+        self._on_over(self)
+
+    def cancel(self) -> None:
+        """Let go of the session's tasks; it is forgotten."""
+        for task in self._tasks:
+            task.cancel()
+
+    # --- its own tasks ------------------------------------------------------------------------------------------
+
+    async def _pump(self) -> None:
+        """From the model's events to messages, as fast as the client reads them."""
+        try:
+            while not self.over:
+                await self.outbox.room()
+                for event in await self._threads.read(self.live.read, READ_S):
+                    if isinstance(event, Ended):
+                        self._finish(event.error)
+                    elif not self.over:
+                        self._put(self._told(event))
+        except Exception as error:
+            log("session broke", level=40, error=error)
+            self.fail(ProtocolError("server_error", "a fault of the server's; its log has more"))
+            self._finish(None)
+
+    async def _tick(self) -> None:
+        """Once a second: statistics, and who has waited too long."""
+        while not self.over:
+            await asyncio.sleep(1)
+            now = self._now()
+            if self._away_s is not None and now - self._away_s >= self.limits.grace_s:
+                self.stop("idle")
+            elif now - self._born_s >= self.limits.total_s:
+                self.stop("limit")
+            elif not self._finishing and now - self._active_s >= self.limits.idle_s:
+                self.stop("idle")
+            elif self.connection is not None:
+                self.outbox.stats(self._stats(now))
+
+    def _stats(self, now: float) -> protocol.Stats:
+        stats = self.live.stats()
+        frames = stats.frames_in if self.source is not None else self._frames_in
+        rate = (frames - self._frames_before) / max(now - self._ticked_s, 1e-6)
+        self._frames_before, self._ticked_s = frames, now
+        return protocol.Stats(
+            frames_in=frames,
+            frames_dropped=stats.frames_dropped + self._refused,
+            steps_watched=stats.steps_watched,
+            steps_queued=stats.steps_queued,
+            tokens=stats.tokens,
+            tokens_per_s=round(stats.tokens_per_s, 3),
+            lag_s=None if stats.lag_s is None else round(stats.lag_s, 4),
+            frame_rate=round(rate, 2),
+        )
+
+    def _told(self, event) -> Event:
+        """The message of one of the model's events."""
+        match event:
+            case Token():
+                lag_s, index = event.t_emit_s - event.t_frame_s, self._tokens
+                self._tokens += 1
+                self.metrics.tokens.inc()
+                self.metrics.lag.observe(lag_s)
+                names = ("text", "step", "newest_visible_step", "t_frame_s", "t_emit_s")
+                return protocol.Token(**{n: getattr(event, n) for n in names}, lag_s=lag_s, index=index)
+            case Watched():
+                self.metrics.steps.inc()
+                return protocol.Watched(step=event.step, arrival_s=event.arrival_s, t_s=event.t_s)
+            case Asked():
+                return protocol.Asked(step=event.step, question=event.text, t_s=event.t_s)
+            case Dropped():
+                self.metrics.steps_dropped.inc(event.steps)
+                self._steps_dropped += event.steps
+                return protocol.Dropped(steps=event.steps, total=self._steps_dropped, reason=event.reason)
+        raise TypeError(f"no message for {type(event).__name__}")
+
+    def _put(self, event: Event) -> None:
+        event = self.outbox.put(event)
+        if self.recorder is not None:
+            self.recorder.event(event)
+
+
+class Threads:
+    """The two pools: one waits for models' events, one decodes pictures."""
+
+    def __init__(self, max_sessions: int, decoders: int = 2):
+        self._readers = ThreadPoolExecutor(max_sessions + 2, thread_name_prefix="events")
+        self._decoders = ThreadPoolExecutor(decoders, thread_name_prefix="pictures")
+
+    def read(self, function, *args):
+        return asyncio.get_running_loop().run_in_executor(self._readers, function, *args)
+
+    def decode(self, function, *args):
+        return asyncio.get_running_loop().run_in_executor(self._decoders, function, *args)
+
+    def close(self) -> None:
+        for pool in (self._readers, self._decoders):
+            pool.shutdown(wait=False, cancel_futures=True)

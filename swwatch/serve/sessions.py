@@ -1,0 +1,209 @@
+"""All sessions of a server: who may open one, who goes on with one, and how all of them end."""
+
+import asyncio
+import contextlib
+import secrets
+
+from swwatch.data.prompt import Prompts
+from swwatch.engine.serial import Decoding
+from swwatch.errors import UserError
+from swwatch.schedule import parse_schedule
+from swwatch.serve.files import Folder, Uploads
+from swwatch.serve.limits import Limits
+from swwatch.serve.log import log
+from swwatch.serve.metrics import Metrics
+from swwatch.serve.protocol import VERSION, File, Open, Opened, ProtocolError, Upload
+from swwatch.serve.record import Recordings
+from swwatch.serve.session import Connected, Session, Threads
+from swwatch.serve.sources import Reading
+from swwatch.serve.stages import Checkpoint, Stages
+
+
+class Sessions:
+    """The table of sessions, by their secret."""
+
+    def __init__(
+        self,
+        stages: Stages,
+        prompts: Prompts,
+        *,
+        limits: Limits,
+        metrics: Metrics,
+        uploads: Uploads,
+        folder: Folder,
+        recordings: Recordings,
+        urls: str,
+    ):
+        """Args: urls: which addresses sessions may read: "none", "public" or "all"."""
+        self.stages, self.prompts, self.limits, self.metrics = stages, prompts, limits, metrics
+        self.uploads, self.folder, self.recordings, self.urls = uploads, folder, recordings, urls
+        self.threads = Threads(limits.max_sessions)
+        self._sessions: dict[str, Session] = {}
+        self.num_connections = 0  # of WebSockets, with a session or without
+        self._opening = 0
+        self._closing = False
+        self._leave: dict[str, contextlib.ExitStack] = {}
+
+    def __len__(self) -> int:
+        """Sessions that the model still works for."""
+        return sum(not session.over for session in self._sessions.values())
+
+    def admit(self) -> bool:
+        """Whether one more connection may come: each session has one, and some may be waiting to open or resume."""
+        return self.num_connections <= 2 * self.limits.max_sessions + 8
+
+    async def open(self, message: Open, connection: Connected) -> tuple[Session, Opened]:
+        """Begin a session, or go on with one.
+
+        Raises:
+            ProtocolError: fatal, whatever it is: the connection has no session then.
+        """
+        try:
+            if message.version != VERSION:
+                raise ProtocolError("version", f"this server speaks version {VERSION}")
+            if message.resume is not None:
+                return self._resume(message, connection)
+            if self._closing:
+                raise ProtocolError("full", "the server is stopping")
+            if len(self) + self._opening >= self.limits.max_sessions:
+                raise ProtocolError("full", f"all {self.limits.max_sessions} sessions are taken: try later")
+            self._opening += 1
+            try:
+                return await self._begin(message, connection)
+            finally:
+                self._opening -= 1
+        except ProtocolError as error:
+            error.fatal = True
+            raise
+
+    def _resume(self, message: Open, connection: Connected) -> tuple[Session, Opened]:
+        session = self._sessions.get(message.resume)
+        if session is None:
+            raise ProtocolError("not_found", "no such session: it may have ended")
+        try:
+            missed = session.attach(connection, message.seen)
+        except ValueError:
+            raise ProtocolError("bad_message", "open.seen: this session has not sent so much") from None
+        self.metrics.resumed.inc()
+        update = {"resumed": True, "missed": missed, "left_s": round(session.left_s, 3)}
+        return session, session.opened.model_copy(update=update)
+
+    async def _begin(self, message: Open, connection: Connected) -> tuple[Session, Opened]:
+        question = message.question or self.prompts.eval_question
+        if len(question) > self.limits.max_question_chars:
+            raise ProtocolError("too_large", f"a question may have {self.limits.max_question_chars} characters")
+        if message.policy == "block" and message.source is None:
+            raise ProtocolError("unsupported", "policy block is for sources that the server reads")
+        checkpoint = self.stages.find(message.variant)
+        with contextlib.ExitStack() as held:  # what the session keeps until its end
+            source = self._source(message, held)
+            if source is not None:
+                held.callback(source.stop)
+                await asyncio.to_thread(source.open)
+            stage = await asyncio.to_thread(self.stages.get, checkpoint, message.engine)
+            try:
+                schedule = parse_schedule(message.schedule or checkpoint.loaded.settings.schedule)
+                live = await asyncio.to_thread(
+                    stage.open,
+                    question=question,
+                    system=self.prompts.system,
+                    schedule=schedule,
+                    decoding=Decoding(self.limits.max_tokens),
+                    queue_size=self.limits.queue_size,
+                    policy=message.policy,
+                    max_events=self.limits.max_unread,
+                )
+            except UserError as error:
+                raise ProtocolError("unsupported", str(error)) from error
+            secret = secrets.token_urlsafe(24)
+            recording = self.recordings.new_name() if message.record else None
+            opened = Opened(
+                session=secret,
+                variant=checkpoint.variant,
+                engine=stage.engine,
+                why=stage.why,
+                schedule=str(schedule),
+                question=question,
+                rate=min(message.rate, self.limits.max_frame_rate),
+                policy=message.policy,
+                limits=self.limits.told(),
+                grace_s=self.limits.grace_s,
+                left_s=self.limits.total_s,
+                recording=recording,
+            )
+            session = self._make(live, opened, checkpoint, source)
+            self._leave[secret] = held.pop_all()
+        session.attach(connection)
+        self.metrics.opened.labels(opened.variant, opened.engine).inc()
+        kind = message.source.kind if message.source else "frames"
+        log("session opened", variant=opened.variant, engine=opened.engine, source=kind, record=message.record)
+        return session, opened
+
+    def _make(self, live, opened: Opened, checkpoint: Checkpoint, source: Reading | None) -> Session:
+        session = Session(
+            live,
+            opened,
+            limits=self.limits,
+            metrics=self.metrics,
+            threads=self.threads,
+            check_size=checkpoint.check_size,
+            on_over=self._over,
+            recorder=self.recordings.begin(opened.recording, opened) if opened.recording else None,
+            source=source,
+        )
+        self._sessions[opened.session] = session
+        self.metrics.sessions.set(len(self))
+        if source is not None:
+            source.start(session)
+        return session
+
+    def _source(self, message: Open, held: contextlib.ExitStack) -> Reading | None:
+        source = message.source
+        if source is None:
+            return None
+        pixels = self.limits.max_pixels
+        if isinstance(source, Upload):
+            return Reading(str(held.enter_context(self.uploads.using(source.id))), "the uploaded file", pixels)
+        if isinstance(source, File):
+            if self.folder.root is None:
+                raise ProtocolError("unsupported", "this server serves no files: start it with --files FOLDER")
+            return Reading(str(self.folder.path(source.name)), source.name, pixels)
+        if self.urls == "none":
+            raise ProtocolError("unsupported", "this server fetches no addresses: start it with --allow-urls")
+        if "://" not in source.url:
+            raise ProtocolError("source", "an address must begin with http://, https://, rtsp:// or rtsps://")
+        return Reading(source.url, source.url, pixels, allow_private=self.urls == "all")
+
+    def _over(self, session: Session) -> None:
+        """A session has ended; for its grace time a client whose connection broke may fetch the last words."""
+        secret = session.opened.session
+        self._leave.pop(secret).close()
+        self.metrics.sessions.set(len(self))
+        over = [name for name, one in self._sessions.items() if one.over]
+        for name in over[: -self.limits.max_sessions]:
+            self._forget(name)
+        asyncio.get_running_loop().call_later(self.limits.grace_s, self._forget, secret)
+
+    def _forget(self, secret: str) -> None:
+        if (session := self._sessions.pop(secret, None)) is not None:
+            session.cancel()
+
+    async def sweep(self) -> None:
+        """Remove old files, for as long as the server runs."""
+        while True:
+            await asyncio.sleep(min(60.0, self.limits.keep_s))
+            self.uploads.sweep()
+            self.recordings.sweep()
+
+    async def shutdown(self, timeout_s: float = 5.0) -> None:
+        """End every session with an event, and give clients a moment to read it."""
+        self._closing = True
+        for session in list(self._sessions.values()):
+            session.stop("shutdown")
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(timeout_s):
+                while any(one.connection is not None or not one.over for one in self._sessions.values()):
+                    await asyncio.sleep(0.02)
+        for secret in list(self._sessions):
+            self._forget(secret)
+        self.threads.close()

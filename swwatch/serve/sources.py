@@ -1,0 +1,64 @@
+"""Frames that the server reads for a session: an uploaded file, one of its own, an address."""
+
+import asyncio
+import contextlib
+import threading
+
+from swwatch.data.live_sources import FrameStream, frames_of
+from swwatch.errors import UserError
+from swwatch.serve.log import log
+from swwatch.serve.protocol import ProtocolError
+
+
+class Reading:
+    """Pushes a source's frames into a session at the source's own pace, from a thread of its own."""
+
+    def __init__(self, address: str, shown: str, max_pixels: int, *, allow_private: bool = True):
+        """
+        Args:
+            address: a path, or an address that a client gave.
+            shown: how clients know it; an upload's path is none of their business.
+            allow_private: whether an address may lead to this machine or its inner network.
+        """
+        self._address, self._shown, self._max_pixels = address, shown, max_pixels
+        self._allow_private = allow_private
+        self._frames: FrameStream | None = None
+
+    def open(self) -> None:
+        """Find the source. May take long, so not for the event loop. Raises ProtocolError: source."""
+        try:
+            self._frames = frames_of(self._address, realtime=True, allow_private=self._allow_private)
+        except UserError as error:
+            raise self._told(error) from error
+
+    def start(self, session) -> None:
+        """Begin to push; called in the event loop. The session is told when the source ends or fails."""
+        loop = asyncio.get_running_loop()
+        threading.Thread(target=self._run, args=(session, loop), name="source", daemon=True).start()
+
+    def stop(self) -> None:
+        """Read no further."""
+        if self._frames is not None:
+            self._frames.stop()
+
+    def _run(self, session, loop) -> None:
+        def tell(function, *args):
+            with contextlib.suppress(RuntimeError):  # the server has stopped meanwhile
+                loop.call_soon_threadsafe(function, *args)
+
+        try:
+            for timestamp_s, picture in self._frames:
+                height, width = picture.shape[:2]
+                if height * width > self._max_pixels:
+                    raise UserError(f"its frames of {width}x{height} are over the limit of {self._max_pixels} pixels")
+                tell(session.touch)
+                session.live.push(timestamp_s, picture)
+            tell(session.end)
+        except UserError as error:
+            tell(session.fail, self._told(error))
+        except Exception as error:
+            log("source broke", level=40, error=error)
+            tell(session.fail, ProtocolError("server_error", "a fault of the server's; its log has more"))
+
+    def _told(self, error: UserError) -> ProtocolError:
+        return ProtocolError("source", str(error).replace(self._address, self._shown), fatal=True)

@@ -1,0 +1,91 @@
+"""The models that a server holds: one stage for each checkpoint and engine that somebody asked for."""
+
+import threading
+from dataclasses import dataclass
+
+from swwatch.data.pixels import BUDGETS
+from swwatch.engine.choose import ENGINES
+from swwatch.errors import UserError
+from swwatch.live import Stage
+from swwatch.model.loading import Loaded
+from swwatch.serve.protocol import ProtocolError
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A loaded model under the name that people know it by."""
+
+    name: str
+    loaded: Loaded
+
+    @property
+    def variant(self) -> str:
+        return self.loaded.settings.variant
+
+    def check_size(self, height: int, width: int) -> None:
+        """Refuse a picture that the model cannot take, before it ends a session. Raises ProtocolError: bad_frame."""
+        try:
+            BUDGETS[self.loaded.settings.pixel_budget].size(height, width, None)
+        except UserError as error:
+            raise ProtocolError("bad_frame", str(error)) from None
+
+
+class Stages:
+    """Stages by variant and engine, made when they are first asked for."""
+
+    def __init__(self, checkpoints: list[Checkpoint], *, engine: str, max_sessions: int, make=Stage):
+        """
+        Args:
+            checkpoints: of different variants; the first is the default.
+            engine: the default one, or "auto".
+            make: called as `Stage` is; for tests.
+        Raises:
+            UserError: two checkpoints of one variant, or one whose pixel budget needs a video's length.
+        """
+        self.checkpoints, self.engine, self._max_sessions, self._make = checkpoints, engine, max_sessions, make
+        self._stages: dict[tuple[str, str], Stage] = {}
+        self._lock = threading.Lock()
+        seen: dict[str, str] = {}
+        for checkpoint in checkpoints:
+            if checkpoint.variant in seen:
+                raise UserError(
+                    f"{checkpoint.name} and {seen[checkpoint.variant]} are both {checkpoint.variant}: give one of them"
+                )
+            seen[checkpoint.variant] = checkpoint.name
+            try:
+                checkpoint.check_size(480, 640)
+            except ProtocolError as error:
+                raise UserError(f"{checkpoint.name} cannot be served live: {error.message}") from error
+
+    def find(self, variant: str | None) -> Checkpoint:
+        """The checkpoint of a variant; None for the default. Raises ProtocolError: unsupported."""
+        for checkpoint in self.checkpoints:
+            if variant in (None, checkpoint.variant):
+                return checkpoint
+        names = ", ".join(checkpoint.variant for checkpoint in self.checkpoints)
+        raise ProtocolError("unsupported", f"this server has no such variant: choose one of {names}", fatal=True)
+
+    def get(self, checkpoint: Checkpoint, engine: str | None) -> Stage:
+        """The stage of a checkpoint and an engine. May take long, so not for the event loop.
+
+        Raises:
+            ProtocolError: unsupported, when there is no such engine or it cannot run this variant.
+        """
+        engine = engine or self.engine
+        if engine not in ("auto", *ENGINES):
+            raise ProtocolError("unsupported", f"no such engine: choose one of {', '.join(ENGINES)}", fatal=True)
+        with self._lock:
+            key = checkpoint.variant, engine
+            if key not in self._stages:
+                try:
+                    self._stages[key] = self._make(checkpoint.loaded, engine=engine, max_sessions=self._max_sessions)
+                except UserError as error:
+                    raise ProtocolError("unsupported", str(error), fatal=True) from error
+            return self._stages[key]
+
+    def close(self, timeout_s: float = 5.0) -> None:
+        """End every session and stop the models' threads."""
+        with self._lock:
+            for stage in self._stages.values():
+                stage.close(timeout_s=timeout_s)
+            self._stages.clear()
