@@ -1,0 +1,122 @@
+// What happened in one session, as plain data: the same for a live socket and for a recording.
+
+// a space, or a letter of a script that writes no spaces
+const BEGINS_WORD = /^(\s|\p{Script=Han}|\p{Script=Hiragana}|\p{Script=Katakana}|\p{Script=Thai})/u;
+
+export class Story {
+  constructor() {
+    this.entries = []; // words and questions, as they are read
+    this.words = [];
+    this.frames = []; // {s, taken}
+    this.steps = []; // {step, arrival, t}
+    this.drops = []; // {s, steps, reason}
+    this.dropped = 0; // steps
+    this.lost = 0; // frames not taken and steps dropped, as the server counts
+    this.stats = {};
+    this.end = null;
+    this.now = 0; // newest moment that anything was told of, in seconds of the session
+  }
+
+  /**
+   * Take in one message of the server.
+   *
+   * @returns {{kind: string, item: object}|null} what changed: a new "word", a "grown" word, a "question", a "step", ...
+   */
+  apply(event) {
+    return this[`on_${event.type}`]?.(event) ?? null;
+  }
+
+  /** An answer to frames; `seconds` are their times at the sender, whose first one is 0 here. */
+  on_ack({ seconds = [], taken, dropped }) {
+    for (const s of seconds) {
+      this.zero ??= s;
+      this.frames.push({ s: s - this.zero, taken });
+      this.#reach(s - this.zero);
+    }
+    this.lost = dropped; // frames and steps
+    return { kind: "frames", item: seconds };
+  }
+
+  on_token(event) {
+    this.#reach(event.t_emit_s);
+    const knows = { visible: event.newest_visible_step, said: event.t_emit_s, lag: event.lag_s };
+    const last = this.entries.at(-1);
+    if (last?.kind === "word" && !BEGINS_WORD.test(event.text)) {
+      if (event.text) Object.assign(last, knows, { text: last.text + event.text });
+      return { kind: "grown", item: last };
+    }
+    if (!event.text.trim()) return null;
+    const word = {
+      ...knows,
+      kind: "word",
+      text: event.text.trimStart(),
+      spaced: /^\s/.test(event.text),
+      step: event.step,
+      opens: this.words.at(-1)?.step !== event.step, // the first of its step
+    };
+    this.words.push(word);
+    this.entries.push(word);
+    return { kind: "word", item: word };
+  }
+
+  on_asked(event) {
+    const item = { kind: "question", text: event.question, step: event.step };
+    this.entries.push(item);
+    return { kind: "question", item };
+  }
+
+  on_watched(event) {
+    const item = { step: event.step, arrival: event.arrival_s, t: event.t_s };
+    this.steps.push(item);
+    this.#reach(item.t);
+    return { kind: "step", item };
+  }
+
+  on_dropped(event) {
+    const item = { s: this.now, steps: event.steps, reason: event.reason };
+    this.drops.push(item);
+    this.dropped = event.total ?? this.dropped + event.steps;
+    return { kind: "drop", item };
+  }
+
+  on_stats(event) {
+    this.stats = event;
+    return { kind: "stats", item: event };
+  }
+
+  on_end(event) {
+    this.end = event;
+    return { kind: "end", item: event };
+  }
+
+  #reach(s) {
+    if (Number.isFinite(s)) this.now = Math.max(this.now, s);
+  }
+
+  /** What a word knows, as a sentence. */
+  static about(word) {
+    return `“${word.text}” saw 0–${word.visible + 1} s, said at ${word.said.toFixed(1)} s`;
+  }
+
+  /** One row for each second: what arrived, what was seen when, what was said, what was dropped. */
+  table() {
+    const rows = [];
+    const row = (s) => {
+      const index = Math.max(0, Math.floor(s));
+      while (rows.length <= index) rows.push({ second: rows.length, frames: 0, seen: [], words: [], dropped: 0 });
+      return rows[index];
+    };
+    for (const { s } of this.frames) row(s).frames += 1;
+    for (const { step, t } of this.steps) row(t).seen.push(step);
+    for (const { text, said } of this.words) row(said).words.push(text);
+    for (const { s, steps } of this.drops) row(s).dropped += steps;
+    return rows;
+  }
+
+  /** The same in one sentence, for those who do not see the drawing. */
+  summary() {
+    const taken = this.frames.filter((frame) => frame.taken).length;
+    const frames = this.frames.length ? `${taken} of ${this.frames.length} frames taken, ` : "";
+    return `${this.now.toFixed(0)} seconds: ${frames}${this.steps.length} steps seen, ${this.words.length} words spoken, ${this.dropped} steps dropped.`;
+  }
+}
