@@ -1,0 +1,299 @@
+"""Watching beside speaking: who runs the vision tower and the watched rows while a session goes on saying its words.
+
+What was watched depends on prompt and video only (see visibility.py), so that it can be computed anywhere. A `Watcher`
+keeps, for each session that it serves, a cache of watched tokens that nobody else touches. Work goes in, and keys and
+values come out as tensors that nobody writes to again: the two sides share nothing that changes.
+
+`ThreadWatcher` is a thread, on CUDA with a stream of its own. two_device.py has watchers on another GPU and in a
+process of their own.
+"""
+
+import itertools
+import time
+from abc import ABC, abstractmethod
+from concurrent.futures import BrokenExecutor, CancelledError, Executor, Future, ThreadPoolExecutor, wait
+from contextlib import ExitStack
+from dataclasses import dataclass
+
+import torch
+
+from swwatch.engine.requests import Look
+from swwatch.layout import Layout
+from swwatch.model.cache import StreamCache
+
+
+class WatcherError(RuntimeError):
+    """A watcher cannot go on: it was closed, its process ended, or it failed at this session before."""
+
+
+@dataclass(frozen=True)
+class Work:
+    """Watched rows of one session, to be computed in one forward.
+
+    Attributes:
+        rows: Q tokens that continue what this session's earlier work fed.
+        parts: what they are, in order: token ids, or pixels for the vision tower.
+    """
+
+    rows: Layout
+    parts: tuple[tuple[int, ...] | Look, ...]
+
+
+@dataclass(frozen=True)
+class Spent:
+    """What a piece of work took in seconds: the vision tower, and the LLM's forward. Waiting for a turn is no part."""
+
+    vision_s: float
+    prefill_s: float
+
+
+@dataclass(frozen=True)
+class Handed:
+    """What came out of a piece of work: keys and values (layers, 2, B, N, Q, D) of its Q rows."""
+
+    rows: Layout
+    keys_values: torch.Tensor
+    spent: Spent
+
+
+class Laps:
+    """Three moments of a computation: its beginning, after the vision tower, its end.
+
+    On CUDA they are events that the GPU notes when it comes to them in its current stream. Nothing waits for them.
+    """
+
+    def __init__(self, device: torch.device):
+        self._on_gpu, self._moments = device.type == "cuda", []
+
+    def lap(self) -> None:
+        """Now."""
+        if self._on_gpu:
+            self._moments.append(torch.cuda.Event(enable_timing=True))
+            self._moments[-1].record()
+        else:
+            self._moments.append(time.perf_counter())
+
+    def settle(self) -> "Laps":
+        """Turn events into numbers, once the last has passed."""
+        if self._on_gpu:
+            self._moments = [self._moments[0].elapsed_time(event) / 1000 for event in self._moments]
+            self._on_gpu = False
+        return self
+
+    def spent(self) -> Spent:
+        """Once the last moment has passed."""
+        begin, seen, end = self.settle()._moments
+        return Spent(seen - begin, end - seen)
+
+
+@dataclass(frozen=True)
+class Done:
+    """A piece of work as the computing side leaves it.
+
+    Attributes:
+        keys_values: (layers, 2, B, N, Q, D), complete once `event` has passed.
+        event: None where everything is complete already.
+    """
+
+    keys_values: torch.Tensor
+    laps: Laps
+    event: torch.cuda.Event | None = None
+
+
+class Eye:
+    """The computing half of every watcher: a model, and a watched cache for each session."""
+
+    def __init__(self, model):
+        """Args: the model. Its weights are read, and it must keep nothing from call to call."""
+        self.model = model
+        self._caches: dict[int, StreamCache | None] = {}  # None: a forward of that session failed half-way
+
+    def watch(self, key: int, work: Work) -> Done:
+        """Feed a session's next rows. What is returned is a copy, which later work does not change."""
+        cache = self._caches[key] if key in self._caches else self.model.new_cache()
+        if cache is None:
+            raise WatcherError("watching failed at an earlier step of this session")
+        self._caches[key] = None
+        laps, num_before = Laps(self.model.device), cache.num_fed
+        laps.lap()
+        embeds = torch.cat([self._embed(part) for part in work.parts])
+        laps.lap()
+        self.model.step(cache, work.rows, embeds.to(self.model.dtype))
+        keys_values = cache.export(num_before)[1]
+        laps.lap()
+        self._caches[key] = cache
+        return Done(keys_values, laps)
+
+    @torch.no_grad()
+    def _embed(self, part: tuple[int, ...] | Look) -> torch.Tensor:
+        if isinstance(part, Look):
+            return self.model.watch_video(part.pixel_values, part.grid_thw)
+        return self.model.embed(part)
+
+    def forget(self, key: int) -> None:
+        """Return a session's memory."""
+        self._caches.pop(key, None)
+
+
+class Ticket:
+    """Work under way. A session waits on it as on a source (requests.Wait)."""
+
+    def __init__(self, watcher: "Watcher", rows: Layout, future: Future):
+        self._watcher, self._rows, self._future = watcher, rows, future
+
+    @property
+    def ready(self) -> bool:
+        """Whether `take` would return, or raise, at once."""
+        if not self._future.done():
+            return False
+        event = self._event
+        return event is None or event.query()
+
+    def wait(self, timeout_s: float | None = None) -> None:
+        """Block until `ready`, or until the time is over."""
+        wait([self._future], timeout_s)
+        if timeout_s is None and (event := self._event) is not None:
+            event.synchronize()
+
+    def take(self) -> Handed:
+        """Wait for what comes out.
+
+        Raises:
+            Exception: what went wrong in the watcher, WatcherError if it is there no more.
+        """
+        self.wait()
+        try:
+            done = self._future.result()
+        except (CancelledError, BrokenExecutor) as error:
+            raise self._watcher.gone() from error
+        return Handed(self._rows, self._watcher.bring(done.keys_values), done.laps.spent())
+
+    @property
+    def _event(self) -> torch.cuda.Event | None:
+        failed = self._future.cancelled() or self._future.exception() is not None
+        return None if failed else self._future.result().event
+
+
+class Watcher(ABC):
+    """Computes the watched rows of any number of sessions, one piece of work after the other, in order of submission.
+
+    Its methods may be called from any thread. An exception in a piece of work is raised where its ticket is taken, in
+    the session that it belongs to, and ends the watching of that session alone.
+    """
+
+    def __init__(self, executor: Executor):
+        """Args: an executor with one worker."""
+        self._executor = executor
+        self._keys = itertools.count()
+
+    def open(self) -> int:
+        """A key for a new session."""
+        return next(self._keys)
+
+    def submit(self, key: int, work: Work) -> Ticket:
+        """Put work in line and return at once.
+
+        Raises:
+            WatcherError: it is there no more.
+        """
+        return Ticket(self, work.rows, self._send(*self._task(key, work)))
+
+    def forget(self, key: int) -> None:
+        """A session is over: its memory is returned when its turn comes. Nothing happens where all is gone already."""
+        try:
+            self._send(*self._forgetting(key))
+        except WatcherError:
+            return
+
+    def close(self) -> None:
+        """Finish the piece of work under way, drop those in line, and end. Their tickets raise WatcherError."""
+        self._executor.shutdown(cancel_futures=True)
+
+    def gone(self) -> WatcherError:
+        """Why no work can be done any more."""
+        return WatcherError("the watcher was closed: open a new one")
+
+    def bring(self, keys_values: torch.Tensor) -> torch.Tensor:
+        """What was handed over, for use by the session that takes it, in its thread and its current stream."""
+        return keys_values
+
+    @abstractmethod
+    def _task(self, key: int, work: Work) -> tuple:
+        """A function and its arguments, for the executor to run; it returns a Done."""
+
+    @abstractmethod
+    def _forgetting(self, key: int) -> tuple:
+        """A function and its arguments, for the executor to run."""
+
+    def _send(self, *task) -> Future:
+        try:
+            return self._executor.submit(*task)
+        except RuntimeError as error:  # it was shut down, or broke
+            raise self.gone() from error
+
+    def __enter__(self) -> "Watcher":
+        return self
+
+    def __exit__(self, *_) -> None:
+        self.close()
+
+
+class ThreadWatcher(Watcher):
+    """A watcher in a thread of this process; on CUDA its kernels run in a stream of their own, beside the speaker's.
+
+    Both may use the same model, for weights are only read. One that keeps buffers between calls (CUDA graphs) must
+    not be shared: give the watcher the plain model then.
+    """
+
+    def __init__(self, model, device: torch.device | str | None = None):
+        """
+        Args:
+            model: as for `Eye`.
+            device: of the caches that receive; by default the model's own.
+        """
+        super().__init__(ThreadPoolExecutor(1, thread_name_prefix="watcher"))
+        self._eye = Eye(model)
+        self._device = torch.empty(0, device=device or model.device).device  # "cuda" becomes "cuda:0"
+        # One stream on each device in play. The model's comes last, so that its device is the current one inside
+        devices = dict.fromkeys(d for d in (self._device, model.device) if d.type == "cuda")
+        self._streams = [torch.cuda.Stream(d) for d in devices]
+        for stream in self._streams:
+            # the weights may still be on their way, in the stream of the thread that loaded them
+            stream.wait_stream(torch.cuda.current_stream(stream.device))
+
+    def bring(self, keys_values: torch.Tensor) -> torch.Tensor:
+        """As `Watcher.bring`. The host has waited for the watcher's event, so no stream needs to."""
+        if keys_values.is_cuda:
+            # The memory belongs to the watcher's stream. Once dropped it would be given out there again at once, while
+            # the speaker's stream may still be copying from it: this makes the allocator wait for that
+            keys_values.record_stream(torch.cuda.current_stream(keys_values.device))
+        return keys_values
+
+    def _task(self, key: int, work: Work) -> tuple:
+        # The pixels may still be in the making, in the current stream of the thread that submits them
+        devices = {part.pixel_values.device for part in work.parts if isinstance(part, Look)}
+        made = [torch.cuda.current_stream(d).record_event() for d in devices if d.type == "cuda"]
+        return self._watch, key, work, made
+
+    def _forgetting(self, key: int) -> tuple:
+        return self._eye.forget, key
+
+    def _watch(self, key: int, work: Work, made: list) -> Done:
+        """In the watcher's thread. On CUDA this returns when all is queued, not when it is computed."""
+        if not self._streams:
+            return self._eye.watch(key, work)
+        with ExitStack() as streams:
+            for stream in self._streams:
+                streams.enter_context(torch.cuda.stream(stream))
+                for event in made:
+                    stream.wait_event(event)  # before the vision tower reads the pixels
+            for part in work.parts:
+                if isinstance(part, Look) and part.pixel_values.is_cuda:
+                    # dropped by the session while the vision tower may still be reading them: as in `bring`
+                    part.pixel_values.record_stream(torch.cuda.current_stream(part.pixel_values.device))
+            done = self._eye.watch(key, work)
+            # Between two GPUs torch orders the copy behind the current stream of the one and before the current stream
+            # of the other. Both are the watcher's own here, so that the speaker's stream is not held up by it
+            keys_values = done.keys_values.to(self._device, non_blocking=True)
+            event = torch.cuda.current_stream(self._device).record_event()  # after it, keys and values are complete
+            return Done(keys_values, done.laps, event)
