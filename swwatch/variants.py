@@ -23,25 +23,37 @@ class Speaks(Enum):
     OFFLINE = "after the whole video"
     ALTERNATING = "wait-k, alternating with the video in one sequence"
     PARALLEL = "wait-k, while the next video step comes in"
+    TURNS = "as the answer of a chat turn, which the next step of video ends"
 
 
 class VideoThenText:
     """origin: video on a fixed grid from the prompt's end, text one past the largest position so far.
 
-    This is also the base of the other rules: the state they share and the three questions they answer differently.
+    This is also the base of the other rules: the state they share and the four questions they answer differently.
     Temporal axis: `t_per_step` per patch (tokens_per_second of the checkpoint times 1 s). Text after a video resumes
-    at max over t, h, w, plus 1: the rule the Qwen2.5-VL weights were trained with (transformers 4.54 to 4.57).
+    at max over t, h, w, plus 1: the rule the Qwen2.5-VL weights were trained with (transformers 4.54 to 4.57). A
+    question in mid-stream is text after a video, and the video after it is another one: its grid begins at the
+    question's end.
     """
 
     def __init__(self, t_per_step: int):
         self.t_per_step = t_per_step
-        self.prompt_len = 0
-        self.watched_end = -1  # largest position of the prompt, video and suffix so far
+        self.watched_end = -1  # largest position of the prompt, questions, video and suffix so far
         self.said_end = -1  # largest position of the header and answer so far
+        self.grid_step = self.grid_start = 0  # the first step since the newest question, and where its patch begins
+
+    def question_start(self, step: int) -> int:
+        """Position of the first token of a question asked before the patch of `step`. The prompt is the first one."""
+        return self.watched_end + 1
+
+    def begin_grid(self, step: int) -> None:
+        """A question before the patch of `step` is complete."""
+        self.grid_step, self.grid_start = step, self.watched_end + 1
 
     def patch_start(self, step: int) -> tuple[int, int, int]:
         """(t, h, w) of the first token of the patch of `step`."""
-        return self.prompt_len + self.t_per_step * step, self.prompt_len, self.prompt_len
+        start = self.grid_start
+        return start + self.t_per_step * (step - self.grid_step), start, start
 
     def suffix_start(self) -> int:
         return self.watched_end + 1
@@ -67,7 +79,7 @@ class OwnAxisAfterGap(OwnAxis):
 
 
 class SharedStart(VideoThenText):
-    """overlap (OSPE): the text of step i and the patch of step i+1 both start one past E_i.
+    """overlap (OSPE): the text of step i and the patch of step i+1 (or the question before it) start one past E_i.
 
     E_i = max(end of patch i, suffix included at the last step; end of the text of step i-1). It is fixed when the
     first of the two begins, whichever an engine does first.
@@ -83,8 +95,11 @@ class SharedStart(VideoThenText):
             self.open_step, self.end = step, max(self.watched_end, self.said_end)
         return self.end
 
+    def question_start(self, step: int) -> int:
+        return self.watched_end + 1 if step == self.grid_step else self._end_of(step - 1) + 1
+
     def patch_start(self, step: int) -> tuple[int, int, int]:
-        return (self._end_of(step - 1) + 1,) * 3 if step else (self.prompt_len,) * 3
+        return (self.grid_start if step == self.grid_step else self._end_of(step - 1) + 1,) * 3
 
     def text_start(self, step: int) -> int:
         fresh = step > self.open_step or self.said_end <= self.end
@@ -93,6 +108,9 @@ class SharedStart(VideoThenText):
 
 class RunningAxis(VideoThenText):
     """interleave: every patch and every text run starts one past the largest position used so far."""
+
+    def question_start(self, step: int) -> int:
+        return max(self.watched_end, self.said_end) + 1
 
     def patch_start(self, step: int) -> tuple[int, int, int]:
         return (max(self.watched_end, self.said_end) + 1,) * 3
@@ -121,7 +139,8 @@ class Variant:
 class Cursor:
     """Lays tokens out as they arrive, step by step. `layout` below is this same cursor run over a whole sample.
 
-    Call `prompt` once, then `watch` for every patch, `suffix` after the last, and `say` for text as it is spoken.
+    Call `prompt` once, then `watch` for every patch, `suffix` after the last, and `say` for text as it is spoken;
+    `ask` where a further question comes in mid-stream.
     """
 
     def __init__(self, variant: Variant, t_per_step: int = 2):
@@ -148,8 +167,14 @@ class Cursor:
         )
 
     def prompt(self, length: int) -> Layout:
-        self.rule.prompt_len = length
-        return self._run(Kind.PROMPT, _line(0, length), 0, 0)
+        return self.ask(length)
+
+    def ask(self, length: int) -> Layout:
+        """A question before the next patch: what is watched of that step, for whoever may see that step."""
+        step = self.num_steps
+        run = self._run(Kind.PROMPT, _line(self.rule.question_start(step), length), step, step)
+        self.rule.begin_grid(step)
+        return run
 
     def watch(self, rows: int, columns: int) -> Layout:
         """The next patch, a merged grid in row-major order. An empty one (0, 0) closes a stream that ends late."""
@@ -246,9 +271,9 @@ def get(name: str) -> Variant:
     Raises:
         UserError: no such variant.
     """
-    if name not in VARIANTS:
+    if name not in VARIANTS | TURNS:
         raise UserError(f"no variant {name!r}: choose one of {', '.join(VARIANTS)}")
-    return VARIANTS[name]
+    return (VARIANTS | TURNS)[name]
 
 
 # Adding a variant: one row here, its rule above, its golden case in tests/golden. Nothing else changes.
@@ -261,5 +286,14 @@ VARIANTS = {
         Variant("overlap", "Streaming, OSPE", SharedStart, 2, Speaks.PARALLEL),
         Variant("group", "Streaming, GDPE", OwnAxis, 2, Speaks.PARALLEL),
         Variant("gap", "Streaming, GIPE", OwnAxisAfterGap, 2, Speaks.PARALLEL),
+    )
+}
+
+# Systems that stream in chat turns: plain causal, one running axis. Their conversations are laid out in swwatch.turns.
+TURNS = {
+    v.name: v
+    for v in (
+        Variant("streamingvlm", "StreamingVLM (2510.09608)", RunningAxis, 1, Speaks.TURNS),
+        Variant("livecc", "LiveCC (2504.16030)", RunningAxis, 1, Speaks.TURNS),
     )
 }

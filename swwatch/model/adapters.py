@@ -15,7 +15,6 @@ from torch import nn
 
 from swwatch.errors import UserError
 from swwatch.model.loading import ADAPTER
-from swwatch.model.modeling import UPSTREAM
 
 WEIGHTS = "adapter_model.safetensors"
 
@@ -27,7 +26,7 @@ class Adapted(PeftModel):
         """As peft's, with config.json beside it (variant, schedule, pixel budget)."""
         super().save_pretrained(save_directory, **{"save_embedding_layers": False} | kwargs)
         config = copy.deepcopy(self.get_base_model().config)
-        config.architectures = [UPSTREAM]
+        config.architectures = [self.get_base_model().upstream]
         if hasattr(config, "quantization_config"):  # how the base was held in training, not what the adapter needs
             del config.quantization_config
         config.save_pretrained(save_directory)

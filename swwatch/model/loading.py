@@ -10,7 +10,7 @@ from transformers.utils import is_flash_attn_2_available
 from swwatch import variants
 from swwatch.data.prompt import Markup
 from swwatch.errors import UserError
-from swwatch.model.modeling import WatchingQwen2_5_VL
+from swwatch.model.modeling import FAMILIES, Watching
 from swwatch.model.settings import Settings
 
 ADAPTER = "adapter_config.json"  # peft's file; a folder that holds it is an adapter, not a whole model
@@ -20,7 +20,7 @@ ADAPTER = "adapter_config.json"  # peft's file; a folder that holds it is an ada
 class Loaded:
     """A model in eval mode and what belongs to it."""
 
-    model: WatchingQwen2_5_VL
+    model: Watching
     processor: object
     settings: Settings
     markup: Markup
@@ -42,7 +42,7 @@ def load(
     base: str | Path | None = None,
     quantisation=None,
 ) -> Loaded:
-    """Load a Qwen2.5-VL checkpoint folder or hub id, or the folder of an adapter, which is merged into its base model.
+    """Load a Qwen2.5-VL or Qwen2-VL folder or hub id, or an adapter's folder, which is merged into its base model.
 
     Args:
         variant, schedule, pixel_budget: needed only where the checkpoint does not know them.
@@ -80,7 +80,10 @@ def load(
     asked = {"variant": variant, "schedule": schedule, "pixel_budget": pixel_budget}
     held = {"quantization_config": quantisation, "device_map": {"": device}} if quantisation else {"device_map": None}
     try:
-        model = WatchingQwen2_5_VL.from_pretrained(
+        kind = PretrainedConfig.get_config_dict(path)[0].get("model_type")
+        if kind not in FAMILIES:
+            raise UserError(f"{path} is a model of the type {kind!r}: give one of {', '.join(FAMILIES)}")
+        model = FAMILIES[kind].from_pretrained(
             path, **asked, dtype=dtype, attn_implementation=attention or "sdpa", **held
         )
         processor = AutoProcessor.from_pretrained(path)

@@ -1,4 +1,4 @@
-"""Qwen2.5-VL that carries a variant: transformers' own model, with positions and masks from `swwatch.variants`.
+"""Qwen2.5-VL and Qwen2-VL that carry a variant: transformers' own models, positions and masks from swwatch.variants.
 
 Nothing of the modelling code is copied or patched. transformers' `get_rope_index` changed its rule between releases
 and its `generate` disagrees with a cached forward, so positions never come from there.
@@ -10,7 +10,14 @@ from pathlib import Path
 
 import torch
 from torch.nn.attention.flex_attention import BlockMask
-from transformers import AutoTokenizer, Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
+from transformers import (
+    AutoTokenizer,
+    PretrainedConfig,
+    Qwen2_5_VLConfig,
+    Qwen2_5_VLForConditionalGeneration,
+    Qwen2VLConfig,
+    Qwen2VLForConditionalGeneration,
+)
 from transformers.conversion_mapping import get_checkpoint_conversion_mapping, register_checkpoint_conversion_mapping
 from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import Qwen2_5_VLCausalLMOutputWithPast
 
@@ -23,32 +30,38 @@ from swwatch.layout import Layout
 from swwatch.model.attention import BACKENDS, block_mask, check_attention, dense_mask, flash_segments, samples_apart
 from swwatch.model.cache import StreamCache
 from swwatch.model.loss import token_loss
-from swwatch.model.ragged import RaggedAttention
+from swwatch.model.ragged import RaggedAttention, RaggedQwen2Attention
 from swwatch.model.settings import Settings
-from swwatch.model.vision import BatchedVisionAttention, PatchProduct
+from swwatch.model.vision import BatchedQwen2VisionAttention, BatchedVisionAttention, PatchProduct
+from swwatch.turns.positions import t_step
 
-UPSTREAM = "Qwen2_5_VLForConditionalGeneration"  # what config.json names, so that other tools load our checkpoints
 
-
-class WatchingQwen2_5_VL(Qwen2_5_VLForConditionalGeneration):
-    """Qwen2.5-VL in one of the six variants.
+class Watching:
+    """What both families share: a model in one of the variants. FAMILIES, at the end, names them.
 
     `forward` derives positions and mask from token ids and grids when they are not given, by the same rule that the
     training collator and the streaming engines use. `watch_video` and `step` are what engines call.
 
     Attributes:
         loss_way: "whole" (transformers' own), or a way of model.loss.token_loss.
+        config_type: of the family's configuration.
+        upstream: the class that config.json names, so that other tools load our checkpoints.
+        text_attention, vision_attention: how attention is run here; same parameters, same result.
     """
 
     loss_way = "whole"
+    config_type: type[PretrainedConfig]
+    upstream: str
+    text_attention: type
+    vision_attention: type
 
-    def __init__(self, config: Qwen2_5_VLConfig):
+    def __init__(self, config: PretrainedConfig):
         super().__init__(config)
         self.model.visual.patch_embed.proj.__class__ = PatchProduct  # same parameters, another way to run
         for block in self.model.visual.blocks:
-            block.attn.__class__ = BatchedVisionAttention  # likewise
+            block.attn.__class__ = self.vision_attention  # likewise
         for layer in self.model.language_model.layers:
-            layer.self_attn.__class__ = RaggedAttention  # likewise
+            layer.self_attn.__class__ = self.text_attention  # likewise
         self.loss_type = "ForCausalLM"  # transformers guesses it from the class name
         saved = getattr(config, "swwatch", None)
         if not saved:
@@ -58,7 +71,7 @@ class WatchingQwen2_5_VL(Qwen2_5_VLForConditionalGeneration):
 
     @classmethod
     def from_pretrained(cls, path, *args, variant=None, schedule=None, pixel_budget=None, **kwargs):
-        """Load a Qwen2.5-VL folder or hub id.
+        """Load a folder or hub id of this family.
 
         Args:
             path: folder or hub id; its tokenizer is read for the special token ids.
@@ -71,7 +84,7 @@ class WatchingQwen2_5_VL(Qwen2_5_VLForConditionalGeneration):
         hub = {key: kwargs[key] for key in ("revision", "token", "cache_dir", "local_files_only") if key in kwargs}
         config = kwargs.pop("config", None)
         if config is None:
-            config = Qwen2_5_VLConfig.from_pretrained(path, **hub)
+            config = cls.config_type.from_pretrained(path, **hub)
         asked = {"variant": variant, "schedule": schedule, "pixel_budget": pixel_budget}
         config = annotate(config, AutoTokenizer.from_pretrained(path, **hub), where=str(path), **asked)
         attention = kwargs.pop("attn_implementation", "sdpa")
@@ -90,7 +103,7 @@ class WatchingQwen2_5_VL(Qwen2_5_VLForConditionalGeneration):
         """As transformers', with the upstream class name in config.json, so that other tools load the folder too."""
         super().save_pretrained(save_directory, **kwargs)
         if (Path(save_directory) / "config.json").exists():  # not written by processes other than the main one
-            self.config.architectures = [UPSTREAM]
+            self.config.architectures = [self.upstream]
             self.config.save_pretrained(save_directory)
 
     @property
@@ -102,7 +115,7 @@ class WatchingQwen2_5_VL(Qwen2_5_VLForConditionalGeneration):
     @property
     def t_per_step(self) -> int:
         """Temporal positions per step of one second."""
-        return int(self.config.vision_config.tokens_per_second)
+        return t_step(self.config)
 
     def layouts(self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None, grids_thw) -> list[Layout]:
         """Parse a padded batch (B, L) of one video per sample into its layouts.
@@ -263,7 +276,24 @@ class WatchingQwen2_5_VL(Qwen2_5_VLForConditionalGeneration):
         return table(torch.as_tensor(ids, dtype=torch.int64, device=table.weight.device))
 
 
-def annotate(config: Qwen2_5_VLConfig, tokenizer, *, where: str = "the checkpoint", **asked) -> Qwen2_5_VLConfig:
+class WatchingQwen2_5_VL(Watching, Qwen2_5_VLForConditionalGeneration):
+    """Qwen2.5-VL."""
+
+    config_type, upstream = Qwen2_5_VLConfig, "Qwen2_5_VLForConditionalGeneration"
+    text_attention, vision_attention = RaggedAttention, BatchedVisionAttention
+
+
+class WatchingQwen2VL(Watching, Qwen2VLForConditionalGeneration):
+    """Qwen2-VL, LiveCC's family: no windows in its vision tower, and one temporal position a patch."""
+
+    config_type, upstream = Qwen2VLConfig, "Qwen2VLForConditionalGeneration"
+    text_attention, vision_attention = RaggedQwen2Attention, BatchedQwen2VisionAttention
+
+
+FAMILIES = {family.config_type.model_type: family for family in (WatchingQwen2_5_VL, WatchingQwen2VL)}
+
+
+def annotate(config: PretrainedConfig, tokenizer, *, where: str = "the checkpoint", **asked) -> PretrainedConfig:
     """Write the settled variant, schedule, pixel budget and markup ids into a configuration."""
     settings = Settings.resolve(getattr(config, "swwatch", None), where=where, **asked)
     markup = Markup.of(tokenizer)
@@ -275,4 +305,5 @@ def annotate(config: Qwen2_5_VLConfig, tokenizer, *, where: str = "the checkpoin
 
 # transformers finds the renaming of stored weights (model.layers -> model.language_model.layers) by class name, and
 # would start from random weights without it
-register_checkpoint_conversion_mapping(WatchingQwen2_5_VL.__name__, get_checkpoint_conversion_mapping(UPSTREAM))
+for family in FAMILIES.values():
+    register_checkpoint_conversion_mapping(family.__name__, get_checkpoint_conversion_mapping(family.upstream))

@@ -15,6 +15,7 @@ from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import (
     apply_rotary_pos_emb,
     eager_attention_forward,
 )
+from transformers.models.qwen2_vl.modeling_qwen2_vl import Qwen2VLAttention
 
 from swwatch.layout import Layout
 from swwatch.model.attention import Apart
@@ -29,7 +30,7 @@ class Ragged:
     sizes: Sequence[int]
 
 
-class RaggedAttention(Qwen2_5_VLAttention):
+class _Ragged:
     """The LLM's attention; given a `Ragged` and n masks it runs session by session, given an `Apart` on the samples
     of a batch as rows of their own, anything else as upstream."""
 
@@ -74,6 +75,14 @@ class RaggedAttention(Qwen2_5_VLAttention):
         return self.o_proj(torch.cat(outputs, dim=1).flatten(2)), None
 
 
+class RaggedAttention(_Ragged, Qwen2_5_VLAttention):
+    """Qwen2.5-VL's, run so."""
+
+
+class RaggedQwen2Attention(_Ragged, Qwen2VLAttention):
+    """Qwen2-VL's, which computes the same, run so."""
+
+
 def _as_rows(x: torch.Tensor, apart: Apart) -> torch.Tensor:
     """(B, N, L, D/N) of a batch -> (S, N, M, D/N) of its samples."""
     samples = x.transpose(1, 2).flatten(0, 1).index_select(0, apart.index)
@@ -91,7 +100,7 @@ def step_many(
     """`model.step` for n sessions in one forward.
 
     Args:
-        model: a WatchingQwen2_5_VL.
+        model: a Watching.
         caches: n different caches; each takes in its own rows.
         rows: n layouts of Q_1 .. Q_n new tokens.
         embeds: n tensors (Q_i, D).

@@ -55,7 +55,8 @@ class Settings:
         if settled["variant"] is None:
             raise UserError(f"{where} does not name a variant: give --variant, one of {', '.join(variants.VARIANTS)}")
         variants.get(settled["variant"])
-        budget = settled["pixel_budget"] or DEFAULT_BUDGET
+        own = settled["variant"] if settled["variant"] in BUDGETS else DEFAULT_BUDGET
+        budget = settled["pixel_budget"] or own
         if budget not in BUDGETS:
             raise UserError(f"no pixel budget {budget!r}: choose one of {', '.join(BUDGETS)}")
         return cls(settled["variant"], parse_schedule(settled["schedule"] or DEFAULT_SCHEDULE), budget)

@@ -1,4 +1,4 @@
-"""A tiny Qwen2.5-VL checkpoint folder with random weights: the form of the real ones, made without a download."""
+"""A tiny Qwen2.5-VL or Qwen2-VL checkpoint folder of random weights: the form of the real ones, without a download."""
 
 import json
 import os
@@ -14,6 +14,8 @@ from transformers import (
     Qwen2_5_VLConfig,
     Qwen2_5_VLForConditionalGeneration,
     Qwen2Tokenizer,
+    Qwen2VLConfig,
+    Qwen2VLForConditionalGeneration,
 )
 from transformers.models.qwen2.tokenization_qwen2 import PRETOKENIZE_REGEX
 
@@ -64,13 +66,18 @@ PREPROCESSOR = {
     "image_mean": [0.48145466, 0.4578275, 0.40821073],
     "image_std": [0.26862954, 0.26130258, 0.27577711],
     "image_processor_type": "Qwen2VLImageProcessor",
-    "processor_class": "Qwen2_5_VLProcessor",
+}
+# model_type -> configuration, model, processor
+FAMILIES = {
+    "qwen2_5_vl": (Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration, "Qwen2_5_VLProcessor"),
+    "qwen2_vl": (Qwen2VLConfig, Qwen2VLForConditionalGeneration, "Qwen2VLProcessor"),
 }
 
 
 def make_checkpoint(
     out: Path,
     *,
+    family: str = "qwen2_5_vl",
     seed: int = 0,
     hidden: int = 128,
     layers: int = 4,
@@ -82,12 +89,13 @@ def make_checkpoint(
     vision_heads: int = 4,
     vision_intermediate: int | None = None,
 ) -> Path:
-    """Write a randomly initialised Qwen2.5-VL folder that `from_pretrained` loads like any other.
+    """Write a randomly initialised folder that `from_pretrained` loads like any other.
 
     The same arguments give the same bytes. A folder made earlier with the same arguments is kept as it is.
 
     Args:
         out: the folder to make; it may exist when empty or made by this function with the same arguments.
+        family: a key of FAMILIES.
         seed: of the weights.
         hidden, layers, heads, kv_heads: size of the language model; `hidden / heads` is the head size.
         intermediate, vision_intermediate: width of the feed-forward layers, by default three times the hidden size.
@@ -98,12 +106,25 @@ def make_checkpoint(
     """
     out = Path(out)
     recipe = {key: value for key, value in locals().items() if key != "out"}
+    if family == "qwen2_5_vl":
+        del recipe["family"]  # as folders made by earlier versions have it
+    config_type, model_type, processor = FAMILIES[family]
     _check_sizes(hidden, heads, kv_heads, vision_hidden, vision_heads)
     if _is_made(out, recipe):
         return out
     tokenizer = make_tokenizer()
-    config = Qwen2_5_VLConfig(
-        architectures=["Qwen2_5_VLForConditionalGeneration"],
+    vision_intermediate = vision_intermediate or 3 * vision_hidden
+    vision = {"depth": vision_depth, "num_heads": vision_heads}
+    vision |= {"patch_size": 14, "spatial_merge_size": 2, "temporal_patch_size": 2}
+    if family == "qwen2_vl":
+        ratio = vision_intermediate // vision_hidden
+        vision |= {"embed_dim": vision_hidden, "mlp_ratio": ratio, "hidden_size": hidden}
+    else:
+        vision |= {"hidden_size": vision_hidden, "intermediate_size": vision_intermediate, "out_hidden_size": hidden}
+        every_fourth = list(range(vision_depth - 1, -1, -4))[::-1]  # and the last
+        vision |= {"tokens_per_second": 2, "window_size": 112, "fullatt_block_indexes": every_fourth}
+    config = config_type(
+        architectures=[model_type.__name__],
         dtype="float32",
         tie_word_embeddings=False,
         image_token_id=tokenizer.convert_tokens_to_ids(IMAGE_PAD),
@@ -127,23 +148,11 @@ def make_checkpoint(
             "eos_token_id": tokenizer.convert_tokens_to_ids(IM_END),
             "pad_token_id": tokenizer.convert_tokens_to_ids(END_OF_TEXT),
         },
-        vision_config={
-            "depth": vision_depth,
-            "hidden_size": vision_hidden,
-            "intermediate_size": vision_intermediate or 3 * vision_hidden,
-            "num_heads": vision_heads,
-            "out_hidden_size": hidden,
-            "patch_size": 14,
-            "spatial_merge_size": 2,
-            "temporal_patch_size": 2,
-            "tokens_per_second": 2,
-            "window_size": 112,
-            "fullatt_block_indexes": list(range(vision_depth - 1, -1, -4))[::-1],  # every fourth and the last
-        },
+        vision_config=vision,
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = Qwen2_5_VLForConditionalGeneration(config)
+        model = model_type(config)
         _scale_weights(model)
     model.generation_config = GenerationConfig(
         bos_token_id=config.text_config.bos_token_id,
@@ -160,7 +169,9 @@ def make_checkpoint(
     try:
         model.save_pretrained(part)
         tokenizer.save_pretrained(part)
-        (part / "preprocessor_config.json").write_text(json.dumps(PREPROCESSOR, indent=2) + "\n")
+        (part / "preprocessor_config.json").write_text(
+            json.dumps(PREPROCESSOR | {"processor_class": processor}, indent=2) + "\n"
+        )
         (part / RECIPE).write_text(json.dumps(recipe, indent=2) + "\n")
         part.chmod(0o755)
         if out.is_dir():

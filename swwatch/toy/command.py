@@ -34,6 +34,9 @@ def parse(argv: list[str]) -> argparse.Namespace:
     model = kinds.add_parser("model", help="a Qwen2.5-VL checkpoint folder of 1.6 M random weights")
     model.add_argument("out", type=Path, metavar="OUT", help="the folder to make: new, empty or ours")
     model.add_argument("--seed", type=int, default=0, help="seed of the weights (%(default)s)")
+    model.add_argument(
+        "--family", choices=("qwen2_5_vl", "qwen2_vl"), default="qwen2_5_vl", help="of the model (%(default)s)"
+    )
     return parser.parse_args(argv)
 
 
@@ -42,7 +45,7 @@ def main(argv: list[str]) -> int:
     if args.kind == "model":
         from swwatch.toy.checkpoint import make_checkpoint  # torch takes seconds to import; clips do without
 
-        print(f"the toy checkpoint is in {make_checkpoint(args.out, seed=args.seed)}")
+        print(f"the toy checkpoint is in {make_checkpoint(args.out, family=args.family, seed=args.seed)}")
         return 0
     if args.kind == "funqa":
         made = write_funqa(args.out, FunqaRecipe(args.clips, args.test_clips, args.seed, args.noise))

@@ -35,7 +35,7 @@ class System:
         flush_s: seconds of video after which all of it is dropped, while all text is kept.
         sampling: of live streaming.
         query: what is asked where nothing else is.
-        min_pixels, max_pixels: of a frame, live; training shares total_pixels among a clip's frames.
+        total_pixels: of a training clip, shared by its frames; live budgets are in data.pixels.
     """
 
     name: str
@@ -46,8 +46,6 @@ class System:
     positions: str
     sampling: Sampling
     query: str
-    max_pixels: int
-    min_pixels: int = 78_400
     total_pixels: int = 19_267_584
     max_frames: int = 480
     text_sink: int | None = None
@@ -79,7 +77,6 @@ SYSTEMS = {
             positions="mrope_contiguous",
             sampling=Sampling(20, True, 0.9, 1.05),
             query="Commentate on this match",
-            max_pixels=602_112,
             text_sink=512,
             text_window=512,
             vision_window_s=16.0,
@@ -93,7 +90,6 @@ SYSTEMS = {
             positions="mrope_full",
             sampling=Sampling(16, True, 1.0, 1.05),
             query="Please describe the video.",
-            max_pixels=301_056,
             flush_s=240.0,
         ),
     )
