@@ -1,0 +1,44 @@
+"""CUDA graphs by key: a computation is recorded when first asked for, and replayed as one launch from then on."""
+
+from collections.abc import Callable, Hashable
+
+import torch
+
+
+class Graphs:
+    """Recorded computations of one caller, which never run at the same time: they share their working memory.
+
+    What is recorded must read its input from, and write to, tensors that stay where they are, and must not wait for
+    the device. A result stands in shared memory and is good until the next run.
+    """
+
+    def __init__(self, device: torch.device):
+        self._device = device
+        self._stream = torch.cuda.Stream(device)
+        self._pool = torch.cuda.graph_pool_handle()
+        # what was recorded keeps the tensors alive that it reads
+        self._recorded: dict[Hashable, tuple[torch.cuda.CUDAGraph, torch.Tensor, Callable]] = {}
+
+    def __len__(self) -> int:
+        return len(self._recorded)
+
+    def run(self, key: Hashable, compute: Callable[[], torch.Tensor]) -> torch.Tensor:
+        """`compute()`, recorded under `key` if nothing is yet. Running it twice must be the same as once."""
+        if key not in self._recorded:
+            self._recorded[key] = *self._record(compute), compute
+        graph, result, _ = self._recorded[key]
+        graph.replay()
+        return result
+
+    def _record(self, compute: Callable[[], torch.Tensor]) -> tuple[torch.cuda.CUDAGraph, torch.Tensor]:
+        # 1) run it as it is: libraries make their handles and workspaces at the first call, which recording forbids
+        here = torch.cuda.current_stream(self._device)
+        self._stream.wait_stream(here)
+        with torch.cuda.stream(self._stream):
+            compute()
+        here.wait_stream(self._stream)
+        # 2) record. Other threads (a watcher, a decoder) may go on meanwhile, so only this one's errors count
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph, pool=self._pool, stream=self._stream, capture_error_mode="thread_local"):
+            result = compute()
+        return graph, result

@@ -1,0 +1,115 @@
+"""The vision tower for steps whose grid comes again and again: nothing waits for the device, one launch a step.
+
+What depends on the grid alone (positions, windows, borders of chunks) is computed on the host once, and from then on
+the tower has nothing to ask the device for. With CUDA graphs the step of one session is recorded for its grid.
+"""
+
+from collections import OrderedDict
+from dataclasses import dataclass
+
+import torch
+from transformers.vision_utils import get_vision_cu_seqlens, get_vision_position_ids, get_vision_window_index
+
+from swwatch.model.graphs import Graphs
+from swwatch.model.vision import Chunks
+
+MAX_RECORDED = 16  # grids; a source that changes its resolution for ever must not fill the memory
+MAX_LAYOUTS = 64
+
+Grids = tuple[tuple[int, int, int], ...]
+
+
+@dataclass(frozen=True)
+class Looked:
+    """Embeddings (merged tokens, D) that may not be there yet."""
+
+    embeds: torch.Tensor
+    done: torch.cuda.Event | None = None
+
+    def take(self) -> torch.Tensor:
+        """The embeddings, for work that the current CUDA stream does from now on. The host does not wait."""
+        if self.done is not None:
+            here = torch.cuda.current_stream(self.embeds.device)
+            here.wait_event(self.done)
+            self.embeds.record_stream(here)  # or their memory could be given away while this stream reads
+        return self.embeds
+
+
+class Tower:
+    """A model's vision tower with merger."""
+
+    def __init__(self, model, device: torch.device, graphs: bool):
+        self._visual, self._device = model.model.visual, device
+        self._layouts: OrderedDict[Grids, dict] = OrderedDict()
+        self._pixels: dict[Grids, torch.Tensor] = {}  # where recorded steps find theirs
+        self._graphs = Graphs(device) if graphs else None
+        self._stream = torch.cuda.Stream(device) if graphs else None
+
+    @property
+    def num_graphs(self) -> int:
+        return len(self._graphs or ())
+
+    @torch.no_grad()
+    def look(self, pixel_values: torch.Tensor, grid_thw: torch.Tensor, aside: bool = False) -> Looked:
+        """Pixels (patches, D) of one or more steps to embeddings.
+
+        Args:
+            grid_thw: (n, 3) on the CPU, patches before the merge.
+            aside: on a CUDA stream of its own; without CUDA graphs there is none, and it is done at once.
+        """
+        grids = tuple(map(tuple, grid_thw.tolist()))
+        if self._stream is None or not aside:
+            return Looked(self._run(pixel_values, grids))
+        here = torch.cuda.current_stream(self._device)
+        self._stream.wait_stream(here)
+        with torch.cuda.stream(self._stream):
+            embeds = self._run(pixel_values, grids)
+            done = torch.cuda.Event()
+            done.record()
+        if pixel_values.is_cuda:
+            pixel_values.record_stream(self._stream)
+        return Looked(embeds, done)
+
+    @torch.no_grad()
+    def warm_up(self, grid_thw: torch.Tensor) -> None:
+        """Prepare for steps of this grid (1, 3)."""
+        first = self._visual.patch_embed.proj
+        width = first.in_channels * first.kernel_size[0] * first.kernel_size[1] * first.kernel_size[2]
+        self.look(torch.zeros((int(grid_thw.prod()), width)), grid_thw)
+
+    def _run(self, pixel_values: torch.Tensor, grids: Grids) -> torch.Tensor:
+        recorded = len(grids) == 1 and (grids in self._pixels or len(self._pixels) < MAX_RECORDED)
+        if self._graphs is None or not recorded:
+            pixels = pixel_values.to(self._device, self._visual.dtype, non_blocking=True)
+            return self._compute(pixels, grids, self._layout(grids))
+        if grids not in self._pixels:
+            self._pixels[grids] = torch.zeros(pixel_values.shape, dtype=self._visual.dtype, device=self._device)
+        pixels, layout = self._pixels[grids], self._layout(grids)
+        pixels.copy_(pixel_values, non_blocking=True)
+        return self._graphs.run(grids, lambda: self._compute(pixels, grids, layout)).clone()
+
+    def _compute(self, pixels: torch.Tensor, grids: Grids, layout: dict) -> torch.Tensor:
+        return self._visual(pixels, grid_thw=torch.tensor(grids), **layout).pooler_output
+
+    def _layout(self, grids: Grids) -> dict:
+        """What transformers' tower would ask the grid for, under the names by which it takes it ready made."""
+        if grids not in self._layouts:
+            while len(self._layouts) >= MAX_LAYOUTS:
+                self._layouts.popitem(last=False)
+            self._layouts[grids] = self._derive(torch.tensor(grids))
+        self._layouts.move_to_end(grids)
+        return self._layouts[grids]
+
+    def _derive(self, grid_thw: torch.Tensor) -> dict:
+        visual, device = self._visual, self._device
+        layout = {
+            "position_ids": get_vision_position_ids(grid_thw, visual.spatial_merge_size).to(device),
+            "cu_seqlens": Chunks.of(get_vision_cu_seqlens(grid_thw), device),
+            "max_seqlen": 0,  # flash-attention's backend would compute it from the borders; nobody reads it here
+        }
+        if hasattr(visual, "window_size"):  # Qwen2-VL's tower has no windows
+            sizes = {"spatial_merge_size": visual.spatial_merge_size, "patch_size": visual.patch_size}
+            index, borders = get_vision_window_index(grid_thw, window_size=visual.window_size, **sizes)
+            layout |= {"window_index": index.to(device), "cu_window_seqlens": Chunks.of(borders, device)}
+            layout["max_window_seqlen"] = 0
+        return layout
