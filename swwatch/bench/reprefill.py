@@ -2,8 +2,8 @@
 
 When a step has arrived, everything is run again: all frames so far through the vision tower, prompt, video and all
 that was said through the LLM with an empty cache. That gives the step's first token; its further ones are decoded one
-by one with the cache of this step, which is then thrown away. Nothing is kept between steps, so T steps cost a number
-of tokens that grows with T squared. Positions and visibility are the variant's, so it says what the serial engine says.
+by one with the cache of this step, which is then thrown away. Nothing is kept between steps, so the tokens that T
+steps cost grow with T squared. Positions and visibility are the variant's: it says what the serial engine says.
 """
 
 import torch

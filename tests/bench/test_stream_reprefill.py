@@ -64,5 +64,5 @@ def test_the_release_feeds_about_sixteen_times_as_many_tokens_at_thirty_steps():
 
 def test_what_has_no_steps_to_run_again_is_refused():
     model = random_model(shape_config("toy", "origin"), "sdpa", "cpu", dtype=None, seed=0)
-    with pytest.raises(UserError, match="after the last one only"):
+    with pytest.raises(UserError, match="after the last alone"):
         Reprefill(model, prompt_of(model, 0))
