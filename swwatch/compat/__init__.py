@@ -1,0 +1,1 @@
+"""Names of other projects' helpers, with their behaviour and without their side effects."""

@@ -1,0 +1,246 @@
+"""The five names of `livecc-utils` 0.0.2, so that programs written for LiveCC run by changing one import.
+
+Written from their documented behaviour. What differs: importing this sets no environment variable and registers no
+reader with qwen_vl_utils (call `register_reader` for that), and readers other than decord's are accepted.
+"""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from qwen_vl_utils import vision_process
+from qwen_vl_utils.vision_process import FPS, FRAME_FACTOR, smart_nframes, smart_resize
+from torchvision.transforms import InterpolationMode
+from torchvision.transforms.functional import resize
+from transformers import GenerationMixin
+
+FACTOR = 28
+MIN_PIXELS = 100 * FACTOR**2  # of a frame
+MAX_PIXELS = 768 * FACTOR**2
+TOTAL_PIXELS = 24_576 * FACTOR**2  # of a video
+MAX_FRAMES = 480
+PIXEL_INPUTS = ("pixel_values", "pixel_values_videos", "image_grid_thw", "video_grid_thw")
+
+
+class FrameReader:
+    """Frames in memory, or a video file decoded by PyAV, under the few names of decord's VideoReader used here."""
+
+    def __init__(self, video: str | Path | np.ndarray | torch.Tensor, fps: float = float(FPS)):
+        """Args: a path, or frames (T, H, W, 3) uint8 that follow one another at `fps`."""
+        if isinstance(video, str | Path):
+            frames, ends = zip(*_decode(video), strict=True)
+            self._frames, self._ends = np.stack(frames), np.array(ends)
+        else:
+            self._frames = np.asarray(video)
+            self._ends = (np.arange(len(self._frames)) + 1) / fps
+
+    def __len__(self) -> int:
+        return len(self._frames)
+
+    def __getitem__(self, index: int) -> np.ndarray:
+        return self._frames[index]
+
+    @property
+    def _frame_pts(self) -> np.ndarray:
+        """(T, 2) begin and end of every frame, seconds; programs for LiveCC read it from decord's reader."""
+        return np.stack([np.append(0.0, self._ends[:-1]), self._ends], axis=1)
+
+    def get_frame_timestamp(self, index) -> np.ndarray:
+        return self._frame_pts[index]
+
+    def get_avg_fps(self) -> float:
+        return len(self) / float(self._ends[-1])
+
+    def get_batch(self, indices: Sequence[int]) -> np.ndarray:
+        return self._frames[list(indices)]
+
+
+def _decode(path: str | Path) -> Iterator[tuple[np.ndarray, float]]:
+    import av
+
+    with av.open(str(path)) as container:
+        stream = container.streams.video[0]
+        begin, length = None, float(1 / stream.average_rate)
+        for frame in container.decode(stream):
+            begin = frame.time if begin is None else begin
+            yield frame.to_ndarray(format="rgb24"), frame.time - begin + length
+
+
+def _reader(video):
+    """decord's reader of a file where decord is installed, else ours; anything that is a reader already stays."""
+    if isinstance(video, np.ndarray | torch.Tensor):
+        return FrameReader(video)
+    if not isinstance(video, str | Path):
+        return video
+    try:
+        import decord
+    except ImportError:
+        return FrameReader(video)
+    return decord.VideoReader(str(video))
+
+
+def _frames(reader, indices: Sequence[int]) -> torch.Tensor:
+    """Chosen frames as (T, 3, H, W) uint8, from decord's reader, torchcodec's decoder or a FrameReader."""
+    if hasattr(reader, "get_frames_at"):  # torchcodec: channels first already
+        return reader.get_frames_at([int(i) for i in indices]).data
+    batch = reader.get_batch([int(i) for i in indices])
+    frames = torch.as_tensor(batch if isinstance(batch, np.ndarray | torch.Tensor) else batch.asnumpy())
+    return frames if frames.shape[1] == 3 and frames.shape[-1] != 3 else frames.permute(0, 3, 1, 2)
+
+
+def _ends(reader) -> np.ndarray:
+    """(T,) when each frame's display ends, seconds."""
+    return np.asarray(reader.get_frame_timestamp(range(len(reader))))[:, 1]
+
+
+def _read_video_decord_plus(
+    ele: dict, strict_fps: bool = False, drop_last: bool = True, return_pts: bool = False
+) -> tuple:
+    """Frames of a video, or of a span of it.
+
+    Args:
+        ele: "video" (path, frames or reader), and optionally "video_start" and "video_end" in seconds, both
+            inclusive and compared with the end of a frame's display (a start of 0 counts as none), "remote_loader"
+            (called with the path, gives what is read), and what qwen_vl_utils' smart_nframes takes.
+        strict_fps: a frame every 1 / FPS from the first on, instead of evenly spread ones.
+        drop_last: of more than 480 strict frames the first are taken; else they are spread over the span.
+        return_pts: return the chosen frames' times too.
+    Returns:
+        (T, 3, H, W) uint8 with T even, frames per second, and with return_pts a list of T seconds.
+    """
+    video = ele["video"]
+    if loader := ele.get("remote_loader"):
+        video = loader(video)
+    reader = _reader(video)
+    ends = _ends(reader)
+    chosen = np.arange(len(ends))
+    if ele.get("video_start") or ele.get("video_end"):
+        start, end = ele.get("video_start") or 0.0, ele.get("video_end")
+        chosen = chosen[(ends >= start) & (ends <= (np.inf if end is None else end))]
+        if not len(chosen):
+            raise ValueError(f"the video has no frame between {start} and {end} s")
+    ends = ends[chosen]
+    if strict_fps:
+        stamps = np.arange(ends[0], ends[-1] + 1e-6, 1 / FPS)
+        if len(stamps) > MAX_FRAMES:
+            spread = np.linspace(0, len(stamps) - 1, MAX_FRAMES).round().astype(int)
+            stamps = stamps[:MAX_FRAMES] if drop_last else stamps[spread]
+        index = np.minimum(np.searchsorted(ends, stamps - 1e-6), len(ends) - 1)
+        index = np.append(index, index[-1:]) if len(index) % FRAME_FACTOR else index
+        sample_fps = FPS
+    else:
+        fps = reader.get_avg_fps()
+        num = smart_nframes(ele, total_frames=len(chosen), video_fps=fps)
+        index = np.linspace(0, len(chosen) - 1, num).round().astype(int)
+        sample_fps = num / max(len(chosen), 1e-6) * fps
+    frames = _frames(reader, chosen[index])
+    return (frames, sample_fps, ends[index].tolist()) if return_pts else (frames, sample_fps)
+
+
+def _spatial_resize_video(video: torch.Tensor, nframes: int | None = None) -> torch.Tensor:
+    """(T, 3, H, W) -> the same frames in the size that a video of `nframes` (by default T) may have, float."""
+    share = TOTAL_PIXELS / (nframes or len(video)) * FRAME_FACTOR
+    most = max(min(MAX_PIXELS, share), int(MIN_PIXELS * 1.05))
+    size = smart_resize(*video.shape[-2:], factor=FACTOR, min_pixels=MIN_PIXELS, max_pixels=most)
+    return _resized(video, size)
+
+
+def _resized(video: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
+    return resize(video, list(size), interpolation=InterpolationMode.BICUBIC, antialias=True).float()
+
+
+def get_smart_resized_video_reader(video_path, max_pixels: int | None = None) -> tuple:
+    """A reader of a video, and the height and width, multiples of 28, that its frames should be resized to."""
+    reader = _reader(video_path)
+    height, width = _frames(reader, [0]).shape[-2:]
+    size = smart_resize(height, width, factor=FACTOR, min_pixels=MIN_PIXELS, max_pixels=max_pixels or MAX_PIXELS)
+    return reader, *size
+
+
+def get_smart_resized_clip(
+    video_reader,
+    resized_height: int,
+    resized_width: int,
+    timestamps: torch.Tensor,
+    video_pts: np.ndarray,
+    video_pts_index_from: int = 0,
+) -> tuple[torch.Tensor, torch.Tensor, list[int]]:
+    """The frames of wanted times, looked for from an index on, so that a stream is walked through once.
+
+    Args:
+        timestamps: (n,) seconds, rising; an odd number gets one more, half a second later.
+        video_pts: (T,) when each frame's display ends.
+        video_pts_index_from: first frame to consider.
+    Returns:
+        clip (m, 3, resized_height, resized_width) with m even, the wanted times (more than m where the video ended
+        before them), and the m frame indices: for each time the first frame that ends at or after it.
+    """
+    timestamps = torch.as_tensor(timestamps)
+    if len(timestamps) % FRAME_FACTOR:
+        timestamps = torch.cat([timestamps, timestamps[-1:] + 1 / FPS])
+    index, found = video_pts_index_from, []
+    for stamp in timestamps.tolist():
+        while index < len(video_pts) and video_pts[index] < stamp:
+            index += 1
+        if index == len(video_pts):
+            break
+        found.append(index)
+    found = found[: len(found) // FRAME_FACTOR * FRAME_FACTOR]
+    if not found:
+        return torch.empty((0, 3, resized_height, resized_width)), timestamps, []
+    return _resized(_frames(video_reader, found), (resized_height, resized_width)), timestamps, found
+
+
+def prepare_multiturn_multimodal_inputs_for_generation(
+    self,
+    input_ids,
+    past_key_values=None,
+    attention_mask=None,
+    inputs_embeds=None,
+    cache_position=None,
+    position_ids=None,
+    use_cache=True,
+    pixel_values=None,
+    pixel_values_videos=None,
+    image_grid_thw=None,
+    video_grid_thw=None,
+    **kwargs,
+) -> dict:
+    """In place of a model's `prepare_inputs_for_generation`: pictures are taken in on every turn that brings some.
+
+    They are dropped only where the cache holds something and the tokens now fed have no place for them. Positions
+    are left to the model. Bind it with functools.partial(..., model). (swwatch itself does not use `generate`.)
+    """
+    inputs = GenerationMixin.prepare_inputs_for_generation(
+        self,
+        input_ids,
+        past_key_values=past_key_values,
+        attention_mask=attention_mask,
+        inputs_embeds=inputs_embeds,
+        use_cache=use_cache,
+        **kwargs,
+    )
+    inputs["position_ids"] = None
+    fed = inputs.get("input_ids")
+    begun = past_key_values is not None and past_key_values.get_seq_length() > 0
+    given = dict(zip(PIXEL_INPUTS, (pixel_values, pixel_values_videos, image_grid_thw, video_grid_thw), strict=True))
+    tokens = {"image": self.config.image_token_id, "video": self.config.video_token_id}
+    for name, value in given.items():
+        kind = "video" if "video" in name else "image"
+        shown = fed is None or bool((fed == tokens[kind]).any())
+        inputs[name] = value if shown or not begun else None
+    return inputs
+
+
+def register_reader() -> None:
+    """Let qwen_vl_utils read videos in this way, under the name "decord+", and prefer it."""
+
+    def read(ele: dict) -> tuple[torch.Tensor, dict, float]:
+        frames, fps = _read_video_decord_plus(ele)
+        told = {"fps": fps, "frames_indices": list(range(len(frames))), "total_num_frames": len(frames)}
+        return frames, told | {"video_backend": "decord+"}, fps
+
+    vision_process.VIDEO_READER_BACKENDS["decord+"] = read
+    vision_process.FORCE_QWENVL_VIDEO_READER = "decord+"
+    vision_process.get_video_reader_backend.cache_clear()
