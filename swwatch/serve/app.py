@@ -182,7 +182,7 @@ def _add_errors(app: FastAPI) -> None:
     @app.exception_handler(HTTPException)
     async def http(_, error: HTTPException):
         code = "not_found" if error.status_code == 404 else "bad_message"
-        return JSONResponse({"code": code, "message": str(error.detail)}, error.status_code, error.headers)
+        return JSONResponse(_told(code, str(error.detail)), error.status_code, error.headers)
 
     @app.exception_handler(RequestValidationError)
     async def validation(_, error: RequestValidationError):
@@ -195,8 +195,11 @@ def _add_errors(app: FastAPI) -> None:
 
 def _refusal(error: ProtocolError) -> JSONResponse:
     headers = {"www-authenticate": "Bearer"} if error.code == "unauthorised" else None
-    body = {"code": error.code, "message": error.message}
-    return JSONResponse(body, STATUS.get(error.code, 400), headers)
+    return JSONResponse(_told(error.code, error.message), STATUS.get(error.code, 400), headers)
+
+
+def _told(code: str, message: str) -> dict:
+    return {"error": {"code": code, "message": message}}
 
 
 class Door:

@@ -79,7 +79,7 @@ class Gate:
         shown = [bearer.strip()] if scheme.lower() == "bearer" else []
         shown += [query["token"]] if "token" in query else []
         shown += [name.removeprefix(TOKEN_SUBPROTOCOL) for name in subprotocols if name.startswith(TOKEN_SUBPROTOCOL)]
-        return any([hmac.compare_digest(one.encode(), self.token.encode()) for one in shown])
+        return any([hmac.compare_digest(one.encode(errors="surrogatepass"), self.token.encode()) for one in shown])
 
     def welcomes(self, headers: Mapping[str, str]) -> bool:
         """Whether the page that a request comes from may send it; a program sends no Origin.

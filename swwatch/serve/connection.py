@@ -128,7 +128,7 @@ class Connection:
                 if isinstance(message, bytes):
                     await session.take(message)
                 else:
-                    session.command(self._parse(message))
+                    await session.command(self._parse(message))
             except ProtocolError as error:
                 try:
                     self._count(error)

@@ -42,7 +42,6 @@ class Session:
         limits: Limits,
         metrics: Metrics,
         threads: "Threads",
-        check_size,
         on_over,
         recorder: Recorder | None = None,
         source=None,
@@ -50,14 +49,13 @@ class Session:
     ):
         """
         Args:
-            check_size: raises ProtocolError for a picture's (height, width) that the model cannot take.
             on_over: called with the session when its last event is made.
             source: a `sources.Reading` that pushes frames; None where they come over the socket.
         """
         self.live, self.opened, self.limits, self.metrics = live, opened, limits, metrics
         self.outbox = Outbox(limits.max_unread, REPLAY)
         self.recorder, self.source, self._threads = recorder, source, threads
-        self._check_size, self._on_over, self._now = check_size, on_over, now
+        self._on_over, self._now = on_over, now
         self.connection: Connected | None = None
         self.over = False
         self._reason: Reason | None = None
@@ -129,8 +127,10 @@ class Session:
 
     def _decode_and_push(self, frame: Frame):
         picture = decode(frame.data, self.limits.max_pixels)
-        self._check_size(*picture.shape[:2])
-        return self.live.push(frame.timestamp_s, picture)
+        try:
+            return self.live.push(frame.timestamp_s, picture)
+        except UserError as error:  # too narrow for the model
+            raise ProtocolError("bad_frame", str(error)) from None
 
     def _refuse(self, frame: Frame, reason: str) -> None:
         self._refused += 1
@@ -138,7 +138,7 @@ class Session:
         dropped, queued = self._dropped_before + self._refused, self.live.stats().steps_queued
         self.outbox.ack(Ack(frame=frame.number, taken=False, dropped=dropped, queued=queued, reason=reason))
 
-    def command(self, message) -> None:
+    async def command(self, message) -> None:
         """A text message after `open`.
 
         Raises:
@@ -163,7 +163,7 @@ class Session:
                 case protocol.Stop():
                     self.stop("stopped")
                 case protocol.Finish():
-                    self.end()
+                    await self.end()
                 case _:
                     raise ProtocolError("already_open", "this connection has a session: open another for another")
         except UserError as error:
@@ -176,14 +176,19 @@ class Session:
         self._active_s = self._now()
         self.metrics.frames.inc()
 
-    def end(self) -> None:
+    async def end(self) -> None:
         """No more frames: the rest is spoken."""
         if self._finishing or self.over:
             return
         self._finishing = True
         if self.source is not None:
-            self.source.stop()
-        self.live.end()
+            self.source.stop()  # its thread ends the model's side, behind the frame that it may still be pushing
+        else:
+            await self._threads.decode(self.live.end)
+
+    def source_ended(self) -> None:
+        """The session's own source has no more frames."""
+        self._finishing = True
 
     def stop(self, reason: Reason) -> None:
         """End now; the first reason stands."""

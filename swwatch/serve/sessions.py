@@ -7,6 +7,7 @@ import secrets
 from swwatch.data.prompt import Prompts
 from swwatch.engine.serial import Decoding
 from swwatch.errors import UserError
+from swwatch.live import Full
 from swwatch.schedule import parse_schedule
 from swwatch.serve.files import Folder, Uploads
 from swwatch.serve.limits import Limits
@@ -16,7 +17,7 @@ from swwatch.serve.protocol import VERSION, File, Open, Opened, ProtocolError, U
 from swwatch.serve.record import Recordings
 from swwatch.serve.session import Connected, Session, Threads
 from swwatch.serve.sources import Reading
-from swwatch.serve.stages import Checkpoint, Stages
+from swwatch.serve.stages import Stages
 
 
 class Sessions:
@@ -113,6 +114,8 @@ class Sessions:
                     policy=message.policy,
                     max_events=self.limits.max_unread,
                 )
+            except Full as error:
+                raise ProtocolError("full", str(error)) from error
             except UserError as error:
                 raise ProtocolError("unsupported", str(error)) from error
             secret = secrets.token_urlsafe(24)
@@ -131,7 +134,7 @@ class Sessions:
                 left_s=self.limits.total_s,
                 recording=recording,
             )
-            session = self._make(live, opened, checkpoint, source)
+            session = self._make(live, opened, source)
             self._leave[secret] = held.pop_all()
         session.attach(connection)
         self.metrics.opened.labels(opened.variant, opened.engine).inc()
@@ -139,14 +142,13 @@ class Sessions:
         log("session opened", variant=opened.variant, engine=opened.engine, source=kind, record=message.record)
         return session, opened
 
-    def _make(self, live, opened: Opened, checkpoint: Checkpoint, source: Reading | None) -> Session:
+    def _make(self, live, opened: Opened, source: Reading | None) -> Session:
         session = Session(
             live,
             opened,
             limits=self.limits,
             metrics=self.metrics,
             threads=self.threads,
-            check_size=checkpoint.check_size,
             on_over=self._over,
             recorder=self.recordings.begin(opened.recording, opened) if opened.recording else None,
             source=source,

@@ -53,7 +53,8 @@ class Reading:
                     raise UserError(f"its frames of {width}x{height} are over the limit of {self._max_pixels} pixels")
                 tell(session.touch)
                 session.live.push(timestamp_s, picture)
-            tell(session.end)
+            session.live.end()
+            tell(session.source_ended)
         except UserError as error:
             tell(session.fail, self._told(error))
         except Exception as error:

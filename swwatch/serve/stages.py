@@ -3,7 +3,6 @@
 import threading
 from dataclasses import dataclass
 
-from swwatch.data.pixels import BUDGETS
 from swwatch.engine.choose import ENGINES
 from swwatch.errors import UserError
 from swwatch.live import Stage
@@ -22,13 +21,6 @@ class Checkpoint:
     def variant(self) -> str:
         return self.loaded.settings.variant
 
-    def check_size(self, height: int, width: int) -> None:
-        """Refuse a picture that the model cannot take, before it ends a session. Raises ProtocolError: bad_frame."""
-        try:
-            BUDGETS[self.loaded.settings.pixel_budget].size(height, width, None)
-        except UserError as error:
-            raise ProtocolError("bad_frame", str(error)) from None
-
 
 class Stages:
     """Stages by variant and engine, made when they are first asked for."""
@@ -40,7 +32,7 @@ class Stages:
             engine: the default one, or "auto".
             make: called as `Stage` is; for tests.
         Raises:
-            UserError: two checkpoints of one variant, or one whose pixel budget needs a video's length.
+            UserError: two checkpoints of one variant.
         """
         self.checkpoints, self.engine, self._max_sessions, self._make = checkpoints, engine, max_sessions, make
         self._stages: dict[tuple[str, str], Stage] = {}
@@ -52,10 +44,6 @@ class Stages:
                     f"{checkpoint.name} and {seen[checkpoint.variant]} are both {checkpoint.variant}: give one of them"
                 )
             seen[checkpoint.variant] = checkpoint.name
-            try:
-                checkpoint.check_size(480, 640)
-            except ProtocolError as error:
-                raise UserError(f"{checkpoint.name} cannot be served live: {error.message}") from error
 
     def find(self, variant: str | None) -> Checkpoint:
         """The checkpoint of a variant; None for the default. Raises ProtocolError: unsupported."""
@@ -82,6 +70,14 @@ class Stages:
                 except UserError as error:
                     raise ProtocolError("unsupported", str(error), fatal=True) from error
             return self._stages[key]
+
+    def begin(self) -> None:
+        """Make the default stages, so that what cannot run is told before anybody comes. Raises UserError."""
+        for checkpoint in self.checkpoints:
+            try:
+                self.get(checkpoint, None)
+            except ProtocolError as error:
+                raise UserError(f"{checkpoint.name}: {error.message}") from error
 
     def close(self, timeout_s: float = 5.0) -> None:
         """End every session and stop the models' threads."""

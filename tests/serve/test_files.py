@@ -1,0 +1,169 @@
+"""Files from and for strangers: quotas, random names, nothing outside the allowed folder."""
+
+import asyncio
+
+import pytest
+
+from swwatch.serve.files import Folder, Uploads
+from swwatch.serve.limits import Limits
+from swwatch.serve.metrics import Metrics
+from swwatch.serve.protocol import ProtocolError
+
+KIND = "multipart/form-data; boundary=xyz"
+
+
+def form(data: bytes, name: str = "file", end: str = "--xyz--\r\n") -> bytes:
+    head = f'--xyz\r\nContent-Disposition: form-data; name="{name}"; filename="../../a.mp4"\r\n\r\n'
+    return head.encode() + data + b"\r\n" + end.encode()
+
+
+async def chunks(body: bytes, size: int = 7):
+    for start in range(0, len(body), size):
+        yield body[start : start + size]
+
+
+def send(uploads: Uploads, body: bytes, kind: str = KIND, length: int | None = None) -> str:
+    return asyncio.run(uploads.receive(kind, length, chunks(body)))[0]
+
+
+@pytest.fixture
+def now():
+    return [0.0]
+
+
+@pytest.fixture
+def uploads(now):
+    made = Uploads(
+        Limits(max_upload_bytes=100, max_uploads_bytes=150, max_uploads=3, keep_s=10), Metrics(), lambda: now[0]
+    )
+    yield made
+    made.close()
+    assert not made._folder.exists()
+
+
+def on_disk(uploads: Uploads) -> list[bytes]:
+    return sorted(path.read_bytes() for path in uploads._folder.iterdir())
+
+
+def test_a_file_comes_whole_under_a_name_of_ours(uploads):
+    data = bytes(range(90)) + b"\r\n--xy"
+    with uploads.using(send(uploads, form(b"ignored", "note", "") + form(data))) as path:
+        assert path.read_bytes() == data and path.parent == uploads._folder and "a.mp4" not in path.name
+
+
+@pytest.mark.parametrize(
+    "kind, body, code",
+    [
+        ("text/plain", form(b"x"), "bad_message"),
+        ("multipart/form-data", form(b"x"), "bad_message"),
+        (KIND, form(b"x", "other"), "bad_message"),
+        (KIND, form(b"x")[:-8], "bad_message"),
+        (KIND, b"", "bad_message"),
+        (KIND, b"garbage" * 9, "bad_message"),
+        (KIND, form(b"x", end="") + form(b"y"), "bad_message"),
+        (KIND, form(bytes(101)), "too_large"),
+    ],
+)
+def test_what_is_refused_leaves_nothing_behind(uploads, kind, body, code):
+    with pytest.raises(ProtocolError) as caught:
+        send(uploads, body, kind)
+    assert caught.value.code == code and on_disk(uploads) == []
+
+
+def test_a_request_that_says_it_is_too_large_is_not_read(uploads):
+    async def never():
+        pytest.fail("was read")
+        yield b""
+
+    with pytest.raises(ProtocolError, match="100 bytes"):
+        asyncio.run(uploads.receive(KIND, 10**9, never()))
+
+
+def test_a_client_that_goes_away_leaves_nothing_behind(uploads):
+    async def breaks():
+        yield form(bytes(50))[:-20]
+        raise ConnectionError
+
+    with pytest.raises(ConnectionError):
+        asyncio.run(uploads.receive(KIND, None, breaks()))
+    assert on_disk(uploads) == [] and uploads._total() == 0
+
+
+def test_all_files_together_have_a_quota_and_so_has_their_number(uploads):
+    first = send(uploads, form(bytes(80)))
+    with pytest.raises(ProtocolError, match="no room"):
+        send(uploads, form(bytes(80)))
+    uploads.delete(first)
+    for _ in range(3):
+        send(uploads, form(b"1"))
+    with pytest.raises(ProtocolError, match="too many"):
+        send(uploads, form(b"1"))
+
+
+def test_a_file_in_use_goes_when_its_last_user_goes(uploads):
+    name = send(uploads, form(b"data"))
+    with uploads.using(name) as path:
+        uploads.delete(name)
+        assert path.exists()
+        with pytest.raises(ProtocolError), uploads.using(name):
+            pass
+    assert not path.exists()
+
+
+def test_old_files_are_removed(uploads, now):
+    send(uploads, form(b"old"))
+    now[0] = 6.0
+    send(uploads, form(b"young"))
+    now[0] = 11.0
+    uploads.sweep()
+    assert on_disk(uploads) == [b"young"]
+
+
+@pytest.fixture
+def folder(tmp_path):
+    root = tmp_path / "allowed"
+    (root / "sub").mkdir(parents=True)
+    for path in (root / "a.mp4", root / "sub/b.MKV", root / "notes.txt", tmp_path / "secret.mp4"):
+        path.write_text("x")
+    (root / "inside.mp4").symlink_to(root / "a.mp4")
+    (root / "out.mp4").symlink_to(tmp_path / "secret.mp4")
+    (root / "up").symlink_to(tmp_path)
+    (root / "loop.mp4").symlink_to(root / "loop.mp4")
+    (root / "folder.mp4").mkdir()
+    return Folder(root)
+
+
+def test_the_allowed_folder_names_its_videos(folder):
+    assert folder.names() == ["a.mp4", "inside.mp4", "sub/b.MKV"]
+    assert [folder.path(name).name for name in folder.names()] == ["a.mp4", "a.mp4", "b.MKV"]
+    assert Folder(None).names() == []
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "../secret.mp4",
+        "sub/../../secret.mp4",
+        "sub/../a.mp4",
+        "/etc/passwd",
+        "{root}/a.mp4",
+        "out.mp4",
+        "up/secret.mp4",
+        "loop.mp4",
+        "folder.mp4",
+        "notes.txt",
+        "missing.mp4",
+        "a.mp4\0",
+        "..\\secret.mp4",
+        "a.mp4/../../secret.mp4",
+        "x" * 1000 + ".mp4",
+        "%2e%2e/secret.mp4",
+        ".",
+    ],
+)
+def test_no_name_leads_out_of_it(folder, name):
+    name = name.format(root=folder.root)
+    for where in (folder, Folder(None)):
+        with pytest.raises(ProtocolError) as caught:
+            where.path(name)
+        assert caught.value.code == "not_found" and str(folder.root) not in caught.value.message

@@ -1,0 +1,105 @@
+"""Pictures from strangers: sized before they are decoded, damaged ones told, nothing else raised."""
+
+import io
+import struct
+import zlib
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from swwatch.errors import UserError
+from swwatch.serve.limits import Bucket, Limits, decode
+from swwatch.serve.protocol import ProtocolError
+
+
+def picture(form: str, height: int = 40, width: int = 60, **options) -> bytes:
+    pixels = np.random.default_rng(0).integers(0, 255, (height, width, 3), dtype=np.uint8)
+    out = io.BytesIO()
+    Image.fromarray(pixels).save(out, form, **options)
+    return out.getvalue()
+
+
+def refusal(data: bytes, max_pixels: int = 10_000) -> str:
+    with pytest.raises(ProtocolError) as caught:
+        decode(data, max_pixels)
+    assert not caught.value.fatal
+    return caught.value.code
+
+
+@pytest.mark.parametrize("form, options", [("JPEG", {}), ("PNG", {}), ("WEBP", {"lossless": True}), ("WEBP", {})])
+def test_the_three_forms_become_rgb(form, options):
+    pixels = decode(picture(form, **options), 10_000)
+    assert pixels.shape == (40, 60, 3) and pixels.dtype == np.uint8
+
+
+@pytest.mark.parametrize("mode", ["L", "RGBA", "P", "1", "LA", "CMYK", "I;16"])
+def test_other_colour_modes_become_rgb(mode):
+    out = io.BytesIO()
+    Image.new(mode, (30, 20)).save(out, "JPEG" if mode == "CMYK" else "PNG")
+    assert decode(out.getvalue(), 10_000).shape == (20, 30, 3)
+
+
+@pytest.mark.parametrize("form", ["GIF", "BMP", "TIFF", "PPM"])
+def test_other_forms_are_refused(form):
+    assert refusal(picture(form)) == "bad_frame"
+
+
+@pytest.mark.parametrize("form, options", [("JPEG", {}), ("PNG", {}), ("WEBP", {"lossless": True}), ("WEBP", {})])
+def test_a_picture_with_too_many_pixels_is_refused_by_its_header(form, options):
+    data = picture(form, 101, 100, **options)
+    assert refusal(data) == "too_many_pixels"
+    assert decode(data, 10_100).shape == (101, 100, 3)
+
+
+def test_a_decompression_bomb_is_refused_before_it_is_decoded(monkeypatch):
+    """A PNG of 900 Mpixel in a few hundred bytes, a WebP animation with the largest canvas."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    header = struct.pack(">IIBBBBB", 30_000, 30_000, 8, 2, 0, 0, 0)
+    png = (
+        b"\x89PNG\r\n\x1a\n"
+        + chunk(b"IHDR", header)
+        + chunk(b"IDAT", zlib.compress(bytes(1000)))
+        + chunk(b"IEND", b"")
+    )
+    assert refusal(png) == "too_many_pixels"
+    canvas = b"\x02\0\0\0" + (16_382).to_bytes(3, "little") * 2
+    webp = b"WEBPVP8X" + struct.pack("<I", 10) + canvas + b"ANIM" + bytes(10)
+    webp = b"RIFF" + struct.pack("<I", len(webp)) + webp
+    monkeypatch.setattr(Image, "open", lambda *_, **__: pytest.fail("Pillow saw it"))
+    assert refusal(webp) == "too_many_pixels"
+
+
+@settings(max_examples=150)
+@given(st.data())
+def test_damage_is_told_and_nothing_else_happens(data):
+    form = data.draw(st.sampled_from(["JPEG", "PNG", "WEBP"]))
+    whole = bytearray(picture(form))
+    for _ in range(data.draw(st.integers(0, 8))):
+        whole[data.draw(st.integers(0, len(whole) - 1))] = data.draw(st.integers(0, 255))
+    cut = data.draw(st.integers(0, len(whole)))
+    try:
+        assert decode(bytes(whole[:cut]), 10_000).ndim == 3
+    except ProtocolError as error:
+        assert error.code in ("bad_frame", "too_many_pixels")
+
+
+def test_the_rate_limit_allows_bursts_of_a_second_and_no_more():
+    now = [0.0]
+    bucket = Bucket(5, lambda: now[0])
+    assert sum(bucket.take() for _ in range(20)) == 5
+    now[0] += 0.4
+    assert sum(bucket.take() for _ in range(20)) == 2
+    now[0] += 100
+    assert sum(bucket.take() for _ in range(20)) == 5
+
+
+def test_limits_must_be_above_zero():
+    with pytest.raises(UserError, match="--max-pixels"):
+        Limits(max_pixels=0)
+    assert Limits(grace_s=0).grace_s == 0

@@ -1,0 +1,80 @@
+"""A recorded session: every numbered message, and cues that players accept."""
+
+import json
+import re
+
+import pytest
+
+from swwatch.serve.limits import Limits
+from swwatch.serve.protocol import Asked, End, Opened, ProtocolError, Token, parse_server
+from swwatch.serve.record import Recordings
+
+OPENED = Opened(
+    session="secret",
+    variant="group",
+    engine="serial",
+    why="",
+    schedule="wait-k:3",
+    question="What?",
+    rate=2.0,
+    policy="merge",
+    limits=Limits().told(),
+    grace_s=1,
+    left_s=1,
+)
+
+
+def token(n: int, text: str, step: int, t_emit_s: float) -> Token:
+    times = {"t_frame_s": step + 0.5, "t_emit_s": t_emit_s, "lag_s": t_emit_s - step - 0.5}
+    return Token(n=n, text=text, step=step, newest_visible_step=step, index=n, **times)
+
+
+@pytest.fixture
+def recorded(tmp_path):
+    recordings = Recordings(tmp_path, keep_s=1)
+    name = recordings.new_name()
+    recorder = recordings.begin(name, OPENED)
+    events = [token(0, "a <b>", 0, 0.6), token(1, " &\n\n--> c", 0, 0.7), Asked(n=2, step=1, question="Who?", t_s=1.0)]
+    events += [token(3, "", 1, 3599.9996), token(4, "last", 1, 3600.5), End(n=5, reason="finished", tokens=4)]
+    for event in events:
+        recorder.event(event)
+    recorder.close()
+    return recordings, name, events
+
+
+def test_every_numbered_message_is_written_and_the_secret_is_not(recorded):
+    recordings, name, events = recorded
+    text = recordings.path(name, "jsonl").read_text()
+    lines = [json.loads(line) for line in text.splitlines()]
+    assert "secret" not in text and lines[0]["type"] == "opened" and lines[0]["variant"] == "group"
+    assert all(line.pop("at_s") >= 0 for line in lines)
+    assert [parse_server(json.dumps(line)) for line in lines[1:]] == events
+
+
+def test_cues_have_the_words_of_a_step_from_its_first_to_the_next_ones(recorded):
+    recordings, name, _ = recorded
+    cues = recordings.path(name, "vtt").read_text().split("\n\n")
+    assert cues[0] == "WEBVTT"
+    assert cues[1] == "00:00:00.600 --> 01:00:00.000\na &lt;b&gt; &amp; --&gt; c"
+    assert cues[2].strip() == "01:00:00.000 --> 01:00:02.500\nlast"
+    assert all(re.match(r"\d\d:\d\d:\d\d\.\d{3} --> \d\d:\d\d:\d\d\.\d{3}\n\S", cue) for cue in cues[1:])
+
+
+@pytest.mark.parametrize("name, kind", [("../../etc/x", "jsonl"), ("x", "jsonl"), (None, "txt"), (None, "../vtt")])
+def test_only_what_was_recorded_can_be_fetched(recorded, name, kind):
+    recordings, made, _ = recorded
+    with pytest.raises(ProtocolError):
+        recordings.path(name or made, kind)
+
+
+def test_recordings_go_after_a_time_and_with_the_server_unless_the_folder_is_the_users(tmp_path):
+    now = [0.0]
+    for folder in (None, tmp_path / "mine"):
+        recordings = Recordings(folder, keep_s=5, now=lambda: now[0])
+        name = recordings.new_name()
+        recordings.begin(name, OPENED).close()
+        now[0] += 6
+        recordings.sweep()
+        assert (recordings.folder / f"{name}.vtt").exists() == (folder is not None)
+        recordings.close()
+        assert recordings.folder.exists() == (folder is not None)
