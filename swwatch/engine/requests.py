@@ -1,6 +1,7 @@
 """What a session asks of the model, so that one driver may answer one session and another many at once.
 
-A session is a coroutine: it yields `Look`, `Feed` and `Wait` requests, whose answers it is sent, and `Spoken` tokens.
+A session is a coroutine: it yields `Look`, `Feed` and `Wait` requests, whose answers it is sent, and what it has to
+tell (see trace.py).
 """
 
 from collections.abc import Generator, Iterator
@@ -25,12 +26,16 @@ class Look:
 
 @dataclass(frozen=True)
 class Feed:
-    """Through the LLM: new rows of one session and their embeddings (Q, D) -> logits (V,) after row `predicts`."""
+    """Through the LLM: new rows of one session and their embeddings (Q, D) -> logits (V,) after row `predicts`.
+
+    Attributes:
+        predicts: index of the row that predicts the next token; None: none does, and the answer is None.
+    """
 
     cache: StreamCache
     rows: Layout
     embeds: torch.Tensor
-    predicts: int = -1  # index of the row that predicts the next token
+    predicts: int | None = -1
 
 
 @dataclass(frozen=True)

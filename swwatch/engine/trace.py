@@ -23,6 +23,30 @@ class Spoken:
     t_emit_s: float
 
 
+@dataclass(frozen=True)
+class Watched:
+    """The keys and values of a step are in: whatever is chosen from now on may see it, where the schedule lets it.
+
+    Attributes:
+        step: 0-based video step.
+        arrival_s: when it had arrived, in seconds of stream time.
+        t_s: when its last token was in, on the same clock.
+    """
+
+    step: int
+    arrival_s: float
+    t_s: float
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A question took effect: it stands before the video of `step`, and the words from there on can see it."""
+
+    step: int
+    text: str
+    t_s: float
+
+
 class RealTimeClock:
     """Stream time is wall time: a step is not handed over before it has arrived."""
 
@@ -33,10 +57,11 @@ class RealTimeClock:
         """Seconds since the stream began."""
         return self._now() - self._zero
 
-    def arrive(self, at_s: float) -> None:
-        """Wait until stream time `at_s`, the arrival of the step about to be watched."""
-        if at_s > self.now():
-            self._sleep(at_s - self.now())
+    def arrive(self, at_s: float, timeout_s: float | None = None) -> None:
+        """Wait until stream time `at_s`, the arrival of the step about to be watched, or until the time is over."""
+        rest_s = at_s - self.now() if timeout_s is None else min(at_s - self.now(), timeout_s)
+        if rest_s > 0:
+            self._sleep(rest_s)
 
 
 class SimulatedClock:
@@ -51,5 +76,6 @@ class SimulatedClock:
     def now(self) -> float:
         return self._now() - self._zero
 
-    def arrive(self, at_s: float) -> None:
+    def arrive(self, at_s: float, timeout_s: float | None = None) -> None:
+        """Be at stream time `at_s`, where it is not past. That takes no time, whatever the limit."""
         self._zero -= max(0.0, at_s - self.now())

@@ -228,7 +228,7 @@ class FastModel:
             columns[PLACE, total:] = bucket.seats * bucket.longest
         ends = 0
         for i, (count, index) in enumerate(zip(counts, predicts, strict=True)):
-            columns[WANTED, i] = ends + index % count
+            columns[WANTED, i] = ends + (count - 1 if index is None else index % count)  # None: nobody looks at it
             ends += count
         columns[WANTED, len(counts) :] = 0
         return columns

@@ -243,16 +243,18 @@ class Watching:
         return torch.cat(features)
 
     @torch.no_grad()
-    def step(self, cache: StreamCache, rows: Layout, embeds: torch.Tensor, predicts: int = -1) -> torch.Tensor:
+    def step(
+        self, cache: StreamCache, rows: Layout, embeds: torch.Tensor, predicts: int | None = -1
+    ) -> torch.Tensor | None:
         """Feed new tokens of one session to the LLM.
 
         Args:
             cache: the session's cache; `rows` are added to it.
             rows: Layout of the Q new tokens.
             embeds: (Q, D) their embeddings.
-            predicts: index of the row whose logits are wanted.
+            predicts: index of the row whose logits are wanted; None: none are.
         Returns:
-            (V,) float32 logits after that row.
+            (V,) float32 logits after that row, or None.
         """
         mask = cache.admit(rows).to(embeds.device)
         if self.attention == "flash_attention_2":
@@ -264,7 +266,7 @@ class Watching:
             past_key_values=cache,
             use_cache=True,
         ).last_hidden_state
-        return self.lm_head(hidden[0, predicts]).float()
+        return None if predicts is None else self.lm_head(hidden[0, predicts]).float()
 
     def new_cache(self) -> StreamCache:
         """An empty cache for one session."""

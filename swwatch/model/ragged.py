@@ -7,6 +7,7 @@ are explicit, so nothing else can tell.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 
 import torch
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
@@ -95,8 +96,8 @@ def step_many(
     caches: Sequence[StreamCache],
     rows: Sequence[Layout],
     embeds: Sequence[torch.Tensor],
-    predicts: Sequence[int] | None = None,
-) -> torch.Tensor:
+    predicts: Sequence[int | None] | None = None,
+) -> list[torch.Tensor | None]:
     """`model.step` for n sessions in one forward.
 
     Args:
@@ -104,13 +105,13 @@ def step_many(
         caches: n different caches; each takes in its own rows.
         rows: n layouts of Q_1 .. Q_n new tokens.
         embeds: n tensors (Q_i, D).
-        predicts: n indices of the rows whose logits are wanted; by default the last of each session.
+        predicts: n indices of the rows whose logits are wanted, None where none are; by default the last of each.
     Returns:
-        (n, V) float32 logits after those rows.
+        n times (V,) float32 logits after that row, or None.
     """
     predicts = predicts or [-1] * len(caches)
     if len(caches) == 1:
-        return model.step(caches[0], rows[0], embeds[0], predicts[0])[None]
+        return [model.step(caches[0], rows[0], embeds[0], predicts[0])]
     device, text = embeds[0].device, model.model.language_model
     masks = [cache.admit(new).to(device) for cache, new in zip(caches, rows, strict=True)]
     if model.attention == "flash_attention_2":
@@ -124,11 +125,12 @@ def step_many(
         past_key_values=Ragged(caches, sizes),
         use_cache=True,
     ).last_hidden_state
-    ends = torch.tensor(sizes).cumsum(0)
-    begins = ends - torch.tensor(sizes)
-    wanted = torch.tensor(predicts)
-    wanted = torch.where(wanted < 0, ends, begins) + wanted
-    return model.lm_head(hidden[0, wanted.to(device)]).float()
+    begins = accumulate(sizes, initial=0)
+    wanted = [begin + i % n for begin, n, i in zip(begins, sizes, predicts, strict=False) if i is not None]
+    if not wanted:
+        return [None] * len(caches)
+    logits = iter(model.lm_head(hidden[0, torch.tensor(wanted).to(device)]).float())
+    return [None if i is None else next(logits) for i in predicts]
 
 
 def watch_many(model, pixel_values: Sequence[torch.Tensor], grids_thw: Sequence[torch.Tensor]) -> list[torch.Tensor]:

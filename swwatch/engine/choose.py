@@ -1,0 +1,127 @@
+"""The table of engines, which one is taken where none is named, and how a session of one is opened.
+
+All emit the same tokens for the same schedule; they differ in when.
+"""
+
+from dataclasses import dataclass
+from importlib import import_module
+
+import torch
+
+from swwatch import variants
+from swwatch.engine.session import Session, check_parallel
+from swwatch.errors import UserError
+from swwatch.variants import Speaks
+
+AUTO = "auto"
+
+
+@dataclass(frozen=True)
+class Engine:
+    """A row of the table.
+
+    Attributes:
+        about: one line.
+        where: module and class of its session, imported when it is wanted.
+        watcher: module and function that makes the watcher of a model, where the engine has one.
+    """
+
+    about: str
+    where: tuple[str, str]
+    watcher: tuple[str, str] | None = None
+
+    @property
+    def session(self) -> type[Session]:
+        return _find(self.where)
+
+
+# Adding an engine: one row here, its session in a module of its own.
+ENGINES = {
+    "serial": Engine("watch a step, speak its tokens, watch the next", ("swwatch.engine.session", "Session")),
+    "fused": Engine(
+        "the next step rides in the forwards of this one's words", ("swwatch.engine.fused", "FusedSession")
+    ),
+    "streams": Engine(
+        "the next step is watched in a thread beside the words, on a CUDA stream of its own",
+        ("swwatch.engine.beside", "StreamsSession"),
+        ("swwatch.engine.watcher", "ThreadWatcher"),
+    ),
+    "two_device": Engine(
+        "the next step is watched by a copy of the model on a second GPU, or in a second process",
+        ("swwatch.engine.beside", "TwoDeviceSession"),
+        ("swwatch.engine.two_device", "second_device"),
+    ),
+}
+
+
+def choose(name: str, variant: str, device: torch.device | str, num_devices: int) -> tuple[str, str]:
+    """Settle the engine of a variant on a machine.
+
+    Args:
+        name: of `ENGINES`, or "auto".
+        device: that the model is on.
+        num_devices: GPUs that there are.
+    Returns:
+        The engine's name, and why it is taken.
+    Raises:
+        UserError: no such engine, or it cannot run the variant.
+    """
+    if name != AUTO:
+        check(name, variant)
+        return name, "asked for"
+    speaks = variants.get(variant).speaks
+    if speaks is not Speaks.PARALLEL:
+        kind = "alternates in one sequence" if speaks is Speaks.ALTERNATING else "speaks after the whole video"
+        return "serial", f"{variant} {kind}: there is nothing to do at the same time"
+    if torch.device(device).type != "cuda":
+        return "serial", "on a CPU watching and speaking are both bound by computing: doing them at once gains nothing"
+    why = "one forward reads the weights once for the words and for the next step's video"
+    if num_devices > 1:
+        why += "; a second GPU is used where two_device is asked for"
+    return "fused", why
+
+
+def check(name: str, variant: str) -> None:
+    """Refuse what cannot run.
+
+    Raises:
+        UserError: no such engine, or it cannot run the variant: then which one can.
+    """
+    if name not in ENGINES:
+        raise UserError(f"no engine {name!r}: choose one of {', '.join(ENGINES)} or {AUTO}")
+    if name != "serial":
+        check_parallel(name, variants.get(variant))
+
+
+def open_session(engine: str, model, prompt: list[int], *, watcher=None, **options) -> Session:
+    """A session of a named engine. It is begun by driving its `run`.
+
+    Args:
+        engine: of `ENGINES`; "auto" is settled by `choose`.
+        model: a WatchingQwen2_5_VL or what has its methods.
+        prompt: token ids up to and including <|vision_start|>.
+        watcher: for streams and two_device; see `open_watcher`. Sessions may share one, and it outlives them.
+        options: of `Session`.
+    Raises:
+        UserError: as `check`; or the engine needs a watcher and was given none, or the other way round.
+    """
+    check(engine, model.settings.variant)
+    row = ENGINES[engine]
+    if (watcher is None) != (row.watcher is None):
+        raise UserError(f"the engine {engine!r} " + ("needs a watcher" if row.watcher else "has no watcher"))
+    return row.session(model, prompt, **options, **({} if watcher is None else {"watcher": watcher}))
+
+
+def open_watcher(engine: str, model):
+    """The watcher that sessions of this engine share, or None where it has none. Close it after them.
+
+    Raises:
+        UserError: the machine cannot have it.
+    """
+    where = ENGINES[engine].watcher
+    return None if where is None else _find(where)(model)
+
+
+def _find(where: tuple[str, str]):
+    module, name = where
+    return getattr(import_module(module), name)

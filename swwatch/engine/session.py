@@ -1,0 +1,369 @@
+"""What a session does, whatever its engine: the rules of watching, speaking, questions and orders.
+
+A session is ONE coroutine, `run(source)`: it yields Look, Feed and Wait requests to its driver (see requests.py) and
+tells Watched, Asked and Spoken. It goes from step to step:
+
+    take the next step from the source, bring its rows into the cache, speak what the schedule allows, and again
+
+`Session` itself is the serial engine: it asks for the next step when the tokens of this one are spoken. It serves all
+six variants and is the reference for every other engine. Parallel variants decode from two KV stores, interleave
+alternates in one sequence, the offline ones watch as frames come and speak at the end. Every token is fed to the LLM
+exactly once.
+
+Engines that watch while speaking differ in what they do with the next step meanwhile. They override:
+
+- `begin`: who feeds the prompt;
+- `_predict`: feeds text rows and returns the logits after the last. The place to call `_watch_ahead`, which polls the
+  source and lays out the step that has arrived, and to work on that step, `self.ahead`;
+- `_bring_in`: returns when all rows of a step are in `self.cache`, whether work on them began ahead or not.
+
+One step ahead and no more: where the patch after that begins may depend on words that are not said yet (overlap). So a
+slow speaker holds the watcher back by one step and what the source's queue can take.
+"""
+
+from dataclasses import dataclass
+
+import torch
+
+from swwatch import variants
+from swwatch.data.pixels import merged_grids
+from swwatch.engine.greedy import Greedy
+from swwatch.engine.requests import Feed, Look, Run, Wait
+from swwatch.engine.source import Ask, Order, Source, Step
+from swwatch.engine.trace import Asked, SimulatedClock, Spoken, Watched
+from swwatch.errors import UserError
+from swwatch.layout import Kind, Layout
+from swwatch.model.modeling import WatchingQwen2_5_VL
+from swwatch.schedule import Schedule
+from swwatch.variants import Speaks, Variant
+
+
+@dataclass(frozen=True)
+class Decoding:
+    """Greedy decoding, as the paper's near-greedy sampling (temperature 0.01, top-k 1) in effect is.
+
+    Attributes:
+        max_new_tokens: limit of the whole answer; the paper allows 300.
+        repetition_penalty: divides positive and multiplies negative logits of every token seen so far; 1 is off.
+        stop_early: let <|im_end|> end the answer before the last video step. By default it is suppressed until then.
+    """
+
+    max_new_tokens: int = 300
+    repetition_penalty: float = 1.15
+    stop_early: bool = False
+
+    def __post_init__(self):
+        if self.max_new_tokens < 1 or self.repetition_penalty <= 0:
+            raise UserError("max_new_tokens must be at least 1 and repetition_penalty above 0")
+
+
+@dataclass
+class Incoming:
+    """A step on its way into the cache: laid out, and computed as far as `num_in` says.
+
+    Attributes:
+        index: 0-based video step.
+        step: None at the end of a stream that ended late: a step without video, which brings the suffix.
+        last: nothing follows.
+        asks: questions in effect from this step on.
+        rows: (Q,) Layout of what is watched, in order: questions, video, suffix.
+        parts: what the rows are, in the same order: token ids, or pixels for the vision tower.
+        embeds: (Q, D), once they are known.
+        num_in: so many of the rows are in the cache.
+    """
+
+    index: int
+    step: Step | None
+    last: bool
+    asks: list[Ask]
+    rows: Layout
+    parts: list[tuple[int, ...] | Look]
+    embeds: torch.Tensor | None = None
+    num_in: int = 0
+
+    @property
+    def num_left(self) -> int:
+        return len(self.rows) - self.num_in
+
+    def take(self, count: int) -> tuple[Layout, torch.Tensor]:
+        """The next rows and their embeddings, which go into the cache now."""
+        chosen = slice(self.num_in, self.num_in + count)
+        self.num_in += count
+        return self.rows[chosen], self.embeds[chosen]
+
+
+class Session:
+    """One stream being narrated. `run` is the whole of it; `begin`, `watch` and `close` are its parts, for those who
+    have the steps in hand: exhaust one before starting the next.
+
+    Attributes:
+        name: of the engine.
+        while_speaking: it watches while it speaks, which parallel variants alone permit.
+        ahead: the step that is being watched while this one's words are spoken.
+        pending: said, but not yet fed to the LLM: ids and layout.
+        logits: (V,) after the newest row, when that row predicts the next token.
+    """
+
+    name, while_speaking = "serial", False
+
+    def __init__(
+        self,
+        model: WatchingQwen2_5_VL,
+        prompt: list[int],
+        *,
+        schedule: Schedule | None = None,
+        decoding: Decoding | None = None,
+        clock=None,
+    ):
+        """
+        Args:
+            prompt: token ids up to and including <|vision_start|>.
+            schedule: by default the checkpoint's own.
+            clock: has now() and arrive(at_s) in stream seconds; by default a SimulatedClock.
+        Raises:
+            UserError: the engine cannot run the checkpoint's variant.
+        """
+        self.model, self.markup = model, model.markup
+        self.variant = variants.get(model.settings.variant)
+        if self.while_speaking:
+            check_parallel(self.name, self.variant)
+        self.schedule = schedule or model.settings.schedule
+        self.decoding = decoding or Decoding()
+        self.clock = clock or SimulatedClock()
+        self.cursor = variants.Cursor(self.variant, model.t_per_step)
+        self.cache = model.new_cache()
+        self.pending: list[tuple[list[int], Layout]] = []
+        self.ahead: Incoming | None = None
+        self.asks: list[Ask] = []  # heard, and in effect from the next step that is laid out
+        self.num_spoken = 0  # in this answer
+        self.arrivals: list[float] = []  # of each real step, stream seconds
+        self.closed = self.finished = self.speaking = self.paused = self.stopped = False
+        self.logits = None
+        self._source: Source | None = None
+        self._prompt = list(prompt)
+        stops = {self.markup.im_end, *_ids(model.generation_config.eos_token_id)}
+        self._stops = stops
+        vocab_size, penalty = model.config.text_config.vocab_size, self.decoding.repetition_penalty
+        self._greedy = Greedy(vocab_size, penalty, stops, model.device)
+        self._greedy.see([*prompt, self.markup.video])
+
+    # ---- the whole --------------------------------------------------------------------------------------------------
+
+    def run(self, source: Source) -> Run:
+        """Narrate a stream from its prompt to its end.
+
+        A question takes effect with the next step that is taken from the source, PAUSE, RESUME and STOP before the
+        next token. What a pause keeps from being said at a step is not made up for; a stream that ends in a pause ends
+        in silence. A question that comes after the last step was taken has no effect.
+
+        Yields:
+            Look, Feed and Wait requests, and Watched, Asked and Spoken.
+        Raises:
+            UserError: the stream ended before its first frame.
+        """
+        self._source = source
+        yield from self.begin()
+        while not self.closed:
+            self._listen()
+            if self.stopped:
+                return
+            incoming = self._next()
+            if incoming is None:
+                yield Wait(source)
+            else:
+                yield from self._advance(incoming)
+
+    def begin(self) -> Run:
+        """Feed the prompt."""
+        yield Feed(self.cache, self.cursor.prompt(len(self._prompt)), self._embed(self._prompt), predicts=None)
+
+    def watch(self, pixel_values: torch.Tensor, grid_thw: torch.Tensor, arrival_s: float, last: bool = False) -> Run:
+        """Take in one step (two frames) and speak what the schedule allows.
+
+        Args:
+            pixel_values: (patches, D) of one temporal patch.
+            grid_thw: (1, 3), patches before the merge; t must be 1.
+            arrival_s: when its second frame arrived, stream seconds.
+            last: nothing follows; the rest of the answer is spoken now.
+        """
+        self._refuse_if_speaking()
+        if self.closed:
+            raise ValueError("this session is closed: begin a new one for another stream")
+        incoming = self._lay(Step(pixel_values, grid_thw, arrival_s, last))
+        self.clock.arrive(arrival_s)
+        yield from self._advance(incoming)
+
+    def close(self) -> Run:
+        """The stream ended after a step that was not marked as the last: speak the rest.
+
+        The layout is that of one more step without video tokens, so training's rules hold here as well.
+        """
+        self._refuse_if_speaking()
+        if not self.closed:
+            yield from self._advance(self._lay(None))
+
+    def _refuse_if_speaking(self) -> None:
+        if self.speaking:
+            raise ValueError("the tokens of the step before have not all been taken: exhaust its generator first")
+
+    # ---- what comes in ----------------------------------------------------------------------------------------------
+
+    def _listen(self) -> None:
+        """Take orders."""
+        if self._source is None:
+            return
+        for order in self._source.orders():
+            if isinstance(order, Ask):
+                self.asks.append(order)
+            elif order is Order.STOP:
+                self.stopped = True
+            else:
+                self.paused = order is Order.PAUSE
+
+    def _next(self) -> Incoming | None:
+        """The step that was begun ahead, else one that has arrived, else the end; None: it has not come yet."""
+        if self.ahead is not None:
+            incoming, self.ahead = self.ahead, None
+            return incoming
+        step = self._source.poll()
+        return self._lay(step) if step is not None or self._source.ended else None
+
+    def _watch_ahead(self) -> bool:
+        """While speaking: lay out the next step as `self.ahead`, if it has just arrived. Returns whether it has."""
+        if self._source is None or self.ahead is not None or self.closed:
+            return False
+        self.ahead = self._next()
+        return self.ahead is not None
+
+    def _lay(self, step: Step | None) -> Incoming:
+        """Lay out the next step (None: the end), behind the questions that were asked since the last one."""
+        if step is None and not self.arrivals:
+            raise UserError("the stream ended before its first frame: nothing to describe")
+        grid = (0, 0)
+        if step is not None:
+            grid, *more = merged_grids(step.grid_thw, self.model.config.vision_config.spatial_merge_size)
+            if more:
+                raise ValueError(f"watch takes one step at a time, got {1 + len(more)}")
+            self.arrivals.append(step.arrival_s)
+        index, last = self.cursor.num_steps, step is None or step.last
+        asks, self.asks = self.asks, []
+        rows, parts = [self.cursor.ask(len(ask.ids)) for ask in asks], [ask.ids for ask in asks]
+        rows.append(self.cursor.watch(*grid))
+        if step is not None:
+            parts.append(Look(step.pixel_values, step.grid_thw))
+        if last:
+            rows.append(self.cursor.suffix(len(self.markup.suffix)))
+            parts.append(self.markup.suffix)
+        return Incoming(index, step, last, asks, Layout.cat(rows), parts)
+
+    def _look(self, incoming: Incoming) -> Run:
+        """Find the embeddings of a step."""
+        embeds = []
+        for part in incoming.parts:
+            embeds.append((yield part).to(self.model.dtype) if isinstance(part, Look) else self._embed(part))
+        incoming.embeds = torch.cat(embeds)
+
+    def _bring_in(self, incoming: Incoming) -> Run:
+        """What is left of a step into the cache. In one sequence, what was said before comes first."""
+        if incoming.embeds is None:
+            yield from self._look(incoming)
+        if not incoming.num_left:
+            return
+        rows, embeds = incoming.take(incoming.num_left)
+        one_sequence = self.variant.speaks is Speaks.ALTERNATING
+        if one_sequence and self.pending:
+            said = self._take_pending(incoming.index)
+            rows, embeds = Layout.cat([said[0], rows]), torch.cat([said[1], embeds])
+        self.logits = yield Feed(self.cache, rows, embeds, -1 if one_sequence else None)
+        yield from self._tell_watched(incoming)
+
+    def _tell_watched(self, incoming: Incoming) -> Run:
+        if incoming.step is not None:
+            yield Watched(incoming.index, incoming.step.arrival_s, self.clock.now())
+
+    # ---- what goes out ----------------------------------------------------------------------------------------------
+
+    def _advance(self, incoming: Incoming) -> Run:
+        """One step: watch it, and speak."""
+        index, last = incoming.index, incoming.last
+        self.closed, self.speaking = last, True
+        yield from self._bring_in(incoming)
+        for ask in incoming.asks:
+            self._greedy.see(ask.ids)
+            yield Asked(index, ask.text, self.clock.now())
+        first = index == 0 if self.variant.speaks is not Speaks.OFFLINE else last
+        over = self.finished or self.num_spoken >= self.decoding.max_new_tokens
+        if first or incoming.asks and over:  # an answer begins
+            self.finished, self.num_spoken, header = False, 0, self.markup.header
+            self.pending.append((list(header), self.cursor.say(len(header), index, Kind.HEADER)))
+            self._greedy.see(header)
+        budget = self.decoding.max_new_tokens - self.num_spoken
+        if last:
+            self._greedy.see(self.markup.suffix)
+        elif self.variant.speaks is Speaks.OFFLINE:
+            budget = 0
+        else:
+            budget = min(self.schedule.budget(index), budget)
+        yield from self._speak(index, budget, last)
+        self.speaking = False
+
+    def _speak(self, index: int, budget: int, last: bool) -> Run:
+        newest = min(index, len(self.arrivals) - 1)
+        while budget > 0 and not self.finished:
+            self._listen()
+            if self.paused or self.stopped:
+                return
+            if self.pending:  # else the last row that was watched predicts the next token
+                self.logits = yield from self._predict(*self._take_pending(index), budget)
+            row = self.cursor.say(1, index)  # on a GPU the logits are still being computed
+            token = self._choose(last or self.decoding.stop_early)
+            self.pending.append(([token], row))
+            budget -= 1
+            self.num_spoken += 1
+            self.finished = token in self._stops
+            yield Spoken(index, token, newest, self.arrivals[newest], self.clock.now())
+
+    def _predict(self, rows: Layout, embeds: torch.Tensor, feeds_left: int) -> Run:
+        """Feed text rows; return the logits after the last.
+
+        Args:
+            rows, embeds: (Q,) Layout, (Q, D).
+            feeds_left: text feeds at this step, this one included, unless the answer ends before.
+        """
+        return (yield Feed(self.cache, rows, embeds))
+
+    def _choose(self, may_stop: bool) -> int:
+        return self._greedy.choose(self.logits, may_stop)
+
+    def _take_pending(self, index: int) -> tuple[Layout, torch.Tensor]:
+        """Rows and embeddings of what was said and is to be fed at step `index`, where the last row predicts."""
+        ids, runs = [token for ids, _ in self.pending for token in ids], [run for _, run in self.pending]
+        self.pending = []
+        rows = Layout.cat(runs) if len(runs) > 1 else runs[0]
+        if len(ids) > 1:
+            rows.sees[:-1] = rows.step[1:]  # a row sees as far as what it predicts
+        rows.sees[-1] = index
+        return rows, self._embed(ids)
+
+    def _embed(self, ids) -> torch.Tensor:
+        return self.model.embed(ids).to(self.model.dtype)
+
+
+def check_parallel(engine: str, variant: Variant) -> None:
+    """Refuse an engine that watches while it speaks where the variant cannot.
+
+    Raises:
+        UserError: which engine to take instead.
+    """
+    if variant.speaks is Speaks.PARALLEL:
+        return
+    why = (
+        "what is watched stands behind what is said in one sequence"
+        if variant.speaks is Speaks.ALTERNATING
+        else "it speaks after the whole video"
+    )
+    raise UserError(f"the engine {engine!r} cannot run the variant {variant.name!r}: {why}. Take the engine 'serial'")
+
+
+def _ids(value: int | list[int] | None) -> list[int]:
+    return [] if value is None else value if isinstance(value, list) else [value]
