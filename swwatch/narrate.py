@@ -1,15 +1,17 @@
 """A video in, text out as it is spoken: frames -> pixels -> engine -> words. Used by `stream` and `eval`."""
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from tokenizers.decoders import DecodeStream
 
 from swwatch.data.pixels import BUDGETS, FrameEncoder
 from swwatch.data.prompt import prompt_ids
 from swwatch.data.video import StepFrames
+from swwatch.engine.choose import open_session
 from swwatch.engine.requests import Run, drive
-from swwatch.engine.serial import Decoding, Session
+from swwatch.engine.session import Decoding
+from swwatch.engine.source import FileSource, Step
 from swwatch.engine.trace import SimulatedClock, Spoken
 from swwatch.model.loading import Loaded
 from swwatch.schedule import Schedule, parse_schedule
@@ -24,7 +26,7 @@ class Token(Spoken):
 
 def narrate(loaded: Loaded, steps: Iterable[StepFrames], **options) -> Iterator[Token]:
     """Watch a stream and yield its narration token by token. Options as for `narration`."""
-    return drive(loaded.model, narration(loaded, steps, **options))
+    return (event for event in drive(loaded.model, narration(loaded, steps, **options)) if isinstance(event, Token))
 
 
 def narration(
@@ -39,6 +41,8 @@ def narration(
     stop_early: bool = False,
     clip_key: str = "",
     clock=None,
+    engine: str = "serial",
+    watcher=None,
 ) -> Run:
     """The same as a coroutine that leaves the model to its driver: `requests.drive` for one, `batch.Batch` for many.
 
@@ -48,32 +52,35 @@ def narration(
         clip_key: seeds random schedules per clip; the video id.
         clock: has now() and arrive(at_s) in stream seconds; by default a SimulatedClock. Resizing and normalising
             count as the model's own time; decoding a file does not, for it stands in for a camera.
+        engine: of engine.choose.ENGINES.
+        watcher: of that engine, see `engine.choose.open_watcher`.
     Yields:
-        Look and Feed requests, and every Token as soon as it is spoken.
+        Look, Feed and Wait requests, every Token as soon as it is spoken, and Watched as steps are in.
     """
     clock = clock or SimulatedClock()
     encoder = FrameEncoder(loaded.processor.video_processor, BUDGETS[loaded.settings.pixel_budget])
     schedule = parse_schedule(schedule or loaded.settings.schedule).for_clip(clip_key)
-    session = Session(
+    session = open_session(
+        engine,
         loaded.model,
         prompt_ids(loaded.tokenizer, system, question),
+        watcher=watcher,
         schedule=schedule,
         decoding=Decoding(max_new_tokens, repetition_penalty, stop_early),
         clock=clock,
     )
-    words = DecodeStream(skip_special_tokens=True)
-    yield from session.begin()
-    for step in steps:
-        arrival_s = schedule.arrival_s(step.step, step.arrival_s)  # bursts and stalls hold frames back
-        clock.arrive(arrival_s)  # a frame is not touched before it is there
-        pixels, grid = encoder.encode(step.frames, step.num_frames)
-        yield from _with_text(session.watch(pixels, grid, arrival_s, step.last), words, loaded.tokenizer)
-    yield from _with_text(session.close(), words, loaded.tokenizer)
+
+    def encode(step: StepFrames) -> Step:
+        return Step(*encoder.encode(step.frames, step.num_frames), step.arrival_s, step.last)
+
+    # bursts and stalls hold frames back
+    arriving = (replace(step, arrival_s=schedule.arrival_s(step.step, step.arrival_s)) for step in steps)
+    yield from with_text(session.run(FileSource(arriving, encode, clock)), loaded.tokenizer)
 
 
-def _with_text(run: Run, words: DecodeStream, tokenizer) -> Run:
-    """The same run with a Token for every Spoken; requests and answers pass through."""
-    answer = None
+def with_text(run: Run, tokenizer) -> Run:
+    """The same run with a Token for every Spoken; requests, answers and other events pass through."""
+    words, answer = DecodeStream(skip_special_tokens=True), None
     while True:
         try:
             event = run.send(answer)

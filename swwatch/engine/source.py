@@ -3,9 +3,10 @@
 A source never calls the session: the session polls it, between tokens where its engine watches while speaking.
 """
 
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from enum import Enum
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 
@@ -66,3 +67,44 @@ class Source(Protocol):
 
     def orders(self) -> list[Ask | Order]:
         """What was told since the last call, oldest first."""
+
+
+class FileSource:
+    """Steps that exist already, each handed over no sooner than it would have arrived on the clock."""
+
+    def __init__(self, steps: Iterable, encode: Callable[[Any], Step], clock):
+        """
+        Args:
+            steps: anything with an arrival_s, in order, such as data.video.StepFrames; the next one is read as soon
+                as somebody asks for it.
+            encode: makes a Step of it, when it is handed over: a frame is not touched before it is there.
+            clock: of the session.
+        """
+        self._steps, self._encode, self._clock = iter(steps), encode, clock
+        self._next, self._read = None, False
+
+    def _peek(self):
+        if not self._read:
+            self._next, self._read = next(self._steps, None), True
+        return self._next
+
+    @property
+    def ended(self) -> bool:
+        return self._peek() is None
+
+    def poll(self) -> Step | None:
+        step = self._peek()
+        if step is None or step.arrival_s > self._clock.now():
+            return None
+        self._read = False
+        return self._encode(step)
+
+    def wait(self, timeout_s: float | None = None) -> None:
+        """Until the next step arrives. Simulated time is not waited for, whatever the limit."""
+        step = self._peek()
+        if step is not None:
+            self._clock.arrive(step.arrival_s, timeout_s)
+
+    def orders(self) -> list[Ask | Order]:
+        """None: a file cannot be told anything."""
+        return []

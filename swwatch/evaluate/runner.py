@@ -78,11 +78,11 @@ def run(
 
     def take(events: list) -> None:
         for key, event in events:
-            if not isinstance(event, Ended):
+            if isinstance(event, Token):
                 clips[key].tokens.append(event)
-                continue
-            finish(clips.pop(key), event.error)
-            bar.update(num_before + ranks.add("ended") - bar.n)
+            elif isinstance(event, Ended):
+                finish(clips.pop(key), event.error)
+                bar.update(num_before + ranks.add("ended") - bar.n)
 
     def advance() -> None:
         take(batch.advance())
