@@ -48,13 +48,15 @@ def length_bucket(count: int, most: int, first: int = 128) -> int:
 
 @dataclass(frozen=True)
 class Bucket:
-    """The shapes of a forward: `seats` seats from `first` on, rows, rows of the longest seat, slots read."""
+    """The shapes of a forward: `seats` seats from `first` on, rows, rows of the longest seat, slots read, and whether
+    any logits are wanted."""
 
     first: int
     seats: int
     rows: int
     longest: int
     length: int
+    wanted: bool
 
 
 class FastModel:
@@ -146,7 +148,9 @@ class FastModel:
         """`watch_video` on a CUDA stream of its own, beside what this one does; `take()` gives the embeddings."""
         return self.tower.look(pixel_values, grid_thw, aside=True)
 
-    def step(self, cache: StaticCache, rows: Layout, embeds: torch.Tensor, predicts: int = -1) -> torch.Tensor:
+    def step(
+        self, cache: StaticCache, rows: Layout, embeds: torch.Tensor, predicts: int | None = -1
+    ) -> torch.Tensor | None:
         """As `WatchingQwen2_5_VL.step`."""
         return self.step_many([cache], [rows], [embeds], [predicts])[0]
 
@@ -156,15 +160,17 @@ class FastModel:
         caches: Sequence[StaticCache],
         rows: Sequence[Layout],
         embeds: Sequence[torch.Tensor],
-        predicts: Sequence[int] | None = None,
-    ) -> torch.Tensor:
-        """As `ragged.step_many`: new rows of n sessions, (n, V) float32 logits after the rows that predict."""
-        counts = [len(new) for new in rows]
+        predicts: Sequence[int | None] | None = None,
+    ) -> list[torch.Tensor | None]:
+        """As `ragged.step_many`."""
+        counts, predicts = [len(new) for new in rows], predicts or [-1] * len(rows)
         begins = [cache.place(new) for cache, new in zip(caches, rows, strict=True)]
         seats = [cache.seat for cache in caches]
-        bucket = self._bucket(seats, counts, max(cache.length for cache in caches))
-        columns = self._describe(bucket, rows, counts, begins, seats, predicts or [-1] * len(counts))
-        return self._forward(bucket, columns, embeds[0] if len(embeds) == 1 else torch.cat(list(embeds)), len(caches))
+        wanted = any(index is not None for index in predicts)
+        bucket = self._bucket(seats, counts, max(cache.length for cache in caches), wanted)
+        columns = self._describe(bucket, rows, counts, begins, seats, predicts)
+        logits = self._forward(bucket, columns, embeds[0] if len(embeds) == 1 else torch.cat(list(embeds)))
+        return [None if index is None else logits[i] for i, index in enumerate(predicts)]
 
     @torch.no_grad()
     def warm_up(self, feeds: Iterable[Sequence[int]] = ((1,),), grids: Iterable[torch.Tensor] = ()) -> int:
@@ -177,18 +183,17 @@ class FastModel:
         Returns:
             Number of computations recorded by now.
         """
-        for counts in feeds:
+        for counts, wanted in ((counts, wanted) for counts in feeds for wanted in (True, False)):
             length = 1
             while length <= self.store.length:
-                seats = list(range(len(counts)))
-                bucket = self._bucket(seats, list(counts), length)
+                bucket = self._bucket(list(range(len(counts))), list(counts), length, wanted)
                 columns = torch.zeros((WANTED + 1, bucket.rows), dtype=torch.int64)
                 columns[STREAM] = NOBODY  # such rows see nothing and are seen by nobody
                 columns[CELL], columns[ENTRY] = self._scratch
                 columns[PLACE] = bucket.seats * bucket.longest
                 width = self._embeds.shape[1]
                 embeds = torch.zeros((bucket.rows, width), dtype=self.dtype, device=self.device)
-                self._forward(bucket, columns, embeds, len(counts))
+                self._forward(bucket, columns, embeds)
                 length = bucket.length + 1
         for grid in grids:
             self.tower.warm_up(grid)
@@ -199,14 +204,14 @@ class FastModel:
         """Cell and entry of the first seat's last slot, which is never read."""
         return self.store.length, self.store.length
 
-    def _bucket(self, seats: list[int], counts: list[int], length: int) -> Bucket:
+    def _bucket(self, seats: list[int], counts: list[int], length: int, wanted: bool) -> Bucket:
         read = length_bucket(length, self.store.length, self._first_length)
         total = sum(counts)
         num_rows = row_bucket(total) if total <= MAX_ROWS else total
         if len(seats) == 1:
-            return Bucket(seats[0], 1, num_rows, num_rows, read)
+            return Bucket(seats[0], 1, num_rows, num_rows, read, wanted)
         span = min(1 << max(seats).bit_length(), self.store.num_seats)
-        return Bucket(0, span, max(num_rows, span), row_bucket(max(counts)), read)
+        return Bucket(0, span, max(num_rows, span), row_bucket(max(counts)), read, wanted)
 
     def _describe(self, bucket, rows, counts, begins, seats, predicts) -> torch.Tensor:
         """(11, R) int64 on the CPU: what the device is told of every row. The last real row fills up the bucket."""
@@ -228,17 +233,17 @@ class FastModel:
             columns[PLACE, total:] = bucket.seats * bucket.longest
         ends = 0
         for i, (count, index) in enumerate(zip(counts, predicts, strict=True)):
-            columns[WANTED, i] = ends + (count - 1 if index is None else index % count)  # None: nobody looks at it
+            columns[WANTED, i] = ends + (0 if index is None else index % count)
             ends += count
         columns[WANTED, len(counts) :] = 0
         return columns
 
-    def _forward(self, bucket: Bucket, columns: torch.Tensor, embeds: torch.Tensor, num_wanted: int) -> torch.Tensor:
-        """Bring the rows to where recordings find them, and run. Returns (num_wanted, V), the caller's own."""
+    def _forward(self, bucket: Bucket, columns: torch.Tensor, embeds: torch.Tensor) -> torch.Tensor:
+        """Bring the rows to where recordings find them, and run. Returns what `_compute` does, the caller's own."""
         embeds = embeds.to(self.dtype)
         if bucket.rows > MAX_ROWS:
             columns = columns.to(self.device, non_blocking=True)
-            return self._compute(bucket, columns, embeds)[:num_wanted]
+            return self._compute(bucket, columns, embeds)
         # pageable memory: the bytes are taken along before the call returns, and nothing waits for the device
         self._columns[:, : bucket.rows].copy_(columns, non_blocking=True)
         self._embeds[: len(embeds)].copy_(embeds)
@@ -247,15 +252,16 @@ class FastModel:
             return self._compute(bucket, self._columns[:, : bucket.rows], self._embeds[: bucket.rows])
 
         if self._graphs is None:
-            return compute()[:num_wanted]
+            return compute()
         stream = torch.cuda.current_stream(self.device)
         self._home = self._home or stream
         if stream != self._home:
             raise RuntimeError("a FastModel runs on one CUDA stream: take another() for a second one")
-        return self._graphs.run(bucket, compute)[:num_wanted].clone()
+        return self._graphs.run(bucket, compute).clone()
 
     def _compute(self, bucket: Bucket, columns: torch.Tensor, hidden: torch.Tensor) -> torch.Tensor:
-        """(11, R) columns and (R, D) embeddings on the device -> (S, V) float32 logits. Nothing here waits."""
+        """(11, R) columns and (R, D) embeddings on the device -> (S, V) float32 logits, (0, V) where none are wanted.
+        Nothing here waits for the device."""
         # 1) list the new tokens, then ask the one rule who sees whom
         store, text = self.store, self._text
         span, length = slice(bucket.first, bucket.first + bucket.seats), bucket.length
@@ -284,7 +290,7 @@ class FastModel:
             x = x.unflatten(0, (-1, store.heads)).permute(0, 3, 1, 2, 4).flatten(2)  # (S, Q, D)
             hidden = hidden + attention.o_proj(_in_rows(x, columns[PLACE], bucket))
             hidden = hidden + layer.mlp(_norm(layer.post_attention_layernorm, hidden))
-        wanted = hidden.index_select(0, columns[WANTED, : bucket.seats])
+        wanted = hidden.index_select(0, columns[WANTED, : bucket.seats if bucket.wanted else 0])
         return self._head(_norm(text.norm, wanted)).float()
 
 

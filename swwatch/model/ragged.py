@@ -112,6 +112,8 @@ def step_many(
     predicts = predicts or [-1] * len(caches)
     if len(caches) == 1:
         return [model.step(caches[0], rows[0], embeds[0], predicts[0])]
+    if hasattr(model, "step_many"):  # a FastModel has a way of its own
+        return model.step_many(caches, rows, embeds, predicts)
     device, text = embeds[0].device, model.model.language_model
     masks = [cache.admit(new).to(device) for cache, new in zip(caches, rows, strict=True)]
     if model.attention == "flash_attention_2":
