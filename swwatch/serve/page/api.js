@@ -23,7 +23,7 @@ async function ask(path, options = {}) {
   if (response.status === 401) throw new Unauthorised("This server wants a token.");
   if (!response.ok) {
     const told = await response.json().catch(() => ({}));
-    throw new Error(told.error?.message ?? `The server answered ${response.status} to ${path}.`);
+    throw new Error((told.error ?? told).message ?? `The server answered ${response.status} to ${path}.`);
   }
   return response;
 }
