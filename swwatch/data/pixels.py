@@ -5,7 +5,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from qwen_vl_utils.vision_process import FRAME_FACTOR, VIDEO_MAX_TOKEN_NUM, smart_resize
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.functional import resize
 
@@ -31,6 +30,9 @@ class PixelBudget:
         Raises:
             UserError: the budget depends on the number of frames and it is not known, or the picture is too narrow.
         """
+        # here, so that engines, which get pixels ready-made, run where it is not installed
+        from qwen_vl_utils.vision_process import FRAME_FACTOR, VIDEO_MAX_TOKEN_NUM, smart_resize
+
         max_pixels = self.max_pixels
         if self.total_pixels is not None:
             if num_frames is None:
@@ -62,10 +64,19 @@ class FrameEncoder:
     """Turns frames into `pixel_values_videos` and `video_grid_thw` with a checkpoint's own video processor.
 
     Each temporal patch is encoded from its own two frames alone, so steps may be encoded one by one or together.
+    Files are decoded by the CPU in any case: decord's and PyAV's packages have no other decoder.
     """
 
-    def __init__(self, video_processor, budget: PixelBudget):
-        """Args: a checkpoint's `AutoProcessor.from_pretrained(...).video_processor`, and one of `BUDGETS`."""
+    def __init__(self, video_processor, budget: PixelBudget, device: torch.device | str | None = None):
+        """
+        Args:
+            video_processor: a checkpoint's `AutoProcessor.from_pretrained(...).video_processor`.
+            budget: one of `BUDGETS`.
+            device: where frames are resized and normalised; by default the CPU, whose values training uses. A GPU
+                may round a pixel the other way, by 1 of 255. It works on a CUDA stream of its own.
+        """
+        self.device = torch.device(device or "cpu")
+        self._stream = torch.cuda.Stream(self.device) if self.device.type == "cuda" else None
         self.video_processor = copy.copy(video_processor)
         self.video_processor.cap_pixels_per_frame = False  # the budget decides; unset, transformers 5.17 warns
         self.budget = budget
@@ -85,11 +96,17 @@ class FrameEncoder:
             num_frames: of the whole video, for the budget; None when not known yet.
         Returns:
             `pixel_values_videos` (n * rows * columns, D) float32 and `video_grid_thw` (1, 3) int64: n, rows, columns
-            in patches before the spatial merge.
+            in patches before the spatial merge, on the CPU. The pixels are on `device`, and complete.
         Raises:
             UserError: see `PixelBudget.size`.
         """
-        return self.patches(self.resize(frames, num_frames))
+        if self._stream is None:
+            return self.patches(self.resize(frames, num_frames))
+        with torch.cuda.stream(self._stream):
+            pixels, grid = self.patches(self.resize(frames, num_frames))
+        self._stream.synchronize()  # what the model's streams are at goes on meanwhile
+        pixels.record_stream(torch.cuda.current_stream(self.device))
+        return pixels, grid
 
     def resize(self, frames: np.ndarray, num_frames: int | None) -> torch.Tensor:
         """Frames in the budget's size, bicubic and antialiased as in qwen_vl_utils: (2n, 3, h, w) uint8.
@@ -97,13 +114,13 @@ class FrameEncoder:
         Args and errors as for `encode`.
         """
         size = self.budget.size(*frames.shape[1:3], num_frames, factor=self.factor)
-        video = torch.from_numpy(np.ascontiguousarray(frames)).permute(0, 3, 1, 2)  # (2n, 3, H, W)
+        video = torch.from_numpy(np.ascontiguousarray(frames)).to(self.device).permute(0, 3, 1, 2)  # (2n, 3, H, W)
         return resize(video, list(size), interpolation=InterpolationMode.BICUBIC, antialias=True)
 
     def patches(self, video: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Rescale, normalise and cut frames from `resize` into patches; returns what `encode` does."""
         encoded = self.video_processor(videos=[video], do_resize=False, do_sample_frames=False, return_tensors="pt")
-        return encoded["pixel_values_videos"], encoded["video_grid_thw"]
+        return encoded["pixel_values_videos"], encoded["video_grid_thw"].cpu()
 
 
 def merged_grids(video_grid_thw: torch.Tensor, merge_size: int) -> list[tuple[int, int]]:

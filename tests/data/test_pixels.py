@@ -134,6 +134,20 @@ def test_a_total_is_shared_by_the_frames():
     assert areas == [16, 4, 4]  # 20 tokens, 4 tokens, the least a frame may have
 
 
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.parametrize("height, width", [(720, 1280), (90, 160), (56, 84)])
+def test_on_cuda_pixels_are_those_of_the_cpu_but_for_rounding(video_processor, height, width):
+    """Both compute in float32 and round to 0..255; sums in another order may round the other way, by one."""
+    frames, budget = noise(4, height, width), BUDGETS["declared"]
+    here, grid = FrameEncoder(video_processor, budget).encode(frames, 4)
+    there, same_grid = FrameEncoder(video_processor, budget, device="cuda").encode(frames, 4)
+    assert there.is_cuda and not same_grid.is_cuda and torch.equal(grid, same_grid)
+    difference = (there.cpu() - here).abs()
+    assert float(difference.max()) < 1.01 / 255 / min(video_processor.image_std)
+    assert float((difference > 1e-5).float().mean()) < 0.01
+
+
 def test_merged_grids_are_one_a_step():
     grids = merged_grids(torch.tensor([[2, 4, 6], [1, 8, 4]]), 2)
     assert grids == [(2, 3), (2, 3), (4, 2)]
