@@ -23,21 +23,20 @@ from swwatch.engine.watcher import Done, Eye, ThreadWatcher, Watcher, WatcherErr
 from swwatch.errors import UserError
 from swwatch.layout import Layout
 from swwatch.model.loading import load
-from swwatch.model.modeling import WatchingQwen2_5_VL
 
 
 class Copy:
     """What a model is made of, to make it again on another device or in another process (it can be pickled)."""
 
-    def __init__(self, model: WatchingQwen2_5_VL):
-        self.config, self.dtype = deepcopy(model.config), model.dtype
+    def __init__(self, model):
+        self.family, self.config, self.dtype = type(model), deepcopy(model.config), model.dtype
         self.attention = [c._attn_implementation for c in (model.config.text_config, model.config.vision_config)]
         self.state = model.state_dict()
 
-    def on(self, device: torch.device | str) -> WatchingQwen2_5_VL:
+    def on(self, device: torch.device | str):
         """The model there, in eval mode. Where its weights are there already, as on a CPU, they are shared."""
         with no_init_weights(), torch.device(device):
-            model = WatchingQwen2_5_VL._from_config(deepcopy(self.config), dtype=self.dtype)
+            model = self.family._from_config(deepcopy(self.config), dtype=self.dtype)
         configs = model.config.text_config, model.config.vision_config
         for config, attention in zip(configs, self.attention, strict=True):
             config._attn_implementation = attention
@@ -50,7 +49,7 @@ class Copy:
 class DeviceWatcher(ThreadWatcher):
     """A watcher in a thread, whose copy of the model is on another GPU. Keys and values go from device to device."""
 
-    def __init__(self, model: WatchingQwen2_5_VL, device: torch.device | str):
+    def __init__(self, model, device: torch.device | str):
         """
         Args:
             model: the speaker's; its weights are copied.
@@ -66,7 +65,7 @@ class ProcessWatcher(Watcher):
     (a killed parent cannot say goodbye), and before Ctrl-C reaches it. If it dies, tickets raise WatcherError.
     """
 
-    def __init__(self, make: Callable[[], WatchingQwen2_5_VL], device: torch.device | str = "cpu", threads: int = 1):
+    def __init__(self, make: Callable[[], object], device: torch.device | str = "cpu", threads: int = 1):
         """Start the process and wait until its model is there.
 
         Args:
@@ -88,7 +87,7 @@ class ProcessWatcher(Watcher):
             raise
 
     @classmethod
-    def of(cls, model: WatchingQwen2_5_VL, **options) -> "ProcessWatcher":
+    def of(cls, model, **options) -> "ProcessWatcher":
         """A copy of a model on the CPU. The weights go through shared memory, and a model on the CPU shares them."""
         copy = Copy(model)
         copy.state = {name: value.cpu() for name, value in copy.state.items()}
@@ -142,7 +141,7 @@ def _to_share(part: tuple[int, ...] | Look) -> tuple[int, ...] | Look:
     return Look(part.pixel_values.to("cpu", copy=True), part.grid_thw.to("cpu", copy=True))
 
 
-def second_device(model: WatchingQwen2_5_VL, threads: int = 1) -> Watcher:
+def second_device(model, threads: int = 1) -> Watcher:
     """The watcher of this machine that has a device of its own: the next GPU, or a process on the CPU.
 
     Args:
@@ -173,11 +172,11 @@ def _end_with_parent() -> None:
     os._exit(1)
 
 
-def _load(path, **options) -> WatchingQwen2_5_VL:
+def _load(path, **options):
     return load(path, **options).model
 
 
-def _open_eye(make: Callable[[], WatchingQwen2_5_VL]) -> int:
+def _open_eye(make: Callable[[], object]) -> int:
     global _eye
     _eye = Eye(make())
     return os.getpid()

@@ -11,8 +11,8 @@ process of their own.
 import itertools
 import time
 from abc import ABC, abstractmethod
-from concurrent.futures import BrokenExecutor, CancelledError, Executor, Future, ThreadPoolExecutor, wait
-from contextlib import ExitStack
+from concurrent.futures import BrokenExecutor, CancelledError, Executor, Future, ThreadPoolExecutor
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 
 import torch
@@ -151,7 +151,8 @@ class Ticket:
 
     def wait(self, timeout_s: float | None = None) -> None:
         """Block until `ready`, or until the time is over."""
-        wait([self._future], timeout_s)
+        with suppress(CancelledError, TimeoutError):
+            self._future.exception(timeout_s)
         if timeout_s is None and (event := self._event) is not None:
             event.synchronize()
 
@@ -241,18 +242,18 @@ class Watcher(ABC):
 class ThreadWatcher(Watcher):
     """A watcher in a thread of this process; on CUDA its kernels run in a stream of their own, beside the speaker's.
 
-    Both may use the same model, for weights are only read. One that keeps buffers between calls (CUDA graphs) must
-    not be shared: give the watcher the plain model then.
+    Both use the same weights, which are only read. A model that keeps memory between calls (model/fast.py) is asked
+    for `another()`, which has its own.
     """
 
     def __init__(self, model, device: torch.device | str | None = None):
         """
         Args:
-            model: as for `Eye`.
+            model: the speaker's.
             device: of the caches that receive; by default the model's own.
         """
         super().__init__(ThreadPoolExecutor(1, thread_name_prefix="watcher"))
-        self._eye = Eye(model)
+        self._eye = Eye(model.another() if hasattr(model, "another") else model)
         self._device = torch.empty(0, device=device or model.device).device  # "cuda" becomes "cuda:0"
         # One stream on each device in play. The model's comes last, so that its device is the current one inside
         devices = dict.fromkeys(d for d in (self._device, model.device) if d.type == "cuda")
