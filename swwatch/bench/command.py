@@ -6,6 +6,8 @@ import importlib
 # kind -> (module with `main(argv) -> exit code`, one line of help); imported only when asked for
 KINDS = {
     "train": ("swwatch.bench.train", "attention backends and packing: samples/s, tokens/s, memory of training steps"),
+    "stream": ("swwatch.bench.stream", "watching while speaking: all engines on the same weights, against the bound"),
+    "live": ("swwatch.bench.capacity", "how many live sessions one device holds at 2 frames a second"),
 }
 
 

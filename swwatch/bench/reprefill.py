@@ -46,9 +46,7 @@ class Reprefill:
         self.model, self.markup = model, model.markup
         self.variant = variants.get(model.settings.variant)
         if self.variant.speaks is Speaks.OFFLINE:
-            raise UserError(
-                f"reprefill runs every step again, and {self.variant.name!r} speaks after the last one only"
-            )
+            raise UserError(f"reprefill runs every step again, and {self.variant.name!r} speaks after the last alone")
         self.schedule, self.decoding = schedule or model.settings.schedule, decoding or Decoding()
         self.clock = clock or SimulatedClock()
         self.cursor = variants.Cursor(self.variant, model.t_per_step)

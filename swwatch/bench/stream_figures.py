@@ -20,11 +20,11 @@ def engine_row(plays: Sequence[Played], *, fed: int, peak: int | None, watched_b
         peak: bytes of memory in use at most.
         watched_beside: seconds a step that a watcher of its own was busy with, for each run.
     Returns:
-        step_s: seconds a step, mean over the steps from the second on of each step's median over the runs; step_times:
-        these medians; spread: see `spread`; growth: see `growth`, growth_aside without the time in attention, where
-        that was measured; cpu_step_s; watch_s, speak_s, vision_s: seconds of a step while the model was watching,
-        speaking (work that does both counts to both), in the vision tower; first_token_s; gap_s: seconds between
-        tokens, while nothing and while something is watched.
+        step_s: seconds a step, mean over the steps of each step's median over the runs (the first and the last step
+        left out, see `Played.step_times`); step_times: these medians; spread: see `spread`; growth: see `growth`,
+        growth_aside without the time in attention, where that was measured; cpu_step_s; watch_s, speak_s, vision_s:
+        seconds of a step while the model was watching, speaking (work that does both counts to both), in the vision
+        tower; first_token_s; gap_s: seconds between tokens, while nothing and while something is watched.
     """
     times = [play.step_times() for play in plays]
     medians = [statistics.median(column) for column in zip(*times, strict=True)]
@@ -51,7 +51,7 @@ def _cpu_step(play: Played) -> float:
 
 def _aside(play: Played) -> list[float]:
     """Step times without the time in attention."""
-    attention = differences(play.at_step_ends(play.meters["attention_s"]))
+    attention = differences(play.at_step_ends(play.meters["attention_s"]))[:-1]
     return [whole - part for whole, part in zip(play.step_times(), attention, strict=True)]
 
 

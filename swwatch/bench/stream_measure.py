@@ -5,16 +5,20 @@ them knows. A piece of work lasts from the moment it is asked for to the moment 
 itself returns before it is done, and the engine then waits for the token that it gives.
 """
 
+import contextlib
+import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
+import psutil
 import torch
 
 from swwatch.engine.requests import drive
 from swwatch.engine.trace import Spoken
 from swwatch.layout import KINDS, Kind
 
+Meters = dict[str, Callable[[], float]]
 SAYS = [KINDS.index(kind) for kind in (Kind.HEADER, Kind.ANSWER)]
 
 
@@ -93,7 +97,7 @@ class Played:
         meters: name -> what it read when each token came out; "watched" (rows and patches asked for) is always there.
         work: what the model was asked for since the first step was.
         first_s: when the first step was asked for (the prompt had been fed); end_s: of the run.
-        cpu_s: CPU time of all threads between the two.
+        cpu_s: CPU time between the two, see `cpu_seconds`.
     """
 
     tokens: list[int] = field(default_factory=list)
@@ -111,14 +115,18 @@ class Played:
         return list(dict(zip(self.steps, values, strict=True)).values())
 
     def step_times(self) -> list[float]:
-        """Seconds from the end of a step's last token to that of the next step, from the second step on."""
-        return differences(self.at_step_ends(self.emit_s))
+        """Seconds from the end of a step's last token to that of the next, for all steps but the first and the last.
+
+        An engine that watches ahead has done so in the first step and has nothing left to watch in the last. Between
+        the two every engine watches and speaks as often.
+        """
+        return differences(self.at_step_ends(self.emit_s))[:-1]
 
     def seconds_of(self, *kinds: str) -> float:
-        """Seconds of such work in a step, mean over the steps from the second on."""
+        """Seconds of such work in a step, mean over those steps."""
         ends = self.at_step_ends(self.emit_s)
-        since = [work.seconds for work in self.work if work.what in kinds and work.begin_s >= ends[0]]
-        return sum(since) / (len(ends) - 1)
+        inside = [work.seconds for work in self.work if work.what in kinds and ends[0] <= work.begin_s < ends[-2]]
+        return sum(inside) / (len(ends) - 2)
 
     def gaps(self) -> tuple[list[float], list[float]]:
         """Seconds between tokens: those in which nothing was watched, those in which something was."""
@@ -138,19 +146,34 @@ def differences(values: Sequence[float]) -> list[float]:
     return [b - a for a, b in zip(values, values[1:], strict=False)]
 
 
-class FirstPoll:
-    """A source that notes when it was first polled."""
+class Attended:
+    """A source that notes when it was first polled; the piece of work before a wait ends where the wait begins."""
 
-    def __init__(self, source):
-        self._source, self.at_s, self.cpu_s = source, None, None
+    def __init__(self, source, stopwatch: Stopwatch):
+        self._source, self._stopwatch = source, stopwatch
+        self.at_s = self.cpu_s = None
 
     def __getattr__(self, name: str):
         return getattr(self._source, name)
 
     def poll(self):
         if self.at_s is None:
-            self.at_s, self.cpu_s = time.perf_counter(), time.process_time()
+            self.at_s, self.cpu_s = time.perf_counter(), cpu_seconds()
         return self._source.poll()
+
+    def wait(self, timeout_s: float | None = None) -> None:
+        self._stopwatch.stop()
+        self._source.wait(timeout_s)
+
+
+def cpu_seconds() -> float:
+    """CPU time so far, of all threads of this process and of the processes that it started."""
+    ended, alive = os.times(), 0.0
+    for child in psutil.Process().children(recursive=True):
+        with contextlib.suppress(psutil.NoSuchProcess):  # it has just ended
+            used = child.cpu_times()
+            alive += used.user + used.system
+    return time.process_time() + ended.children_user + ended.children_system + alive
 
 
 def play(
@@ -163,7 +186,8 @@ def play(
         wait: see `Stopwatch`.
         meters: read whenever a token comes out.
     """
-    stopwatch, played, first = Stopwatch(model, wait), Played(), FirstPoll(source)
+    stopwatch, played = Stopwatch(model, wait), Played()
+    first = Attended(source, stopwatch)
     meters = {"watched": lambda: stopwatch.watched} | (meters or {})
     played.meters = {name: [] for name in meters}
     for event in drive(stopwatch, session.run(first)):
@@ -176,7 +200,7 @@ def play(
                 played.meters[name].append(read())
     stopwatch.stop()
     played.end_s, played.first_s = time.perf_counter(), first.at_s
-    played.cpu_s = time.process_time() - first.cpu_s
+    played.cpu_s = cpu_seconds() - first.cpu_s
     played.work = [work for work in stopwatch.work if work.begin_s >= first.at_s]
     return played
 

@@ -100,8 +100,8 @@ class StreamSettings:
             values = value if isinstance(value, tuple) else () if value is None else (value,)
             if any(one < 1 for one in values):
                 raise UserError(f"{name} must be at least 1, not {min(values)}")
-        if any(steps < 2 for steps in (*self.steps, self.session_steps)):
-            raise UserError("a stream needs at least 2 steps: the first one warms it up")
+        if any(steps < 4 for steps in self.steps):
+            raise UserError("a stream needs at least 4 steps: the first and the last one are not counted")
         for name in ("hold_s", "soak_rate", "max_engine_s", "limit_s", "bandwidth"):
             if (value := getattr(self, name)) is not None and value <= 0:
                 raise UserError(f"{name} must be above 0, not {value:g}")

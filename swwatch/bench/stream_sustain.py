@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from swwatch.bench.stream_source import Camera, Part
 
 CLOSE = 1.04  # the search ends when the lowest rate that failed is this close to the highest that was held
+FIRST_STRIDE, LONGEST_STRIDE = 1.3, 4.0
 MOST_TRIALS = 14
 SHORTEST = 6  # a rate is tried with at least so many queues' worth of steps: less could hide in the queue
 
@@ -36,7 +37,7 @@ class Trial:
 
 
 def search(attempt: Callable[[float], Trial], guess: float) -> tuple[float | None, list[Trial]]:
-    """The highest rate that is held, by doubling or halving until it lies between two, then by bisection.
+    """The highest rate that is held: in growing strides until it lies between two, then by bisection.
 
     Args:
         attempt: tries a rate in steps a second.
@@ -46,7 +47,7 @@ def search(attempt: Callable[[float], Trial], guess: float) -> tuple[float | Non
     """
     trials: list[Trial] = []
     low = high = None
-    rate = guess
+    rate, stride = guess, FIRST_STRIDE
     while len(trials) < MOST_TRIALS and (low is None or high is None or high / low > CLOSE):
         trial = attempt(rate)
         trials.append(trial)
@@ -54,12 +55,13 @@ def search(attempt: Callable[[float], Trial], guess: float) -> tuple[float | Non
             low = max(low or 0.0, rate)
         else:
             high = min(high or rate, rate)
-        rate = low * 1.3 if high is None else high / 1.3 if low is None else (low * high) ** 0.5
+        rate = low * stride if high is None else high / stride if low is None else (low * high) ** 0.5
+        stride = min(stride**2, LONGEST_STRIDE)
     return low, trials
 
 
 def attempt(
-    run_session: Callable, pictures, clock, rate: float, *, hold_s: float, session_steps: int, queue: int
+    run_session: Callable, pictures, clock, rate: float, hold_s: float, session_steps: int, queue: int
 ) -> Trial:
     """Try a rate: sessions follow one another on a stream that does not wait for them.
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 
+from swwatch.bench.stream_measure import cpu_seconds
 from swwatch.bench.stream_settings import StreamSettings
 
 FOREIGN_BYTES = 1e9  # of a GPU's memory
@@ -29,7 +30,7 @@ class Neighbours:
         self._start = self._now()
 
     def _now(self) -> tuple[float, float, float] | None:
-        """(time, seconds that the cores were busy, seconds that this process was)."""
+        """(time, seconds that the cores were busy, seconds that this process and its children were)."""
         path = Path("/proc/stat")
         if not path.exists():
             return None
@@ -38,7 +39,7 @@ class Neighbours:
         for core in self.cores:
             user, nice, system, _idle, _iowait, irq, softirq, steal, *_ = map(int, lines.get(f"cpu{core}", ["0"] * 8))
             busy += (user + nice + system + irq + softirq + steal) / tick
-        return time.perf_counter(), busy, time.process_time()
+        return time.perf_counter(), busy, cpu_seconds()
 
     def share(self) -> float | None:
         """Share of the cores that others used since the start."""

@@ -76,7 +76,7 @@ def table(rows: Sequence[dict], cpu: bool) -> str:
             _number(row["label_tokens_per_s"]),
             f"{row['step_s']:.3f}",
             f"{row['spread']:.0%}",
-            _size((row["memory"] or {}).get("peak")),
+            size((row["memory"] or {}).get("peak")),
             _times(row.get("times_baseline")),
         ]
         if cpu:
@@ -84,7 +84,7 @@ def table(rows: Sequence[dict], cpu: bool) -> str:
         if mfu:
             cells += [f"{row['llm_mfu']:.1%}", f"{row['mfu']:.1%}"]
         lines.append(tuple(cells))
-    return _markdown(lines)
+    return markdown(lines)
 
 
 def sweep_table(rows: Sequence[dict]) -> str:
@@ -94,10 +94,10 @@ def sweep_table(rows: Sequence[dict]) -> str:
         if "not_measured" in row:
             lines.append((row["row"], f"{row['length']:,}", "not measured", "", "", ""))
             continue
-        cells = [row["row"], f"{row['length']:,}", f"{row['step_s']:.3f}", _size((row["memory"] or {}).get("peak"))]
+        cells = [row["row"], f"{row['length']:,}", f"{row['step_s']:.3f}", size((row["memory"] or {}).get("peak"))]
         lines.append((*cells, _growth(row, rows), _times(row.get("times_baseline"))))
     note = "More bytes a token: growth of the peak since the next shorter length; a constant means linear memory."
-    return f"{_markdown(lines)}\n\n{note}"
+    return f"{markdown(lines)}\n\n{note}"
 
 
 def _growth(row: dict, rows: Sequence[dict]) -> str:
@@ -132,13 +132,15 @@ def _times(ratio: float | None) -> str:
     return "n/a" if ratio is None else f"{ratio:.2f}"
 
 
-def _size(count: int | None) -> str:
+def size(count: int | None) -> str:
+    """Bytes as people write them; n/a where they are not known."""
     if count is None:
         return "n/a"
-    return f"{count / 1e9:.2f} GB" if count >= 1e9 else f"{count / 1e6:.0f} MB"
+    return f"{count / 1e9:.2f} GB" if count >= 1e9 else f"{count / 1e6:.{0 if count >= 1e7 else 1}f} MB"
 
 
-def _markdown(lines: Sequence[tuple]) -> str:
+def markdown(lines: Sequence[tuple]) -> str:
+    """Rows of cells, the heads first, as a table whose columns are aligned."""
     widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
     shown = [[cell.ljust(width) for cell, width in zip(line, widths, strict=True)] for line in lines]
     shown.insert(1, ["-" * width for width in widths])

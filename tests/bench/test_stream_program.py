@@ -1,0 +1,183 @@
+"""`swwatch bench stream` as a program, on the toy shape: what it refuses, what it writes, what it draws again."""
+
+import json
+import subprocess
+import sys
+from dataclasses import replace
+
+import pytest
+import torch
+
+from swwatch import cli
+from swwatch.bench import command, stream
+from swwatch.bench.stream_bounds import reprefill_tokens, serial_tokens
+from swwatch.bench.stream_page import left_out, report
+from swwatch.bench.stream_settings import BASELINE, ENGINES, StreamSettings, points, settle
+from swwatch.bench.stream_source import PROMPT_LEN
+from swwatch.config import load_settings
+from swwatch.errors import UserError
+
+SMALL = ["--shape", "toy", "--video-tokens", "4,6", "--k", "2", "--steps", "5", "--repeats", "2", "--threads", "1"]
+PARTS = [
+    "--sustain",
+    "--hold-s",
+    "0.05",
+    "--queue",
+    "2",
+    "--session-steps",
+    "3",
+    "--soak",
+    "0.01",
+    "--soak-rate",
+    "50",
+]
+RUNNING = ("serial", "fused", BASELINE)
+MARKUP_LEN = {"prompt": PROMPT_LEN, "suffix": 3, "header": 3}
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory):
+    """(folder, result) of one small run with all its parts."""
+    folder = tmp_path_factory.mktemp("bench")
+    engines = ["--engines", ",".join(RUNNING)]
+    assert command.main(["stream", *SMALL, *PARTS, *engines, "--device", "cpu", "--output", str(folder)]) == 0
+    return folder, json.loads((folder / "bench_stream.json").read_text())
+
+
+def test_every_engine_says_the_same_and_feeds_what_the_formulas_tell(written):
+    _, result = written
+    assert [(p["video_tokens"], p["k"], p["steps"]) for p in result["points"]] == [(4, 2, 5), (6, 2, 5)]
+    for point in result["points"]:
+        sizes = [point[key] for key in ("video_tokens", "k", "steps")]
+        assert set(point["engines"]) == set(RUNNING)
+        for name, row in point["engines"].items():
+            assert row["same_tokens"] == row["num_tokens"] == 10, name
+            counted = reprefill_tokens if name == BASELINE else serial_tokens
+            assert row["fed"] == counted(*sizes, **MARKUP_LEN), name
+
+
+def test_the_file_holds_all_that_a_figure_must_carry(written):
+    _, result = written
+    assert result["command"].startswith("swwatch bench stream --shape toy")
+    assert {"commit", "cpu", "cores", "load", "clocks", "torch", "time"} <= result["begin"].keys() & result[
+        "end"
+    ].keys()
+    assert result["rates"]["bandwidth"] > 0 and result["rates"]["flops"] > 0
+    assert result["shapes"]["toy"]["llm"]["weight_bytes"] == 4 * result["shapes"]["toy"]["llm"]["parameters"]
+    assert {"trusted", "reasons", "rule"} <= result["verdict"].keys()
+    for point in result["points"]:
+        assert 1 <= point["bound"] <= 2 and point["decode_share"] > 0 and point["watch_s"] > point["vision_s"] > 0
+        for row in point["engines"].values():
+            assert row["step_s"] > 0 and row["first_token_s"] > 0 and len(row["step_times"]) == 3 and row["runs"] == 2
+            assert row["gain"] > 0 and row["times_reprefill"] > 0 and row["gap_s"]["while_watching"]["p99"] > 0
+    assert {row["pace"] for row in result["paced"]} == {"2 frames a second", "90 % of serial"}
+    assert all(row["staleness_s"]["p95"] > 0 for row in result["paced"])
+    assert [row["engine"] for row in result["sustain"]] == list(RUNNING)
+    assert all(trial["steps"] >= 12 for row in result["sustain"] for trial in row["trials"])
+    (soak,) = result["soak"]
+    assert soak["steps"] == 30 and soak["periods"][-1]["position"] > soak["periods"][0]["position"]
+    assert soak["periods"][-1]["cache"] > soak["periods"][0]["cache"] > 0
+
+
+def test_the_page_tells_it_and_is_drawn_again_from_the_file(written, tmp_path, capsys):
+    folder, result = written
+    page = (folder / "bench_stream.md").read_text()
+    assert page.strip() == report(result)
+    for word in ("## toy: 4 video tokens", "the paper's bound", "Verdict", "| serial ", "Staleness", "Highest rate"):
+        assert word in page
+    for text in page.split("\n\n"):
+        if text.startswith("|"):
+            assert len({line.count("|") for line in text.splitlines()}) == 1
+    assert command.main(["stream", "--report", str(folder / "bench_stream.json"), "--output", str(tmp_path)]) == 0
+    assert (tmp_path / "bench_stream.md").read_text() == page and page.strip() in capsys.readouterr().out
+    for name in ("gain", "cost"):
+        ours, theirs = ((where / f"bench_stream_{name}.png").read_bytes() for where in (folder, tmp_path))
+        assert ours == theirs and len(ours) > 5000
+
+
+def test_what_cannot_run_is_listed_with_its_reason(tmp_path):
+    settings = settle(
+        StreamSettings(shape=("toy",), variant="interleave", video_tokens=(4,), k=(1,), steps=(4,), repeats=1), False
+    )
+    result = stream.Measurement(replace(settings, paced=False), "swwatch bench stream").run()
+    rows = result["points"][0]["engines"]
+    assert list(rows) == list(ENGINES)
+    assert {name for name, row in rows.items() if "step_s" in row} == {"serial", BASELINE}
+    assert rows[BASELINE]["same_tokens"] == 4
+    listed = "\n".join(left_out(result))
+    for name in ("fused", "streams", "two_device"):
+        assert f"{name}: the engine '{name}' cannot run the variant 'interleave'" in listed
+    assert report(result).count("not measured") >= 3
+
+
+def test_what_takes_too_long_or_comes_too_late_is_listed(tmp_path):
+    given = {"shape": ("toy",), "video_tokens": (4, 6), "k": (2,), "steps": (5,), "repeats": 1}
+    settings = settle(StreamSettings(**given, engines=("serial", BASELINE), limit_s=1e-9, max_engine_s=1e-9), False)
+    result = stream.Measurement(settings, "swwatch bench stream").run()
+    assert "more than --max-engine-s 1e-09" in result["points"][0]["engines"]["serial"]["not_measured"]
+    assert len(result["points"]) == 1
+    settings = replace(settings, max_engine_s=100.0, engines=("serial",))
+    result = stream.Measurement(settings, "swwatch bench stream").run()
+    assert [part["part"] for part in result["left_out"]] == ["toy: paced runs", "toy, 6 video tokens, K = 2, 5 steps"]
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"engines": "serial,fast"}, "no engine 'fast'.*fused"),
+        ({"engines": "fused"}, "told against serial"),
+        ({"shape": "9b"}, "no shape '9b'.*toy"),
+        ({"variant": "origin"}, "speaks after the whole video.*group"),
+        ({"shape": "toy", "model": "x"}, "give one of them"),
+        ({"video_tokens": "64,0"}, "video_tokens must be at least 1"),
+        ({"steps": "3"}, "at least 4 steps"),
+        ({"hold_s": "0"}, "hold_s must be above 0"),
+        ({"soak": "-1"}, "must not be negative"),
+    ],
+)
+def test_what_makes_no_sense_is_refused(given, message):
+    with pytest.raises(UserError, match=message):
+        load_settings(StreamSettings, flags=given)
+
+
+def test_a_device_that_is_not_there_and_a_file_that_is_none_are_refused(tmp_path, capsys):
+    with pytest.raises(UserError, match="no CUDA device"):
+        settle(StreamSettings(device="cuda"), cuda=False)
+    other = tmp_path / "other.json"
+    other.write_text("{}")
+    for path in (other, tmp_path / "missing.json"):
+        assert cli.main(["bench", "stream", "--report", str(path)]) == 2
+    assert capsys.readouterr().err.count("is not a file that") == 2
+
+
+def test_the_base_comes_first_and_the_others_vary_one_by_one_or_in_all_combinations():
+    lists = {"shape": ("toy", "0.2b"), "video_tokens": (64, 16), "k": (3, 1), "steps": (30, 10)}
+    few = points(settle(StreamSettings(**lists), cuda=False))
+    assert len(few) == 2 * 4 and str(few[0]) == "toy, 64 video tokens, K = 3, 30 steps"
+    assert [(p.video_tokens, p.k, p.steps) for p in few[:4]] == [(64, 3, 30), (16, 3, 30), (64, 1, 30), (64, 3, 10)]
+    every = points(settle(StreamSettings(**lists, full=True), cuda=False))
+    assert len(every) == len(set(every)) == 2 * 8 and every[0] == few[0]
+    default = settle(StreamSettings(), cuda=True)
+    assert default.shape == ("7b",) and default.precision == "bfloat16" and default.fast and default.device == "cuda"
+    assert settle(StreamSettings(full=True), cuda=False).video_tokens == (64, 16, 128, 256, 512, 1024)
+
+
+def test_it_needs_no_video_decoder_data_sets_or_training():
+    """A borrowed GPU machine may have none of them."""
+    code = "import sys, swwatch.bench.stream, swwatch.bench.stream_plots, swwatch.model.fast, swwatch.engine.fused\n"
+    code += (
+        "print([m for m in ('decord', 'qwen_vl_utils', 'datasets', 'deepspeed', 'av', 'peft') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.gpu
+def test_on_a_gpu_the_fast_path_says_what_the_serial_engine_says(tmp_path):
+    if not torch.cuda.is_available():
+        pytest.skip("needs a CUDA device")
+    engines = ["--engines", "serial,fused,streams", "--precision", "float32"]
+    assert command.main(["stream", *SMALL, *engines, "--device", "cuda", "--output", str(tmp_path)]) == 0
+    result = json.loads((tmp_path / "bench_stream.json").read_text())
+    for row in result["points"][0]["engines"].values():
+        assert row["same_tokens"] == row["num_tokens"]
