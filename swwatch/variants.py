@@ -4,6 +4,7 @@ Training, streaming, pictures and tests all read that table. A seventh variant i
 and its golden case. Source of the rules: arXiv 2601.06843, section 3; integers in tests/golden/layouts.json.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
 
@@ -212,6 +213,7 @@ def layout(
     suffix_len: int = SUFFIX_LEN,
     header_len: int = HEADER_LEN,
     t_per_step: int = 2,
+    questions: Mapping[int, int] | None = None,
 ) -> Layout:
     """Lay out a whole sample: every token in training order with its step, positions and visibility.
 
@@ -225,8 +227,10 @@ def layout(
         answer_len: spoken tokens, <|im_end|> included.
         wait_k: tokens per step; `schedule` replaces it.
         t_per_step: temporal positions per step, tokens_per_second x 1 s (2 in the released checkpoints).
+        questions: step -> tokens of a further question that stands before its patch.
     Returns:
-        Layout of L = prompt_len + sum(rows x columns) + suffix_len + header_len + answer_len tokens, on the CPU.
+        Layout of L = prompt_len + sum(rows x columns) + suffix_len + header_len + answer_len tokens, and those of
+        further questions, on the CPU.
     Raises:
         UserError: unknown variant. ValueError: no steps, or a negative length.
     """
@@ -238,21 +242,27 @@ def layout(
     per_step = [spoken.count(step) for step in range(num_steps)]
     watched, said, arrived = [cursor.prompt(prompt_len)], [], []
 
+    def watch(step: int) -> None:
+        if questions and step in questions:
+            watched.append(cursor.ask(questions[step]))
+        watched.append(cursor.watch(*grids[step]))
+        if step == num_steps - 1:
+            watched.append(cursor.suffix(suffix_len))
+
     def speak(step: int) -> None:
         if step == 0:
             said.append(cursor.say(header_len, 0, Kind.HEADER))
         said.append(cursor.say(per_step[step], step))
 
     if variant.speaks is Speaks.OFFLINE:
-        watched += [cursor.watch(*grid) for grid in grids] + [cursor.suffix(suffix_len)]
+        for step in range(num_steps):
+            watch(step)
         for step in range(num_steps):
             speak(step)
     else:
-        for step, grid in enumerate(grids):
+        for step in range(num_steps):
             first_new = len(watched), len(said)
-            watched.append(cursor.watch(*grid))
-            if step == num_steps - 1:
-                watched.append(cursor.suffix(suffix_len))
+            watch(step)
             speak(step)
             arrived += watched[first_new[0] :] + said[first_new[1] :]
     if variant.speaks is Speaks.ALTERNATING:

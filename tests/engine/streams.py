@@ -5,7 +5,11 @@ from dataclasses import dataclass
 import torch
 
 from swwatch.data.prompt import fill
+from swwatch.engine.requests import drive
 from swwatch.engine.serial import SerialSession
+from swwatch.engine.session import Session
+from swwatch.engine.source import Ask, Order, Step
+from swwatch.engine.trace import Spoken
 from swwatch.schedule import Schedule
 from swwatch.variants import layout
 
@@ -47,6 +51,60 @@ class Told(SerialSession):
         return self.answer[len(self.seen_logits) - 1]
 
 
+class ToldSession(Session):
+    """The same as a coroutine."""
+
+    tell, _choose = Told.tell, Told._choose
+
+
+class Paced:
+    """A source whose step i arrives `gaps[i]` polls after the one before it: how fast a session asks decides nothing.
+
+    Orders are told as soon as so many steps were taken: {1: [Order.PAUSE]} before the second step.
+    """
+
+    def __init__(self, stream: Stream, gaps: list[int] | None = None, orders: dict | None = None, late_end=False):
+        n = len(stream.pixels)
+        self.steps = [Step(stream.pixels[i], stream.grids[i], i + 0.5, i == n - 1 and not late_end) for i in range(n)]
+        self.gaps, self.told, self.taken, self.polls = gaps or [0] * n, dict(orders or {}), 0, 0
+
+    @property
+    def ended(self) -> bool:
+        return self.taken == len(self.steps)
+
+    def poll(self) -> Step | None:
+        if self.ended:
+            return None
+        if self.polls < self.gaps[self.taken]:
+            self.polls += 1
+            return None
+        self.taken, self.polls = self.taken + 1, 0
+        return self.steps[self.taken - 1]
+
+    def wait(self, timeout_s: float | None = None) -> None:
+        """Each poll counts as a while."""
+
+    def orders(self) -> list[Ask | Order]:
+        return self.told.pop(self.taken, [])
+
+
+def spoken_by(model, session, source) -> list[tuple]:
+    """The tokens of a run on its own, without the moment of their emission."""
+    return plain(drive(model, session.run(source)))
+
+
+def plain(events) -> list[tuple]:
+    """The tokens among events, without the moment of their emission."""
+    tokens = [event for event in events if isinstance(event, Spoken)]
+    return [(token.step, token.token_id, token.newest_visible_step, token.t_frame_s) for token in tokens]
+
+
+def fed_positions(session) -> list[tuple]:
+    """Positions of all that is in a session's cache, sorted."""
+    fed = torch.cat([part.position_ids for part in session.cache.tokens.values()], dim=1)
+    return sorted(map(tuple, fed.T.tolist()))
+
+
 def play(session, stream: Stream, late_end: bool = False) -> list:
     """Push all steps, one a second; return the spoken tokens."""
     spoken, n = [], len(stream.pixels)
@@ -56,8 +114,14 @@ def play(session, stream: Stream, late_end: bool = False) -> list:
     return spoken + list(session.close())
 
 
-def full_forward(loaded, stream: Stream, schedule: Schedule, late_end: bool = False) -> tuple[torch.Tensor, object]:
-    """Logits that predict each answer token, from one forward with the training layout; and that layout."""
+def full_forward(
+    loaded, stream: Stream, schedule: Schedule, late_end: bool = False, asks: dict[int, list[int]] | None = None
+) -> tuple[torch.Tensor, object]:
+    """Logits that predict each answer token, from one forward with the training layout; and that layout.
+
+    asks: step -> ids of a further question before its patch.
+    """
+    asks = asks or {}
     merged = stream.merged + [(0, 0)] * late_end
     model = loaded.model
     tokens = layout(
@@ -69,8 +133,10 @@ def full_forward(loaded, stream: Stream, schedule: Schedule, late_end: bool = Fa
         suffix_len=len(model.markup.suffix),
         header_len=len(model.markup.header),
         t_per_step=model.t_per_step,
+        questions={step: len(ids) for step, ids in asks.items()},
     )
-    ids, labels = fill(tokens, model.markup, stream.prompt, stream.answer)
+    asked = sum((asks[step] for step in sorted(asks)), [])
+    ids, labels = fill(tokens, model.markup, stream.prompt + asked, stream.answer)
     with torch.no_grad():
         logits = model(
             input_ids=ids[None],
