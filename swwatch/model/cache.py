@@ -4,16 +4,21 @@ A text row reads both stores; a watched row reads the first alone. In causal var
 and the cache is an ordinary one. Every cached token keeps its Layout columns, so that masks come from the one rule in
 visibility.py, and so that eviction and re-indexing can be written as a selection of tokens (`keep`).
 
+A stream without end evicts old tokens (`keep`) and numbers the rest anew (`reindex`). Keys are then rotated from where
+they first stood, in one go, so that ten thousand re-numberings leave no more error than one.
+
 What was watched depends on no text, so it may be computed elsewhere and brought here: `export` there, `receive` here.
 A forward that failed half-way is undone with `mark` and `restore`. Stored tensors are never written to: a store grows
 by being replaced, so that nobody's view of the older one changes.
 """
 
 import weakref
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 
 import torch
 from transformers.cache_utils import Cache, DynamicLayer
+from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import rotate_half
 
 from swwatch.layout import Layout
 from swwatch.visibility import SAID, WATCHED
@@ -35,12 +40,17 @@ class Mark:
 
 
 class _StoreLayer(DynamicLayer):
-    """One decoder layer's keys and values (B, N, K, D): `watched` first, then `said`."""
+    """One decoder layer's keys and values (B, N, K, D): `watched` first, then `said`.
+
+    Attributes:
+        stores: stream -> keys and values (2, B, N, K, D).
+        first_keys: stream -> keys (B, N, K, D) as they were first rotated, in a cache that can be re-indexed.
+    """
 
     def __init__(self, cache: "StreamCache"):
         super().__init__()
         self.cache = weakref.proxy(cache)  # not a cycle: a closed session's memory is returned at once
-        self.stores = {}
+        self.stores, self.first_keys = {}, {}
 
     def update(self, key_states: torch.Tensor, value_states: torch.Tensor, *args, **kwargs):
         """Append the rows announced by `StreamCache.admit`; return what those rows may read."""
@@ -54,12 +64,28 @@ class _StoreLayer(DynamicLayer):
         """Add keys and values (2, B, N, Q, D) to a store."""
         old = self.stores.get(stream)
         self.stores[stream] = new if old is None else torch.cat([old, new], dim=-2)
+        if self.cache.rotary is not None:
+            old = self.first_keys.get(stream)
+            self.first_keys[stream] = new[0] if old is None else torch.cat([old, new[0]], dim=-2)
+
+    def keep(self, stream: int, index: torch.Tensor) -> None:
+        """Hold the tokens of `index` (K',) in a store, in that order, and no others."""
+        for stores in (self.stores, self.first_keys):
+            if stream in stores:
+                stores[stream] = stores[stream].index_select(-2, index.to(stores[stream].device))
+
+    def rotate(self, stream: int, cos: torch.Tensor, sin: torch.Tensor) -> None:
+        """Make the keys of a store anew from the first ones, turned on by cosines and sines (1, K, D)."""
+        first = self.first_keys[stream]
+        keys = first.float() * cos[:, None] + rotate_half(first.float()) * sin[:, None]
+        self.stores[stream] = torch.stack([keys.to(first.dtype), self.stores[stream][1]])
 
     def cut(self, stream: int, length: int) -> None:
         """Forget what a store holds beyond its first `length` tokens; it may hold fewer."""
-        if stream in self.stores and self.stores[stream].shape[-2] > length:
-            # a view: this is called when there is no memory left. The rest goes when the store grows again
-            self.stores[stream] = self.stores[stream][..., :length, :]
+        for stores in (self.stores, self.first_keys):
+            if stream in stores and stores[stream].shape[-2] > length:
+                # a view: this is called when there is no memory left. The rest goes when the store grows again
+                stores[stream] = stores[stream][..., :length, :]
 
     def get_seq_length(self) -> int:
         return sum(store.shape[-2] for store in self.stores.values())
@@ -68,15 +94,20 @@ class _StoreLayer(DynamicLayer):
 class StreamCache(Cache):
     """Keys and values of one session over all layers.
 
+    Args:
+        num_layers: of the LLM.
+        rotary: the LLM's rotary embedding, of a cache that can be re-indexed; its keys take twice the memory.
     Attributes:
         tokens: stream -> Layout of the tokens in that store, in the order they are stored.
         num_fed: tokens ever admitted or received. A session that feeds every token once ends with the length of its
             layout.
     """
 
-    def __init__(self, num_layers: int):
+    def __init__(self, num_layers: int, rotary: Callable | None = None):
         super().__init__(layers=[_StoreLayer(self) for _ in range(num_layers)])
+        self.rotary = rotary
         self.tokens: dict[int, Layout] = {}
+        self.first_positions: dict[int, torch.Tensor] = {}  # stream -> (3, K), where its keys were first rotated to
         self.num_fed = 0
         self.evictions = 0
         self.incoming: dict[int, torch.Tensor | None] = {}
@@ -103,12 +134,37 @@ class StreamCache(Cache):
         return rows.visible(keys)[None, None]
 
     def keep(self, stream: int, index: torch.Tensor) -> None:
-        """Evict all tokens of a store but those of `index` (K',), in every layer. Positions stay as they were."""
+        """Evict all tokens of a store but those of `index` (K',), in every layer. Positions stay as they were.
+
+        An index out of order also moves tokens, which attention does not notice: it goes by the columns of `tokens`.
+        """
         self.evictions += 1
         self.tokens[stream] = self.tokens[stream][index]
+        if stream in self.first_positions:
+            self.first_positions[stream] = self.first_positions[stream][:, index]
         for layer in self.layers:
-            store = layer.stores[stream]
-            layer.stores[stream] = store[..., index.to(store.device), :]
+            layer.keep(stream, index)
+
+    def reindex(self, stream: int, position_ids: torch.Tensor) -> None:
+        """Let the tokens of a store stand elsewhere.
+
+        Args:
+            position_ids: (3, K) of all its tokens.
+        Raises:
+            ValueError: this cache was made without `rotary`, or of another number of tokens.
+        """
+        tokens = self.tokens[stream]
+        if self.rotary is None:
+            raise ValueError("only a cache made with `rotary` can be re-indexed")
+        if position_ids.shape != tokens.position_ids.shape:
+            raise ValueError(f"{len(tokens)} tokens need positions (3, {len(tokens)}), not {position_ids.shape}")
+        self.evictions += 1
+        self.tokens[stream] = replace(tokens, position_ids=position_ids)
+        device = self.layers[0].first_keys[stream].device
+        turn = (position_ids - self.first_positions[stream]).to(device)
+        cos, sin = self.rotary(torch.zeros(1, device=device), turn[:, None])  # (1, K, D), float32
+        for layer in self.layers:
+            layer.rotate(stream, cos, sin)
 
     def export(self, num_from: int = 0) -> tuple[Layout, torch.Tensor]:
         """What was watched, from the token `num_from` of that store on, for another cache to `receive`.
@@ -153,8 +209,15 @@ class StreamCache(Cache):
         if self.evictions != mark.evictions:
             raise ValueError("tokens were evicted since the mark: what is gone cannot be brought back")
         self.tokens = {stream: self.tokens[stream][:length] for stream, length in mark.lengths.items()}
+        self.first_positions = {
+            stream: first[:, : mark.lengths[stream]]
+            for stream, first in self.first_positions.items()
+            if stream in mark.lengths
+        }
         for layer in self.layers:
-            layer.stores = {stream: store for stream, store in layer.stores.items() if stream in mark.lengths}
+            for stores in (layer.stores, layer.first_keys):
+                for stream in stores.keys() - mark.lengths.keys():
+                    del stores[stream]
             for stream, length in mark.lengths.items():
                 layer.cut(stream, length)
         self.incoming, self.readable, self.num_fed = {}, (), mark.num_fed
@@ -162,7 +225,12 @@ class StreamCache(Cache):
     @property
     def nbytes(self) -> int:
         """Bytes that the keys and values take."""
-        return sum(store.nbytes for layer in self.layers for store in layer.stores.values())
+        held = [store for layer in self.layers for store in (*layer.stores.values(), *layer.first_keys.values())]
+        return sum(store.nbytes for store in held)
 
     def _list(self, stream: int, new: Layout) -> None:
+        if self.rotary is not None:
+            first = self.first_positions.get(stream)
+            new_first = new.position_ids
+            self.first_positions[stream] = new_first if first is None else torch.cat([first, new_first], dim=1)
         self.tokens[stream] = Layout.cat([self.tokens[stream], new]) if stream in self.tokens else new

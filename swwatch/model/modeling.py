@@ -268,9 +268,10 @@ class Watching:
         ).last_hidden_state
         return None if predicts is None else self.lm_head(hidden[0, predicts]).float()
 
-    def new_cache(self) -> StreamCache:
-        """An empty cache for one session."""
-        return StreamCache(self.config.text_config.num_hidden_layers)
+    def new_cache(self, endless: bool = False) -> StreamCache:
+        """An empty cache for one session; `endless`: one that can be re-indexed when old tokens were evicted."""
+        rotary = self.model.language_model.rotary_emb if endless else None
+        return StreamCache(self.config.text_config.num_hidden_layers, rotary)
 
     def embed(self, ids) -> torch.Tensor:
         """(Q,) token ids -> (Q, D) embeddings."""
