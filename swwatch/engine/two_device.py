@@ -19,7 +19,7 @@ import torch.multiprocessing  # noqa: F401  teaches multiprocessing to send tens
 from transformers.initialization import no_init_weights
 
 from swwatch.engine.requests import Look
-from swwatch.engine.watcher import Done, Eye, ThreadWatcher, Watcher, WatcherError, Work
+from swwatch.engine.watcher import Eye, Spent, ThreadWatcher, Watcher, WatcherError, Work
 from swwatch.errors import UserError
 from swwatch.layout import Layout
 from swwatch.model.loading import load
@@ -29,6 +29,7 @@ class Copy:
     """What a model is made of, to make it again on another device or in another process (it can be pickled)."""
 
     def __init__(self, model):
+        model = _plain(model)
         self.family, self.config, self.dtype = type(model), deepcopy(model.config), model.dtype
         self.attention = [c._attn_implementation for c in (model.config.text_config, model.config.vision_config)]
         self.state = model.state_dict()
@@ -141,6 +142,11 @@ def _to_share(part: tuple[int, ...] | Look) -> tuple[int, ...] | Look:
     return Look(part.pixel_values.to("cpu", copy=True), part.grid_thw.to("cpu", copy=True))
 
 
+def _plain(model):
+    """A model itself, where the speaker's is a fast path around it (model/fast.py)."""
+    return model.model if hasattr(model, "another") else model
+
+
 def second_device(model, threads: int = 1) -> Watcher:
     """The watcher of this machine that has a device of its own: the next GPU, or a process on the CPU.
 
@@ -182,10 +188,11 @@ def _open_eye(make: Callable[[], object]) -> int:
     return os.getpid()
 
 
-def _watch(key: int, columns, parts: list) -> Done:
+def _watch(key: int, columns, parts: list) -> tuple[torch.Tensor, Spent]:
     columns = torch.from_numpy(columns)
-    done = _eye.watch(key, Work(Layout(*columns[:5], columns[5:]), tuple(parts)))
-    return Done(done.keys_values.cpu(), done.laps.settle())  # on a GPU .cpu() waits until all is computed
+    keys_values, laps = _eye.watch(key, Work(Layout(*columns[:5], columns[5:]), tuple(parts)))
+    keys_values = keys_values.cpu()  # on a GPU this waits until all is computed
+    return keys_values, laps.spent()
 
 
 def _forget(key: int) -> None:

@@ -11,6 +11,7 @@ process of their own.
 import itertools
 import time
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from concurrent.futures import BrokenExecutor, CancelledError, Executor, Future, ThreadPoolExecutor
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
@@ -73,31 +74,10 @@ class Laps:
         else:
             self._moments.append(time.perf_counter())
 
-    def settle(self) -> "Laps":
-        """Turn events into numbers, once the last has passed."""
-        if self._on_gpu:
-            self._moments = [self._moments[0].elapsed_time(event) / 1000 for event in self._moments]
-            self._on_gpu = False
-        return self
-
     def spent(self) -> Spent:
         """Once the last moment has passed."""
-        begin, seen, end = self.settle()._moments
-        return Spent(seen - begin, end - seen)
-
-
-@dataclass(frozen=True)
-class Done:
-    """A piece of work as the computing side leaves it.
-
-    Attributes:
-        keys_values: (layers, 2, B, N, Q, D), complete once `event` has passed.
-        event: None where everything is complete already.
-    """
-
-    keys_values: torch.Tensor
-    laps: Laps
-    event: torch.cuda.Event | None = None
+        pairs = itertools.pairwise(self._moments)
+        return Spent(*(a.elapsed_time(b) / 1000 if self._on_gpu else b - a for a, b in pairs))
 
 
 class Eye:
@@ -108,8 +88,13 @@ class Eye:
         self.model = model
         self._caches: dict[int, StreamCache | None] = {}  # None: a forward of that session failed half-way
 
-    def watch(self, key: int, work: Work) -> Done:
-        """Feed a session's next rows. What is returned is a copy, which later work does not change."""
+    def watch(self, key: int, work: Work) -> tuple[torch.Tensor, Laps]:
+        """Feed a session's next rows.
+
+        Returns:
+            Their keys and values (layers, 2, B, N, Q, D), a copy which later work does not change, and when. On CUDA
+            all of it is queued then, and not computed.
+        """
         cache = self._caches[key] if key in self._caches else self.model.new_cache()
         if cache is None:
             raise WatcherError("watching failed at an earlier step of this session")
@@ -118,11 +103,11 @@ class Eye:
         laps.lap()
         embeds = torch.cat([self._embed(part) for part in work.parts])
         laps.lap()
-        self.model.step(cache, work.rows, embeds.to(self.model.dtype))
+        self.model.step(cache, work.rows, embeds.to(self.model.dtype), None)
         keys_values = cache.export(num_before)[1]
         laps.lap()
         self._caches[key] = cache
-        return Done(keys_values, laps)
+        return keys_values, laps
 
     @torch.no_grad()
     def _embed(self, part: tuple[int, ...] | Look) -> torch.Tensor:
@@ -144,17 +129,12 @@ class Ticket:
     @property
     def ready(self) -> bool:
         """Whether `take` would return, or raise, at once."""
-        if not self._future.done():
-            return False
-        event = self._event
-        return event is None or event.query()
+        return self._future.done()
 
     def wait(self, timeout_s: float | None = None) -> None:
         """Block until `ready`, or until the time is over."""
         with suppress(CancelledError, TimeoutError):
             self._future.exception(timeout_s)
-        if timeout_s is None and (event := self._event) is not None:
-            event.synchronize()
 
     def take(self) -> Handed:
         """Wait for what comes out.
@@ -162,17 +142,11 @@ class Ticket:
         Raises:
             Exception: what went wrong in the watcher, WatcherError if it is there no more.
         """
-        self.wait()
         try:
-            done = self._future.result()
+            keys_values, spent = self._future.result()
         except (CancelledError, BrokenExecutor) as error:
             raise self._watcher.gone() from error
-        return Handed(self._rows, self._watcher.bring(done.keys_values), done.laps.spent())
-
-    @property
-    def _event(self) -> torch.cuda.Event | None:
-        failed = self._future.cancelled() or self._future.exception() is not None
-        return None if failed else self._future.result().event
+        return Handed(self._rows, self._watcher.bring(keys_values), spent)
 
 
 class Watcher(ABC):
@@ -186,6 +160,12 @@ class Watcher(ABC):
         """Args: an executor with one worker."""
         self._executor = executor
         self._keys = itertools.count()
+        self._listener: Callable[[], None] | None = None
+
+    def listen(self, listener: Callable[[], None]) -> None:
+        """Have a function called, in another thread, whenever a ticket has become ready: for one who drives many
+        sessions and waits on no ticket of theirs."""
+        self._listener = listener
 
     def open(self) -> int:
         """A key for a new session."""
@@ -197,7 +177,9 @@ class Watcher(ABC):
         Raises:
             WatcherError: it is there no more.
         """
-        return Ticket(self, work.rows, self._send(*self._task(key, work)))
+        future = self._send(*self._task(key, work))
+        future.add_done_callback(lambda _: self._listener and self._listener())
+        return Ticket(self, work.rows, future)
 
     def forget(self, key: int) -> None:
         """A session is over: its memory is returned when its turn comes. Nothing happens where all is gone already."""
@@ -220,7 +202,7 @@ class Watcher(ABC):
 
     @abstractmethod
     def _task(self, key: int, work: Work) -> tuple:
-        """A function and its arguments, for the executor to run; it returns a Done."""
+        """A function and its arguments, for the executor to run; it returns keys and values, and Spent."""
 
     @abstractmethod
     def _forgetting(self, key: int) -> tuple:
@@ -263,7 +245,7 @@ class ThreadWatcher(Watcher):
             stream.wait_stream(torch.cuda.current_stream(stream.device))
 
     def bring(self, keys_values: torch.Tensor) -> torch.Tensor:
-        """As `Watcher.bring`. The host has waited for the watcher's event, so no stream needs to."""
+        """As `Watcher.bring`. The host knows that they are complete, so no stream needs to wait."""
         if keys_values.is_cuda:
             # The memory belongs to the watcher's stream. Once dropped it would be given out there again at once, while
             # the speaker's stream may still be copying from it: this makes the allocator wait for that
@@ -279,10 +261,11 @@ class ThreadWatcher(Watcher):
     def _forgetting(self, key: int) -> tuple:
         return self._eye.forget, key
 
-    def _watch(self, key: int, work: Work, made: list) -> Done:
-        """In the watcher's thread. On CUDA this returns when all is queued, not when it is computed."""
+    def _watch(self, key: int, work: Work, made: list) -> tuple[torch.Tensor, Spent]:
+        """In the watcher's thread."""
         if not self._streams:
-            return self._eye.watch(key, work)
+            keys_values, laps = self._eye.watch(key, work)
+            return keys_values, laps.spent()
         with ExitStack() as streams:
             for stream in self._streams:
                 streams.enter_context(torch.cuda.stream(stream))
@@ -292,9 +275,11 @@ class ThreadWatcher(Watcher):
                 if isinstance(part, Look) and part.pixel_values.is_cuda:
                     # dropped by the session while the vision tower may still be reading them: as in `bring`
                     part.pixel_values.record_stream(torch.cuda.current_stream(part.pixel_values.device))
-            done = self._eye.watch(key, work)
+            keys_values, laps = self._eye.watch(key, work)
             # Between two GPUs torch orders the copy behind the current stream of the one and before the current stream
             # of the other. Both are the watcher's own here, so that the speaker's stream is not held up by it
-            keys_values = done.keys_values.to(self._device, non_blocking=True)
-            event = torch.cuda.current_stream(self._device).record_event()  # after it, keys and values are complete
-            return Done(keys_values, done.laps, event)
+            keys_values = keys_values.to(self._device, non_blocking=True)
+            # The only wait of a host for a GPU, and it is this thread's: a ticket is ready when all is computed. So
+            # the speaker never queues anything behind work that is not done, which would hold up other sessions too
+            torch.cuda.current_stream(self._device).synchronize()
+            return keys_values, laps.spent()

@@ -1,0 +1,89 @@
+"""The engines `streams` and `two_device`: the next step is watched by somebody else while this one's words are spoken.
+
+A session hands the rows of a step to a watcher (see watcher.py) as soon as the step has arrived, goes on speaking, and
+takes keys and values into its own cache when the words are out. So the words of a step are chosen before anything of
+the next one is in the cache, and that is all that there is to get right between the two.
+"""
+
+from collections import deque
+
+from swwatch.engine.requests import Feed, Run, Wait
+from swwatch.engine.session import Incoming, Session
+from swwatch.engine.source import Source
+from swwatch.engine.watcher import Spent, Ticket, Watcher, Work
+from swwatch.layout import Layout
+
+
+class BesideSession(Session):
+    """A session of a parallel variant whose watching is done by a `Watcher`, which it may share with others.
+
+    Attributes:
+        spent: what the watcher needed for each step so far, the closing step without video included.
+        num_beside: steps that were handed to the watcher while words were spoken.
+    """
+
+    name, while_speaking = "beside", True
+
+    def __init__(self, model, prompt: list[int], *, watcher: Watcher, **options):
+        """
+        Args:
+            watcher: computes with the same weights; it outlives the session.
+            options: of `Session`.
+        """
+        super().__init__(model, prompt, **options)
+        self.spent: list[Spent] = []
+        self.num_beside = 0
+        self._watcher, self._key = watcher, watcher.open()
+        self._tickets: deque[tuple[Incoming | None, Ticket]] = deque()  # in order of submission; None: the prompt
+
+    def run(self, source: Source) -> Run:
+        """As `Session.run`. The watcher's part of the memory is returned when it ends, in whatever way."""
+        try:
+            yield from super().run(source)
+        finally:
+            self._tickets.clear()
+            self._watcher.forget(self._key)
+
+    def begin(self) -> Run:
+        """Have the prompt fed. It is waited for with the first step."""
+        self._submit(None, self.cursor.prompt(len(self._prompt)), [tuple(self._prompt)])
+        yield from ()
+
+    def _predict(self, rows: Layout, embeds, feeds_left: int) -> Run:
+        if self._watch_ahead():
+            self.num_beside += 1
+            self._submit(self.ahead, self.ahead.rows, self.ahead.parts)
+        return (yield Feed(self.cache, rows, embeds))
+
+    def _bring_in(self, incoming: Incoming) -> Run:
+        """Wait until the watcher is done with a step and what came before it, and take its keys and values."""
+        if not any(of is incoming for of, _ in self._tickets):
+            self._submit(incoming, incoming.rows, incoming.parts)
+        while self._tickets:
+            of, ticket = self._tickets[0]
+            while not ticket.ready:
+                yield Wait(ticket)
+            handed = ticket.take()
+            self.cache.receive(handed.rows, handed.keys_values)
+            self._tickets.popleft()
+            if of is not None:
+                self.spent.append(handed.spent)
+        incoming.num_in = len(incoming.rows)
+        if incoming.last:  # nothing is watched any more, and the last words may be many
+            self._watcher.forget(self._key)
+        yield from self._tell_watched(incoming)
+
+    def _submit(self, incoming: Incoming | None, rows: Layout, parts: list) -> None:
+        self._tickets.append((incoming, self._watcher.submit(self._key, Work(rows, tuple(parts)))))
+
+
+class StreamsSession(BesideSession):
+    """Beside a watcher in a thread, on CUDA in a stream of its own."""
+
+    name = "streams"
+
+
+class TwoDeviceSession(BesideSession):
+    """Beside a watcher with a copy of the model, on another GPU or in another process."""
+
+    name = "two_device"
