@@ -6,16 +6,19 @@ attention reads are rounded up to buckets. Rows that only fill up are written to
 slots beyond the end are seen by nobody, so buckets change nothing but the last digit.
 
 On a CPU, or without graphs, the same code runs as it stands, which is how the tests compare it with the plain model.
-`torch.compile` does the same in its mode "reduce-overhead", for every bucket after a minute of compiling; it is not
-used. Modules and weights are transformers'; the order in which they are called is here.
+The alternative, `torch.compile` in its mode "reduce-overhead", would compile for every bucket; it is not used.
+Modules and weights are transformers'; the order in which they are called is here.
 Legend: S seats in one forward, R rows, Q rows of the longest seat, L slots read, N key heads, G query heads for each
 of them, D width.
 """
 
 from collections.abc import Iterable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import partial
 
 import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import rms_norm, scaled_dot_product_attention
 
 from swwatch import variants
@@ -27,13 +30,15 @@ from swwatch.model.static_cache import NOBODY, StaticCache, Store
 from swwatch.model.tower import Looked, Tower
 from swwatch.visibility import can_see
 
+# the one takes any mask and reads the same keys for several heads, the other is there for what it does not take
+KERNELS = [SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
 MAX_ROWS = 1024  # a forward of more rows keeps the device busy by itself and is not recorded
 # what the device is told of every row, beside its embedding
 STREAM, ORDER, STEP, SEES, T, H, W, CELL, ENTRY, PLACE, WANTED = range(11)
 
 
 def row_bucket(count: int) -> int:
-    """Rows of a forward that takes `count`: exact up to 8, then eight sizes to each doubling."""
+    """Rows of a forward that takes `count`: exact up to 8, then four sizes to each doubling."""
     grain = 1 << max(0, (count - 1).bit_length() - 3)
     return -(-count // grain) * grain
 
@@ -114,8 +119,9 @@ class FastModel:
         # where recorded forwards find their rows
         width = text.config.hidden_size
         self._embeds = torch.zeros((MAX_ROWS, width), dtype=self.dtype, device=self.device)
-        self._columns = torch.zeros((WANTED + 1, MAX_ROWS), dtype=torch.int64, device=self.device)
+        self._columns = torch.zeros((WANTED + 1) * MAX_ROWS, dtype=torch.int64, device=self.device)
         self._heads = torch.arange(self.store.heads, device=self.device) * self.store.slots
+        self._kernels = partial(sdpa_kernel, KERNELS) if self.device.type == "cuda" else nullcontext
         self._home = None  # the stream that all forwards run on
 
     def another(self) -> "FastModel":
@@ -245,11 +251,12 @@ class FastModel:
             columns = columns.to(self.device, non_blocking=True)
             return self._compute(bucket, columns, embeds)
         # pageable memory: the bytes are taken along before the call returns, and nothing waits for the device
-        self._columns[:, : bucket.rows].copy_(columns, non_blocking=True)
+        described = self._columns[: columns.numel()].view(columns.shape)
+        described.copy_(columns, non_blocking=True)
         self._embeds[: len(embeds)].copy_(embeds)
 
         def compute() -> torch.Tensor:
-            return self._compute(bucket, self._columns[:, : bucket.rows], self._embeds[: bucket.rows])
+            return self._compute(bucket, described, self._embeds[: bucket.rows])
 
         if self._graphs is None:
             return compute()
@@ -286,7 +293,8 @@ class FastModel:
             k, v = (
                 part[span, :, None, :length].flatten(0, 1).expand(-1, q.shape[1], -1, -1) for part in (keys, values)
             )
-            x = scaled_dot_product_attention(q, k, v, attn_mask=bias, scale=attention.scaling)
+            with self._kernels():
+                x = scaled_dot_product_attention(q, k, v, attn_mask=bias, scale=attention.scaling)
             x = x.unflatten(0, (-1, store.heads)).permute(0, 3, 1, 2, 4).flatten(2)  # (S, Q, D)
             hidden = hidden + attention.o_proj(_in_rows(x, columns[PLACE], bucket))
             hidden = hidden + layer.mlp(_norm(layer.post_attention_layernorm, hidden))
