@@ -81,14 +81,14 @@ def test_an_exception_is_raised_in_the_session_it_belongs_to(load_tiny):
     loaded = load_tiny("group")
     pieces = [work_of(loaded, random_stream(loaded, [(2, 2)] * 3, seed=seed)) for seed in range(2)]
     model = Hesitant(loaded.model)
-    model.failing_at = {2}  # the first picture of the second session
+    model.failing = pieces[1][1].parts[0].pixel_values
     with ThreadWatcher(model) as watcher:
         keys = [watcher.open() for _ in pieces]
         tickets = [[watcher.submit(key, works[i]) for key, works in zip(keys, pieces, strict=True)] for i in range(4)]
         for (ours, _), theirs in zip(tickets, directly(loaded, pieces[0]), strict=True):
             assert torch.equal(ours.take().keys_values, theirs), "the other session goes on"
         tickets[0][1].take()
-        with pytest.raises(ArithmeticError, match="picture 2"):
+        with pytest.raises(ArithmeticError, match="this picture"):
             tickets[1][1].take()
         with pytest.raises(WatcherError, match="earlier step of this session"):
             tickets[2][1].take()
@@ -152,9 +152,8 @@ def test_a_device_watcher_has_a_copy_that_computes_the_same(load_tiny):
 
 def test_a_failed_piece_keeps_no_memory(load_tiny):
     loaded = load_tiny("group")
-    model = Hesitant(loaded.model)
-    model.failing_at = {1}
-    pieces, eye = work_of(loaded, random_stream(loaded, [(2, 2)])), Eye(model)
+    model, pieces = Hesitant(loaded.model), work_of(loaded, random_stream(loaded, [(2, 2)]))
+    model.failing, eye = pieces[1].parts[0].pixel_values, Eye(model)
     eye.watch(0, pieces[0])
     cache = weakref.ref(eye._caches[0])
     with pytest.raises(ArithmeticError):

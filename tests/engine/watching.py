@@ -21,21 +21,20 @@ def work_of(loaded, stream, variant="group") -> list[Work]:
 
 
 class Hesitant:
-    """A model that waits for a random while before each call, and fails at the pictures it is told to fail at."""
+    """A model that waits for a random while before each call, and cannot watch one picture that it is told."""
 
     def __init__(self, model, seed=0, most_s=0.003):
         self.model, self.chance, self.most_s = model, random.Random(seed), most_s
-        self.failing_at, self.num_looks = set(), 0
+        self.failing = None
 
     def __getattr__(self, name):
         return getattr(self.model, name)
 
-    def watch_video(self, *args):
+    def watch_video(self, pixel_values, grid_thw):
         time.sleep(self.chance.uniform(0, self.most_s))
-        self.num_looks += 1
-        if self.num_looks in self.failing_at:
-            raise ArithmeticError(f"picture {self.num_looks} cannot be watched")
-        return self.model.watch_video(*args)
+        if pixel_values is self.failing:
+            raise ArithmeticError("this picture cannot be watched")
+        return self.model.watch_video(pixel_values, grid_thw)
 
     def step(self, *args):
         time.sleep(self.chance.uniform(0, self.most_s))
