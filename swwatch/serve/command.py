@@ -7,7 +7,6 @@ import argparse
 import importlib.util
 import os
 import socket
-import sys
 import threading
 import webbrowser
 from pathlib import Path
@@ -84,7 +83,6 @@ def serve(args: argparse.Namespace, limits) -> int:
         threading.Thread(target=webbrowser.open, args=(page,), daemon=True).start()
     log("serving", host=args.host, port=listener.getsockname()[1], token=token is not None)
     run(server, listener)
-    print("stopped", file=sys.stderr)
     return 0
 
 
@@ -114,6 +112,8 @@ def page_address(host: str, port: int) -> str:
 
 def build(args: argparse.Namespace, limits, gate):
     """Everything of a server but its socket."""
+    from transformers.utils.logging import disable_progress_bar
+
     from swwatch.data.prompt import load_prompts
     from swwatch.model.loading import load
     from swwatch.serve.app import Server
@@ -123,6 +123,7 @@ def build(args: argparse.Namespace, limits, gate):
     from swwatch.serve.sessions import Sessions
     from swwatch.serve.stages import Checkpoint, Stages
 
+    disable_progress_bar()  # stderr is for log lines
     folder = Folder(args.files)
     models, variant, notes = (args.model, args.variant, []) if args.model else toy_checkpoint()
     how = {"device": args.device, "dtype": args.dtype, "attention": args.attention}

@@ -16,7 +16,7 @@ COUNTED = ("bad_message", "bad_frame", "too_large", "too_many_pixels")  # mistak
 
 
 class Gone(Exception):
-    """The client has left."""
+    """The client has left; its argument is the close code, where there is one."""
 
 
 class Connection:
@@ -109,6 +109,8 @@ class Connection:
             await self._last_words(End(reason="replaced"), protocol.CLOSE_REPLACED)
             raise Gone
         for result in results:
+            if isinstance(result, Gone) and result.args == (protocol.CLOSE_DONE,):
+                session.stop("stopped")  # it said goodbye, and will not be back
             if isinstance(result, Exception):
                 raise result
         return writer.result() if writer in done else protocol.CLOSE_DONE
@@ -156,7 +158,7 @@ class Connection:
     async def _receive(self) -> str | bytes:
         message = await self.websocket.receive()
         if message["type"] == "websocket.disconnect":
-            raise Gone
+            raise Gone(message.get("code"))
         text = message.get("text")
         return message["bytes"] if text is None else text
 

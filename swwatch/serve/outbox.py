@@ -98,12 +98,12 @@ class Outbox:
     async def next(self) -> Message:
         """What to send now. Acknowledgements go first: they are what a sender paces itself by."""
         while True:
-            if self._errors:
-                return self._sent(self._errors.popleft())
             for name in ("_ack", "_stats"):
                 if (message := getattr(self, name)) is not None:
                     setattr(self, name, None)
                     return message
+            if self._errors:
+                return self._sent(self._errors.popleft())
             if self._pong:
                 self._pong = False
                 return Pong()

@@ -1,0 +1,169 @@
+"""A session's own rules, with a model that is made of nothing: what it says, when it hangs, when it breaks."""
+
+import asyncio
+import threading
+import time
+from collections import deque
+
+import pytest
+
+from swwatch.errors import UserError
+from swwatch.live import Ended, Pushed, Stats, Watched
+from swwatch.serve import session as sessions
+from swwatch.serve.limits import Limits
+from swwatch.serve.metrics import Metrics
+from swwatch.serve.protocol import Opened, ProtocolError
+from swwatch.serve.session import Session, Threads
+
+
+class FakeLive:
+    """A LiveSession that a test plays by hand."""
+
+    def __init__(self, obeys: bool = True):
+        self.obeys, self.events, self.reads, self.calls = obeys, deque(), 0, []
+        self._there = threading.Event()
+
+    def say(self, *events) -> None:
+        self.events.extend(events)
+        self._there.set()
+
+    def read(self, timeout_s):
+        self._there.wait(0.01)
+        self._there.clear()
+        got = [self.events.popleft() for _ in range(min(4, len(self.events)))]
+        self.reads += bool(got)
+        if self.events:
+            self._there.set()
+        return got
+
+    def stop(self) -> None:
+        self.calls.append("stop")
+        if self.obeys:
+            self.say(Ended(None))
+
+    def push(self, timestamp_s, frame):
+        return Pushed(True, 0, 0)
+
+    def stats(self) -> Stats:
+        return Stats()
+
+
+class Connection:
+    replaced = False
+
+    def replace(self) -> None:
+        self.replaced = True
+
+
+def play(test, *, live: FakeLive | None = None, **limits):
+    """Run `test(session, live, over)` with a session in an event loop."""
+
+    async def run():
+        told = Limits(**limits)
+        fake, over = live or FakeLive(), []
+        names = ("session", "variant", "engine", "why", "schedule", "question", "policy")
+        opened = Opened(**dict.fromkeys(names, "x"), rate=2.0, limits=told.told(), grace_s=1, left_s=1)
+        threads = Threads(2)
+        session = Session(fake, opened, limits=told, metrics=Metrics(), threads=threads, on_over=over.append)
+        try:
+            await asyncio.wait_for(test(session, fake, over), 30)
+        finally:
+            session.cancel()
+            threads.close()
+
+    asyncio.run(run())
+
+
+async def last(session):
+    """Read to the end -> all messages."""
+    got = []
+    while not got or got[-1].type != "end":
+        got.append(await session.outbox.next())
+    return got
+
+
+def test_the_model_is_not_read_while_the_client_does_not_read():
+    async def test(session, live, over):
+        live.say(*(Watched(step, 0.0, 0.0) for step in range(100)))
+        await asyncio.sleep(0.3)
+        assert len(session.outbox) <= 10 + 4 and live.events, "the rest stays with the model, which stands still then"
+        live.say(Ended(None))
+        got = await last(session)
+        assert [message.step for message in got[:-1] if message.type == "watched"] == list(range(100))
+        assert got[-1].reason == "finished" and over == [session]
+
+    play(test, max_unread=10)
+
+
+def test_stop_reaches_a_client_that_does_not_read():
+    async def test(session, live, over):
+        live.say(*(Watched(step, 0.0, 0.0) for step in range(100)))
+        await asyncio.sleep(0.2)
+        session.stop("shutdown")
+        while not over:
+            await asyncio.sleep(0.01)
+        assert (await last(session))[-1].reason == "shutdown"
+
+    play(test, max_unread=10)
+
+
+def test_a_model_that_hangs_is_not_waited_for(monkeypatch):
+    monkeypatch.setattr(sessions, "STOP_WITHIN_S", 0.1)
+
+    async def test(session, live, over):
+        session.stop("limit")
+        assert (await last(session))[-1].reason == "limit" and live.calls == ["stop"]
+
+    play(test, live=FakeLive(obeys=False))
+
+
+@pytest.mark.parametrize(
+    "error, message",
+    [
+        (RuntimeError("secret path /home/x"), "the model failed; the server's log has more"),
+        (UserError("the stream ended before its first frame"), "the stream ended before its first frame"),
+    ],
+)
+def test_a_model_that_fails_is_told_without_its_inside(error, message):
+    async def test(session, live, over):
+        live.say(Ended(error))
+        told, end = await last(session)
+        assert (told.code, told.message, told.fatal, end.reason) == ("model_error", message, True, "error")
+
+    play(test)
+
+
+def test_a_fault_of_the_server_ends_the_session_and_is_told():
+    async def test(session, live, over):
+        live.say("no event at all")
+        told, end = await last(session)
+        assert (told.code, end.reason) == ("server_error", "error")
+
+    play(test)
+
+
+def test_the_first_reason_to_end_stands():
+    async def test(session, live, over):
+        session.stop("stopped")
+        session.stop("shutdown")
+        session.fail(ProtocolError("source", "too late"))
+        assert [message.type for message in await last(session)] == ["end"]
+        assert live.calls == ["stop"]
+
+    play(test)
+
+
+def test_a_connection_that_was_replaced_does_not_begin_the_grace_of_its_successor():
+    async def test(session, live, over):
+        first, second = Connection(), Connection()
+        session.attach(first)
+        session.attach(second)
+        session.detach(first)
+        assert first.replaced and session.connection is second
+        await asyncio.sleep(1.2)
+        assert not over
+        session.detach(second)
+        began = time.monotonic()
+        assert (await last(session))[-1].reason == "idle" and time.monotonic() - began >= 0.4
+
+    play(test, grace_s=0.5)

@@ -1,0 +1,44 @@
+"""SIGINT ends every session with an event, removes what clients sent, and leaves with exit code 0."""
+
+import json
+import signal
+import socket
+import tempfile
+from pathlib import Path
+
+from websockets.exceptions import ConnectionClosed
+
+
+def test_a_signal_ends_all_sessions_with_an_event(leaving, client):
+    mine = {"server": leaving, "open": {}}
+    speaking, waiting, silent, absent = (client(**mine) for _ in range(4))
+    for one in (speaking, waiting, silent, absent):
+        one.until("opened")
+    unopened = client(server=leaving)
+    for number in range(6):
+        speaking.frame(number)
+    speaking.until("token")
+    speaking.send(type="end")  # thousands of tokens to come
+    deaf = socket.create_connection(("127.0.0.1", int(leaving.url.rpartition(":")[2])))  # never says a word
+    absent.socket.socket.shutdown(socket.SHUT_RDWR)
+    leaving.upload(b"something")
+    folders = set(Path(tempfile.gettempdir()).glob("swwatch-uploads-*"))
+    assert any(list(folder.iterdir()) for folder in folders)
+
+    leaving.process.send_signal(signal.SIGINT)
+    for one in (speaking, waiting, silent):
+        assert one.until("end").reason == "shutdown" and one.closed() == 1001
+    try:
+        unopened.next()
+    except ConnectionClosed:
+        pass
+    assert leaving.stop() == 0
+    deaf.close()
+    events = [json.loads(line)["event"] for line in leaving.log.read_text().splitlines()]
+    assert events[-1] == "stopped" and events.count("session ended") == 4
+    assert "Traceback" not in leaving.log.read_text()
+    assert not any(list(folder.iterdir()) for folder in folders if folder.exists() and _is_ours(folder, leaving))
+
+
+def _is_ours(folder: Path, server) -> bool:
+    return any(path.read_bytes() == b"something" for path in folder.iterdir())
