@@ -5,9 +5,11 @@ import pytest
 
 from swwatch import narrate as module
 from swwatch.data.video import StepFrames
-from swwatch.engine.trace import SimulatedClock
+from swwatch.engine.requests import drive
+from swwatch.engine.source import FileSource
+from swwatch.engine.trace import RealTimeClock, SimulatedClock, Watched
 from swwatch.errors import UserError
-from swwatch.narrate import caption_of, narrate
+from swwatch.narrate import Token, caption_of, narrate, narration
 
 
 def steps(n):
@@ -49,6 +51,49 @@ def test_text_of_the_tokens_is_the_decoded_caption(load_tiny):
     tokens = list(narrate(loaded, steps(5), question="Q?", system="S", max_new_tokens=40))
     whole = loaded.tokenizer.decode([token.token_id for token in tokens], skip_special_tokens=True)
     assert caption_of(tokens).rstrip("\ufffd") == whole.strip().rstrip("\ufffd")
+
+
+@pytest.mark.parametrize("engine", ["serial", "fused"])
+def test_a_file_hands_its_steps_over_no_sooner_than_they_arrive(load_tiny, engine):
+    """Each look at this clock takes 0.1 s, so that some steps arrive while words are said."""
+    wall = [0.0]
+
+    def model_time():
+        wall[0] += 0.1
+        return wall[0]
+
+    clock = SimulatedClock(now=model_time)
+    options = {"question": "Q?", "system": "S", "clock": clock, "max_new_tokens": 30, "engine": engine}
+    events = list(drive(load_tiny("overlap").model, narration(load_tiny("overlap"), steps(8), **options)))
+    watched = [event for event in events if isinstance(event, Watched)]
+    assert [(event.step, event.arrival_s) for event in watched] == [(i, i + 0.5) for i in range(8)]
+    assert all(event.t_s > event.arrival_s for event in watched)
+    tokens = [event for event in events if isinstance(event, Token)]
+    assert all(token.t_emit_s > token.t_frame_s for token in tokens)
+
+
+def test_a_file_source_keeps_to_its_clock_and_is_read_as_it_is_wanted():
+    read, wall = [], [0.0]
+
+    def stepping():
+        for step in steps(3):
+            read.append(step.step)
+            yield step
+
+    clock = RealTimeClock(now=lambda: wall[0], sleep=lambda s: wall.__setitem__(0, wall[0] + s))
+    source = FileSource(stepping(), lambda step: step, clock)
+    assert read == [] and source.poll() is None and not source.ended and read == [0]
+    source.wait(0.2)
+    assert clock.now() == 0.2 and source.poll() is None
+    source.wait()
+    assert clock.now() == 0.5 and source.poll().step == 0 and source.poll() is None
+    wall[0] = 9.0
+    assert [source.poll().step, source.poll().step, source.poll()] == [1, 2, None] and source.ended
+    assert source.orders() == []
+    source.wait()  # returns: nothing comes any more
+    simulated = FileSource(steps(1), lambda step: step, SimulatedClock(now=lambda: 0.0))
+    simulated.wait(0)
+    assert simulated.poll().step == 0, "simulated time goes on at once, whatever the limit"
 
 
 def test_a_stream_without_frames_is_an_error(load_tiny):

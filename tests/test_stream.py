@@ -23,24 +23,33 @@ def run(tiny_checkpoint, clip, *flags) -> int:
     return cli.run(stream.main, argv)
 
 
+def tokens_of(path) -> list[dict]:
+    return [event for event in map(json.loads, path.read_text().splitlines()) if "token_id" in event]
+
+
 def test_tokens_and_their_provenance_are_written_as_they_come(tiny_checkpoint, clip, tmp_path, capsys):
     out = tmp_path / "tokens.jsonl"
     assert run(tiny_checkpoint, clip, "--jsonl", str(out), "--max-new-tokens", "40") == 0
-    tokens = [json.loads(line) for line in out.read_text().splitlines()]
+    events = [json.loads(line) for line in out.read_text().splitlines()]
+    tokens = [event for event in events if "token_id" in event]
     num_steps = sum(1 for _ in iter_steps(clip))
+    watched = [event for event in events if event.get("event") == "watched"]
+    assert len(watched) + len(tokens) == len(events) and set(watched[0]) == {"event", "step", "arrival_s", "t_s"}
+    assert [event["step"] for event in watched] == list(range(num_steps))
     assert set(tokens[0]) == {"step", "token_id", "text", "newest_visible_step", "t_emit_s", "t_frame_s"}
     for step in range(num_steps - 1):
         assert sum(token["step"] == step for token in tokens) == 3
     assert all(token["t_frame_s"] == token["newest_visible_step"] + 0.5 <= token["t_emit_s"] for token in tokens)
     lines = capsys.readouterr().out.splitlines()
     assert "group, wait-k:3" in lines[0]
+    assert lines[1].startswith("engine serial: on a CPU")
     assert [line.split()[1] for line in lines if line.startswith("seen")][:2] == ["0-1", "0-2"]
 
 
 def test_another_schedule_is_the_disturbance_test(tiny_checkpoint, clip, tmp_path):
     out = tmp_path / "tokens.jsonl"
     assert run(tiny_checkpoint, clip, "--jsonl", str(out), "--schedule", "wait-k:1") == 0
-    steps = [json.loads(line)["step"] for line in out.read_text().splitlines()]
+    steps = [token["step"] for token in tokens_of(out)]
     assert [steps.count(step) for step in range(3)] == [1, 1, 1]
 
 
@@ -88,11 +97,30 @@ def test_a_real_time_clock_waits_for_frames_and_a_simulated_one_skips_the_wait()
     assert fast.now() == 3.5
 
 
-def test_realtime_plays_at_the_files_own_pace(tiny_checkpoint, clip, tmp_path):
+@pytest.mark.parametrize("engine", ["serial", "fused", "streams"])
+def test_every_engine_narrates_alike(tiny_checkpoint, clip, tmp_path, capsys, engine):
+    said = []
+    for name in ("serial", engine):
+        out = tmp_path / f"{name}.jsonl"
+        assert run(tiny_checkpoint, clip, "--jsonl", str(out), "--max-new-tokens", "30", "--engine", name) == 0
+        said.append([(token["step"], token["token_id"]) for token in tokens_of(out)])
+    assert said[0] == said[1]
+    assert f"engine {engine}: asked for" in capsys.readouterr().out
+
+
+def test_an_engine_that_cannot_run_the_variant_is_refused(tiny_checkpoint, clip, capsys):
+    argv = ["--model", str(tiny_checkpoint), "--video", str(clip), "--variant", "interleave", "--device", "cpu"]
+    assert cli.run(stream.main, [*argv, "--engine", "fused"]) == 2
+    assert "Take the engine 'serial'" in capsys.readouterr().err
+
+
+def test_realtime_plays_at_the_files_own_pace(tiny_checkpoint, clip, tmp_path, capsys):
     """The last step of an n-second clip arrives at n - 0.5 s and cannot be told before."""
     num_steps = sum(1 for _ in iter_steps(clip))
     began = time.monotonic()
     out = tmp_path / "tokens.jsonl"
     assert run(tiny_checkpoint, clip, "--realtime", "--jsonl", str(out), "--max-new-tokens", "30") == 0
     assert time.monotonic() - began >= num_steps - 0.5
-    assert json.loads(out.read_text().splitlines()[-1])["t_emit_s"] >= num_steps - 0.5
+    assert tokens_of(out)[-1]["t_emit_s"] >= num_steps - 0.5
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("seen")]
+    assert [line.split()[1] for line in lines] == [f"0-{step + 1}" for step in range(num_steps)]
