@@ -104,8 +104,12 @@ class Measurement:
         self.result |= {"sustain": [], "soak": [], "left_out": []}
 
     def run(self) -> dict:
-        for shape in self.settings.shape:
-            self.shape(shape)
+        """Measure all that is asked for. Ctrl-C ends the measuring and keeps what there is."""
+        try:
+            for shape in self.settings.shape:
+                self.shape(shape)
+        except KeyboardInterrupt:
+            self.result["left_out"].append({"part": "what was still to come", "reason": "stopped from outside"})
         return self.save()
 
     def save(self) -> dict:
@@ -223,7 +227,9 @@ class Measurement:
                 rows[name] = {"not_measured": f"a run would take about {expected:.0f} s, more than {limit}"}
                 continue
             runs[name], peaks[name] = [], None
-        for turn in range(self.settings.repeats):
+        base = not any(found["shape"] == point.shape for found in self.result["points"])
+        repeats = self.settings.repeats if base else self.settings.sweep_repeats
+        for turn in range(repeats):
             for name in [n for n in runs if turn == 0 or n not in once]:
                 forget_peak(self.cuda)
                 try:
@@ -234,7 +240,7 @@ class Measurement:
                     continue
                 peaks[name] = max(filter(None, (peaks[name], memory_peak(self.cuda))), default=None)
                 seconds = statistics.median(runs[name][-1].played.step_times())
-                self.say(f"  {name} {turn + 1}/{self.settings.repeats}: {seconds:.4f} s a step")
+                self.say(f"  {name} {turn + 1}/{repeats}: {seconds:.4f} s a step")
         return {name: made for name, made in runs.items() if made}, peaks
 
     def warm_up(self, bed: Bed, name: str, point: Point) -> Run:

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 import psutil
 import torch
 
-from swwatch.engine.requests import drive
+from swwatch.engine.requests import Run, Wait, drive
 from swwatch.engine.trace import Spoken
 from swwatch.layout import KINDS, Kind
 
@@ -146,11 +146,11 @@ def differences(values: Sequence[float]) -> list[float]:
     return [b - a for a, b in zip(values, values[1:], strict=False)]
 
 
-class Attended:
-    """A source that notes when it was first polled; the piece of work before a wait ends where the wait begins."""
+class FirstPoll:
+    """A source that notes when it was first polled."""
 
-    def __init__(self, source, stopwatch: Stopwatch):
-        self._source, self._stopwatch = source, stopwatch
+    def __init__(self, source):
+        self._source = source
         self.at_s = self.cpu_s = None
 
     def __getattr__(self, name: str):
@@ -161,9 +161,18 @@ class Attended:
             self.at_s, self.cpu_s = time.perf_counter(), cpu_seconds()
         return self._source.poll()
 
-    def wait(self, timeout_s: float | None = None) -> None:
-        self._stopwatch.stop()
-        self._source.wait(timeout_s)
+
+def attended(run: Run, stopwatch: Stopwatch) -> Run:
+    """The same run; where it begins to wait, for its source or for a watcher, the work before is over."""
+    answer = None
+    while True:
+        try:
+            event = run.send(answer)
+        except StopIteration:
+            return
+        if isinstance(event, Wait):
+            stopwatch.stop()
+        answer = yield event
 
 
 def cpu_seconds() -> float:
@@ -187,10 +196,10 @@ def play(
         meters: read whenever a token comes out.
     """
     stopwatch, played = Stopwatch(model, wait), Played()
-    first = Attended(source, stopwatch)
+    first = FirstPoll(source)
     meters = {"watched": lambda: stopwatch.watched} | (meters or {})
     played.meters = {name: [] for name in meters}
-    for event in drive(stopwatch, session.run(first)):
+    for event in drive(stopwatch, attended(session.run(first), stopwatch)):
         if isinstance(event, Spoken):
             played.emit_s.append(time.perf_counter())
             played.tokens.append(event.token_id)

@@ -20,11 +20,10 @@ COLOURS = {  # colour-blind safe (Okabe and Ito)
 
 
 def draw_gain(result: dict, path: Path) -> Path:
-    """S against the video tokens of a step, measured, with the bound: one panel for each model and K."""
-    groups = _groups(result, ("shape", "k"), vary="video_tokens")
+    """S against the video tokens of a step, measured, with the bound: a panel for each model, K and number of steps."""
+    groups = _groups(result)
     figure, axes = _panels(len(groups))
-    for axis, ((shape, k), points) in zip(axes, groups.items(), strict=True):
-        points = [point for point in points if "bound" in point]
+    for axis, ((shape, k, steps), points) in zip(axes, groups.items(), strict=False):
         tokens = [point["video_tokens"] for point in points]
         axis.plot(tokens, [point["bound"] for point in points], "--", color="#777777", label="bound (p+g)/max(p,g)")
         axis.plot(
@@ -37,7 +36,12 @@ def draw_gain(result: dict, path: Path) -> Path:
             if shown:
                 axis.plot(*zip(*shown, strict=True), "o-", color=COLOURS[name], label=f"{name}, measured")
         axis.axhline(1, color="black", lw=0.8)
-        axis.set(xscale="log", xlabel="video tokens a step", ylabel="S: serial by engine", title=f"{shape}, K = {k}")
+        axis.set(
+            xscale="log",
+            xlabel="video tokens a step",
+            ylabel="S: serial by engine",
+            title=f"{shape}, K = {k}, {steps} steps",
+        )
         axis.set_xticks(tokens, [str(value) for value in tokens])
         axis.minorticks_off()
         axis.set_ylim(0, 2.1)
@@ -79,16 +83,18 @@ def _longest_with(result: dict, like: dict, name: str) -> dict | None:
     return max(found, key=lambda point: point["steps"], default=None)
 
 
-def _groups(result: dict, by: tuple[str, ...], vary: str) -> dict[tuple, list[dict]]:
-    """Points with the same `by` and their base's steps, in the order of `vary`. Lone ones only if all are."""
+def _groups(result: dict) -> dict[tuple, list[dict]]:
+    """Points that differ in video tokens alone, in their order; lone ones only if all are.
+
+    Returns:
+        (shape, k, steps) -> points.
+    """
     groups: dict[tuple, list[dict]] = {}
-    for shape in result["shapes"]:
-        points = [point for point in result["points"] if point["shape"] == shape]
-        for point in points:
-            if point["steps"] == points[0]["steps"]:
-                groups.setdefault(tuple(point[key] for key in by), []).append(point)
+    for point in result["points"]:
+        if "bound" in point:
+            groups.setdefault((point["shape"], point["k"], point["steps"]), []).append(point)
     many = {key: points for key, points in groups.items() if len(points) > 1} or groups
-    return {key: sorted(points, key=lambda point: point[vary]) for key, points in many.items()}
+    return {key: sorted(points, key=lambda point: point["video_tokens"]) for key, points in many.items()}
 
 
 def _panels(count: int):

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from itertools import pairwise
 
 from swwatch.bench.memory import memory_now
-from swwatch.bench.stream_measure import Attended, Stopwatch
+from swwatch.bench.stream_measure import Stopwatch, attended
 from swwatch.bench.stream_source import Camera
 from swwatch.engine.requests import drive
 from swwatch.engine.trace import RealTimeClock, Spoken
@@ -37,7 +37,7 @@ def soak(open_session, model, pictures, *, minutes: float, rate: float, queue: i
     session = open_session(clock)
     stream = Camera(pictures, clock, rate, max(2, round(60 * minutes * rate)), queue)
     stopwatch, samples = Noted(model), []
-    for event in drive(stopwatch, session.run(Attended(stream, stopwatch))):
+    for event in drive(stopwatch, attended(session.run(stream), stopwatch)):
         if isinstance(event, Spoken):
             now = time.perf_counter()
             busy = sum(work.seconds for work in stopwatch.work)

@@ -17,7 +17,22 @@ from swwatch.bench.stream_source import PROMPT_LEN
 from swwatch.config import load_settings
 from swwatch.errors import UserError
 
-SMALL = ["--shape", "toy", "--video-tokens", "4,6", "--k", "2", "--steps", "5", "--repeats", "2", "--threads", "1"]
+SMALL = [
+    "--shape",
+    "toy",
+    "--video-tokens",
+    "4,6",
+    "--k",
+    "2",
+    "--steps",
+    "5",
+    "--repeats",
+    "2",
+    "--sweep-repeats",
+    "2",
+    "--threads",
+    "1",
+]
 PARTS = [
     "--sustain",
     "--hold-s",
@@ -154,7 +169,7 @@ def test_the_base_comes_first_and_the_others_vary_one_by_one_or_in_all_combinati
     lists = {"shape": ("toy", "0.2b"), "video_tokens": (64, 16), "k": (3, 1), "steps": (30, 10)}
     few = points(settle(StreamSettings(**lists), cuda=False))
     assert len(few) == 2 * 4 and str(few[0]) == "toy, 64 video tokens, K = 3, 30 steps"
-    assert [(p.video_tokens, p.k, p.steps) for p in few[:4]] == [(64, 3, 30), (16, 3, 30), (64, 1, 30), (64, 3, 10)]
+    assert [(p.video_tokens, p.k, p.steps) for p in few[:4]] == [(64, 3, 30), (64, 3, 10), (16, 3, 10), (64, 1, 10)]
     every = points(settle(StreamSettings(**lists, full=True), cuda=False))
     assert len(every) == len(set(every)) == 2 * 8 and every[0] == few[0]
     default = settle(StreamSettings(), cuda=True)
