@@ -88,9 +88,7 @@ def _is_public(address: str) -> bool:
 def locate(source: str | Path, *, allow_private: bool = True, rtsp_transport: str = "tcp") -> Location:
     """What a source is and how PyAV is told to open it. Opens nothing. Arguments as for `live_sources.FrameStream`."""
     name = str(source)
-    if name.startswith(CAMERA):
-        return _camera(name.removeprefix(CAMERA), sys.platform)
-    if isinstance(source, str) and "://" in source:
+    if isinstance(source, str) and ("://" in source or not allow_private):  # a stranger's can be nothing else
         check_url(source, allow_private=allow_private)
         if source.lower().startswith("http"):
             formats = f"{FORMATS},{PLAYLISTS}" if allow_private else FORMATS
@@ -104,6 +102,8 @@ def locate(source: str | Path, *, allow_private: bool = True, rtsp_transport: st
         # The frame rate is of no use here, and to find it out would take seconds.
         options |= {"rtsp_transport": rtsp_transport, "fpsprobesize": "0", "analyzeduration": "1000000"}
         return Location("rtsp", source, shown_url(source), "rtsp", options)
+    if name.startswith(CAMERA):
+        return _camera(name.removeprefix(CAMERA), sys.platform)
     path = Path(source)
     if not path.is_file():
         reason = "is a folder" if path.is_dir() else "is no regular file" if path.exists() else "does not exist"
@@ -120,7 +120,7 @@ def _camera(name: str, platform: str) -> Location:
     if not name:
         raise UserError("camera: lacks its number: camera:0 is the first")
     if form == "v4l2":
-        if not re.fullmatch(r"\d+|/dev/[\w/.:-]+", name):
+        if not re.fullmatch(r"\d+|/dev/\w[\w/-]*", name):
             raise UserError(f"{shown}: give its number or its device, such as camera:0 or camera:/dev/video0")
         return Location("camera", f"/dev/video{name}" if name.isdigit() else name, shown, form)
     if form == "avfoundation":

@@ -65,7 +65,8 @@ class FrameStream:
             reconnects: attempts after a connection is lost, until one has held for half a minute.
             backoff_s: the pause before the first of them.
             on_reconnect: told before each attempt, from the reading thread.
-            allow_private: see `check_url`; where it is false, redirects and playlists are refused, too.
+            allow_private: see `check_url`. Where it is false, as for what strangers give, a string must be an address,
+                and redirects and playlists are refused.
             rtsp_transport: "tcp", or "udp" for cameras that know nothing else.
         Raises:
             UserError: from here, what cannot be a source; from the iteration, everything else.
