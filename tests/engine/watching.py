@@ -39,3 +39,13 @@ class Hesitant:
     def step(self, *args):
         time.sleep(self.chance.uniform(0, self.most_s))
         return self.model.step(*args)
+
+
+def hesitant_copy(copy, most_s: float):
+    """For a ProcessWatcher to make: a copy of a model that hesitates."""
+    return Hesitant(copy.on("cpu"), most_s=most_s)
+
+
+def no_model():
+    """For a ProcessWatcher to fail at."""
+    raise ArithmeticError("there is no such model")

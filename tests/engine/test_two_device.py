@@ -1,0 +1,231 @@
+"""A watcher in a process of its own: the same words, and nothing left behind, however either side ends."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from functools import partial
+
+import psutil
+import pytest
+import torch
+from streams import Paced, ToldSession, fed_positions, plain, random_stream, spoken_by
+from watching import hesitant_copy, no_model, work_of
+
+from swwatch.engine.batch import Batch, Ended
+from swwatch.engine.beside import TwoDeviceSession
+from swwatch.engine.requests import Look, drive
+from swwatch.engine.session import Decoding, Session
+from swwatch.engine.source import Ask
+from swwatch.engine.trace import Spoken
+from swwatch.engine.two_device import Copy, ProcessWatcher, second_device
+from swwatch.engine.watcher import WatcherError, Work
+from swwatch.errors import UserError
+from swwatch.schedule import RandomK, WaitK
+from swwatch.variants import VARIANTS, Speaks
+
+PARALLEL = [name for name, variant in VARIANTS.items() if variant.speaks is Speaks.PARALLEL]
+SIZES = [(2, 3)] * 5
+PATIENCE_S = 120  # for things that take no time at all on a machine that is not busy
+
+
+@pytest.fixture(scope="module")
+def watcher(load_tiny):
+    """One process for this module. Watched rows are those of overlap; the three variants differ in positions alone,
+    which come with the work."""
+    with ProcessWatcher(partial(hesitant_copy, Copy(load_tiny("overlap").model), 0.002)) as shared:
+        yield shared
+
+
+@pytest.mark.parametrize("schedule", [WaitK(3), RandomK(2, seed=4)], ids=str)
+@pytest.mark.parametrize("variant", PARALLEL)
+def test_p2_it_says_what_serial_says(load_tiny, watcher, variant, schedule):
+    """And feeds the same tokens, once (P4), with a question in mid-stream, whenever steps arrive."""
+    loaded = load_tiny(variant)
+    for seed, gaps in enumerate(([0] * 6, [0, 1, 3, 0, 9, 2])):
+        stream = random_stream(loaded, [(1 + seed, 2), (2, 3), (3, 1)] * 2, 3 + seed, 0, seed)
+        options = {"schedule": schedule, "decoding": Decoding(24)}
+        orders = {3: [Ask((5, 6, 7), "?")]}
+        serial = Session(loaded.model, stream.prompt, **options)
+        beside = TwoDeviceSession(loaded.model, stream.prompt, watcher=watcher, **options)
+        theirs = spoken_by(loaded.model, serial, Paced(stream, None, orders, late_end=bool(seed)))
+        assert spoken_by(loaded.model, beside, Paced(stream, gaps, orders, late_end=bool(seed))) == theirs
+        assert beside.cache.num_fed == serial.cache.num_fed and fed_positions(beside) == fed_positions(serial)
+        assert len(beside.spent) == 6 + seed and all(spent.prefill_s > 0 for spent in beside.spent)
+
+
+def test_p3_no_peeking_while_the_next_frame_is_watched(load_tiny, watcher):
+    class Told(TwoDeviceSession):
+        tell, _choose = ToldSession.tell, ToldSession._choose
+
+    loaded, seen = load_tiny("group"), []
+    before, after = random_stream(loaded, SIZES), random_stream(loaded, SIZES)
+    after.pixels[3] = after.pixels[3] + 1.0
+    for stream in (before, after):
+        session = Told(loaded.model, stream.prompt, decoding=Decoding(20), watcher=watcher).tell(stream.answer)
+        spoken_by(loaded.model, session, Paced(stream))
+        seen.append(torch.stack(session.seen_logits))
+    assert torch.equal(seen[0][:9], seen[1][:9]) and bool((seen[0][9:] != seen[1][9:]).any(dim=1).all())
+
+
+def test_sessions_in_a_batch_share_the_process(load_tiny, watcher):
+    loaded = load_tiny("gap")
+    streams = [random_stream(loaded, [(2, 2)] * (2 + i), answer_len=0, seed=i) for i in range(3)]
+    options = {"decoding": Decoding(16)}
+    batch, events = Batch(loaded.model), []
+    watcher.listen(batch.wake)
+    for i, stream in enumerate(streams):
+        session = TwoDeviceSession(loaded.model, stream.prompt, watcher=watcher, **options)
+        events += batch.add(i, session.run(Paced(stream)))
+    while len(batch):
+        events += batch.advance()
+        if len(batch) and batch.is_idle():
+            batch.wait(PATIENCE_S)
+    for i, stream in enumerate(streams):
+        alone = spoken_by(loaded.model, Session(loaded.model, stream.prompt, **options), Paced(stream))
+        assert plain(event for key, event in events if key == i) == alone
+    assert [event for _, event in events if isinstance(event, Ended)] == [Ended()] * 3
+
+
+def test_an_exception_in_the_process_is_raised_in_the_session_it_belongs_to(load_tiny, watcher):
+    loaded = load_tiny("group")
+    good, bad = (work_of(loaded, random_stream(loaded, SIZES, seed=seed)) for seed in range(2))
+    keys = watcher.open(), watcher.open()
+    look = bad[1].parts[0]
+    bad[1] = Work(bad[1].rows, (Look(look.pixel_values[:-3], look.grid_thw),))
+    tickets = [[watcher.submit(key, works[i]) for key, works in zip(keys, (good, bad), strict=True)] for i in range(3)]
+    with pytest.raises(RuntimeError) as caught:
+        tickets[1][1].take()
+    assert "_watch" in str(caught.value.__cause__), "where it went wrong over there is told"
+    with pytest.raises(WatcherError, match="earlier step of this session"):
+        tickets[2][1].take()
+    assert [len(ours.take().rows) for ours, _ in tickets] == [5, 6, 6]
+    for key in keys:
+        watcher.forget(key)
+
+
+def test_what_was_handed_over_is_not_in_shared_memory_nor_is_what_was_given(load_tiny, watcher):
+    """Shared memory is scarce in containers, and each piece of it is an open file."""
+    loaded = load_tiny("group")
+    pieces, key = work_of(loaded, random_stream(loaded, [(2, 3)] * 12)), watcher.open()
+    files = []
+    for work in pieces:
+        handed = watcher.submit(key, work).take()
+        assert not handed.keys_values.is_shared()
+        assert not any(part.pixel_values.is_shared() for part in work.parts if isinstance(part, Look))
+        files.append(psutil.Process().num_fds() + psutil.Process(watcher.pid).num_fds())
+    assert files[-1] <= files[2] + 4, "open files must not grow with every step"
+    watcher.forget(key)
+
+
+def test_a_process_that_dies_ends_its_sessions_with_a_clear_error_and_no_other(load_tiny, watcher):
+    loaded = load_tiny("group")
+    stream = random_stream(loaded, SIZES, answer_len=0)
+    with ProcessWatcher.of(loaded.model) as mortal:
+        told, other = (
+            drive(loaded.model, TwoDeviceSession(loaded.model, stream.prompt, watcher=w).run(Paced(stream)))
+            for w in (mortal, watcher)
+        )
+        for run in (told, other):
+            while not isinstance(next(run), Spoken):
+                pass
+        os.kill(mortal.pid, signal.SIGKILL)
+        with pytest.raises(WatcherError, match="process ended by itself"):
+            list(told)
+        with pytest.raises(WatcherError, match="process ended by itself"):
+            list(drive(loaded.model, TwoDeviceSession(loaded.model, stream.prompt, watcher=mortal).run(Paced(stream))))
+        other.close()
+    assert gone(mortal.pid)
+
+
+def test_what_goes_wrong_while_the_model_is_made_is_told_and_leaves_no_process(tiny_checkpoint):
+    before = children()
+    with pytest.raises(ArithmeticError, match="no such model"):
+        ProcessWatcher(no_model)
+    assert children() <= before
+
+
+@pytest.mark.slow
+def test_a_checkpoint_is_loaded_in_the_process(load_tiny, tiny_checkpoint):
+    from swwatch.model.loading import load
+
+    loaded = load(tiny_checkpoint, variant="group", device="cpu")
+    stream = random_stream(loaded, SIZES, answer_len=0)
+    theirs = spoken_by(loaded.model, Session(loaded.model, stream.prompt), Paced(stream))
+    with ProcessWatcher.load(tiny_checkpoint, variant="group") as watcher:
+        session = TwoDeviceSession(loaded.model, stream.prompt, watcher=watcher)
+        assert spoken_by(loaded.model, session, Paced(stream)) == theirs
+    with pytest.raises(UserError, match="no checkpoint at"):
+        ProcessWatcher.load(tiny_checkpoint.parent / "missing")
+    assert gone(watcher.pid)
+
+
+PARENT = """
+import sys
+from swwatch.engine.two_device import ProcessWatcher
+
+if __name__ == "__main__":
+    with ProcessWatcher.load(sys.argv[1], variant="group") as watcher:
+        print(watcher.pid, flush=True)
+        sys.stdin.readline()
+        raise ValueError("a session failed")
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("end", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT, "error"], ids=str)
+def test_no_process_is_left_behind(tiny_checkpoint, tmp_path, end):
+    """Killed, terminated, interrupted as a terminal does it (the whole group), or left over an error."""
+    program = tmp_path / "parent.py"
+    program.write_text(PARENT)
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    command = [sys.executable, str(program), str(tiny_checkpoint)]
+    with subprocess.Popen(command, start_new_session=True, **pipes) as parent:
+        try:
+            pid = int(parent.stdout.readline())
+            assert psutil.Process(pid).ppid() == parent.pid
+            if end == "error":
+                _, errors = parent.communicate("go on\n", timeout=PATIENCE_S)
+                assert "a session failed" in errors
+            elif end == signal.SIGINT:
+                os.killpg(parent.pid, end)
+                _, errors = parent.communicate(timeout=PATIENCE_S)
+                assert "KeyboardInterrupt" in errors and "BrokenProcessPool" not in errors
+            else:
+                parent.send_signal(end)
+            assert parent.wait(PATIENCE_S) != 0
+            assert gone(pid)
+        finally:
+            parent.kill()
+
+
+def test_the_watcher_of_this_machine(load_tiny, monkeypatch):
+    class OnOneGpu:
+        device = torch.device("cuda", 0)
+
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    with pytest.raises(UserError, match="needs a second GPU"):
+        second_device(OnOneGpu())
+    model = load_tiny("group").model
+    monkeypatch.setattr(ProcessWatcher, "of", lambda *args, **options: (args, options))
+    assert second_device(model, threads=3) == ((model,), {"threads": 3}), "a process, where the model is on a CPU"
+
+
+def gone(pid: int) -> bool:
+    """Whether a process ends soon; a zombie that nobody has waited for counts as ended."""
+    deadline = time.monotonic() + PATIENCE_S
+    while time.monotonic() < deadline:
+        try:
+            if psutil.Process(pid).status() == psutil.STATUS_ZOMBIE:
+                return True
+        except psutil.NoSuchProcess:
+            return True
+        time.sleep(0.05)
+    return False
+
+
+def children() -> set[int]:
+    """Process ids of all that this one has started, but for the one that keeps account of shared memory."""
+    started = psutil.Process().children(recursive=True)
+    return {child.pid for child in started if "resource_tracker" not in " ".join(child.cmdline())}
