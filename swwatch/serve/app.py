@@ -69,7 +69,7 @@ class Server:
         return {
             "version": protocol.VERSION,
             "variants": [checkpoint.variant for checkpoint in stages.checkpoints],
-            "engines": {name: row[0] if isinstance(row, tuple) else str(row) for name, row in ENGINES.items()},
+            "engines": {name: engine.about for name, engine in ENGINES.items()},
             "engine": stages.engine,
             "schedule": str(first.schedule),
             "question": sessions.prompts.eval_question,
@@ -78,7 +78,12 @@ class Server:
             "limits": self.limits.told().model_dump() | {"upload_bytes": self.limits.max_upload_bytes},
             "sources": sources + ["url"] * (sessions.urls != "none"),
             "checkpoints": [
-                {"name": one.name, "variant": one.variant, "schedule": str(one.loaded.settings.schedule)}
+                {
+                    "name": one.name,
+                    "variant": one.variant,
+                    "schedule": str(one.loaded.settings.schedule),
+                    "engines": one.engines,
+                }
                 for one in stages.checkpoints
             ],
             "notes": self.notes,

@@ -22,6 +22,21 @@ SUFFIXES = (".mp4", ".mov", ".m4v", ".mkv", ".webm", ".avi")
 MAX_LISTED = 1000
 
 
+CHUNK_S = 30.0  # a sender that says nothing for so long is given up
+
+
+async def _timely(chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    """The same, but a sender that stands still is an error."""
+    while True:
+        try:
+            chunk = await asyncio.wait_for(anext(chunks, None), CHUNK_S)
+        except TimeoutError:
+            raise ProtocolError("bad_message", f"nothing came for {CHUNK_S:g} s") from None
+        if chunk is None:
+            return
+        yield chunk
+
+
 @dataclass
 class Stored:
     """A file of ours under a random name."""
@@ -63,7 +78,7 @@ class Uploads:
         self._coming[name] = 0
         try:
             with path.open("xb") as file:
-                async for chunk in chunks:
+                async for chunk in _timely(chunks):
                     data = form.feed(chunk)
                     self._coming[name] += len(data)
                     self._check_room(self._coming[name])

@@ -65,7 +65,7 @@ class Session:
         self._frames_in = self._refused = self._frames_before = self._tokens = 0
         self._dropped_before = self._steps_dropped = 0
         self._finishing = False  # no more frames will come
-        self._tasks = [asyncio.create_task(self._pump()), asyncio.create_task(self._tick())]
+        self._tasks = [asyncio.create_task(self._guard(work)) for work in (self._pump(), self._tick())]
 
     # --- connections --------------------------------------------------------------------------------------------
 
@@ -221,8 +221,6 @@ class Session:
         reason = self._reason or "finished"
         self._put(End(reason=reason, tokens=self._tokens, recording=self.opened.recording))
         self.over = True
-        if self.recorder is not None:
-            self.recorder.close()
         if self.source is not None:
             self.source.stop()
         self.metrics.ended.labels(reason).inc()
@@ -236,20 +234,24 @@ class Session:
 
     # --- its own tasks ------------------------------------------------------------------------------------------
 
-    async def _pump(self) -> None:
-        """From the model's events to messages, as fast as the client reads them."""
+    async def _guard(self, work) -> None:
+        """A fault in one of our own tasks ends the session, and is told."""
         try:
-            while not self.over:
-                await self.outbox.room()
-                for event in await self._threads.read(self.live.read, READ_S):
-                    if isinstance(event, Ended):
-                        self._finish(event.error)
-                    elif not self.over:
-                        self._put(self._told(event))
+            await work
         except Exception as error:
             log("session broke", level=40, error=error)
             self.fail(ProtocolError("server_error", "a fault of the server's; its log has more"))
             self._finish(None)
+
+    async def _pump(self) -> None:
+        """From the model's events to messages, as fast as the client reads them."""
+        while not self.over:
+            await self.outbox.room()
+            for event in await self._threads.read(self.live.read, READ_S):
+                if isinstance(event, Ended):
+                    self._finish(event.error)
+                elif not self.over:
+                    self._put(self._told(event))
 
     async def _tick(self) -> None:
         """Once a second: statistics, and who has waited too long."""
@@ -305,7 +307,14 @@ class Session:
     def _put(self, event: Event) -> None:
         event = self.outbox.put(event)
         if self.recorder is not None:
-            self.recorder.event(event)
+            try:
+                self.recorder.event(event)
+                if isinstance(event, End):
+                    self.recorder.close()
+            except OSError as error:  # the disk is full
+                self.recorder = None
+                log("recording failed", level=40, error=error)
+                self.fail(ProtocolError("server_error", "the recording cannot be written"))
 
 
 class Threads:

@@ -3,10 +3,11 @@
 import threading
 from dataclasses import dataclass
 
-from swwatch.engine.choose import ENGINES
+from swwatch.engine.choose import AUTO, ENGINES, check
 from swwatch.errors import UserError
 from swwatch.live import Stage
 from swwatch.model.loading import Loaded
+from swwatch.serve.log import log
 from swwatch.serve.protocol import ProtocolError
 
 
@@ -20,6 +21,19 @@ class Checkpoint:
     @property
     def variant(self) -> str:
         return self.loaded.settings.variant
+
+    @property
+    def engines(self) -> list[str]:
+        """Those that can run its variant."""
+
+        def can_run(engine: str) -> bool:
+            try:
+                check(engine, self.variant)
+            except UserError:
+                return False
+            return True
+
+        return [engine for engine in ENGINES if can_run(engine)]
 
 
 class Stages:
@@ -60,10 +74,13 @@ class Stages:
             ProtocolError: unsupported, when there is no such engine or it cannot run this variant.
         """
         engine = engine or self.engine
-        if engine not in ("auto", *ENGINES):
+        if engine not in (AUTO, *ENGINES):
             raise ProtocolError("unsupported", f"no such engine: choose one of {', '.join(ENGINES)}", fatal=True)
         with self._lock:
             key = checkpoint.variant, engine
+            if key in self._stages and not self._stages[key]._thread.is_alive():  # it told its sessions why
+                log("stage ended; making another", level=40, variant=checkpoint.variant, engine=engine)
+                del self._stages[key]
             if key not in self._stages:
                 try:
                     self._stages[key] = self._make(checkpoint.loaded, engine=engine, max_sessions=self._max_sessions)

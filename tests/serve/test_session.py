@@ -167,3 +167,17 @@ def test_a_connection_that_was_replaced_does_not_begin_the_grace_of_its_successo
         assert (await last(session))[-1].reason == "idle" and time.monotonic() - began >= 0.4
 
     play(test, grace_s=0.5)
+
+
+def test_a_recording_that_cannot_be_written_ends_the_session_and_is_told():
+    class Full:
+        def event(self, event):
+            raise OSError(28, "No space left on device")
+
+    async def test(session, live, over):
+        session.recorder = Full()
+        live.say(Watched(0, 0.0, 0.0))
+        watched, error, end = await last(session)
+        assert (watched.type, error.code, end.reason) == ("watched", "server_error", "error")
+
+    play(test)
