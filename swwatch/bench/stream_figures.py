@@ -101,6 +101,8 @@ def compare(point: Point, rows: dict[str, dict], split: Played | None, roof: Roo
         "fused_bound": llm,  # the LLM's part alone
         "fused_bound_in_line": (vision_s + forwards)
         / (vision_s + forwards / llm),  # a vision tower that waits its turn
+        "serial_steps_bound": roof.serial_steps_per_s(point.video_tokens, point.k),
+        "fused_steps_bound": roof.fused_steps_per_s(point.video_tokens, point.k),
         "decode_per_s": decode,
         "decode_bound_per_s": roof.decode_per_s(),
         "decode_share": decode / roof.decode_per_s(),

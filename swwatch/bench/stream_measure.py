@@ -80,6 +80,10 @@ class Stopwatch:
         self._begin("look", len(pixel_values), 0)
         return self._done(self._model.watch_video(pixel_values, grid_thw))
 
+    def begin_watching(self, pixel_values, grid_thw):
+        self._begin("look", len(pixel_values), 0)
+        return self._done(self._model.begin_watching(pixel_values, grid_thw))
+
     def step(self, cache, rows, embeds, predicts=-1):
         said = sum(int((rows.kind_ids == kind).sum()) for kind in SAYS)
         watched = len(rows) - said

@@ -89,6 +89,8 @@ def bounds(point: dict) -> str:
         "that waits its turn",
         f"- decoding: {point['decode_per_s']:,.1f} tokens/s, {point['decode_share']:.0%} of the "
         f"{point['decode_bound_per_s']:,.1f} that reading the weights allows",
+        f"- steps a second that the LLM could take at most: serial {point['serial_steps_bound']:,.1f}, "
+        f"fused {point['fused_steps_bound']:,.1f}",
     ]
     return "\n".join(lines)
 

@@ -20,7 +20,7 @@ COLOURS = {  # colour-blind safe (Okabe and Ito)
 
 
 def draw_gain(result: dict, path: Path) -> Path:
-    """S against the video tokens of a step, measured, with the bound: a panel for each model, K and number of steps."""
+    """S against the video tokens of a step, measured, with the bound: a panel for each model, K and length."""
     groups = _groups(result)
     figure, axes = _panels(len(groups))
     for axis, ((shape, k, steps), points) in zip(axes, groups.items(), strict=False):
