@@ -26,7 +26,7 @@ from swwatch.errors import UserError
 from swwatch.layout import Layout
 from swwatch.model.graphs import Graphs
 from swwatch.model.modeling import WatchingQwen2_5_VL
-from swwatch.model.static_cache import NOBODY, StaticCache, Store
+from swwatch.model.static_cache import StaticCache, Store
 from swwatch.model.tower import Looked, Tower
 from swwatch.visibility import can_see
 
@@ -120,6 +120,14 @@ class FastModel:
         width = text.config.hidden_size
         self._embeds = torch.zeros((MAX_ROWS, width), dtype=self.dtype, device=self.device)
         self._columns = torch.zeros((WANTED + 1) * MAX_ROWS, dtype=torch.int64, device=self.device)
+        # on the host: row numbers, and rows that only fill up, whose place is the first seat's scratch slot
+        self._ramp = torch.arange(self.store.length).repeat(4, 1)
+        self._ramp[WANTED - CELL] = 0
+        self._filling = torch.zeros((WANTED + 1, MAX_ROWS), dtype=torch.int64)
+        self._filling[CELL], self._filling[ENTRY] = (
+            self.store.cell(0, self.store.length),
+            self.store.entry(0, self.store.length),
+        )
         self._heads = torch.arange(self.store.heads, device=self.device) * self.store.slots
         self._kernels = partial(sdpa_kernel, KERNELS) if self.device.type == "cuda" else nullcontext
         self._home = None  # the stream that all forwards run on
@@ -193,9 +201,7 @@ class FastModel:
             length = 1
             while length <= self.store.length:
                 bucket = self._bucket(list(range(len(counts))), list(counts), length, wanted)
-                columns = torch.zeros((WANTED + 1, bucket.rows), dtype=torch.int64)
-                columns[STREAM] = NOBODY  # such rows see nothing and are seen by nobody
-                columns[CELL], columns[ENTRY] = self._scratch
+                columns = self._filling[:, torch.zeros(bucket.rows, dtype=torch.int64)]
                 columns[PLACE] = bucket.seats * bucket.longest
                 width = self._embeds.shape[1]
                 embeds = torch.zeros((bucket.rows, width), dtype=self.dtype, device=self.device)
@@ -204,11 +210,6 @@ class FastModel:
         for grid in grids:
             self.tower.warm_up(grid)
         return self.num_graphs
-
-    @property
-    def _scratch(self) -> tuple[int, int]:
-        """Cell and entry of the first seat's last slot, which is never read."""
-        return self.store.length, self.store.length
 
     def _bucket(self, seats: list[int], counts: list[int], length: int, wanted: bool) -> Bucket:
         read = length_bucket(length, self.store.length, self._first_length)
@@ -220,28 +221,26 @@ class FastModel:
         return Bucket(0, span, max(num_rows, span), row_bucket(max(counts)), read, wanted)
 
     def _describe(self, bucket, rows, counts, begins, seats, predicts) -> torch.Tensor:
-        """(11, R) int64 on the CPU: what the device is told of every row. The last real row fills up the bucket."""
-        parts = []
-        for new, count, begin, seat in zip(rows, counts, begins, seats, strict=True):
-            slots = torch.arange(begin, begin + count)
-            parts.append(
-                torch.stack(
-                    [new.stream, new.order, new.step, new.sees, *new.position_ids]
-                    + [slots + seat * self.store.slots, self.store.entries(seat, slots)]
-                    + [torch.arange(count) + (seat - bucket.first) * bucket.longest, slots]  # the last is overwritten
-                )
+        """(11, R) int64 on the CPU: what the device is told of every row."""
+        parts, wanted, total = [], [], 0
+        for new, count, begin, seat, index in zip(rows, counts, begins, seats, predicts, strict=True):
+            wanted.append(total + (0 if index is None else index % count))
+            total += count
+            first = (
+                self.store.cell(seat, begin),
+                self.store.entry(seat, begin),
+                (seat - bucket.first) * bucket.longest,
             )
-        total = sum(counts)
-        columns = parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
+            columns = torch.stack([new.stream, new.order, new.step, new.sees])
+            numbered = self._ramp[:, :count] + torch.tensor([*first, wanted[-1]])[:, None]
+            parts.append(torch.cat([columns, new.position_ids, numbered]))
         if total < bucket.rows:
-            columns = torch.cat([columns, columns[:, -1:].expand(-1, bucket.rows - total)], dim=1)
-            columns[CELL, total:], columns[ENTRY, total:] = self._scratch
+            parts.append(self._filling[:, : bucket.rows - total])
+        columns = torch.cat(parts, dim=1) if len(parts) > 1 else parts[0]
+        if bucket.seats > 1:
             columns[PLACE, total:] = bucket.seats * bucket.longest
-        ends = 0
-        for i, (count, index) in enumerate(zip(counts, predicts, strict=True)):
-            columns[WANTED, i] = ends + (0 if index is None else index % count)
-            ends += count
-        columns[WANTED, len(counts) :] = 0
+            columns[WANTED] = 0
+            columns[WANTED, : len(wanted)] = torch.tensor(wanted)
         return columns
 
     def _forward(self, bucket: Bucket, columns: torch.Tensor, embeds: torch.Tensor) -> torch.Tensor:

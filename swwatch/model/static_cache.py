@@ -66,9 +66,13 @@ class Store:
         for part in (*self.keys, *self.values):
             part[seat, :, length:] = 0
 
-    def entries(self, seat: int, slots: torch.Tensor) -> torch.Tensor:
-        """(Q,) slots of a seat -> (Q,) index of their first head, where a layer's (seats, N, slots) are one axis."""
-        return slots + seat * self.heads * self.slots
+    def cell(self, seat: int, slot: int) -> int:
+        """Index of a slot where the columns' (seats, slots) are one axis."""
+        return seat * self.slots + slot
+
+    def entry(self, seat: int, slot: int) -> int:
+        """Index of a slot's first head where a layer's (seats, N, slots) are one axis."""
+        return seat * self.heads * self.slots + slot
 
 
 class StaticCache(Cache):
