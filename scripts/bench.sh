@@ -25,9 +25,9 @@ else
     [ $# -gt 0 ] || set -- base live sweep soak
 fi
 
-bench() { # seconds part arguments...: stopped by SIGINT when the time is up; what is measured by then is written
+bench() { # seconds part arguments...: when the time is up it writes what is measured by then, and ends
     local seconds="$1" part="$2"
-    timeout --signal=INT --kill-after=20 "$seconds" "$PYTHON" -m swwatch.cli bench "${@:3}" --output "$FOLDER/$part"
+    timeout --kill-after=20 "$seconds" "$PYTHON" -m swwatch.cli bench "${@:3}" --output "$FOLDER/$part"
 }
 
 # waiting threads yield: where other programs run too, spinning ones make a CPU several times slower

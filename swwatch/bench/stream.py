@@ -10,6 +10,7 @@ with its reason, and the file is written anew after every part, so that a run th
 import argparse
 import json
 import shlex
+import signal
 import statistics
 import sys
 import time
@@ -104,12 +105,15 @@ class Measurement:
         self.result |= {"sustain": [], "soak": [], "left_out": []}
 
     def run(self) -> dict:
-        """Measure all that is asked for. Ctrl-C ends the measuring and keeps what there is."""
+        """Measure all that is asked for. Ctrl-C or SIGTERM ends the measuring and keeps what there is."""
+        before = signal.signal(signal.SIGTERM, _stop)
         try:
-            for shape in self.settings.shape:
+            for shape in self.settings.models:
                 self.shape(shape)
         except KeyboardInterrupt:
             self.result["left_out"].append({"part": "what was still to come", "reason": "stopped from outside"})
+        finally:
+            signal.signal(signal.SIGTERM, before)
         return self.save()
 
     def save(self) -> dict:
@@ -306,6 +310,10 @@ class Measurement:
         pictures = bed.pictures(base.video_tokens, 8)
         found = soak(lambda clock: bed.open(name, base.k, steps, clock), bed.answering(name), pictures, **how)
         self.result["soak"].append({"shape": base.shape, "engine": name} | found)
+
+
+def _stop(*_) -> None:
+    raise KeyboardInterrupt
 
 
 def _reason(error: Exception) -> str:

@@ -85,6 +85,11 @@ class StreamSettings:
     output: Path | None = setting(None, "folder for bench_stream.json, .md and the figures")
     report: Path | None = setting(None, "measure nothing: draw the table and figures of this JSON file again")
 
+    @property
+    def models(self) -> tuple[str, ...]:
+        """The shapes, or the one checkpoint."""
+        return self.shape or (self.model,)
+
     def __post_init__(self):
         if variants.get(self.variant).speaks is Speaks.OFFLINE:
             streaming = [name for name, v in variants.VARIANTS.items() if v.speaks is not Speaks.OFFLINE]
@@ -124,7 +129,7 @@ def settle(settings: StreamSettings, cuda: bool) -> StreamSettings:
     lists = SWEEPS[device] | (FULL if settings.full else {})
     found = {key: getattr(settings, key) or value for key, value in lists.items()}
     if settings.model is not None:
-        found["shape"] = (settings.model,)
+        found["shape"] = None
     precision = "bfloat16" if device == "cuda" else "float32"
     return replace(
         settings,
@@ -141,7 +146,7 @@ def settle(settings: StreamSettings, cuda: bool) -> StreamSettings:
 def points(settings: StreamSettings) -> list[Point]:
     """What is measured, the base of every shape first."""
     found = []
-    for shape in settings.shape:
+    for shape in settings.models:
         lists = (settings.video_tokens, settings.k, settings.steps)
         base = tuple(values[0] for values in lists)
         if settings.full:

@@ -1,6 +1,8 @@
 """`swwatch bench stream` as a program, on the toy shape: what it refuses, what it writes, what it draws again."""
 
 import json
+import os
+import signal
 import subprocess
 import sys
 from dataclasses import replace
@@ -175,6 +177,31 @@ def test_the_base_comes_first_and_the_others_vary_one_by_one_or_in_all_combinati
     default = settle(StreamSettings(), cuda=True)
     assert default.shape == ("7b",) and default.precision == "bfloat16" and default.fast and default.device == "cuda"
     assert settle(StreamSettings(full=True), cuda=False).video_tokens == (64, 16, 128, 256, 512, 1024)
+
+
+def test_a_run_that_is_stopped_keeps_what_it_has(monkeypatch):
+    settings = settle(
+        StreamSettings(shape=("toy",), video_tokens=(4, 6), k=(1,), steps=(4,), repeats=1, engines=("serial",)), False
+    )
+    paced = stream.Measurement.paced
+
+    def stop(*arguments):
+        paced(*arguments)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(stream.Measurement, "paced", stop)
+    before = signal.getsignal(signal.SIGTERM)
+    result = stream.Measurement(settings, "swwatch bench stream").run()
+    assert len(result["points"]) == 1 and len(result["paced"]) == 2 and signal.getsignal(signal.SIGTERM) is before
+    assert result["left_out"] == [{"part": "what was still to come", "reason": "stopped from outside"}]
+
+
+def test_a_checkpoint_is_measured_in_place_of_a_shape(tiny_checkpoint):
+    settings = load_settings(StreamSettings, flags={"model": str(tiny_checkpoint), "engines": "serial,fused"})
+    settings = settle(replace(settings, video_tokens=(4,), k=(1,), steps=(4,), repeats=1, paced=False), False)
+    result = stream.Measurement(settings, "swwatch bench stream").run()
+    assert list(result["shapes"]) == [str(tiny_checkpoint)]
+    assert all(row["step_s"] > 0 for row in result["points"][0]["engines"].values())
 
 
 def test_it_needs_no_video_decoder_data_sets_or_training():
