@@ -3,13 +3,19 @@
 Decoding is bound by reading the weights, and watching by computing, so that one forward for both reads the weights
 once. The rows of the next step are split evenly over the text feeds that are left; what remains when the words are out
 is fed alone. Masks and positions keep the two apart: a text row sees no further than its step, a watched row no text.
+
+The vision tower works beside the words where the model can do that. Words go on without the next step until it is
+through, and only when they are out it is waited for.
 """
+
+from dataclasses import replace
 
 import torch
 
-from swwatch.engine.requests import Feed, Run
-from swwatch.engine.session import Session
+from swwatch.engine.requests import Feed, Look, Run
+from swwatch.engine.session import Incoming, Session
 from swwatch.layout import Layout
+from swwatch.model.tower import Looked
 
 
 class FusedSession(Session):
@@ -24,9 +30,11 @@ class FusedSession(Session):
 
     def _predict(self, rows: Layout, embeds: torch.Tensor, feeds_left: int) -> Run:
         if self._watch_ahead():
-            yield from self._look(self.ahead)
+            yield from self._begin_look(self.ahead)
         ahead = self.ahead
-        if ahead is None or not ahead.num_left:
+        if ahead is not None and ahead.embeds is None and all(part.ready for part in _looked(ahead)):
+            yield from self._look(ahead)
+        if ahead is None or ahead.embeds is None or not ahead.num_left:
             return (yield Feed(self.cache, rows, embeds))
         watched, seen = ahead.take(-(-ahead.num_left // feeds_left))
         self.num_fused += 1
@@ -35,3 +43,13 @@ class FusedSession(Session):
         if not ahead.num_left:
             yield from self._tell_watched(ahead)
         return logits
+
+    def _begin_look(self, incoming: Incoming) -> Run:
+        """Set the vision tower going, where the step has video."""
+        for i, part in enumerate(incoming.parts):
+            if isinstance(part, Look):
+                incoming.parts[i] = yield replace(part, aside=True)
+
+
+def _looked(incoming: Incoming) -> list[Looked]:
+    return [part for part in incoming.parts if isinstance(part, Looked)]

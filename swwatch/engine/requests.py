@@ -18,10 +18,15 @@ from swwatch.model.modeling import WatchingQwen2_5_VL
 
 @dataclass(frozen=True)
 class Look:
-    """Through the vision tower: pixels (patches, D) with their grid (1, 3) -> embeddings (merged tokens, D)."""
+    """Through the vision tower: pixels (patches, D) with their grid (1, 3) -> embeddings (merged tokens, D).
+
+    Attributes:
+        aside: it may go on beside what is asked for next, and the answer may be a model.tower.Looked.
+    """
 
     pixel_values: torch.Tensor
     grid_thw: torch.Tensor
+    aside: bool = False
 
 
 @dataclass(frozen=True)
@@ -58,7 +63,8 @@ def drive(model: WatchingQwen2_5_VL, run: Run) -> Iterator:
             return
         answer = None
         if isinstance(event, Look):
-            answer = model.watch_video(event.pixel_values, event.grid_thw)
+            look = model.begin_watching if event.aside else model.watch_video
+            answer = look(event.pixel_values, event.grid_thw)
         elif isinstance(event, Feed):
             answer = model.step(event.cache, event.rows, event.embeds, event.predicts)
         elif isinstance(event, Wait):

@@ -34,6 +34,7 @@ from swwatch.engine.trace import Asked, SimulatedClock, Spoken, Watched
 from swwatch.errors import UserError
 from swwatch.layout import Kind, Layout
 from swwatch.model.modeling import WatchingQwen2_5_VL
+from swwatch.model.tower import Looked
 from swwatch.schedule import Schedule
 from swwatch.variants import Speaks, Variant
 
@@ -67,7 +68,7 @@ class Incoming:
         last: nothing follows.
         asks: questions in effect from this step on.
         rows: (Q,) Layout of what is watched, in order: questions, video, suffix.
-        parts: what the rows are, in the same order: token ids, or pixels for the vision tower.
+        parts: what the rows are, in the same order: token ids, pixels for the vision tower, or what it made of them.
         embeds: (Q, D), once they are known.
         num_in: so many of the rows are in the cache.
     """
@@ -77,7 +78,7 @@ class Incoming:
     last: bool
     asks: list[Ask]
     rows: Layout
-    parts: list[tuple[int, ...] | Look]
+    parts: list[tuple[int, ...] | Look | Looked | torch.Tensor]
     embeds: torch.Tensor | None = None
     num_in: int = 0
 
@@ -260,7 +261,8 @@ class Session:
         """Find the embeddings of a step."""
         embeds = []
         for part in incoming.parts:
-            embeds.append((yield part).to(self.model.dtype) if isinstance(part, Look) else self._embed(part))
+            seen = (yield part) if isinstance(part, Look) else part.take() if isinstance(part, Looked) else part
+            embeds.append(self._embed(seen) if isinstance(seen, tuple) else seen.to(self.model.dtype))
         incoming.embeds = torch.cat(embeds)
 
     def _bring_in(self, incoming: Incoming) -> Run:

@@ -32,6 +32,7 @@ from swwatch.model.cache import StreamCache
 from swwatch.model.loss import token_loss
 from swwatch.model.ragged import RaggedAttention, RaggedQwen2Attention
 from swwatch.model.settings import Settings
+from swwatch.model.tower import Looked
 from swwatch.model.vision import BatchedQwen2VisionAttention, BatchedVisionAttention, PatchProduct
 from swwatch.turns.positions import t_step
 
@@ -241,6 +242,10 @@ class Watching:
         device = self.model.visual.device
         features = self.model.get_video_features(pixel_values.to(device), grid_thw.to(device)).pooler_output
         return torch.cat(features)
+
+    def begin_watching(self, pixel_values: torch.Tensor, grid_thw: torch.Tensor) -> Looked:
+        """`watch_video` for a caller that has other work meanwhile. This model has no stream to do it beside."""
+        return Looked(self.watch_video(pixel_values, grid_thw))
 
     @torch.no_grad()
     def step(

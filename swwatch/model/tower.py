@@ -26,6 +26,11 @@ class Looked:
     embeds: torch.Tensor
     done: torch.cuda.Event | None = None
 
+    @property
+    def ready(self) -> bool:
+        """Whether they are there."""
+        return self.done is None or self.done.query()
+
     def take(self) -> torch.Tensor:
         """The embeddings, for work that the current CUDA stream does from now on. The host does not wait."""
         if self.done is not None:
@@ -50,18 +55,16 @@ class Tower:
         return len(self._graphs or ())
 
     @torch.no_grad()
-    def look(self, pixel_values: torch.Tensor, grid_thw: torch.Tensor, aside: bool = False) -> Looked:
-        """Pixels (patches, D) of one or more steps to embeddings.
+    def look(self, pixel_values: torch.Tensor, grid_thw: torch.Tensor) -> Looked:
+        """Pixels (patches, D) of one or more steps to embeddings, on a CUDA stream of its own where graphs are.
 
         Args:
             grid_thw: (n, 3) on the CPU, patches before the merge.
-            aside: on a CUDA stream of its own; without CUDA graphs there is none, and it is done at once.
         """
         grids = tuple(map(tuple, grid_thw.tolist()))
-        if self._stream is None or not aside:
+        if self._stream is None:
             return Looked(self._run(pixel_values, grids))
-        here = torch.cuda.current_stream(self._device)
-        self._stream.wait_stream(here)
+        self._stream.wait_stream(torch.cuda.current_stream(self._device))  # the pixels may still be in the making
         with torch.cuda.stream(self._stream):
             embeds = self._run(pixel_values, grids)
             done = torch.cuda.Event()

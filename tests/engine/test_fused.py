@@ -13,6 +13,7 @@ from swwatch.engine.session import Decoding, Session
 from swwatch.engine.source import Ask
 from swwatch.engine.trace import Spoken, Watched
 from swwatch.errors import UserError
+from swwatch.model.tower import Looked
 from swwatch.schedule import RandomK, WaitK
 from swwatch.variants import VARIANTS, Speaks
 from swwatch.visibility import SAID
@@ -43,7 +44,7 @@ def feeds_of(model, session, source) -> list[tuple[int, int]]:
             return feeds[1:]
         answer = None
         if isinstance(event, Look):
-            answer = model.watch_video(event.pixel_values, event.grid_thw)
+            answer = (model.begin_watching if event.aside else model.watch_video)(event.pixel_values, event.grid_thw)
         elif isinstance(event, Feed):
             answer = model.step(event.cache, event.rows, event.embeds, event.predicts)
             said = int((event.rows.stream == SAID).sum())
@@ -94,6 +95,39 @@ def test_a_step_is_split_evenly_over_the_words_before_it(load_tiny):
     late = FusedSession(model, stream.prompt, schedule=WaitK(3), decoding=Decoding(8, 1.0))
     assert feeds_of(model, late, Paced(stream, [0, 1, 9]))[:6] == [(8, 0), (0, header), (4, 1), (4, 1), (0, 1), (0, 1)]
     assert feeds_of(model, FusedSession(model, stream.prompt), Paced(stream, [0, 1, 9]))[7] == (8 + suffix, 0)
+
+
+class Slow(Looked):
+    """A vision tower that is through when it was asked so many times."""
+
+    asked, after = 0, 2
+
+    @property
+    def ready(self) -> bool:
+        Slow.asked += 1
+        return Slow.asked > self.after
+
+
+def test_words_go_on_while_the_vision_tower_works_beside_them(load_tiny, monkeypatch):
+    model = load_tiny("group").model
+    stream = random_stream(load_tiny("group"), [(2, 4)] * 3, answer_len=0)
+    options = {"schedule": WaitK(3), "decoding": Decoding(8, 1.0)}
+    serial = spoken_by(model, Session(model, stream.prompt, **options), Paced(stream))
+
+    def begin_watching(pixel_values, grid_thw):
+        Slow.asked = 0
+        return Slow(model.watch_video(pixel_values, grid_thw))
+
+    monkeypatch.setattr(model, "begin_watching", begin_watching)
+    first = (0, len(model.markup.header))
+    for after, feeds in (
+        (1, [first, (4, 1), (4, 1)]),
+        (2, [first, (0, 1), (8, 1)]),
+        (9, [first, (0, 1), (0, 1), (8, 0)]),  # at the end of the words it is waited for
+    ):
+        monkeypatch.setattr(Slow, "after", after)
+        assert feeds_of(model, FusedSession(model, stream.prompt, **options), Paced(stream))[1:][: len(feeds)] == feeds
+        assert spoken_by(model, FusedSession(model, stream.prompt, **options), Paced(stream)) == serial
 
 
 def test_without_words_the_next_steps_are_watched_alone(load_tiny):
@@ -222,7 +256,7 @@ def _requests(model, stream):
         yield event
         answer = None
         if isinstance(event, Look):
-            answer = model.watch_video(event.pixel_values, event.grid_thw)
+            answer = (model.begin_watching if event.aside else model.watch_video)(event.pixel_values, event.grid_thw)
         elif isinstance(event, Feed):
             answer = model.step(event.cache, event.rows, event.embeds, event.predicts)
 
