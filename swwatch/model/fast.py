@@ -130,7 +130,6 @@ class FastModel:
         )
         self._heads = torch.arange(self.store.heads, device=self.device) * self.store.slots
         self._kernels = partial(sdpa_kernel, KERNELS) if self.device.type == "cuda" else nullcontext
-        self._home = None  # the stream that all forwards run on
 
     def another(self) -> "FastModel":
         """The same weights with seats, inputs and graphs of its own, for another thread or stream."""
@@ -160,7 +159,7 @@ class FastModel:
 
     def begin_watching(self, pixel_values: torch.Tensor, grid_thw: torch.Tensor) -> Looked:
         """`watch_video` on a CUDA stream of its own, beside what this one does; `take()` gives the embeddings."""
-        return self.tower.look(pixel_values, grid_thw, aside=True)
+        return self.tower.look(pixel_values, grid_thw)
 
     def step(
         self, cache: StaticCache, rows: Layout, embeds: torch.Tensor, predicts: int | None = -1
@@ -259,10 +258,6 @@ class FastModel:
 
         if self._graphs is None:
             return compute()
-        stream = torch.cuda.current_stream(self.device)
-        self._home = self._home or stream
-        if stream != self._home:
-            raise RuntimeError("a FastModel runs on one CUDA stream: take another() for a second one")
         return self._graphs.run(bucket, compute).clone()
 
     def _compute(self, bucket: Bucket, columns: torch.Tensor, hidden: torch.Tensor) -> torch.Tensor:

@@ -1,21 +1,26 @@
 """CUDA graphs by key: a computation is recorded when first asked for, and replayed as one launch from then on."""
 
 from collections.abc import Callable, Hashable
+from threading import Lock
 
 import torch
+
+RECORDING = Lock()  # of the process: one recording at a time
 
 
 class Graphs:
     """Recorded computations of one caller, which never run at the same time: they share their working memory.
 
     What is recorded must read its input from, and write to, tensors that stay where they are, and must not wait for
-    the device. A result stands in shared memory and is good until the next run.
+    the device. All runs are on the CUDA stream of the first. A result stands in shared memory and is good until the
+    next run.
     """
 
     def __init__(self, device: torch.device):
         self._device = device
         self._stream = torch.cuda.Stream(device)
         self._pool = torch.cuda.graph_pool_handle()
+        self._home: torch.cuda.Stream | None = None
         # what was recorded keeps the tensors alive that it reads
         self._recorded: dict[Hashable, tuple[torch.cuda.CUDAGraph, torch.Tensor, Callable]] = {}
 
@@ -24,8 +29,13 @@ class Graphs:
 
     def run(self, key: Hashable, compute: Callable[[], torch.Tensor]) -> torch.Tensor:
         """`compute()`, recorded under `key` if nothing is yet. Running it twice must be the same as once."""
+        here = torch.cuda.current_stream(self._device)
+        self._home = self._home or here
+        if here != self._home:
+            raise RuntimeError("recorded forwards run on one CUDA stream: take another() model for a second one")
         if key not in self._recorded:
-            self._recorded[key] = *self._record(compute), compute
+            with RECORDING:
+                self._recorded[key] = *self._record(compute), compute
         graph, result, _ = self._recorded[key]
         graph.replay()
         return result

@@ -6,6 +6,7 @@ hold all n tokens. Who may see a slot is told by its columns (stream, order, ste
 the mask of a forward is made there from the one rule in visibility.py. An empty slot belongs to no stream.
 """
 
+import gc
 import weakref
 
 import torch
@@ -53,6 +54,8 @@ class Store:
         Raises:
             UserError: all are taken.
         """
+        if not self._free:
+            gc.collect()  # a session that is gone may still wait for the collector
         if not self._free:
             raise UserError(f"all {self.num_seats} seats are taken: end a session first, or make it more seats")
         seat = self._free.pop()

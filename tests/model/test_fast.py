@@ -178,6 +178,58 @@ def test_the_tower_forgets_grids_that_came_long_ago(load_tiny, monkeypatch):
         assert len(quick.tower._layouts) <= 2
 
 
+class Recorder:
+    """What recording does to a computation, without a GPU: only what was given first under a key is ever run, and a
+    result is good until the next run."""
+
+    def __init__(self):
+        self.recorded, self.result = {}, None
+
+    def __len__(self) -> int:
+        return len(self.recorded)
+
+    def run(self, key, compute):
+        if self.result is not None:
+            self.result.fill_(torch.nan)
+        self.result = self.recorded.setdefault(key, compute)()
+        return self.result
+
+
+def recording(model, **options) -> FastModel:
+    quick = small(model, **options)
+    quick._graphs, quick.tower._graphs = Recorder(), Recorder()
+    return quick
+
+
+def test_what_would_be_recorded_reads_and_writes_memory_that_stays_where_it_is(load_tiny):
+    model = load_tiny("group").model
+    todo = [random_feeds("group", [(2, 2)] * 4, 9, Random(seed).randint, seed) for seed in range(3)]
+    quick = recording(model)
+    for feeds in todo * 2:
+        torch.testing.assert_close(logits_of(quick, feeds), logits_of(model, feeds), atol=1e-5, rtol=1e-5)
+    assert quick.num_graphs < sum(map(len, todo)), "nothing was run again"
+
+
+def test_what_would_be_recorded_of_the_tower_too(load_tiny, monkeypatch):
+    monkeypatch.setattr("swwatch.model.tower.MAX_RECORDED", 2)
+    loaded = load_tiny("group")
+    stream, quick = random_stream(loaded, [(2, 2), (2, 3), (2, 2), (1, 1), (2, 3)]), recording(loaded.model)
+    looked = [quick.watch_video(*pair) for pair in zip(stream.pixels, stream.grids, strict=True)]
+    for mine, pixels, grid in zip(looked, stream.pixels, stream.grids, strict=True):
+        assert torch.equal(mine, loaded.model.watch_video(pixels, grid))
+    assert quick.tower.num_graphs == 2
+
+
+def test_after_warming_up_nothing_more_is_recorded(load_tiny):
+    model = load_tiny("group").model
+    feeds = random_feeds("group", [(2, 2)] * 3, 9, lambda low, high: high)
+    quick = recording(model)
+    recorded = quick.warm_up({(len(rows),) for rows, _, _ in feeds}, [torch.tensor([[1, 4, 6]])])
+    torch.testing.assert_close(logits_of(quick, feeds), logits_of(model, feeds), atol=1e-5, rtol=1e-5)
+    quick.watch_video(torch.zeros(24, 1176), torch.tensor([[1, 4, 6]]))
+    assert quick.num_graphs == recorded
+
+
 @given(st.integers(1, 5000))
 def test_buckets_hold_what_they_are_for_and_waste_little(count):
     rows = row_bucket(count)
