@@ -46,7 +46,7 @@ class Turns:
             self._refuse_markup(previous)
             previous = self._ids(previous)
         head, end = self._ids("<|im_start|>previous text\n"), self._ids("<|im_end|>\n")
-        return spans + [Span(Part.PREVIOUS, ids) for ids in (head, tuple(previous), end)]
+        return [*spans, Span(Part.AROUND, head), Span(Part.PREVIOUS, tuple(previous)), Span(Part.AROUND, end)]
 
     def turn(
         self, number: int, start_s: float, end_s: float, grid: tuple[int, int, int] | None, query: str | None = None
@@ -62,18 +62,21 @@ class Turns:
         if query is not None:
             self._refuse_markup(query)
 
-        def span(part: Part, text: str, ids=None, grid=None) -> Span:
-            return Span(part, self._ids(text) if ids is None else ids, grid, number, start_s, end_s)
+        def span(part: Part, text: str) -> Span:
+            return Span(part, self._ids(text), None, number, start_s, end_s)
 
-        spans, tail = [span(Part.HEAD, "<|im_start|>user\n")], "<|im_end|>\n<|im_start|>assistant\n"
+        spans = [span(Part.HEAD, "<|im_start|>user\n")]
         if grid is not None:
-            pad = self._id("<|video_pad|>")
-            spans = [span(Part.HEAD, f"<|im_start|>user\n{LABEL.format(start_s, end_s)}<|vision_start|>")]
-            spans += [span(Part.VIDEO, "", (pad,) * (grid[0] * grid[1] * grid[2]), grid)]
-            spans += [span(Part.TAIL, "<|vision_end|>")]
+            video = (self._id("<|video_pad|>"),) * (grid[0] * grid[1] * grid[2])
+            spans += [
+                span(Part.LABEL, LABEL.format(start_s, end_s)),
+                span(Part.VISION, "<|vision_start|>"),
+                Span(Part.VIDEO, video, grid, number, start_s, end_s),
+                span(Part.VISION, "<|vision_end|>"),
+            ]
         if query is not None:
             spans.append(span(Part.QUERY, query))
-        return [*spans, span(Part.TAIL, tail)]
+        return [*spans, span(Part.TAIL, "<|im_end|>\n"), span(Part.HEADER, "<|im_start|>assistant\n")]
 
     def answer(self, words: str) -> tuple[int, ...]:
         """Ids of a turn's words, which may be none, with " ..." and <|im_end|>: what is learned, and spoken."""

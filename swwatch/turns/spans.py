@@ -10,11 +10,15 @@ from enum import StrEnum
 
 class Part(StrEnum):
     SYSTEM = "system"  # the system turn
-    PREVIOUS = "previous"  # what was said before, folded into a turn of its own (StreamingVLM)
-    HEAD = "head"  # <|im_start|>user\n, the time label, <|vision_start|>
+    PREVIOUS = "previous"  # words said before, folded into a turn of their own (StreamingVLM)
+    AROUND = "around"  # what opens and closes that turn
+    HEAD = "head"  # <|im_start|>user\n
+    LABEL = "label"  # the seconds that a turn is about
+    VISION = "vision"  # <|vision_start|> and <|vision_end|>
     VIDEO = "video"
     QUERY = "query"  # what the user asks in this turn
-    TAIL = "tail"  # <|vision_end|> where a video was, <|im_end|>\n and the answer's header
+    TAIL = "tail"  # <|im_end|>\n, which ends a user turn
+    HEADER = "header"  # <|im_start|>assistant\n
     ANSWER = "answer"  # the words, " ..." and <|im_end|>: all that a loss is taken on
     CLOSE = "close"  # the line end between an answer and the next turn
 
