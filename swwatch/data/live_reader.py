@@ -1,5 +1,6 @@
 """Reads one live source in a thread: opens it, decodes it, opens it again when the connection is lost."""
 
+import errno
 import threading
 import time
 from collections import deque
@@ -16,6 +17,7 @@ CAPACITY = 4  # frames that wait for the consumer
 STEADY_S = 30.0  # a connection that gave frames for so long gives the next one all its attempts again
 LONGEST_WAIT_S = 8.0  # between two attempts
 PROMISED_S = 1.0  # a recording may end so much before the length that it states
+PARTED = ("hls", "dash")  # playlists: their parts may each begin at time 0, so times do not tell how much is left
 TIMELESS = ("mjpeg", "mpjpeg")  # pictures without times, as network cameras send them: the clock decides
 
 
@@ -168,7 +170,8 @@ class Reader:
 
     def _decode(self, container, stream) -> None:
         start_s = (container.start_time or 0) / av.time_base
-        self._length_s = None if container.duration is None else container.duration / av.time_base
+        if container.duration is not None and container.format.name not in PARTED:
+            self._length_s = container.duration / av.time_base
         self._reached_s, video_end_s = 0.0, None  # where all streams and where the video have come to
         timeless = container.format.name in TIMELESS
         self._began_s = heard_s = time.monotonic()
@@ -192,7 +195,7 @@ class Reader:
             raise Broken(f"it breaks off after {self._reached_s:.1f} of {self._length_s:.1f} s")
         if self._newest_s is None:
             raise UserError(f"{self.location.shown} has no frames")
-        if not self.is_live and video_end_s is not None:
+        if not self.is_live and video_end_s is not None and container.format.name not in PARTED:
             self.end_s = video_end_s - self._zero_s
 
     def _is_read_to(self, tolerance_s: float) -> bool:
@@ -200,8 +203,12 @@ class Reader:
         return self._length_s is None or self._reached_s >= self._length_s - tolerance_s
 
     def _packets(self, container, stream) -> Iterator[av.Packet]:
-        """Of all streams: they tell how far the source goes. At the end an empty one for what the decoder holds."""
-        packets = container.demux()
+        """Of all streams: they tell how far the source goes. At the end an empty one for what the decoder holds.
+
+        A packet marked as corrupt is a frame cut short if it is the last of a recording; else it only comes after some
+        that were lost, or after a cut between two parts.
+        """
+        packets, doubtful = container.demux(), None
         while True:
             asked_s = time.monotonic()
             try:
@@ -212,13 +219,19 @@ class Reader:
                 # where a server tells the end by closing the connection, FFmpeg takes it for an accident
                 packets, packet = iter(()), av.Packet()
                 packet.stream, packet.time_base = stream, stream.time_base
+            if doubtful is not None:
+                if packet is None or not packet.size:
+                    raise Broken("it breaks off in the middle of a frame")
+                yield doubtful
+                doubtful = None
             if packet is None:
                 return
-            yield packet
+            if packet.is_corrupt and not self.is_live:
+                doubtful = packet
+            else:
+                yield packet
 
     def _frames(self, packet: av.Packet) -> list[av.VideoFrame]:
-        if packet.is_corrupt and not self.is_live:
-            raise Broken("it breaks off in the middle of a frame")
         try:
             return packet.decode()
         except av.FFmpegError as error:
@@ -268,7 +281,7 @@ def _is_live(kind: str, container) -> bool:
     """Whether it goes on without a known end. An address whose content has a size is a recording."""
     if kind in ("file", "camera"):
         return kind == "camera"
-    is_sized = kind == "http" and container.format.name not in ("hls", "dash") and container.size > 0
+    is_sized = kind == "http" and container.format.name not in PARTED and container.size > 0
     return container.duration is None and not is_sized
 
 
@@ -288,4 +301,7 @@ def _why(error: av.FFmpegError, where: Location, timeout_s: float, asked_s: floa
         hint = "check that it is plugged in, that no other program uses it, and that you may read it"
         return f"the camera cannot be used ({error.strerror}): {hint}"
     redirects = " (redirects are not followed here)" if "max_redirects" in where.options else ""
-    return f"{error.strerror}{redirects}"
+    what = (
+        "the connection failed or broke off" if error.errno == errno.EIO and where.kind != "file" else error.strerror
+    )
+    return f"{what}{redirects}"

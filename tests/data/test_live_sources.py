@@ -233,6 +233,21 @@ def test_a_live_address_that_closes_the_connection_is_opened_again(tmp_path):
     assert stream.reconnects == 1 and len(times_s) + stream.dropped == 200
 
 
+def test_a_playlist_gives_the_frames_of_its_parts_and_the_grid_joins_them(tmp_path):
+    part = write(tmp_path / "a.ts", range(75), Fraction(1, 25)).read_bytes()
+    with http_server(part, "whole") as server:
+        url = server.url.replace("mp4", "ts")
+        parts = f"#EXTINF:3,\n{url}?1\n#EXT-X-DISCONTINUITY\n#EXTINF:3,\n{url}?2\n#EXT-X-ENDLIST\n"
+        with http_server(f"#EXTM3U\n#EXT-X-TARGETDURATION:3\n{parts}".encode(), "whole") as lists:
+            stream = frames_of(lists.url.replace("mp4", "m3u8"), **QUICK)
+            frames = list(stream)
+    assert times_of(frames) == pytest.approx([i / 25 for i in range(75)] * 2)
+    assert stream.is_live is False and stream.reconnects == 0
+    live = LiveFrames()
+    steps = [step for time_s, frame in frames for step in live.push(time_s, frame)] + live.flush(stream.end_s)
+    assert live.counts.restarts == 1 and [step.arrival_s for step in steps] == [i + 0.5 for i in range(6)]
+
+
 def test_strangers_addresses_are_not_redirected_and_name_no_others(clip, monkeypatch):
     """As for a server that opens addresses for its users; loopback stands for a public host."""
     monkeypatch.setattr(live_addresses, "_is_public", lambda address: True)
