@@ -1,6 +1,7 @@
 """A small driver of real headless Chromium over its DevTools socket: as much as the page's tests need."""
 
 import base64
+import contextlib
 import itertools
 import json
 import shutil
@@ -32,6 +33,7 @@ class Chromium:
             "--disable-background-networking",
             "--disable-component-update",
             "--mute-audio",
+            "--hide-scrollbars",
             "--remote-debugging-port=0",
             f"--user-data-dir={profile}",
             "--use-fake-ui-for-media-stream",
@@ -67,7 +69,8 @@ class Socket:
     """DevTools calls and events of one target."""
 
     def __init__(self, url: str):
-        self.web = connect(url, max_size=None, proxy=None)
+        self.stack = contextlib.ExitStack()
+        self.web = self.stack.enter_context(connect(url, max_size=None, proxy=None))
         self.ids = itertools.count()
         self.events: list[dict] = []
 
@@ -83,7 +86,7 @@ class Socket:
             self.events.append(message)
 
     def close(self) -> None:
-        self.web.close()
+        self.stack.close()
 
 
 class Page:
@@ -159,9 +162,14 @@ class Page:
         """Where an element lies in the window, in pixels."""
         return self.js(f"document.querySelector({json.dumps(selector)}).getBoundingClientRect().toJSON()")
 
-    def picture(self, *, whole: bool = False) -> bytes:
-        """A screenshot as PNG."""
-        return base64.b64decode(self.call("Page.captureScreenshot", captureBeyondViewport=whole)["data"])
+    def picture(self, selector: str | None = None) -> bytes:
+        """A screenshot as PNG: of the whole page, or of where an element lies."""
+        how = {"captureBeyondViewport": True}
+        if selector:
+            box = self.box(selector)
+            corner = {"x": box["x"] + self.js("scrollX"), "y": box["y"] + self.js("scrollY")}
+            how["clip"] = corner | {"width": box["width"], "height": box["height"], "scale": 1}
+        return base64.b64decode(self.call("Page.captureScreenshot", **how)["data"])
 
     def problems(self) -> list[str]:
         """Errors that the console has shown and exceptions that nobody caught, so far."""

@@ -79,8 +79,6 @@ function addPane() {
   panes.push(pane);
   byId("panes").append(pane.element);
   pane.draw();
-  pane.part.remove.hidden = pane.number === 1;
-  pane.part.remove.addEventListener("click", removePane);
   if (run) pane.note("This pane takes part from the next start on.");
   refresh();
 }
@@ -96,7 +94,6 @@ function removePane() {
   pane.close();
   pane.element.remove();
   refresh();
-  byId("add").focus();
 }
 
 const togglePane = () => (panes.length > 1 ? removePane() : addPane());
@@ -247,7 +244,8 @@ function refresh() {
   byId("stop").disabled = !run;
   byId("sources").disabled = Boolean(run);
   byId("more").querySelectorAll("input, select").forEach((input) => (input.disabled = Boolean(run)));
-  for (const { part } of panes) for (const name of ["variant", "engine", "schedule"]) part[name].disabled = Boolean(run);
+  for (const { part } of panes) part.choose.hidden = Boolean(run);
+  byId("setup").classList.toggle("running", Boolean(run));
   byId("pause").setAttribute("aria-pressed", paused);
   byId("pause").textContent = paused ? "Speak again" : "Pause";
   byId("player").hidden = !run?.player;
@@ -259,9 +257,9 @@ function refresh() {
 
 byId("setup").addEventListener("submit", (event) => {
   event.preventDefault();
-  if (document.activeElement === byId("question") && run) ask();
-  else start();
+  start();
 });
+byId("question").addEventListener("keydown", ({ key, isComposing }) => key === "Enter" && !isComposing && ask());
 byId("access").addEventListener("submit", (event) => {
   event.preventDefault();
   keepToken(byId("token").value.trim());

@@ -27,9 +27,8 @@ export class Pane {
     this.element = byId("pane").content.firstElementChild.cloneNode(true);
     this.element.setAttribute("aria-label", `Pane ${number}`);
     const part = (name) => this.element.querySelector(`[data-part="${name}"]`);
-    const names = "title variant engine schedule state text log detail thumb svg table details notes jsonl vtt downloads remove";
+    const names = "title variant engine schedule state text log detail thumb svg table details notes jsonl vtt downloads choose";
     this.part = Object.fromEntries(names.split(" ").map((name) => [name, part(name)]));
-    this.part.title.textContent = `Pane ${number}`;
     this.numbers = Object.fromEntries([...this.element.querySelectorAll("[data-number]")].map((cell) => [cell.dataset.number, cell]));
     this.timeline = new Timeline(this.part.svg, this.part.table, (word) => this.mark(word));
     this.#offer();
@@ -128,7 +127,8 @@ export class Pane {
     this.story = new Story();
     this.spans.clear();
     Object.assign(this, { marked: null, pinned: null, phrase: [], paused: false, whole: false, recording: null, began: null });
-    const { text, log, notes, downloads } = this.part;
+    const { title, text, log, notes, downloads } = this.part;
+    title.textContent = `Pane ${this.number}`;
     for (const element of [text, log, notes]) element.replaceChildren();
     downloads.hidden = true;
     this.#state("idle", "ready");
@@ -149,7 +149,7 @@ export class Pane {
   }
 
   #opened(event) {
-    this.part.title.textContent = `Pane ${this.number}: ${event.variant}, ${event.engine}`;
+    this.part.title.textContent = [event.variant, event.engine, event.schedule].join(" · ");
     this.part.title.title = event.why ?? "";
     if (event.missed) this.note(`${plural(event.missed, "message")} of this session were lost with the connection.`);
   }

@@ -24,7 +24,7 @@ export class Timeline {
     const width = Math.max(160, this.svg.clientWidth);
     const to = Math.max(whole ? 5 : SHOWN_S, Math.ceil(now));
     const from = whole ? 0 : to - SHOWN_S;
-    const x = (s) => LABELS + ((s - from) / (to - from)) * (width - LABELS - 6);
+    const x = (s) => LABELS + ((s - from) / (to - from)) * (width - LABELS - 14);
     const inside = (s) => s >= from && s <= to;
     const y = (name) => TOP + ROW * ROWS.indexOf(name) + ROW / 2;
     const parts = [...this.#axis(from, to, x, width), ...this.#mark(marked, x, from)];
@@ -36,7 +36,7 @@ export class Timeline {
     }
     this.words = story.words.filter(({ said }) => inside(said)).map((word) => ({ word, x: x(word.said) }));
     for (const { word, x: at } of this.words)
-      parts.push(draw("line", { class: word === marked ? "word marked" : "word", x1: at, x2: at, y1: y("said") - 6, y2: y("said") + 6 }));
+      parts.push(draw("line", { class: word === marked ? "spoken marked" : "spoken", x1: at, x2: at, y1: y("said") - 6, y2: y("said") + 6 }));
     for (const { s } of story.drops.filter(({ s }) => inside(s)))
       parts.push(draw("path", { class: "drop", d: `M${x(s) - 4} ${y("dropped") - 4}l8 8m0 -8l-8 8` }));
     this.svg.setAttribute("viewBox", `0 0 ${width} ${HEIGHT}`);

@@ -1,0 +1,516 @@
+"""The live page in real headless Chromium with a fake camera: against a scripted server, then against the real one."""
+
+import io
+import json
+import sys
+import time
+from fractions import Fraction
+from itertools import pairwise
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+from PIL import Image
+
+sys.path.insert(0, str(Path(__file__).parent))
+from chromium import Chromium, find, wait_for  # noqa: E402
+from scripted import TEXT, ScriptedServer  # noqa: E402
+
+from swwatch.toy.clips import render  # noqa: E402
+from swwatch.toy.world import make_scene  # noqa: E402
+
+pytestmark = pytest.mark.skipif(find() is None, reason="needs Chromium or Chrome on the path")
+
+SAID = "[...document.querySelectorAll('.pane:nth-child({}) .word')].map(word => word.firstChild.data).join(' ')"
+CONTROLS = {"button", "textbox", "combobox", "radio", "checkbox", "slider", "spinbutton", "link", "image", "log"}
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory):
+    """Chromium whose camera shows toy shapes."""
+    folder = tmp_path_factory.mktemp("browser")
+    scene, camera = make_scene(3, 0), folder / "camera.mjpeg"
+    with av.open(str(camera), "w", format="mjpeg") as container:
+        stream = container.add_stream("mjpeg", rate=10)
+        stream.width, stream.height, stream.pix_fmt = 320, 240, "yuvj420p"
+        for i in range(round(scene.duration_s * 10)):
+            frame = av.VideoFrame.from_ndarray(render(scene, i / 10), format="rgb24")
+            frame = frame.reformat(320, 240, "yuvj420p")
+            frame.pts, frame.time_base = i, Fraction(1, 10)
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    browser = Chromium(folder / "profile", camera)
+    yield browser
+    browser.close()
+
+
+@pytest.fixture
+def scripted():
+    server = ScriptedServer()
+    yield server
+    server.close()
+
+
+@pytest.fixture
+def visit(browser):
+    """visit(url, **size) -> a page that can be started; in the end nothing was wrong, nothing left the origin."""
+    pages = []
+
+    def go(url: str, *, ready: str = "!document.querySelector('#start').disabled", **how):
+        page = browser.page(url, **how)
+        pages.append((page, url.split("#")[0].split("//")[1].rstrip("/")))
+        page.wait(ready)
+        return page
+
+    yield go
+    for page, host in pages:
+        problems = [problem for problem in page.problems() if not expected(page, problem)]
+        asked = page.addresses()
+        page.close()
+        assert not problems
+        assert all(address.split("//")[-1].startswith(host) or address.startswith("blob:") for address in asked), asked
+
+
+def expected(page, problem: str) -> bool:
+    """The browser itself reports broken sockets and refusals, which some tests are about."""
+    return any(sentence in problem for sentence in getattr(page, "expected", []))
+
+
+def words(page, count: int = 1, pane: int = 1) -> str:
+    """Wait for so many words of a pane; all it has said."""
+    page.wait(f"document.querySelectorAll('.pane:nth-child({pane}) .word').length >= {count}")
+    return page.js(SAID.format(pane))
+
+
+def state(page, name: str, pane: int = 1) -> str:
+    """Wait for a state of a pane's connection; its sentence."""
+    cell = f"document.querySelector('.pane:nth-child({pane}) .state')"
+    page.wait(f"{cell}.dataset.state === '{name}'")
+    return page.js(f"{cell}.textContent")
+
+
+def choose(page, source: str) -> None:
+    page.click(f"[name=source][value={source}]")
+
+
+def painted(page, selector: str) -> np.ndarray:
+    """What is on the screen where an element lies, (H, W, 3)."""
+    return np.asarray(Image.open(io.BytesIO(page.picture(selector))).convert("RGB")).astype(int)
+
+
+# --- what is said, and what it had seen ---
+
+
+def test_words_of_the_camera_appear_live_and_are_painted(visit, scripted):
+    page = visit(scripted.url)
+    before = painted(page, ".text")
+    page.click("#start")
+    said = words(page, 6)
+    assert TEXT.startswith(said), "in order, nothing doubled"
+    assert page.js("document.querySelector('#video').videoWidth") == 320
+    page.js("document.querySelector('#panes').scrollIntoView()")
+    word = painted(page, ".word:last-of-type")
+    assert word.min() < 90 and word.max() > 200, "dark letters on a light ground where the document says the word is"
+    assert before.shape == painted(page, ".text").shape and (before != painted(page, ".text")).any()
+    assert page.wait("document.querySelector('.word.fresh') !== null"), "the newest words are lit"
+
+    numbers, times, heads = zip(*scripted.frames, strict=True)
+    assert numbers == tuple(range(len(numbers))) and set(heads) == {b"\xff\xd8"}, "JPEG, numbered"
+    assert all(later > earlier for earlier, later in pairwise(times))
+
+
+@pytest.mark.parametrize("way", ["pointer", "keyboard", "click"])
+def test_a_word_shows_the_second_that_it_saw(visit, scripted, way):
+    page = visit(scripted.url)
+    page.click("#start")
+    words(page, 5)
+    page.js("document.querySelector('#panes').scrollIntoView()")
+    second = "[...document.querySelectorAll('.word')].findIndex(word => word.classList.contains('marked'))"
+    if way == "pointer":
+        page.hover(".word:nth-of-type(5)")
+    elif way == "click":
+        page.click(".word:nth-of-type(5)")
+        assert page.js("document.querySelector('[aria-pressed=true].word') !== null")
+    else:
+        page.press("w")
+        for _ in range(4):
+            page.press("ArrowRight")
+    page.wait(f"{second} === 4")
+    detail = page.js("document.querySelector('[data-part=detail]').textContent")
+    step = [event for event in scripted.sessions["session-0"].told if event["type"] == "token"][4]
+    assert f"“red” saw 0–{step['newest_visible_step'] + 1} s, said at {step['t_emit_s']:.1f} s" in detail
+    assert page.wait("document.querySelectorAll('.timeline .newest').length === 1")
+    assert page.js("document.querySelector('[data-part=thumb]').checkVisibility()"), "the picture of that second"
+    described = page.js("document.querySelector('.word:nth-of-type(5)').getAttribute('aria-description')")
+    assert described in detail
+    assert page.js("document.querySelector('.word:nth-of-type(4)').dataset.second") == "2", "each step's first word"
+
+
+def test_a_file_is_played_to_its_end_and_its_rest_is_said(visit, scripted, clip):
+    page = visit(scripted.url)
+    choose(page, "video")
+    page.set_files("#video-file", clip)
+    page.click("#start")
+    assert state(page, "closed") == "finished"
+    assert page.js(SAID.format(1)) == TEXT
+    times = [at for _, at, _ in scripted.frames]
+    assert len(times) >= 2 and times[0] < 0.5 and times[-1] < 2.0, "the file's own seconds"
+    assert page.js("document.querySelector('.timeline').ariaLabel").endswith("0 steps dropped.")
+    page.js("document.querySelector('details[data-part=details]').open = true")
+    rows = page.wait("[...document.querySelectorAll('[data-part=table] tr')].map(row => row.innerText)")
+    assert "The video shows" in " ".join(rows), "the timeline as text"
+
+
+def test_two_panes_watch_the_same_pictures(visit, scripted):
+    page = visit(scripted.url)
+    page.click("#add")
+    page.js("document.querySelector('.pane:nth-child(2) [data-part=engine]').value = 'fused'")
+    page.click("#start")
+    assert TEXT.startswith(words(page, 3, pane=1)) and TEXT.startswith(words(page, 3, pane=2))
+    opened = [message for message in scripted.got if message["type"] == "open"]
+    assert [(message["variant"], message["engine"]) for message in opened] == [
+        ("group", None),
+        ("interleave", "fused"),
+    ]
+    by_time = {at: 0 for _, at, _ in scripted.frames}
+    for _, at, _ in scripted.frames:
+        by_time[at] += 1
+    assert max(by_time.values()) == 2, "one picture went to both"
+    left, right = page.box(".pane:nth-child(1)"), page.box(".pane:nth-child(2)")
+    assert left["right"] <= right["left"] and left["top"] == right["top"], "side by side"
+    page.click("#add")
+    page.wait("document.querySelectorAll('.pane').length === 1")
+    wait_for(lambda: {"type": "stop"} in scripted.got, "the second session to be stopped")
+    words(page, 9)
+
+
+def test_ask_pause_and_stop_in_mid_speech(visit, scripted):
+    page = visit(scripted.url)
+    page.click("#start")
+    words(page, 3)
+    page.js("document.querySelector('#question').value = 'What turns?'")
+    page.click("#ask-button")
+    page.wait("document.querySelector('.question')?.textContent.includes('What turns?')")
+    page.click("#pause")
+    page.wait("document.querySelector('.state').textContent === 'silent, watching'")
+    assert page.js("document.querySelector('#pause').getAttribute('aria-pressed')") == "true"
+    session = scripted.sessions["session-0"]
+    wait_for(lambda: session.silent, "the server to hear it")
+    steps, spoken = session.steps, session.spoken
+    wait_for(lambda: session.steps > steps + 1, "steps that are watched in silence")
+    assert session.spoken == spoken
+    page.click("#pause")
+    words(page, spoken + 3)
+    page.click("#stop")
+    assert state(page, "closed") == "stopped"
+    assert [message["type"] for message in scripted.got] == ["open", "ask", "pause", "resume", "stop"]
+    page.wait("!document.querySelector('#video').srcObject")
+    assert page.js("document.querySelector('#start').disabled") is False
+
+
+def test_a_broken_socket_is_shown_and_nothing_is_lost_or_doubled(visit, scripted):
+    scripted.break_after = 5
+    page = visit(scripted.url)
+    page.expected = ["WebSocket"]
+    page.js("""(() => {
+        window.states = [];
+        const cell = document.querySelector('.state');
+        new MutationObserver(() => states.push(cell.dataset.state)).observe(cell, {attributes: true});
+    })()""")
+    page.click("#start")
+    said = words(page, 12)
+    assert TEXT.startswith(said)
+    assert "reconnecting" in page.js("states") and state(page, "live") == "live"
+    first, again = (message for message in scripted.got if message["type"] == "open")
+    assert first.get("resume") is None and again["resume"] == "session-0"
+    assert again["seen"] >= 0, "what it had is not asked for again"
+
+
+def test_a_slow_server_makes_the_page_leave_frames_out_and_say_so(visit, scripted):
+    scripted.slow = 1.0
+    page = visit(scripted.url)
+    page.js("document.querySelector('#rate').value = 20")
+    page.click("#start")
+    page.wait("+document.querySelector('[data-number=skipped]').textContent > 3")
+    assert len(scripted.frames) < 8 + 20, "it does not pile frames up"
+
+
+def test_a_token_is_asked_for_or_taken_from_the_address(visit, scripted):
+    scripted.token = "a-good-token"
+    page = visit(scripted.url, ready="!document.querySelector('#access').hidden")
+    page.expected = ["401"]
+    assert "token" in page.js("document.querySelector('#message').textContent")
+    page.js("document.querySelector('#token').value = 'a-good-token'")
+    page.click("#access button")
+    page.wait("!document.querySelector('#start').disabled && document.querySelector('#access').hidden")
+    page = visit(f"{scripted.url}#token=a-good-token")
+    assert page.js("location.hash") == "", "it does not stay in the address bar"
+
+
+# --- recordings ---
+
+
+def recording(path: Path, start_s: float = 2.0) -> Path:
+    """A session of six seconds as the server records one; its stream began `start_s` after it was opened."""
+    lines = [{"type": "opened", "variant": "group", "engine": "serial", "schedule": "wait-k:3", "at_s": 0.0}]
+    spoken = [" " * (i > 0) + word for i, word in enumerate(TEXT.split())]
+    for step in range(6):
+        seen = {"step": step, "newest_visible_step": step, "t_frame_s": step + 0.5, "lag_s": 0.1}
+        lines.append({"type": "watched", "step": step, "arrival_s": step + 0.5, "t_s": step + 0.55})
+        lines += [{"type": "token", "text": text, "t_emit_s": step + 0.6, **seen} for text in spoken[3 * step :][:3]]
+    for line in lines[1:]:
+        line["at_s"] = start_s + line.get("t_emit_s", line.get("t_s"))
+    lines.append({"type": "end", "reason": "finished", "tokens": 18, "recording": None, "at_s": start_s + 6})
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return path
+
+
+def test_a_recording_is_told_again_and_can_be_wound(visit, scripted, tmp_path, clip):
+    page = visit(scripted.url)
+    choose(page, "recording")
+    page.set_files("#recording-file", recording(tmp_path / "session.jsonl"))
+    page.set_files("#recording-video", clip)
+    page.click("#start")
+    assert TEXT.startswith(words(page, 3)) and words(page, 3) != TEXT, "at its own pace"
+    to = "(m => {{ m.value = {}; m.dispatchEvent(new Event('input')) }})(document.querySelector('#moment'))"
+    page.js(to.format(6))
+    page.wait(f"{SAID.format(1)} === {json.dumps(TEXT)}")
+    page.click("#play")
+    page.js(to.format(0))
+    page.js(to.format(1))
+    assert page.js(SAID.format(1)) == "The video shows"
+    page.click(".word:nth-of-type(2)")
+    page.wait("Math.abs(document.querySelector('#video').currentTime - 0.6) < 0.3")
+    assert page.js("document.querySelector('[data-part=detail]').textContent").startswith("“video” saw 0–1 s")
+
+
+def test_a_file_that_is_no_recording_is_refused_with_its_name(visit, scripted, tmp_path):
+    (tmp_path / "other.jsonl").write_text('{"video_id": 1}\n')
+    page = visit(scripted.url)
+    choose(page, "recording")
+    page.set_files("#recording-file", tmp_path / "other.jsonl")
+    page.click("#start")
+    page.wait("document.querySelector('#message').textContent.startsWith('other.jsonl: This is no recording')")
+    assert page.js("document.querySelector('#start').disabled") is False
+
+
+# --- for everybody ---
+
+
+def test_nothing_is_wider_than_a_phone(visit, scripted):
+    page = visit(scripted.url, width=360, height=740)
+    too_wide = """[...document.querySelectorAll('body *')].filter(one => one.checkVisibility()
+        && !one.closest('.said, .skip, .timeline') && one.getBoundingClientRect().right > innerWidth + 0.5)
+        .map(one => one.outerHTML.slice(0, 80))"""
+    page.js("document.querySelector('#more').open = true")
+    for source in ("camera", "video", "file", "url", "recording"):
+        choose(page, source)
+        assert page.js("document.documentElement.scrollWidth") <= 360 and page.js(too_wide) == [], source
+    choose(page, "camera")
+    page.click("#add")
+    page.click("#start")
+    words(page, 6, pane=2)
+    page.click(".word")
+    assert page.js("document.documentElement.scrollWidth") <= 360 and page.js(too_wide) == []
+    assert page.box(".pane:nth-child(2)")["top"] > page.box(".pane:nth-child(1)")["bottom"], "one below the other"
+
+
+LUMINANCE = """((rgb) => rgb.map(v => v / 255).map(v => v <= .04045 ? v / 12.92 : ((v + .055) / 1.055) ** 2.4)
+    .reduce((sum, v, i) => sum + v * [.2126, .7152, .0722][i], 0))"""
+CONTRAST = """((selector) => {
+    const numbers = (colour) => colour.match(/[\\d.]+/g).map(Number);
+    const ground = (one) => {
+        const colour = numbers(getComputedStyle(one).backgroundColor);
+        return colour.length === 4 && colour[3] === 0 ? ground(one.parentElement) : colour.slice(0, 3);
+    };
+    const one = document.querySelector(selector);
+    const inks = [numbers(getComputedStyle(one).color)];
+    const label = getComputedStyle(one, '::before');
+    if (label.content !== 'none') inks.push(numbers(label.color));
+    return Math.min(...inks.map(ink => {
+        const [dark, light] = [ink.slice(0, 3), ground(one)].map(LUMINANCE).sort((a, b) => a - b);
+        return (light + .05) / (dark + .05);
+    }));
+})""".replace("LUMINANCE", LUMINANCE)
+
+
+@pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
+def test_text_stands_out_from_its_ground(visit, scripted, dark):
+    page = visit(scripted.url, dark=dark)
+    ground = page.js("getComputedStyle(document.body).backgroundColor")
+    assert (sum(map(int, ground[4:-1].split(","))) < 200) == dark
+    page.prefer(dark=dark, still=True)
+    shown = [
+        "h1",
+        "#model",
+        "#curtain",
+        "#hint",
+        "#start",
+        "label",
+        "summary",
+        ".state",
+        "[data-part=detail]",
+        "dt",
+        "dd",
+    ]
+    contrasts = {selector: page.js(f"{CONTRAST}('{selector}')") for selector in shown}
+    page.click("#start")
+    words(page, 4)
+    page.js("document.querySelector('.word').click()")
+    contrasts |= {selector: page.js(f"{CONTRAST}('{selector}')") for selector in ("#stop", ".word.marked", ".state")}
+    page.wait("document.querySelector('.word.fresh:not(.marked)') !== null")
+    contrasts["fresh"] = page.js(f"{CONTRAST}('.word:last-of-type')")
+    assert {selector: round(ratio, 1) for selector, ratio in contrasts.items() if ratio < 4.5} == {}
+    assert page.js("getComputedStyle(document.querySelector('.word')).transitionDuration") == "0s", "reduced motion"
+
+
+def test_everything_can_be_done_with_the_keyboard_and_focus_is_seen(visit, scripted):
+    page = visit(scripted.url)
+    here = "(one => one.id || one.dataset.part || one.value || one.className || one.tagName)(document.activeElement)"
+    page.js("document.querySelector('#more').open = true")
+    reached, outlined = [], []
+    for _ in range(30):
+        page.press("Tab")
+        reached.append(page.js(here))
+        outlined.append(
+            page.js("""(one => [one, one.nextElementSibling].some(part =>
+                part && getComputedStyle(part).outlineStyle === 'solid'))(document.activeElement)""")
+        )
+        if reached[-1] == "add":
+            break
+    wanted = {
+        "help",
+        "camera",
+        "question",
+        "start",
+        "rate",
+        "policy",
+        "record",
+        "variant",
+        "engine",
+        "schedule",
+        "add",
+    }
+    assert wanted <= set(reached) and all(outlined), list(zip(reached, outlined, strict=True))
+
+    page.js("document.activeElement.blur()")
+    page.press("s")
+    words(page, 3)
+    page.press("w")
+    page.press("ArrowRight")
+    page.press("Enter")
+    assert page.js("document.querySelector('.word[aria-pressed=true]').textContent") == "video"
+    page.press("p")
+    page.wait("document.querySelector('#pause').getAttribute('aria-pressed') === 'true'")
+    page.press("q")
+    page.wait("document.activeElement.id === 'question'")
+    page.js("document.activeElement.select()")
+    page.write("What stops?")
+    page.press("Enter")
+    page.wait("document.querySelector('.question')?.textContent.includes('What stops?')")
+    page.js("document.activeElement.blur()")
+    page.press("?", shift=True)
+    page.wait("document.querySelector('#shortcuts').open")
+    page.press("Escape")
+    page.wait("!document.querySelector('#shortcuts').open")
+    page.press("2")
+    page.wait("document.querySelectorAll('.pane').length === 2")
+    page.press("x")
+    assert state(page, "closed") == "stopped"
+    page.click("#keys")
+    page.press("2")
+    assert page.js("document.querySelectorAll('.pane').length") == 2, "letters can be switched off"
+    page.click("#keys")
+
+
+def test_every_control_has_a_name_and_phrases_are_read_out_whole(visit, scripted):
+    page = visit(scripted.url)
+    page.js("document.querySelector('#more').open = true")
+    page.click("#add")
+    page.js("window.read = []")
+    page.js("""new MutationObserver(changes => changes.forEach(({addedNodes}) =>
+        addedNodes.forEach(node => read.push(node.textContent)))).observe(
+        document.querySelector('[role=log]'), {childList: true})""")
+    page.click("#start")
+    words(page, 9)
+    tree = page.call("Accessibility.getFullAXTree")["nodes"]
+    named = {}
+    for node in tree:
+        if not node["ignored"] and (role := node["role"]["value"]) in CONTROLS:
+            named.setdefault(role, []).append(node.get("name", {}).get("value", ""))
+    assert all(all(names) for names in named.values()), named
+    assert {"button", "textbox", "combobox", "radio", "checkbox", "image", "log"} <= set(named)
+    page.click("#finish")
+    state(page, "closed")
+    phrases = page.js("read")
+    assert phrases == [
+        "The video shows a red circle moving left,",
+        "a blue square moving up,",
+        "a green triangle moving right.",
+    ]
+    assert page.js("document.querySelector('[role=log]').ariaLive") == "polite"
+
+
+# --- with the real server and a real, random model ---
+
+
+def test_the_camera_is_narrated_by_the_real_server_and_its_recording_told_again(visit, server, tmp_path):
+    page = visit(server.url + "/")
+    page.click("#record")
+    page.click("#start")
+    words(page)
+    page.js("document.querySelector('#panes').scrollIntoView()")
+    word = painted(page, ".word")
+    assert word.max() - word.min() > 120, "painted where the document says it is"
+    seconds = page.js("[...document.querySelectorAll('.word')].map(word => word.getAttribute('aria-description'))")
+    assert all(" saw 0–" in second and " said at " in second for second in seconds)
+    page.wait("document.querySelector('[data-number=frames]').textContent !== '–'")
+    page.click("#finish")
+    assert state(page, "closed") == "finished"
+    said = page.js(SAID.format(1))
+
+    page.wait("document.querySelector('[data-part=downloads]').checkVisibility()")
+    folder = tmp_path / "downloads"
+    page.call("Browser.setDownloadBehavior", behavior="allow", downloadPath=str(folder))
+    page.click("[data-part=jsonl]")
+    page.click("[data-part=vtt]")
+    wait_for(lambda: len(list(folder.glob("swwatch-*.[jv]*[lt]"))) == 2, "the downloads")
+    time.sleep(0.1)
+    assert next(folder.glob("*.vtt")).read_text().startswith("WEBVTT")
+    choose(page, "recording")
+    page.set_files("#recording-file", next(folder.glob("*.jsonl")))
+    page.click("#start")
+    page.js("(m => { m.value = m.max; m.dispatchEvent(new Event('input')) })(document.querySelector('#moment'))")
+    page.wait(f"{SAID.format(1)} === {json.dumps(said)}")
+
+
+def test_two_engines_say_the_same_of_a_file_on_the_real_server(visit, server):
+    page = visit(server.url + "/")
+    choose(page, "file")
+    page.wait("document.querySelector('#server-file').options.length > 1")
+    page.js("document.querySelector('#server-file').value = 'sub/clip.mp4'")
+    page.click("#add")
+    for pane, engine in ((1, "serial"), (2, "fused")):
+        page.js(f"document.querySelector('.pane:nth-child({pane}) [data-part=engine]').value = '{engine}'")
+    page.click("#start")
+    assert state(page, "closed", 1) == state(page, "closed", 2) == "finished"
+    assert page.js(SAID.format(1)) == page.js(SAID.format(2)) != ""
+    assert "serial" in page.js("document.querySelector('.pane:nth-child(1) h2').textContent")
+    assert "fused" in page.js("document.querySelector('.pane:nth-child(2) h2').textContent")
+
+
+def test_an_upload_is_read_by_the_real_server_and_a_mistake_is_told(visit, server, clip):
+    page = visit(server.url + "/")
+    choose(page, "upload")
+    page.click("#start")
+    page.wait("document.querySelector('#message').textContent === 'Choose a file first.'")
+    page.set_files("#video-file", clip)
+    page.js("document.querySelector('[data-part=schedule]').value = 'never'")
+    page.click("#start")
+    page.wait("document.querySelector('.notes').textContent.includes('(unsupported)')")
+    page.js("document.querySelector('[data-part=schedule]').value = 'wait-k:2'")
+    page.wait("!document.querySelector('#start').disabled")
+    page.click("#start")
+    words(page, 2)
+    assert state(page, "closed") == "finished"
