@@ -24,7 +24,7 @@ SEND_BUFFER = 256 * 1024  # bytes that the system keeps for a client that reads 
 
 def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="swwatch serve", description=__doc__)
-    parser.add_argument("--model", action="append", help="checkpoint folder or hub id; again for another variant")
+    parser.add_argument("--model", action="append", help="checkpoint folder or hub id, also as group=PATH; repeat it")
     parser.add_argument("--variant", choices=list(VARIANTS), help="needed where the checkpoint does not name one")
     parser.add_argument("--engine", default="auto", help="how sessions run unless they choose (default: auto)")
     parser.add_argument("--host", default="127.0.0.1", help="address to bind to (default: this machine alone)")
@@ -129,8 +129,8 @@ def build(args: argparse.Namespace, limits, gate):
     how = {"device": args.device, "dtype": args.dtype, "attention": args.attention}
     checkpoints = []
     for model in models:
-        loaded = load(model, variant=variant, **how)
-        checkpoints.append(Checkpoint(Path(model).name or str(model), loaded))
+        path, named = split_model(model)
+        checkpoints.append(Checkpoint(Path(path).name or path, load(path, variant=named or variant, **how)))
     stages = Stages(checkpoints, engine=args.engine, max_sessions=limits.max_sessions)
     stages.begin()
     metrics = Metrics()
@@ -145,6 +145,12 @@ def build(args: argparse.Namespace, limits, gate):
         urls="all" if args.allow_private_urls else "public" if args.allow_urls else "none",
     )
     return Server(gate, limits, metrics, sessions, ", ".join(one.name for one in checkpoints), notes)
+
+
+def split_model(model: str) -> tuple[str, str | None]:
+    """`group=PATH` -> (PATH, "group"); PATH alone -> (PATH, None)."""
+    name, equals, path = model.partition("=")
+    return (path, name) if equals and name in VARIANTS else (model, None)
 
 
 def toy_checkpoint(folder: Path = QUICKSTART) -> tuple[list[str], str | None, list[str]]:

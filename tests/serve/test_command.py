@@ -74,3 +74,9 @@ def test_what_the_quick_start_trained_is_taken_group_first(tmp_path):
 )
 def test_the_printed_address_is_one_that_can_be_opened(host, address):
     assert command.page_address(host, 7) == address
+
+
+def test_a_model_may_be_given_with_the_variant_that_it_is_to_be():
+    assert command.split_model("gap=org/name") == ("org/name", "gap")
+    for plain in ("org/name", "some=thing/model", "/a=b/c"):
+        assert command.split_model(plain) == (plain, None)
