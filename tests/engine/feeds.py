@@ -46,3 +46,20 @@ def logits_of(model, feeds: list[Feed]) -> torch.Tensor:
 def small(model, **options) -> FastModel:
     """A fast model with little room and many buckets."""
     return FastModel(model, **{"max_watched": 160, "max_said": 60, "first_length": 8} | options)
+
+
+class Arrived:
+    """A source whose steps have all arrived."""
+
+    def __init__(self, steps):
+        self.steps = list(steps)
+
+    @property
+    def ended(self) -> bool:
+        return not self.steps
+
+    def poll(self):
+        return self.steps.pop(0) if self.steps else None
+
+    def orders(self):
+        return []

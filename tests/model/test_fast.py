@@ -5,7 +5,7 @@ from random import Random
 
 import pytest
 import torch
-from feeds import logits_of, random_feeds, small
+from feeds import Arrived, logits_of, random_feeds, small
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from streams import play, random_stream
@@ -104,23 +104,6 @@ def test_fused_sessions_on_the_fast_path_say_what_serial_ones_say_on_the_plain(l
         run = drive(model, session.run(Arrived(steps)))
         said.append([(e.token_id, e.step, e.newest_visible_step) for e in run if isinstance(e, Spoken)])
     assert said[0] == said[1]
-
-
-class Arrived:
-    """A source whose steps have all arrived."""
-
-    def __init__(self, steps):
-        self.steps = list(steps)
-
-    @property
-    def ended(self) -> bool:
-        return not self.steps
-
-    def poll(self):
-        return self.steps.pop(0) if self.steps else None
-
-    def orders(self):
-        return []
 
 
 def test_rows_that_fill_up_a_bucket_touch_no_slot_and_what_they_hold_does_not_matter(load_tiny):

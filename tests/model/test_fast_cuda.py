@@ -7,13 +7,17 @@ from random import Random
 
 import pytest
 import torch
-from feeds import logits_of, random_feeds, small
+from feeds import Arrived, logits_of, random_feeds, small
 from streams import play, random_stream
 
+from swwatch.engine.fused import FusedSession
 from swwatch.engine.greedy import Greedy
+from swwatch.engine.requests import drive
 from swwatch.engine.serial import SerialSession
-from swwatch.engine.session import Decoding
-from swwatch.model.fast import FastModel
+from swwatch.engine.session import Decoding, Session
+from swwatch.engine.source import Step
+from swwatch.engine.trace import Spoken
+from swwatch.model.fast import FastModel, row_bucket
 from swwatch.schedule import WaitK
 from swwatch.variants import VARIANTS, Cursor
 
@@ -131,6 +135,25 @@ def int_of(token: torch.Tensor) -> int:
     value = int(token)
     torch.cuda.set_sync_debug_mode("error")
     return value
+
+
+@pytest.mark.parametrize("kind", [Session, FusedSession])
+def test_a_whole_session_waits_for_its_ids_alone(on_cuda, monkeypatch, kind):
+    """Nothing is recorded in it either: recording waits too."""
+    loaded = on_cuda("group", torch.bfloat16)
+    model, stream = FastModel(loaded.model, 600, 300), random_stream(loaded, [(4, 4)] * 20)
+    pixels = [each.cuda() for each in stream.pixels]
+    recorded = model.warm_up({(row_bucket(n),) for n in range(1, 33)}, stream.grids[:1])
+
+    def choose(self, logits, may_stop):
+        return int_of(self.pick(logits, may_stop))
+
+    monkeypatch.setattr(Greedy, "choose", choose)
+    session = kind(model, stream.prompt, schedule=WaitK(3), decoding=Decoding(60))
+    steps = [Step(*step, i + 0.5, i == 19) for i, step in enumerate(zip(pixels, stream.grids, strict=True))]
+    with waiting_forbidden():
+        said = sum(isinstance(event, Spoken) for event in drive(model, session.run(Arrived(steps))))
+    assert said == 60 and model.num_graphs == recorded
 
 
 def test_the_tower_beside_the_words_sees_what_the_plain_models_does(on_cuda):
