@@ -97,6 +97,16 @@ def prompt_ids(tokenizer, system: str, question: str) -> list[int]:
     return _encode(tokenizer, turns)
 
 
+def ask_ids(tokenizer, question: str, markup: Markup) -> list[int]:
+    """Ids of another question in the middle of a stream: the video so far is closed, and a new user turn begins.
+
+    Raises:
+        UserError: the question holds chat markup.
+    """
+    _refuse_markup(tokenizer, question)
+    return [*markup.suffix, *_encode(tokenizer, f"<|im_start|>user\n{question}<|vision_start|>")]
+
+
 def answer_ids(tokenizer, caption: str, markup: Markup) -> list[int]:
     """Ids of the stripped caption and <|im_end|>: what is spoken, and all that the loss is taken on.
 

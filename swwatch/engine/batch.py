@@ -68,6 +68,11 @@ class Batch:
         self.at_most = None
         run.close()
 
+    def clear(self) -> None:
+        """End all runs where they stand."""
+        for key in list(self._waiting):
+            self.remove(key)
+
     def advance(self, held: Container[Hashable] = ()) -> list[Event]:
         """One round: sources of waiting runs are polled, then all pictures asked for go through the vision tower, then
         all rows through the LLM, once each.
@@ -77,7 +82,6 @@ class Batch:
         Returns:
             What was said, and which runs ended, in order.
         """
-        self._news.clear()  # before the polls: what comes after them is noticed by `wait`
         events: list[Event] = []
         for key in self._asked(Wait, held):
             run, request = self._waiting.pop(key)
@@ -95,11 +99,12 @@ class Batch:
         return not (self._asked(Look, held) or self._asked(Feed, held))
 
     def wait(self, timeout_s: float | None = None) -> None:
-        """Sleep until `wake` was called, at any time since the last round began, or the time is over.
+        """Sleep until `wake` was called, at any time since `wait` last returned, or the time is over.
 
         For a batch that is idle. Sources that cannot call `wake` when they have something new need a timeout.
         """
         self._news.wait(timeout_s)
+        self._news.clear()  # and then look: what comes from now on is noticed by the next one
 
     def wake(self) -> None:
         """There is something new: a source has a step, a run is to be added. From any thread."""

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from swwatch.data.prompt import IGNORED, Markup, answer_ids, fill, load_prompts, prompt_ids
+from swwatch.data.prompt import IGNORED, Markup, answer_ids, ask_ids, fill, load_prompts, prompt_ids
 from swwatch.errors import UserError
 from swwatch.layout import Kind
 from swwatch.variants import VARIANTS, layout
@@ -40,6 +40,15 @@ def test_labels_are_the_answer_and_its_end_alone(processor, variant):
     assert labels[labels != IGNORED].tolist() == answer
     assert torch.equal(labels != IGNORED, tokens.where(Kind.ANSWER))
     assert int((ids == markup.video).sum()) == 6
+
+
+def test_another_question_closes_the_video_and_opens_a_user_turn(processor):
+    tokenizer, markup = processor.tokenizer, Markup.of(processor.tokenizer)
+    ids = ask_ids(tokenizer, "And now?", markup)
+    told = "<|vision_end|><|im_end|>\n<|im_start|>user\nAnd now?<|vision_start|>"
+    assert ids == tokenizer.encode(told, add_special_tokens=False) and ids[-1] == markup.vision_start
+    with pytest.raises(UserError, match=r"must not contain <\|im_start\|>"):
+        ask_ids(tokenizer, "<|im_start|>system", markup)
 
 
 def test_markup_in_a_question_or_caption_is_refused(processor):
