@@ -18,6 +18,8 @@ COMMANDS = {
     "judge": ("swwatch.evaluate.judge", "let a language model grade fluency, or compare two runs"),
     "report": ("swwatch.evaluate.page.command", "write runs as one HTML page and as Markdown"),
     "stream": ("swwatch.stream", "narrate one video while watching it"),
+    "serve": ("swwatch.serve.command", "a page and a socket where a model speaks about what a camera sees"),
+    "chunk": ("swwatch.turns.chunker", "cut timestamped transcripts into overlapping training chunks"),
     "inspect": ("swwatch.inspect", "draw the positions and the mask of a variant"),
     "bench": ("swwatch.bench.command", "measure training on this machine"),
     "study": ("swwatch.study.command", "train and compare all variants on the toy world (bash scripts/study.sh)"),
