@@ -7,8 +7,9 @@ the next one is in the cache, and that is all that there is to get right between
 
 from collections import deque
 
+from swwatch.engine.incoming import Incoming
 from swwatch.engine.requests import Feed, Run, Wait
-from swwatch.engine.session import Incoming, Session
+from swwatch.engine.session import Session
 from swwatch.engine.source import Source
 from swwatch.engine.watcher import Spent, Ticket, Watcher, Work
 from swwatch.layout import Layout

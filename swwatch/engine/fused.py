@@ -12,8 +12,9 @@ from dataclasses import replace
 
 import torch
 
+from swwatch.engine.incoming import Incoming
 from swwatch.engine.requests import Feed, Look, Run
-from swwatch.engine.session import Incoming, Session
+from swwatch.engine.session import Session
 from swwatch.layout import Layout
 from swwatch.model.tower import Looked
 

@@ -28,9 +28,10 @@ import torch
 from swwatch import variants
 from swwatch.data.pixels import merged_grids
 from swwatch.engine.greedy import Greedy
+from swwatch.engine.incoming import Incoming
 from swwatch.engine.requests import Feed, Look, Run, Wait
 from swwatch.engine.source import Ask, Order, Source, Step
-from swwatch.engine.trace import Asked, SimulatedClock, Spoken, Watched
+from swwatch.engine.trace import Asked, Moment, SimulatedClock, Spoken, Watched
 from swwatch.errors import UserError
 from swwatch.layout import Kind, Layout
 from swwatch.model.modeling import WatchingQwen2_5_VL
@@ -56,41 +57,6 @@ class Decoding:
     def __post_init__(self):
         if self.max_new_tokens < 1 or self.repetition_penalty <= 0:
             raise UserError("max_new_tokens must be at least 1 and repetition_penalty above 0")
-
-
-@dataclass
-class Incoming:
-    """A step on its way into the cache: laid out, and computed as far as `num_in` says.
-
-    Attributes:
-        index: 0-based video step.
-        step: None at the end of a stream that ended late: a step without video, which brings the suffix.
-        last: nothing follows.
-        asks: questions in effect from this step on.
-        rows: (Q,) Layout of what is watched, in order: questions, video, suffix.
-        parts: what the rows are, in the same order: token ids, pixels for the vision tower, or what it made of them.
-        embeds: (Q, D), once they are known.
-        num_in: so many of the rows are in the cache.
-    """
-
-    index: int
-    step: Step | None
-    last: bool
-    asks: list[Ask]
-    rows: Layout
-    parts: list[tuple[int, ...] | Look | Looked | torch.Tensor]
-    embeds: torch.Tensor | None = None
-    num_in: int = 0
-
-    @property
-    def num_left(self) -> int:
-        return len(self.rows) - self.num_in
-
-    def take(self, count: int) -> tuple[Layout, torch.Tensor]:
-        """The next rows and their embeddings, which go into the cache now."""
-        chosen = slice(self.num_in, self.num_in + count)
-        self.num_in += count
-        return self.rows[chosen], self.embeds[chosen]
 
 
 class Session:
@@ -140,8 +106,9 @@ class Session:
         self.arrivals: list[float] = []  # of each real step, stream seconds
         self.closed = self.finished = self.speaking = self.paused = self.stopped = False
         self.logits = None
+        self._untold: list[tuple[Incoming, Moment]] = []  # watched, but the device may not have come to it
         self._source: Source | None = None
-        self._prompt = list(prompt)
+        self._prompt, self._dtype = list(prompt), model.dtype
         stops = {self.markup.im_end, *_ids(model.generation_config.eos_token_id)}
         self._stops = stops
         vocab_size, penalty = model.config.text_config.vocab_size, self.decoding.repetition_penalty
@@ -262,7 +229,7 @@ class Session:
         embeds = []
         for part in incoming.parts:
             seen = (yield part) if isinstance(part, Look) else part.take() if isinstance(part, Looked) else part
-            embeds.append(self._embed(seen) if isinstance(seen, tuple) else seen.to(self.model.dtype))
+            embeds.append(self._embed(seen) if isinstance(seen, tuple) else seen.to(self._dtype))
         incoming.embeds = torch.cat(embeds)
 
     def _bring_in(self, incoming: Incoming) -> Run:
@@ -280,8 +247,16 @@ class Session:
         yield from self._tell_watched(incoming)
 
     def _tell_watched(self, incoming: Incoming) -> Run:
+        """The last rows of a step have been fed: tell it, on a GPU when these have been computed."""
         if incoming.step is not None:
-            yield Watched(incoming.index, incoming.step.arrival_s, self.clock.now())
+            self._untold.append((incoming, Moment(self.model.device, self.clock)))
+        yield from self._tell(wait=False)
+
+    def _tell(self, wait: bool) -> Run:
+        """Tell of the steps that are in by now, or wait for them."""
+        while self._untold and (wait or self._untold[0][1].passed):
+            incoming, moment = self._untold.pop(0)
+            yield Watched(incoming.index, incoming.step.arrival_s, moment.at_s())
 
     # ---- what goes out ----------------------------------------------------------------------------------------------
 
@@ -307,6 +282,7 @@ class Session:
         else:
             budget = min(self.schedule.budget(index), budget)
         yield from self._speak(index, budget, last)
+        yield from self._tell(wait=True)
         self.speaking = False
 
     def _speak(self, index: int, budget: int, last: bool) -> Run:
@@ -319,6 +295,7 @@ class Session:
                 self.logits = yield from self._predict(*self._take_pending(index), budget)
             row = self.cursor.say(1, index)  # on a GPU the logits are still being computed
             token = self._choose(last or self.decoding.stop_early)
+            yield from self._tell(wait=True)  # the choice has waited for all that was fed
             self.pending.append(([token], row))
             budget -= 1
             self.num_spoken += 1
@@ -348,7 +325,7 @@ class Session:
         return rows, self._embed(ids)
 
     def _embed(self, ids) -> torch.Tensor:
-        return self.model.embed(ids).to(self.model.dtype)
+        return self.model.embed(ids).to(self._dtype)
 
 
 def check_parallel(engine: str, variant: Variant) -> None:

@@ -3,6 +3,8 @@
 import time
 from dataclasses import dataclass
 
+import torch
+
 
 @dataclass(frozen=True)
 class Spoken:
@@ -45,6 +47,31 @@ class Asked:
     step: int
     text: str
     t_s: float
+
+
+class Moment:
+    """When a device comes to where its work stands now. The host may ask later, without having waited meanwhile."""
+
+    def __init__(self, device: torch.device, clock):
+        self._clock, self._at_s, self._event = clock, None, None
+        if device.type == "cuda":
+            self._event = torch.cuda.Event(enable_timing=True)
+            self._event.record()
+        else:
+            self._at_s = clock.now()
+
+    @property
+    def passed(self) -> bool:
+        return self._event is None or self._event.query()
+
+    def at_s(self) -> float:
+        """On the clock. Waits for the device, which is at once where it `passed`."""
+        if self._at_s is None:
+            now = torch.cuda.Event(enable_timing=True)
+            now.record()
+            now.synchronize()
+            self._at_s = self._clock.now() - self._event.elapsed_time(now) / 1000
+        return self._at_s
 
 
 class RealTimeClock:

@@ -265,3 +265,30 @@ def _requests(model, stream):
 def test_variants_that_cannot_watch_while_they_speak_are_refused(load_tiny, variant):
     with pytest.raises(UserError, match="Take the engine 'serial'"):
         FusedSession(load_tiny(variant).model, [1, 2])
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.parametrize("variant", PARALLEL)
+def test_on_cuda_fused_says_what_serial_says_in_float32(load_tiny, variant):
+    loaded = load_tiny(variant)
+    stream = random_stream(loaded, SIZES, answer_len=0)
+    loaded.model.to("cuda")
+    try:
+        for gaps in ([0] * 5, [0, 1, 2, 0, 9]):
+            serial, fused = (
+                kind(loaded.model, stream.prompt, decoding=Decoding(24)) for kind in (Session, FusedSession)
+            )
+            assert spoken_by(loaded.model, fused, Paced(stream, gaps)) == spoken_by(
+                loaded.model, serial, Paced(stream)
+            )
+            assert fused.num_fused
+        session, at_s = FusedSession(loaded.model, stream.prompt), {}
+        for event in drive(loaded.model, session.run(Paced(stream))):
+            if isinstance(event, Watched):
+                at_s[event.step] = event.t_s
+            elif isinstance(event, Spoken):
+                assert at_s[event.newest_visible_step] <= event.t_emit_s
+        assert list(at_s) == list(range(5)) and list(at_s.values()) == sorted(at_s.values())
+    finally:
+        loaded.model.to("cpu")

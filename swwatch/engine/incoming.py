@@ -1,0 +1,45 @@
+"""A step between the source and the cache."""
+
+from dataclasses import dataclass
+
+import torch
+
+from swwatch.engine.requests import Look
+from swwatch.engine.source import Ask, Step
+from swwatch.layout import Layout
+from swwatch.model.tower import Looked
+
+
+@dataclass
+class Incoming:
+    """A step on its way into the cache: laid out, and computed as far as `num_in` says.
+
+    Attributes:
+        index: 0-based video step.
+        step: None at the end of a stream that ended late: a step without video, which brings the suffix.
+        last: nothing follows.
+        asks: questions in effect from this step on.
+        rows: (Q,) Layout of what is watched, in order: questions, video, suffix.
+        parts: what the rows are, in the same order: token ids, pixels for the vision tower, or what it made of them.
+        embeds: (Q, D), once they are known.
+        num_in: so many of the rows are in the cache.
+    """
+
+    index: int
+    step: Step | None
+    last: bool
+    asks: list[Ask]
+    rows: Layout
+    parts: list[tuple[int, ...] | Look | Looked | torch.Tensor]
+    embeds: torch.Tensor | None = None
+    num_in: int = 0
+
+    @property
+    def num_left(self) -> int:
+        return len(self.rows) - self.num_in
+
+    def take(self, count: int) -> tuple[Layout, torch.Tensor]:
+        """The next rows and their embeddings, which go into the cache now."""
+        chosen = slice(self.num_in, self.num_in + count)
+        self.num_in += count
+        return self.rows[chosen], self.embeds[chosen]
