@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from swwatch.data.seek_jsonl import seeks_file
 from swwatch.errors import UserError
 from swwatch.turns.systems import get
 from swwatch.turns.transcript import Transcript, Word, text_of
@@ -117,11 +118,6 @@ def write_chunks(source: Path, out: Path, *, query: str, seeks: str, **options) 
         seeks_file(out).write_text(json.dumps(offsets))
     os.replace(part, out)
     return counts
-
-
-def seeks_file(path: Path) -> Path:
-    """Where the offsets of a file's lines are kept beside it: NAME_with_seeks.jsonl -> NAME_seeks.jsonl."""
-    return path.with_name(path.stem.removesuffix("_with_seeks") + "_seeks.jsonl")
 
 
 def main(argv: list[str]) -> int:

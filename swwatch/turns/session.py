@@ -185,14 +185,15 @@ class TurnSession:
         logits = yield from self._read(spans, video)
         said: list[int] = []
         self.context.append(Span(Part.ANSWER, (), None, number, start_s, end_s))
-        arrival_s = newest.arrival_s if newest else self.clock.now()
+        arrival_s, in_view = newest.arrival_s if newest else self.clock.now(), ids_of(self.context)
         self.chooser.begin_turn()
         if silent:
             said = [*self.turns.ellipsis, self.turns.im_end]
             self._say(said)
         while not silent:
-            token = self.chooser(logits, ids_of(self.context))
+            token = self.chooser(logits, in_view)
             said.append(token)
+            in_view.append(token)
             self._say([token])
             yield Spoken(number, token, number, arrival_s, self.clock.now())
             if token in self._stops or len(said) >= self.chooser.choosing.sampling.max_new_tokens:
@@ -328,7 +329,14 @@ def default_windows(system: System) -> Windows:
 
 
 def _spans(pieces: list[evict.Piece]) -> list[Span]:
-    return [span for span, _ in pieces]
+    """The context that pieces make; previous text becomes one span."""
+    context: list[Span] = []
+    for span, _ in pieces:
+        if context and span.part is context[-1].part is Part.PREVIOUS:
+            context[-1] = replace(span, ids=context[-1].ids + span.ids)
+        else:
+            context.append(span)
+    return context
 
 
 def _copied(value):
