@@ -1,80 +1,28 @@
-"""Annotated clips as training samples. An item is a function of (epoch, index) alone.
-
-So neither the order of reading, nor workers, nor a restart can change a sample, its question or its replacement.
-"""
+"""Annotated clips as training samples, laid out for one of the six variants."""
 
 import random
+import re
 from array import array
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
 import torch
-from torch.utils.data import Dataset, Sampler, get_worker_info
+from torch.utils.data import Sampler, get_worker_info
 
 from swwatch.data.annotations import resolve_video
 from swwatch.data.frame_cache import FrameCache
 from swwatch.data.pixels import FrameEncoder, merged_grids
 from swwatch.data.prompt import Markup, Prompts, answer_ids, fill, prompt_ids, question_of
-from swwatch.data.reading import Reading
-from swwatch.data.video import VideoError, read_clip
+from swwatch.data.samples import MAX_REPLACEMENTS, Draw, Sample, Samples, Size, Skip
+from swwatch.data.token_counts import TokenCounter
+from swwatch.data.video import FRAMES_PER_STEP, measure, read_clip
 from swwatch.errors import UserError
 from swwatch.layout import Layout
 from swwatch.schedule import Schedule
 from swwatch.variants import layout
 
-MAX_REPLACEMENTS = 20  # unusable draws in a row: by chance 1e-40 where 1 % of a file is bad
-
-
-@dataclass(frozen=True)
-class Sample:
-    """One clip with its caption, laid out for a variant. L tokens.
-
-    Attributes:
-        input_ids: (L,) int64.
-        labels: (L,) int64, unshifted; prompt.IGNORED where there is no loss.
-        tokens: Layout of the L tokens.
-        pixel_values: (patches, D) float32, normalised.
-        video_grid_thw: (1, 3) int64, patches before the spatial merge.
-        num_cut: seconds that the end of the video lost to max_length.
-    """
-
-    input_ids: torch.Tensor
-    labels: torch.Tensor
-    tokens: Layout
-    pixel_values: torch.Tensor
-    video_grid_thw: torch.Tensor
-    num_cut: int = 0
-
-
-@dataclass(frozen=True)
-class Skip:
-    """A record that gave no sample."""
-
-    video_id: str
-    path: str
-    reason: str
-
-    @classmethod
-    def of(cls, record: dict, error: UserError) -> "Skip":
-        video_id, path = str(record["video_id"]), str(record.get("video_path"))
-        if isinstance(error, VideoError):
-            return cls(video_id, str(error.path), error.reason)
-        return cls(video_id, path, str(error))
-
-
-@dataclass(frozen=True)
-class Draw:
-    """What the dataset returns: a sample, and the records passed over on the way to it. No sample: gave up."""
-
-    sample: Sample | None
-    skips: tuple[Skip, ...] = ()
-
-    @property
-    def samples(self) -> tuple[Sample, ...]:
-        """All samples of the draw: one, or none where it gave up."""
-        return () if self.sample is None else (self.sample,)
+__all__ = ["MAX_REPLACEMENTS", "Draw", "Sample", "Skip"]  # of data.samples
 
 
 class EncodedClips:
@@ -100,11 +48,11 @@ class EncodedClips:
             self.num_bytes += size
 
 
-class ClipDataset(Dataset):
+class ClipDataset(Samples):
     """The samples of annotation records.
 
-    A record whose video cannot be read, or whose sample is longer than `max_length`, is replaced by another one,
-    drawn by (seed, epoch, index, attempt); what was passed over is returned with the sample. An answer is never cut.
+    A record whose video cannot be read, or whose sample is longer than `max_length`, gives none. An answer is never
+    cut.
 
     Args:
         records: a Records, or from annotations.read_jsonl; data: their file, which their paths are relative to.
@@ -143,59 +91,14 @@ class ClipDataset(Dataset):
         frame_cache: FrameCache | None = None,
         video_root: str | Path | None = None,
     ):
-        self.records, self.data, self.video_root = records, Path(data), video_root
+        super().__init__(records, data, seed)
+        self.video_root = video_root
         self.tokenizer, self.markup, self.encoder = tokenizer, markup, encoder
         self.variant, self.schedule, self.merge, self.t_per_step = variant, schedule, merge, t_per_step
         self.prompts = prompts
         self.prompt_ids = {text: prompt_ids(tokenizer, prompts.system, text) for text in prompts.train_questions}
-        self.max_length, self.max_frames, self.truncate, self.seed = max_length, max_frames, truncate, seed
+        self.max_length, self.max_frames, self.truncate = max_length, max_frames, truncate
         self.cache, self.frame_cache = EncodedClips(cache_gb), frame_cache
-        self.reading = Reading()
-
-    def __len__(self) -> int:
-        return len(self.records)
-
-    def __getitem__(self, key: tuple[int, int]) -> Draw:
-        epoch, index = key
-        skips = []
-        for attempt in range(1, MAX_REPLACEMENTS + 1):
-            made = self.sample(index, epoch)
-            if isinstance(made, Sample):
-                return Draw(made, tuple(skips))
-            skips.append(made)
-            # a contiguous run of bad records is common (one lost shard), so the next record would be a poor choice
-            index = random.Random(f"replace/{self.seed}/{epoch}/{key[1]}/{attempt}").randrange(len(self))
-        return Draw(None, tuple(skips))
-
-    def sample(self, index: int, epoch: int) -> Sample | Skip:
-        """The sample of a record in an epoch, or why it gives none."""
-        record = self.record(index)
-        if isinstance(record, Skip):
-            return record
-        self.reading.note(index)
-        try:
-            return self.build(record, epoch)
-        except UserError as error:
-            return Skip.of(record, error)
-        except Exception as error:  # a mistake of ours, maybe in a worker: the traceback tells on which clip
-            error.add_note(f"while reading {self.name(index)} of {self.data}")
-            raise
-
-    def record(self, index: int) -> dict | Skip:
-        """A record, or why its line is none."""
-        try:
-            return self.records[index]
-        except UserError as error:
-            return Skip(f"record {index + 1}", str(self.data), str(error))
-
-    def name(self, index: int) -> str:
-        """A record for a message."""
-        record = self.record(index)
-        return (
-            record.video_id
-            if isinstance(record, Skip)
-            else f"video_id {record['video_id']}, {record.get('video_path')}"
-        )
 
     def build(self, record: dict, epoch: int) -> Sample:
         """The sample of a record in an epoch, which chooses the question of a record that has none of its own.
@@ -234,6 +137,14 @@ class ClipDataset(Dataset):
         shortest = f" and {num_text + per_step} with one second of its video" if self.truncate else ""
         raise UserError(f"the sample has {length} tokens{shortest}, more than max_length {self.max_length}")
 
+    def measure(self, record: dict) -> Size:
+        """As Samples.measure."""
+        return measure(resolve_video(record.get("video_path"), self.data, self.video_root), max_frames=self.max_frames)
+
+    def counter(self) -> "_Counter":
+        """As Samples.counter."""
+        return _Counter(self)
+
     def prompt(self, question: str) -> list[int]:
         ids = self.prompt_ids.get(question)
         return prompt_ids(self.tokenizer, self.prompts.system, question) if ids is None else ids
@@ -253,6 +164,40 @@ class ClipDataset(Dataset):
     def _frames(self, path: Path) -> torch.Tensor:
         frames = read_clip(path, max_frames=self.max_frames).frames
         return self.encoder.resize(frames, len(frames))
+
+
+class _Counter:
+    """Counts the tokens of many samples at once, because that is a hundred times as fast; see Samples.counter."""
+
+    def __init__(self, clips: ClipDataset):
+        self.clips, self.count = clips, TokenCounter(clips.tokenizer)
+        self.fixed = len(clips.markup.suffix) + len(clips.markup.header) + 1  # and <|im_end|>
+        self.markup = re.compile("|".join(map(re.escape, clips.tokenizer.get_added_vocab())) or "(?!)")
+        self.prompt = max(map(len, clips.prompt_ids.values()), default=0)
+
+    def __call__(self, records: Sequence[dict], sizes: Sequence[Size | str]) -> list[tuple[int, bool] | str]:
+        answers = self.count([record["human_caption"].strip() for record in records])
+        return [self._one(*of) for of in zip(records, answers, sizes, strict=True)]
+
+    def _one(self, record: dict, answer: int, size: Size | str) -> tuple[int, bool] | str:
+        if isinstance(size, str):
+            return size
+        num_frames, height, width = size
+        steps = num_frames // FRAMES_PER_STEP
+        try:
+            per_step = self.clips.encoder.tokens_per_step(height, width, num_frames)
+            text = self._text(record, answer)
+            kept = self.clips.steps_kept(text, steps, per_step)
+        except UserError as error:
+            return str(error)
+        return text + kept * per_step, kept < steps
+
+    def _text(self, record: dict, answer: int) -> int:
+        """Tokens of all but the video."""
+        if self.markup.search(record["human_caption"]):
+            answer_ids(self.clips.tokenizer, record["human_caption"], self.clips.markup)  # which refuses it
+        own = question_of(record, "")
+        return answer + self.fixed + (len(self.clips.prompt(own)) if own else self.prompt)
 
 
 def missing_videos(

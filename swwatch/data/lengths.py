@@ -5,7 +5,6 @@ the videos since, and does not look at them again. Records are gone through in s
 """
 
 import json
-import re
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -13,16 +12,10 @@ from pathlib import Path
 
 import numpy as np
 
-from swwatch.data.annotations import resolve_video
-from swwatch.data.dataset import ClipDataset, Skip
-from swwatch.data.prompt import answer_ids, question_of
-from swwatch.data.token_counts import TokenCounter
-from swwatch.data.video import FRAMES_PER_STEP, measure
+from swwatch.data.samples import Samples, Size, Skip
 from swwatch.errors import UserError
 
 AT_ONCE = 256  # clips measured before they are written down
-
-Size = tuple[int, int, int]  # of a clip: frames on the 2 fps grid, height, width
 
 
 @dataclass
@@ -41,7 +34,7 @@ class Lengths:
 
 
 def sample_lengths(
-    clips: ClipDataset, file: Path, threads: int, write: bool = True, chosen: Sequence[int] | None = None
+    clips: Samples, file: Path, threads: int, write: bool = True, chosen: Sequence[int] | None = None
 ) -> Lengths:
     """Count the tokens of records' samples.
 
@@ -55,45 +48,40 @@ def sample_lengths(
     return _lengths(clips, chosen, _Sizes(len(clips), file, write), threads)
 
 
-def lengths_of(clips: ClipDataset, indices: Sequence[int], threads: int) -> Lengths:
+def lengths_of(clips: Samples, indices: Sequence[int], threads: int) -> Lengths:
     """As `sample_lengths`, of some records and without a file."""
     return _lengths(clips, indices, _Sizes(len(clips)), threads)
 
 
-def _lengths(clips: ClipDataset, indices: Sequence[int], sizes: "_Sizes", threads: int) -> Lengths:
-    lengths, counter = Lengths(), _TextCounter(clips)
+def _lengths(clips: Samples, indices: Sequence[int], sizes: "_Sizes", threads: int) -> Lengths:
+    lengths, counter = Lengths(), clips.counter()
     with ThreadPoolExecutor(threads) as pool:
         for start in range(0, len(indices), AT_ONCE):
             stretch = {index: clips.record(index) for index in indices[start : start + AT_ONCE]}
             records = {index: record for index, record in stretch.items() if not isinstance(record, Skip)}
             new = [index for index in records if index not in sizes]
             sizes.add(new, pool.map(lambda record: _measure(clips, record), map(records.__getitem__, new)))
-            texts = dict(zip(records, counter(list(records.values())), strict=True))
+            counted = counter(list(records.values()), [sizes[index] for index in records])
+            found = dict(zip(records, counted, strict=True))
             for index, record in stretch.items():
-                try:
-                    _add(lengths, clips, record, sizes[index] if index in records else None, texts.get(index))
-                except UserError as error:
-                    lengths.tokens.append(0)
-                    lengths.skips.append(record if isinstance(record, Skip) else Skip.of(record, error))
+                _add(lengths, record, found.get(index))
     return lengths
 
 
-def _add(lengths: Lengths, clips: ClipDataset, record: dict | Skip, size: Size | str | None, text: int | str | None):
-    for part in (record, size, text):
-        if isinstance(part, Skip | str):
-            raise UserError(str(part))
-    num_frames, height, width = size
-    steps, per_step = num_frames // FRAMES_PER_STEP, clips.encoder.tokens_per_step(height, width, num_frames)
-    kept = clips.steps_kept(text, steps, per_step)
-    lengths.tokens.append(text + kept * per_step)
-    lengths.num_cut += kept < steps
+def _add(lengths: Lengths, record: dict | Skip, counted: tuple[int, bool] | str | None) -> None:
+    if isinstance(record, Skip) or isinstance(counted, str):
+        lengths.tokens.append(0)
+        lengths.skips.append(record if isinstance(record, Skip) else Skip.of(record, UserError(counted)))
+        return
+    tokens, cut = counted
+    lengths.tokens.append(tokens)
+    lengths.num_cut += cut
 
 
-def _measure(clips: ClipDataset, record: dict) -> Size | str:
+def _measure(clips: Samples, record: dict) -> Size | str:
     """The size of a record's clip, or why there is none."""
     try:
-        path = resolve_video(record.get("video_path"), clips.data, clips.video_root)
-        return measure(path, max_frames=clips.max_frames)
+        return clips.measure(record)
     except UserError as error:
         return Skip.of(record, error).reason
 
@@ -146,27 +134,3 @@ class _Sizes:
             return
         if index < count:
             self._keep(index, size)
-
-
-class _TextCounter:
-    """Tokens of samples without their videos; of many at once, because that is a hundred times as fast."""
-
-    def __init__(self, clips: ClipDataset):
-        self.clips, self.count = clips, TokenCounter(clips.tokenizer)
-        self.fixed = len(clips.markup.suffix) + len(clips.markup.header) + 1  # and <|im_end|>
-        self.markup = re.compile("|".join(map(re.escape, clips.tokenizer.get_added_vocab())) or "(?!)")
-        self.prompt = max(map(len, clips.prompt_ids.values()), default=0)
-
-    def __call__(self, records: Sequence[dict]) -> list[int | str]:
-        """Of each record, or why it has none."""
-        answers = self.count([record["human_caption"].strip() for record in records])
-        return [self._text(record, answer) for record, answer in zip(records, answers, strict=True)]
-
-    def _text(self, record: dict, answer: int) -> int | str:
-        try:
-            if self.markup.search(record["human_caption"]):
-                answer_ids(self.clips.tokenizer, record["human_caption"], self.clips.markup)  # which refuses it
-            own = question_of(record, "")
-            return answer + self.fixed + (len(self.clips.prompt(own)) if own else self.prompt)
-        except UserError as error:
-            return str(error)

@@ -34,6 +34,11 @@ class Records(Sequence):
         UserError: missing or empty file.
     """
 
+    wanted = (
+        f"A line is a JSON object with {', '.join(REQUIRED)} and video_path: "
+        "`python mani_data.py` makes such files of PE-Video, and with --task funqa of FunQA"
+    )
+
     def __init__(self, path: str | Path):
         self.path = Path(path)
         if not self.path.is_file():
@@ -54,9 +59,12 @@ class Records(Sequence):
             UserError: the line is no record; the message names it. Or the file was replaced since it was opened.
         """
         try:
-            return parse_line(self.line(index))
+            return self._parse(index)
         except UserError as error:
             raise UserError(f"{self.path}, line {self.number(index)}: {error}") from None
+
+    def _parse(self, index: int) -> dict:
+        return parse_line(self.line(index))
 
     def line(self, index: int) -> bytes:
         """The text of a record, with the blank lines behind it."""
@@ -103,8 +111,7 @@ class Records(Sequence):
             raise UserError(
                 f"{bad[index]}\n  it says: {shown}\n"
                 f"{len(bad):,} of the {len(looks):,} lines looked at cannot be used, more than max_bad_fraction "
-                f"{max_bad_fraction:g} allows. A line is a JSON object with {', '.join(REQUIRED)} and video_path: "
-                "`python mani_data.py` makes such files of PE-Video, and with --task funqa of FunQA"
+                f"{max_bad_fraction:g} allows. {self.wanted}"
             )
         return list(bad.values())
 

@@ -150,7 +150,7 @@ def test_sizes_are_measured_once_and_a_line_cut_short_is_measured_again(make, tm
     assert sample_lengths(make(), file, threads=2) == first
     written = [line for line in file.read_text().splitlines() if line]
     assert len(written) == 9 and json.loads(written[-1])["record"] == 7
-    monkeypatch.setattr("swwatch.data.lengths.measure", lambda *a, **k: pytest.fail("measured again"))
+    monkeypatch.setattr("swwatch.data.dataset.measure", lambda *a, **k: pytest.fail("measured again"))
     assert sample_lengths(make(), file, threads=2) == first
 
 

@@ -95,7 +95,7 @@ def test_workers_and_a_restart_change_nothing_of_a_packed_run(flags, tmp_path, m
     (out / checkpoints.FINISHED).unlink()
     for step in (6, 9):
         (out / f"checkpoint-{step}" / checkpoints.COMPLETE).unlink()
-    monkeypatch.setattr("swwatch.data.lengths.measure", lambda *a, **k: pytest.fail("the plan is kept"))
+    monkeypatch.setattr("swwatch.data.dataset.measure", lambda *a, **k: pytest.fail("the plan is kept"))
     assert main(flags(**changes)) == 0
     assert log_of(out) == log_of(whole)
 

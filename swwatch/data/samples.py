@@ -1,0 +1,156 @@
+"""What a training sample is, and a data set whose items are a function of (epoch, index) alone.
+
+So neither the order of reading, nor workers, nor a restart can change a sample, its question or its replacement.
+"""
+
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch.utils.data import Dataset
+
+from swwatch.data.reading import Reading
+from swwatch.data.video import VideoError
+from swwatch.errors import UserError
+from swwatch.layout import Layout
+
+MAX_REPLACEMENTS = 20  # unusable draws in a row: by chance 1e-40 where 1 % of a file is bad
+
+Size = tuple[int, int, int]  # of a clip: frames on the 2 fps grid, height, width
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One clip with its caption, laid out for a variant. L tokens.
+
+    Attributes:
+        input_ids: (L,) int64.
+        labels: (L,) int64, unshifted; prompt.IGNORED where there is no loss.
+        tokens: Layout of the L tokens.
+        pixel_values: (patches, D) float32, normalised.
+        video_grid_thw: (1, 3) int64, patches before the spatial merge.
+        num_cut: seconds that the end of the video lost to max_length.
+    """
+
+    input_ids: torch.Tensor
+    labels: torch.Tensor
+    tokens: Layout
+    pixel_values: torch.Tensor
+    video_grid_thw: torch.Tensor
+    num_cut: int = 0
+
+
+@dataclass(frozen=True)
+class Skip:
+    """A record that gave no sample."""
+
+    video_id: str
+    path: str
+    reason: str
+
+    @classmethod
+    def of(cls, record: dict, error: UserError) -> "Skip":
+        video_id, path = str(record["video_id"]), str(record.get("video_path"))
+        if isinstance(error, VideoError):
+            return cls(video_id, str(error.path), error.reason)
+        return cls(video_id, path, str(error))
+
+
+@dataclass(frozen=True)
+class Draw:
+    """What the dataset returns: a sample, and the records passed over on the way to it. No sample: gave up."""
+
+    sample: Sample | None
+    skips: tuple[Skip, ...] = ()
+
+    @property
+    def samples(self) -> tuple[Sample, ...]:
+        """All samples of the draw: one, or none where it gave up."""
+        return () if self.sample is None else (self.sample,)
+
+
+class Samples(Dataset):
+    """The samples of records. Subclasses say how a record becomes one: `build`, `measure` and `counter`.
+
+    A record that gives no sample is replaced by another one, drawn by (seed, epoch, index, attempt); what was passed
+    over is returned with the sample.
+
+    Args:
+        records: a sequence of dicts with a `video_id`, whose items may raise UserError.
+        data: their file, which their paths are relative to.
+        seed: of the replacements.
+    """
+
+    def __init__(self, records: Sequence[dict], data: str | Path, seed: int):
+        self.records, self.data, self.seed, self.reading = records, Path(data), seed, Reading()
+
+    def build(self, record: dict, epoch: int) -> Sample:
+        """The sample of a record in an epoch.
+
+        Raises:
+            UserError: the record gives none.
+        """
+        raise NotImplementedError
+
+    def measure(self, record: dict) -> Size:
+        """The size of a record's clip, at the cost of its first frame.
+
+        Raises:
+            UserError: there is none.
+        """
+        raise NotImplementedError
+
+    def counter(self) -> Callable[[Sequence[dict], Sequence[Size | str]], list[tuple[int, bool] | str]]:
+        """What counts the tokens of records' samples, many at once.
+
+        It takes records and the sizes of their clips, or why there is none, and gives for each its tokens, with the
+        longest question that it may be asked, and whether it loses an end to the limits; or why it gives no sample.
+        """
+        raise NotImplementedError
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def __getitem__(self, key: tuple[int, int]) -> Draw:
+        epoch, index = key
+        skips = []
+        for attempt in range(1, MAX_REPLACEMENTS + 1):
+            made = self.sample(index, epoch)
+            if isinstance(made, Sample):
+                return Draw(made, tuple(skips))
+            skips.append(made)
+            # a contiguous run of bad records is common (one lost shard), so the next record would be a poor choice
+            index = random.Random(f"replace/{self.seed}/{epoch}/{key[1]}/{attempt}").randrange(len(self))
+        return Draw(None, tuple(skips))
+
+    def sample(self, index: int, epoch: int) -> Sample | Skip:
+        """The sample of a record in an epoch, or why it gives none."""
+        record = self.record(index)
+        if isinstance(record, Skip):
+            return record
+        self.reading.note(index)
+        try:
+            return self.build(record, epoch)
+        except UserError as error:
+            return Skip.of(record, error)
+        except Exception as error:  # a mistake of ours, maybe in a worker: the traceback tells on which clip
+            error.add_note(f"while reading {self.name(index)} of {self.data}")
+            raise
+
+    def record(self, index: int) -> dict | Skip:
+        """A record, or why its line is none."""
+        try:
+            return self.records[index]
+        except UserError as error:
+            return Skip(f"record {index + 1}", str(self.data), str(error))
+
+    def name(self, index: int) -> str:
+        """A record for a message."""
+        record = self.record(index)
+        return (
+            record.video_id
+            if isinstance(record, Skip)
+            else f"video_id {record['video_id']}, {record.get('video_path')}"
+        )
