@@ -90,7 +90,7 @@ class FastModel:
             max_said: tokens of the answer with its header.
             graphs: record and replay; by default where the device is CUDA.
             seats: sessions at once.
-            first_length: the smallest length bucket, a power of two.
+            first_length: the smallest length bucket, a power of two from 2 on.
         Raises:
             UserError: the model is spread over devices, or graphs were asked for without CUDA.
         """
@@ -106,8 +106,8 @@ class FastModel:
         graphs = self.device.type == "cuda" if graphs is None else graphs
         if graphs and self.device.type != "cuda":
             raise UserError(f"CUDA graphs need a CUDA device, the model is on {self.device}")
-        if first_length & (first_length - 1):
-            raise UserError(f"first_length must be a power of two, got {first_length}")
+        if first_length < 2 or first_length & (first_length - 1):
+            raise UserError(f"first_length must be a power of two from 2 on, got {first_length}")
         self._options = {"max_watched": max_watched, "max_said": max_said, "seats": seats}
         self._options |= {"graphs": graphs, "first_length": first_length}
         self._graphs = Graphs(self.device) if graphs else None

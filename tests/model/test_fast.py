@@ -241,6 +241,8 @@ def test_what_cannot_be_is_refused_with_what_to_do(load_tiny):
         FastModel(model, 10, 10, graphs=True)
     with pytest.raises(UserError, match="power of two"):
         FastModel(model, 10, 10, first_length=48)
+    with pytest.raises(UserError, match="power of two"):
+        FastModel(model, 10, 10, first_length=1)
     with pytest.raises(UserError, match="at least 1"):
         FastModel(model, 0, 10)
     quick = FastModel(model, 10, 10)
