@@ -18,6 +18,7 @@ COMMANDS = {
     "judge": ("swwatch.evaluate.judge", "let a language model grade fluency, or compare two runs"),
     "report": ("swwatch.evaluate.page.command", "write runs as one HTML page and as Markdown"),
     "stream": ("swwatch.stream", "narrate one video while watching it"),
+    "turns": ("swwatch.turns.command", "comment on a video of any length in chat turns (StreamingVLM, LiveCC)"),
     "serve": ("swwatch.serve.command", "a page and a socket where a model speaks about what a camera sees"),
     "chunk": ("swwatch.turns.chunker", "cut timestamped transcripts into overlapping training chunks"),
     "inspect": ("swwatch.inspect", "draw the positions and the mask of a variant"),

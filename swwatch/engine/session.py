@@ -92,6 +92,8 @@ class Session:
         """
         self.model, self.markup = model, model.markup
         self.variant = variants.get(model.settings.variant)
+        if self.variant.speaks is Speaks.TURNS:
+            raise UserError(f"{self.variant.name!r} streams in chat turns: use `swwatch turns`")
         if self.while_speaking:
             check_parallel(self.name, self.variant)
         self.schedule = schedule or model.settings.schedule

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 
 from swwatch.errors import UserError
 from swwatch.turns.spans import Part, Span
+from swwatch.turns.systems import System
 
 TOLERANCE_S = 1e-6
 
@@ -71,6 +72,12 @@ POLICIES = {
 }
 
 
+def default_windows(system: System) -> Windows:
+    """What a system keeps."""
+    seconds = system.vision_window_s
+    return Windows(seconds, seconds, system.text_sink, system.text_window, system.flush_s)
+
+
 def get(name: str) -> Eviction:
     """The policy of this name.
 
@@ -128,6 +135,11 @@ def slide(context: Sequence[Span], end_s: float, windows: Windows, mute: tuple[i
         door = max(i for i, (span, _) in enumerate(pieces) if span.part is Part.AROUND)  # what closes the block
         pieces[door:door] = moved
     return _shorten(pieces, windows)
+
+
+def shorten(context: Sequence[Span], windows: Windows) -> list[Span]:
+    """A context whose previous text has its first and last tokens alone: what a stream begins with."""
+    return [span for span, _ in _shorten(whole(context), windows)]
 
 
 def len_of_mute(ids: Sequence[int], mute: tuple[int, ...]) -> int:

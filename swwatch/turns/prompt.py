@@ -4,7 +4,9 @@ Every piece is tokenised by itself, so that the ids of a turn are the same wheth
 transcript or spoken by the model.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property, lru_cache
 
 from swwatch.errors import UserError
 from swwatch.turns.spans import Part, Span
@@ -26,7 +28,7 @@ class Turns:
     system: System
 
     def __post_init__(self):
-        missing = sorted(set(ROLES) - self.tokenizer.get_vocab().keys())
+        missing = sorted(set(ROLES) - self._special.keys())
         if missing:
             raise UserError(f"the tokenizer lacks {', '.join(missing)}: is this a Qwen2-VL or Qwen2.5-VL checkpoint?")
 
@@ -43,8 +45,7 @@ class Turns:
                 raise UserError(f"{self.system.name} keeps no previous text: put it into the query")
             return spans
         if isinstance(previous, str):
-            self._refuse_markup(previous)
-            previous = self._ids(previous)
+            previous = self._words(previous)
         head, end = self._ids("<|im_start|>previous text\n"), self._ids("<|im_end|>\n")
         return [*spans, Span(Part.AROUND, head), Span(Part.PREVIOUS, tuple(previous)), Span(Part.AROUND, end)]
 
@@ -80,10 +81,34 @@ class Turns:
 
     def answer(self, words: str) -> tuple[int, ...]:
         """Ids of a turn's words, which may be none, with " ..." and <|im_end|>: what is learned, and spoken."""
-        self._refuse_markup(words)
-        words = words.strip()
-        spaced = f" {words}" if words and self.system.spaced else words
-        return self._ids(spaced) + self.ellipsis + (self.im_end,)
+        return self._words(words) + self.ellipsis + (self.im_end,)
+
+    def plain_turn(self, number: int, content: Sequence[str | tuple[int, int, int]]) -> list[Span]:
+        """A user turn of ordinary chat, up to where the answer begins: no label, and the content in any order.
+
+        Args:
+            content: texts, and the grids of videos and images. (An image is a video of one patch: its two frames are
+                alike, and a model has the same embeddings and positions of either.)
+        """
+        spans = [Span(Part.HEAD, self._ids("<|im_start|>user\n"), round=number)]
+        for piece in content:
+            if isinstance(piece, str):
+                self._refuse_markup(piece)
+                spans.append(Span(Part.QUERY, self._ids(piece), round=number))
+                continue
+            video = (self._id("<|video_pad|>"),) * (piece[0] * piece[1] * piece[2])
+            spans += [
+                Span(Part.VISION, self._ids("<|vision_start|>"), round=number),
+                Span(Part.VIDEO, video, piece, number),
+                Span(Part.VISION, self._ids("<|vision_end|>"), round=number),
+            ]
+        ends = {Part.TAIL: "<|im_end|>\n", Part.HEADER: "<|im_start|>assistant\n"}
+        return spans + [Span(part, self._ids(text), round=number) for part, text in ends.items()]
+
+    def plain_answer(self, text: str) -> tuple[int, ...]:
+        """Ids of an answer of ordinary chat, with <|im_end|>: nothing more is to come."""
+        self._refuse_markup(text)
+        return self._ids(text.strip()) + (self.im_end,)
 
     def close(self, number: int) -> Span:
         """What stands between an answer and the next turn."""
@@ -97,13 +122,29 @@ class Turns:
     def im_end(self) -> int:
         return self._id("<|im_end|>")
 
+    def _words(self, text: str) -> tuple[int, ...]:
+        """Ids of words, in an answer or in the previous text; the same in both."""
+        self._refuse_markup(text)
+        text = text.strip()
+        return self._ids(f" {text}" if text and self.system.spaced else text)
+
     def _ids(self, text: str) -> tuple[int, ...]:
-        return tuple(self.tokenizer.encode(text, add_special_tokens=False))
+        return _encode(self.tokenizer, text)
 
     def _id(self, token: str) -> int:
-        return self.tokenizer.get_vocab()[token]
+        return self._special[token]
+
+    @cached_property
+    def _special(self) -> dict[str, int]:
+        """Ids of the tokens that are chat markup. Asking a tokenizer takes long, for it makes a dict of all it has."""
+        return dict(self.tokenizer.get_added_vocab())
 
     def _refuse_markup(self, text: str) -> None:
-        inside = [token for token in self.tokenizer.get_added_vocab() if token in text]
+        inside = [token for token in self._special if token in text]
         if inside:
             raise UserError(f"the text {text!r} must not contain {inside[0]}: remove it")
+
+
+@lru_cache(maxsize=10_000)  # markup and labels come again and again
+def _encode(tokenizer, text: str) -> tuple[int, ...]:
+    return tuple(tokenizer.encode(text, add_special_tokens=False))

@@ -16,11 +16,10 @@ from swwatch.engine.requests import Feed, Look, Run, Wait
 from swwatch.engine.source import Ask, Order, Source, Step
 from swwatch.engine.trace import SimulatedClock, Spoken
 from swwatch.errors import UserError
-from swwatch.layout import KINDS, Kind, Layout
 from swwatch.turns import evict, positions
-from swwatch.turns.evict import Windows
+from swwatch.turns.evict import Windows, default_windows
 from swwatch.turns.prompt import SYSTEM_TEXT, Turns
-from swwatch.turns.spans import Part, Span, ids_of
+from swwatch.turns.spans import Part, Span, ids_of, layout_of
 from swwatch.turns.systems import System
 from swwatch.turns.terminator import Chooser, Choosing
 from swwatch.visibility import WATCHED
@@ -96,7 +95,7 @@ class TurnSession:
         self.t_step = positions.t_step(model.config)
         self.query = self.system.query if query is None else query
         self.context: list[Span] = turns.begin(previous if isinstance(previous, str) else tuple(previous), system_text)
-        self.context = _spans(evict._shorten(evict.whole(self.context), self.windows))
+        self.context = evict.shorten(self.context, self.windows)
         self._begin_context = list(self.context)
         self.pending: list[int] = []
         self.cache = self._new_cache()
@@ -236,15 +235,9 @@ class TurnSession:
         if video is not None:
             shown = torch.cat([torch.full((len(span),), span.part is Part.VIDEO) for span in spans])
             embeds[shown.to(embeds.device)] = video.to(embeds)
-        rows = self._rows(spans, where)
+        rows = layout_of(spans, where, self.num_fed)
         self.num_fed += len(rows)
         return (yield Feed(self.cache, rows, embeds))
-
-    def _rows(self, spans: list[Span], where: torch.Tensor) -> Layout:
-        kinds = [_kind(span) for span in spans for _ in span.ids]
-        steps = torch.tensor([max(span.round, 0) for span in spans for _ in span.ids], dtype=torch.int64)
-        order = torch.arange(self.num_fed, self.num_fed + len(kinds))
-        return Layout(torch.tensor(kinds), steps, torch.full_like(steps, WATCHED), order, steps, where)
 
     # ---- forgetting -------------------------------------------------------------------------------------------------
 
@@ -322,12 +315,6 @@ class TurnSession:
         self.chooser.generator.set_state(state["random"])
 
 
-def default_windows(system: System) -> Windows:
-    """What a system keeps."""
-    seconds = system.vision_window_s
-    return Windows(seconds, seconds, system.text_sink, system.text_window, system.flush_s)
-
-
 def _spans(pieces: list[evict.Piece]) -> list[Span]:
     """The context that pieces make; previous text becomes one span."""
     context: list[Span] = []
@@ -341,12 +328,6 @@ def _spans(pieces: list[evict.Piece]) -> list[Span]:
 
 def _copied(value):
     return list(value) if isinstance(value, list) else value
-
-
-def _kind(span: Span) -> int:
-    if span.part is Part.VIDEO:
-        return KINDS.index(Kind.VIDEO)
-    return KINDS.index(Kind.ANSWER if span.part in (Part.ANSWER, Part.PREVIOUS) else Kind.PROMPT)
 
 
 def _ids(value: int | list[int] | None) -> list[int]:

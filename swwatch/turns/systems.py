@@ -35,6 +35,10 @@ class System:
         flush_s: seconds of video after which all of it is dropped, while all text is kept.
         sampling: of live streaming.
         query: what is asked where nothing else is.
+        words_early_s: a training turn has the words that end by so many seconds before its own end; LiveCC's are over
+            when its last frame comes.
+        clip_time: labels of a training clip count from its beginning, not from the video's.
+        drop_silence: silent turns at the end of a training clip are left out.
         total_pixels: of a training clip, shared by its frames; live budgets are in data.pixels.
     """
 
@@ -48,6 +52,9 @@ class System:
     query: str
     total_pixels: int = 19_267_584
     max_frames: int = 480
+    words_early_s: float = 0.0
+    clip_time: bool = False
+    drop_silence: bool = False
     text_sink: int | None = None
     text_window: int | None = None
     vision_window_s: float | None = None
@@ -91,6 +98,9 @@ SYSTEMS = {
             sampling=Sampling(16, True, 1.0, 1.05),
             query="Please describe the video.",
             flush_s=240.0,
+            words_early_s=0.5,
+            clip_time=True,
+            drop_silence=True,
         ),
     )
 }

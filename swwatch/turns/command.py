@@ -1,0 +1,139 @@
+"""Comment on a video in chat turns, for as long as it lasts, as StreamingVLM and LiveCC do."""
+
+import argparse
+import json
+import sys
+from contextlib import ExitStack
+from dataclasses import asdict, replace
+from pathlib import Path
+
+from swwatch.data.video import iter_steps
+from swwatch.engine.requests import drive
+from swwatch.engine.trace import RealTimeClock, SimulatedClock
+from swwatch.errors import UserError
+from swwatch.model.loading import load
+from swwatch.narrate import Token
+from swwatch.turns import evict, positions
+from swwatch.turns.narrate import Turn, turn_narration
+from swwatch.turns.session import default_windows
+from swwatch.turns.systems import SYSTEMS, get
+from swwatch.turns.terminator import Choosing
+from swwatch.variants import TURNS
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="swwatch turns", description=__doc__)
+    parser.add_argument("--model", required=True, help="checkpoint folder or hub id")
+    parser.add_argument("--video", required=True, help="a video file of any length")
+    parser.add_argument("--system", choices=list(SYSTEMS), help="needed where the checkpoint does not name one")
+    parser.add_argument("--query", help="what is asked in the first turn (default: the system's own)")
+    parser.add_argument("--previous", default="", help="what was said before (systems that keep previous text)")
+    parser.add_argument("--eviction", choices=list(evict.POLICIES), help="what is forgotten (default: the system's)")
+    parser.add_argument("--positions", choices=list(positions.POLICIES), help="where tokens stand (likewise)")
+    parser.add_argument("--vision-seconds", type=float, help="seconds of video that stay in view")
+    parser.add_argument("--turns-seconds", type=float, help="seconds for which answers stay turns of their own")
+    parser.add_argument("--text-sink", type=int, help="first tokens of the previous text that stay")
+    parser.add_argument("--text-window", type=int, help="last tokens of it that stay")
+    parser.add_argument("--flush-seconds", type=float, help="all video goes when there is so much of it")
+    parser.add_argument("--steps-per-turn", type=int, default=1, help="seconds in a turn (%(default)s)")
+    parser.add_argument("--max-new-tokens", type=int, help="of a turn")
+    parser.add_argument("--greedy", action="store_true", help="take the likeliest token instead of drawing one")
+    parser.add_argument("--temperature", type=float)
+    parser.add_argument("--top-k", type=int)
+    parser.add_argument("--top-p", type=float)
+    parser.add_argument("--repetition-penalty", type=float, help="1 is off")
+    parser.add_argument(
+        "--threshold", type=float, help='" ..." must be likelier than this: higher talks more (LiveCC)'
+    )
+    parser.add_argument("--threshold-step", type=float, default=0.0, help="added to it with every token of a turn")
+    parser.add_argument("--seed", type=int, default=42, help="of the draws (%(default)s)")
+    parser.add_argument("--realtime", action="store_true", help="play the file at its own pace")
+    parser.add_argument("--jsonl", type=Path, help="write one JSON object per turn here")
+    parser.add_argument("--vtt", type=Path, help="write subtitles (WebVTT) here")
+    parser.add_argument("--device", help="cpu or cuda (default: cuda where there is one)")
+    parser.add_argument("--dtype", help="float32, bfloat16, ... (default: bfloat16 on cuda, else float32)")
+    parser.add_argument("--attention", help="sdpa, eager or flash_attention_2 (default: the fastest that is exact)")
+    return parser
+
+
+def session_options(args: argparse.Namespace, system: str) -> dict:
+    """What the flags ask of a session; what they leave out is the system's own.
+
+    Raises:
+        UserError: numbers that make no sense.
+    """
+    row = get(system)
+    names = {"vision_s": "vision_seconds", "turns_s": "turns_seconds", "flush_s": "flush_seconds"}
+    names |= {"text_sink": "text_sink", "text_window": "text_window"}
+    windows = {key: getattr(args, flag) for key, flag in names.items() if getattr(args, flag) is not None}
+    asked = {key: getattr(args, key) for key in ("max_new_tokens", "temperature", "repetition_penalty")}
+    sampling = replace(row.sampling, **{key: value for key, value in asked.items() if value is not None})
+    if args.greedy:
+        sampling = replace(sampling, do_sample=False)
+    if args.steps_per_turn < 1:
+        raise UserError(f"--steps-per-turn must be at least 1, not {args.steps_per_turn}")
+    return {
+        "query": args.query,
+        "previous": args.previous,
+        "eviction": args.eviction,
+        "policy": args.positions,
+        "windows": replace(default_windows(row), **windows),
+        "steps_per_turn": args.steps_per_turn,
+        "choosing": Choosing(sampling, args.top_k, args.top_p, args.threshold, args.threshold_step, args.seed),
+    }
+
+
+def main(argv: list[str]) -> int:
+    args = build_parser().parse_args(argv)
+    steps = iter_steps(args.video, max_frames=None)  # an unreadable file is told before a model is loaded
+    where = {"device": args.device, "dtype": args.dtype, "attention": args.attention}
+    loaded = load(args.model, variant=args.system, **where)
+    system = loaded.settings.variant
+    if system not in TURNS:
+        raise UserError(f"{args.model} is trained as {system!r}, which does not stream in turns: use swwatch stream")
+    options = session_options(args, system)
+    print(f"{args.video} | {system} | {args.query or get(system).query}")
+    clock = RealTimeClock() if args.realtime else SimulatedClock()
+    with ExitStack() as stack:
+        jsonl, vtt = (_open(stack, path) for path in (args.jsonl, args.vtt))
+        if vtt:
+            print("WEBVTT", file=vtt)
+        begun = False
+        for event in drive(loaded.model, turn_narration(loaded, steps, clock=clock, **options)):
+            if isinstance(event, Token):
+                if not begun:
+                    print(f"{event.t_frame_s + 0.5:8.1f} s |", end="")
+                    begun = True
+                print(event.text.replace("\n", " "), end="", flush=True)
+            elif isinstance(event, Turn):
+                print()
+                begun = False
+                if jsonl:
+                    print(json.dumps({"type": "segment"} | asdict(event), ensure_ascii=False), file=jsonl, flush=True)
+                if vtt and event.text:
+                    print(cue(event), file=vtt, flush=True)
+    return 0
+
+
+def cue(turn: Turn) -> str:
+    """A turn as a WebVTT cue, with the blank line before it."""
+    text = turn.text.replace("&", "&amp;").replace("<", "&lt;").replace("\n", " ")
+    return f"\n{_stamp(turn.start_s)} --> {_stamp(turn.end_s)}\n{text}"
+
+
+def _stamp(seconds: float) -> str:
+    minutes, left = divmod(round(seconds * 1000), 60_000)
+    return f"{minutes // 60:02}:{minutes % 60:02}:{left // 1000:02}.{left % 1000:03}"
+
+
+def _open(stack: ExitStack, path: Path | None):
+    if path is None:
+        return None
+    try:
+        return stack.enter_context(open(path, "w", encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"{path} cannot be written: {error.strerror}") from error
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
