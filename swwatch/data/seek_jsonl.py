@@ -161,9 +161,7 @@ def _message(message) -> dict:
         content = [{"type": "text", "text": content}] if isinstance(content, str) else content
         kinds = [part["type"] for part in content]
     except (KeyError, TypeError):
-        raise UserError(
-            f'a message has "role" and "content", whose parts have a "type"; this is {message!r}'
-        ) from None
+        raise UserError(f'a message has "role" and "content", parts with a "type"; this is {message!r}') from None
     unknown = set(kinds) - {*MEDIA, "text", "text_stream"}
     if unknown:
         raise UserError(f"a part of the type {min(map(str, unknown))!r}: known are video, image, text and text_stream")

@@ -20,7 +20,6 @@ from swwatch.turns import evict, positions
 from swwatch.turns.evict import Windows, default_windows
 from swwatch.turns.prompt import SYSTEM_TEXT, Turns
 from swwatch.turns.spans import Part, Span, ids_of, layout_of
-from swwatch.turns.systems import System
 from swwatch.turns.terminator import Chooser, Choosing
 from swwatch.visibility import WATCHED
 
