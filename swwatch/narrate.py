@@ -13,6 +13,7 @@ from swwatch.engine.requests import Run, drive
 from swwatch.engine.session import Decoding
 from swwatch.engine.source import FileSource, Step
 from swwatch.engine.trace import SimulatedClock, Spoken
+from swwatch.model.fast import FastModel
 from swwatch.model.loading import Loaded
 from swwatch.schedule import Schedule, parse_schedule
 
@@ -89,6 +90,37 @@ def with_text(run: Run, tokenizer) -> Run:
         if isinstance(event, Spoken):
             event = Token(**vars(event), text=words.step(tokenizer.backend_tokenizer, event.token_id) or "")
         answer = yield event
+
+
+def quicken(
+    loaded: Loaded,
+    first: StepFrames,
+    *,
+    question: str,
+    system: str,
+    num_steps: int,
+    max_new_tokens: int = 300,
+    warm: bool = False,
+) -> Loaded:
+    """The same model on the fast path (model.fast), with room for one narration of frames like `first`.
+
+    Args:
+        num_steps: the most that will be watched.
+        warm: prepare now for what a session of the checkpoint's schedule asks for step by step, so that its first
+            seconds are no slower than others. Takes a while on a GPU, and is for nothing elsewhere.
+    Raises:
+        UserError: the model is spread over devices, or its layers are of a kind that the fast path does not have.
+    """
+    encoder = FrameEncoder(loaded.processor.video_processor, BUDGETS[loaded.settings.pixel_budget])
+    _, grid = encoder.encode(first.frames, first.num_frames)
+    num_video = encoder.tokens_per_step(*first.frames.shape[1:3], first.num_frames)
+    num_prompt, markup = len(prompt_ids(loaded.tokenizer, system, question)), loaded.markup
+    watched = num_prompt + num_steps * num_video + len(markup.suffix)
+    model = FastModel(loaded.model, watched, len(markup.header) + max_new_tokens)
+    if warm:
+        riding = -(-num_video // parse_schedule(loaded.settings.schedule).k)
+        model.warm_up([(1,), (len(markup.header),), (num_video,), (riding + 1,)], [grid])
+    return replace(loaded, model=model)
 
 
 def caption_of(tokens: Iterable[Token]) -> str:

@@ -15,14 +15,14 @@ from pathlib import Path
 import torch
 
 from swwatch.data.prompt import load_prompts
-from swwatch.data.video import iter_steps
+from swwatch.data.video import FRAMES_PER_STEP, iter_steps
 from swwatch.engine.choose import AUTO, ENGINES, choose, open_watcher
 from swwatch.engine.requests import drive
 from swwatch.engine.trace import RealTimeClock, SimulatedClock
 from swwatch.errors import UserError
 from swwatch.lag import show_lag
 from swwatch.model.loading import load
-from swwatch.narrate import Token, narration
+from swwatch.narrate import Token, narration, quicken
 from swwatch.schedule import parse_schedule
 from swwatch.variants import VARIANTS
 
@@ -50,7 +50,10 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--realtime", action="store_true", help="play the file at its own pace, and show every lag")
     parser.add_argument("--device", help="cpu or cuda (default: cuda where there is one)")
     parser.add_argument("--dtype", help="float32, bfloat16, ... (default: bfloat16 on cuda, else float32)")
-    parser.add_argument("--attention", help="sdpa, eager or flash_attention_2 (default: the fastest that is exact)")
+    parser.add_argument(
+        "--attention",
+        help="sdpa, eager or flash_attention_2 (default: the fastest that is exact; on cuda recorded forwards)",
+    )
     return parser
 
 
@@ -103,9 +106,13 @@ def main(argv: list[str]) -> int:
     num_devices = torch.cuda.device_count() if model.device.type == "cuda" else 1
     engine, why = choose(args.engine, loaded.settings.variant, model.device, num_devices)
     watcher = open_watcher(engine, model)
+    if model.device.type == "cuda" and not args.attention:
+        num_steps = (first.num_frames or args.max_frames) // FRAMES_PER_STEP
+        asked = {"question": question, "system": prompts.system, "max_new_tokens": args.max_new_tokens}
+        loaded = quicken(loaded, first, **asked, num_steps=num_steps, warm=args.realtime)
     print(f"{args.video} | {loaded.settings.variant}, {schedule} | {question}\nengine {engine}: {why}", end="")
     events = drive(
-        model,
+        loaded.model,
         narration(
             loaded,
             chain([first], steps),

@@ -9,7 +9,8 @@ from swwatch.engine.requests import drive
 from swwatch.engine.source import FileSource
 from swwatch.engine.trace import RealTimeClock, SimulatedClock, Watched
 from swwatch.errors import UserError
-from swwatch.narrate import Token, caption_of, narrate, narration
+from swwatch.narrate import Token, caption_of, narrate, narration, quicken
+from swwatch.variants import VARIANTS, Speaks
 
 
 def steps(n):
@@ -70,6 +71,16 @@ def test_a_file_hands_its_steps_over_no_sooner_than_they_arrive(load_tiny, engin
     assert all(event.t_s > event.arrival_s for event in watched)
     tokens = [event for event in events if isinstance(event, Token)]
     assert all(token.t_emit_s > token.t_frame_s for token in tokens)
+
+
+@pytest.mark.parametrize("variant", sorted(VARIANTS))
+def test_on_the_fast_path_it_says_the_same_and_has_room_for_all(load_tiny, variant):
+    loaded, asked = load_tiny(variant), {"question": "Q?", "system": "S", "max_new_tokens": 40}
+    fast = quicken(loaded, steps(6)[0], **asked, num_steps=6, warm=True)
+    engine = "fused" if VARIANTS[variant].speaks is Speaks.PARALLEL else "serial"
+    said = [narrate(one, steps(6), **asked, engine=engine) for one in (loaded, fast)]
+    ours, theirs = ([(token.step, token.token_id) for token in tokens] for tokens in said)
+    assert ours == theirs and len(ours) > 10
 
 
 def test_a_file_source_keeps_to_its_clock_and_is_read_as_it_is_wanted():
