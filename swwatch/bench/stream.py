@@ -99,7 +99,7 @@ class Measurement:
         self.neighbours = Neighbours(self.cuda)
         dtype = getattr(torch, settings.precision)
         self.rates = device_rates(settings.device, dtype, settings.bandwidth)
-        told = {key: str(value) if isinstance(value, Path) else value for key, value in asdict(settings).items()}
+        told = {key: value for key, value in asdict(settings).items() if key not in ("output", "report")}
         self.result = {"command": command, "settings": told, "begin": begin, "rates": self.rates}
         self.result |= {"threads": torch.get_num_threads(), "shapes": {}, "points": [], "paced": []}
         self.result |= {"sustain": [], "soak": [], "left_out": []}
