@@ -1,0 +1,114 @@
+"""`swwatch bench live` on the toy shape: what is held, what is not, and what is written. Nothing here is timed."""
+
+import json
+import time
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from swwatch.bench import capacity, command
+from swwatch.bench.capacity import CapacitySettings, judge, make_loaded, report, search, settle
+from swwatch.bench.capacity_trial import Pace, attempt, percentiles
+from swwatch.bench.table import markdown
+from swwatch.errors import UserError
+from swwatch.live import Stage
+
+SMALL = ["--shape", "toy", "--width", "56", "--height", "56", "--rate", "8", "--session-s", "1", "--seconds", "1"]
+PATIENT = ["--max-first-s", "500", "--max-lag-s", "500"]  # a busy machine is no failure
+
+
+@pytest.fixture(scope="module")
+def loaded():
+    return make_loaded(settle(CapacitySettings(shape="toy")))
+
+
+@pytest.fixture
+def pictures():
+    return np.random.default_rng(0).integers(0, 255, (2, 56, 56, 3), dtype=np.uint8)
+
+
+@given(st.integers(1, 40), st.integers(0, 200), st.integers(0, 200))
+def test_the_search_finds_the_highest_number_that_is_good(begin, more, limit):
+    tried, most = [], begin + more
+
+    def good(number):
+        tried.append(number)
+        return number <= limit
+
+    found = search(good, begin, most)
+    assert found == (min(limit, most) if limit >= begin else 0)
+    assert len(tried) == len(set(tried)) <= 18 and max(tried) <= most
+
+
+def test_all_that_is_asked_for_is_measured_and_written(tmp_path, capsys):
+    assert command.main(["live", *SMALL, *PATIENT, "--most", "3", "--output", str(tmp_path)]) == 0
+    result = json.loads((tmp_path / "bench_live.json").read_text())
+    assert [trial["sessions"] for trial in result["trials"]] == [1, 2, 3]
+    assert result["sessions_good"] == result["sessions_held"] == 3
+    for trial in result["trials"]:
+        assert trial["held"] and trial["good"] and not trial["lost"] and not trial["errors"]
+        assert trial["begun"] >= 1 and set(trial["first_response_s"]) == {"p50", "p95", "p99"} == set(trial["lag_s"])
+        assert 0 < trial["first_response_s"]["p50"] < trial["first_frame_s"]["p50"]
+    assert result["video_tokens"] == 4 and result["begin"]["cores"] and "trusted" in result["verdict"]
+    told = (tmp_path / "bench_live.md").read_text()
+    assert told.strip() == report(result) and told.strip() in capsys.readouterr().out
+    assert "under 500 s: **3, the most that was tried**" in told and markdown([("a",)])[0] == "|"
+
+
+def test_given_numbers_are_tried_and_no_others(tmp_path):
+    capacity.main([*SMALL, *PATIENT, "--sessions", "2,1", "--output", str(tmp_path)])
+    result = json.loads((tmp_path / "bench_live.json").read_text())
+    assert [trial["sessions"] for trial in result["trials"]] == [2, 1]
+
+
+def test_a_model_that_is_too_slow_holds_nobody(loaded, pictures):
+    """A forward takes two seconds, and a step comes every second."""
+    hook = loaded.model.model.language_model.register_forward_pre_hook(lambda *_: time.sleep(2))
+    try:
+        pace = Pace(rate=2, queue=1, session_s=4, seconds=2, answer_s=1.0)
+        trial = attempt(lambda most: Stage(loaded, max_sessions=most), 1, pace, pictures)
+    finally:
+        hook.remove()
+    assert trial.lost > 0 and trial.most_queued <= 1 and not trial.holds(max_lag_s=500)
+    assert not judge(trial, CapacitySettings(max_lag_s=500, max_first_s=500))["good"]
+
+
+def test_a_session_that_ends_in_an_error_is_told_and_not_held(loaded, pictures, monkeypatch):
+    def broken(*_):
+        raise RuntimeError("the model has a fault")
+
+    monkeypatch.setattr(loaded.model, "watch_video", broken)
+    pace = Pace(rate=8, session_s=1, seconds=1, answer_s=0.5)
+    trial = attempt(lambda most: Stage(loaded, max_sessions=most), 1, pace, pictures)
+    assert trial.errors == ("the model has a fault",) and trial.unanswered == trial.begun
+    assert not trial.holds(max_lag_s=500) and trial.lag_s == {}
+
+
+def test_held_is_not_yet_good(loaded, pictures):
+    pace = Pace(rate=8, session_s=1, seconds=1, answer_s=0.5)
+    trial = attempt(lambda most: Stage(loaded, max_sessions=most), 1, pace, pictures)
+    late = replace(trial, first_response_s=percentiles([0.6]), lag_s=percentiles([0.6]))
+    assert judge(late, CapacitySettings(max_first_s=0.5)) == {"held": True, "good": False}
+    assert judge(late, CapacitySettings(max_first_s=0.5, max_lag_s=0.5)) == {"held": False, "good": False}
+
+
+@pytest.mark.parametrize(
+    ("wrong", "told"),
+    [
+        ({"shape": "8b"}, "no shape '8b'"),
+        ({"shape": "toy", "model": "x"}, "give one of them"),
+        ({"variant": "batch"}, "a live stream has no end"),
+        ({"rate": 0.0}, "rate must be above 0"),
+        ({"begin": 4, "most": 2}, "most 2 is below begin 4"),
+        ({"sessions": (2, 0)}, "sessions must be at least 1"),
+        ({"session_s": 0.5}, "a session needs 1 s"),
+        ({"rate": 1.0}, "at least 2 frames"),
+        ({"k": 0}, "k must be at least 1"),
+    ],
+)
+def test_settings_that_cannot_be_are_refused(wrong, told):
+    with pytest.raises(UserError, match=told):
+        CapacitySettings(**wrong)
