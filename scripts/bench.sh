@@ -18,10 +18,10 @@ mkdir -p "$FOLDER" && FOLDER="$(cd "$FOLDER" && pwd)" || exit 2
 shift $(($# > 0))
 export PYTHONPATH="$ROOT${PYTHONPATH:+:$PYTHONPATH}"
 if "$PYTHON" -c 'import sys, torch; sys.exit(not torch.cuda.is_available())'; then
-    DEVICE=cuda SHAPE="${SHAPE:-7b}" SUSTAIN=(--sustain) SECONDS_EACH=(300 200 300 420)
+    DEVICE=cuda SHAPE="${SHAPE:-7b}" SUSTAIN=(--sustain --hold-s 5) LIVE=(--begin 32 --session-s 10 --seconds 10) SECONDS_EACH=(300 200 300 420)
     [ $# -gt 0 ] || set -- base live sweep soak tests
 else
-    DEVICE=cpu SHAPE="${SHAPE:-0.2b}" SUSTAIN=() SECONDS_EACH=(900 300 900 420)
+    DEVICE=cpu SHAPE="${SHAPE:-0.2b}" SUSTAIN=() LIVE=(--session-s 10 --seconds 10) SECONDS_EACH=(900 300 900 420)
     [ $# -gt 0 ] || set -- base live sweep soak
 fi
 
@@ -39,7 +39,7 @@ for part in "$@"; do
     case "$part" in
         base) bench "${SECONDS_EACH[0]}" base stream --device "$DEVICE" --shape "$SHAPE" --video-tokens 64 --k 3 --steps 30 \
             "${SUSTAIN[@]}" ;;
-        live) bench "${SECONDS_EACH[1]}" live live --device "$DEVICE" --shape "$SHAPE" ;;
+        live) bench "${SECONDS_EACH[1]}" live live --device "$DEVICE" --shape "$SHAPE" "${LIVE[@]}" ;;
         sweep) bench "${SECONDS_EACH[2]}" sweep stream --device "$DEVICE" --shape "$SHAPE" --no-paced ;;
         soak) bench "${SECONDS_EACH[3]}" soak stream --device "$DEVICE" --shape "$SHAPE" --video-tokens 64 --k 3 --steps 10 \
             --engines serial,fused --repeats 1 --no-paced --soak 5 ;;

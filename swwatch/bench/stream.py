@@ -159,7 +159,7 @@ class Measurement:
             if settings.paced:
                 self.part(f"{shape}: paced runs", lambda: self.paced(bed, base, rows))
             if settings.sustain:
-                for engine in rows:
+                for engine in sorted(rows, key=lambda name: name != "fused"):  # the most important one first
                     self.part(f"{shape}: highest rate of {engine}", lambda e=engine: self.sustain(bed, base, e, rows))
             for point in others:
                 self.part(str(point), lambda p=point: self.point(bed, p, roof))
