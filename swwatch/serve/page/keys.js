@@ -10,7 +10,7 @@ export function listenToKeys(actions) {
   box.checked = !localStorage.getItem(OFF);
   box.addEventListener("change", () => (box.checked ? localStorage.removeItem(OFF) : localStorage.setItem(OFF, "1")));
   document.addEventListener("keydown", (event) => {
-    const writing = event.target.closest("input:not([type=radio], [type=checkbox], [type=range]), select, textarea, dialog");
+    const writing = event.target.closest("input:not([type=radio], [type=checkbox], [type=range]), select, textarea, dialog[open]");
     if (!box.checked || writing || event.ctrlKey || event.metaKey || event.altKey || event.repeat) return;
     const action = actions[event.key.toLowerCase()];
     if (!action) return;

@@ -44,7 +44,7 @@ async function begin() {
   }
   byId("access").hidden = true;
   tell((info.notes ?? []).join(" "));
-  byId("model").textContent = `${info.model} speaks while it watches.`;
+  byId("model").textContent = `${info.model}: speaking while watching`;
   byId("question").value ||= info.question ?? "";
   byId("question").maxLength = info.limits?.question_chars ?? 1000;
   for (const source of ["upload", "file", "url"]) {
@@ -156,9 +156,10 @@ async function startLive(which) {
   };
   const opened = await Promise.all(panes.map((pane) => pane.open(options, socketAddress())));
   if (run !== mine || !opened.includes(true)) return halt(mine);
-  if (video.src) await video.play();
   if (HERE.includes(which)) mine.sampler = new Sampler(video, { rate, onPicture: send, onEnd: finish });
   else if (video.src) mine.sampler = new Sampler(video, { rate, onPicture: ({ canvas, s }) => thumbs.keep(canvas, s), onEnd: () => null });
+  if (which === "video") await Promise.all(panes.map((pane) => pane.firstAnswer)); // it starts their clocks
+  if (run === mine && video.src) await video.play();
 }
 
 function send({ bytes, s, canvas }) {

@@ -41,13 +41,22 @@ export class Pane {
     const notes = Object.fromEntries((info.checkpoints ?? []).map(({ variant, name }) => [variant, name]));
     fillSelect(part.variant, info.variants.map((name) => [name, notes[name] && notes[name] !== name ? `${name} (${notes[name]})` : name]));
     part.variant.value = info.variants[(number - 1) % info.variants.length];
-    fillSelect(part.engine, [["", "auto"], ...Object.keys(info.engines).map((name) => [name, name])]);
+    this.#offerEngines();
     part.engine.title = Object.entries(info.engines).map(([name, about]) => `${name}: ${about}`).join("\n");
     part.schedule.placeholder = info.schedule ?? "the model's own";
   }
 
+  /** Not every engine runs every variant. */
+  #offerEngines() {
+    const { info, part } = this;
+    const checkpoint = info.checkpoints?.find(({ variant }) => variant === part.variant.value);
+    const names = checkpoint?.engines ?? Object.keys(info.engines);
+    fillSelect(part.engine, [["", info.engine ?? "auto"], ...names.map((name) => [name, name])]);
+  }
+
   #listen() {
-    const { text, details, jsonl, vtt } = this.part;
+    const { variant, text, details, jsonl, vtt } = this.part;
+    variant.addEventListener("change", () => this.#offerEngines());
     const at = (event) => this.spans.get(event.target.closest?.(".word")) ?? null;
     text.addEventListener("pointerover", (event) => this.mark(at(event)));
     text.addEventListener("pointerleave", () => this.mark(null));
@@ -65,22 +74,26 @@ export class Pane {
 
   // --- the session ---
 
-  /** Begin a session. Resolves with whether it was opened. */
+  /** Begin a session. Resolves with whether it was opened; `firstAnswer` once a frame has come in or none can. */
   open(options, address) {
     this.reset();
     const { variant, engine, schedule } = this.part;
     const open = { ...options, variant: variant.value, engine: engine.value || null, schedule: schedule.value.trim() || null };
+    this.firstAnswer = new Promise((resolve) => (this.onAnswer = resolve));
     return new Promise((resolve) => {
       this.connection = new Connection({
         ...address,
         open,
         onEvent: (event) => {
           this.apply(event);
+          if (event.type === "ack") this.onAnswer();
           if (event.type === "opened") resolve(true);
         },
         onState: (state, sentence) => {
           this.#connected(state, sentence);
-          if (state === "closed") resolve(false);
+          if (state !== "closed") return;
+          this.onAnswer();
+          resolve(false);
         },
       });
     });

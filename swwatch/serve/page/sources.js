@@ -3,7 +3,7 @@
 const MOST_PIXELS = 640 * 480; // sent; the model sees far fewer
 const JPEG_QUALITY = 0.85;
 const THUMB_WIDTH = 128;
-const MOST_THUMBS = 300; // one a second
+const MOST_THUMBS = 600; // five minutes at 2 a second
 
 /** Show a camera in `video`. @returns a function that lets it go */
 export async function openCamera(video, device) {
@@ -68,10 +68,10 @@ export class Sampler {
   constructor(video, { rate, onPicture, onEnd }) {
     Object.assign(this, { video, rate, onPicture, onEnd });
     this.canvas = document.createElement("canvas");
-    this.due = 0; // seconds
     this.missed = 0; // pictures that were due while the one before was still being encoded
     this.timer = setInterval(() => this.byTimer && this.#take(this.#seconds()), 500 / rate);
     this.#next();
+    if (!video.srcObject) this.#take(video.currentTime); // what is on show already
     const track = video.srcObject?.getVideoTracks()[0];
     (track ?? video).addEventListener("ended", () => this.#ended(), { once: true });
   }
@@ -96,6 +96,7 @@ export class Sampler {
 
   async #take(s) {
     const { video, canvas } = this;
+    this.due ??= s;
     if (this.stopped || s < this.due || !video.videoWidth) return;
     this.due = Math.max(this.due + 1 / this.rate, s + 0.5 / this.rate); // on the grid, and no burst after a stall
     if (this.encoding) {
@@ -124,28 +125,30 @@ export class Sampler {
   }
 }
 
-/** Small pictures of the last minutes, one a second of the stream: what a word had last seen. */
+/** Small pictures of the last minutes: what a word had last seen. */
 export class Thumbs {
   constructor() {
-    this.bySecond = new Map();
+    this.clear();
+  }
+
+  clear() {
+    this.kept = []; // {s, thumb} with rising s, in seconds after the first
+    this.zero = null;
   }
 
   keep(canvas, s) {
-    this.first ??= s;
+    this.zero ??= s;
     const thumb = document.createElement("canvas");
     thumb.width = THUMB_WIDTH;
     thumb.height = Math.max(1, Math.round((THUMB_WIDTH * canvas.height) / canvas.width));
     thumb.getContext("2d").drawImage(canvas, 0, 0, thumb.width, thumb.height);
-    this.bySecond.set(Math.floor(s - this.first), thumb);
-    if (this.bySecond.size > MOST_THUMBS) this.bySecond.delete(this.bySecond.keys().next().value);
+    this.kept.push({ s: s - this.zero, thumb });
+    if (this.kept.length > MOST_THUMBS) this.kept.shift();
   }
 
-  of(second) {
-    return this.bySecond.get(second) ?? null;
-  }
-
-  clear() {
-    this.bySecond.clear();
-    this.first = undefined;
+  /** The second picture of a step: the server takes the one on display at each half second. */
+  of(step) {
+    const shown = this.kept.findLast(({ s }) => s <= step + 0.5);
+    return shown && shown.s > step - 1 ? shown.thumb : null;
   }
 }

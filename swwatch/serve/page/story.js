@@ -93,9 +93,14 @@ export class Story {
     if (Number.isFinite(s)) this.now = Math.max(this.now, s);
   }
 
-  /** What a word knows, as a sentence. */
+  /** What a word knows, as a sentence. A step has two frames: one at its second, one half a second later. */
   static about(word) {
-    return `“${word.text}” saw 0–${word.visible + 1} s, said at ${word.said.toFixed(1)} s`;
+    return `“${word.text}” saw 0–${Story.sawUpTo(word)} s, said at ${word.said.toFixed(1)} s`;
+  }
+
+  /** Time of the newest frame that a word could see, in seconds of the stream. */
+  static sawUpTo(word) {
+    return word.visible + 0.5;
   }
 
   /** One row for each second: what arrived, what was seen when, what was said, what was dropped. */

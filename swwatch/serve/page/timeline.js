@@ -1,8 +1,10 @@
 // The timeline of one session: frames arrived, steps seen, words spoken, steps dropped, over the seconds of the stream.
 
 import { draw, make } from "./dom.js";
+import { Story } from "./story.js";
 
 const SHOWN_S = 30; // while live
+const FIRST_S = 12; // shown at the beginning
 const LABELS = 52; // pixels left of the axis
 const ROW = 18;
 const ROWS = ["frames", "seen", "said", "dropped"];
@@ -22,8 +24,8 @@ export class Timeline {
   /** Draw the last SHOWN_S seconds, or all of it; `marked` is a word whose second and moment are shown. */
   show(story, { whole = false, now = story.now, marked = null } = {}) {
     const width = Math.max(160, this.svg.clientWidth);
-    const to = Math.max(whole ? 5 : SHOWN_S, Math.ceil(now));
-    const from = whole ? 0 : to - SHOWN_S;
+    const to = Math.max(whole ? 5 : FIRST_S, Math.ceil(now));
+    const from = whole ? 0 : Math.max(0, to - SHOWN_S);
     const x = (s) => LABELS + ((s - from) / (to - from)) * (width - LABELS - 14);
     const inside = (s) => s >= from && s <= to;
     const y = (name) => TOP + ROW * ROWS.indexOf(name) + ROW / 2;
@@ -58,7 +60,7 @@ export class Timeline {
     if (!word) return [];
     const band = (name, left, right) =>
       right > from ? [draw("rect", { class: name, x: x(Math.max(from, left)), width: x(right) - x(Math.max(from, left)), y: TOP, height: ROWS.length * ROW })] : [];
-    return [...band("saw", 0, word.visible + 1), ...band("newest", word.visible, word.visible + 1)];
+    return [...band("saw", 0, Story.sawUpTo(word)), ...band("newest", word.visible, Story.sawUpTo(word))];
   }
 
   #near(at) {
