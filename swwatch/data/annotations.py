@@ -105,7 +105,7 @@ def video_places(record_path: str, jsonl_path: str | Path, video_root: str | Pat
     """Where the video of a record may lie, in the order of trying; see `resolve_video`."""
     given = Path(record_path)
     if video_root is not None:
-        return [Path(video_root) / given.name]
+        return [Path(video_root) / place for place in dict.fromkeys((given.name, str(given)))]
     if given.is_absolute():
         return [given]
     folder = Path(jsonl_path).absolute().parent
@@ -121,7 +121,7 @@ def resolve_video(record_path: str | None, jsonl_path: str | Path, video_root: s
     Args:
         record_path: the record's `video_path`.
         jsonl_path: the annotation file the record came from.
-        video_root: a folder that holds all videos side by side; then only the file name of the path counts.
+        video_root: a folder that holds all videos, side by side or as their paths say.
     Raises:
         UserError: no such file; names every place that was tried.
     """

@@ -205,6 +205,8 @@ def missing_videos(
 ) -> tuple[int, list[Skip]]:
     """Look for the video files of up to about `limit` records, spread evenly: a cheap check before a run.
 
+    Args:
+        data: their annotation file, for records that do not name their own.
     Returns:
         How many were looked for, and those that are missing.
     """
@@ -216,7 +218,7 @@ def missing_videos(
         except UserError:
             continue  # Records.check counts lines that are no records
         try:
-            resolve_video(record.get("video_path"), data, video_root)
+            resolve_video(record.get("video_path"), record.get("file", data), video_root)
         except UserError as error:
             missing.append(Skip.of(record, error))
     return len(chosen), missing

@@ -28,6 +28,7 @@ import numpy as np
 import torch
 
 from swwatch.data import pixels, video
+from swwatch.data.video import WHOLE, Span
 from swwatch.errors import UserError
 from swwatch.paths import make_folder
 
@@ -74,8 +75,8 @@ class FrameCache:
                 "lower it or choose another frames_cache_dir"
             )
 
-    def get(self, path: Path, make: Callable[[], torch.Tensor]) -> torch.Tensor:
-        """The frames of a video file, uint8, from the cache or else from `make`; what that gives is kept.
+    def get(self, path: Path, make: Callable[[], torch.Tensor], span: Span = WHOLE) -> torch.Tensor:
+        """The frames of a video file, or of a span of it, uint8, from the cache or else from `make`, which is kept.
 
         Raises:
             Whatever `make` raises.
@@ -85,6 +86,7 @@ class FrameCache:
         except OSError:
             return make()  # which tells what is wrong
         what = {"path": str(path.absolute()), "size": stat.st_size, "mtime_ns": stat.st_mtime_ns} | self.how
+        what |= {} if span == WHOLE else {"span": list(span)}
         file = self._file(what)
         frames = _read(file, what)
         if frames is not None:

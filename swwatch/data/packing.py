@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from torch.utils.data import Dataset, Sampler
 
-from swwatch.data.dataset import ClipDataset, Sample, Skip
+from swwatch.data.samples import Sample, Samples, Skip
 from swwatch.errors import UserError
 
 GRAINS = 256  # a pack's budget is divided into so many; lengths are rounded up to one (0.4 % of the budget)
@@ -141,7 +141,7 @@ class PackedClips(Dataset):
     """The packs of a plan, built from the clips' samples. An item is a function of (epoch, indices) alone.
 
     A record that gives no sample after all is left out and listed, and its room stays empty; where a pack loses all
-    its records, one is drawn in their place as ClipDataset does.
+    its records, one is drawn in their place as Samples does.
 
     Args:
         clips: the samples; none of them is longer than the budget.
@@ -149,7 +149,7 @@ class PackedClips(Dataset):
         num_packs: of an epoch.
     """
 
-    def __init__(self, clips: ClipDataset, budget: int, num_packs: int):
+    def __init__(self, clips: Samples, budget: int, num_packs: int):
         self.clips, self.budget, self.num_packs = clips, budget, num_packs
 
     def __len__(self) -> int:

@@ -60,28 +60,35 @@ class StepFrames:
     num_frames: int | None = None  # of the whole video on the grid, where that is known
 
 
-def read_clip(path: Path | str, *, max_frames: int | None = MAX_FRAMES, on_long: str = "error") -> Clip:
-    """All grid frames of a video file.
+Span = tuple[float, float | None]  # seconds of a video, from the first frame; None: to its end
+WHOLE: Span = (0.0, None)
+
+
+def read_clip(
+    path: Path | str, *, max_frames: int | None = MAX_FRAMES, on_long: str = "error", span: Span = WHOLE
+) -> Clip:
+    """All grid frames of a video file, or of a span of it, whose grid begins where the span does.
 
     Args:
         path: MP4/MOV, Matroska/WebM or AVI; the content decides, not the name.
         max_frames: the most grid frames that may be used; None for no limit.
         on_long: what to do with a longer video: "error", or "truncate" to the first `max_frames`.
+        span: seconds. What lies before it is decoded from the nearest key frame on.
     Raises:
-        VideoError: missing, empty, truncated or damaged file, no video in it, or too long.
+        VideoError: missing, empty, truncated or damaged file, no video in it, too long, or over before the span.
     """
-    reader = _Reader(Path(path), max_frames, on_long)
+    reader = _Reader(Path(path), max_frames, on_long, span)
     return Clip(np.concatenate([step.frames for step in reader.steps()]), reader.duration_s)
 
 
-def measure(path: Path | str, *, max_frames: int | None = MAX_FRAMES) -> tuple[int, int, int]:
+def measure(path: Path | str, *, max_frames: int | None = MAX_FRAMES, span: Span = WHOLE) -> tuple[int, int, int]:
     """Grid frames, height and width of what `read_clip` would give, at the cost of the first frame.
 
     Raises:
         VideoError: as `read_clip`, but for damage behind the first frame.
     """
-    reader = _Reader(Path(path), max_frames, "error")
-    height, width, _ = reader._decode().asnumpy().shape
+    reader = _Reader(Path(path), max_frames, "error", span)
+    height, width, _ = reader._decode().shape
     return len(reader.indices), height, width
 
 
@@ -117,36 +124,42 @@ def _step_frames(step: int, frames: np.ndarray, num_steps: int) -> StepFrames:
     return StepFrames(step, frames, arrival_s, last, num_steps * FRAMES_PER_STEP)
 
 
-def grid_indices(starts_s: np.ndarray, end_s: float) -> np.ndarray:
+def grid_indices(starts_s: np.ndarray, end_s: float, begin_s: float = 0.0) -> np.ndarray:
     """Which source frame is on display at each grid time.
 
     Args:
         starts_s: (N,) display time of each frame, ascending, the first one 0.
-        end_s: end of the last frame.
+        end_s: end of the last frame, or of the span.
+        begin_s: the first grid time.
     Returns:
-        (G,) indices into `starts_s` for the times 0, 0.5, ... < `end_s`; at least one.
+        (G,) indices into `starts_s` for the times begin_s, begin_s + 0.5, ... < `end_s`; at least one.
     """
-    num_grid = max(1, int(np.ceil((end_s - TIME_TOLERANCE_S) * FRAMES_PER_SECOND)))
-    grid_s = np.arange(num_grid) / FRAMES_PER_SECOND
+    num_grid = max(1, int(np.ceil((end_s - begin_s - TIME_TOLERANCE_S) * FRAMES_PER_SECOND)))
+    grid_s = begin_s + np.arange(num_grid) / FRAMES_PER_SECOND
     return np.searchsorted(starts_s, grid_s + TIME_TOLERANCE_S, side="right") - 1
 
 
 class _Reader:
     """An opened video: knows which source frames it needs, decodes them in order."""
 
-    def __init__(self, path: Path, max_frames: int | None, on_long: str):
+    def __init__(self, path: Path, max_frames: int | None, on_long: str, span: Span = WHOLE):
         if on_long not in ("error", "truncate"):
             raise ValueError(f"on_long must be 'error' or 'truncate', not {on_long!r}")
         if max_frames is not None and max_frames < FRAMES_PER_STEP:
             raise UserError(f"max_frames {max_frames}: one step needs {FRAMES_PER_STEP} frames")
         self.path = path
         _check_file(path)
-        self._source, starts_s, self.duration_s = _open(path)
-        indices = grid_indices(starts_s, self.duration_s)
+        self._source, starts_s, whole_s = _open(path)
+        begin_s, end_s = span[0], min(whole_s, whole_s if span[1] is None else span[1])
+        if begin_s and begin_s >= whole_s:
+            raise VideoError(path, f"it lasts {whole_s:.1f} s, and the clip would begin at {begin_s:g} s")
+        self.duration_s = end_s - begin_s
+        indices = grid_indices(starts_s, end_s, begin_s)
         if len(indices) == 1:
             indices = indices.repeat(FRAMES_PER_STEP)  # a lone frame makes its own pair
         self.indices = indices[: len(indices) // FRAMES_PER_STEP * FRAMES_PER_STEP]
-        self._decode_to = len(starts_s)
+        self._decode_to = len(starts_s) if span == WHOLE else self.indices[-1] + 1
+        self._from_key = _frames_from(path, starts_s, int(self.indices[0])) if begin_s else None
         if max_frames is not None and len(self.indices) > max_frames:
             if on_long == "error":
                 raise VideoError(
@@ -159,14 +172,15 @@ class _Reader:
 
     def steps(self) -> Iterator[StepFrames]:
         num_steps = len(self.indices) // FRAMES_PER_STEP
-        position, frame = -1, None  # index and picture of the last frame decoded
+        first = 0 if self._from_key is None else int(self.indices[0])
+        position, frame = first - 1, None  # index and picture of the last frame decoded
         for step in range(num_steps):
             pair: list[np.ndarray] = []
             for index in self.indices[step * FRAMES_PER_STEP : (step + 1) * FRAMES_PER_STEP].tolist():
                 while position < index:  # not at all where the same frame is still on display
                     frame = self._decode()
                     position += 1
-                pair.append(frame.asnumpy())
+                pair.append(frame)
             # decord decodes ahead in a thread, so that damage behind the last grid frame may or may not come to light;
             # decoding to the end makes it an error every time
             while step == num_steps - 1 and position + 1 < self._decode_to:
@@ -175,12 +189,40 @@ class _Reader:
             yield _step_frames(step, np.stack(pair), num_steps)
 
     def _decode(self):
-        """The next frame, a decord array of (H, W, 3)."""
+        """The next frame, (H, W, 3)."""
         try:
-            return self._source.next()
+            return self._source.next().asnumpy() if self._from_key is None else next(self._from_key)
         except (*_decord_errors(), StopIteration) as error:
             reason = f"one of its {len(self._source)} frames cannot be decoded: the file is damaged"
             raise VideoError(self.path, reason) from error
+
+
+def _frames_from(path: Path, starts_s: np.ndarray, first: int) -> Iterator[np.ndarray]:
+    """Frames from number `first` on, by PyAV, which knows the times of what it decodes; the same pixels as decord's.
+
+    Args:
+        starts_s: (N,) display time of each frame, the first one 0.
+    Raises:
+        VideoError: a frame is missing.
+    """
+    import av
+
+    try:
+        with av.open(str(path)) as container:
+            stream = container.streams.video[0]
+            zero_s = float(next(container.decode(stream)).time)
+            container.seek(int((zero_s + starts_s[first]) / stream.time_base), stream=stream)
+            number = first
+            for frame in container.decode(stream):
+                time_s = float(frame.time) - zero_s
+                if time_s < starts_s[first] - TIME_TOLERANCE_S:
+                    continue
+                if abs(time_s - starts_s[number]) > TIME_TOLERANCE_S:
+                    raise VideoError(path, f"its frame at {starts_s[number]:.2f} s cannot be decoded")
+                yield frame.to_ndarray(format="rgb24")
+                number += 1
+    except (av.FFmpegError, TypeError) as error:  # the second where a frame has no time
+        raise VideoError(path, "it cannot be decoded from the middle: the file is damaged") from error
 
 
 def _open(path: Path):

@@ -7,9 +7,10 @@ from pathlib import Path
 from torch.utils.data import Dataset, Sampler
 
 from swwatch.data.collator import Collator
-from swwatch.data.dataset import ClipDataset, EpochOrder, Skip, spread
+from swwatch.data.dataset import EpochOrder, spread
 from swwatch.data.lengths import sample_lengths
 from swwatch.data.packing import LengthOrder, PackedClips, PackOrder, PackPlan
+from swwatch.data.samples import Samples, Skip
 from swwatch.errors import UserError
 from swwatch.train.settings import TrainSettings
 
@@ -38,7 +39,7 @@ class Arrangement:
     tokens_per_row: float | None = None
 
 
-def arrange(settings: TrainSettings, clips: ClipDataset, folder: Path) -> Arrangement:
+def arrange(settings: TrainSettings, clips: Samples, folder: Path) -> Arrangement:
     """Arrange the clips as the settings say; packs and batches of like length need a look at every video first.
 
     Otherwise some hundred of them are looked at, so that too many clips that cannot be used are told at once.
@@ -80,7 +81,7 @@ def arrange(settings: TrainSettings, clips: ClipDataset, folder: Path) -> Arrang
     )
 
 
-def packed_batch(clips: ClipDataset, lengths: list[int], pack_tokens: int, collator: Collator, epoch: int = 0) -> dict:
+def packed_batch(clips: Samples, lengths: list[int], pack_tokens: int, collator: Collator, epoch: int = 0) -> dict:
     """The model's inputs for the first pack of an epoch, as a training run builds them: for measuring.
 
     Args:

@@ -7,6 +7,7 @@ from swwatch.train import distributed
 from swwatch.train.arrange import Arrangement
 from swwatch.train.precision import precision_text
 from swwatch.train.settings import TrainSettings
+from swwatch.variants import TURNS
 
 
 def banner(
@@ -36,7 +37,7 @@ def banner(
     processes = distributed.num_processes()
     several = processes > 1 or settings.parallel != "ddp"
     rows = {
-        "variant": f"{loaded.settings.variant}, schedule {loaded.settings.schedule}",
+        "variant": _variant(settings, loaded),
         "pixel budget": loaded.settings.pixel_budget,
         "model": settings.model_path,
         "trainable": "; ".join(learns),
@@ -44,7 +45,7 @@ def banner(
         "runs on": f"{device}, {precision_text(settings)}",
         "attention": f"{settings.attention} ({reasons['attention']})",
         "loss": reasons["loss"],
-        "data": f"{settings.train_data}, {num_samples:,} samples",
+        "data": f"{', '.join(map(str, [settings.train_data, *(settings.more_data or [])]))}, {num_samples:,} samples",
         "rows": arranged.summary,
         "steps": f"{steps:,} of {settings.batch_size} x {settings.accumulation} "
         f"{'samples' if settings.pack_tokens is None else 'packs'}{tokens}",
@@ -55,6 +56,13 @@ def banner(
         "output": str(settings.output_dir),
     }
     return "\n".join(f"{name:13}{text}" for name, text in (rows | more).items() if text is not None)
+
+
+def _variant(settings: TrainSettings, loaded: Loaded) -> str:
+    name = loaded.settings.variant
+    if name not in TURNS:
+        return f"{name}, schedule {loaded.settings.schedule}"
+    return f"{name}, positions {settings.positions}, context {settings.context}"
 
 
 def _rates(settings: TrainSettings) -> str:

@@ -1,4 +1,4 @@
-"""Fine-tune Qwen2.5-VL in one of the six variants (also: bash scripts/sft.sh).
+"""Fine-tune Qwen2.5-VL in one of the six variants, or to stream in turns (also: bash scripts/sft.sh).
 
 Settings come from flags, then the environment, then --config, then the defaults above. A run that was interrupted
 continues from its last complete checkpoint when it is started again with the same settings.
@@ -23,7 +23,6 @@ from transformers.utils import logging as transformers_logging
 from swwatch.config import add_flags, load_settings
 from swwatch.data.collator import Collator
 from swwatch.data.dataset import Skip, missing_videos
-from swwatch.data.records import Records
 from swwatch.data.tasks import TASKS
 from swwatch.errors import UserError
 from swwatch.model.attention import BLOCK
@@ -53,11 +52,21 @@ from swwatch.train.held_out import HeldOut
 from swwatch.train.optimizer import part_rates
 from swwatch.train.precision import bf16, check_precision
 from swwatch.train.settings import ROOT, TrainSettings
-from swwatch.train.setup import attention_for, choose_what_learns, clips_of, load_model, loss_for, why_attention
+from swwatch.train.setup import (
+    Data,
+    attention_for,
+    check_data_settings,
+    choose_what_learns,
+    clips_of,
+    load_model,
+    loss_for,
+    records_of,
+    why_attention,
+)
 from swwatch.train.skips import SkipList
 from swwatch.train.trackers import choose_trackers, start_trackers
 from swwatch.train.trainer import WatchTrainer, num_steps, training_arguments
-from swwatch.variants import VARIANTS
+from swwatch.variants import TURNS, VARIANTS
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -79,7 +88,7 @@ def main(argv: list[str]) -> int:
         return rehearse(settings, records) if dry else train(settings, records)
 
 
-def read(argv: list[str]) -> tuple[TrainSettings, Records, bool]:
+def read(argv: list[str]) -> tuple[TrainSettings, Data, bool]:
     """The settings of flags, environment and file, settled, the records of the annotation file, and --dry-run."""
     with contextlib.ExitStack() as stack:
         if distributed.rank() > 0:  # the main process tells what is wrong with the flags
@@ -89,10 +98,12 @@ def read(argv: list[str]) -> tuple[TrainSettings, Records, bool]:
     settings = load_settings(TrainSettings, yaml_path=flags.pop("config"), env=os.environ, flags=flags)
     Engine.of(settings.parallel)
     share(settings.accumulation, settings.batch_size)
-    records = Records(settings.train_data)  # before the model: a wrong path should not cost the minutes it takes
+    settings = settle(settings)
+    # before the model: a wrong path should not cost the minutes it takes
+    records = records_of(settings, settings.train_data, settings.more_data or ())
     if settings.eval_data is not None:
-        Records(settings.eval_data)
-    return settle(settings), records, dry
+        records_of(settings, settings.eval_data)
+    return settings, records, dry
 
 
 def settle(settings: TrainSettings) -> TrainSettings:
@@ -103,7 +114,8 @@ def settle(settings: TrainSettings) -> TrainSettings:
     """
     variant = settings.variant or saved_settings(settings.model_path).get("variant")
     if variant is None:
-        raise UserError(f"which variant? Set QWEN2_5_VL_VARIANT or --variant to one of {', '.join(VARIANTS)}")
+        raise UserError(f"which variant? Set QWEN2_5_VL_VARIANT or --variant to one of {', '.join(VARIANTS | TURNS)}")
+    check_data_settings(settings, variant)
     check_precision(settings)
     choose_trackers(settings.log_to)
     if settings.attention == "flex" and not torch.cuda.is_available():
@@ -122,6 +134,7 @@ def settle(settings: TrainSettings) -> TrainSettings:
         output_dir=output.resolve(),
         num_workers=workers,
         train_data=settings.train_data.resolve(),
+        more_data=settings.more_data and [path.resolve() for path in settings.more_data],
         eval_data=settings.eval_data and settings.eval_data.resolve(),
         video_root=settings.video_root and settings.video_root.resolve(),
         frames_cache_dir=settings.frames_cache_dir and settings.frames_cache_dir.resolve(),
@@ -137,7 +150,7 @@ def saved_settings(model_path: str) -> dict:
         return {}  # `load` tells what is wrong with the path
 
 
-def train(settings: TrainSettings, records: Records) -> int:
+def train(settings: TrainSettings, records: Data) -> int:
     """Train, or continue, or find that all is done.
 
     Args:
@@ -227,7 +240,7 @@ def train(settings: TrainSettings, records: Records) -> int:
     return 0
 
 
-def rehearse(settings: TrainSettings, records: Records) -> int:
+def rehearse(settings: TrainSettings, records: Data) -> int:
     """--dry-run: everything up to the first step, by the main process; writes one picture.
 
     Raises:
@@ -271,12 +284,12 @@ def tell_skips(skips: tuple[Skip, ...], most: int = 5) -> None:
 def _held_out(settings: TrainSettings, loaded: Loaded, collator: Collator) -> HeldOut | None:
     if settings.eval_data is None:
         return None
-    clips = clips_of(settings, Records(settings.eval_data), settings.eval_data, loaded, 0.0)
+    clips = clips_of(settings, records_of(settings, settings.eval_data), settings.eval_data, loaded, 0.0)
     how = {"count": settings.eval_samples, "every": settings.eval_steps, "batch_size": settings.batch_size}
     return HeldOut(clips, collator, **how, threads=min(THREADS, os.cpu_count() or 1))
 
 
-def _look(settings: TrainSettings, records: Records, engine: Engine) -> tuple[dict, dict | None, Path | None]:
+def _look(settings: TrainSettings, records: Data, engine: Engine) -> tuple[dict, dict | None, Path | None]:
     """What the run is, what is in finished.json, and the checkpoint to continue from."""
     out = settings.output_dir
     make_folder(out)
@@ -312,7 +325,7 @@ def _clean_up(out: Path, begin: Path | None, save_total_limit: int) -> None:
             (out / name).unlink(missing_ok=True)
 
 
-def _check_videos(settings: TrainSettings, records: Records) -> None:
+def _check_videos(settings: TrainSettings, records: Data) -> None:
     looked_for, missing = missing_videos(records, settings.train_data, settings.video_root)
     if len(missing) > settings.max_bad_fraction * looked_for:
         raise UserError(

@@ -9,9 +9,9 @@ import torch
 from transformers import TrainerCallback
 
 from swwatch.data.collator import Collator
-from swwatch.data.dataset import ClipDataset, Sample
 from swwatch.data.lengths import lengths_of
 from swwatch.data.prompt import IGNORED
+from swwatch.data.samples import Sample, Samples
 from swwatch.errors import UserError
 from swwatch.train import distributed
 
@@ -32,7 +32,7 @@ class HeldOut(TrainerCallback):
     """
 
     def __init__(
-        self, clips: ClipDataset, collator: Collator, *, count: int, every: int, batch_size: int, threads: int = 1
+        self, clips: Samples, collator: Collator, *, count: int, every: int, batch_size: int, threads: int = 1
     ):
         wanted = evenly(len(clips), count or len(clips))
         lengths = lengths_of(clips, wanted, threads)

@@ -9,8 +9,8 @@ from multiprocessing.process import BaseProcess
 
 from torch.utils.data import DataLoader
 
-from swwatch.data.dataset import ClipDataset
 from swwatch.data.reading import worker_died
+from swwatch.data.samples import Samples
 from swwatch.train import distributed
 from swwatch.train.settings import TrainSettings
 
@@ -34,7 +34,7 @@ def prefetch_factor(settings: TrainSettings, accumulation: int) -> int | None:
 
 
 @contextlib.contextmanager
-def workers_end(loader_of: Callable[[], DataLoader | None], clips: ClipDataset) -> Iterator[None]:
+def workers_end(loader_of: Callable[[], DataLoader | None], clips: Samples) -> Iterator[None]:
     """Around a run: its workers end with it, however it ends.
 
     Args:

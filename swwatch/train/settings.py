@@ -17,7 +17,7 @@ FREE += ("cache_frames_gb", "frames_cache_dir", "frames_cache_gb")
 FREE += ("save_steps", "save_total_limit", "max_bad_fraction", "eval_data", "eval_steps", "eval_samples", "log_to")
 # settings that runs begun by earlier versions do not know: at their defaults they are as good as not there
 LATER = ("adapter", "lora_rank", "lora_alpha", "lora_dropout", "lora_targets", "truncate")
-LATER += ("merger_learning_rate", "vision_learning_rate", "tf32", "fused_loss")
+LATER += ("merger_learning_rate", "vision_learning_rate", "tf32", "fused_loss", "more_data", "positions", "context")
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,9 @@ class TrainSettings:
         "pe-video", "pe-video or funqa: chooses the defaults of train_data and output_dir", env="QWEN2_5_VL_TASK"
     )
     variant: str | None = setting(
-        None, "one of the six variants, if the checkpoint does not name its own", env="QWEN2_5_VL_VARIANT"
+        None,
+        "one of the six variants, streamingvlm or livecc, if the checkpoint does not name its own",
+        env="QWEN2_5_VL_VARIANT",
     )
     model_path: str = setting(
         "Qwen/Qwen2.5-VL-7B-Instruct", "checkpoint folder or hub id to start from", env="QWEN2_5_VL_MODEL_PATH"
@@ -39,7 +41,10 @@ class TrainSettings:
         "annotation file, jsonl (default: dataset/train_3_5.jsonl or, for funqa, dataset/funqa_train.jsonl)",
         env="QWEN2_5_VL_TRAIN_DATA",
     )
-    video_root: Path | None = setting(None, "folder of all videos side by side (default: the records' video_path)")
+    more_data: list[Path] | None = setting(
+        None, "further files of conversations (streamingvlm, livecc), with commas; one named again is seen again"
+    )
+    video_root: Path | None = setting(None, "folder of all videos (default: where the records' video_path says)")
     output_dir: Path | None = setting(
         None, "where checkpoints and the model go (default: output/qwen2_5vl-<pe|funqa>-<variant> in the repository)"
     )
@@ -48,6 +53,12 @@ class TrainSettings:
     max_length: int = setting(8192, "longest sample in tokens; longer ones are skipped and listed, or see truncate")
     max_frames: int = setting(60, "longest clip in frames at 2 fps; longer ones are skipped and listed")
     truncate: bool = setting(False, "samples beyond max_length lose the end of their video, never of their answer")
+    positions: Literal["mrope_full", "flat_1d"] = setting(
+        "mrope_full", "of streamingvlm and livecc: flat_1d is what LiveCC's released weights were trained with"
+    )
+    context: Literal["none", "title", "previous", "previous_or_title", "both"] = setting(
+        "none", "of livecc: what a query tells besides, the video's title or what was said before"
+    )
     max_bad_fraction: float = setting(0.01, "stop when more than this share of the records is unusable")
     # what learns
     train_vision: bool = setting(False, "train the vision tower")
@@ -170,7 +181,13 @@ class TrainSettings:
         """What a continued run must have in common with its beginning, as JSON values."""
         values = {key: value for key, value in dataclasses.asdict(self).items() if key not in FREE}
         values = {key: value for key, value in values.items() if key not in LATER or value != DEFAULTS[key]}
-        return {key: str(value) if isinstance(value, Path) else value for key, value in values.items()}
+        return {key: _as_json(value) for key, value in values.items()}
+
+
+def _as_json(value):
+    if isinstance(value, list):
+        return [_as_json(item) for item in value]
+    return str(value) if isinstance(value, Path) else value
 
 
 DEFAULTS = {field.name: field.default for field in dataclasses.fields(TrainSettings)}

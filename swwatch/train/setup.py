@@ -1,5 +1,6 @@
 """What a run is made of: the model as it will be trained, its attention and loss, and the clips."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -10,6 +11,8 @@ from swwatch.data.frame_cache import FrameCache, how_made
 from swwatch.data.pixels import BUDGETS, FrameEncoder
 from swwatch.data.prompt import load_prompts
 from swwatch.data.records import Records
+from swwatch.data.samples import Samples
+from swwatch.data.seek_jsonl import Conversations
 from swwatch.errors import UserError
 from swwatch.model.attention import choose_attention
 from swwatch.model.loading import ADAPTER, Loaded, load
@@ -18,7 +21,14 @@ from swwatch.train.adapters import adapt, quantisation
 from swwatch.train.engines import Engine
 from swwatch.train.parts import count, set_trainable
 from swwatch.train.precision import base_dtype, bf16
-from swwatch.train.settings import TrainSettings
+from swwatch.train.settings import DEFAULTS, TrainSettings
+from swwatch.turns import positions, systems
+from swwatch.turns.dataset import TurnDataset, training_budget
+from swwatch.turns.prompt import Turns
+from swwatch.turns.training import Form
+from swwatch.variants import TURNS
+
+Data = Records | Conversations
 
 
 def attention_for(settings: TrainSettings, variant: str) -> tuple[str, str]:
@@ -65,34 +75,68 @@ def loss_for(settings: TrainSettings, loaded: Loaded, engine: Engine) -> tuple[s
     return choose_loss(settings.fused_loss, cuda=torch.cuda.is_available(), sharded=sharded, plain_head=plain)
 
 
-def clips_of(settings: TrainSettings, records: Records, data: Path, loaded: Loaded, cache_gb: float) -> ClipDataset:
-    """The samples of an annotation file, laid out as the model was settled to be trained.
+def check_data_settings(settings: TrainSettings, variant: str) -> None:
+    """Refuse settings that the variant's samples have no use for.
 
+    Raises:
+        UserError: there are some.
+    """
+    only = ("schedule",) if variant in TURNS else ("more_data", "positions", "context")
+    given = [key for key in only if getattr(settings, key) != DEFAULTS[key]]
+    if given:
+        others = "the six variants" if variant in TURNS else ", ".join(TURNS)
+        raise UserError(f"{given[0]} is for {others}; {variant} has no use for it: leave it out")
+
+
+def records_of(settings: TrainSettings, data: Path, more: Sequence[Path] = ()) -> Data:
+    """The records of an annotation file, or of files of conversations where the variant streams in turns.
+
+    Raises:
+        UserError: one of them cannot be read.
+    """
+    return Conversations([data, *more]) if settings.variant in TURNS else Records(data)
+
+
+def clips_of(settings: TrainSettings, records: Data, data: Path, loaded: Loaded, cache_gb: float) -> Samples:
+    """The samples of records, laid out as the model was settled to be trained.
+
+    Args:
+        data: the annotation file of the records; those of conversations name their own.
     Raises:
         UserError: frames_cache_dir cannot be used, or has no room for frames_cache_gb.
     """
-    encoder = FrameEncoder(loaded.processor.video_processor, BUDGETS[loaded.settings.pixel_budget])
+    in_turns, name = loaded.settings.variant in TURNS, loaded.settings.pixel_budget
+    budget = training_budget(name) if in_turns else BUDGETS[name]
+    encoder = FrameEncoder(loaded.processor.video_processor, budget)
     frames = None
     if settings.frames_cache_dir is not None:
         how = how_made(encoder, settings.max_frames)
         frames = FrameCache(settings.frames_cache_dir, settings.frames_cache_gb, how)
         frames.check_room()
+    common = {
+        "encoder": encoder,
+        "merge": loaded.model.config.vision_config.spatial_merge_size,
+        "max_frames": settings.max_frames,
+        "seed": settings.seed,
+        "cache_gb": cache_gb,
+        "frame_cache": frames,
+        "video_root": settings.video_root,
+    }
+    if in_turns:
+        turns = Turns(loaded.tokenizer, systems.get(loaded.settings.variant))
+        form = Form(turns, settings.context, settings.max_length, settings.truncate)
+        policy, t_step = positions.get(settings.positions), positions.t_step(loaded.model.config)
+        return TurnDataset(records, form=form, policy=policy, t_step=t_step, **common)
     return ClipDataset(
         records,
         data,
         tokenizer=loaded.tokenizer,
         markup=loaded.markup,
-        encoder=encoder,
         variant=loaded.settings.variant,
         schedule=loaded.settings.schedule,
-        merge=loaded.model.config.vision_config.spatial_merge_size,
         t_per_step=loaded.model.t_per_step,
         prompts=load_prompts(),
         max_length=settings.max_length,
-        max_frames=settings.max_frames,
         truncate=settings.truncate,
-        seed=settings.seed,
-        cache_gb=cache_gb,
-        frame_cache=frames,
-        video_root=settings.video_root,
+        **common,
     )
