@@ -14,6 +14,8 @@ from swwatch.serve.protocol import LimitsTold, ProtocolError
 FORMATS = ("JPEG", "PNG", "WEBP")
 MISTAKES = 100  # bad messages that a connection may send before it is closed
 OPEN_WITHIN_S = 10.0
+ORDERS_PER_S = 50  # text messages of a session, but for ping, stop and end
+MAX_ASKS = 4  # questions of a session that wait for their step
 REPLAY = 1024  # numbered messages kept after they were sent, for a reconnect
 
 

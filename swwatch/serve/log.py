@@ -10,7 +10,8 @@ logger = logging.getLogger("swwatch.serve")
 
 
 class JsonLines(logging.Formatter):
-    """time, level, event, and whatever the caller gave as `fields`; a traceback under "trace"."""
+    """time, level, event, and whatever the caller gave as `fields`; a traceback under "trace"; whose line it is where
+    it is not ours under "from"."""
 
     def format(self, record: logging.LogRecord) -> str:
         line = {
@@ -19,6 +20,8 @@ class JsonLines(logging.Formatter):
             "event": record.getMessage(),
             **getattr(record, "fields", {}),
         }
+        if record.name != logger.name:
+            line["from"] = record.name
         if record.exc_info:
             line["trace"] = "".join(traceback.format_exception(*record.exc_info))
         return json.dumps(line, ensure_ascii=False, default=str)
@@ -30,10 +33,11 @@ def log(event: str, *, level: int = logging.INFO, error: BaseException | None = 
 
 
 def to_stderr(level: str = "info") -> None:
-    """Send our lines, and the web server's warnings, to stderr."""
+    """Send our lines, and the warnings of everything that we use, to stderr in the one form."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonLines())
-    for name, least in (("swwatch.serve", level.upper()), ("uvicorn", "WARNING")):
+    logging.captureWarnings(True)
+    for name, least in (("", "WARNING"), ("swwatch.serve", level.upper())):
         target = logging.getLogger(name)
         target.handlers, target.propagate = [handler], False
         target.setLevel(least)

@@ -13,7 +13,7 @@ from typing import Protocol
 from swwatch.errors import UserError
 from swwatch.live import Asked, Dropped, Ended, LiveSession, Token, Watched
 from swwatch.serve import protocol
-from swwatch.serve.limits import REPLAY, Bucket, Limits, decode
+from swwatch.serve.limits import MAX_ASKS, ORDERS_PER_S, REPLAY, Bucket, Limits, decode
 from swwatch.serve.log import log
 from swwatch.serve.metrics import Metrics
 from swwatch.serve.outbox import Outbox
@@ -62,6 +62,7 @@ class Session:
         self._born_s = self._active_s = self._ticked_s = now()
         self._away_s: float | None = now()
         self._bucket, self._told_fast_s = Bucket(limits.max_frame_rate, now), -math.inf
+        self._orders, self._asks = Bucket(ORDERS_PER_S, now), 0  # questions that have not taken effect
         self._frames_in = self._refused = self._frames_before = self._tokens = 0
         self._dropped_before = self._steps_dropped = 0
         self._finishing = False  # no more frames will come
@@ -148,14 +149,12 @@ class Session:
             self.outbox.pong()
             return
         self._active_s = self._now()
+        if not isinstance(message, protocol.Stop | protocol.Finish) and not self._orders.take():
+            raise ProtocolError("too_fast", f"over {ORDERS_PER_S} orders a second: send fewer")
         try:
             match message:
                 case protocol.Ask():
-                    if len(message.question) > self.limits.max_question_chars:
-                        raise ProtocolError(
-                            "too_large", f"a question may have {self.limits.max_question_chars} letters"
-                        )
-                    self.live.ask(message.question)
+                    self._ask(message.question)
                 case protocol.Pause():
                     self.live.pause()
                 case protocol.Resume():
@@ -168,6 +167,17 @@ class Session:
                     raise ProtocolError("already_open", "this connection has a session: open another for another")
         except UserError as error:
             raise ProtocolError("unsupported", str(error)) from error
+
+    def _ask(self, question: str) -> None:
+        """What waits is bounded: where no frame comes, no question takes effect."""
+        if len(question) > self.limits.max_question_chars:
+            raise ProtocolError("too_large", f"a question may have {self.limits.max_question_chars} characters")
+        if self._asks >= MAX_ASKS:
+            raise ProtocolError(
+                "too_fast", f"{MAX_ASKS} questions wait already: the next step that is watched takes them"
+            )
+        self.live.ask(question)
+        self._asks += 1
 
     # --- how it ends --------------------------------------------------------------------------------------------
 
@@ -297,6 +307,7 @@ class Session:
                 self.metrics.steps.inc()
                 return protocol.Watched(step=event.step, arrival_s=event.arrival_s, t_s=event.t_s)
             case Asked():
+                self._asks -= 1
                 return protocol.Asked(step=event.step, question=event.text, t_s=event.t_s)
             case Dropped():
                 self.metrics.steps_dropped.inc(event.steps)

@@ -212,6 +212,12 @@ def _servers(tmp_path_factory, tiny_checkpoint, allowed):
 
 
 @pytest.fixture(scope="session")
+def server_process() -> type[ServerProcess]:
+    """For a module that wants a server of its own."""
+    return ServerProcess
+
+
+@pytest.fixture(scope="session")
 def server(_servers) -> ServerProcess:
     """The usual server: no token, files allowed, long times."""
     return _servers["usual"].wait()
