@@ -30,7 +30,7 @@ from swwatch.data.annotations import write_atomic
 from swwatch.data.pixels import BUDGETS, FrameEncoder
 from swwatch.data.prompt import Markup
 from swwatch.data.video import FRAMES_PER_SECOND
-from swwatch.engine.serial import Decoding
+from swwatch.engine.session import Decoding
 from swwatch.errors import UserError
 from swwatch.live import Ended, Stage
 from swwatch.machine import machine
@@ -290,8 +290,10 @@ def report(result: dict) -> str:
 
 
 def _most(result: dict, name: str) -> str:
-    count = result[f"sessions_{name}"]
-    return f"{count}, the most that was tried" if count == max(t["sessions"] for t in result["trials"]) else str(count)
+    count, tried = result[f"sessions_{name}"], [trial["sessions"] for trial in result["trials"]]
+    if not count:
+        return f"fewer than {min(tried)}"
+    return f"{count}, the most that was tried" if count == max(tried) else str(count)
 
 
 def head(result: dict) -> str:
