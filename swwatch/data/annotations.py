@@ -43,7 +43,10 @@ def read_jsonl(path: str | Path) -> list[dict]:
 
 
 def no_file(path: Path) -> UserError:
-    return UserError(f"there is no annotation file {path}; `python mani_data.py` makes train and test annotations")
+    return UserError(
+        f"there is no annotation file {path}; `python mani_data.py` makes train and test annotations, and "
+        "`swwatch chunk` conversations for streamingvlm and livecc"
+    )
 
 
 def no_record(path: Path) -> UserError:

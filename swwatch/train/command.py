@@ -21,6 +21,7 @@ from transformers.trainer_utils import set_seed
 from transformers.utils import logging as transformers_logging
 
 from swwatch.config import add_flags, load_settings
+from swwatch.data.annotations import no_file
 from swwatch.data.collator import Collator
 from swwatch.data.dataset import Skip, missing_videos
 from swwatch.data.tasks import TASKS
@@ -98,8 +99,11 @@ def read(argv: list[str]) -> tuple[TrainSettings, Data, bool]:
     settings = load_settings(TrainSettings, yaml_path=flags.pop("config"), env=os.environ, flags=flags)
     Engine.of(settings.parallel)
     share(settings.accumulation, settings.batch_size)
-    settings = settle(settings)
     # before the model: a wrong path should not cost the minutes it takes
+    for path in filter(None, (settings.train_data, *(settings.more_data or ()), settings.eval_data)):
+        if not path.is_file():
+            raise no_file(path)
+    settings = settle(settings)
     records = records_of(settings, settings.train_data, settings.more_data or ())
     if settings.eval_data is not None:
         records_of(settings, settings.eval_data)
