@@ -32,13 +32,13 @@ class Policy:
     flat_later: bool = False
     compact: bool = False
 
-    def place(self, spans: Sequence[Span], start: int, t_step: int) -> tuple[torch.Tensor, int]:
+    def place(self, spans: Sequence[Span], start: int, t_step: float) -> tuple[torch.Tensor, int]:
         """Positions of spans that follow one another.
 
         Args:
             spans: of any rounds; those before the first turn count to it.
             start: position of the first token; 0, or what the call before returned.
-            t_step: of the model, see `t_step`.
+            t_step: of the model, see `t_step`; patches stand at whole positions, rounded down.
         Returns:
             (3, L) int64, and the position of whatever comes next.
         """
@@ -49,7 +49,7 @@ class Policy:
                 part = torch.arange(start, start + len(span)).expand(3, -1)
             else:
                 t, h, w = torch.meshgrid(*map(torch.arange, span.grid), indexing="ij")
-                part = torch.stack([start + t * t_step, start + h, start + w]).flatten(1)
+                part = torch.stack([start + (t.double() * t_step).long(), start + h, start + w]).flatten(1)
             if len(span):
                 start = int(part.max()) + 1
             parts.append(part)
@@ -81,12 +81,16 @@ def get(name: str) -> Policy:
     return POLICIES[name]
 
 
-def t_step(config, seconds_per_patch: float = 1.0) -> int:
+def t_step(config, seconds_per_patch: float = 1.0) -> float:
     """Temporal positions from one patch to the next.
 
     Args:
         config: of the model; Qwen2.5-VL counts time (`tokens_per_second`), Qwen2-VL counts patches.
-        seconds_per_patch: 2 frames at 2 frames a second.
+        seconds_per_patch: 1 is 2 frames at 2 frames a second; more where frames were left out. Then the result need
+            not be whole.
     """
     per_second = getattr(config.vision_config, "tokens_per_second", None)
-    return 1 if per_second is None else int(per_second * seconds_per_patch)
+    if per_second is None:
+        return 1
+    step = per_second * seconds_per_patch
+    return int(step) if step == int(step) else step

@@ -169,6 +169,20 @@ class TurnSession:
         finally:
             self.chooser.choosing = how
 
+    def probe(self, question: str, beginning: tuple[int, ...]) -> Run:
+        """What would follow a question and the beginning of its answer: (V,) logits. The stream stays as it is.
+
+        Nothing is looked at again and nothing is forgotten for it.
+        """
+        if not self.num_rounds:
+            raise UserError("nothing has been watched yet: ask once the stream has begun")
+        kept, number, last = self.state(), self.num_rounds, max(span.end_s for span in self.context)
+        spans = [self.turns.close(number - 1)] if self._answered else []
+        spans += self.turns.turn(number, last, last, None, question)
+        logits = yield from self._read([*spans, Span(Part.ANSWER, beginning, None, number, last, last)], None)
+        self.restore(kept)
+        return logits
+
     # ---- one turn ---------------------------------------------------------------------------------------------------
 
     def _converse(self, start_s: float, end_s: float, grid, video: torch.Tensor | None, newest: Step | None, silent):
