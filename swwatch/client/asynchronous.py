@@ -22,6 +22,7 @@ from swwatch.client.address import locate
 from swwatch.client.connection import Connection, Lost
 from swwatch.client.errors import ServerError, Unreachable
 from swwatch.client.grid import on_grid
+from swwatch.client.inbox import Inbox
 from swwatch.client.pictures import as_jpeg
 from swwatch.client.progress import Counts, Progress, Reconnected
 from swwatch.client.web import Web
@@ -70,11 +71,10 @@ class AsyncClient:
 
     def _reset(self) -> None:
         self._progress = Progress()
-        self._events: asyncio.Queue = asyncio.Queue(self._max_events)
-        self._failure: BaseException | None = None  # read from the queue, not raised yet
+        self._inbox = Inbox(self._max_events)
         self._fault: ServerError | None = None  # fatal; its `end` comes next
         self.end_message: End | None = None
-        self._over = self._read_all = self._finishing = False
+        self._over = self._finishing = False
         self._paused: bool | None = None  # None: never told
         self._connection: Connection | None = None
         self._ready, self._room = asyncio.Event(), asyncio.Event()
@@ -206,22 +206,7 @@ class AsyncClient:
         """
         if self.opened is None:
             raise UserError("no session: call open first")
-        if self._failure is None and not self._read_all:
-            events = []
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(timeout_s):
-                    events.append(await self._events.get())
-            while not self._events.empty():
-                events.append(self._events.get_nowait())
-            if events and isinstance(events[-1], BaseException):
-                self._failure = events.pop()
-            self._read_all = bool(events) and isinstance(events[-1], End)
-            if events or self._failure is None:
-                return events
-        failure, self._failure, self._read_all = self._failure, None, True
-        if failure is not None:
-            raise failure
-        return []
+        return await self._inbox.read(timeout_s)
 
     async def __aiter__(self) -> AsyncIterator[protocol.Message | Reconnected]:
         while events := await self.read():
@@ -241,10 +226,17 @@ class AsyncClient:
         try:
             while not self._over and (frame := await asyncio.to_thread(next, grid, None)) is not None:
                 await self.send(*frame, wait=wait)
-        finally:
-            if not self._over:
-                with contextlib.suppress(UserError):  # it ended meanwhile
-                    await self.end()
+        except asyncio.CancelledError:
+            raise
+        except BaseException:
+            await self._end_if_open()
+            raise
+        await self._end_if_open()
+
+    async def _end_if_open(self) -> None:
+        if not self._over:
+            with contextlib.suppress(UserError):  # it ended meanwhile
+                await self.end()
 
     async def watch(
         self, frames: Iterable[tuple[float, np.ndarray]], *, wait: bool = False
@@ -281,7 +273,7 @@ class AsyncClient:
                     await self._reconnect()
         except Exception as error:
             self._finish()
-            await self._events.put(self._fault or error)
+            await self._inbox.put(self._fault or error)
         finally:
             self._finish()
             with contextlib.suppress(Exception):  # it is over, however it closes
@@ -302,9 +294,9 @@ class AsyncClient:
         elif isinstance(message, End):
             self.end_message = message
             self._finish()
-            await self._events.put(self._fault or message)
+            await self._inbox.put(self._fault or message)
         elif not isinstance(message, Event) or self._progress.is_new(message):
-            await self._events.put(message)
+            await self._inbox.put(message)
 
     async def _reconnect(self) -> None:
         """Raises UserError: the session is lost."""
@@ -334,7 +326,7 @@ class AsyncClient:
                 await self._connection.send(order.wire())
         self._ready.set()
         self._room.set()
-        await self._events.put(Reconnected(time.monotonic() - began_s, opened.missed, lost))
+        await self._inbox.put(Reconnected(time.monotonic() - began_s, opened.missed, lost))
 
     async def close(self) -> None:
         """Leave: a session that has not ended is stopped."""

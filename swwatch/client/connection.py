@@ -1,6 +1,7 @@
 """One WebSocket of a client: how it is opened, and what its end means."""
 
 import asyncio
+import contextlib
 
 from pydantic import ValidationError
 from websockets.asyncio.client import ClientConnection, connect
@@ -71,7 +72,8 @@ class Connection:
             raise
 
     async def _hello(self, message: Open) -> Opened:
-        await self.send(message.wire())
+        with contextlib.suppress(Lost):  # a server that closed at once has said why: it comes next
+            await self.send(message.wire())
         while True:
             answer = await self.receive(forever=True)
             if isinstance(answer, Error):

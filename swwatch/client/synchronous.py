@@ -9,6 +9,7 @@ import numpy as np
 
 from swwatch.client.asynchronous import AsyncClient
 from swwatch.client.progress import Counts, Reconnected
+from swwatch.errors import UserError
 from swwatch.serve.protocol import End, File, Message, Opened, Upload, Url
 
 
@@ -68,7 +69,8 @@ class Client:
                 except StopAsyncIteration:
                     return
         finally:
-            self._do(events.aclose())
+            if not self._loop.is_closed():
+                self._do(events.aclose())
 
     @property
     def opened(self) -> Opened | None:
@@ -122,6 +124,9 @@ class Client:
         self.close()
 
     def _do(self, work):
+        if self._loop.is_closed():
+            work.close()
+            raise UserError("this client is closed: make another one")
         future = asyncio.run_coroutine_threadsafe(work, self._loop)
         try:
             return future.result()

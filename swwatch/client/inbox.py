@@ -1,0 +1,41 @@
+"""What waits to be read by a client's user: a bounded number of events, and an end or a failure as the last."""
+
+import asyncio
+import contextlib
+
+from swwatch.serve.protocol import End
+
+
+class Inbox:
+    """Filled by one task, read by any."""
+
+    def __init__(self, max_events: int):
+        self._events: asyncio.Queue = asyncio.Queue(max_events)
+        self._failure: BaseException | None = None  # taken from the queue, not raised yet
+        self._read_all = False
+
+    def __len__(self) -> int:
+        return self._events.qsize()
+
+    async def put(self, event) -> None:
+        """An event, or an exception that ends it all; waits while it is full."""
+        await self._events.put(event)
+
+    async def read(self, timeout_s: float | None) -> list:
+        """All that is there, at least one unless the time is over; nothing after the last. Raises the failure."""
+        if self._failure is None and not self._read_all:
+            events = []
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(timeout_s):
+                    events.append(await self._events.get())
+            while not self._events.empty():
+                events.append(self._events.get_nowait())
+            if events and isinstance(events[-1], BaseException):
+                self._failure = events.pop()
+            self._read_all = bool(events) and isinstance(events[-1], End)
+            if events or self._failure is None:
+                return events
+        failure, self._failure, self._read_all = self._failure, None, True
+        if failure is not None:
+            raise failure
+        return []
