@@ -1,12 +1,14 @@
-"""A narration that shows how far behind the picture it is, second by second."""
+"""A narration that shows how far behind the picture it is, second by second.
+
+Events are those of an engine (narrate.Token, trace.Watched) or a server's messages of the same fields, so nothing here
+needs torch.
+"""
 
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from statistics import median
 
-from swwatch.engine.trace import Watched
-from swwatch.narrate import Token
 from swwatch.schedule import STEP_S
 
 
@@ -30,16 +32,17 @@ class Second:
         return "     -" if at_s is None else f"{at_s - self.arrival_s:6.2f}"
 
 
-def show_lag(events: Iterable, out=None) -> Iterator:
+def show_lag(events: Iterable, out=None, notice: Callable[[object], str | None] = lambda event: None) -> Iterator:
     """Print a line for each second of video, words as they are spoken; pass all events on.
 
     A line tells what had been seen, how long after its arrival the second was watched and the first word about it
     came, the words, and whether all was done before the next second arrived. The last line, where the rest of the
-    answer is spoken, has no such limit.
+    answer is spoken, has no such limit. What `notice` has to say about an event stands on a line of its own.
     """
     out = out or sys.stdout
     seconds: list[Second] = []  # their lines are begun, the last one's is open
-    watched: dict[int, Watched] = {}
+    watched: dict[int, object] = {}
+    broken = False  # a notice stands behind the words
 
     def write(text: str) -> None:
         print(text, end="", file=out, flush=True)
@@ -54,7 +57,8 @@ def show_lag(events: Iterable, out=None) -> Iterator:
         write(f"\nseen 0-{second.step + 1:<3} s  watched +{second.lag(second.watched_s)}  word +{first} |")
 
     def close_line(second: Second) -> None:
-        write("" if not second.behind_s else f"  ({second.behind_s:.2f} s behind)")
+        if second.behind_s:
+            write(("\n  ..." if broken else "") + f"  ({second.behind_s:.2f} s behind)")
 
     def open_silent(upto: int) -> None:
         """The lines of steps before `upto` that had no words."""
@@ -64,15 +68,21 @@ def show_lag(events: Iterable, out=None) -> Iterator:
                 open_line(Second(step, watched[step].arrival_s), is_first_word=False)
 
     for event in events:
-        if isinstance(event, Watched):
+        if text := notice(event):
+            write(f"\n  [{text}]")
+            broken = True
+        if hasattr(event, "arrival_s"):  # a step was watched
             watched[event.step] = event
             open_silent(event.step - 1)  # watched at most one step ahead: those before that have had their words
-        elif isinstance(event, Token):
+        elif hasattr(event, "t_emit_s"):  # a token
             step = event.newest_visible_step
             open_silent(step)
             if not seconds or seconds[-1].step < step:
                 open_line(Second(step, event.t_frame_s, first_s=event.t_emit_s), is_first_word=True)
                 write("" if event.text.startswith(" ") else " ")
+            elif broken:
+                write("\n  ...")
+            broken = False
             seconds[-1].last_s = event.t_emit_s
             write(event.text.replace("\n", " "))
         yield event

@@ -61,3 +61,18 @@ def test_a_second_without_words_has_a_line_too_and_an_offline_answer_one_for_all
 
 def test_watching_alone_can_fall_behind():
     assert "(1.00 s behind)" in shown([Watched(0, 0.5, 2.5), Watched(1, 1.5, 2.6), word(1, " x", 2.7)])[0]
+
+
+def test_a_notice_stands_on_a_line_of_its_own_and_the_words_go_on_below_it():
+    out = io.StringIO()
+    events = [Watched(0, 0.5, 0.6), word(0, " a", 0.75), "paused", word(0, " dog", 2.0), "resumed"]
+    events += [Watched(1, 1.5, 2.1), word(1, " runs", 2.2)]
+    list(show_lag(events, out, notice=lambda event: event if isinstance(event, str) else None))
+    assert out.getvalue().splitlines()[1:-1] == [
+        "seen 0-1   s  watched +  0.10  word +  0.25 | a",
+        "  [paused]",
+        "  ... dog",
+        "  [resumed]",
+        "  ...  (0.50 s behind)",
+        "seen 0-2   s  watched +  0.60  word +  0.70 | runs",
+    ]

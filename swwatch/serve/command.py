@@ -13,12 +13,10 @@ from pathlib import Path
 
 from swwatch.config import add_flags, load_settings
 from swwatch.errors import UserError
-from swwatch.paths import ROOT
+from swwatch.toy.quickstart import toy_checkpoint
 from swwatch.variants import VARIANTS
 
 PACKAGES = ("fastapi", "uvicorn", "websockets", "prometheus_client", "python_multipart", "pydantic")
-QUICKSTART = ROOT / "output/quickstart"
-TRAIN_IT = "bash scripts/quickstart.sh trains one in about six minutes"
 SEND_BUFFER = 256 * 1024  # bytes that the system keeps for a client that reads slowly
 
 
@@ -151,20 +149,3 @@ def split_model(model: str) -> tuple[str, str | None]:
     """`group=PATH` -> (PATH, "group"); PATH alone -> (PATH, None)."""
     name, equals, path = model.partition("=")
     return (path, name) if equals and name in VARIANTS else (model, None)
-
-
-def toy_checkpoint(folder: Path = QUICKSTART) -> tuple[list[str], str | None, list[str]]:
-    """What the quick start has trained, else an untrained model such as it begins with.
-
-    Returns:
-        Checkpoint folders, the variant to load them as (None: they know), and notes for the user.
-    """
-    trained = [folder / name for name in ("group", *VARIANTS) if (folder / name / "model.safetensors").is_file()]
-    trained = [path for path in dict.fromkeys(trained) if (path / "config.json").is_file()]
-    toy = "it is a toy that knows moving coloured shapes only; give --model for another"
-    if trained:
-        return [str(path) for path in trained], None, [f"no --model given: {folder} has the quick start's, and {toy}"]
-    from swwatch.toy.checkpoint import make_checkpoint
-
-    made = make_checkpoint(folder / "model", seed=0)
-    return [str(made)], "group", [f"the toy model in {made} has RANDOM weights and says nonsense: {TRAIN_IT}"]
