@@ -51,6 +51,10 @@ class VideoThenText:
         """A question before the patch of `step` is complete."""
         self.grid_step, self.grid_start = step, self.watched_end + 1
 
+    def renumber(self, steps: int) -> None:
+        """From now on steps are counted higher by so many."""
+        self.grid_step += steps
+
     def patch_start(self, step: int) -> tuple[int, int, int]:
         """(t, h, w) of the first token of the patch of `step`."""
         start = self.grid_start
@@ -95,6 +99,10 @@ class SharedStart(VideoThenText):
         if step > self.open_step:
             self.open_step, self.end = step, max(self.watched_end, self.said_end)
         return self.end
+
+    def renumber(self, steps: int) -> None:
+        super().renumber(steps)
+        self.open_step += steps
 
     def question_start(self, step: int) -> int:
         return self.watched_end + 1 if step == self.grid_step else self._end_of(step - 1) + 1

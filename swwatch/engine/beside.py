@@ -12,6 +12,7 @@ from swwatch.engine.requests import Feed, Run, Wait
 from swwatch.engine.session import Session
 from swwatch.engine.source import Source
 from swwatch.engine.watcher import Spent, Ticket, Watcher, Work
+from swwatch.errors import UserError
 from swwatch.layout import Layout
 
 
@@ -29,8 +30,12 @@ class BesideSession(Session):
         """
         Args:
             watcher: computes with the same weights; it outlives the session.
-            options: of `Session`.
+            options: of `Session`; a window is not among them, for the watcher's own cache forgets nothing.
+        Raises:
+            UserError: as `Session`, or a window.
         """
+        if options.get("window") is not None:
+            raise UserError(f"the engine {self.name!r} has no window: take serial or fused for a stream without end")
         super().__init__(model, prompt, **options)
         self.spent: list[Spent] = []
         self.num_beside = 0

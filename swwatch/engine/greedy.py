@@ -32,6 +32,11 @@ class Greedy:
         # from pageable memory the copy takes its bytes along before it returns, and nothing waits for the device
         self.seen.index_fill_(0, index.to(self.seen.device, non_blocking=True), True)
 
+    def begin_anew(self, ids: Iterable[int]) -> None:
+        """Count these ids as seen, and no others."""
+        self.seen.zero_()
+        self.see(ids)
+
     def pick(self, logits: torch.Tensor, may_stop: bool) -> torch.Tensor:
         """(V,) logits -> (1,) int64, the chosen id, on the device: nothing waits. It counts as seen from now on."""
         chosen = self.scores(logits, may_stop).argmax(-1, keepdim=True)

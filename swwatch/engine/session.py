@@ -27,6 +27,7 @@ import torch
 
 from swwatch import variants
 from swwatch.data.pixels import merged_grids
+from swwatch.engine.endless import Forgetting, Window
 from swwatch.engine.greedy import Greedy
 from swwatch.engine.incoming import Incoming
 from swwatch.engine.requests import Feed, Look, Run, Wait
@@ -45,18 +46,23 @@ class Decoding:
     """Greedy decoding, as the paper's near-greedy sampling (temperature 0.01, top-k 1) in effect is.
 
     Attributes:
-        max_new_tokens: limit of the whole answer; the paper allows 300.
+        max_new_tokens: limit of the whole answer; the paper allows 300. None: no limit while the stream goes on, and
+            300 once it has ended.
         repetition_penalty: divides positive and multiplies negative logits of every token seen so far; 1 is off.
         stop_early: let <|im_end|> end the answer before the last video step. By default it is suppressed until then.
     """
 
-    max_new_tokens: int = 300
+    max_new_tokens: int | None = 300
     repetition_penalty: float = 1.15
     stop_early: bool = False
 
     def __post_init__(self):
-        if self.max_new_tokens < 1 or self.repetition_penalty <= 0:
+        if (self.max_new_tokens is not None and self.max_new_tokens < 1) or self.repetition_penalty <= 0:
             raise UserError("max_new_tokens must be at least 1 and repetition_penalty above 0")
+
+    def left(self, num_spoken: int) -> int:
+        """How many tokens may be spoken yet."""
+        return 300 if self.max_new_tokens is None else self.max_new_tokens - num_spoken
 
 
 class Session:
@@ -81,14 +87,16 @@ class Session:
         schedule: Schedule | None = None,
         decoding: Decoding | None = None,
         clock=None,
+        window: Window | None = None,
     ):
         """
         Args:
             prompt: token ids up to and including <|vision_start|>.
             schedule: by default the checkpoint's own.
             clock: has now() and arrive(at_s) in stream seconds; by default a SimulatedClock.
+            window: what is kept of a stream without end; None: all.
         Raises:
-            UserError: the engine cannot run the checkpoint's variant.
+            UserError: the engine cannot run the checkpoint's variant, or not with a window.
         """
         self.model, self.markup = model, model.markup
         self.variant = variants.get(model.settings.variant)
@@ -100,7 +108,7 @@ class Session:
         self.decoding = decoding or Decoding()
         self.clock = clock or SimulatedClock()
         self.cursor = variants.Cursor(self.variant, model.t_per_step)
-        self.cache = model.new_cache()
+        self.cache = model.new_cache() if window is None else model.new_cache(endless=True)
         self.pending: list[tuple[list[int], Layout]] = []
         self.ahead: Incoming | None = None
         self.asks: list[Ask] = []  # heard, and in effect from the next step that is laid out
@@ -115,7 +123,9 @@ class Session:
         self._stops = stops
         vocab_size, penalty = model.config.text_config.vocab_size, self.decoding.repetition_penalty
         self._greedy = Greedy(vocab_size, penalty, stops, model.device)
-        self._greedy.see([*prompt, self.markup.video])
+        self._asked = [*prompt, self.markup.video]  # ids that stay in view for ever
+        self._greedy.see(self._asked)
+        self._memory = None if window is None else Forgetting(window, self)
 
     # ---- the whole --------------------------------------------------------------------------------------------------
 
@@ -267,16 +277,20 @@ class Session:
         index, last = incoming.index, incoming.last
         self.closed, self.speaking = last, True
         yield from self._bring_in(incoming)
+        if self._memory is not None and self._memory.forget():
+            self._greedy.begin_anew([*self._asked, *self._memory.said_ids])
         for ask in incoming.asks:
+            self._asked += ask.ids
             self._greedy.see(ask.ids)
             yield Asked(index, ask.text, self.clock.now())
         first = index == 0 if self.variant.speaks is not Speaks.OFFLINE else last
-        over = self.finished or self.num_spoken >= self.decoding.max_new_tokens
+        over = self.finished or self.decoding.left(self.num_spoken) <= 0
         if first or incoming.asks and over:  # an answer begins
             self.finished, self.num_spoken, header = False, 0, self.markup.header
             self.pending.append((list(header), self.cursor.say(len(header), index, Kind.HEADER)))
             self._greedy.see(header)
-        budget = self.decoding.max_new_tokens - self.num_spoken
+            self._note(header)
+        budget = self.decoding.left(self.num_spoken)
         if last:
             self._greedy.see(self.markup.suffix)
         elif self.variant.speaks is Speaks.OFFLINE:
@@ -299,10 +313,16 @@ class Session:
             token = self._choose(last or self.decoding.stop_early)
             yield from self._tell(wait=True)  # the choice has waited for all that was fed
             self.pending.append(([token], row))
+            self._note([token])
             budget -= 1
             self.num_spoken += 1
             self.finished = token in self._stops
             yield Spoken(index, token, newest, self.arrivals[newest], self.clock.now())
+
+    def _note(self, ids) -> None:
+        """Remember what was said, where some of it will be forgotten."""
+        if self._memory is not None:
+            self._memory.say(ids)
 
     def _predict(self, rows: Layout, embeds: torch.Tensor, feeds_left: int) -> Run:
         """Feed text rows; return the logits after the last.

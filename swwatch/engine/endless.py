@@ -1,0 +1,168 @@
+"""Parallel variants on a stream without end: what is forgotten, and where the rest stands then.
+
+Once a step is in, and before words are said about it, video older than the window goes, and of the answer all but its
+first and its last tokens. What stays is laid out anew by the variant's own rule, as if the stream had begun with the
+oldest step that is left: under GDPE and GIPE each axis is closed up by itself (GIPE from its constant), under OSPE the
+recurrence of shared starts begins again. Prompt and questions always stay.
+
+The moment is the same in every engine, so that all say the same: the next step, whether it rides in the words or comes
+after them, sees what these words see.
+"""
+
+from dataclasses import dataclass, replace
+
+import torch
+
+from swwatch.errors import UserError
+from swwatch.layout import KINDS, Kind, Layout
+from swwatch.variants import Speaks, Variant, VideoThenText
+from swwatch.visibility import SAID, WATCHED
+
+HEADER = KINDS.index(Kind.HEADER)
+VIDEO = KINDS.index(Kind.VIDEO)
+
+
+@dataclass(frozen=True)
+class Window:
+    """How much of an endless stream is kept.
+
+    Attributes:
+        vision_s: seconds of video, which are steps, the newest included.
+        text_sink, text_window: answer tokens, the first and the last.
+    """
+
+    vision_s: int = 16
+    text_sink: int = 512
+    text_window: int = 512
+
+    def __post_init__(self):
+        if self.vision_s < 1 or self.text_sink < 0 or self.text_window < 1:
+            raise UserError("a window keeps at least 1 second of video, 0 first and 1 last tokens of the answer")
+
+    def check(self, variant: Variant) -> None:
+        """Refuse what has no axis of its own to close up.
+
+        Raises:
+            UserError: the variant is not a parallel one.
+        """
+        if variant.speaks is not Speaks.PARALLEL:
+            raise UserError(
+                f"the variant {variant.name!r} has no end-less form: take group, gap or overlap, or a system of "
+                "`swwatch turns`"
+            )
+
+    def watched(self, tokens: Layout) -> torch.Tensor | None:
+        """(K',) which watched tokens stay; None: all."""
+        shown = tokens.kind_ids == VIDEO
+        oldest = int(tokens.step[shown].max()) - self.vision_s + 1
+        gone = shown & (tokens.step < oldest)
+        return (~gone).nonzero()[:, 0] if bool(gone.any()) else None
+
+    def said(self, kinds: torch.Tensor) -> torch.Tensor | None:
+        """(K',) which of the said tokens stay, given their kinds (K,); None: all. Headers are not counted."""
+        words = (kinds != HEADER).nonzero()[:, 0]
+        if len(words) <= self.text_sink + self.text_window:
+            return None
+        stays = torch.ones(len(kinds), dtype=torch.bool)
+        stays[words[self.text_sink : len(words) - self.text_window]] = False
+        return stays.nonzero()[:, 0]
+
+
+def lay_out(variant: Variant, t_per_step: int, watched: Layout, said: Layout) -> tuple[Layout, Layout, VideoThenText]:
+    """Where tokens stand in a stream that begins with the oldest step among them.
+
+    Args:
+        watched, said: what is kept, in the order it came. Steps may be missing, at the beginning of the video and
+            anywhere in the answer.
+    Returns:
+        Both with new positions, and the rule as it is when they have been laid out, ready for the step after them.
+    """
+    rule = variant.positions(t_per_step)
+    steps = watched.step[watched.kind_ids == VIDEO].unique().tolist() or [int(watched.step.max())]
+    there, here = watched.position_ids.clone(), said.position_ids.clone()
+    # what came before the oldest step that is left, or with a step that is gone, counts to the next one
+    ranks, spoken = (_ranks(steps, tokens.step) for tokens in (watched, said))
+    for rank in range(max(int(ranks.max()), int(spoken.max()) if len(said) else 0) + 1):
+        for run in _runs(watched, ranks == rank):
+            kind = KINDS[int(watched.kind_ids[run[0]])]
+            if kind is Kind.PROMPT:
+                start = (rule.question_start(rank),) * 3
+            elif kind is Kind.VIDEO:
+                start = rule.patch_start(rank)
+            else:
+                start = (rule.suffix_start(),) * 3
+            there[:, run] += torch.tensor(start)[:, None] - there[:, run[:1]]
+            rule.watched_end = max(rule.watched_end, int(there[:, run].max()))
+            if kind is Kind.PROMPT:
+                rule.begin_grid(rank)
+        words = (spoken == rank).nonzero()[:, 0]
+        if len(words):
+            start = rule.text_start(rank)
+            here[:, words] = torch.arange(start, start + len(words))
+            rule.said_end = max(rule.said_end, start + len(words) - 1)
+    newest = int(watched.step.max())
+    rule.renumber(newest - int(ranks.max()))
+    return replace(watched, position_ids=there), replace(said, position_ids=here), rule
+
+
+def _ranks(steps: list[int], of: torch.Tensor) -> torch.Tensor:
+    """Which of the kept steps, counted from 0, tokens belong to: their own, else the next one that is kept."""
+    return torch.searchsorted(torch.tensor(steps), of)
+
+
+def _runs(tokens: Layout, chosen: torch.Tensor) -> list[torch.Tensor]:
+    """Indices of chosen tokens, part by part: a question, a patch, a suffix. Neighbours of one kind that came at
+    different steps are parts of their own."""
+    index = chosen.nonzero()[:, 0]
+    if not len(index):
+        return []
+    kind, step, order = (column[index] for column in (tokens.kind_ids, tokens.step, tokens.order))
+    borders = (kind.diff() != 0) | (step.diff() != 0) | (order.diff() != 1)
+    return list(index.tensor_split((borders.nonzero()[:, 0] + 1).tolist()))
+
+
+class Forgetting:
+    """What a session with a window does when a step is in. One for each session.
+
+    Attributes:
+        said_ids: ids of the said tokens that are kept, fed or not, in order; the repetition penalty counts them.
+    """
+
+    def __init__(self, window: Window, session):
+        window.check(session.variant)
+        self.window, self.session = window, session
+        self.said_ids: list[int] = []
+
+    def say(self, ids: list[int]) -> None:
+        """Note what is said."""
+        self.said_ids += list(ids)
+
+    def forget(self) -> bool:
+        """Let go of what the window does not hold, and close up the rest. Returns whether anything went."""
+        session, cache = self.session, self.session.cache
+        watched, pending = cache.tokens[WATCHED], [rows for _, rows in session.pending]
+        fed = cache.tokens.get(SAID)
+        said = Layout.cat([part for part in (fed, *pending) if part is not None]) if fed or pending else watched[:0]
+        num_fed = 0 if fed is None else len(fed)
+        left, words = self.window.watched(watched), self.window.said(said.kind_ids)
+        if left is None and words is None:
+            return False
+        if left is not None:
+            cache.keep(WATCHED, left)
+        if words is not None:
+            self.said_ids = [self.said_ids[i] for i in words.tolist()]
+            said = said[words]
+            kept = words[words < num_fed]
+            num_fed = len(kept)
+            cache.keep(SAID, kept)
+        variant, t_per_step = session.variant, session.model.t_per_step
+        watched, said, session.cursor.rule = lay_out(variant, t_per_step, cache.tokens[WATCHED], said)
+        cache.reindex(WATCHED, watched.position_ids)
+        if num_fed:
+            cache.reindex(SAID, said.position_ids[:, :num_fed])
+        place = num_fed
+        for number, (ids, rows) in enumerate(session.pending):
+            moved = replace(rows, position_ids=said.position_ids[:, place : place + len(rows)])
+            session.pending[number] = ids, moved
+            place += len(rows)
+        return True
