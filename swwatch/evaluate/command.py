@@ -15,11 +15,12 @@ from swwatch.engine.requests import Run
 from swwatch.errors import UserError
 from swwatch.evaluate.predictions import read_object, read_predictions
 from swwatch.evaluate.ranks import Alone, join, place_of
-from swwatch.evaluate.results import Part, Results, beside, part_of, read_lines
+from swwatch.evaluate.results import Part, beside, read_lines
 from swwatch.evaluate.room import clips_at_once
 from swwatch.evaluate.runner import Clip, Unreadable, run
 from swwatch.evaluate.scoring import describe, score, write_metrics
 from swwatch.evaluate.settings import EvalSettings, read_settings
+from swwatch.evaluate.sharing import shared
 from swwatch.metrics.captions import Metric
 from swwatch.model.loading import Loaded, load
 from swwatch.narrate import narration
@@ -76,24 +77,11 @@ def evaluate(settings: EvalSettings, ranks: Alone, *, restart: bool = False) -> 
         )
 
     path, keys = settings.predictions_path(variant), [str(record["video_id"]) for record in records]
-    if ranks.rank:
-        with Part(part_of(path, ranks.rank), ranks.hear()) as part:
-            work(part)
-        ranks.leave()
-        return 0
     facts = describe_run(settings, loaded, prompts)
     facts["about"] |= {"clips_at_once": at_once, "num_processes": ranks.size}
-    with Results(path, facts, keys, restart=restart) as results:
-        num_before = len(results.done)
-        print(f"{variant}: {len(records)} clips, {num_before} of them done before -> {path}")
-        if ranks.size == 1:
-            work(results)
-        else:
-            ranks.tell(sorted(results.done))
-            with Part(part_of(path, 0), results.done) as part:
-                work(part)
-            ranks.wait_for_all()
-        results.complete(num_before + ranks.add("ended", 0) - ranks.add("skipped", 0))
+    with shared(path, facts, keys, work, ranks, restart=restart, label=variant) as results:
+        if results is None:
+            return 0
         rows, schedule = [row for _, row in read_lines(path).values()], facts["settings"]["schedule"]
         spoken = {
             "traces": read_traces(path),

@@ -69,7 +69,7 @@ def run(
     ranks, batch, clips, told = ranks or Alone(), Batch(model), {}, []
     todo = [record for record in records if str(record["video_id"]) not in results.done]
     num_before = len(results.done)
-    bar = tqdm(desc="clips", unit="clip", initial=num_before, total=len(records), **_bar_options(ranks))
+    bar = tqdm(desc="clips", unit="clip", initial=num_before, total=len(records), **bar_options(ranks))
 
     def narration(now: _Open) -> Run:
         video, asked = locate(now.record.get("video_path")), question_of(now.record, question)
@@ -98,13 +98,13 @@ def run(
         elif isinstance(error, Unreadable):
             results.skip(record["video_id"], record.get("video_path"), str(error))
             listed = results.skipped if ranks.size == 1 else results.skipped.with_name("rank*_skipped.jsonl")
-            _check_skips(ranks.add("skipped"), len(records), max_bad_fraction, listed, error)
+            check_skips(ranks.add("skipped"), len(records), max_bad_fraction, listed, error)
         else:
             raise error
 
     with bar:
         try:
-            for record in _claimed(todo, ranks):
+            for record in claimed(todo, ranks):
                 key = str(record["video_id"])
                 clips[key] = _Open(record)
                 take(batch.add(key, narration(clips[key])))
@@ -117,7 +117,7 @@ def run(
             raise UserError(f"out of GPU memory: give {less}; finished clips are kept") from error
 
 
-def _claimed(todo: list[dict], ranks: Alone) -> Iterator[dict]:
+def claimed(todo: list, ranks: Alone) -> Iterator:
     """The records that fall to this process: the next one of all whenever it asks."""
     while (i := ranks.add("claimed") - 1) < len(todo):
         yield todo[i]
@@ -134,7 +134,10 @@ def _prediction(ended: _Open, task: str) -> dict:
     }
 
 
-def _check_skips(num: int, num_records: int, max_bad_fraction: float, listed: Path, last: Exception) -> None:
+def check_skips(num: int, num_records: int, max_bad_fraction: float, listed: Path, last: Exception) -> None:
+    """Raises:
+    UserError: more clips than allowed could not be read.
+    """
     if num > max_bad_fraction * num_records:
         raise UserError(
             f"{num} of {num_records} clips cannot be read, more than --max-bad-fraction "
@@ -143,6 +146,6 @@ def _check_skips(num: int, num_records: int, max_bad_fraction: float, listed: Pa
         ) from last
 
 
-def _bar_options(ranks: Alone) -> dict:
+def bar_options(ranks: Alone) -> dict:
     often = 0.5 if sys.stderr.isatty() else 30
     return {"mininterval": often, "dynamic_ncols": True, "disable": ranks.rank > 0}

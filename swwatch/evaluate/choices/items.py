@@ -119,9 +119,9 @@ def read_rows(path: Path) -> list[Row]:
     kind = path.suffix.lower()
     try:
         if kind == ".parquet":
-            from datasets import Dataset  # slow to import
+            from pyarrow.parquet import read_table
 
-            found = Dataset.from_parquet(str(path), keep_in_memory=True).to_list()
+            found = read_table(path).to_pylist()
         elif kind == ".csv":
             with path.open(newline="", encoding="utf-8-sig") as file:
                 found = list(csv.DictReader(file))

@@ -1,0 +1,168 @@
+"""A tiny quiz in the official form of every benchmark of `swwatch quiz`: what colour has the shape at 0:04?
+
+`python -m swwatch.toy.quiz OUT` writes, for each benchmark, its annotation file (of MVBench three of twenty) and its
+videos where the real ones lie. All ask about the same few toy clips.
+"""
+
+import argparse
+import csv
+import json
+import sys
+from pathlib import Path
+
+from swwatch.cli import run
+from swwatch.errors import UserError
+from swwatch.toy.clips import FRAME_RATES, encode, write_whole
+from swwatch.toy.world import COLORS, Event, Scene, make_scene, render
+
+OPTIONS = [f"{letter}. {color}" for letter, color in zip("ABCD", COLORS, strict=True)]
+PICTURES_PER_SECOND = 3  # of TVQA's folders
+_VIDEOS = {"mvbench": "video"}  # the others name their folders themselves
+
+
+def write_quiz(root: Path, *, videos: int = 4, seed: int = 0) -> dict[str, Path]:
+    """Write all five.
+
+    Returns:
+        Benchmark -> its annotation file or folder; its videos lie in the folder of that name under `root`.
+    Raises:
+        UserError: `root` is not empty.
+    """
+    if root.exists() and (not root.is_dir() or any(root.iterdir())):
+        raise UserError(f"{root} is not an empty folder: choose another")
+    if videos < 1:
+        raise UserError(f"{videos} videos: one at least is needed")
+    scenes = [make_scene(seed, i, split="test") for i in range(videos)]
+    clips = [encode(scene, FRAME_RATES[i % len(FRAME_RATES)]) for i, scene in enumerate(scenes)]
+    forms = (_videomme, _mvbench, _ovobench, _streamingbench, _livesports)
+    return {form.__name__[1:]: form(root / form.__name__[1:], scenes, clips) for form in forms}
+
+
+def _ask(event: Event) -> tuple[int, str, str]:
+    """A moment of an event in whole seconds, the question about it, and its letter."""
+    at_s = int(event.start_s) + 1
+    question = f"What colour has the shape at {at_s // 60}:{at_s % 60:02}?"
+    return at_s, question, "ABCD"[list(COLORS).index(event.color)]
+
+
+def _videomme(root: Path, scenes: list[Scene], clips: list[bytes]) -> Path:
+    import pyarrow
+    from pyarrow.parquet import write_table
+
+    rows = []
+    for i, (scene, clip) in enumerate(zip(scenes, clips, strict=True)):
+        name = f"toy{i}"
+        _write(root / "data" / f"{name}.mp4", clip)
+        said = f"1\n00:00:00,000 --> 00:00:02,000\n{scene.caption}\n"
+        _write(root / "subtitle" / f"{name}.srt", said.encode())
+        for k, event in enumerate(scene.events):
+            _, question, answer = _ask(event)
+            number = {"video_id": f"{i + 1:03}", "videoID": name, "question_id": f"{i + 1:03}-{k + 1}"}
+            kind = {"duration": ("short", "medium", "long")[i % 3], "domain": "Toy", "sub_category": "Shapes"}
+            kind |= {"task_type": "Attribute Perception", "url": ""}
+            rows.append(number | kind | {"question": question, "options": OPTIONS, "answer": answer})
+    path = root / "test-00000-of-00001.parquet"
+    write_table(pyarrow.Table.from_pylist(rows), path)
+    return path
+
+
+def _mvbench(root: Path, scenes: list[Scene], clips: list[bytes]) -> Path:
+    from PIL import Image
+
+    plain, bounded, folders = [], [], []
+    for i, (scene, clip) in enumerate(zip(scenes, clips, strict=True)):
+        _write(root / "video/clevrer/video_validation" / f"toy{i}.mp4", clip)
+        _write(root / "video/sta/sta_video" / f"toy{i}.mp4", clip)
+        folder = root / "video/tvqa/frames_fps3_hq" / f"toy{i}"
+        folder.mkdir(parents=True)
+        for k in range(round(scene.duration_s * PICTURES_PER_SECOND)):
+            Image.fromarray(render(scene, k / PICTURES_PER_SECOND)).save(folder / f"{k + 1:05}.jpg")
+        first, last = scene.events[0], scene.events[-1]
+        row = {"video": f"toy{i}.mp4", "candidates": list(COLORS)}
+        plain.append(row | {"question": "What colour is seen first?", "answer": first.color})
+        span = {"start": last.start_s, "end": last.end_s}
+        bounded.append(row | span | {"question": "What colour is seen?", "answer": last.color})
+        folders.append(bounded[-1] | {"video": f"toy{i}"})
+    for name, rows in (("moving_attribute", plain), ("action_localization", bounded), ("episodic_reasoning", folders)):
+        _write_json(root / "json" / f"{name}.json", rows)
+    return root / "json"
+
+
+def _ovobench(root: Path, scenes: list[Scene], clips: list[bytes]) -> Path:
+    rows = []
+    for i, (scene, clip) in enumerate(zip(scenes, clips, strict=True)):
+        video = f"toy/{i}.mp4"
+        _write(root / "src_videos" / video, clip)
+        first, second = scene.events[:2]
+        at_s = _ask(second)[0]
+        ask = {"video": video, "options": list(COLORS)}
+        before = {"question": "What colour was seen first?", "realtime": at_s, "answer": first.color}
+        now = {"question": "What colour is seen now?", "realtime": at_s, "answer": second.color}
+        rows.append({"task": "EPM"} | ask | before | {"gt": list(COLORS).index(first.color)})
+        rows.append({"task": "ATR"} | ask | now | {"gt": list(COLORS).index(second.color)})
+        ends = [int(event.end_s) for event in scene.events]
+        counts = [{"realtime": end, "count": k + 1} for k, end in enumerate(ends)]
+        rows.append({"task": "REC", "video": video, "activity": "change", "test_info": counts})
+        steps = [{"realtime": end, "step": f"show {second.color}", "type": int(k == 1)} for k, end in enumerate(ends)]
+        rows.append({"task": "SSR", "video": video, "tutorial": "shapes", "test_info": steps})
+        ready = {"video": video, "question": "What comes second?", "answer": second.words(), "ask_time": 0}
+        later = [{"realtime": end, "type": int(k >= 1)} for k, end in enumerate(ends)]
+        rows.append({"task": "CRR"} | ready | {"test_info": later})
+    return _write_json(root / "ovo_bench_new.json", [{"id": number} | row for number, row in enumerate(rows)])
+
+
+def _streamingbench(root: Path, scenes: list[Scene], clips: list[bytes]) -> Path:
+    rows, table = [], []
+    for i, (scene, clip) in enumerate(zip(scenes, clips, strict=True), start=1):
+        _write(root / "videos" / f"sample_{i}_real.mp4", clip)
+        for k, event in enumerate(scene.events, start=1):
+            at_s, question, answer = _ask(event)
+            asked = {"task_type": "Attribute Recognition", "question": question}
+            asked |= {"time_stamp": f"00:00:{at_s + 1:02}", "answer": answer}
+            rows.append({"video_path": f"./videos/sample_{i}_real.mp4", "questions": [asked | {"options": OPTIONS}]})
+            number = {"question_id": f"Real-Time Visual Understanding_sample_{i}_{k}"}
+            table.append(number | asked | {"options": str(OPTIONS)})
+    with (root / "Real_Time_Visual_Understanding.csv").open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, list(table[0]))
+        writer.writeheader()
+        writer.writerows(table)
+    return _write_json(root / "questions_real.json", rows)
+
+
+def _livesports(root: Path, scenes: list[Scene], clips: list[bytes]) -> Path:
+    rows = []
+    for (i, clip), scene in zip(enumerate(clips), scenes, strict=True):
+        _write(root / "videos" / f"toy{i}.mp4", clip)
+        for k, event in enumerate(scene.events):
+            _, question, answer = _ask(event)
+            asked = {"question_id": k, "q_type": ("When", "What", "Who")[k % 3], "OCR": k % 2, "question": question}
+            span = {"video_start": event.start_s, "video_end": event.end_s}
+            rows.append({"video_id": f"toy{i}"} | asked | span | {"options": OPTIONS, "answer": answer})
+    return _write_json(root / "LiveSports-3K-QA.json", rows)
+
+
+def _write(path: Path, data: bytes) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_whole(path, data)
+
+
+def _write_json(path: Path, rows: list[dict]) -> Path:
+    _write(path, json.dumps(rows, indent=1).encode() + b"\n")
+    return path
+
+
+def main(argv: list[str]) -> int:
+    parser = argparse.ArgumentParser(prog="python -m swwatch.toy.quiz", description=__doc__)
+    parser.add_argument("out", type=Path, metavar="OUT", help="folder to write to: new or empty")
+    parser.add_argument("--videos", type=int, default=4, help="clips that are asked about (%(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="of the clips (%(default)s)")
+    args = parser.parse_args(argv)
+    for name, path in write_quiz(args.out, videos=args.videos, seed=args.seed).items():
+        print(
+            f"swwatch quiz {name} --data {path} --videos {args.out / name / _VIDEOS.get(name, '')} --model CHECKPOINT"
+        )
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(run(main, sys.argv[1:]))
