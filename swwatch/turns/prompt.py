@@ -110,9 +110,9 @@ class Turns:
         self._refuse_markup(text)
         return self._ids(text.strip()) + (self.im_end,)
 
-    def close(self, number: int) -> Span:
-        """What stands between an answer and the next turn."""
-        return Span(Part.CLOSE, self._ids("\n"), round=number)
+    def close(self, number: int, start_s: float = 0.0, end_s: float = 0.0) -> Span:
+        """What stands between the answer of turn `number`, about these seconds, and the next turn."""
+        return Span(Part.CLOSE, self._ids("\n"), None, number, start_s, end_s)
 
     @property
     def ellipsis(self) -> tuple[int, ...]:

@@ -177,7 +177,7 @@ class TurnSession:
         if not self.num_rounds:
             raise UserError("nothing has been watched yet: ask once the stream has begun")
         kept, number, last = self.state(), self.num_rounds, max(span.end_s for span in self.context)
-        spans = [self.turns.close(number - 1)] if self._answered else []
+        spans = self._closing()
         spans += self.turns.turn(number, last, last, None, question)
         logits = yield from self._read([*spans, Span(Part.ANSWER, beginning, None, number, last, last)], None)
         self.restore(kept)
@@ -188,7 +188,7 @@ class TurnSession:
     def _converse(self, start_s: float, end_s: float, grid, video: torch.Tensor | None, newest: Step | None, silent):
         number, self.num_rounds = self.num_rounds, self.num_rounds + 1
         query, self.query = self.query, None
-        spans = [self.turns.close(number - 1)] if number and self._answered else []
+        spans = self._closing()
         spans += self.turns.turn(number, start_s, end_s, grid, query)
         if video is not None and self.eviction.recomputes:
             self._seen[number] = video
@@ -217,9 +217,12 @@ class TurnSession:
         words = ids[: len(ids) - evict.len_of_mute(ids, self._mute)]
         yield Said(number, start_s, end_s, ids, words, self.clock.now())
 
-    @property
-    def _answered(self) -> bool:
-        return bool(self.context) and self.context[-1].part is Part.ANSWER
+    def _closing(self) -> list[Span]:
+        """What closes the turn before; it is forgotten with that turn's answer."""
+        if not self.context or self.context[-1].part is not Part.ANSWER:
+            return []
+        answer = self.context[-1]
+        return [self.turns.close(answer.round, answer.start_s, answer.end_s)]
 
     @property
     def _mute(self) -> tuple[int, ...]:

@@ -143,6 +143,8 @@ def test_what_is_kept_after_every_turn(load_tiny):
         ids = ids_of(session.context)
         starts, ends = (ids.count(loaded.tokenizer.convert_tokens_to_ids(t)) for t in ("<|im_start|>", "<|im_end|>"))
         assert starts == ends, "every turn that is open is closed"
+        answered, closed = ([s.round for s in session.context if s.part is p] for p in (Part.ANSWER, Part.CLOSE))
+        assert closed == answered[:-1], "a line end between an answer and the next turn, and nowhere else"
         assert session.cache.get_seq_length() == len(ids) - len(session.pending)
 
     play(session, random_steps(loaded, 14), look)
@@ -183,6 +185,17 @@ def test_recompute_is_a_fresh_forward_over_the_window_at_every_turn(load_tiny):
         torch.testing.assert_close(session.seen_logits[-1], logits[row], atol=1e-4, rtol=0)
 
     play(session, steps, look)
+
+
+def test_a_window_without_overlap_holds_its_seconds_and_then_begins_anew(load_tiny):
+    loaded, rounds = load_tiny("streamingvlm"), []
+    session = begin(loaded, eviction="restart", windows=Windows(vision_s=3.0))
+    play(
+        session,
+        random_steps(loaded, 8),
+        lambda s: rounds.append([span.round for span in s.context if span.part is Part.VIDEO]),
+    )
+    assert rounds == [[0], [0, 1], [0, 1, 2], [3], [3, 4], [3, 4, 5], [6], [6, 7]]
 
 
 def test_a_flush_drops_all_video_keeps_all_text_and_reads_it_anew(load_tiny):
