@@ -93,13 +93,13 @@ def measure(path: Path | str, *, max_frames: int | None = MAX_FRAMES, span: Span
 
 
 def iter_steps(
-    path: Path | str, *, max_frames: int | None = MAX_FRAMES, on_long: str = "error"
+    path: Path | str, *, max_frames: int | None = MAX_FRAMES, on_long: str = "error", span: Span = WHOLE
 ) -> Iterator[StepFrames]:
     """The very frames of `read_clip`, step by step; a step is decoded when it is asked for.
 
     Args and errors as for `read_clip`; what can be known before decoding is raised by the call itself.
     """
-    return _Reader(Path(path), max_frames, on_long).steps()
+    return _Reader(Path(path), max_frames, on_long, span).steps()
 
 
 def measure_duration_s(path: Path | str) -> float:

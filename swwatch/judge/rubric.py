@@ -88,15 +88,21 @@ def grade_messages(rubric: Rubric, criterion: Criterion, caption: str) -> list[d
     return _messages(rubric, question)
 
 
-def compare_messages(rubric: Rubric, criterion: Criterion, first: str, second: str, reference: str) -> list[dict]:
-    """The question which of two captions is better; the reference is shown only where the criterion needs it."""
+def compare_messages(
+    rubric: Rubric, criterion: Criterion, first: str, second: str, reference: str, *, ties: bool = True
+) -> list[dict]:
+    """The question which of two captions is better; the reference is shown only where the criterion needs it.
+
+    Args:
+        ties: "tie" is an answer; else the judge has to choose.
+    """
+    choices = '"first", "second" or "tie"' if ties else '"first" or "second"'
     shown = [_tagged("reference", reference)] if criterion.needs_reference else []
     shown += [_tagged("first", first), _tagged("second", second)]
     question = (
         f"{criterion.about}\n\nTwo texts were written about the same video. Which one is better in this sense? The "
         "order in which they stand means nothing.\n\n" + "\n\n".join(shown) + "\n\n"
-        'Reply with one JSON object and nothing else: {"better": "first", "second" or "tie", '
-        '"why": one short sentence}'
+        f'Reply with one JSON object and nothing else: {{"better": {choices}, "why": one short sentence}}'
     )
     return _messages(rubric, question)
 
@@ -129,16 +135,17 @@ def read_grade(reply: str) -> tuple[int, str]:
     return int(score), why
 
 
-def read_choice(reply: str) -> tuple[str, str]:
-    """(first, second or tie, reason) of a reply.
+def read_choice(reply: str, *, ties: bool = True) -> tuple[str, str]:
+    """(first, second or, with `ties`, tie; reason) of a reply.
 
     Raises:
         Malformed: no JSON object with `better`, several that differ, or another word.
     """
     better, why = _read(reply, "better")
     word = better.strip().lower() if isinstance(better, str) else better
-    if word not in (FIRST, SECOND, TIE):
-        raise Malformed(f"better {_short(better)} is none of first, second, tie")
+    words = (FIRST, SECOND, TIE) if ties else (FIRST, SECOND)
+    if word not in words:
+        raise Malformed(f"better {_short(better)} is none of {', '.join(words)}")
     return word, why
 
 
