@@ -9,6 +9,7 @@ from swwatch.data.pixels import BUDGETS, FrameEncoder
 from swwatch.data.prompt import prompt_ids
 from swwatch.data.video import StepFrames
 from swwatch.engine.choose import open_session
+from swwatch.engine.endless import Window
 from swwatch.engine.requests import Run, drive
 from swwatch.engine.session import Decoding
 from swwatch.engine.source import FileSource, Step
@@ -37,13 +38,14 @@ def narration(
     question: str,
     system: str,
     schedule: str | Schedule | None = None,
-    max_new_tokens: int = 300,
+    max_new_tokens: int | None = 300,
     repetition_penalty: float = 1.15,
     stop_early: bool = False,
     clip_key: str = "",
     clock=None,
     engine: str = "serial",
     watcher=None,
+    window: Window | None = None,
 ) -> Run:
     """The same as a coroutine that leaves the model to its driver: `requests.drive` for one, `batch.Batch` for many.
 
@@ -55,6 +57,7 @@ def narration(
             count as the model's own time; decoding a file does not, for it stands in for a camera.
         engine: of engine.choose.ENGINES.
         watcher: of that engine, see `engine.choose.open_watcher`.
+        window: what stays in view of a stream without end; None: everything.
     Yields:
         Look, Feed and Wait requests, every Token as soon as it is spoken, and Watched as steps are in.
     """
@@ -69,6 +72,7 @@ def narration(
         schedule=schedule,
         decoding=Decoding(max_new_tokens, repetition_penalty, stop_early),
         clock=clock,
+        window=window,
     )
 
     def encode(step: StepFrames) -> Step:

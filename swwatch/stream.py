@@ -17,6 +17,7 @@ import torch
 from swwatch.data.prompt import load_prompts
 from swwatch.data.video import FRAMES_PER_STEP, iter_steps
 from swwatch.engine.choose import AUTO, ENGINES, choose, open_watcher
+from swwatch.engine.endless import Window
 from swwatch.engine.requests import drive
 from swwatch.engine.trace import RealTimeClock, SimulatedClock
 from swwatch.errors import UserError
@@ -38,14 +39,21 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--question", help="what to ask (default: the evaluation question of configs/prompts.yaml)")
     parser.add_argument("--pixel-budget", help="declared or release (default: the checkpoint's own, else declared)")
-    parser.add_argument("--max-new-tokens", type=int, default=300, help="limit of the whole answer")
+    parser.add_argument(
+        "--max-new-tokens", type=int, help="limit of the whole answer (default: 300, with --window none)"
+    )
     parser.add_argument("--repetition-penalty", type=float, default=1.15, help="1 is off")
     parser.add_argument(
         "--stop-early", action="store_true", help="let <|im_end|> end the answer before the last second"
     )
     parser.add_argument(
-        "--max-frames", type=int, default=60, help="longest video that is accepted, in frames at 2 fps"
+        "--max-frames", type=int, default=60, help="longest video that is accepted without --window, in frames at 2 fps"
     )
+    parser.add_argument(
+        "--window", type=int, metavar="SECONDS", help="for streams without end: keep the newest seconds of video"
+    )
+    parser.add_argument("--text-sink", type=int, default=512, help="first answer tokens that stay with --window (512)")
+    parser.add_argument("--text-window", type=int, default=512, help="last answer tokens that stay with it (512)")
     parser.add_argument("--jsonl", type=Path, help="write one JSON object per token here")
     parser.add_argument("--realtime", action="store_true", help="play the file at its own pace, and show every lag")
     parser.add_argument("--device", help="cpu or cuda (default: cuda where there is one)")
@@ -86,7 +94,10 @@ def main(argv: list[str]) -> int:
     args = build_parser().parse_args(argv)
     if args.jsonl and args.jsonl.resolve() == Path(args.video).resolve():
         raise UserError("--jsonl names the video itself: choose another file")
-    steps = iter_steps(args.video, max_frames=args.max_frames)
+    window = Window(args.window, args.text_sink, args.text_window) if args.window is not None else None
+    if window is None and args.max_new_tokens is None:
+        args.max_new_tokens = 300
+    steps = iter_steps(args.video, max_frames=args.max_frames if window is None else None)
     first = next(steps)  # an unreadable file is told before a model is loaded, and so is one that cannot be written
     try:
         jsonl = open(args.jsonl, "a", encoding="utf-8") if args.jsonl else nullcontext()
@@ -106,7 +117,7 @@ def main(argv: list[str]) -> int:
     num_devices = torch.cuda.device_count() if model.device.type == "cuda" else 1
     engine, why = choose(args.engine, loaded.settings.variant, model.device, num_devices)
     watcher = open_watcher(engine, model)
-    if model.device.type == "cuda" and not args.attention:
+    if model.device.type == "cuda" and not args.attention and window is None:
         num_steps = (first.num_frames or args.max_frames) // FRAMES_PER_STEP
         asked = {"question": question, "system": prompts.system, "max_new_tokens": args.max_new_tokens}
         loaded = quicken(loaded, first, **asked, num_steps=num_steps, warm=args.realtime)
@@ -126,6 +137,7 @@ def main(argv: list[str]) -> int:
             clock=RealTimeClock() if args.realtime else SimulatedClock(),
             engine=engine,
             watcher=watcher,
+            window=window,
         ),
     )
     with watcher or nullcontext(), jsonl as out:

@@ -124,3 +124,17 @@ def test_realtime_plays_at_the_files_own_pace(tiny_checkpoint, clip, tmp_path, c
     assert tokens_of(out)[-1]["t_emit_s"] >= num_steps - 0.5
     lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("seen")]
     assert [line.split()[1] for line in lines] == [f"0-{step + 1}" for step in range(num_steps)]
+
+
+def test_a_window_narrates_videos_of_any_length(tiny_checkpoint, clip, tmp_path):
+    """Beyond --max-frames, and by both engines that can forget in the same words."""
+    said = []
+    for engine in ("serial", "fused"):
+        out = tmp_path / f"{engine}.jsonl"
+        flags = ["--window", "2", "--text-sink", "2", "--text-window", "4", "--max-frames", "2"]
+        assert run(tiny_checkpoint, clip, "--jsonl", str(out), "--engine", engine, *flags) == 0
+        said.append([(token["step"], token["token_id"]) for token in tokens_of(out)])
+    num_steps = sum(1 for _ in iter_steps(clip))
+    assert said[0] == said[1] and said[0][-1][0] == num_steps - 1
+    assert run(tiny_checkpoint, clip, "--max-frames", "2") == 2
+    assert run(tiny_checkpoint, clip, "--window", "0") == 2

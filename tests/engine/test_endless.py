@@ -110,7 +110,8 @@ def test_in_one_layer_it_is_as_if_the_rest_had_been_all_there_ever_was(
                     attention_mask=everything.visible()[None, None],
                 ).last_hidden_state
                 theirs = model.lm_head(hidden[0, -1]).float()
-            torch.testing.assert_close(logits, theirs, atol=1e-4, rtol=0)
+            # at 10,000 the angles of transformers' rotary embedding are rounded to 5e-4: a float32 has no more
+            torch.testing.assert_close(logits, theirs, atol=5e-3 if variant == "gap" else 2e-5, rtol=0)
             type(self).checked += 1
             return logits
 
