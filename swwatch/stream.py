@@ -47,7 +47,7 @@ def build_parser() -> argparse.ArgumentParser:
         "--stop-early", action="store_true", help="let <|im_end|> end the answer before the last second"
     )
     parser.add_argument(
-        "--max-frames", type=int, default=60, help="longest video that is accepted without --window, in frames at 2 fps"
+        "--max-frames", type=int, default=60, help="longest video accepted without --window, in frames at 2 fps"
     )
     parser.add_argument(
         "--window", type=int, metavar="SECONDS", help="for streams without end: keep the newest seconds of video"
