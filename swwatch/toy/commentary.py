@@ -1,0 +1,65 @@
+"""Toy commentaries: the words that tell a toy clip's events, each at the time at which it is said.
+
+An event's words are spread over it, from its beginning to half a second before its end, so that every word is over
+before the event is, for systems that listen to a turn's end (StreamingVLM) and to its last frame (LiveCC) alike.
+"""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+from swwatch.data.annotations import write_atomic
+from swwatch.errors import UserError
+from swwatch.toy.clips import NAME
+from swwatch.toy.world import SPLITS, Event
+
+SILENCE_S = 0.5  # at the end of an event
+
+
+def transcript(events: list[Event]) -> list[list]:
+    """Rows of [start, end, word], seconds, in order; of events at the same time one is told after the other."""
+    spans: dict[tuple[float, float], list[str]] = {}
+    for event in events:
+        spans.setdefault((event.start_s, event.end_s), []).extend(event.words().split())
+    rows = []
+    for (start_s, end_s), words in spans.items():
+        each_s = (end_s - SILENCE_S - start_s) / len(words)
+        times = [round(start_s + i * each_s, 3) for i in range(len(words) + 1)]
+        rows += [list(row) for row in zip(times[:-1], times[1:], words, strict=True)]
+    return rows
+
+
+def write_transcripts(root: Path) -> dict[Path, int]:
+    """Write transcripts_train.jsonl and transcripts_test.jsonl beside the clips of `swwatch toy data`.
+
+    Args:
+        root: of the toy data, in json form.
+    Returns:
+        How many clips each file tells.
+    Raises:
+        UserError: there are no such clips.
+    """
+    made = {}
+    for split in SPLITS:
+        records = sorted((root / NAME / split).glob("*.json"))
+        if records:
+            out = root / f"transcripts_{split}.jsonl"
+            write_atomic(out, _lines(root, split, records))
+            made[out] = len(records)
+    if not made:
+        raise UserError(
+            f"{root} holds no toy clips: make some with `swwatch toy data {root} --clips 100`"
+        )
+    return made
+
+
+def _lines(root: Path, split: str, records: list[Path]) -> Iterator[str]:
+    for path in records:
+        record = json.loads(path.read_text(encoding="utf-8"))
+        row = {
+            "video": f"{NAME}/videos/{split}/{path.stem}.mp4",
+            "title": "Moving shapes",
+            "duration": record["video_duration_in_s"],
+            "content": transcript([Event(**event) for event in record["events"]]),
+        }
+        yield json.dumps(row) + "\n"

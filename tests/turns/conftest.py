@@ -1,0 +1,6 @@
+"""The tests of training turns read real clips."""
+
+import sys
+from pathlib import Path
+
+sys.path[:0] = [str(Path(__file__).parents[1] / "data")]
