@@ -15,6 +15,7 @@ from swwatch.engine.requests import Feed, Look, Run, Wait
 from swwatch.errors import UserError
 from swwatch.model.modeling import WatchingQwen2_5_VL
 from swwatch.model.ragged import step_many, watch_many
+from swwatch.model.tower import Looked
 
 
 @dataclass(frozen=True)
@@ -164,8 +165,12 @@ class Batch:
         return [*events, (key, end)]
 
 
-def _watch(model: WatchingQwen2_5_VL, looks: list[Look]) -> list[torch.Tensor]:
-    return watch_many(model, [look.pixel_values for look in looks], [look.grid_thw for look in looks])
+def _watch(model: WatchingQwen2_5_VL, looks: list[Look]) -> list[torch.Tensor | Looked]:
+    """Beside the words, one by one, where the model has a place for it and the run allows it; all others at once."""
+    aside = getattr(model, "watches_aside", False)
+    now = [look for look in looks if not (aside and look.aside)]
+    seen = iter(watch_many(model, [look.pixel_values for look in now], [look.grid_thw for look in now]) if now else ())
+    return [model.begin_watching(x.pixel_values, x.grid_thw) if aside and x.aside else next(seen) for x in looks]
 
 
 def _step(model: WatchingQwen2_5_VL, feeds: list[Feed]) -> torch.Tensor:

@@ -171,8 +171,12 @@ class StreamCache(Cache):
 
         Returns:
             The Layout of those Q tokens, and their keys and values (layers, 2, B, N, Q, D): a copy, which nothing
-            that happens to this cache will change.
+            that happens to this cache will change. Q may be 0.
+        Raises:
+            ValueError: nothing was ever watched.
         """
+        if WATCHED not in self.tokens:
+            raise ValueError("nothing has been watched yet")
         stores = [layer.stores[WATCHED][..., num_from:, :] for layer in self.layers]
         return self.tokens[WATCHED][num_from:], torch.stack(stores)
 
@@ -191,6 +195,8 @@ class StreamCache(Cache):
             raise ValueError(f"the next watched token is number {due}, got {rows.order.tolist()[:3]}")
         if keys_values.shape[0] != len(self.layers) or keys_values.shape[-2] != len(rows):
             raise ValueError(f"{len(rows)} tokens of {len(self.layers)} layers do not fit {tuple(keys_values.shape)}")
+        if not len(rows):
+            return
         for layer, new in zip(self.layers, keys_values, strict=True):
             layer.append(WATCHED, new)
         self._list(WATCHED, rows)

@@ -69,6 +69,9 @@ class FastModel:
 
     One thread and one CUDA stream at a time: its inputs and working memory are shared by all its forwards. A second
     thread takes `another()`, which shares the weights alone.
+
+    Attributes:
+        watches_aside: what `begin_watching` begins goes on beside other forwards.
     """
 
     attention = "sdpa"
@@ -115,7 +118,7 @@ class FastModel:
         one_stream = variants.get(model.settings.variant).streams == 1
         limits = (max_watched + max_said, 1) if one_stream else (max_watched, max_said)
         self.store = Store(text.config, *limits, seats, dtype=self.dtype, device=self.device)
-        self.tower = Tower(model, self.device, graphs)
+        self.tower, self.watches_aside = Tower(model, self.device, graphs), graphs
         # where recorded forwards find their rows
         width = text.config.hidden_size
         self._embeds = torch.zeros((MAX_ROWS, width), dtype=self.dtype, device=self.device)

@@ -174,6 +174,8 @@ class StaticCache(Cache):
 
     def export(self, num_from: int = 0) -> tuple[Layout, torch.Tensor]:
         """As `StreamCache.export`: watched tokens and their keys and values (layers, 2, 1, N, Q, D), a copy."""
+        if not self.counts[WATCHED]:
+            raise ValueError("nothing has been watched yet")
         slots = self.slots_of(WATCHED)[num_from:]
         index = slots.to(self.store.device)
         pairs = zip(self.store.keys, self.store.values, strict=True)
@@ -194,6 +196,8 @@ class StaticCache(Cache):
         if keys_values.shape[0] != len(self.store.keys) or keys_values.shape[-2] != len(rows):
             layers = len(self.store.keys)
             raise ValueError(f"{len(rows)} tokens of {layers} layers do not fit {tuple(keys_values.shape)}")
+        if not len(rows):
+            return
         self.admit(rows)
         for layer, (keys, values) in enumerate(keys_values):
             self.update(keys, values, layer)

@@ -5,6 +5,7 @@ import weakref
 
 import pytest
 import torch
+from feeds import Arrived, small
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from streams import Told, full_forward, play, random_stream
@@ -12,10 +13,13 @@ from test_flash_route import causal
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from swwatch.engine.batch import Batch, Ended
+from swwatch.engine.fused import FusedSession
 from swwatch.engine.serial import Decoding, SerialSession, Session
+from swwatch.engine.source import Step
 from swwatch.engine.trace import Spoken
 from swwatch.model import ragged
 from swwatch.model.cache import StreamCache
+from swwatch.model.tower import Looked
 from swwatch.schedule import RandomK, WaitK
 from swwatch.variants import VARIANTS
 
@@ -201,3 +205,38 @@ def test_the_comparison_would_notice_another_sessions_cache(load_tiny, monkeypat
 
 def _seeded() -> torch.Generator:
     return torch.Generator().manual_seed(3)
+
+
+def test_pictures_are_watched_aside_where_the_model_has_a_place_for_it(load_tiny, monkeypatch):
+    """Fused sessions go on speaking meanwhile, and say what they say where the picture is waited for."""
+    loaded = load_tiny("group")
+    streams = [random_stream(loaded, [(2, 2 + i)] * 4, seed=i) for i in range(3)]
+    alone = [plain(play(SerialSession(loaded.model, s.prompt, decoding=Decoding(9)), s)) for s in streams]
+    fast = small(loaded.model, seats=3)
+    monkeypatch.setattr(fast, "watches_aside", True)  # as with CUDA graphs
+    begun, polls = [], []
+
+    class Later(Looked):
+        """Ready when asked for the third time."""
+
+        @property
+        def ready(self) -> bool:
+            polls.append(self)
+            return sum(one is self for one in polls) > 2
+
+    begin_watching = fast.begin_watching
+
+    def begin(*args):
+        begun.append(args)
+        return Later(begin_watching(*args).embeds)
+
+    monkeypatch.setattr(fast, "begin_watching", begin)
+    runs = [
+        FusedSession(fast, s.prompt, decoding=Decoding(9)).run(
+            Arrived([Step(p, g, i + 0.5, i == 3) for i, (p, g) in enumerate(zip(s.pixels, s.grids, strict=True))])
+        )
+        for s in streams
+    ]
+    ended = together(fast, runs, at_once=3)
+    assert [plain(ended[i][0]) for i in range(3)] == alone
+    assert len(begun) == 3 * 3 and len(polls) > len(begun), "all steps but each session's first, none at once"

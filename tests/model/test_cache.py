@@ -5,6 +5,7 @@ import weakref
 
 import pytest
 import torch
+from feeds import small
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from streams import Told, play, random_stream
@@ -84,6 +85,25 @@ def test_what_was_exported_never_changes(load_tiny):
     for layer in cache.layers:
         layer.stores[WATCHED].zero_()
     assert torch.equal(keys_values, before)
+
+
+@pytest.mark.parametrize("fast", [False, True], ids=["plain", "static"])
+def test_nothing_may_be_handed_over_too(load_tiny, fast):
+    """No rows, before and between others: what comes after them continues as it would without."""
+    loaded = load_tiny("group")
+    stream = random_stream(loaded, [(2, 3)])
+    source = loaded.model.new_cache()
+    fill(loaded, stream, source, 1)
+    sink = small(loaded.model).new_cache() if fast else loaded.model.new_cache()
+    with pytest.raises(ValueError, match="nothing has been watched"):
+        sink.export()
+    rows, keys_values = source.export()
+    for begin, end in ((0, 0), (0, 4), (4, 4), (4, len(rows))):
+        sink.receive(rows[begin:end], keys_values[..., begin:end, :])
+    empty, none = sink.export(len(rows))
+    assert len(empty) == 0 and none.shape == keys_values[..., :0, :].shape
+    sink.receive(empty, none)
+    assert torch.equal(sink.export()[1], keys_values) and sink.num_fed == len(rows)
 
 
 def test_what_does_not_continue_the_store_is_refused(load_tiny):
