@@ -71,9 +71,10 @@ def serve(args: argparse.Namespace, limits) -> int:
         raise
     to_stderr(args.log_level)
     address = page_address(args.host, listener.getsockname()[1])
+    given = None if args.token else os.environ.get("SWWATCH_TOKEN")
     for note in server.notes:
         print(f"note: {note}")
-    print(f"serving {server.model} at {address}" + (f"#token={token}" if token else ""), flush=True)
+    print(f"serving {server.model} at {address}{told_token(token, given)}", flush=True)
     if token is None and not gate.loopback:
         print("note: no token: everybody who can reach this address may use it", flush=True)
     if args.open:
@@ -82,6 +83,13 @@ def serve(args: argparse.Namespace, limits) -> int:
     log("serving", host=args.host, port=listener.getsockname()[1], token=token is not None)
     run(server, listener)
     return 0
+
+
+def told_token(token: str | None, environment: str | None) -> str:
+    """The end of the page's address. What the environment has is kept out of what is printed, which services log."""
+    if token is None:
+        return ""
+    return "#token=$SWWATCH_TOKEN" if token == environment else f"#token={token}"
 
 
 def bind(host: str, port: int) -> socket.socket:

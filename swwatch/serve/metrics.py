@@ -1,6 +1,8 @@
 """What Prometheus is told. Names end in their unit, as its own habits ask."""
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from importlib.metadata import version
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, ProcessCollector, generate_latest
 
 LAG_BUCKETS_S = (0.05, 0.1, 0.2, 0.35, 0.5, 0.75, 1, 1.5, 2, 3, 5, 10, 30)
 
@@ -11,6 +13,8 @@ class Metrics:
     def __init__(self):
         self.registry = CollectorRegistry()
         make = {"registry": self.registry}
+        ProcessCollector(**make)  # memory, CPU time, open files
+        Info("swwatch_build", "what runs here", **make).info({"version": version("swwatch")})
         self.sessions = Gauge("swwatch_sessions", "sessions that stand, connected or within their grace", **make)
         self.connections = Gauge("swwatch_connections", "WebSocket connections", **make)
         self.opened = Counter("swwatch_sessions_opened", "sessions begun", ["variant", "engine"], **make)
