@@ -1,0 +1,178 @@
+"""Live commentary on sports: Inf-Streams-Eval (hours of a game) and LiveSports-3K CC (short events).
+
+`generate` lets a model that streams in turns comment; `judge` lets a language model compare two such runs, or a run
+with another model's file in the same form.
+"""
+
+import argparse
+import hashlib
+import os
+import sys
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, replace
+from pathlib import Path
+
+from swwatch.data.annotations import resolve_video
+from swwatch.data.video import VideoError
+from swwatch.errors import UserError
+from swwatch.evaluate.commentary.events import Wording, read_events
+from swwatch.evaluate.commentary.games import START_S, kept, merged, read_games, row_of
+from swwatch.evaluate.commentary.judging import add_judge_flags, judge
+from swwatch.evaluate.commentary.speaking import (
+    SAVE_EVERY_S,
+    Plan,
+    Speaker,
+    comment_event,
+    comment_game,
+    with_first_frames,
+)
+from swwatch.evaluate.commentary.store import Store
+from swwatch.evaluate.ranks import Alone, join
+from swwatch.turns.systems import SYSTEMS, Sampling, System, get
+from swwatch.turns.terminator import Choosing
+from swwatch.variants import TURNS
+
+TASKS = ("inf-streams", "livesports-cc")
+# (task, system) -> (sampling, frames of the first turn) where the benchmarks' own runs differ from live streaming.
+# LiveCC's run of its events does not tell how it draws: the likeliest token is taken
+RECIPES = {
+    ("inf-streams", "livecc"): (Sampling(20, True, 0.7, 1.05), 2),
+    ("livesports-cc", "livecc"): (Sampling(32, False, 1.0, 1.15), None),
+}
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="swwatch commentary", description=__doc__)
+    programs = parser.add_subparsers(dest="program", required=True, metavar="generate | judge")
+    making = programs.add_parser("generate", help="let a model comment", description=generate.__doc__)
+    judging = programs.add_parser("judge", help="compare runs", description="Compare a run with others.")
+    for each in (making, judging):
+        each.add_argument("--task", required=True, choices=TASKS)
+    add_judge_flags(judging)
+    making.add_argument("--model", required=True, help="checkpoint folder or hub id")
+    making.add_argument("--system", choices=list(SYSTEMS), help="needed where the checkpoint does not name one")
+    making.add_argument("--data", type=Path, required=True, help="the benchmark's annotation file")
+    making.add_argument("--videos", type=Path, help="folder of the videos (default: as the annotations' paths say)")
+    making.add_argument("--output", type=Path, required=True, help="jsonl file of what is said")
+    making.add_argument("--restart", action="store_true", help="begin anew instead of going on")
+    making.add_argument("--start", type=float, default=START_S, help="inf-streams: first second (%(default)g)")
+    making.add_argument("--end", type=float, help="inf-streams: last second (default: the video's)")
+    making.add_argument("--chunk", type=int, help="inf-streams: begin anew every so many seconds, such as 100")
+    making.add_argument("--query", help="inf-streams: what is asked (default: the system's own)")
+    making.add_argument(
+        "--save-every", type=int, default=SAVE_EVERY_S, help="inf-streams: seconds between two rows (%(default)s)"
+    )
+    making.add_argument("--max-count", type=int, help="only the first games or events")
+    making.add_argument("--sample", action=argparse.BooleanOptionalAction, help="draw tokens, or take the likeliest")
+    making.add_argument("--temperature", type=float)
+    making.add_argument("--repetition-penalty", type=float, help="1 is off")
+    making.add_argument("--max-new-tokens", type=int, help="of a turn")
+    making.add_argument("--seed", type=int, default=42, help="of the draws of every stream (%(default)s)")
+    making.add_argument("--device", help="cpu or cuda (default: cuda where there is one)")
+    making.add_argument("--dtype", help="float32, bfloat16, ... (default: bfloat16 on cuda, else float32)")
+    making.add_argument("--attention", help="sdpa, eager or flash_attention_2 (default: the fastest that is exact)")
+    return parser
+
+
+def main(argv: list[str]) -> int:
+    args = build_parser().parse_args(argv)
+    if args.program == "judge":
+        return judge({name: value for name, value in vars(args).items() if name != "program"})
+    if args.task != "inf-streams" and (args.chunk or args.query or args.end is not None):
+        raise UserError(f"--chunk, --query and --end go with inf-streams: leave them out for {args.task}")
+    with join(os.environ) as ranks:
+        return generate(args, ranks)
+
+
+def generate(args: argparse.Namespace, ranks: Alone) -> int:
+    """Let a model comment, alone or with other processes (torchrun). Goes on where an earlier run was killed."""
+    is_games = args.task == "inf-streams"
+    jobs = (read_games if is_games else read_events)(args.data)[: args.max_count]
+    plan = Plan(args.start, args.end, args.chunk, args.query, args.save_every)
+    speaker, settings = _speaker(args, ranks)
+    facts = settings | {"data_sha256": hashlib.sha256(args.data.read_bytes()).hexdigest(), "task": args.task}
+    wording = None if is_games else Wording.load()
+    facts |= {"wording": asdict(wording)} if wording else {name: getattr(plan, name) for name in _PLANNED}
+    tidy = _tidy_games if is_games else _tidy_events
+    num_bad = 0
+    with Store(args.output, facts, ranks, tidy, restart=args.restart) as store:
+        before: dict[str, list[dict]] = {}
+        for row in store.rows:
+            before.setdefault(row["video"] if is_games else _event_key(row), []).append(row)
+        while (number := ranks.add("next") - 1) < len(jobs):
+            job = jobs[number]
+            key = job.video if is_games else job.key
+            try:
+                if is_games:
+                    path = resolve_video(job.video, args.data, args.videos)
+                    rows = comment_game(speaker, job, path, plan, before.get(key, ()), store.state_path(key))
+                elif key in before:
+                    continue
+                else:
+                    path = resolve_video(job.video, args.data, args.videos)
+                    rows = (comment_event(speaker, job, path, wording) for _ in range(1))
+                for row in rows:
+                    store.add(row)
+                print(f"{number + 1} of {len(jobs)}: {key}", flush=True)
+            except VideoError as error:
+                num_bad = ranks.add("bad")
+                print(f"left out: {key}: {error}", file=sys.stderr)
+        if ranks.rank:
+            ranks.leave()
+            return 0
+        ranks.wait_for_all()
+        num_bad = ranks.add("bad", 0)
+        rows = store.complete(merged if is_games else _tidy_events)
+    if not rows:
+        raise UserError(f"nothing could be commented on: all {len(jobs)} videos were left out, see above")
+    print(f"{len(rows)} rows in {args.output}; {num_bad} left out for their video, which lose in `judge`")
+    return 0
+
+
+_PLANNED = ("start_s", "end_s", "chunk_s", "query")
+
+
+def _speaker(args: argparse.Namespace, ranks: Alone) -> tuple[Speaker, dict]:
+    """The model as the flags, the task's recipe and the system's row want it, and what its words depend on."""
+    from swwatch.evaluate.command import device_of, fingerprint
+    from swwatch.model.loading import load
+
+    where = {"device": device_of(args.device, ranks), "dtype": args.dtype, "attention": args.attention}
+    loaded = load(args.model, variant=args.system, **where)
+    name = loaded.settings.variant
+    if name not in TURNS:
+        raise UserError(f"{args.model} is trained as {name!r}, which does not stream in turns: give --system")
+    system: System = get(name)
+    sampling, first_frames = RECIPES.get((args.task, name), (system.sampling, None))
+    asked = {
+        "max_new_tokens": args.max_new_tokens,
+        "do_sample": args.sample,
+        "temperature": args.temperature,
+        "repetition_penalty": args.repetition_penalty,
+    }
+    sampling = replace(sampling, **{key: value for key, value in asked.items() if value is not None})
+    speaker = Speaker(loaded, with_first_frames(system, first_frames), Choosing(sampling, seed=args.seed))
+    return speaker, {
+        "system": name,
+        "sampling": asdict(sampling),
+        "seed": args.seed,
+        "pixel_budget": loaded.settings.pixel_budget,
+        "model_fingerprint": fingerprint(args.model, loaded),
+        "dtype": str(loaded.model.dtype).removeprefix("torch."),
+    }
+
+
+def _tidy_games(rows: Iterable[dict]) -> list[dict]:
+    return kept(row_of(row, "an earlier run") for row in rows)
+
+
+def _tidy_events(rows: Iterable[dict]) -> list[dict]:
+    return list({_event_key(row): row for row in rows}.values())
+
+
+def _event_key(row: dict) -> str:
+    return f"{row['video_id']}_{row['event_id']}"
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

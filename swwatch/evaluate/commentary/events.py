@@ -1,0 +1,110 @@
+"""LiveSports-3K CC: events of sports videos, how a model is asked about them, and what it said.
+
+Source: LiveCC, arXiv 2504.16030 (the benchmark, its columns and the parts of the question).
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import yaml
+
+from swwatch.errors import UserError
+from swwatch.evaluate.choices.items import Row, read_rows
+from swwatch.paths import CONFIGS
+from swwatch.turns.systems import System
+
+CONFIG = CONFIGS / "commentary.yaml"
+FIELDS = ("pred", "prediction", "response", "text")  # names of the text in files of predictions
+
+
+@dataclass(frozen=True)
+class Event:
+    """Seconds begin_s to end_s of a video; `previous` was said before, `reference` in it."""
+
+    video: str
+    video_id: str
+    event_id: str
+    begin_s: float
+    end_s: float
+    title: str
+    previous: str
+    reference: str
+
+    @property
+    def key(self) -> str:
+        return f"{self.video_id}_{self.event_id}"
+
+
+@dataclass(frozen=True)
+class Wording:
+    """The parts of the question."""
+
+    expert: str
+    titled: str
+    before: str
+    go_on: str
+
+    @classmethod
+    def load(cls, path: Path = CONFIG) -> "Wording":
+        """Raises: UserError: unreadable, or a part is missing."""
+        try:
+            prompts = yaml.safe_load(Path(path).read_text(encoding="utf-8"))["prompts"]
+            made = cls(**{name: str(text).strip() for name, text in prompts.items()})
+            made.titled.format(title=""), made.before.format(previous="")
+            return made
+        except (OSError, ValueError, yaml.YAMLError, KeyError, TypeError, AttributeError) as error:
+            raise UserError(
+                f"{path}: its prompts cannot be used ({error}); configs/commentary.yaml shows them"
+            ) from error
+
+
+def read_events(path: Path) -> list[Event]:
+    """Events of a parquet, json or jsonl file with the public columns.
+
+    Raises:
+        UserError: a column is missing, times that are none, or an event that stands there twice.
+    """
+    events = [_event(row) for row in read_rows(path)]
+    if len({event.key for event in events}) < len(events):
+        raise UserError(f"{path}: some (video_id, event_id) stand there twice")
+    return events
+
+
+def _event(row: Row) -> Event:
+    begin, end = row.number("begin"), row.number("end")
+    if not 0 <= begin < end:
+        raise row.wrong(f"the event lasts from {begin:g} to {end:g} s")
+    ids = (row.text("video_id", "video"), row.text("event_id"))
+    title, previous = (row.text(name) if name in row else "" for name in ("event_title", "preasr_text"))
+    return Event(
+        row.text("video", "video_id"), *ids, begin, end, title.strip(), previous.strip(), row.text("event_asr_text")
+    )
+
+
+def ask(event: Event, system: System, wording: Wording) -> dict[str, str]:
+    """What a session is opened with: a system that keeps previous text has the words before there, others are told."""
+    title = [wording.titled.format(title=event.title)] if event.title else []
+    if system.previous_text:
+        return {"query": " ".join([wording.expert, *title]), "previous": event.previous}
+    before = [wording.before.format(previous=event.previous)] if event.previous else []
+    return {"query": " ".join([wording.expert, *title, *before, wording.go_on]), "previous": ""}
+
+
+def read_predictions(path: Path) -> dict[str, str]:
+    """Event -> text, of a file with video_id, event_id and the text in one of FIELDS; an empty text is one, too.
+
+    Raises:
+        UserError: no such file, a row of another form, or an event with two texts.
+    """
+    if not Path(path).is_file():
+        raise UserError(f"there is no file {path}: `swwatch commentary generate` makes one")
+    told: dict[str, str] = {}
+    for row in read_rows(path):
+        key = f"{row.text('video_id', 'video')}_{row.text('event_id')}"
+        name = next((name for name in FIELDS if name in row.values), None)
+        if name is None:
+            raise row.wrong(f"no text: one of {', '.join(FIELDS)} is wanted")
+        text = str(row.values[name] or "")
+        if told.setdefault(key, text) != text:
+            raise row.wrong(f"the event {key} has another text in an earlier row")
+    return told

@@ -1,0 +1,159 @@
+"""Inf-Streams-Eval: whole games with timestamped words, the segments that are compared, and what was said.
+
+Source: StreamingVLM, arXiv 2510.09608 (the benchmark and its files).
+"""
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from swwatch.errors import UserError
+from swwatch.evaluate.choices.items import Row, read_rows
+from swwatch.evaluate.commentary.texts import Item
+from swwatch.turns.transcript import Transcript, Word
+
+START_S = 1000.0  # when commenting begins; words before are told
+SEGMENT_S = 100.0
+LEAST_WORDS = 200  # of a segment that is compared
+
+
+@dataclass(frozen=True)
+class Game:
+    """A video, and what its human commentators said."""
+
+    video: str
+    transcript: Transcript
+    title: str | None = None
+
+
+@dataclass(frozen=True)
+class Segment:
+    """A part of a game that is compared."""
+
+    video: str
+    title: str | None
+    start_s: float
+    end_s: float
+    words: tuple[Word, ...]
+
+    @property
+    def key(self) -> str:
+        return f"{self.video}:{self.start_s:g}-{self.end_s:g}"
+
+
+def read_games(path: Path) -> list[Game]:
+    """Games of `eval_all_metadata.jsonl`: {video, content: [[start, end, word], ...]}.
+
+    Raises:
+        UserError: a row of another form, or a video that stands there twice.
+    """
+    games = [_game(row) for row in read_rows(path)]
+    seen: set[str] = set()
+    for game in games:
+        if game.video in seen:
+            raise UserError(f"{path}: {game.video} stands there twice; remove one row")
+        seen.add(game.video)
+    return games
+
+
+def _game(row: Row) -> Game:
+    content = row.values.get("content")
+    if not isinstance(content, list):
+        raise row.wrong("no list content of [start, end, word]")
+    title = row.text("title") if "title" in row else None
+    return Game(row.text("video"), Transcript.read(content, row.where), title)
+
+
+def segments_of(games: Iterable[Game], start_s: float = START_S, least_words: int = LEAST_WORDS) -> list[Segment]:
+    """Cut games into segments of 100 s from `start_s` on; those with few words are left out."""
+    found = []
+    for game in games:
+        last = max((word.end_s for word in game.transcript.words), default=0.0)
+        for k in range(math.ceil(max(0.0, last - start_s) / SEGMENT_S)):
+            begin, end = start_s + k * SEGMENT_S, start_s + (k + 1) * SEGMENT_S
+            words = game.transcript.between(begin, end)
+            if len(words) >= least_words:
+                found.append(Segment(game.video, game.title, begin, end, words))
+    return found
+
+
+def read_segments(path: Path, least_words: int = LEAST_WORDS) -> tuple[list[Segment], int]:
+    """Segments that were cut already, one a row: {video, title?, content}; how many words were mended.
+
+    A row may name its start and end; else it lasts from its first word to the end of its last one.
+    """
+    found, mended = [], 0
+    for row in read_rows(path):
+        game = _game(row)
+        words = game.transcript.words
+        mended += game.transcript.mended
+        if len(words) < least_words:
+            continue
+        begin = row.number("start") if "start" in row else min((word.start_s for word in words), default=0.0)
+        end = row.number("end") if "end" in row else words[-1].end_s
+        found.append(Segment(game.video, game.title, begin, end, words))
+    return found, mended
+
+
+def read_said(path: Path) -> dict[str, list[Item]]:
+    """Video -> what a model said, of a file of {video, chunk_start, chunk_end, items}, whoever made it.
+
+    Raises:
+        UserError: no such file, or a row of another form.
+    """
+    if not Path(path).is_file():
+        raise UserError(f"there is no file {path}: `swwatch commentary generate` makes one")
+    rows = [row_of(row.values, row.where) for row in read_rows(path)]
+    return {row["video"]: [Item(**item) for item in row["items"]] for row in merged(rows)}
+
+
+def row_of(values: dict, where: str) -> dict:
+    """A row of a generation file, with numbers as numbers.
+
+    Raises:
+        UserError: another form.
+    """
+    try:
+        items = [
+            Item(str(item["response"]), float(item["start_time"]), float(item["end_time"])).row()
+            for item in values["items"]
+        ]
+        first = min((item["start_time"] for item in items), default=0.0)
+        begin = float(values.get("chunk_start", first))
+        last = max((item["end_time"] for item in items), default=begin)
+        return {
+            "video": str(values["video"]),
+            "chunk_start": begin,
+            "chunk_end": float(values.get("chunk_end", last)),
+            "items": items,
+        }
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(
+            f"{where}: not a row of a generation file ({error!r}): "
+            "{video, chunk_start, chunk_end, items: [{response, start_time, end_time}]} is wanted"
+        ) from error
+
+
+def kept(rows: Iterable[dict]) -> list[dict]:
+    """Rows by video and start; of rows with the same start the one with most items stays, as in the public files."""
+    best: dict[tuple[str, float], dict] = {}
+    for row in rows:
+        key = row["video"], row["chunk_start"]
+        if key not in best or len(row["items"]) > len(best[key]["items"]):
+            best[key] = row
+    order = {video: i for i, video in enumerate(dict.fromkeys(video for video, _ in best))}
+    return [best[key] for key in sorted(best, key=lambda key: (order[key[0]], key[1]))]
+
+
+def merged(rows: Iterable[dict]) -> list[dict]:
+    """One row a video. No second is told twice: of rows that overlap, the earlier one counts."""
+    whole: dict[str, dict] = {}
+    for row in kept(rows):
+        one = whole.setdefault(row["video"], {**row, "items": []})
+        last = max((item["end_time"] for item in one["items"]), default=-math.inf)
+        one["items"] += sorted(
+            (item for item in row["items"] if item["start_time"] >= last - 1e-6), key=lambda item: item["end_time"]
+        )
+        one["chunk_end"] = max(one["chunk_end"], row["chunk_end"])
+    return list(whole.values())

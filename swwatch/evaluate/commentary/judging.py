@@ -1,0 +1,167 @@
+"""`swwatch commentary judge`: compare a run with others, write scores, a summary and a table."""
+
+import argparse
+import json
+import os
+import sys
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from tqdm import tqdm
+
+from swwatch.config import add_flags, load_settings, setting
+from swwatch.data.annotations import encode_line, write_atomic
+from swwatch.errors import UserError
+from swwatch.evaluate.commentary import match, tables
+from swwatch.evaluate.commentary.events import CONFIG, read_events, read_predictions
+from swwatch.evaluate.commentary.games import LEAST_WORDS, START_S, read_games, read_said, read_segments, segments_of
+from swwatch.evaluate.commentary.match import Pair
+from swwatch.evaluate.commentary.texts import text_between
+from swwatch.evaluate.judge import ask_all, facts, make_client, make_judge, names, spent
+from swwatch.evaluate.judge_settings import CONFIG as JUDGE_CONFIG
+from swwatch.evaluate.judge_settings import JudgeSettings
+from swwatch.judge.client import ChatClient
+from swwatch.judge.rubric import compare_messages, fingerprint, load_rubric, read_choice
+
+
+@dataclass(frozen=True)
+class CommentaryJudge(JudgeSettings):
+    """As for `swwatch judge`, with another rubric."""
+
+    criterion: str = setting("commentary", "what is compared: a criterion of the rubric")
+    rubric: Path = setting(CONFIG, "the words of the task")
+
+
+def add_judge_flags(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "run", type=Path, metavar="RUN", help="what A said, as `swwatch commentary generate` writes it"
+    )
+    parser.add_argument(
+        "--other", type=Path, action="append", required=True, help="what B said, in the same form; may be repeated"
+    )
+    parser.add_argument("--data", type=Path, required=True, help="the benchmark's annotation file")
+    parser.add_argument("--segments", type=Path, help="inf-streams: segments cut already, instead of --data's own")
+    parser.add_argument("--start", type=float, default=START_S, help="inf-streams: first second (%(default)g)")
+    parser.add_argument(
+        "--least-words", type=int, default=LEAST_WORDS, help="inf-streams: of a segment that counts (%(default)s)"
+    )
+    parser.add_argument("--config", type=Path, help="settings of the judge instead of configs/judge.yaml")
+    add_flags(parser, CommentaryJudge)
+
+
+def judge(flags: dict) -> int:
+    """Compare; returns 1 where the endpoint left pairs unanswered."""
+    own = ("run", "other", "data", "segments", "start", "least_words", "config", "task")
+    run, others, data, segments, start_s, least_words, config, task = (flags.pop(name) for name in own)
+    yaml_path = config or (JUDGE_CONFIG if JUDGE_CONFIG.exists() else None)
+    settings = load_settings(CommentaryJudge, yaml_path=yaml_path, env=os.environ, flags=flags)
+    if task == "inf-streams":
+        read = partial(_pairs_of_games, data, segments, start_s, least_words)
+    elif segments is not None:
+        raise UserError(f"--segments goes with inf-streams: leave it out for {task}")
+    else:
+        read = partial(_pairs_of_events, data)
+    told = {other: read(run, other) for other in dict.fromkeys(others)}  # mistakes are told before anything is asked
+    reports = []
+    with make_client(settings, os.environ) as client:
+        often = 0.5 if sys.stderr.isatty() else 30
+        with tqdm(desc="judge", unit="question", mininterval=often, dynamic_ncols=True) as bar:
+            client.on_trouble = lambda line: bar.set_postfix_str(line, refresh=sys.stderr.isatty())
+            for other, (pairs, about) in told.items():
+                reports.append(_compare(task, run, other, pairs, about, settings, client, bar))
+    table = tables.markdown(task, reports)
+    path = run.with_name(f"{run.stem}_commentary.md")
+    write_atomic(path, [table])
+    print(table, end="")
+    print(f"table in {path}, scores and summaries beside it")
+    num_unanswered = sum(report["num_unanswered"] for report in reports)
+    if num_unanswered:
+        print(f"{num_unanswered} pairs got no answer: give the same command again to ask these", file=sys.stderr)
+    return 1 if num_unanswered else 0
+
+
+def _pairs_of_games(
+    data: Path, segments_file: Path | None, start_s: float, least_words: int, run: Path, other: Path
+) -> tuple[list[Pair], dict]:
+    if segments_file is None:
+        games = read_games(data)
+        segments, mended = segments_of(games, start_s, least_words), sum(game.transcript.mended for game in games)
+    else:
+        segments, mended = read_segments(segments_file, least_words)
+    if not segments:
+        raise UserError(
+            f"{segments_file or data} has no segment of {least_words} words from {start_s:g} s on: lower --least-words "
+            "or --start"
+        )
+    said = [read_said(path) for path in (run, other)]
+    pairs = []
+    for segment in segments:
+        a, b = (
+            text_between(one[segment.video], segment.start_s, segment.end_s) if segment.video in one else None
+            for one in said
+        )
+        row = {"video": segment.video, "title": segment.title, "start": segment.start_s, "end": segment.end_s}
+        pairs.append(Pair(segment.key, segment.video, a, b, "\n".join(word.text for word in segment.words), row))
+    return pairs, {"num_mended_words": mended}
+
+
+def _pairs_of_events(data: Path, run: Path, other: Path) -> tuple[list[Pair], dict]:
+    events, said = read_events(data), [read_predictions(path) for path in (run, other)]
+    pairs = [
+        Pair(
+            event.key,
+            event.video,
+            *(one.get(event.key) for one in said),
+            event.reference,
+            {"video_event_id": event.key},
+        )
+        for event in events
+    ]
+    known = {event.key for event in events}
+    return pairs, {"num_foreign": {side: len(one.keys() - known) for side, one in zip("AB", said, strict=True)}}
+
+
+def _compare(
+    task: str,
+    run: Path,
+    other: Path,
+    pairs: list[Pair],
+    about: dict,
+    settings: CommentaryJudge,
+    client: ChatClient,
+    bar: tqdm,
+) -> dict:
+    """Ask about all pairs, and write A_vs_B_scores.jsonl and A_vs_B_summary.json beside the run."""
+    ties, (name_a, name_b) = task != "inf-streams", names(run, other)
+    rubric = load_rubric(settings.rubric)
+    criterion = rubric.get(settings.criterion)
+    asked = match.questions(rubric, criterion, pairs, ties=ties)
+    one = make_judge(run, settings, client)
+    verdicts = ask_all(one, asked, partial(read_choice, ties=ties), settings, client, bar)
+    found, failed = match.outcomes(pairs, verdicts)
+    told = compare_messages(rubric, criterion, "first", "second", "reference", ties=ties)
+    stem = f"{name_a}_vs_{name_b}"
+    scores = run.with_name(f"{stem}_scores.jsonl")
+    write_atomic(scores, [encode_line(score_row(outcome, settings.model, ties=ties)) for outcome in found])
+    report = {
+        "task": task,
+        "a": name_a,
+        "b": name_b,
+        "runs": {"a": str(run), "b": str(other)},
+        **facts(settings, client, fingerprint(told)),
+        **about,
+        **match.summarize(found, failed, ties=ties),
+        **spent(one, settings),
+        "scores": scores.name,
+    }
+    write_atomic(run.with_name(f"{stem}_summary.json"), [json.dumps(report, indent=2) + "\n"])
+    return report
+
+
+def score_row(outcome: match.Outcome, model: str, *, ties: bool) -> dict:
+    """A row of the scores, in the form of the benchmark's own files."""
+    if ties:
+        return {**outcome.pair.facts, "ab_winner": outcome.ab, "ba_winner": outcome.ba}
+    judge = {"model": model, "vote_ab": outcome.ab, "vote_ba": outcome.ba}
+    return {**outcome.pair.facts, "winner": outcome.winner, "votes": outcome.votes, "judge": judge}

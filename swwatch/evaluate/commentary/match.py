@@ -1,0 +1,154 @@
+"""Two commentators side by side: every pair is asked twice, with either text first, and the votes are counted.
+
+Definitions. Silence (no text, or none but dots) beats nothing and loses to any words, without a judge. Pairs of which an
+order has no usable verdict are left out and counted.
+    win share: votes for A / all votes, over both orders. The judge must choose. Two silent texts get no vote.
+    win rate: wins / (2N), over both orders of N pairs; ties count as losses, for either side. Two silent texts tie.
+
+Sources: StreamingVLM, arXiv 2510.09608 (share); LiveCC, arXiv 2504.16030 (rate). Values depend on the judge and on
+what it is told, so that they do not compare across papers, nor with another judge.
+"""
+
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from swwatch.evaluate.commentary.texts import cut, has_words
+from swwatch.judge.asking import Verdict
+from swwatch.judge.pairwise import ORDERS
+from swwatch.judge.rubric import FIRST, SECOND, TIE, Criterion, Rubric, compare_messages
+from swwatch.metrics.significance import interval, ratio_of
+
+A, B, NOBODY = "A", "B", "nobody"
+_WINNER = {"a_first": {FIRST: A, SECOND: B, TIE: TIE}, "b_first": {FIRST: B, SECOND: A, TIE: TIE}}
+
+
+@dataclass(frozen=True)
+class Pair:
+    """What two commentators said about the same seconds; `a` or `b` is None where there is no prediction."""
+
+    key: str
+    video: str
+    a: str | None
+    b: str | None
+    reference: str
+    facts: dict  # of its row in the scores
+
+    @property
+    def silent(self) -> tuple[bool, bool]:
+        return not has_words(self.a or ""), not has_words(self.b or "")
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """Who won when A was shown first, and when B was: A, B, tie, or nobody where both were silent."""
+
+    pair: Pair
+    ab: str
+    ba: str
+
+    @property
+    def votes(self) -> dict[str, int]:
+        return {side: (self.ab == side) + (self.ba == side) for side in (A, B)}
+
+    @property
+    def winner(self) -> str:
+        votes = self.votes
+        return TIE if votes[A] == votes[B] else A if votes[A] > votes[B] else B
+
+
+def questions(
+    rubric: Rubric, criterion: Criterion, pairs: Iterable[Pair], *, ties: bool
+) -> dict[tuple[str, str], list[dict]]:
+    """(pair, order) -> question, of the pairs that need a judge; each text is cut to LONGEST_TEXT."""
+    asked = {}
+    for pair in pairs:
+        if any(pair.silent):
+            continue
+        a, b, reference = cut(pair.a), cut(pair.b), cut(pair.reference)
+        asked[pair.key, "a_first"] = compare_messages(rubric, criterion, a, b, reference, ties=ties)
+        asked[pair.key, "b_first"] = compare_messages(rubric, criterion, b, a, reference, ties=ties)
+    return asked
+
+
+def outcomes(
+    pairs: Iterable[Pair], verdicts: dict[tuple[str, str], Verdict]
+) -> tuple[list[Outcome], dict[str, Verdict]]:
+    """What came of each pair, and one verdict of each that has none to use."""
+    found, failed = [], {}
+    for pair in pairs:
+        if any(pair.silent):
+            who = {(True, True): NOBODY, (True, False): B, (False, True): A}[pair.silent]
+            found.append(Outcome(pair, who, who))
+            continue
+        pair_of = {order: verdicts[pair.key, order] for order in ORDERS}
+        if lacking := [verdict for verdict in pair_of.values() if verdict.value is None]:
+            failed[pair.key] = lacking[0]
+            continue
+        found.append(Outcome(pair, *(_WINNER[order][pair_of[order].value] for order in ORDERS)))
+    return found, failed
+
+
+def win_share(found: Iterable[Outcome]) -> float | None:
+    """Votes for A / all votes; None without any vote."""
+    votes = _votes(found)
+    return votes[A] / votes.total() if votes.total() else None
+
+
+def win_rate(found: list[Outcome], side: str = A) -> float | None:
+    """Wins / (2N); ties are losses. None without any pair."""
+    return _votes(found)[side] / (2 * len(found)) if found else None
+
+
+def _votes(found: Iterable[Outcome]) -> Counter:
+    total = Counter({A: 0, B: 0})
+    for outcome in found:
+        total.update(outcome.votes)
+    return total
+
+
+def summarize(found: list[Outcome], failed: dict[str, Verdict], *, ties: bool) -> dict:
+    """Both figures' counts, the one that the task reports, and what was silent or missing.
+
+    `ci95` draws videos anew: what is said about one video hangs together.
+    """
+    by_video: dict[str, list[Outcome]] = {}
+    for outcome in found:
+        by_video.setdefault(outcome.pair.video, []).append(outcome)
+    votes, name = _votes(found), "win_rate" if ties else "win_share"
+    value = win_rate(found) if ties else win_share(found)
+    per_video = [_votes(group) for group in by_video.values()]
+    wholes = [2 * len(group) if ties else _votes(group).total() for group in by_video.values()]
+    report = {
+        name: value,
+        "ci95": None if value is None else interval(ratio_of([v[A] for v in per_video], wholes)),
+        "num_videos": len(by_video),
+        "num_pairs": len(found) + len(failed),
+        "num_judged": len(found),
+        "votes": dict(votes),
+        "winners": {side: sum(outcome.winner == side for outcome in found) for side in (A, B, TIE)},
+        "num_tied_orders": sum((outcome.ab == TIE) + (outcome.ba == TIE) for outcome in found),
+        "num_missing": {"A": sum(o.pair.a is None for o in found), "B": sum(o.pair.b is None for o in found)},
+        "num_silent": {"A": sum(o.pair.silent[0] for o in found), "B": sum(o.pair.silent[1] for o in found)},
+        "num_both_silent": sum(all(o.pair.silent) for o in found),
+        "first_share": _first_share(found),
+        "num_failed": len(failed),
+        "num_unanswered": sum(verdict.unanswered for verdict in failed.values()),
+        "why_failed": {key: verdict.why for key, verdict in failed.items()},
+    }
+    if ties:
+        report["win_rate_of_b"] = win_rate(found, B)
+    measure = win_rate if ties else win_share
+    report["per_video"] = {
+        video: {name: measure(group), "num_pairs": len(group), "votes": dict(_votes(group))}
+        for video, group in by_video.items()
+    }
+    return report
+
+
+def _first_share(found: list[Outcome]) -> float | None:
+    """Share of the judge's answers that went to the text shown first, ties counted half: 0.5 is no bias."""
+    asked = [outcome for outcome in found if not any(outcome.pair.silent)]
+    worth = {TIE: 0.5}
+    first = sum(worth.get(o.ab, o.ab == A) + worth.get(o.ba, o.ba == B) for o in asked)
+    return first / (2 * len(asked)) if asked else None

@@ -1,0 +1,48 @@
+"""Summaries as Markdown."""
+
+FIGURES = {"inf-streams": ("win_share", "win share"), "livesports-cc": ("win_rate", "win rate")}
+RULES = {
+    "inf-streams": "Win share: votes for A / all votes, each segment judged in both orders.",
+    "livesports-cc": "Win rate: wins of A / (2 x events), each event judged in both orders; ties count as losses.",
+}
+
+
+def markdown(task: str, reports: list[dict]) -> str:
+    """A row an opponent, then one a video, with what the figures rest on.
+
+    Args:
+        reports: of match.summarize, with the names of the runs and the judge.
+    """
+    key, name = FIGURES[task]
+    first = reports[0]
+    lines = [
+        f"# {first['a']}: {task}",
+        "",
+        f"{RULES[task]} Judge: {first['model']} at {first['endpoint']}. The values depend on the judge and on its "
+        "prompt: they do not compare across papers, nor with another judge.",
+        "",
+        f"| A | B | {name} of A | 95 % interval | judged | A silent | B silent | failed | shown first preferred |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    for report in reports:
+        interval = "" if report["ci95"] is None else " to ".join(percent(value) for value in report["ci95"])
+        lines.append(
+            f"| {report['a']} | {report['b']} | {percent(report[key])} | {interval} | {report['num_judged']} | "
+            f"{report['num_silent']['A']} | {report['num_silent']['B']} | {report['num_failed']} | "
+            f"{percent(report['first_share'])} |"
+        )
+    lines += ["", "Silent texts, missing ones among them, lose without being shown. Intervals: bootstrap over videos."]
+    if task == "inf-streams":
+        lines += ["", f"| video | B | segments | votes A | votes B | {name} of A |", "|---|---|---|---|---|---|"]
+        for report in reports:
+            for video, part in report["per_video"].items():
+                votes = part["votes"]
+                lines.append(
+                    f"| {video} | {report['b']} | {part['num_pairs']} | {votes['A']} | {votes['B']} | "
+                    f"{percent(part[key])} |"
+                )
+    return "\n".join(lines) + "\n"
+
+
+def percent(share: float | None) -> str:
+    return "-" if share is None else f"{100 * share:.2f} %"
