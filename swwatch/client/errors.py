@@ -6,7 +6,6 @@ HINTS = {
     "unauthorised": "give its token (token=, or --token)",
     "full": "try again later",
     "version": "client and server must be of the same release",
-    "not_found": "it may have ended, or was never there",
 }
 
 
@@ -22,6 +21,6 @@ class ServerError(UserError):
     """
 
     def __init__(self, code: str, message: str):
-        hint = f": {HINTS[code]}" if code in HINTS else ""
+        hint = f"; {HINTS[code]}" if code in HINTS else ""
         super().__init__(f"the server says {code}: {message}{hint}")
         self.code = code

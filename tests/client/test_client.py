@@ -189,7 +189,7 @@ def test_leaving_stops_the_session_and_its_threads(server):
             yield frame
 
     before = threading.active_count()
-    for _ in range(3):  # of two places
+    for _ in range(5):  # of two places
         with Client(server.address) as client:
             client.open()
             for event in client.watch(endless()):
@@ -197,6 +197,7 @@ def test_leaving_stops_the_session_and_its_threads(server):
                     break
         while server.json("/health")["sessions"]:
             time.sleep(0.02)
+        assert [line["reason"] for line in server.lines() if line["event"] == "session ended"][-1] == "stopped"
     assert threading.active_count() <= before + 1
 
 
