@@ -118,7 +118,11 @@ class Connection:
     async def _write(self, session: Session) -> int:
         while True:
             message = await session.outbox.next()
-            await self._send(message)
+            try:
+                await self._send(message)
+            except Gone:
+                await asyncio.sleep(LAST_WORDS_S)  # the reader is told how it left, which this one is not
+                raise
             if isinstance(message, End):
                 reasons = {"shutdown": protocol.CLOSE_GOING_AWAY, "error": protocol.CLOSE_ERROR}
                 return reasons.get(message.reason, protocol.CLOSE_DONE)
