@@ -30,12 +30,14 @@ from swwatch.bench.table import markdown  # noqa: E402
 from swwatch.cli import run  # noqa: E402
 from swwatch.client import AsyncClient, Dropped, Error, Token, Watched, on_grid  # noqa: E402
 from swwatch.data.annotations import write_atomic  # noqa: E402
+from swwatch.data.video import FRAMES_PER_STEP  # noqa: E402
 from swwatch.errors import UserError  # noqa: E402
 from swwatch.machine import machine  # noqa: E402
 from swwatch.paths import make_folder  # noqa: E402
 
 RATE = 2.0  # frames a second: the model's grid
 PICTURES = 16  # different ones, shown in turn
+PATIENCE_S = 5.0  # for the last step, when all is sent
 PERCENTILES = (50, 95, 99)
 LATE_S = 0.1  # a sender that is so late is no camera any more
 
@@ -81,6 +83,7 @@ async def visit(url: str, token: str | None, pictures: list[bytes], at: float, s
             await client.send(number / RATE, pictures[number % len(pictures)])
             if client.ended:
                 break
+        await _caught_up(client, heard, int(seconds * RATE) // FRAMES_PER_STEP)
         if not client.ended:
             await client.stop()
         await reading
@@ -91,6 +94,13 @@ async def visit(url: str, token: str | None, pictures: list[bytes], at: float, s
     except UserError as error:
         heard.errors.append(str(error))
     return heard
+
+
+async def _caught_up(client: AsyncClient, heard: Heard, steps: int) -> None:
+    """Until the server has seen what was sent, or has had time enough: what waits when a session stops is dropped."""
+    over = time.perf_counter() + PATIENCE_S
+    while heard.watched + heard.dropped < steps and not client.ended and time.perf_counter() < over:
+        await asyncio.sleep(0.02)
 
 
 async def _read(client: AsyncClient, heard: Heard, first_step_at: list[float]) -> None:
