@@ -24,12 +24,14 @@ from swwatch.engine.requests import Run
 from swwatch.engine.session import Decoding
 from swwatch.engine.trace import Asked, Watched
 from swwatch.errors import UserError
+from swwatch.live_room import Room, quicken, settle_fast
 from swwatch.live_session import Dropped, LiveClock, LiveSession, Pushed, Stats
 from swwatch.model.loading import Loaded
+from swwatch.model.static_cache import NoRoom
 from swwatch.narrate import Token, with_text
 from swwatch.schedule import Schedule, parse_schedule
 
-__all__ = ["Asked", "Dropped", "Ended", "Full", "LiveSession", "Pushed", "Stage", "Stats", "Token", "Watched"]
+__all__ = ["Asked", "Dropped", "Ended", "Full", "LiveSession", "Pushed", "Room", "Stage", "Stats", "Token", "Watched"]
 
 log = logging.getLogger(__name__)
 
@@ -46,16 +48,30 @@ class Stage:
 
     Attributes:
         engine, why: the engine that all sessions have, and the reason for it.
+        fast: sessions are on the fast path, where each has its `room`.
     """
 
-    def __init__(self, loaded: Loaded, *, engine: str = "auto", max_sessions: int = 8, now=time.perf_counter):
+    def __init__(
+        self,
+        loaded: Loaded,
+        *,
+        engine: str = "auto",
+        max_sessions: int = 8,
+        room: Room | None = None,
+        fast: bool | None = None,
+        now=time.perf_counter,
+    ):
         """
         Args:
             engine: a key of engine.choose.ENGINES, or "auto".
             max_sessions: so many may be open at once.
+            room: of each session on the fast path, whose memory is taken at once; one that outgrows it ends with an
+                error. Elsewhere memory is taken as a session grows, and this says nothing.
+            fast: take the fast path (model/fast.py); by default on CUDA.
             now: seconds on a clock that never goes back.
         Raises:
-            UserError: an engine that cannot run the checkpoint's variant, or a pixel budget for whole videos.
+            UserError: an engine that cannot run the checkpoint's variant, a pixel budget for whole videos, or no
+                memory for so many sessions.
         """
         if max_sessions < 1:
             raise UserError(f"max_sessions {max_sessions}: at least one session must have room")
@@ -65,12 +81,15 @@ class Stage:
                 f"the pixel budget {budget.name!r} shares pixels among all frames of a video, and a live stream has "
                 "no length: load the model with the budget 'declared'"
             )
-        self.loaded, self.max_sessions, self._now = loaded, max_sessions, now
+        self.max_sessions, self.room, self._now = max_sessions, room or Room(), now
         device = loaded.model.device
         num_devices = torch.cuda.device_count() if device.type == "cuda" else 1
         self.engine, self.why = choose(engine, loaded.settings.variant, device, num_devices)
-        self._watcher = open_watcher(self.engine, loaded.model)
-        self._batch = Batch(loaded.model)
+        self.fast, more = settle_fast(fast, loaded.model)
+        self.why += more
+        self.loaded = quicken(loaded, self.room, max_sessions) if self.fast else loaded
+        self._watcher = open_watcher(self.engine, self.loaded.model)
+        self._batch = Batch(self.loaded.model)
         if self._watcher is not None:
             self._watcher.listen(self._batch.wake)
         self._lock = threading.Lock()  # guards all below
@@ -108,27 +127,30 @@ class Stage:
         """
         clock, model, tokenizer = LiveClock(self._now), self.loaded.model, self.loaded.tokenizer
         system = load_prompts().system if system is None else system
-        session = LiveSession(self.loaded, clock, queue_size, policy, max_events, self._batch.wake)
-        run = open_session(
-            self.engine,
-            model,
-            prompt_ids(tokenizer, system, question),
-            watcher=self._watcher,
-            schedule=parse_schedule(schedule or self.loaded.settings.schedule).for_clip(key),
-            decoding=decoding,
-            clock=clock,
-        ).run(session.source)
-        with self._lock:
-            if self._error is not None:
-                raise UserError(f"the stage has ended with an error, make another one: {self._error!r}")
-            if self._closing:
-                raise UserError("the stage is closed: make another one")
-            if len(self._sessions) >= self.max_sessions:
-                raise Full(f"all {self.max_sessions} places are taken: close a session, or raise max_sessions")
+        prompt = prompt_ids(tokenizer, system, question)
+        schedule = parse_schedule(schedule or self.loaded.settings.schedule).for_clip(key)
+        with self._lock:  # all of it: places and seats of the fast path are counted together
+            self._check_place()
+            session = LiveSession(self.loaded, clock, queue_size, policy, max_events, self._batch.wake)
+            options = {"schedule": schedule, "decoding": decoding, "clock": clock}
+            run = open_session(self.engine, model, prompt, watcher=self._watcher, **options).run(session.source)
             self._sessions.add(session)
             self._new.append((session, with_text(run, tokenizer)))
         self._batch.wake()
         return session
+
+    def _check_place(self) -> None:
+        if self._error is not None:
+            raise UserError(f"the stage has ended with an error, make another one: {self._error!r}")
+        if not self.alive:
+            raise UserError("the stage is closed: make another one")
+        if len(self._sessions) >= self.max_sessions:
+            raise Full(f"all {self.max_sessions} places are taken: close a session, or raise max_sessions")
+
+    @property
+    def alive(self) -> bool:
+        """Its thread is at work: sessions can be opened. Once false it stays so."""
+        return not self._closing and self._error is None and self._thread.is_alive()
 
     def __len__(self) -> int:
         """Sessions that have not ended."""
@@ -155,10 +177,12 @@ class Stage:
                     self._round()
         except BaseException as error:  # whatever it was: nobody may wait for words that cannot come
             log.exception("the thread of a stage ended")
-            self._error = error.with_traceback(None)  # which holds on to the model's tensors
+            self._error = _bare(error)
         finally:
             self._end_all()
             self._batch.clear()
+            with self._lock:
+                self._new.clear()  # opened, and never begun
             if self._watcher is not None:
                 self._watcher.close()
 
@@ -183,15 +207,28 @@ class Stage:
                 continue
             if event.error is not None and not isinstance(event.error, UserError):
                 log.error("a live session failed", exc_info=event.error)
-            self._end(session, event.error)
+            error = event.error
+            self._end(session, self.room.outgrown(error) if isinstance(error, NoRoom) else error)
 
     def _end(self, session: LiveSession, error: BaseException | None) -> None:
+        error = _bare(error)  # before its place is free: what it was raised from holds on to the session's memory
         with self._lock:
             self._sessions.discard(session)
-        # without what it was raised from, which holds on to the session's memory
-        session.finish(error.with_traceback(None) if error is not None else None)
+        session.finish(error)
 
     def _end_all(self) -> None:
         closed = UserError("the stage was closed before the session had ended")
         for session in self._sessions_now():
             self._end(session, self._error or closed)
+
+
+def _bare(error: BaseException | None) -> BaseException | None:
+    """An error, and those that it was raised from, without their tracebacks, which hold on to tensors and sessions."""
+    seen, left = set(), [error]
+    while left:
+        one = left.pop()
+        if one is not None and id(one) not in seen:
+            seen.add(id(one))
+            one.__traceback__ = None
+            left += [one.__cause__, one.__context__]
+    return error

@@ -103,7 +103,10 @@ class LiveSession:
             raise UserError(f"max_events {max_events}: at least one event must have room")
         self._loaded, self._clock, self._wake, self._max_events = loaded, clock, wake, max_events
         self._frames = LiveFrames()
-        self._encoder = FrameEncoder(loaded.processor.video_processor, BUDGETS[loaded.settings.pixel_budget])
+        budget, device = BUDGETS[loaded.settings.pixel_budget], loaded.model.device
+        self._encoder = FrameEncoder(
+            loaded.processor.video_processor, budget, device if device.type == "cuda" else None
+        )
         self._queue = StepQueue(queue_size, policy, encode=self._encode, notify=wake)
         self._sending = threading.Lock()  # frames come one after the other; held while "block" waits for room
         self._changed = threading.Condition()  # guards all below

@@ -21,6 +21,10 @@ NOBODY = 2  # the stream of an empty slot: neither WATCHED nor SAID, so the rule
 ALIGNMENT = 64  # lengths that are read are multiples of it: attention kernels want aligned masks
 
 
+class NoRoom(UserError):
+    """A session has more tokens than its seat can take."""
+
+
 class Store:
     """The slots of all seats, in every layer.
 
@@ -45,7 +49,7 @@ class Store:
         self.columns = torch.zeros((3, seats, self.length + 1), dtype=torch.int64, device=device)
         self.columns[0] = NOBODY
         self.heads, self.slots, self.device = heads, self.length + 1, self.columns.device
-        self._free = list(range(seats))[::-1]
+        self._free = list(range(seats))
         self.num_seats = seats
 
     def seat(self, owner) -> int:
@@ -58,7 +62,8 @@ class Store:
             gc.collect()  # a session that is gone may still wait for the collector
         if not self._free:
             raise UserError(f"all {self.num_seats} seats are taken: end a session first, or make it more seats")
-        seat = self._free.pop()
+        seat = min(self._free)  # a forward of several sessions goes over all seats up to the highest
+        self._free.remove(seat)
         weakref.finalize(owner, self._free.append, seat)
         self.clear(seat, 0)
         return seat
@@ -97,13 +102,13 @@ class StaticCache(Cache):
         """Take slots for new tokens, which the caller then fills; returns the first of them.
 
         Raises:
-            UserError: more tokens than this session may have. Nothing has changed then.
+            NoRoom: more tokens than this session may have. Nothing has changed then.
         """
         said = int(rows.stream.sum()) if len(rows) else 0
         counts = {WATCHED: self.counts[WATCHED] + len(rows) - said, SAID: self.counts[SAID] + said}
         for stream, name in ((WATCHED, "max_watched"), (SAID, "max_said")):
             if counts[stream] > self.store.limits[stream]:
-                raise UserError(
+                raise NoRoom(
                     f"this session needs room for {counts[stream]} tokens and has {self.store.limits[stream]}: "
                     f"raise {name}, or end it earlier"
                 )
@@ -187,7 +192,7 @@ class StaticCache(Cache):
 
         Raises:
             ValueError: rows that do not continue what was watched, or keys and values of another shape.
-            UserError: no room for them.
+            NoRoom: they are too many.
         """
         known = self.tokens.get(WATCHED)
         due = 0 if known is None else int(known.order[-1]) + 1

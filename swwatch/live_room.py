@@ -1,0 +1,69 @@
+"""The fast path of live sessions: how much memory is set aside for each, before it begins."""
+
+from dataclasses import dataclass, replace
+
+import torch
+
+from swwatch.data.pixels import BUDGETS
+from swwatch.errors import UserError
+from swwatch.model.fast import FastModel
+from swwatch.model.loading import Loaded
+from swwatch.model.static_cache import NoRoom
+
+QUESTIONS = 1024  # tokens: of the system prompt, all questions and the suffix
+HEADERS = 64  # tokens: an answer's header, once for each question that is answered anew
+
+
+@dataclass(frozen=True)
+class Room:
+    """What one live session may come to, on the fast path.
+
+    Attributes:
+        video_s: seconds of video, which are steps.
+        tokens: spoken, in all its answers.
+    """
+
+    video_s: int = 600
+    tokens: int = 4096
+
+    def __post_init__(self):
+        if self.video_s < 1 or self.tokens < 1:
+            raise UserError(f"a session needs room for 1 second and 1 token at least: {self}")
+
+    def outgrown(self, error: NoRoom) -> UserError:
+        """What to say to the user of a session that came to its limit."""
+        return UserError(
+            f"the session has outgrown its room of {self.video_s} s of video and {self.tokens} spoken tokens: open "
+            f"another one, or give the stage a larger room ({error})"
+        )
+
+
+def settle_fast(fast: bool | None, model) -> tuple[bool, str]:
+    """Whether sessions share a fast model, and why, as an addition to the engine's reason."""
+    if fast is not None:
+        return fast, ""
+    if model.device.type != "cuda":
+        return False, ""  # buckets and masks would be for nothing
+    if model.attention != "sdpa":
+        return False, f"; no CUDA graphs: the attention {model.attention!r} was asked for"
+    if len({p.device for p in model.parameters()}) > 1:
+        return False, "; no CUDA graphs: the model is spread over several devices"
+    return True, "; CUDA graphs"
+
+
+def quicken(loaded: Loaded, room: Room, seats: int) -> Loaded:
+    """The same model on the fast path (model.fast), with a seat for each of so many sessions.
+
+    Raises:
+        UserError: the memory of so many seats is not there, or the fast path cannot run the model.
+    """
+    budget, processor = BUDGETS[loaded.settings.pixel_budget], loaded.processor.video_processor
+    most = budget.max_pixels // (processor.patch_size * processor.merge_size) ** 2  # tokens a step
+    watched, said = QUESTIONS + room.video_s * most, HEADERS + room.tokens
+    try:
+        return replace(loaded, model=FastModel(loaded.model, watched, said, seats=seats))
+    except (torch.OutOfMemoryError, MemoryError) as error:
+        raise UserError(
+            f"no memory for {seats} sessions of {room.video_s} s of video and {room.tokens} spoken tokens each: allow "
+            f"fewer sessions, or give each less room ({(str(error).splitlines() or ['out of memory'])[0]})"
+        ) from error
