@@ -207,7 +207,7 @@ class Streaming:
 
     def _step(self, frames: StepFrames, start_s: float) -> Step:
         arrival_s = frames.arrival_s - (_first_step(start_s) if self.system.clip_time else 0)
-        return Step(*self.encoder.encode(frames.frames, frames.num_frames), arrival_s, frames.last)
+        return Step(*self.encoder.encode(frames.frames, None), arrival_s, frames.last)  # its length is unknown yet
 
     def _drive(self, run: Run):
         """Run to the end; what it returns."""
