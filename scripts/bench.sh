@@ -6,6 +6,7 @@
 #            weight-read bound, first token, staleness; then the highest rate that is held while narrating
 #   live     sessions held at 2 frames a second on one device, first response P95
 #   sweep    video tokens a step, K, number of steps
+#   endless  streams without end: full attention, windows, StreamingVLM, LiveCC and this project's own, side by side
 #   soak     five minutes of one session: drift of step time, memory, positions
 #   tests    the tests that need a GPU (left out without one)
 # On a GPU the shape of Qwen2.5-VL-7B in bfloat16, on a CPU about 0.2 B parameters; SHAPE=3b, toy, ... chooses another.
@@ -18,11 +19,11 @@ mkdir -p "$FOLDER" && FOLDER="$(cd "$FOLDER" && pwd)" || exit 2
 shift $(($# > 0))
 export PYTHONPATH="$ROOT${PYTHONPATH:+:$PYTHONPATH}"
 if "$PYTHON" -c 'import sys, torch; sys.exit(not torch.cuda.is_available())'; then
-    DEVICE=cuda SHAPE="${SHAPE:-7b}" SUSTAIN=(--sustain --hold-s 5) LIVE=(--begin 32 --session-s 10 --seconds 10) SECONDS_EACH=(300 200 300 420)
-    [ $# -gt 0 ] || set -- base live sweep soak tests
+    DEVICE=cuda SHAPE="${SHAPE:-7b}" SUSTAIN=(--sustain --hold-s 5) LIVE=(--begin 32 --session-s 10 --seconds 10) SECONDS_EACH=(300 200 300 420 900)
+    [ $# -gt 0 ] || set -- base live sweep endless soak tests
 else
-    DEVICE=cpu SHAPE="${SHAPE:-0.2b}" SUSTAIN=() LIVE=(--session-s 10 --seconds 10) SECONDS_EACH=(900 300 900 420)
-    [ $# -gt 0 ] || set -- base live sweep soak
+    DEVICE=cpu SHAPE="${SHAPE:-0.2b}" SUSTAIN=() LIVE=(--session-s 10 --seconds 10) SECONDS_EACH=(900 300 900 420 600)
+    [ $# -gt 0 ] || set -- base live sweep endless soak
 fi
 
 bench() { # seconds part arguments...: when the time is up it writes what is measured by then, and ends
@@ -41,6 +42,9 @@ for part in "$@"; do
             "${SUSTAIN[@]}" ;;
         live) bench "${SECONDS_EACH[1]}" live live --device "$DEVICE" --shape "$SHAPE" "${LIVE[@]}" ;;
         sweep) bench "${SECONDS_EACH[2]}" sweep stream --device "$DEVICE" --shape "$SHAPE" --no-paced ;;
+        # on a CPU the toy shape: a stream of minutes in seven ways takes long
+        endless) bench "${SECONDS_EACH[4]}" endless endless --device "$DEVICE" \
+            --shape "$([ "$DEVICE" = cuda ] && echo "$SHAPE" || echo toy)" ;;
         soak) bench "${SECONDS_EACH[3]}" soak stream --device "$DEVICE" --shape "$SHAPE" --video-tokens 64 --k 3 --steps 10 \
             --engines serial,fused --repeats 1 --no-paced --soak 5 ;;
         tests) (cd "$ROOT" && timeout 300 "$PYTHON" -m pytest -q -m gpu -rs) ;;

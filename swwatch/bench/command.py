@@ -7,6 +7,7 @@ import importlib
 KINDS = {
     "train": ("swwatch.bench.train", "attention backends and packing: samples/s, tokens/s, memory of training steps"),
     "stream": ("swwatch.bench.stream", "watching while speaking: all engines on the same weights, against the bound"),
+    "endless": ("swwatch.bench.endless", "streams without end: cost and memory of a second, the longer one lasts"),
     "live": ("swwatch.bench.capacity", "how many live sessions one device holds at 2 frames a second"),
 }
 
