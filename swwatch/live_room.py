@@ -45,7 +45,7 @@ def settle_fast(fast: bool | None, model) -> tuple[bool, str]:
     if model.device.type != "cuda":
         return False, ""  # buckets and masks would be for nothing
     if model.attention != "sdpa":
-        return False, f"; no CUDA graphs: the attention {model.attention!r} was asked for"
+        return False, f"; no CUDA graphs, for they know no attention but sdpa, and this is {model.attention!r}"
     if len({p.device for p in model.parameters()}) > 1:
         return False, "; no CUDA graphs: the model is spread over several devices"
     return True, "; CUDA graphs"

@@ -269,6 +269,7 @@ def test_an_exception_in_one_session_ends_that_one(load_tiny, monkeypatch):
 def test_the_end_of_the_models_thread_ends_all_with_its_error(load_tiny, monkeypatch):
     with stage_of(load_tiny("group")) as stage:
         sessions = [stage.open(question=QUESTION) for _ in range(2)]
+        assert stage.alive
 
         def broken(self, held=()):
             raise SystemError("the driver is gone")
@@ -279,6 +280,7 @@ def test_the_end_of_the_models_thread_ends_all_with_its_error(load_tiny, monkeyp
             assert isinstance(read_to_end(session)[1].error, SystemError)
         with pytest.raises(UserError, match="the driver is gone"):
             stage.open(question=QUESTION)
+        assert not stage.alive
 
 
 def test_a_forward_that_does_not_end_keeps_nobody_who_closes_the_stage(load_tiny):

@@ -5,6 +5,7 @@ Without --model it takes what scripts/quickstart.sh has trained, or makes an unt
 
 import argparse
 import importlib.util
+import math
 import os
 import socket
 import threading
@@ -18,6 +19,7 @@ from swwatch.variants import VARIANTS
 
 PACKAGES = ("fastapi", "uvicorn", "websockets", "prometheus_client", "python_multipart", "pydantic")
 SEND_BUFFER = 256 * 1024  # bytes that the system keeps for a client that reads slowly
+SPARE_S = 30  # of video: a sender's clock may run ahead of ours
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -121,6 +123,7 @@ def build(args: argparse.Namespace, limits, gate):
     from transformers.utils.logging import disable_progress_bar
 
     from swwatch.data.prompt import load_prompts
+    from swwatch.live import Room
     from swwatch.model.loading import load
     from swwatch.serve.app import Server
     from swwatch.serve.files import Folder, Uploads
@@ -137,7 +140,8 @@ def build(args: argparse.Namespace, limits, gate):
     for model in models:
         path, named = split_model(model)
         checkpoints.append(Checkpoint(Path(path).name or path, load(path, variant=named or variant, **how)))
-    stages = Stages(checkpoints, engine=args.engine, max_sessions=limits.max_sessions)
+    room = Room(video_s=math.ceil(limits.total_s) + SPARE_S, tokens=limits.max_tokens)
+    stages = Stages(checkpoints, engine=args.engine, max_sessions=limits.max_sessions, room=room)
     stages.begin()
     metrics = Metrics()
     sessions = Sessions(

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from swwatch.engine.choose import AUTO, ENGINES, check
 from swwatch.errors import UserError
-from swwatch.live import Stage
+from swwatch.live import Room, Stage
 from swwatch.model.loading import Loaded
 from swwatch.serve.log import log
 from swwatch.serve.protocol import ProtocolError
@@ -39,16 +39,18 @@ class Checkpoint:
 class Stages:
     """Stages by variant and engine, made when they are first asked for."""
 
-    def __init__(self, checkpoints: list[Checkpoint], *, engine: str, max_sessions: int, make=Stage):
+    def __init__(self, checkpoints: list[Checkpoint], *, engine: str, max_sessions: int, room: Room, make=Stage):
         """
         Args:
             checkpoints: of different variants; the first is the default.
             engine: the default one, or "auto".
+            room: of each session, see `Stage`.
             make: called as `Stage` is; for tests.
         Raises:
             UserError: two checkpoints of one variant.
         """
-        self.checkpoints, self.engine, self._max_sessions, self._make = checkpoints, engine, max_sessions, make
+        self.checkpoints, self.engine, self._make = checkpoints, engine, make
+        self._options = {"max_sessions": max_sessions, "room": room}
         self._stages: dict[tuple[str, str], Stage] = {}
         self._lock = threading.Lock()
         seen: dict[str, str] = {}
@@ -78,12 +80,12 @@ class Stages:
             raise ProtocolError("unsupported", f"no such engine: choose one of {', '.join(ENGINES)}", fatal=True)
         with self._lock:
             key = checkpoint.variant, engine
-            if key in self._stages and not self._stages[key]._thread.is_alive():  # it told its sessions why
+            if key in self._stages and not self._stages[key].alive:  # it told its sessions why
                 log("stage ended; making another", level=40, variant=checkpoint.variant, engine=engine)
                 del self._stages[key]
             if key not in self._stages:
                 try:
-                    self._stages[key] = self._make(checkpoint.loaded, engine=engine, max_sessions=self._max_sessions)
+                    self._stages[key] = self._make(checkpoint.loaded, engine=engine, **self._options)
                 except UserError as error:
                     raise ProtocolError("unsupported", str(error), fatal=True) from error
             return self._stages[key]

@@ -1,11 +1,11 @@
 """Which model serves whom."""
 
-import threading
 from types import SimpleNamespace
 
 import pytest
 
 from swwatch.errors import UserError
+from swwatch.live import Room
 from swwatch.serve.protocol import ProtocolError
 from swwatch.serve.stages import Checkpoint, Stages
 
@@ -15,21 +15,21 @@ def checkpoint(variant: str) -> Checkpoint:
 
 
 class FakeStage:
-    def __init__(self, loaded, *, engine, max_sessions):
+    def __init__(self, loaded, *, engine, max_sessions, room):
         if engine == "fused" and loaded.settings.variant == "interleave":
             raise UserError("interleave takes turns: choose serial")
-        self.engine, self.alive = engine, threading.Event()
-        self._thread = threading.Thread(target=self.alive.wait, daemon=True)
-        self._thread.start()
+        self.engine, self.alive, self.room = engine, True, room
 
     def close(self, timeout_s):
-        self.alive.set()
-        self._thread.join()
+        self.alive = False
+
+
+OPTIONS = {"engine": "auto", "max_sessions": 2, "room": Room(9, 99), "make": FakeStage}
 
 
 @pytest.fixture
 def stages():
-    made = Stages([checkpoint("group"), checkpoint("interleave")], engine="auto", max_sessions=2, make=FakeStage)
+    made = Stages([checkpoint("group"), checkpoint("interleave")], **OPTIONS)
     yield made
     made.close()
 
@@ -43,6 +43,7 @@ def test_the_first_checkpoint_is_the_default_and_others_go_by_their_variant(stag
 def test_a_stage_is_made_once_for_a_variant_and_an_engine(stages):
     group = stages.find("group")
     assert stages.get(group, None) is stages.get(group, "auto") is not stages.get(group, "fused")
+    assert stages.get(group, None).room == Room(9, 99)
 
 
 def test_an_engine_that_cannot_run_a_variant_is_refused_and_not_offered(stages):
@@ -63,4 +64,4 @@ def test_a_stage_that_has_died_is_made_anew(stages):
 
 def test_two_checkpoints_of_one_variant_are_a_mistake():
     with pytest.raises(UserError, match="both group"):
-        Stages([checkpoint("group"), checkpoint("group")], engine="auto", max_sessions=2, make=FakeStage)
+        Stages([checkpoint("group"), checkpoint("group")], **OPTIONS)
