@@ -8,15 +8,15 @@ import argparse
 import hashlib
 import os
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import asdict, replace
 from pathlib import Path
 
 from swwatch.data.annotations import resolve_video
 from swwatch.data.video import VideoError
 from swwatch.errors import UserError
-from swwatch.evaluate.commentary.events import Wording, read_events
-from swwatch.evaluate.commentary.games import START_S, kept, merged, read_games, row_of
+from swwatch.evaluate.commentary.events import Event, Wording, read_events
+from swwatch.evaluate.commentary.games import START_S, Game, merged, read_games, tidy_games
 from swwatch.evaluate.commentary.judging import add_judge_flags, judge
 from swwatch.evaluate.commentary.speaking import (
     SAVE_EVERY_S,
@@ -86,50 +86,77 @@ def main(argv: list[str]) -> int:
 
 def generate(args: argparse.Namespace, ranks: Alone) -> int:
     """Let a model comment, alone or with other processes (torchrun). Goes on where an earlier run was killed."""
-    is_games = args.task == "inf-streams"
-    jobs = (read_games if is_games else read_events)(args.data)[: args.max_count]
-    plan = Plan(args.start, args.end, args.chunk, args.query, args.save_every)
+    work = (Games if args.task == "inf-streams" else Events)(args)
     speaker, settings = _speaker(args, ranks)
-    facts = settings | {"data_sha256": hashlib.sha256(args.data.read_bytes()).hexdigest(), "task": args.task}
-    wording = None if is_games else Wording.load()
-    facts |= {"wording": asdict(wording)} if wording else {name: getattr(plan, name) for name in _PLANNED}
-    tidy = _tidy_games if is_games else _tidy_events
-    num_bad = 0
-    with Store(args.output, facts, ranks, tidy, restart=args.restart) as store:
+    settings |= {"task": args.task, "data_sha256": hashlib.sha256(args.data.read_bytes()).hexdigest(), **work.facts}
+    with Store(args.output, settings, ranks, work.tidy, restart=args.restart) as store:
         before: dict[str, list[dict]] = {}
         for row in store.rows:
-            before.setdefault(row["video"] if is_games else _event_key(row), []).append(row)
-        while (number := ranks.add("next") - 1) < len(jobs):
-            job = jobs[number]
-            key = job.video if is_games else job.key
+            before.setdefault(work.key_of(row), []).append(row)
+        while (number := ranks.add("next") - 1) < len(work.jobs):
+            job = work.jobs[number]
             try:
-                if is_games:
-                    path = resolve_video(job.video, args.data, args.videos)
-                    rows = comment_game(speaker, job, path, plan, before.get(key, ()), store.state_path(key))
-                elif key in before:
-                    continue
-                else:
-                    path = resolve_video(job.video, args.data, args.videos)
-                    rows = (comment_event(speaker, job, path, wording) for _ in range(1))
-                for row in rows:
+                path = _find(job.video, args)
+                for row in work.rows(speaker, job, path, before.get(job.key, []), store.state_path(job.key)):
                     store.add(row)
-                print(f"{number + 1} of {len(jobs)}: {key}", flush=True)
+                print(f"{number + 1} of {len(work.jobs)}: {job.key}", flush=True)
             except VideoError as error:
-                num_bad = ranks.add("bad")
-                print(f"left out: {key}: {error}", file=sys.stderr)
+                ranks.add("bad")
+                print(f"left out: {job.key}: {error}", file=sys.stderr)
         if ranks.rank:
             ranks.leave()
             return 0
         ranks.wait_for_all()
-        num_bad = ranks.add("bad", 0)
-        rows = store.complete(merged if is_games else _tidy_events)
+        rows = store.complete(work.finish)
     if not rows:
-        raise UserError(f"nothing could be commented on: all {len(jobs)} videos were left out, see above")
-    print(f"{len(rows)} rows in {args.output}; {num_bad} left out for their video, which lose in `judge`")
+        raise UserError(f"nothing could be commented on: all {len(work.jobs)} videos were left out, see above")
+    print(f"{len(rows)} rows in {args.output}; {ranks.add('bad', 0)} left out for their video, which lose in `judge`")
     return 0
 
 
-_PLANNED = ("start_s", "end_s", "chunk_s", "query")
+class Games:
+    """The work of inf-streams."""
+
+    tidy, finish = staticmethod(tidy_games), staticmethod(merged)
+
+    def __init__(self, args: argparse.Namespace):
+        self.jobs = read_games(args.data)[: args.max_count]
+        self.plan = Plan(args.start, args.end, args.chunk, args.query, args.save_every)
+        self.facts = {name: getattr(self.plan, name) for name in ("start_s", "end_s", "chunk_s", "query")}
+
+    def key_of(self, row: dict) -> str:
+        return row["video"]
+
+    def rows(self, speaker: Speaker, job: Game, path: Path, before: list[dict], state: Path) -> Iterable[dict]:
+        return comment_game(speaker, job, path, self.plan, before, state)
+
+
+class Events:
+    """The work of livesports-cc."""
+
+    def __init__(self, args: argparse.Namespace):
+        self.jobs, self.wording = read_events(args.data)[: args.max_count], Wording.load()
+        self.facts = {"wording": asdict(self.wording)}
+
+    def key_of(self, row: dict) -> str:
+        return f"{row['video_id']}_{row['event_id']}"
+
+    def tidy(self, rows: Iterable[dict]) -> list[dict]:
+        return list({self.key_of(row): row for row in rows}.values())
+
+    finish = tidy
+
+    def rows(self, speaker: Speaker, job: Event, path: Path, before: list[dict], state: Path) -> Iterable[dict]:
+        if not before:
+            yield comment_event(speaker, job, path, self.wording)
+
+
+def _find(video: str, args: argparse.Namespace) -> Path:
+    """Raises: VideoError: there is no such file, which is one video less, and no reason to stop."""
+    try:
+        return resolve_video(video, args.data, args.videos)
+    except UserError as error:
+        raise VideoError(video, str(error)) from error
 
 
 def _speaker(args: argparse.Namespace, ranks: Alone) -> tuple[Speaker, dict]:
@@ -160,18 +187,6 @@ def _speaker(args: argparse.Namespace, ranks: Alone) -> tuple[Speaker, dict]:
         "model_fingerprint": fingerprint(args.model, loaded),
         "dtype": str(loaded.model.dtype).removeprefix("torch."),
     }
-
-
-def _tidy_games(rows: Iterable[dict]) -> list[dict]:
-    return kept(row_of(row, "an earlier run") for row in rows)
-
-
-def _tidy_events(rows: Iterable[dict]) -> list[dict]:
-    return list({_event_key(row): row for row in rows}.values())
-
-
-def _event_key(row: dict) -> str:
-    return f"{row['video_id']}_{row['event_id']}"
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 Source: LiveCC, arXiv 2504.16030 (the benchmark, its columns and the parts of the question).
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -74,11 +75,17 @@ def _event(row: Row) -> Event:
     begin, end = row.number("begin"), row.number("end")
     if not 0 <= begin < end:
         raise row.wrong(f"the event lasts from {begin:g} to {end:g} s")
-    ids = (row.text("video_id", "video"), row.text("event_id"))
+    ids = (row.text("video_id"), row.text("event_id"))
     title, previous = (row.text(name) if name in row else "" for name in ("event_title", "preasr_text"))
-    return Event(
-        row.text("video", "video_id"), *ids, begin, end, title.strip(), previous.strip(), row.text("event_asr_text")
-    )
+    return Event(_video(row), *ids, begin, end, title.strip(), previous.strip(), row.text("event_asr_text"))
+
+
+def _video(row: Row) -> str:
+    """The file's name; a parquet column of videos holds objects with their path."""
+    video = row.values.get("video")
+    if isinstance(video, Mapping):
+        video = video.get("path")
+    return str(video) if video else f"{row.text('video_id')}.mp4"
 
 
 def ask(event: Event, system: System, wording: Wording) -> dict[str, str]:
@@ -100,7 +107,7 @@ def read_predictions(path: Path) -> dict[str, str]:
         raise UserError(f"there is no file {path}: `swwatch commentary generate` makes one")
     told: dict[str, str] = {}
     for row in read_rows(path):
-        key = f"{row.text('video_id', 'video')}_{row.text('event_id')}"
+        key = f"{row.text('video_id')}_{row.text('event_id')}"
         name = next((name for name in FIELDS if name in row.values), None)
         if name is None:
             raise row.wrong(f"no text: one of {', '.join(FIELDS)} is wanted")

@@ -26,6 +26,10 @@ class Game:
     transcript: Transcript
     title: str | None = None
 
+    @property
+    def key(self) -> str:
+        return self.video
+
 
 @dataclass(frozen=True)
 class Segment:
@@ -144,6 +148,11 @@ def kept(rows: Iterable[dict]) -> list[dict]:
             best[key] = row
     order = {video: i for i, video in enumerate(dict.fromkeys(video for video, _ in best))}
     return [best[key] for key in sorted(best, key=lambda key: (order[key[0]], key[1]))]
+
+
+def tidy_games(rows: Iterable[dict]) -> list[dict]:
+    """Rows of an unfinished run, each once."""
+    return kept(row_of(row, "an earlier run") for row in rows)
 
 
 def merged(rows: Iterable[dict]) -> list[dict]:

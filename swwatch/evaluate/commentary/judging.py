@@ -91,8 +91,8 @@ def _pairs_of_games(
         segments, mended = read_segments(segments_file, least_words)
     if not segments:
         raise UserError(
-            f"{segments_file or data} has no segment of {least_words} words from {start_s:g} s on: lower --least-words "
-            "or --start"
+            f"{segments_file or data} has no segment of {least_words} words from {start_s:g} s on: "
+            "lower --least-words or --start"
         )
     said = [read_said(path) for path in (run, other)]
     pairs = []

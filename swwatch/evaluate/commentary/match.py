@@ -1,7 +1,7 @@
 """Two commentators side by side: every pair is asked twice, with either text first, and the votes are counted.
 
-Definitions. Silence (no text, or none but dots) beats nothing and loses to any words, without a judge. Pairs of which an
-order has no usable verdict are left out and counted.
+Definitions. Silence (no text, or none but dots) beats nothing and loses to any words, without a judge. Pairs of which
+an order has no usable verdict are left out and counted.
     win share: votes for A / all votes, over both orders. The judge must choose. Two silent texts get no vote.
     win rate: wins / (2N), over both orders of N pairs; ties count as losses, for either side. Two silent texts tie.
 

@@ -17,6 +17,7 @@ from swwatch.errors import UserError
 from swwatch.evaluate.commentary.events import Event, Wording, ask
 from swwatch.evaluate.commentary.games import Game
 from swwatch.evaluate.commentary.texts import Item, joined
+from swwatch.layout import Layout
 from swwatch.model.loading import Loaded
 from swwatch.turns.narrate import with_words
 from swwatch.turns.prompt import Turns
@@ -136,7 +137,7 @@ def _restored(speaker: Speaker, game: Game, plan: Plan, path: Path) -> tuple[Tur
         print(f"{game.video}: its stream was not kept, so it begins anew", file=sys.stderr)
         return None, plan.start_s
     try:
-        with torch.serialization.safe_globals([Span, Part]):
+        with torch.serialization.safe_globals([Span, Part, Layout]):
             kept = torch.load(path, map_location=speaker.loaded.model.device, weights_only=True)
     except Exception as error:  # torch raises many kinds for a damaged file
         raise UserError(f"the kept stream {path} cannot be read ({error}): remove it, or give --restart") from error

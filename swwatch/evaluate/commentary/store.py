@@ -85,7 +85,7 @@ class Store:
         return rows
 
     def _gather(self) -> None:
-        """Put rows of parts into the output, which is written before parts are deleted: `tidy` drops doubles of a kill."""
+        """Put the parts into the output, and then delete them; what a kill in between doubles, `tidy` drops."""
         parts = sorted(self.parts.glob("rank*.jsonl"))
         rows = self._tidy([row for path in (self.output, *parts) for row in read(path)])
         write_atomic(self.output, map(encode_line, rows))

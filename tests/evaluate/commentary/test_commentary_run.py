@@ -1,0 +1,182 @@
+"""Comment on a long game and on events: what models are told, what is written, and going on after a kill."""
+
+import json
+
+import pytest
+from toy_game import GAME_S
+from toy_game import read_rows as read
+
+from swwatch.data.video import iter_steps
+from swwatch.errors import UserError
+from swwatch.evaluate.commentary import command, speaking
+from swwatch.evaluate.commentary.events import Wording, ask, read_events
+from swwatch.evaluate.commentary.games import read_games
+from swwatch.turns.session import TurnSession
+from swwatch.turns.spans import Part
+from swwatch.turns.systems import SYSTEMS
+from swwatch.turns.transcript import text_of
+
+
+@pytest.fixture
+def opened(monkeypatch):
+    """Every session that is opened: (previous text, query, labels of its turns)."""
+    seen = []
+
+    class Watched(TurnSession):
+        def __init__(self, model, turns, **options):
+            self.labels = []
+            seen.append((options["previous"], options["query"], self.labels))
+            super().__init__(model, turns, **options)
+
+        def turn(self, steps, **options):
+            yield from super().turn(steps, **options)
+            labels = [span for span in self.context if span.part is Part.LABEL]
+            self.labels.append(self.turns.tokenizer.decode(labels[-1].ids))
+
+    monkeypatch.setattr(speaking, "TurnSession", Watched)
+    return seen
+
+
+def test_infinite_mode_is_one_stream_from_the_start_with_all_words_before(generate, games, tmp_path, opened):
+    out = tmp_path / "out.jsonl"
+    assert generate("inf-streams", out) == 0
+    (row,) = read(out)
+    assert (row["video"], row["chunk_start"], row["chunk_end"]) == ("game.mp4", 10, GAME_S)
+    assert [(item["start_time"], item["end_time"]) for item in row["items"]] == [(s, s + 1) for s in range(10, GAME_S)]
+    ((previous, query, labels),) = opened
+    (game,) = read_games(games / "eval_all_metadata.jsonl")
+    assert previous == text_of(game.transcript.before(10)) and len(previous.split()) == 20
+    assert query is None and labels[0] == "Time=10.0-11.0s" and labels[-1] == "Time=43.0-44.0s"
+    assert not (tmp_path / "out_parts").exists()
+
+
+def test_chunk_mode_begins_anew_with_the_words_up_to_there(generate, games, tmp_path, opened):
+    out = tmp_path / "out.jsonl"
+    generate("inf-streams", out, "--chunk", "15")
+    (row,) = read(out)
+    assert len(row["items"]) == GAME_S - 10 and row["chunk_end"] == GAME_S
+    assert [len(previous.split()) for previous, _, _ in opened] == [20, 50, 80]
+    assert [labels[0] for _, _, labels in opened] == ["Time=10.0-11.0s", "Time=25.0-26.0s", "Time=40.0-41.0s"]
+    assert [len(labels) for _, _, labels in opened] == [15, 15, 4]
+
+
+def test_livecc_counts_from_the_beginning_of_its_stream_and_keeps_the_videos_times(generate, tmp_path, opened):
+    out = tmp_path / "out.jsonl"
+    generate("inf-streams", out, "--chunk", "20", system="livecc")
+    assert [labels[0] for _, _, labels in opened] == ["Time=0.0-1.0s"] * 2  # two frames first, as in this benchmark
+    assert [previous for previous, _, _ in opened] == ["", ""]
+    (row,) = read(out)
+    assert [item["end_time"] for item in row["items"]] == list(range(11, GAME_S + 1))
+
+
+@pytest.mark.parametrize("flags", [(), ("--chunk", "12")], ids=["infinite", "chunk"])
+@pytest.mark.parametrize("system", ["streamingvlm", "livecc"])
+def test_a_killed_run_goes_on_as_if_it_had_not_been(generate, tmp_path, monkeypatch, flags, system):
+    whole, cut = tmp_path / "whole.jsonl", tmp_path / "cut.jsonl"
+    generate("inf-streams", whole, *flags, system=system)
+
+    def dying(path, *, span, **options):
+        for step in iter_steps(path, span=span, **options):
+            if span[0] + step.arrival_s > 37:
+                raise KeyboardInterrupt
+            yield step
+
+    with monkeypatch.context() as patch:
+        patch.setattr(speaking, "iter_steps", dying)
+        with pytest.raises(KeyboardInterrupt):
+            generate("inf-streams", cut, *flags, system=system)
+    part = tmp_path / "cut_parts" / "rank0.jsonl"
+    assert [row["chunk_start"] for row in read(part)] == ([10, 20] if not flags else [10, 22])
+    part.write_bytes(part.read_bytes() + b'{"video": "game.mp4", "chunk_st')  # what a kill leaves of a line
+    seconds = []
+
+    def counting(path, *, span, **options):
+        seconds.append(span)
+        return iter_steps(path, span=span, **options)
+
+    monkeypatch.setattr(speaking, "iter_steps", counting)
+    generate("inf-streams", cut, *flags, system=system)
+    assert seconds == [(30 if not flags else 34, GAME_S)]
+    assert read(cut) == read(whole)
+    seconds.clear()
+    generate("inf-streams", cut, *flags, system=system)
+    assert not seconds and read(cut) == read(whole)
+
+
+def test_a_stream_whose_state_is_behind_its_rows_tells_no_second_twice(generate, tmp_path, monkeypatch):
+    """A kill between the row and the state."""
+    out, save, count = tmp_path / "out.jsonl", speaking._save, []
+
+    def dying(*arguments):
+        count.append(1)
+        if len(count) == 2:
+            raise KeyboardInterrupt
+        save(*arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(speaking, "_save", dying)
+        with pytest.raises(KeyboardInterrupt):
+            generate("inf-streams", out)
+    generate("inf-streams", out)
+    (row,) = read(out)
+    assert [item["end_time"] for item in row["items"]] == list(range(11, GAME_S + 1))
+
+
+def test_results_of_other_settings_are_not_mixed(generate, tmp_path):
+    out = tmp_path / "out.jsonl"
+    generate("inf-streams", out, "--end", "14")
+    with pytest.raises(UserError, match="another end_s"):
+        generate("inf-streams", out, "--end", "16")
+    assert generate("inf-streams", out, "--end", "16", "--restart") == 0
+    assert read(out)[0]["chunk_end"] == 16
+
+
+@pytest.mark.parametrize("system", ["streamingvlm", "livecc"])
+def test_events_are_asked_about_as_the_system_wants_it(generate, games, tmp_path, opened, system):
+    out = tmp_path / "out.jsonl"
+    generate("livesports-cc", out, system=system)
+    rows = read(out)
+    assert [(row["video_id"], row["event_id"], row["begin"], row["end"]) for row in rows] == [
+        ("game", "0", 5, 11),
+        ("game", "1", 6, 12),
+    ]
+    assert not any(" ..." in row["pred"] for row in rows)
+    assert all(row["pred"].endswith("...") for row in rows) == (system == "livecc")
+    assert [labels[0] for _, _, labels in opened] == (
+        ["Time=0.0-3.0s"] * 2 if system == "livecc" else ["Time=5.0-6.0s", "Time=6.0-7.0s"]
+    )
+    (previous, query, _), _ = opened
+    wording, event = Wording.load(), read_events(games / "live.jsonl")[0]
+    title = 'This is a video titled "Red against blue".'
+    if system == "streamingvlm":
+        assert (previous, query) == ("they begin", f"{wording.expert} {title}")
+    else:
+        assert previous == "" and query.endswith("Please continue to comment the video.")
+        assert query.index(wording.expert) < query.index(title) < query.index("they begin")
+    assert ask(event, SYSTEMS[system], wording) == {"query": query, "previous": previous}
+    out.write_text(out.read_text().splitlines()[0] + "\n")  # one event is there
+    opened.clear()
+    generate("livesports-cc", out, system=system)
+    assert len(opened) == 1 and read(out) == rows
+
+
+def test_a_missing_video_is_left_out_and_told(generate, games, tmp_path, capsys):
+    data = tmp_path / "live.jsonl"
+    rows = read(games / "live.jsonl")
+    rows[0] |= {"video": "gone.mp4", "video_id": "gone"}
+    data.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert generate("livesports-cc", tmp_path / "out.jsonl", "--data", data) == 0
+    assert [row["video_id"] for row in read(tmp_path / "out.jsonl")] == ["game"]
+    told = capsys.readouterr()
+    assert "left out: gone_0" in told.err and "1 left out" in told.out
+    with pytest.raises(UserError, match="nothing could be commented on"):
+        generate("livesports-cc", tmp_path / "none.jsonl", "--videos", tmp_path)
+
+
+def test_mistakes_are_told(generate, tmp_path):
+    with pytest.raises(UserError, match="go with inf-streams"):
+        generate("livesports-cc", tmp_path / "out.jsonl", "--chunk", "100")
+    with pytest.raises(UserError, match="--end must lie behind"):
+        generate("inf-streams", tmp_path / "out.jsonl", "--end", "3")
+    with pytest.raises(SystemExit):
+        command.main(["generate", "--task", "other"])
