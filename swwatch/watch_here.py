@@ -7,11 +7,13 @@ import numpy as np
 
 from swwatch.data.prompt import load_prompts
 from swwatch.engine.session import Decoding
-from swwatch.live import Asked, Dropped, Ended, Stage, Token, Watched
+from swwatch.live import Asked, Dropped, Ended, Room, Stage, Token, Watched
 from swwatch.model.loading import load
 from swwatch.schedule import parse_schedule
 from swwatch.serve import protocol
 from swwatch.toy.quickstart import toy_checkpoint
+
+LONGEST_S = 1800  # of video on a GPU, where memory is set aside beforehand; elsewhere there is no limit
 
 
 class Here:
@@ -29,7 +31,8 @@ class Here:
         loaded = load(models[0], variant=variant, **how)
         schedule = parse_schedule(args.schedule or loaded.settings.schedule)
         question = args.question or load_prompts().eval_question
-        self._stage = Stage(loaded, engine=args.engine, max_sessions=1)
+        room = Room(LONGEST_S, args.max_new_tokens)
+        self._stage = Stage(loaded, engine=args.engine, max_sessions=1, room=room)
         try:
             self._session = self._stage.open(
                 question=question,

@@ -1,17 +1,17 @@
 """The modes of the endless benchmark on one set of weights: how each is opened, and one stream through it, watched."""
 
 import gc
-import re
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import cycle
 
 import torch
 
 from swwatch.bench.memory import memory_now
-from swwatch.bench.shapes import MARKUP
 from swwatch.bench.stream_soak import Noted
 from swwatch.bench.stream_source import prompt_of
+from swwatch.blank import Pieces, Saying
 from swwatch.engine.endless import Window
 from swwatch.engine.fused import FusedSession
 from swwatch.engine.requests import drive
@@ -72,48 +72,6 @@ MODES = {  # what is bounded comes first, so that the memory of what is not does
 }
 
 
-class Pieces:
-    """A tokenizer of its own for random models: words, digits and marks become ids in the order they are met."""
-
-    FIRST = 20
-    ROLES = {"<|im_start|>": 15, "<|im_end|>": 12, "<|vision_start|>": 11, "<|vision_end|>": 13, "<|video_pad|>": 10}
-
-    def __init__(self):
-        self._ids = self.ROLES | {"\n": MARKUP.header[-1], "assistant": MARKUP.header[1]}
-
-    def get_added_vocab(self) -> dict[str, int]:
-        return dict(self.ROLES)
-
-    def encode(self, text: str, add_special_tokens: bool = False) -> list[int]:
-        pieces = re.findall(r"<\|\w+\|>| ?[^\W\d]+| ?\.\.\.|\d|.|\n", text)
-        return [self._ids.setdefault(piece, self.FIRST + len(self._ids)) for piece in pieces]
-
-    def decode(self, ids: Sequence[int]) -> str:
-        names = {number: piece for piece, number in self._ids.items()}
-        return "".join(names[number] for number in ids)
-
-
-class Saying:
-    """Chooses as a session's own chooser does, and then says so many tokens a turn: all modes say as much."""
-
-    def __init__(self, chooser, count: int, end: tuple[int, ...]):
-        self._chooser, self._count, self._end = chooser, count, end
-        self.num_said = 0
-
-    def __getattr__(self, name: str):
-        return getattr(self._chooser, name)
-
-    def begin_turn(self) -> None:
-        self.num_said = 0
-        self._chooser.begin_turn()
-
-    def __call__(self, logits: torch.Tensor, context: list[int]) -> int:
-        self._chooser(logits, context)
-        self.num_said += 1
-        left = self._count - self.num_said
-        return self._end[len(self._end) - 1 - left] if left < len(self._end) else 100 + self.num_said % 50
-
-
 def open_session(mode: Mode, model, settings) -> Session | TurnSession:
     """A session of a mode.
 
@@ -135,7 +93,7 @@ def open_session(mode: Mode, model, settings) -> Session | TurnSession:
         windows=Windows(vision_s, vision_s, sink, window, settings.flush_s),
         choosing=Choosing(Sampling(tokens, False, 1.0, turns.system.sampling.repetition_penalty)),
     )
-    session.chooser = Saying(session.chooser, tokens, (*turns.ellipsis, turns.im_end))
+    session.chooser = Saying(session.chooser, tokens, (*turns.ellipsis, turns.im_end), cycle(range(100, 150)))
     return session
 
 

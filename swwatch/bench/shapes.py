@@ -5,14 +5,11 @@ from dataclasses import asdict
 import torch
 from transformers import Qwen2_5_VLConfig
 
-from swwatch.data.prompt import Markup
+from swwatch.blank import MARKUP
 from swwatch.model.attention import BACKENDS, check_attention
 from swwatch.model.modeling import WatchingQwen2_5_VL
 from swwatch.model.settings import Settings
 from swwatch.toy.checkpoint import mrope_section
-
-# made-up token ids; with random weights only their being different counts
-MARKUP = Markup(video=10, vision_start=11, im_end=12, suffix=(13, 12, 14), header=(15, 16, 14))
 
 SHAPES = {  # text, vision: 3b and 7b as the released checkpoints' config.json
     "toy": (

@@ -11,9 +11,10 @@ import pytest
 
 from swwatch import cli
 from swwatch.bench import command, endless
-from swwatch.bench.endless_modes import MODES, Pieces
+from swwatch.bench.endless_modes import MODES
 from swwatch.bench.endless_page import report
 from swwatch.bench.endless_settings import EndlessSettings, settle
+from swwatch.blank import Pieces
 from swwatch.config import load_settings
 from swwatch.errors import UserError
 from swwatch.turns.prompt import Turns
