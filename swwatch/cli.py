@@ -16,20 +16,26 @@ COMMANDS = {
     "compare": ("swwatch.evaluate.compare", "tell whether two evaluations differ by more than chance"),
     "disturb": ("swwatch.evaluate.disturb", "test checkpoints under schedules they were not trained with"),
     "judge": ("swwatch.evaluate.judge", "let a language model grade fluency, or compare two runs"),
+    "quiz": (
+        "swwatch.evaluate.choices.command",
+        "multiple choice: VideoMME, MVBench, OVO-Bench, StreamingBench, ...",
+    ),
+    "commentary": ("swwatch.evaluate.commentary.command", "comment on games and events, and let a judge compare"),
     "report": ("swwatch.evaluate.page.command", "write runs as one HTML page and as Markdown"),
     "stream": ("swwatch.stream", "narrate one video while watching it"),
     "turns": ("swwatch.turns.command", "comment on a video of any length in chat turns (StreamingVLM, LiveCC)"),
     "serve": ("swwatch.serve.command", "a page and a socket where a model speaks about what a camera sees"),
+    "watch": ("swwatch.watch", "narrate a camera, a stream or a file, here or through a server"),
     "chunk": ("swwatch.turns.chunker", "cut timestamped transcripts into overlapping training chunks"),
     "inspect": ("swwatch.inspect", "draw the positions and the mask of a variant"),
-    "bench": ("swwatch.bench.command", "measure training on this machine"),
+    "bench": ("swwatch.bench.command", "measure training, streaming or live sessions on this machine"),
     "study": ("swwatch.study.command", "train and compare all variants on the toy world (bash scripts/study.sh)"),
 }
 
 
 def usage() -> str:
     lines = ["usage: swwatch COMMAND [options]   (swwatch COMMAND --help tells the options)", ""]
-    return "\n".join(lines + [f"  {name:9}{text}" for name, (_, text) in COMMANDS.items()])
+    return "\n".join(lines + [f"  {name:11}{text}" for name, (_, text) in COMMANDS.items()])
 
 
 def run(program, argv: list[str]) -> int:
