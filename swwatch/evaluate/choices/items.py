@@ -169,6 +169,14 @@ def letter_answer(row: Row, options: list[str], name: str = "answer") -> str:
     raise row.wrong(f"{name} {answer!r} is none of its {len(options)} options")
 
 
+def worded_answer(row: Row, options: list[str]) -> str:
+    """The letter of the answer where the file gives the option's own words, which may be a letter themselves."""
+    answer, letters = row.text("answer").strip(), letters_of(row, options)
+    if answer not in options:
+        raise row.wrong(f"answer {answer!r} is none of its {len(options)} options")
+    return letters[options.index(answer)]
+
+
 def seconds(row: Row, name: str) -> float:
     """A time as seconds, or written h:mm:ss or mm:ss."""
     parts = row.text(name).split(":")

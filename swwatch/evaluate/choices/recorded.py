@@ -4,7 +4,7 @@ from pathlib import Path
 
 from swwatch.data.video import VideoError
 from swwatch.errors import UserError
-from swwatch.evaluate.choices.items import Item, Row, letter_answer, letters_of, read_rows
+from swwatch.evaluate.choices.items import Item, Row, letter_answer, letters_of, read_rows, worded_answer
 from swwatch.evaluate.choices.wording import Wording
 
 ENDINGS = (".mp4", ".mkv", ".webm", ".avi", ".mov")
@@ -104,7 +104,7 @@ def mvbench(data: Path, wording: Wording) -> list[Item]:
                     (f"{folder}/{video}", f"video/{folder}/{video}"),
                     wording.ask(row.text("question"), options),
                     letters_of(row, options),
-                    letter_answer(row, options),
+                    worded_answer(row, options),
                     task,
                     frames_per_second=TVQA_FPS if "frames_fps3" in folder else None,
                     **span,

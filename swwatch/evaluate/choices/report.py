@@ -14,7 +14,8 @@ Rows = list[Mapping]
 def summarize(rows: Rows, task: Task, num_items: int, num_skipped: int) -> dict:
     """Accuracies of predictions.
 
-    Intervals are bootstrapped over videos: questions about one video rise and fall together.
+    Intervals are bootstrapped over videos: questions about one video rise and fall together. One video alone tells
+    nothing about others, so `ci95` is None there.
 
     Returns:
         accuracy, ci95, guessing (all chosen by chance, averaged in the same way), mean (how groups are averaged),
@@ -53,7 +54,7 @@ def _score(rows: Rows, tree: list[list[list[str]]]) -> dict:
     chance = [float(row["answer"] in row["choices"]) / len(row["choices"]) for row in rows]
     return {
         "accuracy": right.value,
-        "ci95": interval(right),
+        "ci95": interval(right) if len(right.per_clip) > 1 else None,
         "guessing": accuracy(rows, chance, tree).value,
         "num_questions": len(rows),
     }
@@ -117,6 +118,6 @@ def describe(report: Mapping) -> str:
 
 
 def _line(name: str, row: Mapping) -> str:
-    low, high = row["ci95"]
-    values = f"{100 * row['accuracy']:.1f} | {100 * low:.1f} to {100 * high:.1f} | {100 * row['guessing']:.1f}"
+    between = "-" if row["ci95"] is None else " to ".join(f"{100 * edge:.1f}" for edge in row["ci95"])
+    values = f"{100 * row['accuracy']:.1f} | {between} | {100 * row['guessing']:.1f}"
     return f"| {name.replace('|', '/')} | {values} | {row['num_questions']} |"

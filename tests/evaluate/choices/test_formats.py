@@ -73,6 +73,15 @@ def test_mvbench_shows_what_a_bounded_task_bounds(quiz):
     assert len(recorded.MVBENCH) == 20
 
 
+def test_mvbench_gives_answers_in_words_even_where_these_are_letters(tmp_path):
+    row = {"video": "a.mp4", "question": "Which letter comes first?", "candidates": ["C", "A", "B"], "answer": "A"}
+    (tmp_path / "character_order.json").write_text(json.dumps([row]))
+    assert tasks.get("mvbench").items(tmp_path, read_wording())[0].answer == "B"
+    (tmp_path / "character_order.json").write_text(json.dumps([row | {"answer": "D"}]))
+    with pytest.raises(UserError, match="answer 'D' is none of its 3 options"):
+        tasks.get("mvbench").items(tmp_path, read_wording())
+
+
 def test_ovobench_makes_one_question_of_each_test_time(quiz):
     items = items_of(quiz, "ovobench")
     by_task = {task: [item for item in items if item.group == task] for task in ("EPM", "ATR", "REC", "SSR", "CRR")}

@@ -53,6 +53,13 @@ def test_questions_about_one_video_rise_and_fall_together():
     assert width(wide) > 1.5 * width(narrow) and narrow["ci95"][0] < 0.5 < narrow["ci95"][1]
 
 
+def test_one_video_alone_has_no_interval():
+    rows = [row | {"video": "v"} for row in rows_of(("What", 2, 4, 4))] + rows_of(("Who", 1, 2, 4))
+    report = summarize(rows, tasks.get("livesports"), 6, 0)
+    assert report["groups"]["What"]["ci95"] is None and report["groups"]["Who"]["ci95"] is not None
+    assert "| What | 50.0 | - | 25.0 | 4 |" in describe(report)
+
+
 def test_tags_count_the_questions_that_carry_them_in_the_table_too():
     rows = rows_of(("What", 1, 2, 4), ("Who", 1, 2, 4))
     rows[0]["tags"] = rows[1]["tags"] = ["OCR"]
