@@ -107,7 +107,10 @@ def generate(args: argparse.Namespace, ranks: Alone) -> int:
             ranks.leave()
             return 0
         ranks.wait_for_all()
-        rows = store.complete(work.finish)
+        place = {job.key: number for number, job in enumerate(work.jobs)}
+        rows = store.complete(
+            lambda rows: sorted(work.finish(rows), key=lambda row: place.get(work.key_of(row), len(place)))
+        )
     if not rows:
         raise UserError(f"nothing could be commented on: all {len(work.jobs)} videos were left out, see above")
     print(f"{len(rows)} rows in {args.output}; {ranks.add('bad', 0)} left out for their video, which lose in `judge`")

@@ -4,6 +4,7 @@ import argparse
 import json
 import os
 import sys
+from collections import Counter
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -62,14 +63,15 @@ def judge(flags: dict) -> int:
         raise UserError(f"--segments goes with inf-streams: leave it out for {task}")
     else:
         read = partial(_pairs_of_events, data)
-    told = {other: read(run, other) for other in dict.fromkeys(others)}  # mistakes are told before anything is asked
+    called = names_of(run, others)  # mistakes are told before anything is asked
+    told = {other: read(run, other) for other in called}
     reports = []
     with make_client(settings, os.environ) as client:
         often = 0.5 if sys.stderr.isatty() else 30
         with tqdm(desc="judge", unit="question", mininterval=often, dynamic_ncols=True) as bar:
             client.on_trouble = lambda line: bar.set_postfix_str(line, refresh=sys.stderr.isatty())
             for other, (pairs, about) in told.items():
-                reports.append(_compare(task, run, other, pairs, about, settings, client, bar))
+                reports.append(_compare(task, run, other, called[other], pairs, about, settings, client, bar))
     table = tables.markdown(task, reports)
     path = run.with_name(f"{run.stem}_commentary.md")
     write_atomic(path, [table])
@@ -79,6 +81,22 @@ def judge(flags: dict) -> int:
     if num_unanswered:
         print(f"{num_unanswered} pairs got no answer: give the same command again to ask these", file=sys.stderr)
     return 1 if num_unanswered else 0
+
+
+def names_of(run: Path, others: list[Path]) -> dict[Path, tuple[str, str]]:
+    """Other -> what the run and it are called; files of one name get that of their folder before it.
+
+    Raises:
+        UserError: the run against itself, or two others that cannot be told apart.
+    """
+    called = {other: names(run, other) for other in dict.fromkeys(others)}
+    times = Counter(name for _, name in called.values())
+    called = {
+        other: (a, f"{other.resolve().parent.name}-{b}" if times[b] > 1 else b) for other, (a, b) in called.items()
+    }
+    if len({name for _, name in called.values()}) < len(called):
+        raise UserError("two files of --other have the same name and folder name: rename one")
+    return called
 
 
 def _pairs_of_games(
@@ -103,6 +121,7 @@ def _pairs_of_games(
         )
         row = {"video": segment.video, "title": segment.title, "start": segment.start_s, "end": segment.end_s}
         pairs.append(Pair(segment.key, segment.video, a, b, "\n".join(word.text for word in segment.words), row))
+    _check_common(pairs, run, other, segments_file or data)
     return pairs, {"num_mended_words": mended}
 
 
@@ -118,14 +137,23 @@ def _pairs_of_events(data: Path, run: Path, other: Path) -> tuple[list[Pair], di
         )
         for event in events
     ]
+    _check_common(pairs, run, other, data)
     known = {event.key for event in events}
     return pairs, {"num_foreign": {side: len(one.keys() - known) for side, one in zip("AB", said, strict=True)}}
+
+
+def _check_common(pairs: list[Pair], run: Path, other: Path, data: Path) -> None:
+    """Raises: UserError: a file about other videos, which would lose each comparison without being shown once."""
+    for path, texts in ((run, [pair.a for pair in pairs]), (other, [pair.b for pair in pairs])):
+        if all(text is None for text in texts):
+            raise UserError(f"{path} says nothing about what {data} holds, such as {pairs[0].key}: do names agree?")
 
 
 def _compare(
     task: str,
     run: Path,
     other: Path,
+    called: tuple[str, str],
     pairs: list[Pair],
     about: dict,
     settings: CommentaryJudge,
@@ -133,7 +161,7 @@ def _compare(
     bar: tqdm,
 ) -> dict:
     """Ask about all pairs, and write A_vs_B_scores.jsonl and A_vs_B_summary.json beside the run."""
-    ties, (name_a, name_b) = task != "inf-streams", names(run, other)
+    ties, (name_a, name_b) = task != "inf-streams", called
     rubric = load_rubric(settings.rubric)
     criterion = rubric.get(settings.criterion)
     asked = match.questions(rubric, criterion, pairs, ties=ties)

@@ -110,7 +110,7 @@ def _votes(found: Iterable[Outcome]) -> Counter:
 def summarize(found: list[Outcome], failed: dict[str, Verdict], *, ties: bool) -> dict:
     """Both figures' counts, the one that the task reports, and what was silent or missing.
 
-    `ci95` draws videos anew: what is said about one video hangs together.
+    `ci95` draws videos anew: what is said about one video hangs together. One video alone has none.
     """
     by_video: dict[str, list[Outcome]] = {}
     for outcome in found:
@@ -119,9 +119,10 @@ def summarize(found: list[Outcome], failed: dict[str, Verdict], *, ties: bool) -
     value = win_rate(found) if ties else win_share(found)
     per_video = [_votes(group) for group in by_video.values()]
     wholes = [2 * len(group) if ties else _votes(group).total() for group in by_video.values()]
+    few = value is None or len(by_video) < 2
     report = {
         name: value,
-        "ci95": None if value is None else interval(ratio_of([v[A] for v in per_video], wholes)),
+        "ci95": None if few else interval(ratio_of([v[A] for v in per_video], wholes)),
         "num_videos": len(by_video),
         "num_pairs": len(found) + len(failed),
         "num_judged": len(found),

@@ -25,7 +25,7 @@ def markdown(task: str, reports: list[dict]) -> str:
         "|---|---|---|---|---|---|---|---|---|",
     ]
     for report in reports:
-        interval = "" if report["ci95"] is None else " to ".join(percent(value) for value in report["ci95"])
+        interval = "-" if report["ci95"] is None else " to ".join(percent(value) for value in report["ci95"])
         lines.append(
             f"| {report['a']} | {report['b']} | {percent(report[key])} | {interval} | {report['num_judged']} | "
             f"{report['num_silent']['A']} | {report['num_silent']['B']} | {report['num_failed']} | "

@@ -197,6 +197,33 @@ def test_events_count_ties_as_losses_and_missing_predictions_lose(judge, server,
     assert "| a | c | 87.50 % |" in (tmp_path / "a_commentary.md").read_text()
 
 
+def test_one_video_alone_has_no_interval():
+    votes = [("v", A), ("v", B), ("w", A)]
+    found = [Outcome(pair(str(i), video=video), side, side) for i, (video, side) in enumerate(votes)]
+    assert match.summarize(found[:2], {}, ties=True)["ci95"] is None
+    assert match.summarize(found, {}, ties=True)["ci95"] == [0.5, 1.0]  # videos of 1/2 and 1: means from 1/2 to 1
+
+
+def test_others_of_one_name_are_told_apart_by_their_folders(judge, server, set_of_games, tmp_path):
+    server.brain = lambda request: better("first")
+    run, other, data = set_of_games
+    others = [write_rows(tmp_path / folder / "out.jsonl", read_rows(other)) for folder in ("x", "y")]
+    assert judge("inf-streams", run, others, data) == 0
+    assert {path.name for path in tmp_path.glob("*_summary.json")} == {
+        "ours_vs_x-out_summary.json",
+        "ours_vs_y-out_summary.json",
+    }
+    assert "| ours | y-out |" in (tmp_path / "ours_commentary.md").read_text()
+
+
+def test_a_run_about_other_videos_is_a_mistake_and_no_defeat(judge, server, set_of_games, tmp_path):
+    run, _, data = set_of_games
+    foreign = write_rows(tmp_path / "c.jsonl", [row | {"video": f"games/{row['video']}"} for row in read_rows(run)])
+    with pytest.raises(UserError, match="c.jsonl says nothing about what .*eval.jsonl holds, such as a:1000-1100"):
+        judge("inf-streams", run, [foreign], data)
+    assert not server.requests
+
+
 def test_mistakes_are_told_before_anything_is_asked(judge, server, set_of_games):
     run, other, data = set_of_games
     with pytest.raises(UserError, match="no segment of 900 words"):

@@ -1,8 +1,10 @@
 """Comment on a long game and on events: what models are told, what is written, and going on after a kill."""
 
 import json
+import threading
 
 import pytest
+from torch.distributed import HashStore
 from toy_game import GAME_S
 from toy_game import read_rows as read
 
@@ -11,6 +13,7 @@ from swwatch.errors import UserError
 from swwatch.evaluate.commentary import command, speaking
 from swwatch.evaluate.commentary.events import Wording, ask, read_events
 from swwatch.evaluate.commentary.games import read_games
+from swwatch.evaluate.ranks import Team
 from swwatch.turns.session import TurnSession
 from swwatch.turns.spans import Part
 from swwatch.turns.systems import SYSTEMS
@@ -158,6 +161,42 @@ def test_events_are_asked_about_as_the_system_wants_it(generate, games, tmp_path
     opened.clear()
     generate("livesports-cc", out, system=system)
     assert len(opened) == 1 and read(out) == rows
+
+
+def test_two_processes_write_the_bytes_of_one(generate, games, tiny_checkpoint, tmp_path):
+    data = tmp_path / "eval.jsonl"
+    (game,) = read(games / "eval_all_metadata.jsonl")
+    for name in ("b.mp4", "a.mp4", "c.mp4"):
+        (tmp_path / name).symlink_to(games / "videos" / "game.mp4")
+    data.write_text("".join(json.dumps(game | {"video": name}) + "\n" for name in ("b.mp4", "a.mp4", "c.mp4")))
+    flags = ["--data", data, "--videos", tmp_path, "--end", "20", "--sample"]
+    assert generate("inf-streams", tmp_path / "one.jsonl", *flags) == 0
+    flags += ["--task", "inf-streams", "--model", tiny_checkpoint, "--system", "streamingvlm", "--start", "10"]
+    flags += ["--save-every", "10", "--max-new-tokens", "3", "--device", "cpu", "--output", tmp_path / "two.jsonl"]
+    args = command.build_parser().parse_args(["generate", *map(str, flags)])
+    store, ends = HashStore(), {}
+
+    def work(rank):
+        with Team(store, rank, 2) as team:
+            ends[rank] = command.generate(args, team)
+
+    threads = [threading.Thread(target=work, args=(rank,)) for rank in (0, 1)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert ends == {0: 0, 1: 0}
+    assert (tmp_path / "two.jsonl").read_bytes() == (tmp_path / "one.jsonl").read_bytes()
+    assert [row["video"] for row in read(tmp_path / "two.jsonl")] == ["b.mp4", "a.mp4", "c.mp4"]
+
+
+def test_rows_stand_in_the_order_of_the_data_whatever_was_made_first(generate, tmp_path):
+    out = tmp_path / "out.jsonl"
+    generate("livesports-cc", out)
+    rows = out.read_text().splitlines()
+    out.write_text(rows[1] + "\n")  # the second event is there
+    generate("livesports-cc", out)
+    assert out.read_text().splitlines() == rows
 
 
 def test_a_missing_video_is_left_out_and_told(generate, games, tmp_path, capsys):
