@@ -11,9 +11,10 @@ from itertools import count
 import torch
 
 from swwatch.blank import MARKUP, Blank, Pieces, Saying
+from swwatch.engine.decoding import Decoding
 from swwatch.engine.endless import Window
 from swwatch.engine.requests import drive
-from swwatch.engine.session import Decoding, Session
+from swwatch.engine.session import Session
 from swwatch.engine.source import Ask, Order, Step
 from swwatch.engine.trace import Spoken
 from swwatch.layout import Kind, Layout

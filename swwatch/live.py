@@ -20,8 +20,8 @@ from swwatch.data.pixels import BUDGETS
 from swwatch.data.prompt import load_prompts, prompt_ids
 from swwatch.engine.batch import Batch, Ended
 from swwatch.engine.choose import choose, open_session, open_watcher
+from swwatch.engine.decoding import Decoding
 from swwatch.engine.requests import Run
-from swwatch.engine.session import Decoding
 from swwatch.engine.trace import Asked, Watched
 from swwatch.errors import UserError
 from swwatch.live_room import Room, quicken, settle_fast

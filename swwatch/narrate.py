@@ -9,9 +9,9 @@ from swwatch.data.pixels import BUDGETS, FrameEncoder
 from swwatch.data.prompt import prompt_ids
 from swwatch.data.video import StepFrames
 from swwatch.engine.choose import open_session
+from swwatch.engine.decoding import Decoding
 from swwatch.engine.endless import Window
 from swwatch.engine.requests import Run, drive
-from swwatch.engine.session import Decoding
 from swwatch.engine.source import FileSource, Step
 from swwatch.engine.trace import SimulatedClock, Spoken
 from swwatch.model.fast import FastModel

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 import numpy as np
 
 from swwatch.data.prompt import load_prompts
-from swwatch.engine.session import Decoding
+from swwatch.engine.decoding import Decoding
 from swwatch.live import Asked, Dropped, Ended, Room, Stage, Token, Watched
 from swwatch.model.loading import load
 from swwatch.schedule import parse_schedule

@@ -16,7 +16,7 @@ from live_world import QUESTION, WAIT_S, frames, narrate_alone, push_all, read_t
 from swwatch.data.prompt import load_prompts
 from swwatch.data.video import StepFrames
 from swwatch.engine.batch import Ended
-from swwatch.engine.session import Decoding
+from swwatch.engine.decoding import Decoding
 from swwatch.errors import UserError
 from swwatch.live import Asked, Full, Stage, Token, Watched
 from swwatch.narrate import narrate

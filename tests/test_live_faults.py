@@ -20,7 +20,7 @@ from live_world import (
 )
 
 from swwatch.engine.batch import Batch, Ended, OutOfMemory
-from swwatch.engine.session import Decoding
+from swwatch.engine.decoding import Decoding
 from swwatch.errors import UserError
 from swwatch.live import Dropped, Token, Watched
 

@@ -4,7 +4,7 @@ import pytest
 from live_world import QUESTION, frames, narrate_alone, push_all, read_to_end, read_until, said, stage_of
 
 from swwatch.engine.batch import Ended
-from swwatch.engine.session import Decoding
+from swwatch.engine.decoding import Decoding
 from swwatch.errors import UserError
 from swwatch.live import Room, Stage, Token
 from swwatch.model.fast import FastModel

@@ -30,7 +30,7 @@ from swwatch.data.annotations import write_atomic
 from swwatch.data.pixels import BUDGETS, FrameEncoder
 from swwatch.data.prompt import Markup
 from swwatch.data.video import FRAMES_PER_SECOND
-from swwatch.engine.session import Decoding
+from swwatch.engine.decoding import Decoding
 from swwatch.errors import UserError
 from swwatch.live import Ended, Stage
 from swwatch.machine import machine

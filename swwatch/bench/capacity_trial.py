@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, field
 import numpy as np
 
 from swwatch.bench.stream_measure import cpu_seconds
-from swwatch.engine.session import Decoding
+from swwatch.engine.decoding import Decoding
 from swwatch.live import Ended, LiveSession, Stage, Token, Watched
 
 QUESTION = "What actions can be observed in the video?"

@@ -12,10 +12,11 @@ from swwatch.bench.memory import memory_now
 from swwatch.bench.stream_soak import Noted
 from swwatch.bench.stream_source import prompt_of
 from swwatch.blank import Pieces, Saying
+from swwatch.engine.decoding import Decoding
 from swwatch.engine.endless import Window
 from swwatch.engine.fused import FusedSession
 from swwatch.engine.requests import drive
-from swwatch.engine.session import Decoding, Session
+from swwatch.engine.session import Session
 from swwatch.engine.source import Ask, Order, Step
 from swwatch.engine.trace import Spoken
 from swwatch.schedule import WaitK

@@ -10,9 +10,9 @@ import torch
 
 from swwatch import variants
 from swwatch.data.pixels import merged_grids
+from swwatch.engine.decoding import Decoding, stop_ids
 from swwatch.engine.greedy import Greedy
 from swwatch.engine.requests import Feed, Look, Run, Wait
-from swwatch.engine.serial import Decoding
 from swwatch.engine.source import Source, Step
 from swwatch.engine.trace import SimulatedClock, Spoken
 from swwatch.errors import UserError
@@ -54,12 +54,9 @@ class Reprefill:
         self.ids: list[list[int] | None] = [list(prompt)]  # of each of these; None: video tokens
         self.steps: list[Step] = []
         self.num_fed = self.num_looked = self.num_spoken = 0
-        ends = model.generation_config.eos_token_id
-        stops = {self.markup.im_end, *(ends if isinstance(ends, list) else [ends] if ends is not None else [])}
-        self.stops = stops
-        self.greedy = Greedy(
-            model.config.text_config.vocab_size, self.decoding.repetition_penalty, stops, model.device
-        )
+        self.stops = stop_ids(model)
+        vocab_size, penalty = model.config.text_config.vocab_size, self.decoding.repetition_penalty
+        self.greedy = Greedy(vocab_size, penalty, self.stops, model.device)
         self.greedy.see([*prompt, self.markup.video])
 
     def run(self, source: Source) -> Run:

@@ -9,7 +9,7 @@ from swwatch.bench.stream_measure import AttentionTime, Played, play
 from swwatch.bench.stream_settings import BASELINE, Point, StreamSettings
 from swwatch.bench.stream_source import PROMPT_LEN, Ready, prompt_of, random_steps
 from swwatch.engine import choose
-from swwatch.engine.serial import Decoding
+from swwatch.engine.decoding import Decoding
 from swwatch.engine.trace import SimulatedClock
 from swwatch.errors import UserError
 from swwatch.schedule import WaitK

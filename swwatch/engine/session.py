@@ -21,12 +21,11 @@ One step ahead and no more: where the patch after that begins may depend on word
 slow speaker holds the watcher back by one step and what the source's queue can take.
 """
 
-from dataclasses import dataclass
-
 import torch
 
 from swwatch import variants
 from swwatch.data.pixels import merged_grids
+from swwatch.engine.decoding import Decoding, stop_ids
 from swwatch.engine.endless import Forgetting, Window
 from swwatch.engine.greedy import Greedy
 from swwatch.engine.incoming import Incoming
@@ -39,30 +38,6 @@ from swwatch.model.modeling import WatchingQwen2_5_VL
 from swwatch.model.tower import Looked
 from swwatch.schedule import Schedule
 from swwatch.variants import Speaks, Variant
-
-
-@dataclass(frozen=True)
-class Decoding:
-    """Greedy decoding, as the paper's near-greedy sampling (temperature 0.01, top-k 1) in effect is.
-
-    Attributes:
-        max_new_tokens: limit of the whole answer; the paper allows 300. None: no limit while the stream goes on, and
-            300 once it has ended.
-        repetition_penalty: divides positive and multiplies negative logits of every token seen so far; 1 is off.
-        stop_early: let <|im_end|> end the answer before the last video step. By default it is suppressed until then.
-    """
-
-    max_new_tokens: int | None = 300
-    repetition_penalty: float = 1.15
-    stop_early: bool = False
-
-    def __post_init__(self):
-        if (self.max_new_tokens is not None and self.max_new_tokens < 1) or self.repetition_penalty <= 0:
-            raise UserError("max_new_tokens must be at least 1 and repetition_penalty above 0")
-
-    def left(self, num_spoken: int) -> int:
-        """How many tokens may be spoken yet."""
-        return 300 if self.max_new_tokens is None else self.max_new_tokens - num_spoken
 
 
 class Session:
@@ -119,10 +94,9 @@ class Session:
         self._untold: list[tuple[Incoming, Moment]] = []  # watched, but the device may not have come to it
         self._source: Source | None = None
         self._prompt, self._dtype = list(prompt), model.dtype
-        stops = {self.markup.im_end, *_ids(model.generation_config.eos_token_id)}
-        self._stops = stops
+        self._stops = stop_ids(model)
         vocab_size, penalty = model.config.text_config.vocab_size, self.decoding.repetition_penalty
-        self._greedy = Greedy(vocab_size, penalty, stops, model.device)
+        self._greedy = Greedy(vocab_size, penalty, self._stops, model.device)
         self._asked = [*prompt, self.markup.video]  # ids that stay in view for ever
         self._greedy.see(self._asked)
         self._memory = None if window is None else Forgetting(window, self)
@@ -364,7 +338,3 @@ def check_parallel(engine: str, variant: Variant) -> None:
         else "it speaks after the whole video"
     )
     raise UserError(f"the engine {engine!r} cannot run the variant {variant.name!r}: {why}. Take the engine 'serial'")
-
-
-def _ids(value: int | list[int] | None) -> list[int]:
-    return [] if value is None else value if isinstance(value, list) else [value]

@@ -6,8 +6,9 @@ from swwatch.bench.reprefill import Reprefill
 from swwatch.bench.shapes import random_model, shape_config
 from swwatch.bench.stream_bounds import reprefill_tokens, serial_tokens
 from swwatch.bench.stream_source import PROMPT_LEN, Ready, prompt_of, random_steps
+from swwatch.engine.decoding import Decoding
 from swwatch.engine.requests import drive
-from swwatch.engine.serial import Decoding, SerialSession
+from swwatch.engine.serial import SerialSession
 from swwatch.engine.trace import SimulatedClock
 from swwatch.errors import UserError
 from swwatch.schedule import RandomK, WaitK

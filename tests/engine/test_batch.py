@@ -13,8 +13,10 @@ from test_flash_route import causal
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from swwatch.engine.batch import Batch, Ended
+from swwatch.engine.decoding import Decoding
 from swwatch.engine.fused import FusedSession
-from swwatch.engine.serial import Decoding, SerialSession, Session
+from swwatch.engine.serial import SerialSession
+from swwatch.engine.session import Session
 from swwatch.engine.source import Step
 from swwatch.engine.trace import Spoken
 from swwatch.model import ragged

@@ -10,8 +10,10 @@ from streams import play, random_stream
 from test_batch import plain, together, whole
 
 from swwatch.engine.batch import Batch, Ended, OutOfMemory
+from swwatch.engine.decoding import Decoding
 from swwatch.engine.requests import Wait
-from swwatch.engine.serial import Decoding, SerialSession, Session
+from swwatch.engine.serial import SerialSession
+from swwatch.engine.session import Session
 from swwatch.errors import UserError
 
 

@@ -12,8 +12,9 @@ from watching import Hesitant
 from swwatch.engine.batch import Batch, Ended
 from swwatch.engine.beside import BesideSession, StreamsSession
 from swwatch.engine.choose import ENGINES, open_session, open_watcher
+from swwatch.engine.decoding import Decoding
 from swwatch.engine.requests import drive
-from swwatch.engine.session import Decoding, Session
+from swwatch.engine.session import Session
 from swwatch.engine.source import Ask
 from swwatch.engine.trace import Spoken, Watched
 from swwatch.engine.watcher import ThreadWatcher

@@ -9,8 +9,9 @@ from watching import Hesitant
 
 from swwatch.engine.batch import Batch, Ended
 from swwatch.engine.beside import StreamsSession
+from swwatch.engine.decoding import Decoding
 from swwatch.engine.requests import drive
-from swwatch.engine.session import Decoding, Session
+from swwatch.engine.session import Session
 from swwatch.engine.source import Order
 from swwatch.engine.trace import Spoken
 from swwatch.engine.watcher import ThreadWatcher, WatcherError

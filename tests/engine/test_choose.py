@@ -5,8 +5,9 @@ from streams import Paced, random_stream, spoken_by
 
 from swwatch.engine import choose
 from swwatch.engine.choose import ENGINES
+from swwatch.engine.decoding import Decoding
 from swwatch.engine.fused import FusedSession
-from swwatch.engine.session import Decoding, Session
+from swwatch.engine.session import Session
 from swwatch.errors import UserError
 from swwatch.variants import VARIANTS, Speaks
 

@@ -7,10 +7,11 @@ from hypothesis import strategies as st
 from streams import random_stream
 
 from swwatch.engine.choose import open_session
+from swwatch.engine.decoding import Decoding
 from swwatch.engine.endless import Window, lay_out
 from swwatch.engine.fused import FusedSession
 from swwatch.engine.requests import drive
-from swwatch.engine.session import Decoding, Session
+from swwatch.engine.session import Session
 from swwatch.engine.source import FileSource, Step
 from swwatch.engine.trace import SimulatedClock, Spoken
 from swwatch.errors import UserError

@@ -10,7 +10,7 @@ from streams import Told, full_forward, play, random_stream
 from transformers.integrations.sdpa_attention import repeat_kv
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from swwatch.engine.serial import Decoding
+from swwatch.engine.decoding import Decoding
 from swwatch.model import loading
 from swwatch.schedule import RandomK, WaitK
 

@@ -7,9 +7,10 @@ from hypothesis import strategies as st
 from streams import Paced, ToldSession, fed_positions, full_forward, plain, random_stream, spoken_by
 
 from swwatch.engine.batch import Batch, Ended
+from swwatch.engine.decoding import Decoding
 from swwatch.engine.fused import FusedSession
 from swwatch.engine.requests import Feed, Look, Wait, drive
-from swwatch.engine.session import Decoding, Session
+from swwatch.engine.session import Session
 from swwatch.engine.source import Ask
 from swwatch.engine.trace import Spoken, Watched
 from swwatch.errors import UserError

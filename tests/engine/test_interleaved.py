@@ -8,8 +8,8 @@ from streams import random_stream
 from test_batch import plain, together
 
 from swwatch.engine.choose import open_session
+from swwatch.engine.decoding import Decoding
 from swwatch.engine.requests import Feed, Look, Wait
-from swwatch.engine.session import Decoding
 from swwatch.engine.source import Ask, Step
 from swwatch.engine.trace import Spoken
 from swwatch.schedule import RandomK

@@ -6,10 +6,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from streams import Paced, ToldSession, full_forward, plain, play, random_stream, spoken_by
 
+from swwatch.engine.decoding import Decoding
 from swwatch.engine.fused import FusedSession
 from swwatch.engine.requests import drive
 from swwatch.engine.serial import SerialSession
-from swwatch.engine.session import Decoding, Session
+from swwatch.engine.session import Session
 from swwatch.engine.source import Ask, Order
 from swwatch.engine.trace import Asked, Spoken, Watched
 from swwatch.layout import Kind

@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from streams import Told, full_forward, play, random_stream
 
-from swwatch.engine.serial import Decoding, SerialSession
+from swwatch.engine.decoding import Decoding
+from swwatch.engine.serial import SerialSession
 from swwatch.layout import Kind
 from swwatch.schedule import RandomK, WaitK
 from swwatch.variants import VARIANTS, Speaks

@@ -15,8 +15,9 @@ from watching import hesitant_copy, no_model, work_of
 
 from swwatch.engine.batch import Batch, Ended
 from swwatch.engine.beside import TwoDeviceSession
+from swwatch.engine.decoding import Decoding
 from swwatch.engine.requests import Look, drive
-from swwatch.engine.session import Decoding, Session
+from swwatch.engine.session import Session
 from swwatch.engine.source import Ask
 from swwatch.engine.trace import Spoken
 from swwatch.engine.two_device import Copy, ProcessWatcher, second_device

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from streams import Told, play, random_stream
 
-from swwatch.engine.serial import Decoding
+from swwatch.engine.decoding import Decoding
 from swwatch.layout import Kind
 from swwatch.schedule import WaitK
 from swwatch.variants import VARIANTS, Cursor

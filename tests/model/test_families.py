@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from streams import Told, full_forward, play, random_stream
 
-from swwatch.engine.serial import Decoding
+from swwatch.engine.decoding import Decoding
 from swwatch.errors import UserError
 from swwatch.model.loading import load
 from swwatch.model.modeling import WatchingQwen2_5_VL, WatchingQwen2VL

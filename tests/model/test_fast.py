@@ -10,10 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from streams import play, random_stream
 
+from swwatch.engine.decoding import Decoding
 from swwatch.engine.fused import FusedSession
 from swwatch.engine.requests import drive
 from swwatch.engine.serial import SerialSession
-from swwatch.engine.session import Decoding, Session
+from swwatch.engine.session import Session
 from swwatch.engine.source import Step
 from swwatch.engine.trace import Spoken
 from swwatch.errors import UserError

@@ -10,11 +10,12 @@ import torch
 from feeds import Arrived, logits_of, random_feeds, small
 from streams import play, random_stream
 
+from swwatch.engine.decoding import Decoding
 from swwatch.engine.fused import FusedSession
 from swwatch.engine.greedy import Greedy
 from swwatch.engine.requests import drive
 from swwatch.engine.serial import SerialSession
-from swwatch.engine.session import Decoding, Session
+from swwatch.engine.session import Session
 from swwatch.engine.source import Step
 from swwatch.engine.trace import Spoken
 from swwatch.model.fast import FastModel, row_bucket

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from streams import Told, play, random_stream
 
-from swwatch.engine.serial import Decoding
+from swwatch.engine.decoding import Decoding
 from swwatch.errors import UserError
 from swwatch.layout import Kind
 from swwatch.model.cache import StreamCache
