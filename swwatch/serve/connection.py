@@ -26,11 +26,14 @@ class Connection:
         """Args: server: has gate, limits, metrics and sessions."""
         self.websocket, self.server, self.limits = websocket, server, server.limits
         self._replaced = asyncio.Event()
+        self._writer: asyncio.Task | None = None
         self._mistakes = 0
 
     def replace(self) -> None:
-        """Another connection took this one's session."""
+        """Another connection took this one's session, and at once all that is to be told."""
         self._replaced.set()
+        if self._writer is not None:
+            self._writer.cancel()
 
     async def run(self) -> None:
         """Serve the client until it or its session is over; never raises for what a client does."""
@@ -96,7 +99,7 @@ class Connection:
 
     async def _serve(self, session: Session) -> int:
         """Read and write until one of them is over. Returns the close code."""
-        writer = asyncio.create_task(self._write(session))
+        writer = self._writer = asyncio.create_task(self._write(session))
         tasks = {writer, asyncio.create_task(self._read(session)), asyncio.create_task(self._replaced.wait())}
         try:
             done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
@@ -116,7 +119,7 @@ class Connection:
         return writer.result() if writer in done else protocol.CLOSE_DONE
 
     async def _write(self, session: Session) -> int:
-        while True:
+        while not self._replaced.is_set():  # it may have been before this began
             message = await session.outbox.next()
             try:
                 await self._send(message)
@@ -126,6 +129,7 @@ class Connection:
             if isinstance(message, End):
                 reasons = {"shutdown": protocol.CLOSE_GOING_AWAY, "error": protocol.CLOSE_ERROR}
                 return reasons.get(message.reason, protocol.CLOSE_DONE)
+        return protocol.CLOSE_REPLACED
 
     async def _read(self, session: Session) -> None:
         while True:

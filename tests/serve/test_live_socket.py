@@ -300,6 +300,20 @@ def test_a_second_connection_takes_the_session_over(client):
     finish(second)
 
 
+def test_who_takes_over_is_told_all_and_the_connection_that_still_stands_nothing_of_it(client):
+    first = client(open={})
+    session = first.until("opened").session
+    speak(first)
+    second = client(open={"resume": session, "seen": -1})
+    second.until("opened")
+    finish(second)
+    numbers = [message.n for message in second.got if getattr(message, "n", None) is not None]
+    assert numbers == list(range(len(numbers)))
+    assert first.until("end").reason == "replaced"
+    numbers = [message.n for message in first.got if getattr(message, "n", None) is not None]
+    assert numbers == list(range(len(numbers))), "nothing a second time"
+
+
 def test_one_more_session_than_there_are_places_is_told_and_the_others_go_on(client, server):
     wait_for_room(server)
     held = [client(open={}) for _ in range(4)]
