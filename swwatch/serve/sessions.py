@@ -118,6 +118,9 @@ class Sessions:
                 raise ProtocolError("full", str(error)) from error
             except UserError as error:
                 raise ProtocolError("unsupported", str(error)) from error
+            held.callback(live.stop)  # its place is free again, also where something below fails
+            if self._closing:
+                raise ProtocolError("full", "the server is stopping")
             secret = secrets.token_urlsafe(24)
             recording = self.recordings.new_name() if message.record else None
             opened = Opened(
@@ -204,7 +207,7 @@ class Sessions:
             session.stop("shutdown")
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(timeout_s):
-                while any(one.connection is not None or not one.over for one in self._sessions.values()):
+                while self._opening or any(one.connection or not one.over for one in self._sessions.values()):
                     await asyncio.sleep(0.02)
         for secret in list(self._sessions):
             self._forget(secret)

@@ -1,0 +1,89 @@
+"""The table of sessions, with a model made of nothing: what an `open` that fails half-way leaves behind."""
+
+import asyncio
+import threading
+from types import SimpleNamespace
+
+import pytest
+
+from swwatch.live import Ended, Stats
+from swwatch.serve.limits import Limits
+from swwatch.serve.metrics import Metrics
+from swwatch.serve.protocol import Open, ProtocolError
+from swwatch.serve.sessions import Sessions
+
+
+class FakeLive:
+    """A LiveSession that says nothing and ends when it is stopped."""
+
+    def __init__(self):
+        self.stopped = threading.Event()
+
+    def read(self, timeout_s):
+        return [Ended(None)] if self.stopped.wait(timeout_s) else []
+
+    def stop(self) -> None:
+        self.stopped.set()
+
+    def stats(self) -> Stats:
+        return Stats()
+
+
+class Recordings:
+    """A full disk."""
+
+    def new_name(self) -> str:
+        return "name"
+
+    def begin(self, name, opened):
+        raise OSError(28, "No space left on device")
+
+
+class Connection:
+    def replace(self) -> None:
+        pass
+
+
+@pytest.fixture
+def made():
+    """Sessions, and the model's sessions that were opened; `slow` is waited for by those."""
+    lives, slow = [], threading.Event()
+    slow.set()
+
+    def open_live(**how):
+        slow.wait(10)
+        lives.append(FakeLive())
+        return lives[-1]
+
+    stage = SimpleNamespace(open=open_live, engine="serial", why="")
+    settings = SimpleNamespace(schedule="wait-k:3")
+    checkpoint = SimpleNamespace(variant="group", loaded=SimpleNamespace(settings=settings))
+    stages = SimpleNamespace(find=lambda variant: checkpoint, get=lambda one, engine: stage)
+    prompts = SimpleNamespace(system="", eval_question="What?")
+    places = {"uploads": None, "folder": None, "recordings": Recordings(), "urls": "none"}
+    sessions = Sessions(stages, prompts, limits=Limits(), metrics=Metrics(), **places)
+    yield SimpleNamespace(sessions=sessions, lives=lives, slow=slow)
+    sessions.threads.close()
+
+
+def test_a_session_whose_recording_cannot_begin_gives_its_place_back(made):
+    with pytest.raises(OSError):
+        asyncio.run(made.sessions.open(Open(type="open", version=1, record=True), Connection()))
+    assert len(made.sessions) == 0 and [live.stopped.is_set() for live in made.lives] == [True]
+
+
+def test_a_session_that_is_being_opened_when_the_server_stops_is_refused_and_not_left_behind(made):
+    async def run():
+        made.slow.clear()
+        opening = asyncio.create_task(made.sessions.open(Open(type="open", version=1), Connection()))
+        await asyncio.sleep(0.05)
+        stopping = asyncio.create_task(made.sessions.shutdown())
+        await asyncio.sleep(0.05)
+        assert not stopping.done(), "it waits for those who may still be told"
+        made.slow.set()
+        with pytest.raises(ProtocolError, match="stopping"):
+            await opening
+        await asyncio.wait_for(stopping, 2)
+
+    asyncio.run(run())
+    assert len(made.sessions) == 0 and made.lives[0].stopped.is_set()
