@@ -91,7 +91,7 @@ class Gate:
         if self.loopback and self.token is None and not is_loopback(_name(host)) and host not in self._hosts():
             return False
         origin = headers.get("origin", "").lower()
-        return not origin or origin in self.origins or urlsplit(origin).netloc == host
+        return not origin or origin in self.origins or origin.partition("://")[2] == host != ""
 
     def _hosts(self) -> list[str]:
         return [urlsplit(origin).netloc for origin in self.origins]

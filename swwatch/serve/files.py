@@ -20,8 +20,7 @@ from swwatch.serve.protocol import ProtocolError
 
 SUFFIXES = (".mp4", ".mov", ".m4v", ".mkv", ".webm", ".avi")
 MAX_LISTED = 1000
-
-
+FORM_BYTES = 65_536  # of a form around its file
 CHUNK_S = 30.0  # a sender that says nothing for so long is given up
 
 
@@ -71,16 +70,19 @@ class Uploads:
         self.sweep()
         if len(self._stored) + len(self._coming) >= self.limits.max_uploads:
             raise ProtocolError("full", "too many uploaded files: delete one, or try later")
-        if length is not None and length > self.limits.max_upload_bytes + 65_536:  # the form's own lines
-            raise ProtocolError("too_large", f"a file may have {self.limits.max_upload_bytes} bytes")
+        if length is not None and length > self.limits.max_upload_bytes + FORM_BYTES:
+            raise self._too_large()
         form, name = _Form(content_type), secrets.token_hex(16)
         path = self._folder / name
-        self._coming[name] = 0
+        self._coming[name], around = 0, 0  # of the file, of the form
         try:
             with path.open("xb") as file:
                 async for chunk in _timely(chunks):
                     data = form.feed(chunk)
                     self._coming[name] += len(data)
+                    around += len(chunk) - len(data)
+                    if around > FORM_BYTES:
+                        raise self._too_large()
                     self._check_room(self._coming[name])
                     await asyncio.to_thread(file.write, data)
             form.check_whole()
@@ -98,9 +100,12 @@ class Uploads:
 
     def _check_room(self, size: int) -> None:
         if size > self.limits.max_upload_bytes:
-            raise ProtocolError("too_large", f"a file may have {self.limits.max_upload_bytes} bytes")
+            raise self._too_large()
         if self._total() > self.limits.max_uploads_bytes:
             raise ProtocolError("full", "no room for more uploads: delete one, or try later")
+
+    def _too_large(self) -> ProtocolError:
+        return ProtocolError("too_large", f"a file may have {self.limits.max_upload_bytes} bytes")
 
     @contextlib.contextmanager
     def using(self, name: str):

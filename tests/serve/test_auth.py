@@ -54,8 +54,16 @@ def test_a_page_may_talk_to_its_own_host_and_to_where_it_is_allowed():
     assert gate.welcomes({"host": "box:8000"})
     assert gate.welcomes({"host": "box:8000", "origin": "http://box:8000"})
     assert gate.welcomes({"host": "box:8000", "origin": "https://friend.example"})
-    for origin in ("http://box:8001", "http://evil.example", "null", "https://friend.example.evil", "file://"):
+    for origin in (
+        "http://box:8001",
+        "http://evil.example",
+        "null",
+        "https://friend.example.evil",
+        "file://",
+        "http://[",
+    ):
         assert not gate.welcomes({"host": "box:8000", "origin": origin}), origin
+        assert not gate.welcomes({"origin": origin}), origin
 
 
 def test_a_name_that_was_made_to_lead_here_does_not_help_a_page():

@@ -79,6 +79,19 @@ def test_a_request_that_says_it_is_too_large_is_not_read(uploads):
         asyncio.run(uploads.receive(KIND, 10**9, never()))
 
 
+@pytest.mark.parametrize("kind", ["field", "rest"])
+def test_what_is_around_the_file_is_not_read_without_end(uploads, kind):
+    async def endless():
+        yield form(b"x", "other", "")[:-3] if kind == "field" else form(b"x")
+        for _ in range(1000):
+            yield bytes(1000)
+        pytest.fail("was read")
+
+    with pytest.raises(ProtocolError) as caught:
+        asyncio.run(uploads.receive(KIND, None, endless()))
+    assert caught.value.code == "too_large" and on_disk(uploads) == []
+
+
 def test_a_client_that_goes_away_leaves_nothing_behind(uploads):
     async def breaks():
         yield form(bytes(50))[:-20]
