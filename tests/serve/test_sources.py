@@ -1,6 +1,7 @@
 """What the server reads for a session: an uploaded video, a file of its folder; and recordings of what was said."""
 
 import json
+import time
 
 import pytest
 
@@ -10,13 +11,14 @@ from swwatch.serve.protocol import parse_server
 def test_an_upload_is_narrated_recorded_and_removed(server, client, clip):
     status, told = server.upload(clip.read_bytes())
     assert status == 201 and told["bytes"] == clip.stat().st_size
+    began_s = time.monotonic()
     connection = client(open={"source": {"kind": "upload", "id": told["id"]}, "record": True, "policy": "block"})
     opened = connection.until("opened")
     assert server.get(f"/api/uploads/{told['id']}", "DELETE")[0] == 204, "it stays while it is read"
     end = connection.until("end")
     assert end.reason == "finished" and end.recording == opened.recording
     assert [watched.step for watched in connection.of("watched")] == [0, 1], "a clip of two seconds"
-    assert connection.of("watched")[1].arrival_s >= 1, "played at its own pace"
+    assert time.monotonic() - began_s >= 1.5, "played at its own pace; a busy machine only makes it longer"
     assert connection.of("ack") == [] and len(connection.of("token")) == end.tokens
     assert server.get(f"/api/uploads/{told['id']}", "DELETE")[0] == 404
 
