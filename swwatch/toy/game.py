@@ -82,7 +82,7 @@ def _text(words: list[list]) -> str:
 
 def commands(root: Path, long: Path, short: Path) -> list[str]:
     """What to try on them: two ways to comment on games, one on events, and judges of both."""
-    program, model, start = "swwatch commentary", "--model CHECKPOINT --system", f"--start {START_S}"
+    program, model, start = "swwatch commentary", "--model CHECKPOINT --system", f"--begin {START_S}"
     given = {task: f"--task {task} --data {path}" for task, path in (("inf-streams", long), ("livesports-cc", short))}
     games, events = (f"{where} --videos {root / 'videos'}" for where in given.values())
     endpoint = "--model JUDGE --base-url URL"
@@ -105,6 +105,7 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--seconds", type=int, default=220, help="of each: two segments of 100 s (%(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="of the games (%(default)s)")
     args = parser.parse_args(argv)
+    print("# for CHECKPOINT see `swwatch toy model`; JUDGE is a model at URL, any OpenAI-compatible endpoint")
     for line in commands(args.out, *write_games(args.out, games=args.games, seconds=args.seconds, seed=args.seed)):
         print(line)
     return 0

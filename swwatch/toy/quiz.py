@@ -157,10 +157,11 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--videos", type=int, default=4, help="clips that are asked about (%(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="of the clips (%(default)s)")
     args = parser.parse_args(argv)
-    for name, path in write_quiz(args.out, videos=args.videos, seed=args.seed).items():
-        print(
-            f"swwatch quiz {name} --data {path} --videos {args.out / name / _VIDEOS.get(name, '')} --model CHECKPOINT"
-        )
+    made = write_quiz(args.out, videos=args.videos, seed=args.seed)
+    print("# CHECKPOINT: any Qwen2.5-VL or Qwen2-VL folder, such as `swwatch toy model FOLDER` makes")
+    for name, path in made.items():
+        videos = args.out / name / _VIDEOS.get(name, "")
+        print(f"swwatch quiz {name} --data {path} --videos {videos} --model CHECKPOINT")
     return 0
 
 

@@ -55,7 +55,9 @@ def build_parser() -> argparse.ArgumentParser:
     making.add_argument("--videos", type=Path, help="folder of the videos (default: as the annotations' paths say)")
     making.add_argument("--output", type=Path, required=True, help="jsonl file of what is said")
     making.add_argument("--restart", action="store_true", help="begin anew instead of going on")
-    making.add_argument("--start", type=float, default=START_S, help="inf-streams: first second (%(default)g)")
+    making.add_argument(
+        "--begin", dest="start", type=float, default=START_S, help="inf-streams: first second (%(default)g)"
+    )
     making.add_argument("--end", type=float, help="inf-streams: last second (default: the video's)")
     making.add_argument("--chunk", type=int, help="inf-streams: begin anew every so many seconds, such as 100")
     making.add_argument("--query", help="inf-streams: what is asked (default: the system's own)")

@@ -43,7 +43,9 @@ def add_judge_flags(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--data", type=Path, required=True, help="the benchmark's annotation file")
     parser.add_argument("--segments", type=Path, help="inf-streams: segments cut already, instead of --data's own")
-    parser.add_argument("--start", type=float, default=START_S, help="inf-streams: first second (%(default)g)")
+    parser.add_argument(
+        "--begin", dest="start", type=float, default=START_S, help="inf-streams: first second (%(default)g)"
+    )
     parser.add_argument(
         "--least-words", type=int, default=LEAST_WORDS, help="inf-streams: of a segment that counts (%(default)s)"
     )
@@ -110,7 +112,7 @@ def _pairs_of_games(
     if not segments:
         raise UserError(
             f"{segments_file or data} has no segment of {least_words} words from {start_s:g} s on: "
-            "lower --least-words or --start"
+            "lower --least-words or --begin"
         )
     said = [read_said(path) for path in (run, other)]
     pairs = []

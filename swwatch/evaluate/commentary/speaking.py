@@ -80,7 +80,7 @@ class Plan:
 
     def __post_init__(self):
         if self.start_s < 0 or (self.end_s is not None and self.end_s <= self.start_s):
-            raise UserError("--start must not be below 0, and --end must lie behind it")
+            raise UserError("--begin must not be below 0, and --end must lie behind it")
         if (self.chunk_s is not None and self.chunk_s < 1) or self.save_every_s < 10:
             raise UserError("--chunk must be at least 1, --save-every at least 10")
 

@@ -49,7 +49,7 @@ def generate(games, tiny_checkpoint):
     data = {"inf-streams": "eval_all_metadata.jsonl", "livesports-cc": "live.jsonl"}
 
     def call(task, output, *flags, system="streamingvlm"):
-        start = ["--start", "10", "--save-every", "10"] if task == "inf-streams" else []
+        start = ["--begin", "10", "--save-every", "10"] if task == "inf-streams" else []
         what = ["generate", "--task", task, "--model", tiny_checkpoint, "--system", system, "--output", output]
         where = ["--data", games / data[task], "--videos", games / "videos", "--device", "cpu"]
         return main([str(part) for part in [*what, *where, "--max-new-tokens", 3, *start, *flags]])

@@ -171,7 +171,7 @@ def test_two_processes_write_the_bytes_of_one(generate, games, tiny_checkpoint, 
     data.write_text("".join(json.dumps(game | {"video": name}) + "\n" for name in ("b.mp4", "a.mp4", "c.mp4")))
     flags = ["--data", data, "--videos", tmp_path, "--end", "20", "--sample"]
     assert generate("inf-streams", tmp_path / "one.jsonl", *flags) == 0
-    flags += ["--task", "inf-streams", "--model", tiny_checkpoint, "--system", "streamingvlm", "--start", "10"]
+    flags += ["--task", "inf-streams", "--model", tiny_checkpoint, "--system", "streamingvlm", "--begin", "10"]
     flags += ["--save-every", "10", "--max-new-tokens", "3", "--device", "cpu", "--output", tmp_path / "two.jsonl"]
     args = command.build_parser().parse_args(["generate", *map(str, flags)])
     store, ends = HashStore(), {}
@@ -219,3 +219,18 @@ def test_mistakes_are_told(generate, tmp_path):
         generate("inf-streams", tmp_path / "out.jsonl", "--end", "3")
     with pytest.raises(SystemExit):
         command.main(["generate", "--task", "other"])
+
+
+@pytest.mark.parametrize("program", ["quiz", "commentary"])
+def test_torchrun_hands_every_flag_on(program):
+    """It looks for flags of its own behind the script, too, and stops where one of ours is short for two of them."""
+    from torch.distributed.run import get_args_parser
+
+    from swwatch.evaluate.choices.command import build_parser as of_quiz
+
+    parser = of_quiz()
+    if program == "commentary":
+        parser = command.build_parser()._subparsers._group_actions[0].choices["generate"]
+    for flag in parser._option_string_actions:
+        theirs = get_args_parser().parse_args(["-m", "swwatch.cli", program, flag, "1"])
+        assert theirs.training_script_args == [program, flag, "1"]
