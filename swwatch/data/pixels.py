@@ -1,6 +1,7 @@
 """From frames to the vision tower's input: how large, how resized, how normalised."""
 
 import copy
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,6 +10,11 @@ from torchvision.transforms import InterpolationMode
 from torchvision.transforms.functional import resize
 
 from swwatch.errors import UserError
+
+# of qwen_vl_utils 0.0.14
+FRAMES_PER_PATCH = 2
+MOST_TOKENS = 768  # of a frame, where a video's total is shared
+NARROWEST = 200  # longer side by shorter side
 
 
 @dataclass(frozen=True)
@@ -30,9 +36,6 @@ class PixelBudget:
         Raises:
             UserError: the budget depends on the number of frames and it is not known, or the picture is too narrow.
         """
-        # here, so that engines, which get pixels ready-made, run where it is not installed
-        from qwen_vl_utils.vision_process import FRAME_FACTOR, VIDEO_MAX_TOKEN_NUM, smart_resize
-
         max_pixels = self.max_pixels
         if self.total_pixels is not None:
             if num_frames is None:
@@ -40,15 +43,28 @@ class PixelBudget:
                     f"the pixel budget {self.name!r} shares pixels among all frames of a video, and the "
                     "length of this one is not known yet: use the budget 'declared'"
                 )
-            share = self.total_pixels / num_frames * FRAME_FACTOR
-            max_pixels = max(min(VIDEO_MAX_TOKEN_NUM * factor**2, share), int(self.min_pixels * 1.05))
-        try:
-            size = smart_resize(height, width, factor=factor, min_pixels=self.min_pixels, max_pixels=max_pixels)
-        except ValueError as error:
-            raise UserError(f"frames of {width}x{height} pixels: {error}") from error
-        if 0 in size:  # smart_resize rounds the short side of an extreme picture down to nothing
+            share = self.total_pixels / num_frames * FRAMES_PER_PATCH
+            max_pixels = max(min(MOST_TOKENS * factor**2, share), int(self.min_pixels * 1.05))
+        if min(height, width) < 1 or max(height, width) / min(height, width) > NARROWEST:
+            raise UserError(f"frames of {width}x{height} pixels: one side is more than {NARROWEST} times the other")
+        size = fit(height, width, factor, self.min_pixels, max_pixels)
+        if 0 in size:  # the short side of an extreme picture is rounded down to nothing
             raise UserError(f"frames of {width}x{height} pixels are too narrow for the pixel budget {self.name!r}")
         return size
+
+
+def fit(height: int, width: int, factor: int, least: int, most: float) -> tuple[int, int]:
+    """The nearest multiples of `factor`; where these make more than `most` pixels or fewer than `least`, sides of the
+    source's proportions that do not. Float for float the rule of qwen_vl_utils' `smart_resize`, so that its models see
+    here what they see there."""
+    near = [max(factor, round(side / factor) * factor) for side in (height, width)]
+    if math.prod(near) > most:
+        shrink = math.sqrt(height * width / most)
+        near = [math.floor(side / shrink / factor) * factor for side in (height, width)]
+    elif math.prod(near) < least:
+        grow = math.sqrt(least / (height * width))
+        near = [math.ceil(side * grow / factor) * factor for side in (height, width)]
+    return near[0], near[1]
 
 
 BUDGETS = {

@@ -2,14 +2,20 @@
 
 import numpy as np
 import pytest
-import qwen_vl_utils.vision_process as qwen
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import AutoProcessor
 
-from swwatch.data.pixels import BUDGETS, FrameEncoder, PixelBudget, merged_grids
+from swwatch.data import pixels
+from swwatch.data.pixels import BUDGETS, FrameEncoder, PixelBudget, fit, merged_grids
 from swwatch.errors import UserError
+
+
+@pytest.fixture(scope="module")
+def qwen():
+    """qwen_vl_utils' own code; everything else here runs without it."""
+    return pytest.importorskip("qwen_vl_utils.vision_process")
 
 
 @pytest.fixture(scope="module")
@@ -56,6 +62,22 @@ def test_release_budget_needs_the_length():
         BUDGETS["release"].size(720, 1280, None)
 
 
+@settings(max_examples=500)
+@given(
+    st.integers(1, 4000), st.integers(1, 4000), st.sampled_from([14, 28, 32]), st.integers(1, 10**6), st.floats(1, 9)
+)
+def test_sides_are_those_of_qwen_vl_utils(qwen, height, width, factor, least, more):
+    most = least * more
+    if max(height, width) <= 200 * min(height, width):
+        theirs = qwen.smart_resize(height, width, factor=factor, min_pixels=least, max_pixels=most)
+        assert fit(height, width, factor, least, most) == theirs
+
+
+def test_limits_are_those_of_qwen_vl_utils(qwen):
+    ours = pixels.FRAMES_PER_PATCH, pixels.MOST_TOKENS, pixels.NARROWEST
+    assert ours == (qwen.FRAME_FACTOR, qwen.VIDEO_MAX_TOKEN_NUM, qwen.MAX_RATIO)
+
+
 @pytest.mark.parametrize("height, width", [(10, 2100), (28, 4000)])
 def test_a_sliver_of_a_picture_is_an_error(height, width):
     with pytest.raises(UserError, match=f"{width}x{height}"):
@@ -66,7 +88,7 @@ def test_a_sliver_of_a_picture_is_an_error(height, width):
 @pytest.mark.parametrize(
     "num_frames, height, width", [(4, 90, 160), (4, 300, 200), (10, 56, 84), (2, 700, 500), (60, 196, 420)]
 )
-def test_resizing_equals_qwen_vl_utils(video_processor, monkeypatch, name, num_frames, height, width):
+def test_resizing_equals_qwen_vl_utils(qwen, video_processor, monkeypatch, name, num_frames, height, width):
     frames, budget = noise(num_frames, height, width), BUDGETS[name]
     reader = {"decord": lambda ele: (torch.from_numpy(frames).permute(0, 3, 1, 2), {}, 2.0)}
     monkeypatch.setattr(qwen, "VIDEO_READER_BACKENDS", reader)
