@@ -12,10 +12,10 @@ from swwatch.variants import VARIANTS
 ROOT = Path(__file__).resolve().parents[1]
 
 
-def named_tests() -> list[tuple[str, str]]:
-    """(file, test) of every `file::test` in docs/fidelity.md; `::test` stays in the file named before it."""
+def named_tests(page: str) -> list[tuple[str, str]]:
+    """(file, test) of every `file::test` in a page; `::test` stays in the file named before it."""
     found, current = [], ""
-    for file, test in re.findall(r"`([\w/]+\.py)?::(test_\w+)`", (ROOT / "docs/fidelity.md").read_text()):
+    for file, test in re.findall(r"`([\w/]+\.py)?::(test_\w+)`", (ROOT / page).read_text()):
         current = file or current
         found.append((current, test))
     return found
@@ -24,10 +24,26 @@ def named_tests() -> list[tuple[str, str]]:
 def test_every_row_of_the_fidelity_table_names_a_test_that_exists():
     rows = [line for line in (ROOT / "docs/fidelity.md").read_text().splitlines() if re.match(r"\| \d+ \|", line)]
     assert len(rows) == 13 and all("::test_" in row for row in rows)
-    missing = [
-        f"{file}::{test}" for file, test in named_tests() if f"def {test}(" not in (ROOT / "tests" / file).read_text()
-    ]
-    assert not missing
+
+
+def test_every_row_of_the_tables_of_systems_in_turns_names_a_test():
+    differing = (ROOT / "docs/streaming.md").read_text().split("## Where we differ")[1]
+    rows = [line for line in differing.splitlines() if line.startswith("| ")]
+    rows = [row for row in rows if "held by" not in row]
+    assert len(rows) >= 18 and all("::test_" in row for row in rows)
+
+
+@pytest.mark.parametrize("page", ["docs/fidelity.md", "docs/streaming.md"])
+def test_tests_that_are_named_exist(page):
+    there = {file: (ROOT / "tests" / file).read_text() for file, _ in named_tests(page)}
+    assert there
+    assert not [f"{file}::{test}" for file, test in named_tests(page) if f"def {test}(" not in there[file]]
+
+
+def test_links_of_the_pages_lead_somewhere():
+    for page in sorted((ROOT / "docs").rglob("*.md")):
+        for link in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", page.read_text()):
+            assert (page.parent / link).exists(), f"{page.name}: {link}"
 
 
 def test_every_path_in_the_readme_exists():
