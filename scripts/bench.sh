@@ -8,7 +8,7 @@
 #   sweep    video tokens a step, K, number of steps
 #   endless  streams without end: full attention, windows, StreamingVLM, LiveCC and this project's own, side by side
 #   soak     five minutes of one session: drift of step time, memory, positions
-#   tests    the tests that need a GPU (left out without one)
+#   tests    the tests that need a GPU, as scripts/check_cuda.sh runs them (left out without one)
 # On a GPU the shape of Qwen2.5-VL-7B in bfloat16, on a CPU about 0.2 B parameters; SHAPE=3b, toy, ... chooses another.
 # Goes on after a part that fails, and then ends with 1.
 set -uo pipefail
@@ -47,7 +47,7 @@ for part in "$@"; do
             --shape "$([ "$DEVICE" = cuda ] && echo "$SHAPE" || echo toy)" ;;
         soak) bench "${SECONDS_EACH[3]}" soak stream --device "$DEVICE" --shape "$SHAPE" --video-tokens 64 --k 3 --steps 10 \
             --engines serial,fused --repeats 1 --no-paced --soak 5 ;;
-        tests) (cd "$ROOT" && timeout 300 "$PYTHON" -m pytest -q -m gpu -rs) ;;
+        tests) SWWATCH_PYTHON="$PYTHON" timeout --kill-after=20 600 bash "$ROOT/scripts/check_cuda.sh" "$FOLDER/tests" ;;
         *) echo "error: no part $part" >&2; exit 2 ;;
     esac 2>&1 | tee "$FOLDER/$part.log"
     [ "${PIPESTATUS[0]}" -eq 0 ] || failed=1

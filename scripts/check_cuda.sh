@@ -18,7 +18,7 @@ from importlib.util import find_spec
 
 NEEDED = {  # module -> what to install
     "torch": "torch", "torchvision": "torchvision", "transformers": "transformers", "accelerate": "accelerate",
-    "tokenizers": "tokenizers", "qwen_vl_utils": "qwen-vl-utils==0.0.14", "requests": "requests", "PIL": "pillow",
+    "tokenizers": "tokenizers", "matplotlib": "matplotlib", "PIL": "pillow",
     "psutil": "psutil", "yaml": "pyyaml", "pytest": "pytest", "hypothesis": "hypothesis",
 }  # fmt: skip
 missing = [name for name in NEEDED if find_spec(name) is None]

@@ -8,6 +8,7 @@ doubled until it is not held any more, or first responses come too late, and the
 
 import argparse
 import json
+import math
 import shlex
 import sys
 import tempfile
@@ -32,7 +33,7 @@ from swwatch.data.prompt import Markup
 from swwatch.data.video import FRAMES_PER_SECOND
 from swwatch.engine.decoding import Decoding
 from swwatch.errors import UserError
-from swwatch.live import Ended, Stage
+from swwatch.live import Ended, Room, Stage
 from swwatch.machine import machine
 from swwatch.model.loading import Loaded, load
 from swwatch.model.settings import Settings
@@ -99,6 +100,12 @@ class CapacitySettings:
     def answer_s(self) -> float:
         """How long before the end a session must have begun to be counted: a step, and what is allowed for it."""
         return min(STEP_S + self.max_lag_s, self.seconds / 2)
+
+    @property
+    def room(self) -> Room:
+        """What a session here comes to: on a GPU memory is set aside for it, and many must fit in."""
+        steps = math.ceil(self.session_s / STEP_S)
+        return Room(steps, self.k * steps)
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -169,7 +176,10 @@ def measure(settings: CapacitySettings, command: str) -> dict:
     def try_out(sessions: int) -> bool:
         print(f"{sessions} sessions ...", file=sys.stderr, flush=True)
         trial = attempt(
-            lambda most: Stage(loaded, engine=settings.engine, max_sessions=most), sessions, pace, pictures
+            lambda most: Stage(loaded, engine=settings.engine, max_sessions=most, room=settings.room),
+            sessions,
+            pace,
+            pictures,
         )
         result["trials"].append(trial.as_dict() | judge(trial, settings))
         conclude(result, settings, quiet)
@@ -255,7 +265,7 @@ def _encoder(loaded: Loaded) -> FrameEncoder:
 
 def _warm_up(loaded: Loaded, settings: CapacitySettings, pictures: np.ndarray) -> Stage:
     """A short session, so that the first trial compiles and allocates nothing. Returns its stage, closed."""
-    stage = Stage(loaded, engine=settings.engine, max_sessions=1)
+    stage = Stage(loaded, engine=settings.engine, max_sessions=1, room=Room(video_s=8, tokens=8))
     try:
         session = stage.open(question=QUESTION, decoding=Decoding(max_new_tokens=8), queue_size=8)
         for i in range(6):

@@ -14,7 +14,7 @@ from swwatch.bench.capacity import CapacitySettings, judge, make_loaded, report,
 from swwatch.bench.capacity_trial import Pace, attempt, percentiles
 from swwatch.bench.table import markdown
 from swwatch.errors import UserError
-from swwatch.live import Stage
+from swwatch.live import Room, Stage
 
 SMALL = ["--shape", "toy", "--width", "56", "--height", "56", "--rate", "8", "--session-s", "1", "--seconds", "1"]
 PATIENT = ["--max-first-s", "500", "--max-lag-s", "500"]  # a busy machine is no failure
@@ -85,6 +85,22 @@ def test_a_session_that_ends_in_an_error_is_told_and_not_held(loaded, pictures, 
     trial = attempt(lambda most: Stage(loaded, max_sessions=most), 1, pace, pictures)
     assert trial.errors == ("the model has a fault",) and trial.unanswered == trial.begun
     assert not trial.holds(max_lag_s=500) and trial.lag_s == {}
+
+
+@pytest.mark.parametrize("engine", ["serial", "fused"])
+def test_on_the_fast_path_a_session_has_the_room_that_it_needs_and_no_more(monkeypatch, tmp_path, engine):
+    """The room of a session by default is 2.5 GB on a 7B model: no GPU has that for 128 of them."""
+    rooms = []
+
+    def stage_of(loaded, **options):
+        rooms.append(options["room"])
+        return Stage(loaded, fast=True, **options)
+
+    monkeypatch.setattr(capacity, "Stage", stage_of)
+    capacity.main([*SMALL, *PATIENT, "--sessions", "2", "--engine", engine, "--output", str(tmp_path)])
+    (trial,) = json.loads((tmp_path / "bench_live.json").read_text())["trials"]
+    assert trial["held"] and not trial["errors"]
+    assert rooms[-1] == Room(video_s=1, tokens=3) and Room(30, 150) == CapacitySettings(session_s=29.5, k=5).room
 
 
 def test_held_is_not_yet_good(loaded, pictures):
