@@ -114,9 +114,10 @@ def write_chunks(source: Path, out: Path, *, query: str, seeks: str, **options) 
                 counts["words"] += len(chunk.words)
         if seeks == "last-line":
             file.write(json.dumps(offsets).encode())
+    seeks_file(out).unlink(missing_ok=True)  # of an earlier file of this name, which they would not fit
+    os.replace(part, out)
     if seeks == "beside":
         seeks_file(out).write_text(json.dumps(offsets))
-    os.replace(part, out)
     return counts
 
 

@@ -38,9 +38,9 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--steps-per-turn", type=int, default=1, help="seconds in a turn (%(default)s)")
     parser.add_argument("--max-new-tokens", type=int, help="of a turn")
     parser.add_argument("--greedy", action="store_true", help="take the likeliest token instead of drawing one")
-    parser.add_argument("--temperature", type=float)
-    parser.add_argument("--top-k", type=int)
-    parser.add_argument("--top-p", type=float)
+    parser.add_argument("--temperature", type=float, help="of draws (default: the system's, else the checkpoint's)")
+    parser.add_argument("--top-k", type=int, help="draw among so many; 0 is off (default: the checkpoint's, else 50)")
+    parser.add_argument("--top-p", type=float, help="draw among so much; 1 is off (default: the checkpoint's, else 1)")
     parser.add_argument("--repetition-penalty", type=float, help="1 is off")
     parser.add_argument(
         "--threshold", type=float, help='" ..." must be likelier than this: higher talks more (LiveCC)'
@@ -54,6 +54,14 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--dtype", help="float32, bfloat16, ... (default: bfloat16 on cuda, else float32)")
     parser.add_argument("--attention", help="sdpa, eager or flash_attention_2 (default: the fastest that is exact)")
     return parser
+
+
+USES = {  # flags that have a use only where something is forgotten so, or words are drawn
+    "slides": ("vision_seconds", "turns_seconds", "text_sink", "text_window"),
+    "restarts": ("vision_seconds",),
+    "flushes": ("flush_seconds",),
+    "draws": ("temperature", "top_k", "top_p"),
+}
 
 
 def session_options(args: argparse.Namespace, system: str) -> dict:
@@ -72,15 +80,38 @@ def session_options(args: argparse.Namespace, system: str) -> dict:
         sampling = replace(sampling, do_sample=False)
     if args.steps_per_turn < 1:
         raise UserError(f"--steps-per-turn must be at least 1, not {args.steps_per_turn}")
+    windows = replace(default_windows(row), **windows)
+    check_use(args, evict.get(args.eviction or row.eviction), windows)
     return {
         "query": args.query,
         "previous": args.previous,
         "eviction": args.eviction,
         "policy": args.positions,
-        "windows": replace(default_windows(row), **windows),
+        "windows": windows,
         "steps_per_turn": args.steps_per_turn,
         "choosing": Choosing(sampling, args.top_k, args.top_p, args.threshold, args.threshold_step, args.seed),
     }
+
+
+def check_use(args: argparse.Namespace, eviction: evict.Eviction, windows: evict.Windows) -> None:
+    """Refuse flags that would change nothing, and a way to forget that would forget nothing.
+
+    Raises:
+        UserError: there is one.
+    """
+    used = {flag for how, flags in USES.items() if how != "draws" and getattr(eviction, how) for flag in flags}
+    used |= set() if args.greedy else set(USES["draws"])
+    for flag in dict.fromkeys(flag for flags in USES.values() for flag in flags):
+        if getattr(args, flag) is not None and flag not in used:
+            why = "--greedy" if flag in USES["draws"] else f"--eviction {eviction.name}"
+            raise UserError(f"--{flag.replace('_', '-')} has no use with {why}: leave one of them out")
+    if args.threshold is None and args.threshold_step:
+        raise UserError("--threshold-step is added to --threshold: give both")
+    held = {"vision_seconds": windows.vision_s} if eviction.slides or eviction.restarts else {}
+    held |= {"flush_seconds": windows.flush_s} if eviction.flushes else {}
+    for flag, value in held.items():
+        if value is None:
+            raise UserError(f"--eviction {eviction.name} would keep all video here: give --{flag.replace('_', '-')}")
 
 
 def main(argv: list[str]) -> int:

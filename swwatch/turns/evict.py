@@ -172,6 +172,17 @@ def _shorten(pieces: list[Piece], windows: Windows) -> list[Piece]:
     return left
 
 
+def joined(pieces: Sequence[Piece]) -> list[Span]:
+    """The context that pieces make; previous text becomes one span."""
+    context: list[Span] = []
+    for span, _ in pieces:
+        if context and span.part is context[-1].part is Part.PREVIOUS:
+            context[-1] = replace(span, ids=context[-1].ids + span.ids)
+        else:
+            context.append(span)
+    return context
+
+
 def seconds_of_video(context: Sequence[Span]) -> float:
     """Seconds whose video is in a context."""
     return sum(span.end_s - span.start_s for span in context if span.part is Part.VIDEO)

@@ -104,10 +104,10 @@ class TurnStream:
 
     def step(self) -> Turn | None:
         """The next turn, if enough has arrived for one. Takes as long as its words do."""
-        due = self.session.steps_due
-        if len(self._steps) < due and not (self._over and self._steps):
+        count = self.session.num_ready(self._steps, self._over)
+        if not count:
             return None
-        taken, self._steps = self._steps[:due], self._steps[due:]
+        taken, self._steps = self._steps[:count], self._steps[count:]
         return self._last(self.session.turn(taken))
 
     def answer(self, question: str, max_new_tokens: int = 512) -> str:

@@ -24,6 +24,7 @@ from swwatch.turns.terminator import Chooser, Choosing
 from swwatch.visibility import WATCHED
 
 STEP_S = 1.0  # a step is two frames at 2 frames a second
+AT_ONCE = 4096  # tokens of a forward: the mask of a text of hours, read anew at a flush, would fill a memory
 
 
 @dataclass(frozen=True)
@@ -88,7 +89,8 @@ class TurnSession:
         self.eviction = evict.get(eviction or self.system.eviction)
         self.windows = windows or default_windows(self.system)
         self.policy = positions.get(policy or self.system.positions)
-        self.chooser = Chooser(choosing or Choosing(self.system.sampling), turns.ellipsis[0])
+        choosing = (choosing or Choosing(self.system.sampling)).settled(model.generation_config)
+        self.chooser = Chooser(choosing, turns.ellipsis[0])
         self.clock = clock or SimulatedClock()
         self.steps_per_turn = steps_per_turn
         self.t_step = positions.t_step(model.config)
@@ -125,9 +127,9 @@ class TurnSession:
                 yield Wait(source)
                 continue
             over = step is None or step.last
-            if steps and (over or len(steps) >= self.steps_due):
-                taken, steps = steps, []
-                yield from self.turn(taken, silent=self.paused)
+            while count := self.num_ready(steps, over):
+                yield from self.turn(steps[:count], silent=self.paused)
+                steps = steps[count:]
             if over:
                 return
 
@@ -136,6 +138,16 @@ class TurnSession:
         """Seconds of video that the next turn takes."""
         first = self.system.first_frames // 2
         return max(first, self.steps_per_turn) if self.num_rounds == 0 else self.steps_per_turn
+
+    def num_ready(self, steps: Sequence[Step], over: bool) -> int:
+        """How many of the steps that wait make the next turn; 0: more must come first.
+
+        A turn has pictures of one size: it ends early where the size changes, and where the stream is over.
+        """
+        alike = [torch.equal(step.grid_thw, steps[0].grid_thw) for step in steps[: self.steps_due]]
+        if False in alike:
+            return alike.index(False)
+        return len(alike) if over or len(alike) == self.steps_due else 0
 
     def turn(self, steps: Sequence[Step], *, silent: bool = False) -> Run:
         """One turn: forget, watch, speak.
@@ -149,7 +161,7 @@ class TurnSession:
         merge = self.model.config.vision_config.spatial_merge_size
         grids = [merged_grids(step.grid_thw, merge)[0] for step in steps]
         if len(set(grids)) > 1:
-            raise UserError("the picture's size changed within a turn: begin the turn anew with the new size")
+            raise UserError("the picture's size changes within this turn: end it before that step, see num_ready")
         self.clock.arrive(steps[-1].arrival_s)
         embeds = []
         for step in steps:
@@ -179,7 +191,7 @@ class TurnSession:
         kept, number, last = self.state(), self.num_rounds, max(span.end_s for span in self.context)
         spans = self._closing()
         spans += self.turns.turn(number, last, last, None, question)
-        logits = yield from self._read([*spans, Span(Part.ANSWER, beginning, None, number, last, last)], None)
+        logits = yield from self._read([*spans, Span(Part.ANSWER, beginning, None, number, last, last)])
         self.restore(kept)
         return logits
 
@@ -204,18 +216,18 @@ class TurnSession:
             self._say(said)
         while not silent:
             token = self.chooser(logits, in_view)
+            token = self.turns.im_end if token in self._stops else token  # the chat form knows one end
             said.append(token)
             in_view.append(token)
             self._say([token])
             yield Spoken(number, token, number, arrival_s, self.clock.now())
-            if token in self._stops or len(said) >= self.chooser.choosing.sampling.max_new_tokens:
+            if token == self.turns.im_end or len(said) >= self.chooser.choosing.sampling.max_new_tokens:
                 break
-            logits = yield from self._flush()
-        if said[-1] != self.turns.im_end:  # cut off, or another end: the chat form wants its own; no word is lost
+            logits = yield from self._read()
+        if said[-1] != self.turns.im_end:  # cut off, and no word is lost
             self._say([self.turns.im_end])
-        ids = self.context[-1].ids
-        words = ids[: len(ids) - evict.len_of_mute(ids, self._mute)]
-        yield Said(number, start_s, end_s, ids, words, self.clock.now())
+        ids, mute = self.context[-1].ids, evict.len_of_mute(self.context[-1].ids, self._mute)
+        yield Said(number, start_s, end_s, ids, ids[: len(ids) - mute], self.clock.now())
 
     def _closing(self) -> list[Span]:
         """What closes the turn before; it is forgotten with that turn's answer."""
@@ -233,17 +245,13 @@ class TurnSession:
         self.context[-1] = replace(self.context[-1], ids=(*self.context[-1].ids, *ids))
         self.pending += ids
 
-    def _read(self, spans: list[Span], video: torch.Tensor | None) -> Run:
-        """Feed what is pending and then new spans; returns the logits after the last token."""
+    def _read(self, spans: Sequence[Span] = (), video: torch.Tensor | None = None) -> Run:
+        """Feed what is pending and then new spans, if any; returns the logits after the last token."""
         ids, self.pending = self.pending, []
         tail = [replace(self.context[-1], ids=tuple(ids))] if ids else []
         logits = yield from self._feed([*tail, *spans], video)
         self.context += spans
         return logits
-
-    def _flush(self) -> Run:
-        """Feed what is pending; returns the logits after it."""
-        return (yield from self._read([], None))
 
     def _feed(self, spans: list[Span], video: torch.Tensor | None) -> Run:
         where, self.next_position = self.policy.place(spans, self.next_position, self.t_step)
@@ -251,9 +259,12 @@ class TurnSession:
         if video is not None:
             shown = torch.cat([torch.full((len(span),), span.part is Part.VIDEO) for span in spans])
             embeds[shown.to(embeds.device)] = video.to(embeds)
-        rows = layout_of(spans, where, self.num_fed)
+        rows, logits = layout_of(spans, where, self.num_fed), None
         self.num_fed += len(rows)
-        return (yield Feed(self.cache, rows, embeds))
+        for begin in range(0, len(rows), AT_ONCE):
+            part, last = slice(begin, begin + AT_ONCE), begin + AT_ONCE >= len(rows)
+            logits = yield Feed(self.cache, rows[part], embeds[part], -1 if last else None)
+        return logits
 
     # ---- forgetting -------------------------------------------------------------------------------------------------
 
@@ -280,13 +291,13 @@ class TurnSession:
         if not how.recomputes and [place for _, place in left] == [place for _, place in evict.whole(self.context)]:
             return
         if self.pending and not (left[-1][1] and left[-1][1][-1] == len(ids_of(self.context)) - 1):
-            yield from self._flush()  # words that are about to move must be in the cache
+            yield from self._read()  # words that are about to move must be in the cache
         if how.recomputes:
-            yield from self._begin_anew(_spans(left))
+            yield from self._begin_anew(evict.joined(left))
             return
         num_cached = len(ids_of(self.context)) - len(self.pending)
         index = torch.tensor([i for _, place in left for i in place if i < num_cached], dtype=torch.int64)
-        self.context = _spans(left)
+        self.context = evict.joined(left)
         self.cache.keep(WATCHED, index)
         if self.policy.compact:
             where, end = self.policy.place(self.context, 0, self.t_step)
@@ -294,7 +305,7 @@ class TurnSession:
             self.next_position = end - len(self.pending)  # which are text, one position each
 
     def _begin_anew(self, context: list[Span]) -> Run:
-        """Read a context into an empty cache, by one forward."""
+        """Read a context into an empty cache."""
         self.cache, self.pending, self.next_position = self._new_cache(), [], 0
         self.context, rounds = [], {span.round for span in context}
         self._seen = {number: video for number, video in self._seen.items() if number in rounds}
@@ -329,17 +340,6 @@ class TurnSession:
             layer.stores, layer.first_keys = dict(stores), dict(first_keys)
         self._seen = dict(state["seen"])
         self.chooser.generator.set_state(state["random"])
-
-
-def _spans(pieces: list[evict.Piece]) -> list[Span]:
-    """The context that pieces make; previous text becomes one span."""
-    context: list[Span] = []
-    for span, _ in pieces:
-        if context and span.part is context[-1].part is Part.PREVIOUS:
-            context[-1] = replace(span, ids=context[-1].ids + span.ids)
-        else:
-            context.append(span)
-    return context
 
 
 def _copied(value):

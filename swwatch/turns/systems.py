@@ -13,11 +13,11 @@ LABEL = "Time={:.1f}-{:.1f}s"  # of a turn: the seconds of video that it is abou
 
 @dataclass(frozen=True)
 class Sampling:
-    """How tokens of an answer are chosen."""
+    """How tokens of an answer are chosen. A temperature of None is the checkpoint's own."""
 
     max_new_tokens: int
     do_sample: bool
-    temperature: float
+    temperature: float | None
     repetition_penalty: float
 
 
@@ -95,7 +95,7 @@ SYSTEMS = {
             spaced=False,
             eviction="flush",
             positions="mrope_full",
-            sampling=Sampling(16, True, 1.0, 1.05),
+            sampling=Sampling(16, True, None, 1.05),
             query="Please describe the video.",
             flush_s=240.0,
             words_early_s=0.5,

@@ -4,7 +4,7 @@ A turn ends with <|im_end|> or at its limit. " ..." before it says that more is 
 pass through transformers' own processors, in the order of its `generate`.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from transformers import (
@@ -45,7 +45,7 @@ class Choosing:
 
     Attributes:
         sampling: see systems.Sampling.
-        top_k, top_p: as in transformers; None is off.
+        top_k, top_p: as in transformers, where 0 and 1 are off; None is the checkpoint's own.
         threshold_base, threshold_step: of EllipsisThreshold; a base of None is off.
         seed: of a session's own random numbers.
     """
@@ -59,8 +59,26 @@ class Choosing:
 
     def __post_init__(self):
         how = self.sampling
-        if how.max_new_tokens < 1 or how.repetition_penalty <= 0 or (how.do_sample and how.temperature <= 0):
+        cold = how.do_sample and how.temperature is not None and how.temperature <= 0
+        if how.max_new_tokens < 1 or how.repetition_penalty <= 0 or cold:
             raise UserError("max_new_tokens must be at least 1, repetition_penalty and temperature above 0")
+
+    def settled(self, own) -> "Choosing":
+        """The same, with what is left open as the checkpoint has it.
+
+        Args:
+            own: its generation_config. What that leaves open, too, is as transformers' `generate` has it, which the
+                public releases call: temperature 1, top-k 50, top-p 1.
+        """
+        temperature, top_k, top_p = (
+            next(value for value in (asked, getattr(own, name, None), default) if value is not None)
+            for name, asked, default in (
+                ("temperature", self.sampling.temperature, 1.0),
+                ("top_k", self.top_k, 50),
+                ("top_p", self.top_p, 1.0),
+            )
+        )
+        return replace(self, sampling=replace(self.sampling, temperature=temperature), top_k=top_k, top_p=top_p)
 
     def processors(self, ellipsis: int) -> LogitsProcessorList:
         """For one turn, whose tokens it counts."""
@@ -70,7 +88,7 @@ class Choosing:
         if self.threshold_base is not None:
             made.append(EllipsisThreshold(ellipsis, self.threshold_base, self.threshold_step))
         if how.do_sample:
-            if how.temperature != 1:
+            if how.temperature not in (1, None):
                 made.append(TemperatureLogitsWarper(how.temperature))
             if self.top_k:
                 made.append(TopKLogitsWarper(self.top_k))

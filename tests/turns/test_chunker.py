@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from swwatch.data.seek_jsonl import SeekFile
 from swwatch.errors import UserError
 from swwatch.turns.chunker import chunks, main, seeks_file
 from swwatch.turns.transcript import Transcript, by_turn, text_of
@@ -77,6 +78,14 @@ def test_the_command_writes_conversations_and_their_offsets(tmp_path, capsys, se
     assert video == {"type": "video", "video": "a.mp4", "video_start": 12.0, "video_end": 36.0}
     assert asked["text"] == "Go" and asked["title"] == "Cup" and asked["previous"].startswith("w0 w1")
     assert assistant["content"][0]["text_stream"][0] == [36 / 3, 36.9 / 3, "w36"]
+
+
+def test_offsets_of_an_earlier_file_of_the_same_name_do_not_outlive_it(tmp_path):
+    source, out = tmp_path / "talk.jsonl", tmp_path / "train.jsonl"
+    for seconds, seeks in ((60, "beside"), (40, "last-line")):
+        source.write_text(json.dumps({"video": "a.mp4", "content": talk(seconds)}))
+        assert main([str(source), str(out), "--seeks", seeks]) == 0
+    assert not seeks_file(out).exists() and len(SeekFile(out)) == 3
 
 
 def test_mistakes_are_told(tmp_path):

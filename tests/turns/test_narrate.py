@@ -2,6 +2,7 @@
 
 import json
 
+import numpy as np
 import pytest
 from turning import GREEDY
 
@@ -11,6 +12,7 @@ from swwatch.errors import UserError
 from swwatch.toy.clips import Recipe, write_dataset
 from swwatch.turns import command
 from swwatch.turns.narrate import Turn, TurnStream, live_cc, open_turns, turn_narration
+from swwatch.turns.spans import Part
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +58,38 @@ def test_liveccs_loop_answers_and_goes_on_with_its_stream(load_tiny, clip):
     stream.ask("And now")
     more = [span for span, _, _ in live_cc(loaded, steps[:2], stream)]
     assert len(more) == 2
-    assert loaded.tokenizer.decode(stream.session.context[-1].ids) is not None
+    asked = [(s.round, loaded.tokenizer.decode(s.ids)) for s in stream.session.context if s.part is Part.QUERY]
+    query = stream.session.system.query
+    assert asked == [(0, query), (number, "What was red"), (number + 1, "And now")], "each once, in its own turn"
+    assert stream.session.num_rounds == number + 3
+
+
+def test_nothing_is_said_until_liveccs_three_seconds_are_there_and_a_backlog_makes_turns_of_one(load_tiny):
+    frames = np.random.default_rng(0).integers(0, 255, (21, 56, 56, 3), dtype=np.uint8)
+    stream, turns = TurnStream(load_tiny("livecc"), choosing=GREEDY), []
+    for i in range(6):
+        assert stream.step() is None
+        stream.push(i / 2, frames[i])  # at the rate of the grid: decided as it comes
+    turns.append(stream.step())
+    assert stream.step() is None
+    for i in range(6, 21):  # an odd number: the last frame has no second half
+        stream.push(i / 2, frames[i])
+    while (turn := stream.step()) is not None:
+        turns.append(turn)
+    stream.end()
+    assert stream.step() is None
+    spans = [span.grid for span in stream.session.context if span.part is Part.VIDEO]
+    assert [(turn.start_s, turn.end_s) for turn in turns] == [(0, 3), *((i, i + 1) for i in range(3, 10))]
+    assert [grid[0] for grid in spans] == [3, 1, 1, 1, 1, 1, 1, 1]
+
+
+def test_a_live_stream_that_changes_its_size_within_the_first_turn_goes_on(load_tiny):
+    stream, turns = TurnStream(load_tiny("livecc"), choosing=GREEDY), []
+    for i in range(10):
+        stream.push(i / 2, np.zeros((56, 56 if i < 2 else 112, 3), dtype=np.uint8))
+        while (turn := stream.step()) is not None:
+            turns.append((turn.start_s, turn.end_s))
+    assert turns == [(0, 1), (1, 2), (2, 3), (3, 4), (4, 5)]
 
 
 def test_the_command_writes_text_subtitles_and_json(load_tiny, clip, tmp_path, capsys, tiny_checkpoint):
@@ -86,7 +119,7 @@ def test_draws_depend_on_the_seed_alone(load_tiny, clip, tmp_path, tiny_checkpoi
     for seed in (1, 1, 2):
         out = tmp_path / f"{len(said)}.jsonl"
         flags = ["--model", str(tiny_checkpoint), "--video", str(clip), "--system", "livecc", "--seed", str(seed)]
-        command.main([*flags, "--jsonl", str(out)])
+        command.main([*flags, "--temperature", "1", "--jsonl", str(out)])
         said.append(out.read_text())
     assert said[0] == said[1] != said[2]
 
@@ -106,5 +139,15 @@ def test_mistakes_are_told(load_tiny, clip, tiny_checkpoint):
         command.main([*flags, "--steps-per-turn", "0"])
     with pytest.raises(UserError, match="keeps no previous text"):
         command.main([*flags, "--previous", "Before"])
+    for more, words in (
+        (["--flush-seconds", "-1"], "flush_s must not be below 0"),
+        (["--vision-seconds", "9"], "--vision-seconds has no use with --eviction flush"),
+        (["--eviction", "append", "--flush-seconds", "9"], "--flush-seconds has no use with --eviction append"),
+        (["--eviction", "restart"], "--eviction restart would keep all video here: give --vision-seconds"),
+        (["--greedy", "--top-k", "3"], "--top-k has no use with --greedy"),
+        (["--threshold-step", "0.1"], "give both"),
+    ):
+        with pytest.raises(UserError, match=words):
+            command.main([*flags, *more])
     with pytest.raises(UserError, match="vision_s must not be below 0"):
         command.main([*flags, "--vision-seconds", "-1"])

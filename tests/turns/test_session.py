@@ -4,7 +4,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from turning import GREEDY, Scripted, begin, count_feeds, forward, play, random_steps, words_of
+from turning import GREEDY, Scripted, answers, begin, count_feeds, forward, play, random_steps, watched, words_of
 
 from swwatch.engine.requests import drive
 from swwatch.model.loading import load
@@ -33,25 +33,15 @@ def qwen2(tmp_path_factory):
     return load(folder, variant="livecc", device="cpu")
 
 
-def answers(loaded, count: int, seed: int = 0) -> list[list[int]]:
-    """Answers of every form: words and the end, words cut off at the limit (4), silence, an end alone."""
-    generator = torch.Generator().manual_seed(seed)
-    session = begin(loaded)
-    mute = list(session._mute)
-    forms = []
-    for _ in range(count):
-        words = torch.randint(0, 200, (4,), generator=generator).tolist()
-        form = int(torch.randint(0, 4, (1,), generator=generator))
-        forms.append([words[:1] + mute, words, mute, mute[-1:]][form][: GREEDY.sampling.max_new_tokens])
-    return forms
-
-
-def watched(loaded, steps) -> list[torch.Tensor]:
-    return [loaded.model.watch_video(step.pixel_values, step.grid_thw) for step in steps]
-
-
 @pytest.mark.parametrize(
-    ("variant", "policy"), [("streamingvlm", "mrope_contiguous"), ("livecc", "mrope_full"), ("livecc", "flat_1d")]
+    ("variant", "policy"),
+    [
+        ("streamingvlm", "mrope_contiguous"),
+        ("streamingvlm", "mrope_append"),
+        ("livecc", "mrope_full"),
+        ("livecc", "livecc_compat"),
+        ("livecc", "flat_1d"),
+    ],
 )
 @given(st.integers(3, 7), st.sampled_from([((2, 2),), ((1, 3), (2, 1))]), st.integers(0, 99))
 @settings(max_examples=6)
@@ -156,18 +146,30 @@ def _words(answer, mute, end) -> list[int]:
     return answer[: -len(mute)] if tuple(answer[-len(mute) :]) == tuple(mute) else answer[:-1]
 
 
-def test_append_never_forgets_and_equals_contiguous_until_something_goes(load_tiny):
+def test_append_keeps_the_same_members_at_positions_that_only_grow_and_equals_contiguous_until_something_goes(
+    load_tiny,
+):
     loaded, steps = load_tiny("streamingvlm"), random_steps(load_tiny("streamingvlm"), 8)
-    told, seen, highest = answers(loaded, 8), {}, []
+    told, seen, where, members = answers(loaded, 8), {}, {}, {}
     for policy in ("mrope_append", "mrope_contiguous"):
         session = begin(loaded, Scripted, windows=SMALL, policy=policy).tell(told)
-        marks = []
-        play(session, steps, lambda s, marks=marks: marks.append(len(s.seen_logits)))
+        marks, where[policy], members[policy] = [], [], []
+
+        def look(s, marks=marks, where=where[policy], members=members[policy]):
+            marks.append(len(s.seen_logits))
+            where.append(s.cache.tokens[WATCHED].position_ids)
+            members.append(ids_of(s.context))
+
+        play(session, steps, look)
         seen[policy] = session.seen_logits
-        highest.append(int(session.cache.tokens[WATCHED].position_ids.max()))
+    assert members["mrope_append"] == members["mrope_contiguous"]
     same = marks[2]  # three seconds fit
     assert all(torch.allclose(a, b, atol=1e-5) for a, b in zip(*(s[:same] for s in seen.values()), strict=True))
-    assert highest[0] > highest[1]
+    assert not torch.allclose(seen["mrope_append"][-1], seen["mrope_contiguous"][-1], atol=1e-5)
+    # what is new stands behind all that ever was, also what is gone by now
+    ends = [int(positions.max()) for positions in where["mrope_append"]]
+    assert all(a < b for a, b in zip(ends, ends[1:], strict=False)) and ends[-1] > 2 * ends[2]
+    assert ends[-1] > where["mrope_contiguous"][-1].max()
     session = begin(loaded, eviction="append")
     play(session, steps)
     assert sum(span.part is Part.VIDEO for span in session.context) == 8
@@ -260,6 +262,27 @@ def test_two_streams_on_one_model_do_not_disturb_each_other(load_tiny):
         assert mixed == [[turn.ids for turn in said] for said in alone]
 
 
+def test_interleaved_streams_have_the_logits_of_streams_alone_to_the_bit(load_tiny):
+    from turning import Steps
+
+    for name in ("streamingvlm", "livecc"):
+        loaded = load_tiny(name)
+        made = [random_steps(loaded, 6, seed=seed) for seed in (1, 2)]
+
+        def fresh(loaded=loaded):
+            return [begin(loaded, Scripted, windows=SMALL).tell(answers(loaded, 6, seed)) for seed in (1, 2)]
+
+        alone, both = fresh(), fresh()
+        for session, steps in zip(alone, made, strict=True):
+            play(session, steps)
+        runs = [drive(loaded.model, s.run(Steps(list(steps)))) for s, steps in zip(both, made, strict=True)]
+        while runs:  # a token of one, a token of the other
+            runs = [run for run in runs if next(run, None) is not None]
+        for ours, theirs in zip(both, alone, strict=True):
+            assert len(ours.seen_logits) == len(theirs.seen_logits) > 6
+            assert all(map(torch.equal, ours.seen_logits, theirs.seen_logits))
+
+
 def test_a_saved_stream_goes_on_as_if_it_had_never_stopped(load_tiny, tmp_path):
     loaded, steps = load_tiny("streamingvlm"), random_steps(load_tiny("streamingvlm"), 10)
     whole = [turn.ids for turn in play(begin(loaded, windows=SMALL), steps)]
@@ -277,7 +300,12 @@ def test_a_question_about_what_was_watched_needs_no_second_look(load_tiny):
         session = begin(loaded)
         play(session, random_steps(loaded, 4))
         length, number = session.cache.get_seq_length(), session.num_rounds
-        fed, events = count_feeds(loaded.model, session.answer("What was red", max_new_tokens=5))
+        looks = loaded.model.watch_video
+        loaded.model.watch_video = None  # nothing is looked at: calling it would fail
+        try:
+            fed, events = count_feeds(loaded.model, session.answer("What was red", max_new_tokens=5))
+        finally:
+            loaded.model.watch_video = looks
         assert session.cache.get_seq_length() == length + fed and 0 < len(events) - 1 <= 5
         assert sum(span.part is Part.VIDEO for span in session.context if span.round == number) == 0
         assert sum(span.part is Part.QUERY for span in session.context if span.round == number) == 1

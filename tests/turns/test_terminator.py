@@ -4,10 +4,11 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from transformers import GenerationConfig
 from turning import random_steps
 
 from swwatch.errors import UserError
-from swwatch.turns.systems import Sampling
+from swwatch.turns.systems import SYSTEMS, Sampling
 from swwatch.turns.terminator import Chooser, Choosing, EllipsisThreshold
 
 GREEDY = Sampling(4, False, 1.0, 1.0)
@@ -59,6 +60,32 @@ def test_draws_are_a_sessions_own(scores, seed):
 def test_top_k_of_one_is_greedy():
     chooser = Chooser(Choosing(Sampling(4, True, 0.9, 1.0), top_k=1), ellipsis=0)
     assert {chooser(torch.tensor([0.0, 1.0, 0.5]), [1]) for _ in range(9)} == {1}
+
+
+def test_what_is_left_open_is_the_checkpoints_own_and_then_as_generate_has_it():
+    own = GenerationConfig(temperature=0.01, top_k=1, top_p=0.001)
+    left = Choosing(Sampling(4, True, None, 1.05)).settled(own)
+    assert (left.sampling.temperature, left.top_k, left.top_p) == (0.01, 1, 0.001)
+    asked = Choosing(Sampling(4, True, 0.9, 1.05), top_k=0, top_p=1.0).settled(own)
+    assert (asked.sampling.temperature, asked.top_k, asked.top_p) == (0.9, 0, 1.0)
+    assert [type(made).__name__ for made in asked.processors(0)] == [
+        "RepetitionPenaltyLogitsProcessor",
+        "TemperatureLogitsWarper",
+    ]
+    bare = Choosing(SYSTEMS["livecc"].sampling).settled(GenerationConfig())
+    assert (bare.sampling.temperature, bare.top_k, bare.top_p) == (1.0, 50, 1.0)
+
+
+def test_a_session_draws_as_its_checkpoint_says(load_tiny):
+    from turning import begin
+
+    loaded = load_tiny("livecc")
+    assert begin(loaded, choosing=None).chooser.choosing.sampling.temperature == 1e-6
+    assert begin(load_tiny("streamingvlm"), choosing=None).chooser.choosing.sampling.temperature == 0.9
+
+
+def test_a_base_of_none_is_no_threshold():
+    assert not any(isinstance(made, EllipsisThreshold) for made in Choosing(GREEDY).processors(0))
 
 
 def test_senseless_numbers_are_refused():

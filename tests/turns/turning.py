@@ -118,3 +118,20 @@ def count_feeds(model, run) -> tuple[int, list]:
 
 def words_of(context) -> list[int]:
     return [token for span in context if span.part is Part.PREVIOUS for token in span.ids]
+
+
+def answers(loaded, count: int, seed: int = 0) -> list[list[int]]:
+    """Answers of every form: words and the end, words cut off at the limit (4), silence, an end alone."""
+    generator = torch.Generator().manual_seed(seed)
+    session = begin(loaded)
+    mute = list(session._mute)
+    forms = []
+    for _ in range(count):
+        words = torch.randint(0, 200, (4,), generator=generator).tolist()
+        form = int(torch.randint(0, 4, (1,), generator=generator))
+        forms.append([words[:1] + mute, words, mute, mute[-1:]][form][: GREEDY.sampling.max_new_tokens])
+    return forms
+
+
+def watched(loaded, steps) -> list[torch.Tensor]:
+    return [loaded.model.watch_video(step.pixel_values, step.grid_thw) for step in steps]
