@@ -95,13 +95,16 @@ def generate(args: argparse.Namespace, ranks: Alone) -> int:
         before: dict[str, list[dict]] = {}
         for row in store.rows:
             before.setdefault(work.key_of(row), []).append(row)
+        if not ranks.rank:
+            done = f", {len(before)} of them begun or done before" if before else ""
+            print(f"{args.task}: {len(work.jobs)} {work.noun}{done} -> {args.output}", flush=True)
         while (number := ranks.add("next") - 1) < len(work.jobs):
             job = work.jobs[number]
             try:
                 path = _find(job.video, args)
                 for row in work.rows(speaker, job, path, before.get(job.key, []), store.state_path(job.key)):
                     store.add(row)
-                print(f"{number + 1} of {len(work.jobs)}: {job.key}", flush=True)
+                    print(f"{number + 1} of {len(work.jobs)}: {job.key}{work.reached(row)}", flush=True)
             except VideoError as error:
                 ranks.add("bad")
                 print(f"left out: {job.key}: {error}", file=sys.stderr)
@@ -115,14 +118,16 @@ def generate(args: argparse.Namespace, ranks: Alone) -> int:
         )
     if not rows:
         raise UserError(f"nothing could be commented on: all {len(work.jobs)} videos were left out, see above")
-    print(f"{len(rows)} rows in {args.output}; {ranks.add('bad', 0)} left out for their video, which lose in `judge`")
+    num_bad = ranks.add("bad", 0)
+    bad = f"; {num_bad} left out for their video, see above: they lose in `judge`" if num_bad else ""
+    print(f"{len(rows)} rows in {args.output}{bad}")
     return 0
 
 
 class Games:
     """The work of inf-streams."""
 
-    tidy, finish = staticmethod(tidy_games), staticmethod(merged)
+    noun, tidy, finish = "games", staticmethod(tidy_games), staticmethod(merged)
 
     def __init__(self, args: argparse.Namespace):
         self.jobs = read_games(args.data)[: args.max_count]
@@ -132,6 +137,9 @@ class Games:
     def key_of(self, row: dict) -> str:
         return row["video"]
 
+    def reached(self, row: dict) -> str:
+        return f" up to {row['chunk_end']:g} s"
+
     def rows(self, speaker: Speaker, job: Game, path: Path, before: list[dict], state: Path) -> Iterable[dict]:
         return comment_game(speaker, job, path, self.plan, before, state)
 
@@ -139,12 +147,17 @@ class Games:
 class Events:
     """The work of livesports-cc."""
 
+    noun = "events"
+
     def __init__(self, args: argparse.Namespace):
         self.jobs, self.wording = read_events(args.data)[: args.max_count], Wording.load()
         self.facts = {"wording": asdict(self.wording)}
 
     def key_of(self, row: dict) -> str:
         return f"{row['video_id']}_{row['event_id']}"
+
+    def reached(self, row: dict) -> str:
+        return ""  # an event is one row
 
     def tidy(self, rows: Iterable[dict]) -> list[dict]:
         return list({self.key_of(row): row for row in rows}.values())

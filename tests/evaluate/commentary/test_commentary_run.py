@@ -190,6 +190,21 @@ def test_two_processes_write_the_bytes_of_one(generate, games, tiny_checkpoint, 
     assert [row["video"] for row in read(tmp_path / "two.jsonl")] == ["b.mp4", "a.mp4", "c.mp4"]
 
 
+def test_what_is_saved_of_a_game_is_told_and_what_was_there_is_not_told_again(generate, tmp_path, capsys):
+    out = tmp_path / "out.jsonl"
+    generate("inf-streams", out, "--end", "25")
+    told = capsys.readouterr().out.splitlines()
+    assert told == [
+        f"inf-streams: 1 games -> {out}",
+        "1 of 1: game.mp4 up to 20 s",
+        "1 of 1: game.mp4 up to 25 s",
+        f"1 rows in {out}",
+    ]
+    generate("inf-streams", out, "--end", "25")
+    again = [f"inf-streams: 1 games, 1 of them begun or done before -> {out}", f"1 rows in {out}"]
+    assert capsys.readouterr().out.splitlines() == again
+
+
 def test_rows_stand_in_the_order_of_the_data_whatever_was_made_first(generate, tmp_path):
     out = tmp_path / "out.jsonl"
     generate("livesports-cc", out)
