@@ -88,7 +88,8 @@ def streamingbench(data: Path, wording: Wording) -> list[Item]:
         path = row.text("video_path").removeprefix("./")
         for question in row.rows("questions"):
             number = asked[path] = asked.get(path, -1) + 1
-            places = (path, Path(path).name)
+            name = Path(path).name  # some paths of the public files are those of their author's machine
+            places = (path, name, f"videos/{name}")
             items.append(_streamed(question, f"{Path(path).stem}/{number}", path, places, wording))
     return items
 

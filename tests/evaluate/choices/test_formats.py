@@ -121,6 +121,16 @@ def test_both_forms_of_streamingbench_hold_the_same_questions(quiz):
     assert "sample_1/video.mp4" in other[0].places
 
 
+def test_streamingbench_finds_videos_whose_paths_are_of_another_machine(quiz, tmp_path):
+    rows = json.loads(quiz["streamingbench"].read_text())
+    path = tmp_path / "questions_real.json"
+    path.write_text(json.dumps([row | {"video_path": f"/home/author/data/{row['video_path'][2:]}"} for row in rows]))
+    root = quiz["streamingbench"].parent
+    items = tasks.get("streamingbench").items(path, read_wording())
+    for folder in (root, root / "videos"):
+        assert [recorded.locate(item, folder).name for item in items[:1]] == ["sample_1_real.mp4"]
+
+
 def test_livesports_reads_both_spellings_of_its_span_and_options(quiz, tmp_path):
     items = items_of(quiz, "livesports")
     assert [(item.start_s, item.end_s) for item in items] == [(event.start_s, event.end_s) for event in EVENTS]
