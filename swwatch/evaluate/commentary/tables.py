@@ -14,21 +14,23 @@ def markdown(task: str, reports: list[dict]) -> str:
         reports: of match.summarize, with the names of the runs and the judge.
     """
     key, name = FIGURES[task]
-    first = reports[0]
+    first, of_b = reports[0], f" {name} of B |" if task == "livesports-cc" else ""  # ties are losses: the rest is ties
     lines = [
         f"# {first['a']}: {task}",
         "",
         f"{RULES[task]} Judge: {first['model']} at {first['endpoint']}. The values depend on the judge and on its "
         "prompt: they do not compare across papers, nor with another judge.",
         "",
-        f"| A | B | {name} of A | 95 % interval | judged | A silent | B silent | failed | shown first preferred |",
-        "|---|---|---|---|---|---|---|---|---|",
+        f"| A | B | {name} of A | 95 % interval |{of_b} compared | A silent | B silent | failed | "
+        "shown first preferred |",
+        "|---" * (10 if of_b else 9) + "|",
     ]
     for report in reports:
+        rate_of_b = f" {percent(report['win_rate_of_b'])} |" if of_b else ""
         interval = "-" if report["ci95"] is None else " to ".join(percent(value) for value in report["ci95"])
         lines.append(
-            f"| {report['a']} | {report['b']} | {percent(report[key])} | {interval} | {report['num_judged']} | "
-            f"{report['num_silent']['A']} | {report['num_silent']['B']} | {report['num_failed']} | "
+            f"| {report['a']} | {report['b']} | {percent(report[key])} | {interval} |{rate_of_b} "
+            f"{report['num_judged']} | {report['num_silent']['A']} | {report['num_silent']['B']} | {report['num_failed']} | "
             f"{percent(report['first_share'])} |"
         )
     lines += ["", "Silent texts, missing ones among them, lose without being shown. Intervals: bootstrap over videos."]

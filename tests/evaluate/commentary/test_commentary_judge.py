@@ -193,7 +193,7 @@ def test_events_count_ties_as_losses_and_missing_predictions_lose(judge, server,
         "ab_winner": "tie",
         "ba_winner": "A",
     }
-    assert "| a | b | 87.50 % |" in (tmp_path / "a_commentary.md").read_text()
+    assert "| a | b | 87.50 % | - | 0.00 % | 4 | 0 | 2 | 0 |" in (tmp_path / "a_commentary.md").read_text()
     assert "| a | c | 87.50 % |" in (tmp_path / "a_commentary.md").read_text()
 
 
