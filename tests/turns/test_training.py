@@ -6,7 +6,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from turning import Scripted, begin, play, random_steps
+from turning import GRID, LONG, Scripted, begin, play, random_steps, streamed, told_of
 
 from swwatch.errors import UserError
 from swwatch.turns.conversation import Asked, Chat, Commentary, read
@@ -14,13 +14,8 @@ from swwatch.turns.evict import Windows
 from swwatch.turns.positions import POLICIES
 from swwatch.turns.prompt import Turns
 from swwatch.turns.spans import Part, ids_of
-from swwatch.turns.systems import SYSTEMS, Sampling
-from swwatch.turns.terminator import Choosing
+from swwatch.turns.systems import SYSTEMS
 from swwatch.turns.training import Form
-from swwatch.turns.transcript import Transcript
-
-GRID = (2, 2)  # rows and columns of random_steps
-LONG = Choosing(Sampling(500, False, 1.0, 1.0))
 
 word = st.text("abcdefgh'.,-é7", min_size=1, max_size=6).filter(lambda text: text.strip())
 rows = st.lists(st.tuples(st.floats(0, 8), word).map(lambda row: [max(row[0] - 0.2, 0), *row]), max_size=25)
@@ -33,29 +28,6 @@ def loaded(request, load_tiny):
 
 def form_of(loaded, **options) -> Form:
     return Form(Turns(loaded.tokenizer, SYSTEMS[loaded.settings.variant]), **options)
-
-
-def told_of(rows, **more) -> Commentary:
-    return Commentary("Say it.", Transcript.read(rows).words, **more)
-
-
-def streamed(loaded, spans, told: Commentary, start_s: float, count: int, asked: dict[int, str], **options):
-    """Run a stream over as many seconds that says what the sample's answers say."""
-    answers = [list(span.ids) for span in spans if span.part is Part.ANSWER]
-    query = told.query_with("none", "")
-    session = begin(
-        loaded, Scripted, query="\n".join([query, *filter(None, [asked.get(0)])]), choosing=LONG, **options
-    )
-    session.tell(answers)
-    steps = random_steps(loaded, count, (GRID,))
-    for step in steps:
-        object.__setattr__(step, "arrival_s", step.arrival_s + start_s)
-
-    def look(session):
-        session.query = asked.get(session.num_rounds, session.query)
-
-    said = play(session, steps, look)
-    return session, said
 
 
 @given(rows, st.integers(3, 8), st.sampled_from([0.0, 3.0, 1234.0]), st.text("ab c", max_size=40))

@@ -7,13 +7,17 @@ import torch
 from swwatch.engine.requests import Feed, drive
 from swwatch.engine.source import Step
 from swwatch.turns import positions
+from swwatch.turns.conversation import Commentary
 from swwatch.turns.prompt import Turns
 from swwatch.turns.session import Said, TurnSession
 from swwatch.turns.spans import Part, ids_of
 from swwatch.turns.systems import SYSTEMS, Sampling
 from swwatch.turns.terminator import Choosing
+from swwatch.turns.transcript import Transcript
 
 GREEDY = Choosing(Sampling(4, False, 1.0, 1.05))
+LONG = Choosing(Sampling(500, False, 1.0, 1.0))
+GRID = (2, 2)  # rows and columns of random_steps
 
 
 @dataclass
@@ -135,3 +139,26 @@ def answers(loaded, count: int, seed: int = 0) -> list[list[int]]:
 
 def watched(loaded, steps) -> list[torch.Tensor]:
     return [loaded.model.watch_video(step.pixel_values, step.grid_thw) for step in steps]
+
+
+def told_of(rows, **more) -> Commentary:
+    return Commentary("Say it.", Transcript.read(rows).words, **more)
+
+
+def streamed(loaded, spans, told: Commentary, start_s: float, count: int, asked: dict[int, str], **options):
+    """Run a stream over as many seconds that says what the sample's answers say."""
+    answers = [list(span.ids) for span in spans if span.part is Part.ANSWER]
+    query = told.query_with("none", "")
+    session = begin(
+        loaded, Scripted, query="\n".join([query, *filter(None, [asked.get(0)])]), choosing=LONG, **options
+    )
+    session.tell(answers)
+    steps = random_steps(loaded, count, (GRID,))
+    for step in steps:
+        object.__setattr__(step, "arrival_s", step.arrival_s + start_s)
+
+    def look(session):
+        session.query = asked.get(session.num_rounds, session.query)
+
+    said = play(session, steps, look)
+    return session, said
