@@ -3,6 +3,7 @@
 import copy
 import math
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 import torch
@@ -76,6 +77,17 @@ BUDGETS = {
 }
 
 
+@cache
+def stream_beside(device: torch.device) -> torch.cuda.Stream:
+    """The CUDA stream that frames are encoded on, one for all encoders of a device.
+
+    torch has 32 streams of each priority and hands them out again and again. With one for each encoder, and there is
+    an encoder for each live session, some would be those on which a model records its graphs: recording forbids that
+    another thread works there. Of the high priority there are no others in this project.
+    """
+    return torch.cuda.Stream(device, priority=-1)
+
+
 class FrameEncoder:
     """Turns frames into `pixel_values_videos` and `video_grid_thw` with a checkpoint's own video processor.
 
@@ -89,10 +101,10 @@ class FrameEncoder:
             video_processor: a checkpoint's `AutoProcessor.from_pretrained(...).video_processor`.
             budget: one of `BUDGETS`.
             device: where frames are resized and normalised; by default the CPU, whose values training uses. A GPU
-                may round a pixel the other way, by 1 of 255. It works on a CUDA stream of its own.
+                may round a pixel the other way, by 1 of 255. It works on the CUDA stream `stream_beside`.
         """
         self.device = torch.device(device or "cpu")
-        self._stream = torch.cuda.Stream(self.device) if self.device.type == "cuda" else None
+        self._stream = stream_beside(self.device) if self.device.type == "cuda" else None
         self.video_processor = copy.copy(video_processor)
         self.video_processor.cap_pixels_per_frame = False  # the budget decides; unset, transformers 5.17 warns
         self.budget = budget

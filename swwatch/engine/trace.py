@@ -55,8 +55,8 @@ class Moment:
     def __init__(self, device: torch.device, clock):
         self._clock, self._at_s, self._event = clock, None, None
         if device.type == "cuda":
-            self._event = torch.cuda.Event(enable_timing=True)
-            self._event.record()
+            self._stream = torch.cuda.current_stream(device)  # which need not be the current device
+            self._event = self._stream.record_event(torch.cuda.Event(enable_timing=True))
         else:
             self._at_s = clock.now()
 
@@ -67,8 +67,7 @@ class Moment:
     def at_s(self) -> float:
         """On the clock. Waits for the device, which is at once where it `passed`."""
         if self._at_s is None:
-            now = torch.cuda.Event(enable_timing=True)
-            now.record()
+            now = self._stream.record_event(torch.cuda.Event(enable_timing=True))
             now.synchronize()
             self._at_s = self._clock.now() - self._event.elapsed_time(now) / 1000
         return self._at_s

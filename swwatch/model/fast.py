@@ -53,10 +53,9 @@ def length_bucket(count: int, most: int, first: int = 128) -> int:
 
 @dataclass(frozen=True)
 class Bucket:
-    """The shapes of a forward: `seats` seats from `first` on, rows, rows of the longest seat, slots read, and whether
-    any logits are wanted."""
+    """The shapes of a forward: the first `seats` seats, rows, rows of the longest seat, slots read, and whether any
+    logits are wanted."""
 
-    first: int
     seats: int
     rows: int
     longest: int
@@ -219,10 +218,11 @@ class FastModel:
         read = length_bucket(length, self.store.length, self._first_length)
         total = sum(counts)
         num_rows = row_bucket(total) if total <= MAX_ROWS else total
-        if len(seats) == 1:
-            return Bucket(seats[0], 1, num_rows, num_rows, read, wanted)
+        if seats == [0]:
+            return Bucket(1, num_rows, num_rows, read, wanted)
+        # also for one session in another seat: to record all shapes for each of many seats takes minutes and memory
         span = min(1 << max(seats).bit_length(), self.store.num_seats)
-        return Bucket(0, span, max(num_rows, span), row_bucket(max(counts)), read, wanted)
+        return Bucket(span, max(num_rows, span), row_bucket(max(counts)), read, wanted)
 
     def _describe(self, bucket, rows, counts, begins, seats, predicts) -> torch.Tensor:
         """(11, R) int64 on the CPU: what the device is told of every row."""
@@ -233,7 +233,7 @@ class FastModel:
             first = (
                 self.store.cell(seat, begin),
                 self.store.entry(seat, begin),
-                (seat - bucket.first) * bucket.longest,
+                seat * bucket.longest,
             )
             columns = torch.stack([new.stream, new.order, new.step, new.sees])
             numbered = self._ramp[:, :count] + torch.tensor([*first, wanted[-1]])[:, None]
@@ -266,11 +266,11 @@ class FastModel:
         return self._graphs.run(bucket, compute).clone()
 
     def _compute(self, bucket: Bucket, columns: torch.Tensor, hidden: torch.Tensor) -> torch.Tensor:
-        """(11, R) columns and (R, D) embeddings on the device -> (S, V) float32 logits, (0, V) where none are wanted.
+        """(11, R) columns and (R, D) embeddings on the device -> (S, V) float32 logits, no rows where none are wanted.
         Nothing here waits for the device."""
         # 1) list the new tokens, then ask the one rule who sees whom
         store, text = self.store, self._text
-        span, length = slice(bucket.first, bucket.first + bucket.seats), bucket.length
+        span, length = slice(bucket.seats), bucket.length
         store.columns.view(3, -1).index_copy_(1, columns[CELL], columns[: STEP + 1])
         asks = (_by_seat(columns[i], columns[PLACE], bucket)[..., None] for i in (STREAM, ORDER, SEES))
         sees = can_see(*asks, *store.columns[:, span, None, :length])  # (S, Q, L)
@@ -297,7 +297,9 @@ class FastModel:
             x = x.unflatten(0, (-1, store.heads)).permute(0, 3, 1, 2, 4).flatten(2)  # (S, Q, D)
             hidden = hidden + attention.o_proj(_in_rows(x, columns[PLACE], bucket))
             hidden = hidden + layer.mlp(_norm(layer.post_attention_layernorm, hidden))
-        wanted = hidden.index_select(0, columns[WANTED, : bucket.seats if bucket.wanted else 0])
+        if not bucket.wanted:
+            return hidden[:0]
+        wanted = hidden.index_select(0, columns[WANTED, : bucket.seats])
         return self._head(_norm(text.norm, wanted)).float()
 
 

@@ -175,3 +175,15 @@ def test_merged_grids_are_one_a_step():
     assert grids == [(2, 3), (2, 3), (4, 2)]
     with pytest.raises(ValueError, match="3 x 4"):
         merged_grids(torch.tensor([[1, 3, 4]]), 2)
+
+
+def test_however_many_encoders_there_are_they_share_one_cuda_stream(video_processor, monkeypatch):
+    """torch has 32 of a priority; one more encoder would work where a model records its graphs."""
+    made = []
+    monkeypatch.setattr(torch.cuda, "Stream", lambda device, priority=0: made.append(priority) or object())
+    pixels.stream_beside.cache_clear()
+    try:
+        encoders = [FrameEncoder(video_processor, BUDGETS["declared"], "cuda") for _ in range(40)]
+    finally:
+        pixels.stream_beside.cache_clear()
+    assert made == [-1] and len({id(encoder._stream) for encoder in encoders}) == 1

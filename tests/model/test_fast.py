@@ -128,6 +128,31 @@ def test_a_forward_of_more_rows_than_are_recorded_is_the_same(load_tiny, monkeyp
     torch.testing.assert_close(logits_of(small(model), feeds), expected, atol=1e-5, rtol=1e-5)
 
 
+class Recordings:
+    """Stands for model.graphs: what would be recorded, and run without."""
+
+    def __init__(self):
+        self.keys = set()
+
+    def run(self, key, compute):
+        self.keys.add(key)
+        return compute()
+
+
+def test_a_lone_session_is_not_recorded_anew_in_every_seat(load_tiny):
+    """On a GPU each recording holds up all sessions of a stage, and takes memory."""
+    model = load_tiny("group").model
+    feeds = random_feeds("group", [(2, 2)] * 2, 5, lambda low, high: high)
+    expected, quick = logits_of(model, feeds), small(model, seats=16)
+    quick._graphs, caches, keys = Recordings(), [], []
+    for _ in range(16):
+        caches.append(quick.new_cache())
+        ours = torch.stack([quick.step(caches[-1], *feed).clone() for feed in feeds])
+        torch.testing.assert_close(ours, expected, atol=1e-5, rtol=1e-5)
+        keys.append(len(quick._graphs.keys))
+    assert caches[-1].seat == 15 and keys[-1] <= 5 * keys[0], keys
+
+
 @pytest.mark.parametrize("feeds_at_once", [[(1,), (7,)], [(1, 3), (1, 1, 1)]])
 def test_warming_up_changes_nothing_for_sessions_under_way(load_tiny, feeds_at_once):
     model = load_tiny("group").model
