@@ -96,6 +96,8 @@ def told_token(token: str | None, environment: str | None) -> str:
 
 def bind(host: str, port: int) -> socket.socket:
     """A socket that listens. Raises UserError: the address is not to be had."""
+    if not 0 <= port <= 65535:  # some systems would take the rest of the division by 65536
+        raise UserError(f"--port {port}: a port is a number from 0 to 65535")
     try:
         family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
         listener = socket.socket(family, socket.SOCK_STREAM)

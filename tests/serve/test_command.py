@@ -21,6 +21,8 @@ from swwatch.serve import command
         (["--max-sessions", "0"], "--max-sessions"),
         (["--max-pixels", "many"], "--max-pixels"),
         (["--host", "256.1.2.3", "--no-token"], "--host"),
+        (["--port", "99999"], "--port"),
+        (["--port", "-1"], "--port"),
         (["--model", "/no/such/model"], "no checkpoint"),
     ],
 )
