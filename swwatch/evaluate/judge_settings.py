@@ -42,6 +42,7 @@ class JudgeSettings:
     timeout_s: float = setting(60.0, "seconds without a sign of life after which a try has failed")
     retries: int = setting(6, "further tries after timeouts, 429, 5xx and broken connections")
     reasks: int = setting(2, "further questions after a reply that is no verdict")
+    temperature: float | None = setting(0.0, "of a reply; none for the model's own, where it takes no other")
     max_tokens: int | None = setting(300, "limit of a reply; none for the server's own")
     extra: str = setting("{}", 'more fields of the request as JSON, such as {"seed": 1}')
     input_price: float | None = setting(None, "per million prompt tokens, to show the cost")
@@ -61,6 +62,8 @@ class JudgeSettings:
             raise UserError("--requests-per-minute must be above 0, or none for no limit")
         if self.max_tokens is not None and self.max_tokens < 1:
             raise UserError("--max-tokens must be at least 1, or none for the server's own limit")
+        if self.temperature is not None and self.temperature < 0:
+            raise UserError("--temperature must be 0 or more, or none for the model's own")
         if (self.input_price is None) != (self.output_price is None):
             raise UserError("give both --input-price and --output-price, or neither")
         if min(self.input_price or 0, self.output_price or 0) < 0:
@@ -87,8 +90,8 @@ class JudgeSettings:
             raise UserError('--extra wants a JSON object, such as {"seed": 1}')
         if taken := sorted(set(OURS) & set(extra)):
             raise UserError(f"--extra may not set {', '.join(taken)}: the judge sets it itself")
-        limit = {} if self.max_tokens is None else {"max_tokens": self.max_tokens}
-        return {"model": self.model, "temperature": 0, **limit, **extra}
+        asked = {"temperature": self.temperature, "max_tokens": self.max_tokens}
+        return {"model": self.model, **{name: value for name, value in asked.items() if value is not None}, **extra}
 
     def key(self, env: Mapping[str, str]) -> str | None:
         """The key from the environment.

@@ -154,7 +154,7 @@ class ChatClient:
             return "The key is known but may not do this: has its account access to the model given by --model?"
         if 300 <= status < 400 or status in (404, 405):
             return "Check --base-url (most end in /v1; /chat/completions is added) and --model"
-        return "It does not accept the request: check --model, and --max-tokens and --extra if it wants other fields"
+        return "It does not accept the request: check --model, --temperature, --max-tokens and --extra"
 
     def _hide(self, text: str) -> str:
         """`text` without the key, which some servers repeat in their messages."""

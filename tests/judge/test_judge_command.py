@@ -237,6 +237,15 @@ def test_settings_come_from_the_file_then_the_environment_then_flags(server, sww
     assert server.requests[-1]["model"] == "from-flag"
 
 
+def test_a_judge_that_takes_no_temperature_and_another_limit_can_be_asked(server, swwatch_judge, tmp_path):
+    path = write_run(tmp_path, "group", {"1": "A dog runs."})
+    server.brain = lambda request: grade(3) if "temperature" not in request else error(400, "unsupported temperature")
+    flags = ["--temperature", "none", "--max-tokens", "none", "--extra", '{"max_completion_tokens": 2000}']
+    assert swwatch_judge(path) == 2 and swwatch_judge(path, *flags) == 0
+    assert server.requests[-1].keys() == {"model", "messages", "max_completion_tokens"}
+    assert read(tmp_path / "group_judge.json")["request"] == {"max_completion_tokens": 2000}
+
+
 @pytest.mark.parametrize(
     "flags",
     [
@@ -244,6 +253,7 @@ def test_settings_come_from_the_file_then_the_environment_then_flags(server, sww
         ["--retries", "-1"],
         ["--requests-per-minute", "0"],
         ["--max-tokens", "0"],
+        ["--temperature", "-1"],
         ["--extra", "{"],
         ["--extra", "[]"],
         ["--extra", '{"temperature": 1}'],

@@ -30,8 +30,8 @@ def markdown(task: str, reports: list[dict]) -> str:
         interval = "-" if report["ci95"] is None else " to ".join(percent(value) for value in report["ci95"])
         lines.append(
             f"| {report['a']} | {report['b']} | {percent(report[key])} | {interval} |{rate_of_b} "
-            f"{report['num_judged']} | {report['num_silent']['A']} | {report['num_silent']['B']} | {report['num_failed']} | "
-            f"{percent(report['first_share'])} |"
+            f"{report['num_judged']} | {report['num_silent']['A']} | {report['num_silent']['B']} | "
+            f"{report['num_failed']} | {percent(report['first_share'])} |"
         )
     lines += ["", "Silent texts, missing ones among them, lose without being shown. Intervals: bootstrap over videos."]
     if task == "inf-streams":
