@@ -99,4 +99,4 @@ def summary(seconds: list[Second]) -> str:
         "first word": [s.first_s - s.arrival_s for s in seconds if s.first_s is not None],
     }
     told = [f"{name} +{median(v):.2f} s (median), +{max(v):.2f} s (most)" for name, v in lags.items() if v]
-    return "; ".join([f"kept up in {kept} of {len(seconds) - 1} seconds", *told])
+    return "; ".join([f"kept up in {kept} of {len(seconds[:-1])} seconds", *told])

@@ -76,3 +76,7 @@ def test_a_notice_stands_on_a_line_of_its_own_and_the_words_go_on_below_it():
         "  ...  (0.50 s behind)",
         "seen 0-2   s  watched +  0.60  word +  0.70 | runs",
     ]
+
+
+def test_a_stream_that_was_stopped_before_anything_was_seen_has_no_seconds():
+    assert shown([]) == ["kept up in 0 of 0 seconds"]

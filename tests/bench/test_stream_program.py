@@ -207,6 +207,8 @@ def test_a_checkpoint_is_measured_in_place_of_a_shape(tiny_checkpoint):
 def test_it_needs_no_video_decoder_data_sets_or_training():
     """A borrowed GPU machine may have none of them."""
     code = "import sys, swwatch.bench.stream, swwatch.bench.stream_plots, swwatch.model.fast, swwatch.engine.fused\n"
+    code += "import swwatch.bench.capacity, swwatch.bench.endless; from swwatch.data.pixels import BUDGETS\n"
+    code += "BUDGETS['declared'].size(720, 1280, None)\n"
     code += (
         "print([m for m in ('decord', 'qwen_vl_utils', 'datasets', 'deepspeed', 'av', 'peft') if m in sys.modules])"
     )

@@ -5,15 +5,19 @@ import threading
 import weakref
 
 import pytest
-from faults import failing
+from faults import failing, out_of_memory
+from feeds import Arrived, small
 from streams import play, random_stream
 from test_batch import plain, together, whole
 
 from swwatch.engine.batch import Batch, Ended, OutOfMemory
 from swwatch.engine.decoding import Decoding
-from swwatch.engine.requests import Wait
+from swwatch.engine.endless import Window
+from swwatch.engine.fused import FusedSession
+from swwatch.engine.requests import Wait, drive
 from swwatch.engine.serial import SerialSession
 from swwatch.engine.session import Session
+from swwatch.engine.source import Step
 from swwatch.errors import UserError
 
 
@@ -71,6 +75,57 @@ def test_what_does_not_fit_together_goes_on_in_parts(load_tiny):
         ended = together(loaded.model, [whole(*pair) for pair in zip(sessions, streams, strict=True)], at_once=4)
     assert [(plain(ended[i][0]), ended[i][1]) for i in range(4)] == [(said, Ended()) for said in alone]
     assert sizes.count(4) == 1, "it is not tried again and again"
+
+
+@pytest.mark.parametrize("kind", [Session, FusedSession])
+@pytest.mark.parametrize("variant", ["group", "overlap"])
+def test_streams_without_end_that_do_not_fit_together_say_what_each_says_alone(load_tiny, variant, kind):
+    """Feeds are undone in the midst of forgetting: of what was evicted and re-numbered nothing comes back."""
+    loaded, window = load_tiny(variant), Window(vision_s=2, text_sink=1, text_window=3)
+    streams = [random_stream(loaded, [(1 + i % 2, 2)] * 7, seed=i) for i in range(3)]
+    options = {"decoding": Decoding(16), "window": window}
+
+    def open_run(stream):
+        steps = [Step(p, g, 0.0, i == 6) for i, (p, g) in enumerate(zip(stream.pixels, stream.grids, strict=True))]
+        return kind(loaded.model, stream.prompt, **options).run(Arrived(steps))
+
+    alone = [plain(drive(loaded.model, open_run(stream))) for stream in streams]
+    tried = []
+
+    def fails(caches):
+        tried.append(len(caches))
+        return len(caches) > 1 and len(tried) % 3 == 0
+
+    with failing(loaded.model, fails):
+        ended = together(loaded.model, [open_run(stream) for stream in streams], at_once=3)
+    assert len(tried) > 20 and [(plain(ended[i][0]), ended[i][1]) for i in range(3)] == [(x, Ended()) for x in alone]
+
+
+@pytest.mark.parametrize("kind", [Session, FusedSession])
+def test_on_the_fast_path_what_does_not_fit_together_goes_on_in_parts(load_tiny, monkeypatch, kind):
+    """Rows have their slots, and some are written, when the forward fails."""
+    loaded = load_tiny("group")
+    streams = [random_stream(loaded, [(2, 2)] * 3, seed=i) for i in range(3)]
+    alone = [plain(play(SerialSession(loaded.model, s.prompt, decoding=Decoding(9)), s)) for s in streams]
+    fast, tried = small(loaded.model, seats=3), []
+    step_many = fast.step_many
+
+    def short_of_memory(caches, *rest):
+        logits = step_many(caches, *rest)
+        tried.append(len(caches))
+        if len(caches) > 1 and len(tried) % 2:
+            raise out_of_memory()
+        return logits
+
+    monkeypatch.setattr(fast, "step_many", short_of_memory)
+    runs = [
+        kind(fast, s.prompt, decoding=Decoding(9)).run(
+            Arrived([Step(p, g, i + 0.5, i == 2) for i, (p, g) in enumerate(zip(s.pixels, s.grids, strict=True))])
+        )
+        for s in streams
+    ]
+    ended = together(fast, runs, at_once=3)
+    assert len(tried) > 9 and [(plain(ended[i][0]), ended[i][1]) for i in range(3)] == [(x, Ended()) for x in alone]
 
 
 def test_any_other_failure_of_the_model_is_told_as_it_is(load_tiny, monkeypatch):
