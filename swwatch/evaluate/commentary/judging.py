@@ -5,7 +5,7 @@ import json
 import os
 import sys
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -25,12 +25,14 @@ from swwatch.evaluate.judge_settings import JudgeSettings
 from swwatch.judge.client import ChatClient
 from swwatch.judge.rubric import compare_messages, fingerprint, load_rubric, read_choice
 
+CRITERIA = {"inf-streams": "commentary", "livesports-cc": "alignment"}
+
 
 @dataclass(frozen=True)
 class CommentaryJudge(JudgeSettings):
     """As for `swwatch judge`, with another rubric."""
 
-    criterion: str = setting("commentary", "what is compared: a criterion of the rubric")
+    criterion: str | None = setting(None, "what is compared: a criterion of the rubric (default: the task's)")
     rubric: Path = setting(CONFIG, "the words of the task")
 
 
@@ -59,6 +61,7 @@ def judge(flags: dict) -> int:
     run, others, data, segments, start_s, least_words, config, task = (flags.pop(name) for name in own)
     yaml_path = config or (JUDGE_CONFIG if JUDGE_CONFIG.exists() else None)
     settings = load_settings(CommentaryJudge, yaml_path=yaml_path, env=os.environ, flags=flags)
+    settings = replace(settings, criterion=settings.criterion or CRITERIA[task])
     if task == "inf-streams":
         read = partial(_pairs_of_games, data, segments, start_s, least_words)
     elif segments is not None:

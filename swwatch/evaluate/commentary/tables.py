@@ -18,8 +18,8 @@ def markdown(task: str, reports: list[dict]) -> str:
     lines = [
         f"# {first['a']}: {task}",
         "",
-        f"{RULES[task]} Judge: {first['model']} at {first['endpoint']}. The values depend on the judge and on its "
-        "prompt: they do not compare across papers, nor with another judge.",
+        f"{RULES[task]} Judge: {first['model']} at {first['endpoint']}, by {first['criterion']}. The values "
+        "depend on the judge and on its prompt: they do not compare across papers, nor with another judge.",
         "",
         f"| A | B | {name} of A | 95 % interval |{of_b} compared | A silent | B silent | failed | "
         "shown first preferred |",

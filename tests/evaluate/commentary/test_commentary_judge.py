@@ -124,7 +124,7 @@ def test_segments_are_judged_in_both_orders_and_written_as_the_benchmark_does(ju
         "judge": {"model": "judge", "vote_ab": "A", "vote_ba": "A"},
     }
     report = json.loads((tmp_path / "ours_vs_theirs_summary.json").read_text())
-    assert report["win_share"] == 6 / 8 and len(server.requests) == 4
+    assert report["win_share"] == 6 / 8 and len(server.requests) == 4 and report["criterion"] == "commentary"
     assert {video: part["win_share"] for video, part in report["per_video"].items()} == {"a": 4 / 6, "b": 1.0}
     assert report["num_silent"] == {"A": 0, "B": 2} and report["num_missing"] == {"A": 0, "B": 1}
     shown = {tagged(request, "reference") for request in server.requests}
@@ -195,6 +195,23 @@ def test_events_count_ties_as_losses_and_missing_predictions_lose(judge, server,
     }
     assert "| a | b | 87.50 % | - | 0.00 % | 4 | 0 | 2 | 0 |" in (tmp_path / "a_commentary.md").read_text()
     assert "| a | c | 87.50 % |" in (tmp_path / "a_commentary.md").read_text()
+
+
+@pytest.mark.parametrize(("flags", "criterion"), [([], "alignment"), (["--criterion", "commentary"], "commentary")])
+def test_events_are_judged_by_agreement_with_the_human_unless_told_otherwise(
+    judge, server, tmp_path, flags, criterion
+):
+    from swwatch.evaluate.commentary.events import CONFIG
+    from swwatch.judge.rubric import load_rubric
+
+    server.brain = lambda request: better("first")
+    event = {"video": "v", "video_id": "v", "event_id": 0, "begin": 0, "end": 11, "event_asr_text": "r"}
+    data = write_rows(tmp_path / "live.jsonl", [event])
+    a, b = (write_rows(tmp_path / f"{n}.jsonl", [{"video_id": "v", "event_id": 0, "pred": n}]) for n in "ab")
+    assert judge("livesports-cc", a, [b], data, *flags) == 0
+    about = load_rubric(CONFIG).get(criterion).about
+    assert all(about in request["messages"][-1]["content"] for request in server.requests)
+    assert json.loads((tmp_path / "a_vs_b_summary.json").read_text())["criterion"] == criterion
 
 
 def test_one_video_alone_has_no_interval():
