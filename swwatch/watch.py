@@ -75,7 +75,11 @@ def main(argv: list[str]) -> int:
         with frames or nullcontext(), interruptible(narrator.end if frames is None else frames.stop):
             if out:
                 out.truncate(0)  # not sooner: a mistake should not cost the events of an earlier run
-            end = follow(narrator.watch(frames), out)
+            try:
+                end = follow(narrator.watch(frames), out)
+            except UserError:
+                print(flush=True)  # words may stand before what is told of it
+                raise
         print(narrator.summary(), flush=True)
     if end is not None and end.reason not in ("finished", "stopped"):
         print(f"the server ended the session: {end.reason}", file=sys.stderr)

@@ -7,6 +7,7 @@ import numpy as np
 
 from swwatch.data.prompt import load_prompts
 from swwatch.engine.decoding import Decoding
+from swwatch.errors import UserError
 from swwatch.live import Asked, Dropped, Ended, Room, Stage, Token, Watched
 from swwatch.model.loading import load
 from swwatch.schedule import parse_schedule
@@ -74,7 +75,12 @@ class Here:
             self._session.end()
 
         threading.Thread(target=push, name="watch", daemon=True).start()
-        yield from self._numbered()
+        try:
+            yield from self._numbered()
+        except UserError:
+            if failures:  # why there was nothing to watch is the better reason
+                raise failures[0] from None
+            raise
         if failures:
             raise failures[0]
 

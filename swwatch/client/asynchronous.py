@@ -179,7 +179,7 @@ class AsyncClient:
             try:
                 return await connection.send(message.wire())
             except Lost:
-                if self._connection is connection:  # until it is replaced
+                if self._connection is connection and not self._over:  # until it is replaced
                     self._ready.clear()
 
     # --- what comes back --------------------------------------------------------------------------------------------
@@ -253,6 +253,10 @@ class AsyncClient:
                 yield event
             stop()
             await feeding
+        except ServerError:
+            if feeding.done() and not feeding.cancelled():
+                feeding.result()  # why there was nothing to watch is the better reason
+            raise
         finally:
             stop()
             feeding.cancel()

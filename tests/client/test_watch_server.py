@@ -59,6 +59,8 @@ def test_what_the_server_says_no_to_is_an_error(run, server, clip, capsys):
     assert run("http://127.0.0.1:1/x.mp4", "--remote")[0] == 2
     assert run(clip, "--variant", "gap")[0] == 2
     assert cli.run(watch.main, [str(clip), "--server", server.url, "--token", "wrong-token"]) == 2
+    page = server.url  # a page is no video: that is the reason, not that no frame came
+    assert run(page)[0] == 2
     told = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
-    for line, word in zip(told, ("no such file", "--allow-urls", "no such variant", "give its token"), strict=True):
+    for line, word in zip(told, ("no such file", "--allow-urls", "no such variant", "give its token", "read as video"), strict=True):
         assert word in line
