@@ -209,7 +209,7 @@ class TurnSession:
         logits = yield from self._read(spans, video)
         said: list[int] = []
         self.context.append(Span(Part.ANSWER, (), None, number, start_s, end_s))
-        arrival_s, in_view = newest.arrival_s if newest else self.clock.now(), ids_of(self.context)
+        arrival_s, in_view = newest.arrival_s if newest else self.clock.now(), list(set(ids_of(self.context)))
         self.chooser.begin_turn()
         if silent:
             said = [*self.turns.ellipsis, self.turns.im_end]

@@ -116,7 +116,7 @@ class Chooser:
         """A token for (V,) float32 logits.
 
         Args:
-            context: every token id in view, which the repetition penalty counts.
+            context: every token id in view, once or more often: for the repetition penalty.
         """
         ids = torch.tensor([context], device=logits.device)
         scores = self._processors(ids, logits[None])
