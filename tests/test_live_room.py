@@ -1,6 +1,11 @@
 """Live sessions on the fast path: the same words from memory set aside, and what happens when that is too little."""
 
+import copy
+import threading
+from dataclasses import replace
+
 import pytest
+import torch
 from live_world import QUESTION, frames, narrate_alone, push_all, read_to_end, read_until, said, stage_of
 
 from swwatch.engine.batch import Ended
@@ -68,3 +73,34 @@ def test_on_a_cpu_nothing_is_set_aside_unless_it_is_asked_for(load_tiny):
     loaded = load_tiny("group")
     with stage_of(loaded) as stage:
         assert not stage.fast and stage.loaded is loaded
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.parametrize(("variant", "engine"), [("group", "fused"), ("overlap", "streams"), ("interleave", "serial")])
+def test_on_cuda_many_sessions_say_on_the_fast_path_what_they_say_on_the_plain_model(load_tiny, variant, engine):
+    """More sessions than torch has streams; frames are encoded in threads while forwards are recorded."""
+    loaded = load_tiny(variant)
+    loaded = replace(loaded, model=copy.deepcopy(loaded.model).to("cuda"))
+    clips = [frames(2 * (2 + i), seed=i) for i in range(4)]
+
+    def heard(rounds, **how):
+        told = []
+        with stage_of(loaded, max_sessions=4, engine=engine, room=SMALL, **how) as stage:
+            assert stage.fast is how.get("fast", True), "on CUDA the fast path is taken unless it is not wanted"
+            for _ in range(rounds):
+                sessions = [stage.open(question=QUESTION, decoding=ANSWER, queue_size=32) for _ in clips]
+                pairs = zip(sessions, clips, strict=True)
+                senders = [threading.Thread(target=push_all, args=pair) for pair in pairs]
+                for sender in senders:
+                    sender.start()
+                for sender, session in zip(senders, sessions, strict=True):
+                    sender.join()
+                    session.end()
+                told.append([read_to_end(session) for session in sessions])
+        assert all(end == Ended() for turn in told for _, end in turn)
+        return [[said(events) for events, _ in turn] for turn in told]
+
+    (plain,) = heard(1, fast=False)
+    assert len({token for words in plain for token in words}) > 10, "all alike would prove nothing"
+    assert heard(10) == [plain] * 10

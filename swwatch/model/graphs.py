@@ -49,6 +49,7 @@ class Graphs:
         here.wait_stream(self._stream)
         # 2) record. Other threads (a watcher, a decoder) may go on meanwhile, so only this one's errors count
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, pool=self._pool, stream=self._stream, capture_error_mode="thread_local"):
+        recording = torch.cuda.graph(graph, self._pool, self._stream, capture_error_mode="thread_local")
+        with torch.cuda.stream(here), recording:  # `here` again, even where the end of a recording fails
             result = compute()
         return graph, result
