@@ -140,7 +140,7 @@ class LiveSession:
             after = self._frames.counts
             reason = next((name for name in ("repeated", "late") if getattr(after, name) > getattr(before, name)), "")
             if not all([self._put(step, timeout_s) for step in steps]):
-                reason = "ended" if self.ended else "full"
+                reason = "ended" if self._no_more or self.ended else "full"
             return self._pushed(reason)
 
     def end(self) -> None:
@@ -180,8 +180,14 @@ class LiveSession:
 
     def _put(self, step: StepFrames, timeout_s: float | None) -> bool:
         step = replace(step, arrival_s=self._clock.now())
-        # merging needs pictures; otherwise pixels are made here, so that the one thread of the model has less to do
-        accepted = self._queue.put(step if self._queue.policy == "merge" else self._encode(step), timeout_s)
+        try:
+            # merging needs pictures; otherwise pixels are made here, so that the model's one thread has less to do
+            ready = step if self._queue.policy == "merge" else self._encode(step)
+        except Exception as error:  # no memory, or a fault of the device: it ends the session, not its sender
+            self._no_more = True
+            self._queue.fail(error)
+            return False
+        accepted = self._queue.put(ready, timeout_s)
         with self._changed:
             self._changed.notify_all()  # steps may have been lost
         return accepted

@@ -5,7 +5,7 @@ import threading
 import numpy as np
 import pytest
 import torch
-from faults import Gate, failing
+from faults import Gate, failing, out_of_memory
 from live_world import (
     QUESTION,
     WAIT_S,
@@ -248,6 +248,29 @@ def test_a_session_that_runs_out_of_memory_ends_and_the_others_never_notice(load
     assert isinstance(heard[1][1].error, OutOfMemory) and "lower the pixel budget" in str(heard[1][1].error)
     assert said(heard[1][0]) == alone[1][: len(said(heard[1][0]))] != alone[1]
     assert [(said(heard[i][0]), heard[i][1]) for i in (0, 2)] == [(alone[i], Ended()) for i in (0, 2)]
+
+
+@pytest.mark.parametrize("policy", ["drop_oldest", "block", "merge"])
+def test_no_memory_for_pixels_ends_that_session_and_not_its_sender(load_tiny, monkeypatch, policy):
+    loaded, pictures = load_tiny("group"), frames(8)
+    alone = narrate_alone(loaded, pictures, decoding=ANSWER)
+    with stage_of(loaded) as stage:
+        other, session = (stage.open(question=QUESTION, decoding=ANSWER, policy=policy, queue_size=8) for _ in "ab")
+        push_all(session, pictures[:2])
+        events = read_until(session, lambda events: len(said(events)) == 3)
+
+        def full(*args):
+            raise out_of_memory()
+
+        monkeypatch.setattr(session._encoder, "encode", full)
+        push_all(session, pictures[2:4], start_s=1.0)
+        more, end = read_to_end(session)
+        assert isinstance(end.error, OutOfMemory) and said(events + more) == alone[:3]
+        assert session.push(9.0, pictures[4]).reason == "ended"
+        push_all(other, pictures)
+        other.end()
+        heard, end = read_to_end(other)
+    assert end == Ended() and said(heard) == alone
 
 
 def test_an_exception_in_one_session_ends_that_one(load_tiny, monkeypatch):
