@@ -3,7 +3,7 @@
 What was seen is a flag for each id of the vocabulary, so that the price of the penalty does not grow with the answer.
 """
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable
 
 import torch
 
@@ -53,15 +53,3 @@ class Greedy:
             punished = torch.where(logits < 0, logits * self.penalty, logits / self.penalty)
             logits = torch.where(self.seen, punished, logits)
         return logits if may_stop else logits.index_fill(-1, self._stops, -torch.inf)
-
-
-def choose_many(sessions: Sequence[Greedy], logits: Sequence[torch.Tensor], may_stop: Sequence[bool]) -> list[int]:
-    """`Greedy.choose` for n sessions, and the host waits once for all of them.
-
-    Args:
-        logits: n rows (V,), or one tensor (n, V).
-    """
-    if not sessions:
-        return []
-    picks = [one.pick(row, may) for one, row, may in zip(sessions, logits, may_stop, strict=True)]
-    return torch.cat(picks).tolist()

@@ -7,13 +7,10 @@ from collections.abc import Iterator
 
 import torch
 
-from swwatch.engine.decoding import Decoding
 from swwatch.engine.requests import Run, drive
 from swwatch.engine.session import Session
 from swwatch.engine.trace import Spoken
 from swwatch.model.modeling import WatchingQwen2_5_VL
-
-__all__ = ["Decoding", "SerialSession", "Session"]
 
 
 class SerialSession(Session):

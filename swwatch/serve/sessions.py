@@ -5,7 +5,7 @@ import contextlib
 import secrets
 
 from swwatch.data.prompt import Prompts
-from swwatch.engine.serial import Decoding
+from swwatch.engine.decoding import Decoding
 from swwatch.errors import UserError
 from swwatch.live import Full
 from swwatch.schedule import parse_schedule

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import RepetitionPenaltyLogitsProcessor
 
-from swwatch.engine.greedy import Greedy, choose_many
+from swwatch.engine.greedy import Greedy
 
 V = 40
 ids = st.integers(0, V - 1)
@@ -47,15 +47,6 @@ def test_a_chosen_token_counts_as_seen():
     greedy = Greedy(3, 4.0, {2}, "cpu")
     logits = torch.tensor([2.0, 1.0, 9.0])
     assert [greedy.choose(logits, False), greedy.choose(logits, False), greedy.choose(logits, True)] == [0, 1, 2]
-
-
-def test_many_choose_as_each_would_alone():
-    generator = torch.Generator().manual_seed(3)
-    together, alone = ([Greedy(V, p, {1}, "cpu") for p in (1.0, 1.15, 2.0)] for _ in range(2))
-    for _ in range(20):
-        logits, may = torch.randn(3, V, generator=generator), [True, False, True]
-        assert choose_many(together, logits, may) == [g.choose(*x) for g, *x in zip(alone, logits, may, strict=True)]
-    assert choose_many([], [], []) == []
 
 
 @pytest.mark.gpu
