@@ -11,6 +11,7 @@ from swwatch.data import prepare
 from swwatch.data.annotations import read_jsonl
 from swwatch.data.prompt import load_prompts, prompt_ids, question_of
 from swwatch.data.tasks import SUBTASKS
+from swwatch.engine import choose
 from swwatch.errors import UserError
 from swwatch.evaluate import command as evaluation
 from swwatch.evaluate.settings import EvalSettings
@@ -69,12 +70,11 @@ def test_from_clips_to_the_table_of_sub_tasks(data, tiny_checkpoint, tmp_path, m
     monkeypatch.setattr(captions, "java_problem", lambda: "no `java` on the PATH")
     prompts = []
 
-    class Session(narrate.Session):
-        def __init__(self, model, prompt, **options):
-            prompts.append(list(prompt))
-            super().__init__(model, prompt, **options)
+    def open_session(engine, model, prompt, **options):
+        prompts.append(list(prompt))
+        return choose.open_session(engine, model, prompt, **options)
 
-    monkeypatch.setattr(narrate, "Session", Session)
+    monkeypatch.setattr(narrate, "open_session", open_session)
     model = tmp_path / "model"
     flags = ["--task", "funqa", "--variant", "group", "--model-path", str(tiny_checkpoint), "--output-dir", str(model)]
     flags += ["--train-data", str(data / "funqa_train.jsonl"), "--max-steps", "2", "--accumulation", "1"]
