@@ -62,5 +62,6 @@ def test_what_the_server_says_no_to_is_an_error(run, server, clip, capsys):
     page = server.url  # a page is no video: that is the reason, not that no frame came
     assert run(page)[0] == 2
     told = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
-    for line, word in zip(told, ("no such file", "--allow-urls", "no such variant", "give its token", "read as video"), strict=True):
+    words = ("no such file", "--allow-urls", "no such variant", "give its token", "read as video")
+    for line, word in zip(told, words, strict=True):
         assert word in line

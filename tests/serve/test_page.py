@@ -234,6 +234,20 @@ def test_a_broken_socket_is_shown_and_nothing_is_lost_or_doubled(visit, scripted
     assert again["seen"] >= 0, "what it had is not asked for again"
 
 
+def test_orders_that_hold_for_good_are_told_again_after_a_break(visit, scripted):
+    scripted.break_after = 5
+    page = visit(scripted.url)
+    page.expected = ["WebSocket"]
+    page.js("""new MutationObserver(() => document.querySelector('.state').dataset.state === 'reconnecting'
+        && document.querySelector('#finish').click()).observe(document.querySelector('.state'), {attributes: true})""")
+    page.click("#start")
+    words(page, 3)
+    page.click("#pause")
+    assert state(page, "closed") == "finished", "the end that was told while there was no connection"
+    assert [message["type"] for message in scripted.got] == ["open", "pause", "open", "pause", "end"]
+    assert page.js("document.querySelector('.notes').textContent") == ""
+
+
 def test_a_slow_server_makes_the_page_leave_frames_out_and_say_so(visit, scripted):
     scripted.slow = 1.0
     page = visit(scripted.url)

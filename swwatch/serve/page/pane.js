@@ -120,7 +120,7 @@ export class Pane {
   say(message) {
     if (!this.running) return;
     if (!this.connection.send(message)) {
-      this.note(`“${message.type}” was not sent: there is no connection now. Try again in a moment.`);
+      if (message.type !== "end") this.note(`“${message.type}” was not sent: there is no connection now. Try again in a moment.`);
       return;
     }
     if (message.type === "pause" || message.type === "resume") {

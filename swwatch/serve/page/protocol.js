@@ -36,6 +36,7 @@ export class Connection {
     this.frames = 0;
     this.skipped = 0; // frames that this side left out because the way or the server was slow
     this.graceS = GRACE_S;
+    this.standing = new Map(); // orders that hold for good, told again to a new socket: they may have been lost
     this.#connect("connecting", "connecting…");
   }
 
@@ -64,6 +65,7 @@ export class Connection {
     if (event.type === "opened") {
       Object.assign(this, { session: event.session, graceS: event.grace_s ?? GRACE_S, waitMs: 0, lostAt: null });
       this.#enter("live");
+      for (const type of this.standing.values()) this.send({ type });
     }
     if (event.type === "ack") event = this.#answered(event);
     this.over ||= event.type === "end" || (event.type === "error" && event.fatal);
@@ -93,10 +95,12 @@ export class Connection {
     this.timer = setTimeout(() => this.#connect("reconnecting", sentence), this.waitMs);
   }
 
-  /** ask, pause, resume, stop, end; false where there is no connection to say it over. */
+  /** ask, pause, resume, stop, end; false where there is no connection to say it over. `end` is told once there is. */
   send(message) {
+    if (message.type === "end") this.standing.set("end", "end");
     if (this.state !== "live" || this.socket.readyState !== WebSocket.OPEN) return false;
     this.socket.send(JSON.stringify(message));
+    if (["pause", "resume"].includes(message.type)) this.standing.set("speech", message.type);
     return true;
   }
 
