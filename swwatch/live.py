@@ -23,6 +23,7 @@ from swwatch.engine.choose import choose, open_session, open_watcher
 from swwatch.engine.decoding import Decoding
 from swwatch.engine.requests import Run
 from swwatch.engine.trace import Asked, Watched
+from swwatch.engine.watcher import WatcherGone
 from swwatch.errors import UserError
 from swwatch.live_room import Room, quicken, settle_fast
 from swwatch.live_session import Dropped, LiveClock, LiveSession, Pushed, Stats
@@ -44,7 +45,7 @@ class Stage:
     """One model, many live sessions.
 
     `open` and `close` may be called from any thread. An error in one session ends that session; one of the stage's own
-    thread ends them all, with the error, and `open` tells it from then on.
+    thread, or the end of the watcher that all share, ends them all, with the error, and `open` tells it from then on.
 
     Attributes:
         engine, why: the engine that all sessions have, and the reason for it.
@@ -209,6 +210,8 @@ class Stage:
                 log.error("a live session failed", exc_info=event.error)
             error = event.error
             self._end(session, self.room.outgrown(error) if isinstance(error, NoRoom) else error)
+            if isinstance(error, WatcherGone):
+                raise error  # all sessions share it, and so would those to come
 
     def _end(self, session: LiveSession, error: BaseException | None) -> None:
         error = _bare(error)  # before its place is free: what it was raised from holds on to the session's memory

@@ -1,6 +1,9 @@
 """What may go wrong around a live session: senders, readers, other sessions, memory. No test waits for time."""
 
+import os
+import signal
 import threading
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -21,6 +24,7 @@ from live_world import (
 
 from swwatch.engine.batch import Batch, Ended, OutOfMemory
 from swwatch.engine.decoding import Decoding
+from swwatch.engine.watcher import WatcherGone
 from swwatch.errors import UserError
 from swwatch.live import Dropped, Token, Watched
 
@@ -258,11 +262,7 @@ def test_no_memory_for_pixels_ends_that_session_and_not_its_sender(load_tiny, mo
         other, session = (stage.open(question=QUESTION, decoding=ANSWER, policy=policy, queue_size=8) for _ in "ab")
         push_all(session, pictures[:2])
         events = read_until(session, lambda events: len(said(events)) == 3)
-
-        def full(*args):
-            raise out_of_memory()
-
-        monkeypatch.setattr(session._encoder, "encode", full)
+        monkeypatch.setattr(session._encoder, "encode", Mock(side_effect=out_of_memory()))
         push_all(session, pictures[2:4], start_s=1.0)
         more, end = read_to_end(session)
         assert isinstance(end.error, OutOfMemory) and said(events + more) == alone[:3]
@@ -304,6 +304,20 @@ def test_the_end_of_the_models_thread_ends_all_with_its_error(load_tiny, monkeyp
         with pytest.raises(UserError, match="the driver is gone"):
             stage.open(question=QUESTION)
         assert not stage.alive
+
+
+def test_the_end_of_the_watchers_process_ends_the_stage_which_could_watch_nothing_more(load_tiny):
+    with stage_of(load_tiny("group"), engine="two_device") as stage:
+        sessions = [stage.open(question=QUESTION) for _ in range(2)]
+        push_all(sessions[0], frames(2))
+        read_until(sessions[0], watched(1))
+        os.kill(stage._watcher.pid, signal.SIGKILL)
+        push_all(sessions[0], frames(2), start_s=1.0)
+        for session in sessions:
+            assert isinstance(read_to_end(session)[1].error, WatcherGone)
+        wait_for(lambda: not stage.alive)
+        with pytest.raises(UserError, match="make another one.*process ended by itself"):
+            stage.open(question=QUESTION)
 
 
 def test_a_forward_that_does_not_end_keeps_nobody_who_closes_the_stage(load_tiny):

@@ -19,7 +19,7 @@ import torch.multiprocessing  # noqa: F401  teaches multiprocessing to send tens
 from transformers.initialization import no_init_weights
 
 from swwatch.engine.requests import Look
-from swwatch.engine.watcher import Eye, Spent, ThreadWatcher, Watcher, WatcherError, Work
+from swwatch.engine.watcher import Eye, Spent, ThreadWatcher, Watcher, WatcherGone, Work
 from swwatch.errors import UserError
 from swwatch.layout import Layout
 from swwatch.model.loading import load
@@ -63,7 +63,7 @@ class ProcessWatcher(Watcher):
     """A watcher in a process of its own: on a machine without two GPUs, where speaker and watcher share no Python.
 
     Pixels, keys and values go through shared memory. The process ends with `close`, with this one, however that ends
-    (a killed parent cannot say goodbye), and before Ctrl-C reaches it. If it dies, tickets raise WatcherError.
+    (a killed parent cannot say goodbye), and before Ctrl-C reaches it. If it dies, tickets raise WatcherGone.
     """
 
     def __init__(self, make: Callable[[], object], device: torch.device | str = "cpu", threads: int = 1):
@@ -74,7 +74,7 @@ class ProcessWatcher(Watcher):
             device: of the caches that receive.
             threads: of torch in that process.
         Raises:
-            Exception: what went wrong in `make`. WatcherError: the process ended.
+            Exception: what went wrong in `make`. WatcherGone: the process ended.
         """
         context = multiprocessing.get_context("spawn")  # a forked child would share CUDA and locks with this process
         super().__init__(ProcessPoolExecutor(1, context, initializer=_begin, initargs=(threads,)))
@@ -110,10 +110,10 @@ class ProcessWatcher(Watcher):
         self._closed = True
         super().close()
 
-    def gone(self) -> WatcherError:
+    def gone(self) -> WatcherGone:
         if self._closed:
             return super().gone()
-        return WatcherError(
+        return WatcherGone(
             "the watcher's process ended by itself (killed, often for memory): its sessions cannot go on, "
             "open new ones with a new watcher"
         )

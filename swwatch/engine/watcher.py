@@ -24,7 +24,11 @@ from swwatch.model.cache import StreamCache
 
 
 class WatcherError(RuntimeError):
-    """A watcher cannot go on: it was closed, its process ended, or it failed at this session before."""
+    """A watcher cannot go on with a session: it failed at it before, or it is gone."""
+
+
+class WatcherGone(WatcherError):
+    """It was closed, or its process ended: nothing can be watched by it any more."""
 
 
 @dataclass(frozen=True)
@@ -140,7 +144,7 @@ class Ticket:
         """Wait for what comes out.
 
         Raises:
-            Exception: what went wrong in the watcher, WatcherError if it is there no more.
+            Exception: what went wrong in the watcher, WatcherGone if it is there no more.
         """
         try:
             keys_values, spent = self._future.result()
@@ -175,7 +179,7 @@ class Watcher(ABC):
         """Put work in line and return at once.
 
         Raises:
-            WatcherError: it is there no more.
+            WatcherGone: it is there no more.
         """
         future = self._send(*self._task(key, work))
         future.add_done_callback(lambda _: self._listener and self._listener())
@@ -185,16 +189,16 @@ class Watcher(ABC):
         """A session is over: its memory is returned when its turn comes. Nothing happens where all is gone already."""
         try:
             self._send(*self._forgetting(key))
-        except WatcherError:
+        except WatcherGone:
             return
 
     def close(self) -> None:
-        """Finish the piece of work under way, drop those in line, and end. Their tickets raise WatcherError."""
+        """Finish the piece of work under way, drop those in line, and end. Their tickets raise WatcherGone."""
         self._executor.shutdown(cancel_futures=True)
 
-    def gone(self) -> WatcherError:
+    def gone(self) -> WatcherGone:
         """Why no work can be done any more."""
-        return WatcherError("the watcher was closed: open a new one")
+        return WatcherGone("the watcher was closed: open a new one")
 
     def bring(self, keys_values: torch.Tensor) -> torch.Tensor:
         """What was handed over, for use by the session that takes it, in its thread and its current stream."""
