@@ -20,7 +20,7 @@ from pydantic import ValidationError
 
 from swwatch.client.address import locate
 from swwatch.client.connection import Connection, Lost
-from swwatch.client.errors import ServerError, Unreachable
+from swwatch.client.errors import ServerError
 from swwatch.client.grid import on_grid
 from swwatch.client.inbox import Inbox
 from swwatch.client.pictures import as_jpeg
@@ -29,8 +29,6 @@ from swwatch.client.web import Web
 from swwatch.errors import UserError
 from swwatch.serve import protocol
 from swwatch.serve.protocol import VERSION, Ack, End, Error, Event, File, Frame, Open, Opened, Upload, Url
-
-RETRY_S, MOST_RETRY_S = 0.1, 2.0  # pauses between attempts to reconnect double
 
 
 class AsyncClient:
@@ -62,9 +60,10 @@ class AsyncClient:
         """
         if max_in_flight < 1 or max_events < 1:
             raise UserError("max_in_flight and max_events must be at least 1")
-        self._address, self._timeout_s, self._silence_s = locate(url, token), timeout_s, silence_s
+        address = locate(url, token)
+        self._how = address, timeout_s, silence_s
         self._max_in_flight, self._max_events = max_in_flight, max_events
-        self.web = Web(self._address, timeout_s)
+        self.web = Web(address, timeout_s)
         self.opened: Opened | None = None
         self._worker: asyncio.Task | None = None
         self._reset()
@@ -98,7 +97,7 @@ class AsyncClient:
             first = error.errors()[0]
             raise UserError(f"open: {'.'.join(map(str, first['loc']))}: {first['msg']}") from None
         self._reset()
-        self._connection, self.opened = await self._connect(message)
+        self._connection, self.opened = await Connection.open(*self._how, message)
         self._ready.set()
         self._worker = asyncio.create_task(self._work())
         return self.opened
@@ -264,9 +263,6 @@ class AsyncClient:
 
     # --- the connection ---------------------------------------------------------------------------------------------
 
-    async def _connect(self, message: Open) -> tuple[Connection, Opened]:
-        return await Connection.open(self._address, message, self._timeout_s, self._silence_s)
-
     async def _work(self) -> None:
         """Read until the end, over as many connections as it takes; whatever goes wrong is the reader's to know."""
         try:
@@ -307,20 +303,9 @@ class AsyncClient:
         if self._fault is not None:
             raise self._fault
         self._ready.clear()
-        began_s, pause_s, lost = time.monotonic(), RETRY_S, self._progress.broke()
+        began_s, lost = time.monotonic(), self._progress.broke()
         resume = Open(type="open", version=VERSION, resume=self.opened.session, seen=self._progress.seen)
-        while True:
-            try:
-                self._connection, opened = await self._connect(resume)
-                break
-            except (Unreachable, ServerError) as error:
-                if isinstance(error, ServerError) and error.code != "full":
-                    raise
-                if time.monotonic() + pause_s > began_s + self.opened.grace_s:
-                    told = f"the connection broke, and the session's {self.opened.grace_s:g} s of grace are over"
-                    raise Unreachable(f"{told}: {error}") from error
-            await asyncio.sleep(pause_s)
-            pause_s = min(2 * pause_s, MOST_RETRY_S)
+        self._connection, opened = await Connection.open_again(*self._how, resume, self.opened.grace_s)
         self._progress.reconnected()
         orders = [] if self._paused is None else [protocol.Pause(type="pause")]
         if self._paused is False:

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import time
 
 from pydantic import ValidationError
 from websockets.asyncio.client import ClientConnection, connect
@@ -13,6 +14,7 @@ from swwatch.serve.protocol import SUBPROTOCOL, Error, Message, Open, Opened, pa
 
 CODES = {4400: "bad_message", 4401: "unauthorised", 4403: "origin", 4429: "full", 4500: "server_error"}
 TOO_BIG = 1009
+RETRY_S, MOST_RETRY_S = 0.1, 2.0  # pauses between attempts to reconnect double
 
 
 class Lost(Exception):
@@ -32,7 +34,7 @@ class Connection:
 
     @classmethod
     async def open(
-        cls, address: Address, message: Open, timeout_s: float, silence_s: float
+        cls, address: Address, timeout_s: float, silence_s: float, message: Open
     ) -> tuple["Connection", Opened]:
         """Connect, and open a session or go on with one.
 
@@ -70,6 +72,24 @@ class Connection:
         except BaseException:
             connection.abort()
             raise
+
+    @classmethod
+    async def open_again(
+        cls, address: Address, timeout_s: float, silence_s: float, message: Open, grace_s: float
+    ) -> tuple["Connection", Opened]:
+        """As `open`, as often as it takes within the session's grace. Raises UserError: the session is lost."""
+        over_s, pause_s = time.monotonic() + grace_s, RETRY_S
+        while True:
+            try:
+                return await cls.open(address, timeout_s, silence_s, message)
+            except (Unreachable, ServerError) as error:
+                if isinstance(error, ServerError) and error.code != "full":
+                    raise
+                if time.monotonic() + pause_s > over_s:
+                    told = f"the connection broke, and the session's {grace_s:g} s of grace are over"
+                    raise Unreachable(f"{told}: {error}") from error
+            await asyncio.sleep(pause_s)
+            pause_s = min(2 * pause_s, MOST_RETRY_S)
 
     async def _hello(self, message: Open) -> Opened:
         with contextlib.suppress(Lost):  # a server that closed at once has said why: it comes next

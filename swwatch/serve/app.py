@@ -21,11 +21,11 @@ from starlette.websockets import WebSocket
 from swwatch.engine.choose import ENGINES
 from swwatch.serve import protocol
 from swwatch.serve.auth import Gate
+from swwatch.serve.codes import ProtocolError
 from swwatch.serve.connection import Connection
 from swwatch.serve.limits import Limits
 from swwatch.serve.log import log
 from swwatch.serve.metrics import Metrics
-from swwatch.serve.protocol import ProtocolError
 from swwatch.serve.record import KINDS
 from swwatch.serve.sessions import Sessions
 

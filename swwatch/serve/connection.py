@@ -5,7 +5,7 @@ import contextlib
 
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
-from swwatch.serve import protocol
+from swwatch.serve import codes, protocol
 from swwatch.serve.limits import MISTAKES, OPEN_WITHIN_S
 from swwatch.serve.log import log
 from swwatch.serve.protocol import End, Error, Open, ProtocolError, parse_client
@@ -45,13 +45,13 @@ class Connection:
             await self._last_words(None, close_code)
         except ProtocolError as error:
             self.server.metrics.errors.labels(error.code).inc()
-            await self._last_words(_error(error), protocol.CLOSE_CODES.get(error.code, protocol.CLOSE_PROTOCOL))
+            await self._last_words(_error(error), codes.CLOSE_CODES.get(error.code, codes.CLOSE_PROTOCOL))
         except (Gone, WebSocketDisconnect):
             pass
         except Exception as error:
             log("connection broke", level=40, error=error)
             fault = ProtocolError("server_error", "a fault of the server's; its log has more", fatal=True)
-            await self._last_words(_error(fault), protocol.CLOSE_ERROR)
+            await self._last_words(_error(fault), codes.CLOSE_ERROR)
         finally:
             self._connected(-1)
 
@@ -109,14 +109,14 @@ class Connection:
             results = await asyncio.gather(*tasks, return_exceptions=True)
             session.detach(self)
         if self._replaced.is_set():
-            await self._last_words(End(reason="replaced"), protocol.CLOSE_REPLACED)
+            await self._last_words(End(reason="replaced"), codes.CLOSE_REPLACED)
             raise Gone
         for result in results:
-            if isinstance(result, Gone) and result.args == (protocol.CLOSE_DONE,):
+            if isinstance(result, Gone) and result.args == (codes.CLOSE_DONE,):
                 session.stop("stopped")  # it said goodbye, and will not be back
             if isinstance(result, Exception):
                 raise result
-        return writer.result() if writer in done else protocol.CLOSE_DONE
+        return writer.result() if writer in done else codes.CLOSE_DONE
 
     async def _write(self, session: Session) -> int:
         while not self._replaced.is_set():  # it may have been before this began
@@ -127,9 +127,9 @@ class Connection:
                 await asyncio.sleep(LAST_WORDS_S)  # the reader is told how it left, which this one is not
                 raise
             if isinstance(message, End):
-                reasons = {"shutdown": protocol.CLOSE_GOING_AWAY, "error": protocol.CLOSE_ERROR}
-                return reasons.get(message.reason, protocol.CLOSE_DONE)
-        return protocol.CLOSE_REPLACED
+                reasons = {"shutdown": codes.CLOSE_GOING_AWAY, "error": codes.CLOSE_ERROR}
+                return reasons.get(message.reason, codes.CLOSE_DONE)
+        return codes.CLOSE_REPLACED
 
     async def _read(self, session: Session) -> None:
         while True:

@@ -14,9 +14,9 @@ from python_multipart.exceptions import MultipartParseError
 from python_multipart.multipart import MultipartParser, parse_options_header
 
 from swwatch.errors import UserError
+from swwatch.serve.codes import ProtocolError
 from swwatch.serve.limits import Limits
 from swwatch.serve.metrics import Metrics
-from swwatch.serve.protocol import ProtocolError
 
 SUFFIXES = (".mp4", ".mov", ".m4v", ".mkv", ".webm", ".avi")
 MAX_LISTED = 1000

@@ -15,6 +15,8 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
+from swwatch.serve.codes import Code, ProtocolError
+
 VERSION = 1
 SUBPROTOCOL = "swwatch.v1"
 TOKEN_SUBPROTOCOL = "swwatch.token."  # followed by the bearer token: a browser cannot set headers on a WebSocket
@@ -23,36 +25,10 @@ MAGIC = b"SWF1"
 MAX_TIMESTAMP_S = 1e11  # as data/live_frames.py has it; beyond, float64 is too coarse for the grid
 MAX_FRAME_NUMBER = 2**32 - 1
 
-Code = Literal[
-    "bad_message",
-    "bad_frame",
-    "too_large",
-    "too_many_pixels",
-    "too_fast",
-    "not_open",
-    "already_open",
-    "full",
-    "unauthorised",
-    "origin",
-    "not_found",
-    "unsupported",
-    "source",
-    "model_error",
-    "server_error",
-    "version",
-]
 Reason = Literal["finished", "stopped", "idle", "limit", "shutdown", "error", "replaced"]
 Count = Annotated[int, Field(ge=0)]
 Name = Annotated[str, Field(min_length=1, max_length=64)]
 Question = Annotated[str, Field(min_length=1, max_length=4000)]  # the server's own limit is told in `opened`
-
-
-class ProtocolError(Exception):
-    """What a client did wrong: an error code of the protocol and a sentence that says what to do."""
-
-    def __init__(self, code: Code, message: str, *, fatal: bool = False):
-        super().__init__(message)
-        self.code, self.message, self.fatal = code, message, fatal
 
 
 class Message(BaseModel):
@@ -330,11 +306,6 @@ Server = Annotated[
     Opened | Ack | Watched | Token | Asked | Dropped | Stats | Error | End | Pong, Field(discriminator="type")
 ]
 _SERVER = TypeAdapter(Server)
-
-# close codes of the WebSocket; 1000 and 1001 are the standard's (done, going away)
-CLOSE_DONE, CLOSE_GOING_AWAY, CLOSE_PROTOCOL, CLOSE_FULL = 1000, 1001, 4400, 4429
-CLOSE_UNAUTHORISED, CLOSE_ORIGIN, CLOSE_REPLACED, CLOSE_ERROR = 4401, 4403, 4409, 4500
-CLOSE_CODES = {"unauthorised": CLOSE_UNAUTHORISED, "origin": CLOSE_ORIGIN, "full": CLOSE_FULL}
 
 
 def parse_server(text: str):

@@ -6,8 +6,8 @@ import threading
 
 from swwatch.data.live_sources import FrameStream, frames_of
 from swwatch.errors import UserError
+from swwatch.serve.codes import ProtocolError
 from swwatch.serve.log import log
-from swwatch.serve.protocol import ProtocolError
 
 
 class Reading:

@@ -7,8 +7,8 @@ from swwatch.engine.choose import AUTO, ENGINES, check
 from swwatch.errors import UserError
 from swwatch.live import Room, Stage
 from swwatch.model.loading import Loaded
+from swwatch.serve.codes import ProtocolError
 from swwatch.serve.log import log
-from swwatch.serve.protocol import ProtocolError
 
 
 @dataclass(frozen=True)

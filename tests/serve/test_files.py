@@ -4,10 +4,10 @@ import asyncio
 
 import pytest
 
+from swwatch.serve.codes import ProtocolError
 from swwatch.serve.files import Folder, Uploads
 from swwatch.serve.limits import Limits
 from swwatch.serve.metrics import Metrics
-from swwatch.serve.protocol import ProtocolError
 
 KIND = "multipart/form-data; boundary=xyz"
 

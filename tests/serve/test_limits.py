@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from swwatch.errors import UserError
+from swwatch.serve.codes import ProtocolError
 from swwatch.serve.limits import Bucket, Limits, decode
-from swwatch.serve.protocol import ProtocolError
 
 
 def picture(form: str, height: int = 40, width: int = 60, **options) -> bytes:

@@ -6,7 +6,7 @@ import pytest
 
 from swwatch.errors import UserError
 from swwatch.live import Room
-from swwatch.serve.protocol import ProtocolError
+from swwatch.serve.codes import ProtocolError
 from swwatch.serve.stages import Checkpoint, Stages
 
 

@@ -1,0 +1,35 @@
+"""What the live protocol calls the things that go wrong: error codes, and the close codes of the WebSocket."""
+
+from typing import Literal
+
+Code = Literal[
+    "bad_message",
+    "bad_frame",
+    "too_large",
+    "too_many_pixels",
+    "too_fast",
+    "not_open",
+    "already_open",
+    "full",
+    "unauthorised",
+    "origin",
+    "not_found",
+    "unsupported",
+    "source",
+    "model_error",
+    "server_error",
+    "version",
+]
+
+# of the WebSocket; 1000 and 1001 are the standard's (done, going away)
+CLOSE_DONE, CLOSE_GOING_AWAY, CLOSE_PROTOCOL, CLOSE_FULL = 1000, 1001, 4400, 4429
+CLOSE_UNAUTHORISED, CLOSE_ORIGIN, CLOSE_REPLACED, CLOSE_ERROR = 4401, 4403, 4409, 4500
+CLOSE_CODES = {"unauthorised": CLOSE_UNAUTHORISED, "origin": CLOSE_ORIGIN, "full": CLOSE_FULL}
+
+
+class ProtocolError(Exception):
+    """What a client did wrong: an error code of the protocol and a sentence that says what to do."""
+
+    def __init__(self, code: Code, message: str, *, fatal: bool = False):
+        super().__init__(message)
+        self.code, self.message, self.fatal = code, message, fatal
