@@ -172,14 +172,14 @@ class TurnSession:
         """A turn of text alone about what has been watched: a question and its whole answer."""
         if not self.num_rounds:
             raise UserError("nothing has been watched yet: ask once the stream has begun")
-        self.query, last = question, max(span.end_s for span in self.context)
+        asked, self.query, last = self.query, question, max(span.end_s for span in self.context)
         how = self.chooser.choosing
         whole = replace(how, sampling=replace(how.sampling, max_new_tokens=max_new_tokens), threshold_base=None)
         self.chooser.choosing = whole
         try:
             yield from self._converse(last, last, None, None, None, False)
         finally:
-            self.chooser.choosing = how
+            self.chooser.choosing, self.query = how, asked  # a question for the next turn still waits
 
     def probe(self, question: str, beginning: tuple[int, ...]) -> Run:
         """What would follow a question and the beginning of its answer: (V,) logits. The stream stays as it is.

@@ -53,9 +53,9 @@ def test_liveccs_loop_answers_and_goes_on_with_its_stream(load_tiny, clip):
     assert [Turn(*span, text) for span, text, _ in made] == narrated(loaded, clip)
     stream = made[-1][2]
     number, length = stream.session.num_rounds, stream.session.cache.get_seq_length()
+    stream.ask("And now")  # of the next turn, which the answer is not
     assert isinstance(stream.answer("What was red", max_new_tokens=4), str)
     assert stream.session.num_rounds == number + 1 and stream.session.cache.get_seq_length() > length
-    stream.ask("And now")
     more = [span for span, _, _ in live_cc(loaded, steps[:2], stream)]
     assert len(more) == 2
     asked = [(s.round, loaded.tokenizer.decode(s.ids)) for s in stream.session.context if s.part is Part.QUERY]
