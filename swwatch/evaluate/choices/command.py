@@ -27,6 +27,7 @@ from swwatch.evaluate.ranks import Alone, join, place_of
 from swwatch.evaluate.results import Part, beside, read_lines
 from swwatch.evaluate.scoring import write_metrics
 from swwatch.evaluate.sharing import shared
+from swwatch.evaluate.variant import names_variant
 from swwatch.model.loading import Loaded, load
 from swwatch.paths import CONFIGS, ROOT
 from swwatch.turns import evict, positions
@@ -160,19 +161,11 @@ def open_model(args: argparse.Namespace, ranks: Alone) -> Loaded:
     """The checkpoint; one that names no variant is a plain causal model, unless it is to stream."""
     variant = args.variant
     where = {"device": device_of(args.device, ranks), "dtype": args.dtype, "attention": args.attention}
-    if variant is None and not knows_variant(args.model):
+    if variant is None and not names_variant(args.model):
         if args.streaming:
             raise UserError(f"{args.model} does not say how it streams: give --variant streamingvlm or livecc")
         variant = "origin"
     return load(args.model, variant=variant, **where)
-
-
-def knows_variant(model: str) -> bool:
-    """Whether a checkpoint's config.json names its variant; what cannot be read is told by `load`."""
-    try:
-        return bool(transformers.PretrainedConfig.get_config_dict(model)[0].get("swwatch"))
-    except (OSError, ValueError):
-        return True
 
 
 def open_asker(args: argparse.Namespace, task: Task, loaded: Loaded) -> Plain | Streaming:

@@ -55,9 +55,7 @@ def build_parser() -> argparse.ArgumentParser:
     making.add_argument("--videos", type=Path, help="folder of the videos (default: as the annotations' paths say)")
     making.add_argument("--output", type=Path, required=True, help="jsonl file of what is said")
     making.add_argument("--restart", action="store_true", help="begin anew instead of going on")
-    making.add_argument(
-        "--begin", dest="start", type=float, default=START_S, help="inf-streams: first second (%(default)g)"
-    )
+    making.add_argument("--begin", dest="start", type=float, help=f"inf-streams: first second ({START_S:g})")
     making.add_argument("--end", type=float, help="inf-streams: last second (default: the video's)")
     making.add_argument("--chunk", type=int, help="inf-streams: begin anew every so many seconds, such as 100")
     making.add_argument("--query", help="inf-streams: what is asked (default: the system's own)")
@@ -80,8 +78,8 @@ def main(argv: list[str]) -> int:
     args = build_parser().parse_args(argv)
     if args.program == "judge":
         return judge({name: value for name, value in vars(args).items() if name != "program"})
-    if args.task != "inf-streams" and (args.chunk or args.query or args.end is not None):
-        raise UserError(f"--chunk, --query and --end go with inf-streams: leave them out for {args.task}")
+    if args.task != "inf-streams" and any(v is not None for v in (args.start, args.end, args.chunk, args.query)):
+        raise UserError(f"--begin, --end, --chunk and --query go with inf-streams: leave them out for {args.task}")
     with join(os.environ) as ranks:
         return generate(args, ranks)
 
@@ -131,7 +129,8 @@ class Games:
 
     def __init__(self, args: argparse.Namespace):
         self.jobs = read_games(args.data)[: args.max_count]
-        self.plan = Plan(args.start, args.end, args.chunk, args.query, args.save_every)
+        start_s = START_S if args.start is None else args.start
+        self.plan = Plan(start_s, args.end, args.chunk, args.query, args.save_every)
         self.facts = {name: getattr(self.plan, name) for name in ("start_s", "end_s", "chunk_s", "query")}
 
     def key_of(self, row: dict) -> str:
@@ -180,8 +179,11 @@ def _find(video: str, args: argparse.Namespace) -> Path:
 def _speaker(args: argparse.Namespace, ranks: Alone) -> tuple[Speaker, dict]:
     """The model as the flags, the task's recipe and the system's row want it, and what its words depend on."""
     from swwatch.evaluate.command import device_of, fingerprint
+    from swwatch.evaluate.variant import names_variant
     from swwatch.model.loading import load
 
+    if args.system is None and not names_variant(args.model):
+        raise UserError(f"{args.model} does not say how it streams: give --system {' or '.join(SYSTEMS)}")
     where = {"device": device_of(args.device, ranks), "dtype": args.dtype, "attention": args.attention}
     loaded = load(args.model, variant=args.system, **where)
     name = loaded.settings.variant

@@ -45,12 +45,8 @@ def add_judge_flags(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--data", type=Path, required=True, help="the benchmark's annotation file")
     parser.add_argument("--segments", type=Path, help="inf-streams: segments cut already, instead of --data's own")
-    parser.add_argument(
-        "--begin", dest="start", type=float, default=START_S, help="inf-streams: first second (%(default)g)"
-    )
-    parser.add_argument(
-        "--least-words", type=int, default=LEAST_WORDS, help="inf-streams: of a segment that counts (%(default)s)"
-    )
+    parser.add_argument("--begin", dest="start", type=float, help=f"inf-streams: first second ({START_S:g})")
+    parser.add_argument("--least-words", type=int, help=f"inf-streams: of a segment that counts ({LEAST_WORDS})")
     parser.add_argument("--config", type=Path, help="settings of the judge instead of configs/judge.yaml")
     add_flags(parser, CommentaryJudge)
 
@@ -63,9 +59,11 @@ def judge(flags: dict) -> int:
     settings = load_settings(CommentaryJudge, yaml_path=yaml_path, env=os.environ, flags=flags)
     settings = replace(settings, criterion=settings.criterion or CRITERIA[task])
     if task == "inf-streams":
+        start_s = START_S if start_s is None else start_s
+        least_words = LEAST_WORDS if least_words is None else least_words
         read = partial(_pairs_of_games, data, segments, start_s, least_words)
-    elif segments is not None:
-        raise UserError(f"--segments goes with inf-streams: leave it out for {task}")
+    elif any(value is not None for value in (segments, start_s, least_words)):
+        raise UserError(f"--segments, --begin and --least-words go with inf-streams: leave them out for {task}")
     else:
         read = partial(_pairs_of_events, data)
     called = names_of(run, others)  # mistakes are told before anything is asked

@@ -245,8 +245,10 @@ def test_mistakes_are_told_before_anything_is_asked(judge, server, set_of_games)
     run, other, data = set_of_games
     with pytest.raises(UserError, match="no segment of 900 words"):
         judge("inf-streams", run, [other], data, "--least-words", "900")
-    with pytest.raises(UserError, match="--segments goes with"):
+    with pytest.raises(UserError, match="--segments, --begin and --least-words go with"):
         judge("livesports-cc", run, [other], data, "--segments", data)
+    with pytest.raises(UserError, match="--segments, --begin and --least-words go with"):
+        judge("livesports-cc", run, [other], data, "--begin", "20")
     with pytest.raises(UserError, match="against itself"):
         judge("inf-streams", run, [run], data)
     assert not server.requests

@@ -227,9 +227,17 @@ def test_a_missing_video_is_left_out_and_told(generate, games, tmp_path, capsys)
         generate("livesports-cc", tmp_path / "none.jsonl", "--videos", tmp_path)
 
 
+def test_a_checkpoint_that_names_no_system_is_refused_with_the_flag_that_names_one(games, tiny_checkpoint, tmp_path):
+    what = ["generate", "--task", "inf-streams", "--model", tiny_checkpoint, "--output", tmp_path / "out.jsonl"]
+    with pytest.raises(UserError, match="give --system streamingvlm or livecc"):
+        command.main([str(part) for part in [*what, "--data", games / "eval_all_metadata.jsonl", "--device", "cpu"]])
+
+
 def test_mistakes_are_told(generate, tmp_path):
     with pytest.raises(UserError, match="go with inf-streams"):
         generate("livesports-cc", tmp_path / "out.jsonl", "--chunk", "100")
+    with pytest.raises(UserError, match="go with inf-streams"):
+        generate("livesports-cc", tmp_path / "out.jsonl", "--begin", "0")
     with pytest.raises(UserError, match="--end must lie behind"):
         generate("inf-streams", tmp_path / "out.jsonl", "--end", "3")
     with pytest.raises(SystemExit):
