@@ -5,15 +5,17 @@ import weakref
 
 import pytest
 from streams import Paced, plain, random_stream, spoken_by
+from test_orders import LateOrders, listen
 from watching import Hesitant
 
 from swwatch.engine.batch import Batch, Ended
 from swwatch.engine.beside import StreamsSession
 from swwatch.engine.decoding import Decoding
+from swwatch.engine.fused import FusedSession
 from swwatch.engine.requests import drive
 from swwatch.engine.session import Session
-from swwatch.engine.source import Order
-from swwatch.engine.trace import Spoken
+from swwatch.engine.source import Ask, Order
+from swwatch.engine.trace import Asked, Spoken, Watched
 from swwatch.engine.watcher import ThreadWatcher, WatcherError
 
 SIZES = [(2, 3)] * 5
@@ -49,6 +51,23 @@ def test_a_closed_watcher_ends_its_sessions_with_a_clear_error(load_tiny):
     watcher.close()
     with pytest.raises(WatcherError, match="open a new one"):
         list(run)
+
+
+@pytest.mark.parametrize("order", [Ask((7, 8, 9), "and?"), Order.PAUSE, Order.STOP])
+@pytest.mark.parametrize("num_said", [1, 4, 5])
+def test_orders_in_mid_sentence_do_what_they_do_in_the_fused_engine(load_tiny, order, num_said):
+    """The next step is with the watcher by then, and is taken in, waited for, or dropped."""
+    loaded, told = load_tiny("overlap"), []
+    stream = random_stream(loaded, SIZES, answer_len=0)
+    with ThreadWatcher(Hesitant(loaded.model)) as watcher:
+        for kind, options in ((FusedSession, SHORT), (StreamsSession, SHORT | {"watcher": watcher})):
+            session = kind(loaded.model, stream.prompt, **options)
+            events = listen(loaded.model, session, LateOrders(stream, None, {num_said: [order]}))
+            asked = [(event.step, event.text) for event in events if isinstance(event, Asked)]
+            told.append((plain(events), asked, [e.step for e in events if isinstance(e, Watched)]))
+        watcher._executor.submit(lambda: None).result()
+        assert watcher._eye._caches == {}
+    assert told[0] == told[1] and (len(told[1][0]) == num_said) == isinstance(order, Order)
 
 
 @pytest.mark.parametrize("how", ["to its end", "dropped half-way", "stopped"])
