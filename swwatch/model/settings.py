@@ -53,7 +53,11 @@ class Settings:
                 )
         settled = {key: value if value is not None else saved.get(key) for key, value in asked.items()}
         if settled["variant"] is None:
-            raise UserError(f"{where} does not name a variant: give --variant, one of {', '.join(variants.VARIANTS)}")
+            names = ", ".join(variants.VARIANTS), ", ".join(variants.TURNS)
+            raise UserError(
+                f"{where} does not name a variant: give --variant, one of {names[0]}; or, for chat turns, --system "
+                f"(in training --variant), one of {names[1]}"
+            )
         variants.get(settled["variant"])
         own = settled["variant"] if settled["variant"] in BUDGETS else DEFAULT_BUDGET
         budget = settled["pixel_budget"] or own

@@ -17,7 +17,8 @@ from swwatch.data import video
 from swwatch.data.video import VideoError, grid_indices, iter_steps, read_clip, steps_of
 from swwatch.errors import UserError
 
-RATES = [Fraction(10), Fraction(24000, 1001), Fraction(25), Fraction(30000, 1001), Fraction(30), Fraction(60)]
+RATES = [Fraction(10), Fraction(24000, 1001), Fraction(24), Fraction(25), Fraction(30000, 1001), Fraction(30)]
+RATES += [Fraction(60)]
 HEIGHT, WIDTH, CELL = 48, 64, 16  # 12 cells: the bits of a frame's number, so that compression cannot blur it
 
 
@@ -87,6 +88,7 @@ def test_each_grid_frame_is_the_one_on_display(tmp_path, rate, seconds):
     wanted = numbers_on_display(path)
     clip = read_clip(path)
     assert numbers_in(clip) == wanted[: len(wanted) // 2 * 2]
+    assert len(set(numbers_in(clip))) == len(wanted) // 2 * 2 == 2 * round(seconds), "two different frames a second"
     assert clip.duration_s == pytest.approx(round(seconds * rate) / rate, abs=1e-4)
 
 

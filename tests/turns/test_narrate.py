@@ -135,6 +135,8 @@ def test_mistakes_are_told(load_tiny, clip, tiny_checkpoint):
     with pytest.raises(UserError, match="does not stream in turns"):
         open_turns(load_tiny("group"))
     flags = ["--model", str(tiny_checkpoint), "--video", str(clip), "--system", "livecc"]
+    with pytest.raises(UserError, match="does not name a variant.* --system .*streamingvlm, livecc"):
+        command.main(flags[:-2])
     with pytest.raises(UserError, match="--steps-per-turn"):
         command.main([*flags, "--steps-per-turn", "0"])
     with pytest.raises(UserError, match="keeps no previous text"):
