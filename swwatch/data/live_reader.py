@@ -16,6 +16,7 @@ from swwatch.errors import UserError
 CAPACITY = 4  # frames that wait for the consumer
 STEADY_S = 30.0  # a connection that gave frames for so long gives the next one all its attempts again
 LONGEST_WAIT_S = 8.0  # between two attempts
+PADDING = 2**21  # pixels that a decoder may add to those of a frame, whose sides it rounds up
 PROMISED_S = 1.0  # a recording may end so much before the length that it states
 PARTED = ("hls", "dash")  # playlists: their parts may each begin at time 0, so times do not tell how much is left
 TIMELESS = ("mjpeg", "mpjpeg")  # pictures without times, as network cameras send them: the clock decides
@@ -99,11 +100,13 @@ class Reader:
         backoff_s: float,
         on_reconnect: Callable[[Reconnect], None] | None,
         allow_private: bool,
+        max_pixels: int | None = None,
     ):
         """Args: `timeouts_s` to open and to read; `attempts` to open it again."""
         self.location, self.buffer = location, Buffer()
         self.realtime, self.timeouts_s, self.allow_private = realtime, timeouts_s, allow_private
         self.attempts, self.backoff_s, self.on_reconnect = attempts, backoff_s, on_reconnect
+        self.max_pixels = max_pixels
         self.is_live: bool | None = None
         self.end_s: float | None = None
         self.reconnects = self.damaged = 0
@@ -162,11 +165,20 @@ class Reader:
             stream = next((one for one in container.streams.video if not _is_cover(one)), None)
             if stream is None:
                 raise UserError(f"{where.shown} has no video that can be decoded")
+            self._check_pixels(stream.codec_context)
+            if self.max_pixels is not None:  # what the source tells may be a lie; decoders count pixels of padding too
+                stream.codec_context.options = {"max_pixels": str(2 * self.max_pixels + PADDING)}
             if self.is_live is None:
                 self.is_live = _is_live(where.kind, container)
             if self.is_live:
                 self._zero_s = None  # another connection, another clock
             self._decode(container, stream)
+
+    def _check_pixels(self, frame) -> None:
+        """Of a frame, or of a decoder that was told how large its frames will be."""
+        if self.max_pixels is not None and frame.width * frame.height > self.max_pixels:
+            size = f"{frame.width}x{frame.height}"
+            raise UserError(f"{self.location.shown}: frames of {size} are over the limit of {self.max_pixels} pixels")
 
     def _decode(self, container, stream) -> None:
         start_s = (container.start_time or 0) / av.time_base
@@ -241,6 +253,7 @@ class Reader:
             raise Broken("one of its frames cannot be decoded: the file is damaged or cut short") from error
 
     def _deliver(self, frame: av.VideoFrame, timeless: bool) -> None:
+        self._check_pixels(frame)
         now_s = time.monotonic()
         is_timed = frame.pts is not None and not timeless
         if not is_timed and not self.is_live:

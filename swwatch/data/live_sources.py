@@ -56,6 +56,7 @@ class FrameStream:
         on_reconnect: Callable[[Reconnect], None] | None = None,
         allow_private: bool = True,
         rtsp_transport: str = "tcp",
+        max_pixels: int | None = None,
     ):
         """
         Args:
@@ -68,6 +69,7 @@ class FrameStream:
             allow_private: see `check_url`. Where it is false, as for what strangers give, a string must be an address,
                 and redirects and playlists are refused.
             rtsp_transport: "tcp", or "udp" for cameras that know nothing else.
+            max_pixels: of a frame; a source with larger ones is an error, told before such a frame is decoded.
         Raises:
             UserError: from here, what cannot be a source; from the iteration, everything else.
         """
@@ -80,6 +82,7 @@ class FrameStream:
             backoff_s=backoff_s,
             on_reconnect=on_reconnect,
             allow_private=allow_private,
+            max_pixels=max_pixels,
         )
         weakref.finalize(self, self._reader.buffer.stop)  # a stream that nobody holds any more reads no further
         threading.Thread(target=self._reader.run, name=f"frames of {location.shown}", daemon=True).start()

@@ -27,7 +27,8 @@ class Reading:
     def open(self) -> None:
         """Find the source. May take long, so not for the event loop. Raises ProtocolError: source."""
         try:
-            self._frames = frames_of(self._address, realtime=True, allow_private=self._allow_private)
+            how = {"allow_private": self._allow_private, "max_pixels": self._max_pixels}
+            self._frames = frames_of(self._address, realtime=True, **how)
         except UserError as error:
             raise self._told(error) from error
 
@@ -48,9 +49,6 @@ class Reading:
 
         try:
             for timestamp_s, picture in self._frames:
-                height, width = picture.shape[:2]
-                if height * width > self._max_pixels:
-                    raise UserError(f"its frames of {width}x{height} are over the limit of {self._max_pixels} pixels")
                 tell(session.touch)
                 session.live.push(timestamp_s, picture)
             session.live.end()

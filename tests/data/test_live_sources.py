@@ -1,6 +1,7 @@
 """Frames of files, HTTP and RTSP over loopback, cameras' arguments, and the addresses that are refused."""
 
 import gc
+import io
 import socket
 import sys
 import threading
@@ -13,6 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from live_servers import http_server, rtsp_server, write
+from PIL import Image
 
 from swwatch.data import live_addresses, live_reader
 from swwatch.data.live_addresses import locate
@@ -90,6 +92,37 @@ def test_a_file_at_its_own_pace_waits_for_each_frame(clip, monkeypatch):
     monkeypatch.setattr(live_reader.Buffer, "is_stopped_within", lambda _, pause: until.append(clock() - 1000 + pause))
     assert len(list(frames_of(clip, realtime=True))) == 100
     assert until[-1] == pytest.approx(99 / 25) and until == sorted(until)
+
+
+def motion_jpeg(path, *sizes: tuple[int, int]):
+    """Frames of these (width, height); the container tells of the first."""
+    with av.open(str(path), "w") as file:
+        stream = file.add_stream("mjpeg", rate=2)
+        stream.width, stream.height, stream.pix_fmt = *sizes[0], "yuvj420p"
+        file.start_encoding()
+        for number, size in enumerate(sizes):
+            jpeg = io.BytesIO()
+            Image.new("RGB", size).save(jpeg, "JPEG")
+            packet = av.Packet(jpeg.getvalue())
+            packet.stream, packet.time_base, packet.pts, packet.dts = stream, Fraction(1, 2), number, number
+            file.mux(packet)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("sizes", "told"),
+    [
+        ([(600, 400)], "600x400 are over the limit of 200000 pixels"),
+        ([(64, 48), (600, 400)], "600x400 are over the limit of 200000 pixels"),
+        ([(64, 48), (4000, 3000)], "cannot be decoded"),  # nor does the decoder make room for it
+    ],
+)
+def test_frames_over_a_limit_of_pixels_are_refused(tmp_path, sizes, told):
+    """A few kilobytes may stand for gigabytes of picture."""
+    path = motion_jpeg(tmp_path / "bomb.mp4", *sizes)
+    assert len(list(frames_of(path, max_pixels=4000 * 3000))) == len(sizes)
+    with pytest.raises(UserError, match=told):
+        list(frames_of(path, max_pixels=200_000))
 
 
 def test_a_turned_video_stands_upright_as_in_the_sampler(tmp_path):
