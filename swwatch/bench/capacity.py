@@ -22,6 +22,7 @@ import torch
 from transformers import AutoProcessor
 
 from swwatch import variants
+from swwatch.bench import page
 from swwatch.bench.capacity_trial import LATE_S, QUESTION, Pace, Trial, attempt
 from swwatch.bench.shapes import SHAPES, random_model, shape_config
 from swwatch.bench.stream_trust import FOREIGN_BYTES, Neighbours
@@ -307,23 +308,19 @@ def _most(result: dict, name: str) -> str:
 
 
 def head(result: dict) -> str:
-    """Command, commit, hardware, load, model and pace, one line each."""
-    settings, begin, end = result["settings"], result["begin"], result["end"]
-    hardware = ", ".join(begin["gpus"]) if settings["device"] == "cuda" else begin["cpu"]
+    """Where it was measured, model and pace, one line each."""
+    settings = result["settings"]
     model = settings["model"] or f"shape {settings['shape']}, random weights"
-    lines = {
-        "command": f"`{result['command']}`",
-        "commit": f"{begin['commit']}, torch {begin['torch']}, transformers {begin['transformers']}",
-        "hardware": f"{hardware}; {begin['cores']} CPU cores, {result['threads']} threads used",
-        "time": f"{begin['time']} to {end['time']}",
-        "load average": f"{begin['load'][0]} before, {end['load'][0]} after",
-        "clocks": " before, ".join("; ".join(where["clocks"]) or "not known" for where in (begin, end)) + " after",
-        "model": f"{model}: {result['parameters']:,} parameters; {settings['variant']}, {settings['precision']}",
-        "engine": f"{result['engine']} ({result['why']})",
-        "each session": f"{settings['rate']:g} frames of {settings['width']}x{settings['height']} a second, "
-        f"{result['video_tokens']} video tokens and {settings['k']} words a step, {settings['session_s']:g} s long",
-    }
-    return "\n".join(f"- {key}: {text}" for key, text in lines.items())
+    return page.head(
+        result,
+        {
+            "model": f"{model}: {result['parameters']:,} parameters; {settings['variant']}, {settings['precision']}",
+            "engine": f"{result['engine']} ({result['why']})",
+            "each session": f"{settings['rate']:g} frames of {settings['width']}x{settings['height']} a second, "
+            f"{result['video_tokens']} video tokens and {settings['k']} words a step, {settings['session_s']:g} s "
+            "long",
+        },
+    )
 
 
 def table(trials: list[dict]) -> str:

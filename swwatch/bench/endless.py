@@ -21,12 +21,12 @@ import torch
 from swwatch.bench.endless_modes import MODES, Sample, open_session, play
 from swwatch.bench.endless_page import report
 from swwatch.bench.endless_settings import EndlessSettings, settle
+from swwatch.bench.page import again
 from swwatch.bench.shapes import random_model, shape_config
 from swwatch.bench.stream_source import random_steps
 from swwatch.bench.stream_trust import Neighbours, verdict
 from swwatch.config import add_flags, load_settings
 from swwatch.data.annotations import write_atomic
-from swwatch.errors import UserError
 from swwatch.machine import machine
 from swwatch.paths import make_folder
 
@@ -44,7 +44,7 @@ def build_parser() -> argparse.ArgumentParser:
 def main(argv: list[str]) -> int:
     settings = load_settings(EndlessSettings, flags=vars(build_parser().parse_args(argv)))
     if settings.report is not None:
-        return again(settings)
+        return again("endless", settings.report, settings.output, report, draw)
     settings = settle(settings, torch.cuda.is_available())
     if settings.output is not None:
         make_folder(settings.output)
@@ -55,22 +55,6 @@ def main(argv: list[str]) -> int:
     if settings.output is not None:
         draw(result, settings.output)
         print(f"\nwritten to {settings.output}")
-    return 0
-
-
-def again(settings: EndlessSettings) -> int:
-    """Tables and figures of a file of earlier, beside it or in another folder."""
-    try:
-        result = json.loads(settings.report.read_text(encoding="utf-8"))
-        text = report(result)
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{settings.report} is not a file that `swwatch bench endless` wrote: {error!r}") from error
-    folder = settings.output or settings.report.parent
-    make_folder(folder)
-    print(text)
-    write_atomic(folder / f"{NAME}.md", [text + "\n"])
-    draw(result, folder)
-    print(f"\nwritten to {folder}")
     return 0
 
 

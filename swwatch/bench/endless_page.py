@@ -3,6 +3,7 @@
 import statistics
 from collections.abc import Callable
 
+from swwatch.bench import page
 from swwatch.bench.table import markdown, size
 
 PARTS = 5  # stretches of the stream, a column each
@@ -25,7 +26,7 @@ def report(result: dict) -> str:
     Args:
         result: as swwatch.bench.endless writes it to JSON.
     """
-    parts = [head(result), judged(result["verdict"]), "## Modes", summary(result)]
+    parts = [head(result), page.judged(result["verdict"], "the wall times"), "## Modes", summary(result)]
     for name, (heading, _) in QUANTITIES.items():
         if rows := over_time(result, name):
             parts += [f"## {heading}", rows]
@@ -34,32 +35,20 @@ def report(result: dict) -> str:
 
 
 def head(result: dict) -> str:
-    """Command, commit, hardware, load and stream, one line each."""
-    begin, end, given = result["begin"], result["end"], result["settings"]
-    hardware = ", ".join(begin["gpus"]) if given["device"] == "cuda" else begin["cpu"]
-    lines = {
-        "command": f"`{result['command']}`",
-        "commit": f"{begin['commit']}, torch {begin['torch']}, transformers {begin['transformers']}",
-        "hardware": f"{hardware}; {begin['cores']} CPU cores, {result['threads']} threads used",
-        "time": f"{begin['time']} to {end['time']}",
-        "load average": f"{begin['load'][0]} before, {end['load'][0]} after",
-        "clocks": "; ".join(begin["clocks"]) or "not known",
-        "model": f"shape {given['shape']}, random weights, {result.get('parameters', 0):,} parameters, "
-        f"{given['precision']}",
-        "stream": f"{given['seconds']} s, {given['video_tokens']} video tokens and {given['tokens']} said tokens a "
-        "second",
-        "windows": f"{given['vision_s']} s of video; {given['text_sink']} first and {given['text_window']} last "
-        f"tokens of what was said; without overlap {given['restart_s']:g} s; flush after {given['flush_s']:g} s",
-        "serial, fused": f"variant {given['variant']}",
-    }
-    return "\n".join(f"- {key}: {text}" for key, text in lines.items())
-
-
-def judged(verdict: dict) -> str:
-    if verdict["trusted"]:
-        return f"Verdict: **trusted**. The rule: {verdict['rule']}."
-    reasons = "; ".join(verdict["reasons"])
-    return f"Verdict: **the machine was too busy to trust the wall times**: {reasons}. The rule: {verdict['rule']}."
+    """Where it was measured, the stream and the windows, one line each."""
+    given = result["settings"]
+    return page.head(
+        result,
+        {
+            "model": f"shape {given['shape']}, random weights, {result.get('parameters', 0):,} parameters, "
+            f"{given['precision']}",
+            "stream": f"{given['seconds']} s, {given['video_tokens']} video tokens and {given['tokens']} said tokens "
+            "a second",
+            "windows": f"{given['vision_s']} s of video; {given['text_sink']} first and {given['text_window']} last "
+            f"tokens of what was said; without overlap {given['restart_s']:g} s; flush after {given['flush_s']:g} s",
+            "serial, fused": f"variant {given['variant']}",
+        },
+    )
 
 
 def summary(result: dict) -> str:

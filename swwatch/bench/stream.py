@@ -20,6 +20,7 @@ from pathlib import Path
 import torch
 
 from swwatch.bench.memory import forget_peak, memory_peak
+from swwatch.bench.page import again
 from swwatch.bench.stream_bounds import Roof, reprefill_tokens
 from swwatch.bench.stream_engines import Bed, Run
 from swwatch.bench.stream_figures import compare, engine_row, same_tokens
@@ -52,7 +53,7 @@ def build_parser() -> argparse.ArgumentParser:
 def main(argv: list[str]) -> int:
     settings = load_settings(StreamSettings, flags=vars(build_parser().parse_args(argv)))
     if settings.report is not None:
-        return again(settings)
+        return again("stream", settings.report, settings.output, report, draw)
     settings = settle(settings, torch.cuda.is_available())
     if settings.output is not None:
         make_folder(settings.output)
@@ -63,22 +64,6 @@ def main(argv: list[str]) -> int:
     if settings.output is not None:
         draw(result, settings.output)
         print(f"\nwritten to {settings.output}")
-    return 0
-
-
-def again(settings: StreamSettings) -> int:
-    """Table and figures of a file of earlier, beside it or in another folder."""
-    try:
-        result = json.loads(settings.report.read_text(encoding="utf-8"))
-        text = report(result)
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{settings.report} is not a file that `swwatch bench stream` wrote: {error!r}") from error
-    folder = settings.output or settings.report.parent
-    make_folder(folder)
-    print(text)
-    write_atomic(folder / f"{NAME}.md", [text + "\n"])
-    draw(result, folder)
-    print(f"\nwritten to {folder}")
     return 0
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from swwatch.bench import page
 from swwatch.bench.table import markdown, size
 from swwatch.schedule import STEP_S
 
@@ -26,7 +27,7 @@ def report(result: dict) -> str:
     Args:
         result: as swwatch.bench.stream writes it to JSON.
     """
-    parts = [head(result), judged(result["verdict"])]
+    parts = [head(result), page.judged(result["verdict"])]
     for shape in result["shapes"]:
         points = [point for point in result["points"] if point["shape"] == shape]
         if not points:
@@ -47,16 +48,9 @@ def title(point: dict) -> str:
 
 
 def head(result: dict) -> str:
-    """Command, commit, hardware, load, rates and models, one line each."""
-    begin, end, rates = result["begin"], result["end"], result["rates"]
-    hardware = ", ".join(begin["gpus"]) if result["settings"]["device"] == "cuda" else begin["cpu"]
+    """Where it was measured, rates and models, one line each."""
+    rates = result["rates"]
     lines = {
-        "command": f"`{result['command']}`",
-        "commit": f"{begin['commit']}, torch {begin['torch']}, transformers {begin['transformers']}",
-        "hardware": f"{hardware}; {begin['cores']} CPU cores, {result['threads']} threads used",
-        "time": f"{begin['time']} to {end['time']}",
-        "load average": f"{begin['load'][0]} before, {end['load'][0]} after",
-        "clocks": " before, ".join("; ".join(where["clocks"]) or "not known" for where in (begin, end)) + " after",
         "memory": f"{rates['bandwidth'] / 1e9:,.1f} GB/s ({rates['bandwidth_from']}; "
         f"measured here {rates['measured_bandwidth'] / 1e9:,.1f})",
         "computing": f"{rates['flops'] / 1e12:,.2f} TFLOP/s ({rates['flops_from']})",
@@ -67,14 +61,7 @@ def head(result: dict) -> str:
             f"vision tower; a forward of the LLM reads {size(facts['llm']['weight_bytes'])}; "
             f"{result['settings']['variant']}, {facts['precision']}"
         )
-    return "\n".join(f"- {key}: {text}" for key, text in lines.items())
-
-
-def judged(verdict: dict) -> str:
-    if verdict["trusted"]:
-        return f"Verdict: **trusted**. The rule: {verdict['rule']}."
-    reasons = "; ".join(verdict["reasons"])
-    return f"Verdict: **the machine was too busy to trust these figures**: {reasons}. The rule: {verdict['rule']}."
+    return page.head(result, lines)
 
 
 def bounds(point: dict) -> str:
