@@ -47,9 +47,7 @@ def write_transcripts(root: Path) -> dict[Path, int]:
             write_atomic(out, _lines(root, split, records))
             made[out] = len(records)
     if not made:
-        raise UserError(
-            f"{root} holds no toy clips: make some with `swwatch toy data {root} --clips 100`"
-        )
+        raise UserError(f"{root} holds no toy clips: make some with `swwatch toy data {root} --clips 100`")
     return made
 
 
