@@ -126,7 +126,7 @@ def test_a_flushed_stream_never_holds_more_than_240_seconds_of_video(seconds, a_
     assert held[: len(until) + 2] == [*until, a_turn, 2 * a_turn], "at 240 s all of it goes"
     assert max(held) == 240 and held.count(240) == seconds // 240
     grown = {after - before for before, after in zip(texts, texts[1:], strict=False)}
-    assert min(grown) > 15 and max(grown) - min(grown) <= 6, "all text stays: a turn's own, whose labels gain digits"
+    assert min(grown) > 15 and max(grown) - min(grown) <= 8, "all text stays: a turn's own, with up to 4 digits more"
 
 
 def requests(model, run):
