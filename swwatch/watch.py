@@ -24,6 +24,7 @@ from swwatch.data.live_sources import frames_of
 from swwatch.errors import UserError
 from swwatch.lag import show_lag
 
+MOST_TOKENS = 4096
 PACKAGES = ("websockets", "pydantic")
 
 
@@ -54,7 +55,7 @@ def build_parser() -> argparse.ArgumentParser:
         default=True,
         help="a file plays at its own pace; with --no-realtime as fast as the model here watches it",
     )
-    parser.add_argument("--max-new-tokens", type=int, default=4096, help="limit of the whole answer (default: 4096)")
+    parser.add_argument("--max-new-tokens", type=int, help=f"limit of the whole answer (default: {MOST_TOKENS})")
     parser.add_argument("--jsonl", type=Path, help="write every event here, as messages of docs/protocol.md")
     parser.add_argument("--device", help="cpu or cuda (default: cuda where there is one)")
     parser.add_argument("--dtype", help="float32, bfloat16, ... (default: bfloat16 on cuda, else float32)")
@@ -93,8 +94,8 @@ def check(args: argparse.Namespace) -> None:
         missing = [name for name in PACKAGES if importlib.util.find_spec(name) is None]
         if missing:
             raise UserError(f"--server needs {', '.join(missing)}: pip install 'swwatch[serve]'")
-        for flag in ("model", "device", "dtype", "attention"):
-            if getattr(args, flag) is not None:
+        for flag in ("model", "device", "dtype", "attention", "max-new-tokens"):
+            if getattr(args, flag.replace("-", "_")) is not None:
                 raise UserError(f"--{flag} is for a model here: leave it out with --server")
         if not args.realtime:
             raise UserError("--no-realtime is for a model here: a server keeps to the stream's own pace")
@@ -116,6 +117,8 @@ def _open_jsonl(args: argparse.Namespace):
 def _here(args: argparse.Namespace):
     from swwatch.watch_here import Here  # loads torch, which a client has no use for
 
+    if args.max_new_tokens is None:
+        args.max_new_tokens = MOST_TOKENS
     return Here(args)
 
 

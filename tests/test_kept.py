@@ -38,7 +38,7 @@ def test_parallel_variants_keep_a_window_and_both_ends_of_the_answer(variant):
     story = kept.endless_story(variant, 12, (2, 2), 3, 5, Window(4, 3, 6))
     assert sorted(set(seconds_of(story.kept, "video"))) == [8, 9, 10, 11]
     words = [second for second in (0, 9, 10, 11) for _ in range(3)]
-    assert seconds_of(story.kept, "words") == words, "3 first and 6 last when the last second came, and those said since"
+    assert seconds_of(story.kept, "words") == words, "3 first and 6 last when the last second came, then 3 more"
     assert story.num_fed == 5 + 12 * (4 + 3) + 3 - 1, "prompt, video, words and header; the last word is still to come"
 
 

@@ -174,6 +174,7 @@ def test_a_second_ctrl_c_leaves_at_once(run, clips, tmp_path, capsys):
         (["ftp://host/a.mp4"], "must begin with"),
         (["camera:"], "camera:0 is the first"),
         (["camera:0", "--server", "http://h", "--model", "m"], "--model is for a model here"),
+        (["camera:0", "--server", "http://h", "--max-new-tokens", "9"], "--max-new-tokens is for a model here"),
         (["camera:0", "--server", "http://h", "--no-realtime"], "the stream's own pace"),
         (["camera:0", "--remote"], "are for --server"),
         (["camera:0", "--server", "h:1"], "write a server's address"),

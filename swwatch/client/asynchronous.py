@@ -323,6 +323,7 @@ class AsyncClient:
             self._worker.cancel()
         if self._worker is not None:
             await asyncio.gather(self._worker, return_exceptions=True)
+        self._inbox.leave()
 
     async def __aenter__(self) -> "AsyncClient":
         return self

@@ -50,7 +50,8 @@ class Web:
             async with httpx.AsyncClient(timeout=self._timeout, trust_env=self._address.may_proxy) as client:
                 answer = await client.request(method, base + path, headers=self._address.headers, **how)
         except (httpx.HTTPError, httpx.InvalidURL) as error:
-            raise Unreachable(f"cannot reach {base}: {error or type(error).__name__}") from error
+            why = error or type(error).__name__
+            raise Unreachable(f"cannot reach {base}: {why}; is `swwatch serve` running there?") from error
         if not answer.is_success:
             raise _refusal(base, answer)
         return answer

@@ -181,6 +181,23 @@ def test_two_at_once_with_asyncio_and_one_connection_breaks(server):
     assert (len(of(Reconnected, whole)), len(of(Reconnected, broken))) == (0, 1)
 
 
+def test_leaving_wakes_who_waits_for_words(server):
+    async def go():
+        client = AsyncClient(server.address)
+        await client.open()
+
+        async def read_all():
+            return [event async for event in client]
+
+        reading = asyncio.create_task(read_all())
+        await asyncio.sleep(0.1)
+        assert not reading.done()
+        await client.close()
+        return await asyncio.wait_for(reading, 30)
+
+    assert all(not isinstance(event, Token) for event in asyncio.run(go()))
+
+
 def test_leaving_stops_the_session_and_its_threads(server):
 
     def endless():
