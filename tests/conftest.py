@@ -1,13 +1,21 @@
 """Shared fixtures: one tiny random checkpoint a session, and models of it in every variant."""
 
+import os
+import signal
+
 import pytest
 import torch
 from hypothesis import HealthCheck, settings
 
 torch.set_num_threads(1)  # many small steps: a second thread costs more than it gives
 # a busy machine is no failure
-settings.register_profile("patient", deadline=None, suppress_health_check=[HealthCheck.too_slow])
-settings.load_profile("patient")
+patient = {"deadline": None, "suppress_health_check": [HealthCheck.too_slow]}
+settings.register_profile("patient", max_examples=40, **patient)
+settings.register_profile("thorough", max_examples=400, **patient)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "patient"))
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # a shell's background job, whose children would ignore it too
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")

@@ -32,7 +32,9 @@ def test_quickstart_runs_and_runs_again(tmp_path):
     predictions = [json.loads(line) for line in (out / "eval/group_infer.json").read_text().splitlines()]
     assert {p["video_id"] for p in predictions} == {r["video_id"] for r in records}
     assert set(predictions[0]) == {"video_id", "annotation", "task", "result", "messages"}
-    tokens = [json.loads(line) for line in (out / "heldout_tokens.jsonl").read_text().splitlines()]
+    told = [json.loads(line) for line in (out / "heldout_tokens.jsonl").read_text().splitlines()]
+    tokens = [line for line in told if "token_id" in line]
+    assert tokens and {line["event"] for line in told if "token_id" not in line} == {"watched"}
     assert set(tokens[0]) == {"step", "token_id", "text", "newest_visible_step", "t_emit_s", "t_frame_s"}
     assert all(t["newest_visible_step"] <= t["step"] and t["t_frame_s"] <= t["t_emit_s"] for t in tokens)
     config = json.loads((out / "group/config.json").read_text())

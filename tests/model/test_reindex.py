@@ -54,7 +54,7 @@ def test_what_is_kept_and_moved_reads_as_if_fed_so_in_one_layer(one_layer, lengt
     fresh = model.new_cache()
     feed(model, fresh, line(there), ids[kept])
     theirs = feed(model, fresh, replace(rows, order=torch.arange(2) + length), after)
-    torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=0)
+    torch.testing.assert_close(ours, theirs, atol=1e-4, rtol=0)
     assert cache.nbytes == fresh.nbytes * 3 // 2  # keys twice
 
 
