@@ -9,6 +9,7 @@ import os
 import signal
 import sys
 import tempfile
+import uuid
 
 import psutil
 import torch
@@ -52,8 +53,9 @@ def rendezvous(nodes: int) -> list[str]:
         UserError: several nodes, and a variable is missing.
     """
     port = os.environ.get("MASTER_PORT")
-    if nodes == 1:
-        return ["--master-addr=127.0.0.1", f"--master-port={port}"] if port else ["--standalone"]
+    if nodes == 1:  # what torchrun makes of --standalone: a free port, so that runs beside one another do not meet
+        own = ["--rdzv-backend=c10d", "--rdzv-endpoint=localhost:0", f"--rdzv-id={uuid.uuid4()}"]
+        return ["--master-addr=127.0.0.1", f"--master-port={port}"] if port else own
     address = os.environ.get("MASTER_ADDR")
     rank = next((os.environ[name] for name in ("NODE_RANK", "SLURM_NODEID", "RANK") if os.environ.get(name)), None)
     if not address or rank is None or not rank.isdigit() or int(rank) >= nodes:

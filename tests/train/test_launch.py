@@ -1,5 +1,6 @@
 """scripts/sft.sh: how many processes it starts where, and that signals and exit codes pass through torchrun."""
 
+import contextlib
 import os
 import signal
 import socket
@@ -47,7 +48,10 @@ def test_a_process_for_each_gpu_unless_told_otherwise(env, monkeypatch, gpus, ov
 
 def test_one_node_meets_by_itself_and_several_where_the_variables_say(env):
     env()
-    assert launch.num_nodes() == 1 and launch.rendezvous(1) == ["--standalone"]
+    assert launch.num_nodes() == 1 and launch.rendezvous(1)[:2] == [
+        "--rdzv-backend=c10d",
+        "--rdzv-endpoint=localhost:0",
+    ]
     env(MASTER_PORT=29511)
     assert launch.rendezvous(1) == ["--master-addr=127.0.0.1", "--master-port=29511"]
     env(NNODES=2, WORLD_SIZE=16, NODE_RANK=1, RANK=9, MASTER_ADDR="node-a")
@@ -92,12 +96,12 @@ if len(sys.argv) > 2:
 time.sleep(120)
 """
 LAUNCHER = "import sys; from swwatch.train.launch import launch; sys.exit(launch(sys.argv[1:]))"
-ONE_NODE = ("--standalone", "--nproc-per-node=2")
 
 
-def start(tmp_path, *arguments, place=ONE_NODE) -> subprocess.Popen:
+def start(tmp_path, *arguments, nodes=1, processes=2) -> subprocess.Popen:
     (tmp_path / "worker.py").write_text(WORKER)
-    command = [sys.executable, "-c", LAUNCHER, *place, tmp_path / "worker.py", tmp_path]
+    command = [sys.executable, "-c", LAUNCHER, *launch.rendezvous(nodes), f"--nproc-per-node={processes}"]
+    command += [tmp_path / "worker.py", tmp_path]
     env = {key: value for key, value in os.environ.items() if key not in VARIABLES} | {"PYTHONPATH": str(ROOT)}
     return subprocess.Popen([*map(str, command), *arguments], env=env | {"OMP_NUM_THREADS": "1"})
 
@@ -115,9 +119,14 @@ def test_sigterm_reaches_every_process_and_the_launcher_waits_for_them(tmp_path)
     assert (tmp_path / "saved-0").exists() and (tmp_path / "saved-1").exists()
 
 
-def test_the_exit_code_is_that_of_the_training(tmp_path):
-    assert start(tmp_path, "2").wait(timeout=100) == 2
-    assert start(tmp_path, "0").wait(timeout=100) == 0
+def test_the_exit_code_is_that_of_the_training_and_runs_beside_one_another_do_not_meet(tmp_path):
+    with socket.socket() as taken:
+        taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        with contextlib.suppress(OSError):  # then somebody else has it, which is as well
+            taken.bind(("127.0.0.1", 29500))
+            taken.listen()
+        launched = [start(tmp_path, code) for code in ("2", "0")]
+        assert [one.wait(timeout=100) for one in launched] == [2, 0]
 
 
 @pytest.mark.slow
@@ -128,7 +137,7 @@ def test_two_nodes_meet_and_end_together(env, tmp_path):
     launched = []
     for node in (0, 1):
         env(NNODES=2, NODE_RANK=node, MASTER_ADDR="127.0.0.1", MASTER_PORT=port)
-        launched.append(start(tmp_path, "0", place=(*launch.rendezvous(2), "--nproc-per-node=1")))
+        launched.append(start(tmp_path, "0", nodes=2, processes=1))
     assert [process.wait(timeout=100) for process in launched] == [0, 0]
     assert (tmp_path / "ready-0").exists() and (tmp_path / "ready-1").exists()
 
