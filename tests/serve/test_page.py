@@ -53,8 +53,11 @@ def scripted():
 
 
 @pytest.fixture
-def visit(browser):
-    """visit(url, **size) -> a page that can be started; in the end nothing was wrong, nothing left the origin."""
+def visit(browser, scripted):
+    """visit(url, **size) -> a page that can be started; in the end nothing was wrong, nothing left the origin.
+
+    Pages are closed before the server is, which they would try to reach again.
+    """
     pages = []
 
     def go(url: str, *, ready: str = "!document.querySelector('#start').disabled", **how):
