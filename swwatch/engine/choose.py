@@ -74,7 +74,7 @@ def choose(name: str, variant: str, device: torch.device | str, num_devices: int
         kind = "alternates in one sequence" if speaks is Speaks.ALTERNATING else "speaks after the whole video"
         return "serial", f"{variant} {kind}: there is nothing to do at the same time"
     if torch.device(device).type != "cuda":
-        return "serial", "on a CPU watching and speaking are both bound by computing: doing them at once gains nothing"
+        return "serial", "on a CPU watching and speaking are both bound by computing, and at once they share its cores"
     why = "one forward reads the weights once for the words and for the next step's video"
     if num_devices > 1:
         why += "; a second GPU is used where two_device is asked for"
