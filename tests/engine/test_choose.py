@@ -19,7 +19,7 @@ OTHERS = sorted(set(VARIANTS) - set(PARALLEL))
 def test_auto_goes_by_the_machine(variant):
     assert choose.choose("auto", variant, "cpu", 1) == (
         "serial",
-        "on a CPU watching and speaking are both bound by computing: doing them at once gains nothing",
+        "on a CPU watching and speaking are both bound by computing, and at once they share its cores",
     )
     name, why = choose.choose("auto", variant, "cuda:0", 1)
     assert name == "fused" and "reads the weights once" in why and "two_device" not in why
