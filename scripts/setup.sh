@@ -25,8 +25,11 @@ setup() {
     fi
     echo "setting up .venv with $("$python" --version) (once; some minutes, about 6 GB)"
     "$python" -m venv "$ROOT/.venv" || exit 1
-    "$PYTHON" -m pip install --disable-pip-version-check --quiet -r "$ROOT/requirements.lock" || exit 1
-    "$PYTHON" -m pip install --disable-pip-version-check --quiet --no-deps --editable "$ROOT" || exit 1
+    local install=("$PYTHON" -m pip install --disable-pip-version-check --quiet)
+    "${install[@]}" --no-compile -r "$ROOT/requirements.lock" || exit 1
+    "${install[@]}" --no-deps --editable "$ROOT" || exit 1
+    # on all cores, where pip takes one; some packages carry templates that are no Python, which does not matter
+    "$PYTHON" -m compileall -q -j 0 "$ROOT/.venv/lib" >/dev/null 2>&1 || true
     echo "$want" >"$stamp"
 }
 

@@ -1,10 +1,12 @@
 """Shared fixtures: one tiny random checkpoint a session, and models of it in every variant."""
 
 import os
+import shutil
 import signal
 
 import pytest
 import torch
+from filelock import FileLock
 from hypothesis import HealthCheck, settings
 
 torch.set_num_threads(1)  # many small steps: a second thread costs more than it gives
@@ -24,12 +26,33 @@ def pytest_collection_modifyitems(items):
 
 
 @pytest.fixture(scope="session")
-def tiny_checkpoint(tmp_path_factory):
+def made_once(tmp_path_factory):
+    """made_once(name, make) -> what `make(path)` made at a path of that name, once for all processes of these tests.
+
+    It is everybody's: a test that changes it takes a copy.
+    """
+    base = tmp_path_factory.getbasetemp()
+    shared = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+
+    def build(name: str, make):
+        path, made = shared / name, shared / f"{name}.made"
+        with FileLock(shared / f"{name}.lock"):
+            if not made.exists():
+                shutil.rmtree(path, ignore_errors=True)  # of an attempt that failed
+                make(path)
+                made.touch()
+        return path
+
+    return build
+
+
+@pytest.fixture(scope="session")
+def tiny_checkpoint(made_once):
     """A checkpoint folder in the real form: 2 layers, width 32, random weights."""
     from swwatch.toy.checkpoint import make_checkpoint
 
     sizes = {"hidden": 32, "layers": 2, "heads": 2, "kv_heads": 1, "vision_depth": 2, "vision_hidden": 32}
-    return make_checkpoint(tmp_path_factory.mktemp("tiny") / "model", seed=1, **sizes)
+    return made_once("tiny", lambda path: make_checkpoint(path, seed=1, **sizes))
 
 
 @pytest.fixture(scope="session")

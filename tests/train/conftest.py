@@ -9,11 +9,11 @@ sys.path[:0] = [str(Path(__file__).parents[1] / "data"), str(Path(__file__).pare
 
 
 @pytest.fixture(scope="session")
-def clips(tmp_path_factory):
+def clips(made_once):
     """An annotation file of eight readable clips of 2 to 4 s."""
     from small_clips import make_clips
 
-    return make_clips(tmp_path_factory.mktemp("clips"), 8)
+    return made_once("training-clips", lambda folder: make_clips(folder, 8)) / "train.jsonl"
 
 
 @pytest.fixture

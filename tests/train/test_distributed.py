@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -62,33 +63,35 @@ def notes_of(folder: Path) -> list[dict]:
 CHANGES = {"max_steps": 4, "save_steps": 2, "save_total_limit": 2, "batch_size": 1, "accumulation": 6, "warmup": 1}
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    return tmp_path_factory.mktemp("distributed")
-
-
 @pytest.fixture
-def alone(flags, folder):
+def alone(flags, made_once):
     """The run of one process: 4 steps of 6 clips, so steps 2 and 3 reach into the next epoch of 8."""
-    out = folder / "alone"
-    if not (out / "finished.json").exists():
+
+    def make(out: Path) -> None:
         assert main(flags(**CHANGES, output_dir=out)) == 0
-    return out
+
+    return made_once("by-one", make)
 
 
 @pytest.fixture
-def by_two(flags, folder):
+def by_two(flags, made_once):
     """by_two(engine) -> the finished run of two processes; made once."""
 
     def build(engine: str) -> Path:
-        out = folder / engine
-        if not (out / "finished.json").exists():
+        def make(out: Path) -> None:
             done = torchrun(out, flags(**CHANGES, output_dir=out, parallel=engine))
             assert done.returncode == 0, done.stderr
             assert done.stdout.count("the model is in") == 1, "only the main process speaks"
-        return out
+
+        return made_once(f"by-two-{engine}", make)
 
     return build
+
+
+@pytest.fixture
+def copy_by_two(by_two, tmp_path):
+    """As by_two, to be changed."""
+    return lambda engine: shutil.copytree(by_two(engine), tmp_path / engine)
 
 
 def assert_same_weights(ours: Path, theirs: Path):
@@ -137,9 +140,10 @@ def test_the_clips_of_a_step_are_those_of_one_process(alone, by_two):
     ["ddp", pytest.param("zero3", marks=pytest.mark.slow)]
     + [pytest.param(engine, marks=pytest.mark.long) for engine in ("zero2", "fsdp2")],
 )
-def test_a_signal_to_one_process_saves_and_stops_all_and_the_next_start_continues_to_the_bit(engine, flags, by_two):
-    whole = by_two(engine)
-    out = whole.with_name(f"{engine}-stopped")
+def test_a_signal_to_one_process_saves_and_stops_all_and_the_next_start_continues_to_the_bit(
+    engine, flags, by_two, tmp_path
+):
+    whole, out = by_two(engine), tmp_path / "stopped"
     arguments = flags(**CHANGES, output_dir=out, parallel=engine)
     done = torchrun(out, arguments, "term", 1, 3)
     assert f"exitcode  : {PREEMPTED}" in done.stderr, done.stderr  # torchrun's own exit code is 1
@@ -154,8 +158,8 @@ def test_a_signal_to_one_process_saves_and_stops_all_and_the_next_start_continue
 
 @pytest.mark.slow
 @pytest.mark.parametrize("engine", ["zero3", "fsdp2"])
-def test_a_run_cut_short_while_the_model_was_written_needs_no_engine_to_end(engine, flags, by_two, tmp_path):
-    out = by_two(engine)
+def test_a_run_cut_short_while_the_model_was_written_needs_no_engine_to_end(engine, flags, copy_by_two):
+    out = copy_by_two(engine)
     weights = load_file(out / "model.safetensors")
     for name in ("finished.json", "model.safetensors"):
         (out / name).unlink()
@@ -165,13 +169,13 @@ def test_a_run_cut_short_while_the_model_was_written_needs_no_engine_to_end(engi
 
 
 @pytest.mark.slow
-def test_a_sharded_run_is_not_continued_by_another_number_of_processes_and_a_ddp_run_is(flags, by_two, monkeypatch):
-    out = by_two("zero2")
+def test_a_sharded_run_is_not_continued_by_another_number_of_processes_and_a_ddp_run_is(flags, copy_by_two):
+    out = copy_by_two("zero2")
     (out / "finished.json").unlink()
     (out / "checkpoint-4" / COMPLETE).unlink()
     done = torchrun(out, flags(**CHANGES, output_dir=out, parallel="ddp"))
     assert "parallel was 'zero2', now None; processes was 2, now None" in done.stderr
-    out = by_two("ddp")
+    out = copy_by_two("ddp")
     before = log_of(out)
     (out / "finished.json").unlink()
     (out / "checkpoint-4" / COMPLETE).unlink()
