@@ -59,7 +59,7 @@ def narration(
         watcher: of that engine, see `engine.choose.open_watcher`.
         window: what stays in view of a stream without end; None: everything.
     Yields:
-        Look, Feed and Wait requests, every Token as soon as it is spoken, and Watched as steps are in.
+        Requests, every Token as soon as it is spoken, and Watched as steps are in.
     """
     clock = clock or SimulatedClock()
     encoder = FrameEncoder(loaded.processor.video_processor, BUDGETS[loaded.settings.pixel_budget])

@@ -1,7 +1,8 @@
 """Several sessions at once: what all of them ask for goes through the model in one call.
 
-Decoding is bound by reading the weights, and n sessions that advance together read them once. Every session keeps its
-own cache, schedule and prompt; sessions begin and end at any time, and one that waits for its source keeps nobody.
+Decoding is bound by reading the weights, and n sessions that advance together read them once; the host, too, waits
+once for their tokens. Every session keeps its own cache, schedule and prompt; sessions begin and end at any time, and
+one that waits for its source keeps nobody.
 """
 
 import threading
@@ -11,7 +12,8 @@ from typing import Any
 
 import torch
 
-from swwatch.engine.requests import Feed, Look, Run, Wait
+from swwatch.engine.greedy import choose_many
+from swwatch.engine.requests import Choose, Feed, Look, Request, Run, Wait
 from swwatch.errors import UserError
 from swwatch.model.modeling import WatchingQwen2_5_VL
 from swwatch.model.ragged import step_many, watch_many
@@ -50,7 +52,7 @@ class Batch:
         """Args: the model that answers; None for runs that ask nothing."""
         self.model = model
         self.at_most: int | None = None
-        self._waiting: dict[Hashable, tuple[Run, Look | Feed | Wait]] = {}
+        self._waiting: dict[Hashable, tuple[Run, Request]] = {}
         self._news = threading.Event()
 
     def __len__(self) -> int:
@@ -76,7 +78,7 @@ class Batch:
 
     def advance(self, held: Container[Hashable] = ()) -> list[Event]:
         """One round: sources of waiting runs are polled, then all pictures asked for go through the vision tower, then
-        all rows through the LLM, once each.
+        all rows through the LLM, then all tokens are chosen, once each.
 
         Args:
             held: keys of runs that stay where they are this time.
@@ -88,7 +90,7 @@ class Batch:
             run, request = self._waiting.pop(key)
             request.source.wait(0)  # nothing is slept; simulated time goes on
             events += self._resume(key, run, None)
-        for kind, forward in ((Look, _watch), (Feed, _step)):
+        for kind, forward in ((Look, _watch), (Feed, _step), (Choose, _choose)):
             keys = self._asked(kind, held)
             while keys:
                 now, keys = keys[: self.at_most], keys[self.at_most or len(keys) :]
@@ -97,7 +99,7 @@ class Batch:
 
     def is_idle(self, held: Container[Hashable] = ()) -> bool:
         """Whether `advance` could do nothing but poll."""
-        return not (self._asked(Look, held) or self._asked(Feed, held))
+        return not any(self._asked(kind, held) for kind in (Look, Feed, Choose))
 
     def wait(self, timeout_s: float | None = None) -> None:
         """Sleep until `wake` was called, at any time since `wait` last returned, or the time is over.
@@ -151,7 +153,7 @@ class Batch:
         events: list[Event] = []
         try:
             event = run.send(answer)
-            while not isinstance(event, Look | Feed | Wait):
+            while not isinstance(event, Request):
                 events.append((key, event))
                 event = next(run)
         except StopIteration:
@@ -175,6 +177,10 @@ def _watch(model: WatchingQwen2_5_VL, looks: list[Look]) -> list[torch.Tensor | 
 
 def _step(model: WatchingQwen2_5_VL, feeds: list[Feed]) -> torch.Tensor:
     return step_many(model, *([getattr(f, name) for f in feeds] for name in ("cache", "rows", "embeds", "predicts")))
+
+
+def _choose(_, choices: list[Choose]) -> list[int]:
+    return choose_many(*([getattr(c, name) for c in choices] for name in ("greedy", "logits", "may_stop")))
 
 
 def _clear(error: Exception) -> Exception:

@@ -3,7 +3,7 @@
 What was seen is a flag for each id of the vocabulary, so that the price of the penalty does not grow with the answer.
 """
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 
 import torch
 
@@ -22,9 +22,9 @@ class Greedy:
             penalty: 1 is off.
             stops: ids that must not be chosen while the answer may not end.
         """
-        self.penalty = penalty
+        self.penalty, self.stops = penalty, tuple(sorted(stops))
         self.seen = torch.zeros(vocab_size, dtype=torch.bool, device=device)
-        self._stops = torch.tensor(sorted(stops), dtype=torch.int64, device=device)
+        self._stops = torch.tensor(self.stops, dtype=torch.int64, device=device)
 
     def see(self, ids: Iterable[int]) -> None:
         """Count these ids as seen."""
@@ -39,7 +39,7 @@ class Greedy:
 
     def pick(self, logits: torch.Tensor, may_stop: bool) -> torch.Tensor:
         """(V,) logits -> (1,) int64, the chosen id, on the device: nothing waits. It counts as seen from now on."""
-        chosen = self.scores(logits, may_stop).argmax(-1, keepdim=True)
+        chosen = self.scores(logits, self.seen, may_stop).argmax(-1, keepdim=True)
         self.seen.index_fill_(0, chosen, True)
         return chosen
 
@@ -47,9 +47,33 @@ class Greedy:
         """`pick`, and wait for the id: the one moment of a token at which the host waits for the device."""
         return int(self.pick(logits, may_stop))
 
-    def scores(self, logits: torch.Tensor, may_stop: bool) -> torch.Tensor:
-        """(V,) logits after the penalty, and -inf at the stops unless the answer may end. The input stays as it is."""
+    def scores(self, logits: torch.Tensor, seen: torch.Tensor, may_stop: bool) -> torch.Tensor:
+        """(..., V) logits after the penalty at what was seen, and -inf at the stops unless the answer may end.
+
+        The logits stay as they are.
+        """
         if self.penalty != 1:
             punished = torch.where(logits < 0, logits * self.penalty, logits / self.penalty)
-            logits = torch.where(self.seen, punished, logits)
+            logits = torch.where(seen, punished, logits)
         return logits if may_stop else logits.index_fill(-1, self._stops, -torch.inf)
+
+
+def choose_many(greedies: Sequence[Greedy], logits: Sequence[torch.Tensor], ends: Sequence[bool]) -> list[int]:
+    """What each of these (of different sessions) would `choose`; the host waits once for all.
+
+    Args:
+        logits: (V,) each.
+        ends: whether the answer may stop, each.
+    """
+    alike: dict[tuple, list[int]] = {}
+    for i, (greedy, may_stop) in enumerate(zip(greedies, ends, strict=True)):
+        alike.setdefault((greedy.penalty, greedy.stops, may_stop), []).append(i)
+    order, chosen = [i for group in alike.values() for i in group], []
+    for (*_, may_stop), group in alike.items():
+        seen = torch.stack([greedies[i].seen for i in group])
+        scores = greedies[group[0]].scores(torch.stack([logits[i] for i in group]), seen, may_stop)
+        chosen += scores.argmax(-1, keepdim=True)
+    ids = dict(zip(order, torch.cat(chosen).tolist(), strict=True))
+    for i, one in zip(order, chosen, strict=True):  # last, so that whoever has to try again finds all as it was
+        greedies[i].seen.index_fill_(0, one, True)
+    return [ids[i] for i in range(len(greedies))]

@@ -1,7 +1,7 @@
 """What a session asks of the model, so that one driver may answer one session and another many at once.
 
-A session is a coroutine: it yields `Look`, `Feed` and `Wait` requests, whose answers it is sent, and what it has to
-tell (see trace.py).
+A session is a coroutine: it yields `Look`, `Feed`, `Choose` and `Wait` requests, whose answers it is sent, and what it
+has to tell (see trace.py).
 """
 
 from collections.abc import Generator, Iterator
@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from swwatch.engine.greedy import Greedy
 from swwatch.engine.source import Source
 from swwatch.layout import Layout
 from swwatch.model.cache import StreamCache
@@ -44,13 +45,23 @@ class Feed:
 
 
 @dataclass(frozen=True)
+class Choose:
+    """The next token after logits (V,) -> its id, for which the host waits. It counts as seen from now on."""
+
+    greedy: Greedy
+    logits: torch.Tensor
+    may_stop: bool
+
+
+@dataclass(frozen=True)
 class Wait:
     """Nothing to do until the source has something new -> None. A driver of one session blocks, one of many polls."""
 
     source: Source
 
 
-Run = Generator[Any, Any, Any]  # yields Look, Feed and what is said; is sent the answers
+Request = Look | Feed | Choose | Wait
+Run = Generator[Any, Any, Any]  # yields requests and what is said; is sent the answers
 
 
 def drive(model: WatchingQwen2_5_VL, run: Run) -> Iterator:
@@ -62,12 +73,21 @@ def drive(model: WatchingQwen2_5_VL, run: Run) -> Iterator:
         except StopIteration:
             return
         answer = None
-        if isinstance(event, Look):
-            look = model.begin_watching if event.aside else model.watch_video
-            answer = look(event.pixel_values, event.grid_thw)
-        elif isinstance(event, Feed):
-            answer = model.step(event.cache, event.rows, event.embeds, event.predicts)
-        elif isinstance(event, Wait):
-            event.source.wait()
+        if isinstance(event, Request):
+            answer = answer_to(model, event)
         else:
             yield event
+
+
+def answer_to(model: WatchingQwen2_5_VL, request: Request) -> Any:
+    """The answer to one request of one session."""
+    match request:
+        case Look():
+            look = model.begin_watching if request.aside else model.watch_video
+            return look(request.pixel_values, request.grid_thw)
+        case Feed():
+            return model.step(request.cache, request.rows, request.embeds, request.predicts)
+        case Choose():
+            return request.greedy.choose(request.logits, request.may_stop)
+        case Wait():
+            return request.source.wait()

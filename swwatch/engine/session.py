@@ -1,7 +1,7 @@
 """What a session does, whatever its engine: the rules of watching, speaking, questions and orders.
 
-A session is ONE coroutine, `run(source)`: it yields Look, Feed and Wait requests to its driver (see requests.py) and
-tells Watched, Asked and Spoken. It goes from step to step:
+A session is ONE coroutine, `run(source)`: it yields requests to its driver (see requests.py) and tells Watched, Asked
+and Spoken. It goes from step to step:
 
     take the next step from the source, bring its rows into the cache, speak what the schedule allows, and again
 
@@ -29,7 +29,7 @@ from swwatch.engine.decoding import Decoding, stop_ids
 from swwatch.engine.endless import Forgetting, Window
 from swwatch.engine.greedy import Greedy
 from swwatch.engine.incoming import Incoming
-from swwatch.engine.requests import Feed, Look, Run, Wait
+from swwatch.engine.requests import Choose, Feed, Look, Run, Wait
 from swwatch.engine.source import Ask, Order, Source, Step
 from swwatch.engine.trace import Asked, Moment, SimulatedClock, Spoken, Watched
 from swwatch.errors import UserError
@@ -111,7 +111,7 @@ class Session:
         in silence. A question that comes after the last step was taken has no effect.
 
         Yields:
-            Look, Feed and Wait requests, and Watched, Asked and Spoken.
+            Requests, and Watched, Asked and Spoken.
         Raises:
             UserError: the stream ended before its first frame.
         """
@@ -284,7 +284,7 @@ class Session:
             if self.pending:  # else the last row that was watched predicts the next token
                 self.logits = yield from self._predict(*self._take_pending(index), budget)
             row = self.cursor.say(1, index)  # on a GPU the logits are still being computed
-            token = self._choose(last or self.decoding.stop_early)
+            token = yield from self._choose(last or self.decoding.stop_early)
             yield from self._tell(wait=True)  # the choice has waited for all that was fed
             self.pending.append(([token], row))
             self._note([token])
@@ -307,8 +307,8 @@ class Session:
         """
         return (yield Feed(self.cache, rows, embeds))
 
-    def _choose(self, may_stop: bool) -> int:
-        return self._greedy.choose(self.logits, may_stop)
+    def _choose(self, may_stop: bool) -> Run:
+        return (yield Choose(self._greedy, self.logits, may_stop))
 
     def _take_pending(self, index: int) -> tuple[Layout, torch.Tensor]:
         """Rows and embeddings of what was said and is to be fed at step `index`, where the last row predicts."""

@@ -1,7 +1,7 @@
 """A stream in chat turns: watch a second, say its words, forget what is too old, and again, without end.
 
-A session is a coroutine like engine.session's: it yields Look, Feed and Wait requests and tells Spoken and Said, so
-that the same drivers serve one or many. What it holds is its `context`, a list of spans; the cache holds the same
+A session is a coroutine like engine.session's: it yields requests (engine.requests) and tells Spoken and Said, so that
+the same drivers serve one or many. What it holds is its `context`, a list of spans; the cache holds the same
 tokens in the same order, but for `pending`, which was said and is fed with the next turn. Systems differ in their row
 of turns.systems alone: prompt form, what is forgotten, where tokens stand.
 """

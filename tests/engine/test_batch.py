@@ -15,6 +15,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from swwatch.engine.batch import Batch, Ended
 from swwatch.engine.decoding import Decoding
 from swwatch.engine.fused import FusedSession
+from swwatch.engine.greedy import choose_many
 from swwatch.engine.serial import SerialSession
 from swwatch.engine.session import Session
 from swwatch.engine.source import Step
@@ -143,6 +144,21 @@ def test_n_sessions_cost_one_forward_a_round_and_no_padding(load_tiny, monkeypat
         assert fed == sum(session.cache.num_fed for session in sessions) == 4 * sum(forwards)
     finally:
         hook.remove()
+
+
+def test_the_host_waits_once_a_round_for_the_tokens_of_all(load_tiny, monkeypatch):
+    loaded, waits = load_tiny("group"), []
+
+    def noted(greedies, *rest):
+        waits.append(len(greedies))
+        return choose_many(greedies, *rest)
+
+    monkeypatch.setattr("swwatch.engine.batch.choose_many", noted)
+    monkeypatch.delattr("swwatch.engine.greedy.Greedy.choose")  # which would wait for one
+    streams = [random_stream(loaded, [(2, 2)] * 4, seed=i) for i in range(4)]
+    runs = [whole(Session(loaded.model, s.prompt, decoding=Decoding(16, stop_early=True)), s) for s in streams]
+    ended = together(loaded.model, runs, at_once=4)
+    assert waits == [4] * 16 and [len(said) for said, _ in ended.values()] == [16] * 4
 
 
 def test_an_error_inside_one_session_ends_that_one_alone(load_tiny):

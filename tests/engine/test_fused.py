@@ -9,7 +9,7 @@ from streams import Paced, ToldSession, fed_positions, full_forward, plain, rand
 from swwatch.engine.batch import Batch, Ended
 from swwatch.engine.decoding import Decoding
 from swwatch.engine.fused import FusedSession
-from swwatch.engine.requests import Feed, Look, Wait, drive
+from swwatch.engine.requests import Feed, Request, Wait, answer_to, drive
 from swwatch.engine.session import Session
 from swwatch.engine.source import Ask
 from swwatch.engine.trace import Spoken, Watched
@@ -43,11 +43,8 @@ def feeds_of(model, session, source) -> list[tuple[int, int]]:
             event = run.send(answer)
         except StopIteration:
             return feeds[1:]
-        answer = None
-        if isinstance(event, Look):
-            answer = (model.begin_watching if event.aside else model.watch_video)(event.pixel_values, event.grid_thw)
-        elif isinstance(event, Feed):
-            answer = model.step(event.cache, event.rows, event.embeds, event.predicts)
+        answer = answer_to(model, event) if isinstance(event, Request) else None
+        if isinstance(event, Feed):
             said = int((event.rows.stream == SAID).sum())
             assert event.predicts is None if not said else bool(event.rows[event.predicts].stream == SAID)
             feeds.append((len(event.rows) - said, said))
@@ -255,11 +252,7 @@ def _requests(model, stream):
         except StopIteration:
             return
         yield event
-        answer = None
-        if isinstance(event, Look):
-            answer = (model.begin_watching if event.aside else model.watch_video)(event.pixel_values, event.grid_thw)
-        elif isinstance(event, Feed):
-            answer = model.step(event.cache, event.rows, event.embeds, event.predicts)
+        answer = answer_to(model, event) if isinstance(event, Request) else None
 
 
 @pytest.mark.parametrize("variant", sorted(set(VARIANTS) - set(PARALLEL)))

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import RepetitionPenaltyLogitsProcessor
 
-from swwatch.engine.greedy import Greedy
+from swwatch.engine.greedy import Greedy, choose_many
 
 V = 40
 ids = st.integers(0, V - 1)
@@ -36,7 +36,7 @@ def test_scores_and_choices_equal_the_processor_bit_for_bit(prompt, stops, penal
         logits = torch.randint(-3, 4, (V,), generator=generator) * torch.rand((), generator=generator)
         theirs = reference(logits, context, penalty, stops, may_stop)
         before = logits.clone()
-        assert torch.equal(greedy.scores(logits, may_stop), theirs)
+        assert torch.equal(greedy.scores(logits, greedy.seen, may_stop), theirs)
         token = greedy.choose(logits, may_stop)
         assert token == int(theirs.argmax())
         assert torch.equal(logits, before), "the logits are the session's own"
@@ -47,6 +47,29 @@ def test_a_chosen_token_counts_as_seen():
     greedy = Greedy(3, 4.0, {2}, "cpu")
     logits = torch.tensor([2.0, 1.0, 9.0])
     assert [greedy.choose(logits, False), greedy.choose(logits, False), greedy.choose(logits, True)] == [0, 1, 2]
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.lists(ids, max_size=8), st.sampled_from([{1}, {1, 2}]), st.sampled_from([1.0, 1.15, 0.7]), st.booleans()
+        ),
+        min_size=1,
+        max_size=6,
+    ),
+    st.integers(0, 999),
+)
+def test_many_sessions_choose_together_what_each_chooses_alone(sessions, seed):
+    generator = torch.Generator().manual_seed(seed)
+    alone, together = ([Greedy(V, penalty, stops, "cpu") for _, stops, penalty, _ in sessions] for _ in range(2))
+    for greedy, (prompt, *_) in zip([*alone, *together], sessions * 2, strict=True):
+        greedy.see(prompt)
+    for _ in range(4):
+        logits = torch.randint(-3, 4, (len(sessions), V), generator=generator) * torch.rand((), generator=generator)
+        ends = [may_stop for *_, may_stop in sessions]
+        theirs = [greedy.choose(*given) for greedy, *given in zip(alone, logits, ends, strict=True)]
+        assert choose_many(together, logits, ends) == theirs
+    assert all(torch.equal(a.seen, b.seen) for a, b in zip(alone, together, strict=True))
 
 
 @pytest.mark.gpu

@@ -9,7 +9,7 @@ from test_batch import plain, together
 
 from swwatch.engine.choose import open_session
 from swwatch.engine.decoding import Decoding
-from swwatch.engine.requests import Feed, Look, Wait
+from swwatch.engine.requests import Feed, Request, Wait, answer_to
 from swwatch.engine.source import Ask, Step
 from swwatch.engine.trace import Spoken
 from swwatch.schedule import RandomK
@@ -55,11 +55,7 @@ def sessions(loaded, engine):
 
 
 def answer(model, request):
-    if isinstance(request, Look):
-        return model.watch_video(request.pixel_values, request.grid_thw)
-    if isinstance(request, Feed):
-        return model.step(request.cache, request.rows, request.embeds, request.predicts)
-    return request.source.wait(0)
+    return request.source.wait(0) if isinstance(request, Wait) else answer_to(model, request)
 
 
 def answer_in_turns(model, runs, seed) -> list[tuple[list, list]]:
@@ -70,7 +66,7 @@ def answer_in_turns(model, runs, seed) -> list[tuple[list, list]]:
         i = order.choice(list(going))
         try:
             event = runs[i].send(going[i])
-            while not isinstance(event, Look | Feed | Wait):
+            while not isinstance(event, Request):
                 told[i][0].append(event)
                 event = next(runs[i])
         except StopIteration:

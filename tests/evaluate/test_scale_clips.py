@@ -9,7 +9,7 @@ import torch
 from swwatch.cli import run as run_program
 from swwatch.data.video import StepFrames
 from swwatch.engine.batch import Batch, Ended
-from swwatch.engine.requests import Feed, Look
+from swwatch.engine.requests import Feed, Look, Request, answer_to
 from swwatch.errors import UserError
 from swwatch.evaluate import command, room, runner
 from swwatch.evaluate.ranks import Alone
@@ -116,10 +116,8 @@ def test_the_memory_of_a_clip_is_that_of_its_cache(load_tiny):
     with pytest.raises(StopIteration):
         while True:
             event = run.send(answer)
-            answer = None
-            if isinstance(event, Look):
-                answer = loaded.model.watch_video(event.pixel_values, event.grid_thw)
-            elif isinstance(event, Feed):
-                fed, answer = event.cache, loaded.model.step(event.cache, event.rows, event.embeds)
+            answer = answer_to(loaded.model, event) if isinstance(event, Request) else None
+            if isinstance(event, Feed):
+                fed = event.cache
     used = sum(store.nbytes for layer in fed.layers for store in layer.stores.values())
     assert used < room.bytes_of_clip(loaded, max_frames=num_frames, max_new_tokens=20) < 1.3 * used
