@@ -6,7 +6,8 @@ import shutil
 import pytest
 import torch
 from safetensors.torch import load_file
-from test_resume import kill_at, lines
+from signalled import kill_at
+from test_resume import lines
 from torch import nn
 from transformers.quantizers.quantizers_utils import should_convert_module
 

@@ -3,13 +3,16 @@
 import json
 import os
 import shutil
+import socket
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import torch
+from forked import Done, Forked
 from safetensors.torch import load_file
+from two_processes import main as train
 
 from swwatch.model.loading import load
 from swwatch.train.checkpoints import COMPLETE, newest_complete
@@ -43,9 +46,23 @@ def environment() -> dict[str, str]:
 
 
 def torchrun(folder: Path, arguments: list[str], *act) -> subprocess.CompletedProcess:
+    """Two processes as users start them: where one fails, torchrun ends the other."""
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", SCRIPT]
     command += [folder / "notes", *act, "--", *arguments]
     return subprocess.run(list(map(str, command)), env=environment(), capture_output=True, text=True, timeout=600)
+
+
+def train_by_two(folder: Path, arguments: list[str]) -> Done:
+    """Two processes that are to come to their end, sooner than torchrun's."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    both = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    ranks = [environment() | both | {"RANK": rank, "LOCAL_RANK": rank} for rank in ("0", "1")]
+    processes = [Forked(train, folder / "notes", [], arguments, env=env) for env in ranks]
+    ends = [process.end() for process in processes]
+    out, err = ("".join(getattr(end, name) for end in ends) for name in ("stdout", "stderr"))
+    return Done(max(abs(end.returncode) for end in ends), out, err)
 
 
 def log_of(folder: Path) -> list[dict]:
@@ -79,7 +96,7 @@ def by_two(flags, made_once):
 
     def build(engine: str) -> Path:
         def make(out: Path) -> None:
-            done = torchrun(out, flags(**CHANGES, output_dir=out, parallel=engine))
+            done = train_by_two(out, flags(**CHANGES, output_dir=out, parallel=engine))
             assert done.returncode == 0, done.stderr
             assert done.stdout.count("the model is in") == 1, "only the main process speaks"
 
@@ -137,7 +154,7 @@ def test_the_clips_of_a_step_are_those_of_one_process(alone, by_two):
 
 @pytest.mark.parametrize(
     "engine",
-    ["ddp", pytest.param("zero3", marks=pytest.mark.slow)]
+    [pytest.param(engine, marks=pytest.mark.slow) for engine in ("ddp", "zero3")]
     + [pytest.param(engine, marks=pytest.mark.long) for engine in ("zero2", "fsdp2")],
 )
 def test_a_signal_to_one_process_saves_and_stops_all_and_the_next_start_continues_to_the_bit(
@@ -149,7 +166,7 @@ def test_a_signal_to_one_process_saves_and_stops_all_and_the_next_start_continue
     assert f"exitcode  : {PREEMPTED}" in done.stderr, done.stderr  # torchrun's own exit code is 1
     assert done.stdout.count("stopped by a signal after step 3 of 4: the same command continues") == 1
     assert newest_complete(out).name == "checkpoint-3" and not (out / "finished.json").exists()
-    done = torchrun(out, arguments)
+    done = train_by_two(out, arguments)
     assert done.returncode == 0, done.stderr
     assert log_of(out) == log_of(whole)
     ours, theirs = (load_file(path / "model.safetensors") for path in (out, whole))
@@ -163,7 +180,7 @@ def test_a_run_cut_short_while_the_model_was_written_needs_no_engine_to_end(engi
     weights = load_file(out / "model.safetensors")
     for name in ("finished.json", "model.safetensors"):
         (out / name).unlink()
-    done = torchrun(out, flags(**CHANGES, output_dir=out, parallel=engine))
+    done = train_by_two(out, flags(**CHANGES, output_dir=out, parallel=engine))
     assert done.returncode == 0 and "from step 4" in done.stdout, done.stderr
     assert all(tensor.equal(weights[name]) for name, tensor in load_file(out / "model.safetensors").items())
 

@@ -6,8 +6,9 @@ import types
 
 import pytest
 import torch
+from signalled import kill_at
 from small_clips import make_clips
-from test_resume import kill_at, lines
+from test_resume import lines
 
 from swwatch.config import load_settings
 from swwatch.errors import UserError

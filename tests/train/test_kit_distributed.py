@@ -3,7 +3,7 @@
 import pytest
 import torch
 from safetensors.torch import load_file
-from test_distributed import ENGINES, log_of, numbers, torchrun
+from test_distributed import ENGINES, log_of, numbers, train_by_two
 
 from swwatch.model.loading import load
 from swwatch.train.checkpoints import COMPLETE, FINISHED
@@ -20,7 +20,7 @@ def test_two_processes_train_adapters_as_one_does_and_continue(engine, flags, cl
     alone, out = tmp_path / "alone", tmp_path / engine
     assert main(flags(**CHANGES, output_dir=alone, eval_data=clips)) == 0
     arguments = flags(**CHANGES, output_dir=out, eval_data=clips, parallel=engine)
-    done = torchrun(out, arguments)
+    done = train_by_two(out, arguments)
     assert done.returncode == 0, done.stderr
     log, want = log_of(out), log_of(alone)
     assert numbers(log) == pytest.approx(numbers(want), rel=1e-3)
@@ -37,5 +37,5 @@ def test_two_processes_train_adapters_as_one_does_and_continue(engine, flags, cl
     # and goes on from there
     (out / FINISHED).unlink()
     (out / "checkpoint-4" / COMPLETE).unlink()
-    assert torchrun(out, arguments).returncode == 0
+    assert train_by_two(out, arguments).returncode == 0
     assert numbers(log_of(out)) == pytest.approx(numbers(log), rel=1e-6)

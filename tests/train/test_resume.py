@@ -1,52 +1,17 @@
 """P10: killed anywhere, training continues with the very losses and weights of a run that was never interrupted."""
 
 import json
-import os
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 from safetensors.torch import load_file
+from signalled import kill_at, signal_at
 from small_clips import make_clips
 
 from swwatch.train.checkpoints import COMPLETE, checkpoints, newest_complete
 from swwatch.train.command import main
 from swwatch.train.distributed import PREEMPTED
-from swwatch.train.settings import ROOT
-
-# runs `swwatch train` and signals itself, workers included, the `count`-th time that `function` is about to be called
-SIGNALLED = """
-import importlib, os, sys
-import torch
-torch.set_num_threads(1)
-owner, function, count, number = sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
-module, _, cls = owner.partition(":")
-owner = importlib.import_module(module)
-owner = getattr(owner, cls) if cls else owner
-real = getattr(owner, function)
-def stop(*args, **kwargs):
-    global count
-    count -= 1
-    if count == 0:
-        os.killpg(0, number)
-    return real(*args, **kwargs)
-setattr(owner, function, stop)
-from swwatch.train.command import main
-sys.exit(main(sys.argv[5:]))
-"""
-
-
-def signal_at(owner: str, function: str, count: int, arguments: list[str], number: int) -> subprocess.CompletedProcess:
-    command = [sys.executable, "-c", SIGNALLED, owner, function, str(count), str(int(number)), *arguments]
-    env = os.environ | {"PYTHONPATH": str(ROOT)}
-    return subprocess.run(command, env=env, capture_output=True, text=True, start_new_session=True)
-
-
-def kill_at(owner: str, function: str, count: int, arguments: list[str]) -> None:
-    done = signal_at(owner, function, count, arguments, signal.SIGKILL)
-    assert done.returncode == -9, f"it was to be killed in {function}\n{done.stderr}"
 
 
 def lines(path: Path) -> list[dict]:
