@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from itertools import accumulate
 
 import torch
+from torch.nn.functional import scaled_dot_product_attention
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import (
     Qwen2_5_VLAttention,
@@ -32,8 +33,8 @@ class Ragged:
 
 
 class _Ragged:
-    """The LLM's attention; given a `Ragged` and n masks it runs session by session, given an `Apart` on the samples
-    of a batch as rows of their own, anything else as upstream."""
+    """The LLM's attention; given a StreamCache, or a `Ragged` and n masks, it runs session by session, given an
+    `Apart` on the samples of a batch as rows of their own, anything else as upstream."""
 
     def forward(
         self,
@@ -45,6 +46,9 @@ class _Ragged:
         **kwargs,
     ):
         """hidden_states (B, Q, D); with a Ragged B is 1 and attention_mask is a list of n masks."""
+        if isinstance(past_key_values, StreamCache) and not isinstance(attention_mask, Apart):
+            past_key_values = Ragged([past_key_values], [hidden_states.shape[1]])
+            attention_mask = [attention_mask]
         if not isinstance(attention_mask, Apart) and not isinstance(past_key_values, Ragged):
             return super().forward(
                 hidden_states,
@@ -68,6 +72,7 @@ class _Ragged:
             output = attend(self, q, k, v, attention_mask.mask, **options)[0]  # (S, M, N, D/N)
             output = output.flatten(0, 1).index_select(0, attention_mask.back)
             return self.o_proj(output.view(*hidden_states.shape[:2], -1)), None
+        attend = grouped_sdpa if self.config._attn_implementation == "sdpa" else attend
         outputs = []
         parts = (x.split(past_key_values.sizes, dim=2) for x in (q, k, v))
         for cache, mask, *qkv in zip(past_key_values.caches, attention_mask, *parts, strict=True):
@@ -82,6 +87,27 @@ class RaggedAttention(_Ragged, Qwen2_5_VLAttention):
 
 class RaggedQwen2Attention(_Ragged, Qwen2VLAttention):
     """Qwen2-VL's, which computes the same, run so."""
+
+
+def grouped_sdpa(
+    module, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: torch.Tensor, *, scaling: float, **_
+) -> tuple[torch.Tensor, None]:
+    """What upstream's "sdpa" computes under a mask, to the bit, without a copy of the keys and values for each query
+    head, which takes most of the time of a word after a long stream.
+
+    Args:
+        query: (B, N, Q, D/N).
+        key, value: (B, N', K, D/N), each for N / N' query heads.
+        mask: (B or 1, 1, Q, K) bool or additive.
+    Returns:
+        (B, Q, N, D/N), and None.
+    """
+    batch, heads, groups = len(query), key.shape[1], query.shape[1] // key.shape[1]
+    query = query.unflatten(1, (heads, groups)).flatten(0, 1)
+    key, value = (x.flatten(0, 1)[:, None].expand(-1, groups, -1, -1) for x in (key, value))
+    mask = mask if len(mask) == 1 else mask.repeat_interleave(heads, dim=0)
+    output = scaled_dot_product_attention(query, key, value, attn_mask=mask, scale=scaling)
+    return output.unflatten(0, (batch, heads)).flatten(1, 2).transpose(1, 2).contiguous(), None
 
 
 def _as_rows(x: torch.Tensor, apart: Apart) -> torch.Tensor:
