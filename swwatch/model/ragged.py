@@ -72,7 +72,8 @@ class _Ragged:
             output = attend(self, q, k, v, attention_mask.mask, **options)[0]  # (S, M, N, D/N)
             output = output.flatten(0, 1).index_select(0, attention_mask.back)
             return self.o_proj(output.view(*hidden_states.shape[:2], -1)), None
-        attend = grouped_sdpa if self.config._attn_implementation == "sdpa" else attend
+        if self.config._attn_implementation == "sdpa" and hidden_states.device.type == "cpu":
+            attend = grouped_sdpa
         outputs = []
         parts = (x.split(past_key_values.sizes, dim=2) for x in (q, k, v))
         for cache, mask, *qkv in zip(past_key_values.caches, attention_mask, *parts, strict=True):
@@ -94,6 +95,9 @@ def grouped_sdpa(
 ) -> tuple[torch.Tensor, None]:
     """What upstream's "sdpa" computes under a mask, to the bit, without a copy of the keys and values for each query
     head, which takes most of the time of a word after a long stream.
+
+    For a CPU: on CUDA not every kernel that torch may choose takes keys that stand in memory once for several heads
+    (the fast path names those that do).
 
     Args:
         query: (B, N, Q, D/N).
