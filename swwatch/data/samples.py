@@ -4,6 +4,7 @@ So neither the order of reading, nor workers, nor a restart can change a sample,
 """
 
 import random
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -71,7 +72,7 @@ class Draw:
         return () if self.sample is None else (self.sample,)
 
 
-class Samples(Dataset):
+class Samples(Dataset, ABC):
     """The samples of records. Subclasses say how a record becomes one: `build`, `measure` and `counter`.
 
     A record that gives no sample is replaced by another one, drawn by (seed, epoch, index, attempt); what was passed
@@ -86,29 +87,29 @@ class Samples(Dataset):
     def __init__(self, records: Sequence[dict], data: str | Path, seed: int):
         self.records, self.data, self.seed, self.reading = records, Path(data), seed, Reading()
 
+    @abstractmethod
     def build(self, record: dict, epoch: int) -> Sample:
         """The sample of a record in an epoch.
 
         Raises:
             UserError: the record gives none.
         """
-        raise NotImplementedError
 
+    @abstractmethod
     def measure(self, record: dict) -> Size:
         """The size of a record's clip, at the cost of its first frame.
 
         Raises:
             UserError: there is none.
         """
-        raise NotImplementedError
 
+    @abstractmethod
     def counter(self) -> Callable[[Sequence[dict], Sequence[Size | str]], list[tuple[int, bool] | str]]:
         """What counts the tokens of records' samples, many at once.
 
         It takes records and the sizes of their clips, or why there is none, and gives for each its tokens, with the
         longest question that it may be asked, and whether it loses an end to the limits; or why it gives no sample.
         """
-        raise NotImplementedError
 
     def __len__(self) -> int:
         return len(self.records)

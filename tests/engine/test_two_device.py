@@ -175,9 +175,7 @@ if __name__ == "__main__":
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "end", [signal.SIGKILL, pytest.param(signal.SIGTERM, marks=pytest.mark.long), signal.SIGINT, "error"], ids=str
-)
+@pytest.mark.parametrize("end", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT, "error"], ids=str)
 def test_no_process_is_left_behind(tiny_checkpoint, tmp_path, end):
     """Killed, terminated, interrupted as a terminal does it (the whole group), or left over an error."""
     program = tmp_path / "parent.py"

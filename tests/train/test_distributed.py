@@ -3,7 +3,6 @@
 import json
 import os
 import shutil
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -17,7 +16,7 @@ from two_processes import main as train
 from swwatch.model.loading import load
 from swwatch.train.checkpoints import COMPLETE, newest_complete
 from swwatch.train.command import main
-from swwatch.train.distributed import PREEMPTED
+from swwatch.train.distributed import PREEMPTED, free_port
 from swwatch.train.settings import ROOT
 
 SCRIPT = Path(__file__).parent / "two_processes.py"
@@ -54,10 +53,7 @@ def torchrun(folder: Path, arguments: list[str], *act) -> subprocess.CompletedPr
 
 def train_by_two(folder: Path, arguments: list[str]) -> Done:
     """Two processes that are to come to their end, sooner than torchrun's."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    both = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    both = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
     ranks = [environment() | both | {"RANK": rank, "LOCAL_RANK": rank} for rank in ("0", "1")]
     processes = [Forked(train, folder / "notes", [], arguments, env=env) for env in ranks]
     ends = [process.end() for process in processes]

@@ -12,6 +12,7 @@ import pytest
 
 from swwatch.errors import UserError
 from swwatch.train import launch
+from swwatch.train.distributed import free_port
 from swwatch.train.settings import ROOT
 
 VARIABLES = (
@@ -131,10 +132,7 @@ def test_the_exit_code_is_that_of_the_training_and_runs_beside_one_another_do_no
 
 @pytest.mark.slow
 def test_two_nodes_meet_and_end_together(env, tmp_path):
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        port = s.getsockname()[1]
-    launched = []
+    port, launched = free_port(), []
     for node in (0, 1):
         env(NNODES=2, NODE_RANK=node, MASTER_ADDR="127.0.0.1", MASTER_PORT=port)
         launched.append(start(tmp_path, "0", nodes=2, processes=1))
