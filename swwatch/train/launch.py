@@ -21,7 +21,7 @@ from swwatch.cli import run
 from swwatch.errors import UserError
 from swwatch.train.distributed import STOP_SIGNALS
 
-PROGRAM = ("-m", "swwatch.cli", "train")
+PROGRAM = ("-m", "swwatch.train.worker")
 
 
 def main(argv: list[str]) -> int:
