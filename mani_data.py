@@ -5,8 +5,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))  # so that no installation is needed
 
-from swwatch.cli import run  # noqa: E402
-from swwatch.data.prepare import main  # noqa: E402
+from swwatch.data.prepare.command import main  # noqa: E402
+from swwatch.errors import run  # noqa: E402
 
 if __name__ == "__main__":
     sys.exit(run(main, sys.argv[1:]))

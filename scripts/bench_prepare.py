@@ -19,8 +19,8 @@ from transformers import AutoTokenizer
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from swwatch.data import pe_video  # noqa: E402
-from swwatch.data.sources import FILES_PER_PART  # noqa: E402
+from swwatch.data.prepare import pe_video_rules as pe_video  # noqa: E402
+from swwatch.data.prepare.sources import FILES_PER_PART  # noqa: E402
 from swwatch.data.token_counts import TokenCounter  # noqa: E402
 
 NUM_WORDS = 20_000  # different words; the n-th most frequent comes up as 1/n, as in any language

@@ -26,13 +26,13 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import numpy as np  # noqa: E402
 from PIL import Image  # noqa: E402
 
-from swwatch.bench.table import markdown  # noqa: E402
+from swwatch.bench.train.table import markdown  # noqa: E402
 from swwatch.cli import run  # noqa: E402
 from swwatch.client import AsyncClient, Dropped, Error, Token, Watched, on_grid  # noqa: E402
 from swwatch.data.annotations import write_atomic  # noqa: E402
 from swwatch.data.video import FRAMES_PER_STEP  # noqa: E402
 from swwatch.errors import UserError  # noqa: E402
-from swwatch.machine import machine  # noqa: E402
+from swwatch.metrics.machine import machine  # noqa: E402
 from swwatch.paths import make_folder  # noqa: E402
 
 RATE = 2.0  # frames a second: the model's grid
@@ -165,7 +165,7 @@ def make_pictures(video: Path | None, width: int, height: int, seed: int = 0) ->
         UserError: the video cannot be read.
     """
     if video is not None:
-        from swwatch.data.live_sources import frames_of
+        from swwatch.data.live.sources import frames_of
 
         frames = [frame for _, frame in islice(on_grid(frames_of(str(video), realtime=False)), PICTURES)]
     else:

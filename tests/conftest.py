@@ -3,6 +3,7 @@
 import os
 import shutil
 import signal
+from pathlib import Path
 
 import pytest
 import torch
@@ -77,3 +78,24 @@ def load_tiny(tiny_checkpoint):
         return made[key]
 
     return build
+
+
+@pytest.fixture(scope="session")
+def clip(tmp_path_factory) -> Path:
+    """A real mp4 of two seconds."""
+    from swwatch.toy.clips import encode
+    from swwatch.toy.world import Scene, make_scene
+
+    scene = make_scene(0, 0)
+    short = Scene(scene.level, scene.tracks[:1])
+    path = tmp_path_factory.mktemp("clip") / "clip.mp4"
+    path.write_bytes(encode(short, 8))
+    return path
+
+
+@pytest.fixture
+def picture():
+    """picture(number, height, width, form) -> a picture as a file."""
+    from tests.helpers.server_process import picture
+
+    return picture

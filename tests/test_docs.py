@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from swwatch.variants import VARIANTS
+from swwatch.rules.variants import VARIANTS
 
 ROOT = Path(__file__).resolve().parents[1]
 

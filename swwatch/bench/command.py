@@ -5,10 +5,19 @@ import importlib
 
 # kind -> (module with `main(argv) -> exit code`, one line of help); imported only when asked for
 KINDS = {
-    "train": ("swwatch.bench.train", "attention backends and packing: samples/s, tokens/s, memory of training steps"),
-    "stream": ("swwatch.bench.stream", "watching while speaking: all engines on the same weights, against the bound"),
-    "endless": ("swwatch.bench.endless", "streams without end: cost and memory of a second, the longer one lasts"),
-    "live": ("swwatch.bench.capacity", "how many live sessions one device holds at 2 frames a second"),
+    "train": (
+        "swwatch.bench.train.command",
+        "attention backends and packing: samples/s, tokens/s, memory of training steps",
+    ),
+    "stream": (
+        "swwatch.bench.stream.command",
+        "watching while speaking: all engines on the same weights, against the bound",
+    ),
+    "endless": (
+        "swwatch.bench.endless.command",
+        "streams without end: cost and memory of a second, the longer one lasts",
+    ),
+    "live": ("swwatch.bench.live.command", "how many live sessions one device holds at 2 frames a second"),
 }
 
 

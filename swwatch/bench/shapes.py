@@ -5,8 +5,8 @@ from dataclasses import asdict
 import torch
 from transformers import Qwen2_5_VLConfig
 
-from swwatch.blank import MARKUP
 from swwatch.model.attention import BACKENDS, check_attention
+from swwatch.model.dummy import MARKUP
 from swwatch.model.modeling import WatchingQwen2_5_VL
 from swwatch.model.settings import Settings
 from swwatch.toy.checkpoint import mrope_section

@@ -1,12 +1,20 @@
 """Where a server is and how to get in."""
 
+import ipaddress
 from dataclasses import dataclass
 from urllib.parse import parse_qs, urlsplit
 
 from swwatch.errors import UserError
-from swwatch.serve.auth import is_loopback
 
 WEB = {"http": "http", "https": "https", "ws": "http", "wss": "https"}
+
+
+def is_loopback(host: str) -> bool:
+    """Whether an address, or the name of one, is this machine's own."""
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return host.lower() == "localhost"
 
 
 @dataclass(frozen=True)

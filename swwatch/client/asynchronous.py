@@ -18,6 +18,7 @@ from pathlib import Path
 import numpy as np
 from pydantic import ValidationError
 
+from swwatch.client import protocol
 from swwatch.client.address import locate
 from swwatch.client.connection import Connection, Lost
 from swwatch.client.errors import ServerError
@@ -25,10 +26,9 @@ from swwatch.client.grid import on_grid
 from swwatch.client.inbox import Inbox
 from swwatch.client.pictures import as_jpeg
 from swwatch.client.progress import Counts, Progress, Reconnected
+from swwatch.client.protocol import VERSION, Ack, End, Error, Event, File, Frame, Open, Opened, Upload, Url
 from swwatch.client.web import Web
 from swwatch.errors import UserError
-from swwatch.serve import protocol
-from swwatch.serve.protocol import VERSION, Ack, End, Error, Event, File, Frame, Open, Opened, Upload, Url
 
 
 class AsyncClient:

@@ -10,7 +10,7 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus, WebSocketExce
 
 from swwatch.client.address import Address
 from swwatch.client.errors import ServerError, Unreachable
-from swwatch.serve.protocol import SUBPROTOCOL, Error, Message, Open, Opened, parse_server
+from swwatch.client.protocol import SUBPROTOCOL, Error, Message, Open, Opened, parse_server
 
 CODES = {4400: "bad_message", 4401: "unauthorised", 4403: "origin", 4429: "full", 4500: "server_error"}
 TOO_BIG = 1009

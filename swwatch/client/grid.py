@@ -4,7 +4,7 @@ from collections.abc import Iterable, Iterator
 
 import numpy as np
 
-from swwatch.data.live_frames import LiveFrames
+from swwatch.data.live.frames import LiveFrames
 from swwatch.data.video import FRAMES_PER_SECOND, FRAMES_PER_STEP
 
 

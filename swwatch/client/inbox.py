@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 
-from swwatch.serve.protocol import End
+from swwatch.client.protocol import End
 
 _LEFT = object()  # wakes who waits when the client leaves
 

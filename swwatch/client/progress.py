@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, replace
 
-from swwatch.serve.protocol import Ack, Event
+from swwatch.client.protocol import Ack, Event
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,8 @@ import numpy as np
 
 from swwatch.client.asynchronous import AsyncClient
 from swwatch.client.progress import Counts, Reconnected
+from swwatch.client.protocol import End, File, Message, Opened, Upload, Url
 from swwatch.errors import UserError
-from swwatch.serve.protocol import End, File, Message, Opened, Upload, Url
 
 
 class Client:

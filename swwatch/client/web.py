@@ -6,8 +6,8 @@ import httpx
 
 from swwatch.client.address import Address
 from swwatch.client.errors import ServerError, Unreachable
+from swwatch.client.protocol import Upload
 from swwatch.errors import UserError
-from swwatch.serve.protocol import Upload
 
 TRANSFER_S = 60.0  # how long a transfer may stand still
 

@@ -5,7 +5,7 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 
-from swwatch.data.pe_video import duration_seconds
+from swwatch.data.prepare.pe_video_rules import duration_seconds
 from swwatch.errors import UserError
 
 REQUIRED = ("video_id", "human_caption", "video_duration_in_s")

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch.nn.functional import pad
 
-from swwatch.layout import Layout
+from swwatch.rules.layout import Layout
 
 COLUMNS = ("sample", "stream", "order", "sees", "step")  # of (B, 5, L) tensors, see Layout and visibility.py
 

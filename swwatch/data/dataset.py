@@ -18,9 +18,9 @@ from swwatch.data.samples import MAX_REPLACEMENTS, Draw, Sample, Samples, Size, 
 from swwatch.data.token_counts import TokenCounter
 from swwatch.data.video import FRAMES_PER_STEP, measure, read_clip
 from swwatch.errors import UserError
-from swwatch.layout import Layout
-from swwatch.schedule import Schedule
-from swwatch.variants import layout
+from swwatch.rules.layout import Layout
+from swwatch.rules.schedule import Schedule
+from swwatch.rules.variants import layout
 
 __all__ = ["MAX_REPLACEMENTS", "Draw", "Sample", "Skip"]  # of data.samples
 

@@ -8,10 +8,10 @@ import torch
 import yaml
 
 from swwatch.errors import UserError
-from swwatch.layout import Kind, Layout
 from swwatch.paths import CONFIGS
-from swwatch.schedule import Schedule
-from swwatch.variants import layout
+from swwatch.rules.layout import Kind, Layout
+from swwatch.rules.schedule import Schedule
+from swwatch.rules.variants import layout
 
 IGNORED = -100  # label of tokens without a loss
 

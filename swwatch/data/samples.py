@@ -15,7 +15,7 @@ from torch.utils.data import Dataset
 from swwatch.data.reading import Reading
 from swwatch.data.video import VideoError
 from swwatch.errors import UserError
-from swwatch.layout import Layout
+from swwatch.rules.layout import Layout
 
 MAX_REPLACEMENTS = 20  # unusable draws in a row: by chance 1e-40 where 1 % of a file is bad
 

@@ -12,12 +12,12 @@ from typing import Any
 
 import torch
 
-from swwatch.engine.greedy import choose_many
 from swwatch.engine.requests import Choose, Feed, Look, Request, Run, Wait
 from swwatch.errors import UserError
 from swwatch.model.modeling import WatchingQwen2_5_VL
 from swwatch.model.ragged import step_many, watch_many
 from swwatch.model.tower import Looked
+from swwatch.policies.greedy import choose_many
 
 
 @dataclass(frozen=True)

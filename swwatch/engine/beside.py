@@ -13,7 +13,7 @@ from swwatch.engine.session import Session
 from swwatch.engine.source import Source
 from swwatch.engine.watcher import Spent, Ticket, Watcher, Work
 from swwatch.errors import UserError
-from swwatch.layout import Layout
+from swwatch.rules.layout import Layout
 
 
 class BesideSession(Session):

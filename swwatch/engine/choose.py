@@ -8,10 +8,10 @@ from importlib import import_module
 
 import torch
 
-from swwatch import variants
 from swwatch.engine.session import Session, check_parallel
 from swwatch.errors import UserError
-from swwatch.variants import Speaks
+from swwatch.rules import variants
+from swwatch.rules.variants import Speaks
 
 AUTO = "auto"
 

@@ -14,9 +14,9 @@ from dataclasses import dataclass, replace
 import torch
 
 from swwatch.errors import UserError
-from swwatch.layout import KINDS, Kind, Layout
-from swwatch.variants import Speaks, Variant, VideoThenText
-from swwatch.visibility import SAID, WATCHED
+from swwatch.rules.layout import KINDS, Kind, Layout
+from swwatch.rules.variants import Speaks, Variant, VideoThenText
+from swwatch.rules.visibility import SAID, WATCHED
 
 HEADER = KINDS.index(Kind.HEADER)
 VIDEO = KINDS.index(Kind.VIDEO)

@@ -15,8 +15,8 @@ import torch
 from swwatch.engine.incoming import Incoming
 from swwatch.engine.requests import Feed, Look, Run
 from swwatch.engine.session import Session
-from swwatch.layout import Layout
 from swwatch.model.tower import Looked
+from swwatch.rules.layout import Layout
 
 
 class FusedSession(Session):

@@ -6,8 +6,8 @@ import torch
 
 from swwatch.engine.requests import Look
 from swwatch.engine.source import Ask, Step
-from swwatch.layout import Layout
 from swwatch.model.tower import Looked
+from swwatch.rules.layout import Layout
 
 
 @dataclass

@@ -5,7 +5,7 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from swwatch.data.live_frames import pair
+from swwatch.data.live.frames import pair
 from swwatch.data.video import StepFrames
 from swwatch.engine.source import Ask, Order, Step
 from swwatch.errors import UserError

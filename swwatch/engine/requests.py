@@ -10,11 +10,11 @@ from typing import Any
 
 import torch
 
-from swwatch.engine.greedy import Greedy
 from swwatch.engine.source import Source
-from swwatch.layout import Layout
 from swwatch.model.cache import StreamCache
 from swwatch.model.modeling import WatchingQwen2_5_VL
+from swwatch.policies.greedy import Greedy
+from swwatch.rules.layout import Layout
 
 
 @dataclass(frozen=True)

@@ -23,21 +23,21 @@ slow speaker holds the watcher back by one step and what the source's queue can 
 
 import torch
 
-from swwatch import variants
 from swwatch.data.pixels import merged_grids
-from swwatch.engine.decoding import Decoding, stop_ids
 from swwatch.engine.endless import Forgetting, Window
-from swwatch.engine.greedy import Greedy
 from swwatch.engine.incoming import Incoming
 from swwatch.engine.requests import Choose, Feed, Look, Run, Wait
 from swwatch.engine.source import Ask, Order, Source, Step
 from swwatch.engine.trace import Asked, Moment, SimulatedClock, Spoken, Watched
 from swwatch.errors import UserError
-from swwatch.layout import Kind, Layout
 from swwatch.model.modeling import WatchingQwen2_5_VL
 from swwatch.model.tower import Looked
-from swwatch.schedule import Schedule
-from swwatch.variants import Speaks, Variant
+from swwatch.policies.decoding import Decoding, stop_ids
+from swwatch.policies.greedy import Greedy
+from swwatch.rules import variants
+from swwatch.rules.layout import Kind, Layout
+from swwatch.rules.schedule import Schedule
+from swwatch.rules.variants import Speaks, Variant
 
 
 class Session:

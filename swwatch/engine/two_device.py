@@ -21,8 +21,8 @@ from transformers.initialization import no_init_weights
 from swwatch.engine.requests import Look
 from swwatch.engine.watcher import Eye, Spent, ThreadWatcher, Watcher, WatcherGone, Work
 from swwatch.errors import UserError
-from swwatch.layout import Layout
 from swwatch.model.loading import load
+from swwatch.rules.layout import Layout
 
 
 class Copy:

@@ -19,8 +19,8 @@ from dataclasses import dataclass
 import torch
 
 from swwatch.engine.requests import Look
-from swwatch.layout import Layout
 from swwatch.model.cache import StreamCache
+from swwatch.rules.layout import Layout
 
 
 class WatcherError(RuntimeError):

@@ -13,7 +13,7 @@ import numpy as np
 from swwatch.errors import UserError
 from swwatch.metrics.events import DEFINITIONS as EVENT_DEFINITIONS
 from swwatch.metrics.events import Matcher, event_timing, shares, timed
-from swwatch.schedule import STEP_S, Schedule, parse_schedule
+from swwatch.rules.schedule import STEP_S, Schedule, parse_schedule
 
 DEFINITIONS = {
     "time_to_first_token_s": "emission of the first token - arrival of the first frame (stream second 0), the first "

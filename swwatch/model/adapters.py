@@ -6,7 +6,6 @@ memory, so no renaming comes between saving and loading it.
 """
 
 import copy
-import json
 from pathlib import Path
 
 from peft import PeftModel, get_peft_model_state_dict
@@ -14,7 +13,6 @@ from safetensors.torch import load_file
 from torch import nn
 
 from swwatch.errors import UserError
-from swwatch.model.loading import ADAPTER
 
 WEIGHTS = "adapter_model.safetensors"
 
@@ -30,22 +28,6 @@ class Adapted(PeftModel):
         if hasattr(config, "quantization_config"):  # how the base was held in training, not what the adapter needs
             del config.quantization_config
         config.save_pretrained(save_directory)
-
-
-def base_of(folder: str | Path) -> str:
-    """The model that the adapter in a folder was trained on: a path or a hub id.
-
-    Raises:
-        UserError: the adapter does not say, or its configuration cannot be read.
-    """
-    path = Path(folder) / ADAPTER
-    try:
-        base = json.loads(path.read_text(encoding="utf-8"))["base_model_name_or_path"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"cannot read the adapter's {path}: {error!r}") from error
-    if not base:
-        raise UserError(f"{path} names no base_model_name_or_path: write the base model's folder or hub id there")
-    return base
 
 
 def attach(model: nn.Module, folder: str | Path, *, trainable: bool = False) -> Adapted:

@@ -12,10 +12,10 @@ import torch
 from torch.nn.attention.flex_attention import BlockMask
 from transformers.utils import is_flash_attn_2_available
 
-from swwatch import variants
 from swwatch.data.batch import COLUMNS
 from swwatch.errors import UserError
-from swwatch.visibility import SAID, WATCHED, can_see
+from swwatch.rules import variants
+from swwatch.rules.visibility import SAID, WATCHED, can_see
 
 # the user's name -> transformers' name
 BACKENDS = {

@@ -20,8 +20,8 @@ import torch
 from transformers.cache_utils import Cache, DynamicLayer
 from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import rotate_half
 
-from swwatch.layout import Layout
-from swwatch.visibility import SAID, WATCHED
+from swwatch.rules.layout import Layout
+from swwatch.rules.visibility import SAID, WATCHED
 
 
 @dataclass(frozen=True)

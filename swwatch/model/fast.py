@@ -21,14 +21,14 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import rms_norm, scaled_dot_product_attention
 
-from swwatch import variants
 from swwatch.errors import UserError
-from swwatch.layout import Layout
 from swwatch.model.graphs import Graphs
 from swwatch.model.modeling import WatchingQwen2_5_VL
 from swwatch.model.static_cache import StaticCache, Store
 from swwatch.model.tower import Looked, Tower
-from swwatch.visibility import can_see
+from swwatch.rules import variants
+from swwatch.rules.layout import Layout
+from swwatch.rules.visibility import can_see
 
 # the one takes any mask and reads the same keys for several heads, the other is there for what it does not take
 KERNELS = [SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]

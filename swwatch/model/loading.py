@@ -7,13 +7,11 @@ import torch
 from transformers import AutoProcessor, PretrainedConfig
 from transformers.utils import is_flash_attn_2_available
 
-from swwatch import variants
 from swwatch.data.prompt import Markup
 from swwatch.errors import UserError
 from swwatch.model.modeling import FAMILIES, Watching
-from swwatch.model.settings import Settings
-
-ADAPTER = "adapter_config.json"  # peft's file; a folder that holds it is an adapter, not a whole model
+from swwatch.model.settings import ADAPTER, Settings, base_of
+from swwatch.rules import variants
 
 
 @dataclass(frozen=True)
@@ -110,7 +108,7 @@ def _load_adapter(path: str, base: str | Path | None, asked: dict, how: dict) ->
         )
     saved = PretrainedConfig.get_config_dict(path)[0].get("swwatch")
     settings = Settings.resolve(saved, where=path, **asked)
-    base = str(base or adapters.base_of(path))
+    base = str(base or base_of(path))
     try:
         if (Path(base) / ADAPTER).exists():
             raise UserError("that is an adapter too: merge it with `swwatch merge` first")

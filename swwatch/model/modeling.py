@@ -1,4 +1,4 @@
-"""Qwen2.5-VL and Qwen2-VL that carry a variant: transformers' own models, positions and masks from swwatch.variants.
+"""Qwen2.5-VL and Qwen2-VL that carry a variant: transformers' own models, positions and masks from rules.variants.
 
 Nothing of the modelling code is copied or patched. transformers' `get_rope_index` changed its rule between releases
 and its `generate` disagrees with a cached forward, so positions never come from there.
@@ -21,12 +21,10 @@ from transformers import (
 from transformers.conversion_mapping import get_checkpoint_conversion_mapping, register_checkpoint_conversion_mapping
 from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import Qwen2_5_VLCausalLMOutputWithPast
 
-from swwatch import variants
 from swwatch.data.batch import stack_rows
 from swwatch.data.pixels import merged_grids
 from swwatch.data.prompt import Markup, parse
 from swwatch.errors import UserError
-from swwatch.layout import Layout
 from swwatch.model.attention import BACKENDS, block_mask, check_attention, dense_mask, flash_segments, samples_apart
 from swwatch.model.cache import StreamCache
 from swwatch.model.loss import token_loss
@@ -34,7 +32,9 @@ from swwatch.model.ragged import RaggedAttention, RaggedQwen2Attention
 from swwatch.model.settings import Settings
 from swwatch.model.tower import Looked
 from swwatch.model.vision import BatchedQwen2VisionAttention, BatchedVisionAttention, PatchProduct
-from swwatch.turns.positions import t_step
+from swwatch.rules import variants
+from swwatch.rules.layout import Layout
+from swwatch.rules.turn_positions import t_step
 
 
 class Watching:

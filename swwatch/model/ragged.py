@@ -19,9 +19,9 @@ from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import (
 )
 from transformers.models.qwen2_vl.modeling_qwen2_vl import Qwen2VLAttention
 
-from swwatch.layout import Layout
 from swwatch.model.attention import Apart
 from swwatch.model.cache import StreamCache
+from swwatch.rules.layout import Layout
 
 
 @dataclass(frozen=True)

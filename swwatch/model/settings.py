@@ -1,12 +1,15 @@
 """What a checkpoint must know about itself: variant, schedule, pixel budget. Kept under "swwatch" in config.json."""
 
+import json
 from dataclasses import dataclass
+from pathlib import Path
 
-from swwatch import variants
 from swwatch.data.pixels import BUDGETS
 from swwatch.errors import UserError
-from swwatch.schedule import Schedule, parse_schedule
+from swwatch.rules import variants
+from swwatch.rules.schedule import Schedule, parse_schedule
 
+ADAPTER = "adapter_config.json"  # peft's file; a folder that holds it is an adapter, not a whole model
 DEFAULT_SCHEDULE, DEFAULT_BUDGET = "wait-k:3", "declared"
 
 
@@ -64,3 +67,19 @@ class Settings:
         if budget not in BUDGETS:
             raise UserError(f"no pixel budget {budget!r}: choose one of {', '.join(BUDGETS)}")
         return cls(settled["variant"], parse_schedule(settled["schedule"] or DEFAULT_SCHEDULE), budget)
+
+
+def base_of(folder: str | Path) -> str:
+    """The model that the adapter in a folder was trained on: a path or a hub id.
+
+    Raises:
+        UserError: the adapter does not say, or its configuration cannot be read.
+    """
+    path = Path(folder) / ADAPTER
+    try:
+        base = json.loads(path.read_text(encoding="utf-8"))["base_model_name_or_path"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"cannot read the adapter's {path}: {error!r}") from error
+    if not base:
+        raise UserError(f"{path} names no base_model_name_or_path: write the base model's folder or hub id there")
+    return base

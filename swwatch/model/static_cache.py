@@ -13,9 +13,9 @@ import torch
 from transformers.cache_utils import Cache
 
 from swwatch.errors import UserError
-from swwatch.layout import Layout
 from swwatch.model.cache import Mark
-from swwatch.visibility import SAID, WATCHED, can_see
+from swwatch.rules.layout import Layout
+from swwatch.rules.visibility import SAID, WATCHED, can_see
 
 NOBODY = 2  # the stream of an empty slot: neither WATCHED nor SAID, so the rule lets nobody see it
 ALIGNMENT = 64  # lengths that are read are multiples of it: attention kernels want aligned masks

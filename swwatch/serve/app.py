@@ -18,10 +18,10 @@ from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Receive, Scope, Send
 from starlette.websockets import WebSocket
 
+from swwatch.client import protocol
+from swwatch.client.codes import ProtocolError
 from swwatch.engine.choose import ENGINES
-from swwatch.serve import protocol
 from swwatch.serve.auth import Gate
-from swwatch.serve.codes import ProtocolError
 from swwatch.serve.connection import Connection
 from swwatch.serve.limits import Limits
 from swwatch.serve.log import log

@@ -1,25 +1,17 @@
 """Who may talk to the server: a bearer token, and where a browser's request comes from."""
 
 import hmac
-import ipaddress
 import re
 import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
+from swwatch.client.address import is_loopback
+from swwatch.client.protocol import TOKEN_SUBPROTOCOL
 from swwatch.errors import UserError
-from swwatch.serve.protocol import TOKEN_SUBPROTOCOL
 
 TOKEN_FORM = re.compile(r"[A-Za-z0-9._~-]{8,200}")  # what a header, a subprotocol and an address all carry unchanged
-
-
-def is_loopback(host: str) -> bool:
-    """Whether an address, or the name of one, is this machine's own."""
-    try:
-        return ipaddress.ip_address(host.strip("[]")).is_loopback
-    except ValueError:
-        return host.lower() == "localhost"
 
 
 def choose_token(token: str | None, host: str, waived: bool) -> str | None:

@@ -12,10 +12,11 @@ import threading
 import webbrowser
 from pathlib import Path
 
+from swwatch.client.address import is_loopback
 from swwatch.config import add_flags, load_settings
 from swwatch.errors import UserError
+from swwatch.rules.variants import VARIANTS
 from swwatch.toy.quickstart import toy_checkpoint
-from swwatch.variants import VARIANTS
 
 PACKAGES = ("fastapi", "uvicorn", "websockets", "prometheus_client", "python_multipart", "pydantic")
 SEND_BUFFER = 256 * 1024  # bytes that the system keeps for a client that reads slowly
@@ -64,7 +65,7 @@ def serve(args: argparse.Namespace, limits) -> int:
     from swwatch.serve.running import run
 
     token = auth.choose_token(args.token or os.environ.get("SWWATCH_TOKEN"), args.host, args.no_token)
-    gate = auth.Gate(token, auth.check_origins(args.allow_origin), auth.is_loopback(args.host))
+    gate = auth.Gate(token, auth.check_origins(args.allow_origin), is_loopback(args.host))
     listener = bind(args.host, args.port)  # before the model: a port in use should not cost its loading
     try:
         server = build(args, limits, gate)
@@ -125,7 +126,7 @@ def build(args: argparse.Namespace, limits, gate):
     from transformers.utils.logging import disable_progress_bar
 
     from swwatch.data.prompt import load_prompts
-    from swwatch.live import Room
+    from swwatch.live.stage import Room
     from swwatch.model.loading import load
     from swwatch.serve.app import Server
     from swwatch.serve.files import Folder, Uploads

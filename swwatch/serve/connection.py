@@ -5,10 +5,10 @@ import contextlib
 
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
-from swwatch.serve import codes, protocol
+from swwatch.client import codes, protocol
+from swwatch.client.protocol import End, Error, Open, ProtocolError, parse_client
 from swwatch.serve.limits import MISTAKES, OPEN_WITHIN_S
 from swwatch.serve.log import log
-from swwatch.serve.protocol import End, Error, Open, ProtocolError, parse_client
 from swwatch.serve.session import Session
 
 LAST_WORDS_S = 2.0  # how long a client may take to read why its connection is closed

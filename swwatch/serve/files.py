@@ -13,8 +13,8 @@ from pathlib import Path
 from python_multipart.exceptions import MultipartParseError
 from python_multipart.multipart import MultipartParser, parse_options_header
 
+from swwatch.client.codes import ProtocolError
 from swwatch.errors import UserError
-from swwatch.serve.codes import ProtocolError
 from swwatch.serve.limits import Limits
 from swwatch.serve.metrics import Metrics
 

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
+from swwatch.client.protocol import LimitsTold, ProtocolError
 from swwatch.config import setting
 from swwatch.errors import UserError
-from swwatch.serve.protocol import LimitsTold, ProtocolError
 
 FORMATS = ("JPEG", "PNG", "WEBP")
 MISTAKES = 100  # bad messages that a connection may send before it is closed

@@ -7,7 +7,7 @@ import asyncio
 import math
 from collections import deque
 
-from swwatch.serve.protocol import Ack, Error, Event, Message, Pong, Stats
+from swwatch.client.protocol import Ack, Error, Event, Message, Pong, Stats
 
 MAX_ERRORS = 16  # of a connection, waiting to be read
 

@@ -8,8 +8,8 @@ import time
 from datetime import UTC, datetime
 from pathlib import Path
 
+from swwatch.client.protocol import Event, Opened, ProtocolError, Token
 from swwatch.paths import make_folder
-from swwatch.serve.protocol import Event, Opened, ProtocolError, Token
 
 KINDS = {"jsonl": "application/x-ndjson", "vtt": "text/vtt; charset=utf-8"}
 LAST_CUE_S = 2.0  # how long the last words stay

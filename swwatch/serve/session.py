@@ -10,14 +10,14 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import Protocol
 
+from swwatch.client import protocol
+from swwatch.client.protocol import Ack, End, Error, Event, Frame, Opened, ProtocolError, Reason
 from swwatch.errors import UserError
-from swwatch.live import Asked, Dropped, Ended, LiveSession, Token, Watched
-from swwatch.serve import protocol
+from swwatch.live.stage import Asked, Dropped, Ended, LiveSession, Token, Watched
 from swwatch.serve.limits import MAX_ASKS, ORDERS_PER_S, REPLAY, Bucket, Limits, decode
 from swwatch.serve.log import log
 from swwatch.serve.metrics import Metrics
 from swwatch.serve.outbox import Outbox
-from swwatch.serve.protocol import Ack, End, Error, Event, Frame, Opened, ProtocolError, Reason
 from swwatch.serve.record import Recorder
 
 READ_S = 0.5  # how long a thread waits for the model's next event before it looks around

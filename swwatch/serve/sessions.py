@@ -4,16 +4,16 @@ import asyncio
 import contextlib
 import secrets
 
+from swwatch.client.protocol import VERSION, File, Open, Opened, ProtocolError, Upload
 from swwatch.data.prompt import Prompts
-from swwatch.engine.decoding import Decoding
 from swwatch.errors import UserError
-from swwatch.live import Full
-from swwatch.schedule import parse_schedule
+from swwatch.live.stage import Full
+from swwatch.policies.decoding import Decoding
+from swwatch.rules.schedule import parse_schedule
 from swwatch.serve.files import Folder, Uploads
 from swwatch.serve.limits import Limits
 from swwatch.serve.log import log
 from swwatch.serve.metrics import Metrics
-from swwatch.serve.protocol import VERSION, File, Open, Opened, ProtocolError, Upload
 from swwatch.serve.record import Recordings
 from swwatch.serve.session import Connected, Session, Threads
 from swwatch.serve.sources import Reading

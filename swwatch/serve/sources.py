@@ -4,9 +4,9 @@ import asyncio
 import contextlib
 import threading
 
-from swwatch.data.live_sources import FrameStream, frames_of
+from swwatch.client.codes import ProtocolError
+from swwatch.data.live.sources import FrameStream, frames_of
 from swwatch.errors import UserError
-from swwatch.serve.codes import ProtocolError
 from swwatch.serve.log import log
 
 

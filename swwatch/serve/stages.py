@@ -3,11 +3,11 @@
 import threading
 from dataclasses import dataclass
 
+from swwatch.client.codes import ProtocolError
 from swwatch.engine.choose import AUTO, ENGINES, check
 from swwatch.errors import UserError
-from swwatch.live import Room, Stage
+from swwatch.live.stage import Room, Stage
 from swwatch.model.loading import Loaded
-from swwatch.serve.codes import ProtocolError
 from swwatch.serve.log import log
 
 

@@ -13,8 +13,8 @@ claim about offline variants would have been called not reproduced by a study in
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from swwatch.rules.variants import VARIANTS, Speaks
 from swwatch.study.outcome import Outcome
-from swwatch.variants import VARIANTS, Speaks
 
 MARGIN = 0.05  # a share that changes by less than this is kept
 LEARNED = 0.5  # least share of directions told right on the trained schedule; guessing gives 0.25

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from swwatch.data.annotations import write_atomic
 from swwatch.errors import UserError
-from swwatch.machine import machine
+from swwatch.metrics.machine import machine
 from swwatch.paths import ROOT
 
 

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from swwatch.variants import VARIANTS, Speaks
+from swwatch.rules.variants import VARIANTS, Speaks
 
 TRAINED = "wait-k:3"
 SCHEDULES = {"fixed": TRAINED, "random": "random:3:seed=0", "burst": "burst:3:every=2"}  # name -> as on a command line

@@ -12,8 +12,7 @@ from dataclasses import replace
 from itertools import count
 from pathlib import Path
 
-from swwatch.cli import run
-from swwatch.errors import UserError
+from swwatch.errors import UserError, run
 from swwatch.toy.clips import encode, write_whole
 from swwatch.toy.commentary import transcript
 from swwatch.toy.world import Scene, make_scene

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from swwatch.paths import ROOT
-from swwatch.variants import VARIANTS
+from swwatch.rules.variants import VARIANTS
 
 QUICKSTART = ROOT / "output/quickstart"
 TRAIN_IT = "bash scripts/quickstart.sh trains one in about six minutes"

@@ -10,8 +10,7 @@ import json
 import sys
 from pathlib import Path
 
-from swwatch.cli import run
-from swwatch.errors import UserError
+from swwatch.errors import UserError, run
 from swwatch.toy.clips import FRAME_RATES, encode, write_whole
 from swwatch.toy.world import COLORS, Event, Scene, make_scene, render
 

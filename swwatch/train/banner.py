@@ -3,11 +3,11 @@
 import torch
 
 from swwatch.model.loading import Loaded
+from swwatch.rules.variants import TURNS
 from swwatch.train import distributed
 from swwatch.train.arrange import Arrangement
 from swwatch.train.precision import precision_text
 from swwatch.train.settings import TrainSettings
-from swwatch.variants import TURNS
 
 
 def banner(

@@ -29,6 +29,7 @@ from swwatch.errors import UserError
 from swwatch.model.attention import BLOCK
 from swwatch.model.loading import Loaded
 from swwatch.paths import make_folder
+from swwatch.rules.variants import TURNS, VARIANTS
 from swwatch.train import distributed
 from swwatch.train.arrange import CLIP_SIZES, THREADS, arrange
 from swwatch.train.banner import banner
@@ -67,7 +68,6 @@ from swwatch.train.setup import (
 from swwatch.train.skips import SkipList
 from swwatch.train.trackers import choose_trackers, start_trackers
 from swwatch.train.trainer import WatchTrainer, num_steps, training_arguments
-from swwatch.variants import TURNS, VARIANTS
 
 
 def build_parser() -> argparse.ArgumentParser:

@@ -7,9 +7,9 @@ from pathlib import Path
 from swwatch.data.collator import Collator
 from swwatch.data.dataset import Sample
 from swwatch.data.prompt import IGNORED
-from swwatch.drawing import draw
 from swwatch.errors import UserError
-from swwatch.layout import KINDS
+from swwatch.pictures.sample import draw
+from swwatch.rules.layout import KINDS
 from swwatch.train.arrange import Arrangement
 from swwatch.train.settings import TrainSettings
 from swwatch.train.trainer import RunOrder

@@ -17,8 +17,7 @@ from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.launcher.api import elastic_launch
 from torch.distributed.run import config_from_args, parse_args
 
-from swwatch.cli import run
-from swwatch.errors import UserError
+from swwatch.errors import UserError, run
 from swwatch.train.distributed import STOP_SIGNALS
 
 PROGRAM = ("-m", "swwatch.train.worker")

@@ -13,20 +13,21 @@ from swwatch.data.prompt import load_prompts
 from swwatch.data.records import Records
 from swwatch.data.samples import Samples
 from swwatch.data.seek_jsonl import Conversations
+from swwatch.data.turns.dataset import TurnDataset, training_budget
+from swwatch.data.turns.prompt import Turns
+from swwatch.data.turns.samples import Form
 from swwatch.errors import UserError
 from swwatch.model.attention import choose_attention
 from swwatch.model.loading import ADAPTER, Loaded, load
 from swwatch.model.loss import choose_loss
+from swwatch.rules import systems
+from swwatch.rules import turn_positions as positions
+from swwatch.rules.variants import TURNS
 from swwatch.train.adapters import adapt, quantisation
 from swwatch.train.engines import Engine
 from swwatch.train.parts import count, set_trainable
 from swwatch.train.precision import base_dtype, bf16
 from swwatch.train.settings import DEFAULTS, TrainSettings
-from swwatch.turns import positions, systems
-from swwatch.turns.dataset import TurnDataset, training_budget
-from swwatch.turns.prompt import Turns
-from swwatch.turns.training import Form
-from swwatch.variants import TURNS
 
 Data = Records | Conversations
 

@@ -5,7 +5,7 @@ import os
 import sys
 from typing import NoReturn
 
-from swwatch.cli import run
+from swwatch.errors import run
 from swwatch.train.command import main
 
 

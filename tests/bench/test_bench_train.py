@@ -7,14 +7,16 @@ from multiprocessing import Pipe
 import pytest
 import torch
 
-from swwatch.bench import command, flops, table, train, worker
-from swwatch.bench.samples import MadeUp, forwards, pack_tokens, visible_pairs
-from swwatch.bench.settings import BASELINE, ROWS, BenchSettings, settle, why_not
+from swwatch.bench import command, flops
 from swwatch.bench.shapes import MARKUP, SHAPES, random_model, shape_config
+from swwatch.bench.train import command as train
+from swwatch.bench.train import table, worker
+from swwatch.bench.train.samples import MadeUp, forwards, pack_tokens, visible_pairs
+from swwatch.bench.train.settings import BASELINE, ROWS, BenchSettings, settle, why_not
 from swwatch.config import load_settings
 from swwatch.data.collator import Collator
 from swwatch.errors import UserError
-from swwatch.variants import VARIANTS
+from swwatch.rules.variants import VARIANTS
 
 MACHINE = {"gpus": [], "cpu": "some CPU", "cores": 4, "load": [0.5, 0, 0], "clocks": [], "time": "now", "commit": "c"}
 MACHINE |= {"torch": "2", "transformers": "5", "python": "3"}

@@ -9,12 +9,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from swwatch.bench import capacity, command
-from swwatch.bench.capacity import CapacitySettings, judge, make_loaded, report, search, settle
-from swwatch.bench.capacity_trial import Pace, attempt, percentiles
-from swwatch.bench.table import markdown
+from swwatch.bench import command
+from swwatch.bench.live import command as capacity
+from swwatch.bench.live.command import CapacitySettings, judge, make_loaded, report, search, settle
+from swwatch.bench.live.trial import Pace, attempt, percentiles
+from swwatch.bench.train.table import markdown
 from swwatch.errors import UserError
-from swwatch.live import Room, Stage
+from swwatch.live.stage import Room, Stage
 
 SMALL = ["--shape", "toy", "--width", "56", "--height", "56", "--rate", "8", "--session-s", "1", "--seconds", "1"]
 PATIENT = ["--max-first-s", "500", "--max-lag-s", "500"]  # a busy machine is no failure

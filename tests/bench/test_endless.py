@@ -10,15 +10,16 @@ from dataclasses import replace
 import pytest
 
 from swwatch import cli
-from swwatch.bench import command, endless
-from swwatch.bench.endless_modes import MODES
-from swwatch.bench.endless_page import report
-from swwatch.bench.endless_settings import EndlessSettings, settle
-from swwatch.blank import Pieces
+from swwatch.bench import command
+from swwatch.bench.endless import command as endless
+from swwatch.bench.endless.modes import MODES
+from swwatch.bench.endless.page import report
+from swwatch.bench.endless.settings import EndlessSettings, settle
 from swwatch.config import load_settings
+from swwatch.data.turns.prompt import Turns
 from swwatch.errors import UserError
-from swwatch.turns.prompt import Turns
-from swwatch.turns.systems import SYSTEMS
+from swwatch.model.dummy import Pieces
+from swwatch.rules.systems import SYSTEMS
 
 SECONDS = 24
 SMALL = {"seconds": SECONDS, "video_tokens": 4, "tokens": 4, "vision_s": 4, "restart_s": 6.0, "flush_s": 6.0}
@@ -181,7 +182,7 @@ def test_the_made_up_tokenizer_gives_text_back_and_cuts_labels_as_the_real_one()
 
 def test_it_needs_no_video_decoder_data_sets_or_training():
     """A borrowed GPU machine may have none of them."""
-    code = "import sys, swwatch.bench.endless, swwatch.bench.endless_plots\n"
+    code = "import sys, swwatch.bench.endless.command, swwatch.bench.endless.plots\n"
     code += (
         "print([m for m in ('decord', 'qwen_vl_utils', 'datasets', 'deepspeed', 'av', 'peft') if m in sys.modules])"
     )

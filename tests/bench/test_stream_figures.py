@@ -4,14 +4,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from swwatch.bench.stream_bounds import Roof, known_bandwidth, overlap_gain, reprefill_tokens, serial_tokens
-from swwatch.bench.stream_figures import compare, engine_row, growth, same_tokens, spread
-from swwatch.bench.stream_measure import Played, Work
-from swwatch.bench.stream_settings import Point, StreamSettings
-from swwatch.bench.stream_soak import summary
-from swwatch.bench.stream_source import Camera, Part, most_square
-from swwatch.bench.stream_sustain import CLOSE, Trial, attempt, search
-from swwatch.bench.stream_trust import verdict
+from swwatch.bench.stream.bounds import Roof, known_bandwidth, overlap_gain, reprefill_tokens, serial_tokens
+from swwatch.bench.stream.figures import compare, engine_row, growth, same_tokens, spread
+from swwatch.bench.stream.measure import Played, Work
+from swwatch.bench.stream.settings import Point, StreamSettings
+from swwatch.bench.stream.soak import summary
+from swwatch.bench.stream.source import Camera, Part, most_square
+from swwatch.bench.stream.sustain import CLOSE, Trial, attempt, search
+from swwatch.bench.stream.trust import verdict
 from swwatch.engine.source import Step
 from swwatch.engine.trace import SimulatedClock
 

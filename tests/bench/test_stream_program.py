@@ -11,11 +11,12 @@ import pytest
 import torch
 
 from swwatch import cli
-from swwatch.bench import command, stream
-from swwatch.bench.stream_bounds import reprefill_tokens, serial_tokens
-from swwatch.bench.stream_page import left_out, report
-from swwatch.bench.stream_settings import BASELINE, ENGINES, StreamSettings, points, settle
-from swwatch.bench.stream_source import PROMPT_LEN
+from swwatch.bench import command
+from swwatch.bench.stream import command as stream
+from swwatch.bench.stream.bounds import reprefill_tokens, serial_tokens
+from swwatch.bench.stream.page import left_out, report
+from swwatch.bench.stream.settings import BASELINE, ENGINES, StreamSettings, points, settle
+from swwatch.bench.stream.source import PROMPT_LEN
 from swwatch.config import load_settings
 from swwatch.errors import UserError
 
@@ -206,8 +207,11 @@ def test_a_checkpoint_is_measured_in_place_of_a_shape(tiny_checkpoint):
 
 def test_it_needs_no_video_decoder_data_sets_or_training():
     """A borrowed GPU machine may have none of them."""
-    code = "import sys, swwatch.bench.stream, swwatch.bench.stream_plots, swwatch.model.fast, swwatch.engine.fused\n"
-    code += "import swwatch.bench.capacity, swwatch.bench.endless; from swwatch.data.pixels import BUDGETS\n"
+    code = "import sys, swwatch.bench.stream.command, swwatch.bench.stream.plots\n"
+    code += "import swwatch.model.fast, swwatch.engine.fused\n"
+    code += (
+        "import swwatch.bench.live.command, swwatch.bench.endless.command; from swwatch.data.pixels import BUDGETS\n"
+    )
     code += "BUDGETS['declared'].size(720, 1280, None)\n"
     code += (
         "print([m for m in ('decord', 'qwen_vl_utils', 'datasets', 'deepspeed', 'av', 'peft') if m in sys.modules])"

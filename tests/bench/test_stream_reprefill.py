@@ -2,17 +2,17 @@
 
 import pytest
 
-from swwatch.bench.reprefill import Reprefill
 from swwatch.bench.shapes import random_model, shape_config
-from swwatch.bench.stream_bounds import reprefill_tokens, serial_tokens
-from swwatch.bench.stream_source import PROMPT_LEN, Ready, prompt_of, random_steps
-from swwatch.engine.decoding import Decoding
+from swwatch.bench.stream.bounds import reprefill_tokens, serial_tokens
+from swwatch.bench.stream.reprefill import Reprefill
+from swwatch.bench.stream.source import PROMPT_LEN, Ready, prompt_of, random_steps
 from swwatch.engine.requests import drive
 from swwatch.engine.serial import SerialSession
 from swwatch.engine.trace import SimulatedClock
 from swwatch.errors import UserError
-from swwatch.schedule import RandomK, WaitK
-from swwatch.variants import VARIANTS, Speaks
+from swwatch.policies.decoding import Decoding
+from swwatch.rules.schedule import RandomK, WaitK
+from swwatch.rules.variants import VARIANTS, Speaks
 
 SPEAKING = sorted(name for name, variant in VARIANTS.items() if variant.speaks is not Speaks.OFFLINE)
 MARKUP_LEN = {"prompt": PROMPT_LEN, "suffix": 3, "header": 3}

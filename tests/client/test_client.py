@@ -12,21 +12,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from swwatch.client import (
-    Asked,
-    AsyncClient,
-    Client,
-    End,
-    File,
-    Reconnected,
-    ServerError,
-    Token,
-    Watched,
-    on_grid,
-)
+from swwatch.client import Asked, AsyncClient, Client, End, File, Reconnected, ServerError, Token, Watched, on_grid
 from swwatch.client.address import locate
-from swwatch.data.live_frames import LiveFrames
-from swwatch.data.live_sources import frames_of
+from swwatch.data.live.frames import LiveFrames
+from swwatch.data.live.sources import frames_of
 from swwatch.errors import UserError
 
 
@@ -254,5 +243,5 @@ def test_addresses_as_people_have_them(url, base, token):
 
 
 def test_the_client_loads_no_model_library():
-    code = "import sys, swwatch.client, swwatch.data.live_sources; print('torch' in sys.modules)"
+    code = "import sys, swwatch.client, swwatch.data.live.sources; print('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "False\n"

@@ -7,17 +7,7 @@ import time
 
 import pytest
 
-from swwatch.client import (
-    AsyncClient,
-    Client,
-    Dropped,
-    End,
-    Error,
-    Reconnected,
-    ServerError,
-    Token,
-    Unreachable,
-)
+from swwatch.client import AsyncClient, Client, Dropped, End, Error, Reconnected, ServerError, Token, Unreachable
 from swwatch.errors import UserError
 
 WAIT_S = 30

@@ -7,10 +7,17 @@ import sys
 
 import pytest
 
-from swwatch import cli, watch
+from swwatch import cli
+from swwatch.watch import command as watch
 
-CODE = "import sys; from swwatch import cli, watch; code = cli.run(watch.main, sys.argv[1:]); assert 'torch' not in "
-CODE += "sys.modules; sys.exit(code)"
+CODE = """
+import sys
+from swwatch import cli
+from swwatch.watch import command
+code = cli.run(command.main, sys.argv[1:])
+assert 'torch' not in sys.modules
+sys.exit(code)
+"""
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ from swwatch.data.dataset import Draw, Sample, Skip
 from swwatch.data.packing import Pack
 from swwatch.data.prompt import IGNORED
 from swwatch.model.attention import dense_mask
-from swwatch.variants import VARIANTS, layout
+from swwatch.rules.variants import VARIANTS, layout
 
 PAD = 7
 

@@ -8,14 +8,14 @@ from dataclasses import fields
 
 import pytest
 import torch
-from small_clips import clip_dataset, make_clips, write_video
 
 from swwatch.data.dataset import MAX_REPLACEMENTS, Draw, EpochOrder, missing_videos
 from swwatch.data.prompt import IGNORED, Prompts
 from swwatch.data.records import Records
-from swwatch.layout import Kind
-from swwatch.schedule import RandomK
-from swwatch.variants import VARIANTS
+from swwatch.rules.layout import Kind
+from swwatch.rules.schedule import RandomK
+from swwatch.rules.variants import VARIANTS
+from tests.helpers.small_clips import clip_dataset, make_clips, write_video
 
 PROMPTS = Prompts("Be brief.", ("What happens?", "Describe the video.", "What is seen?"), "unused")
 

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from small_clips import clip_dataset, make_clips, write_video
 
 from swwatch.data import frame_cache
 from swwatch.data.dataset import ClipDataset
@@ -17,6 +16,7 @@ from swwatch.data.frame_cache import PARTS, FrameCache, how_made
 from swwatch.data.pixels import BUDGETS
 from swwatch.data.prompt import Prompts
 from swwatch.errors import UserError
+from tests.helpers.small_clips import clip_dataset, make_clips, write_video
 
 HOW = {"max_frames": 60}
 

@@ -7,13 +7,13 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from small_clips import clip_dataset, make_clips
 
 from swwatch.data.collator import Collator
 from swwatch.data.lengths import lengths_of, sample_lengths
 from swwatch.data.packing import LengthOrder, PackedClips, PackOrder, PackPlan
 from swwatch.data.prompt import Prompts
 from swwatch.errors import UserError
+from tests.helpers.small_clips import clip_dataset, make_clips
 
 PROMPTS = Prompts("Be brief.", ("What happens?", "Describe the video in a few words, please."), "unused")
 lengths_and_budget = st.integers(8, 5000).flatmap(

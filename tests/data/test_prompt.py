@@ -5,8 +5,8 @@ import torch
 
 from swwatch.data.prompt import IGNORED, Markup, answer_ids, ask_ids, fill, load_prompts, prompt_ids
 from swwatch.errors import UserError
-from swwatch.layout import Kind
-from swwatch.variants import VARIANTS, layout
+from swwatch.rules.layout import Kind
+from swwatch.rules.variants import VARIANTS, layout
 
 
 @pytest.fixture(scope="module")

@@ -5,17 +5,12 @@ import weakref
 
 import pytest
 import torch
-from feeds import Arrived, small
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from streams import Told, full_forward, play, random_stream
-from test_flash_route import causal
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from swwatch.engine.batch import Batch, Ended
-from swwatch.engine.decoding import Decoding
 from swwatch.engine.fused import FusedSession
-from swwatch.engine.greedy import choose_many
 from swwatch.engine.serial import SerialSession
 from swwatch.engine.session import Session
 from swwatch.engine.source import Step
@@ -23,8 +18,13 @@ from swwatch.engine.trace import Spoken
 from swwatch.model import ragged
 from swwatch.model.cache import StreamCache
 from swwatch.model.tower import Looked
-from swwatch.schedule import RandomK, WaitK
-from swwatch.variants import VARIANTS
+from swwatch.policies.decoding import Decoding
+from swwatch.policies.greedy import choose_many
+from swwatch.rules.schedule import RandomK, WaitK
+from swwatch.rules.variants import VARIANTS
+from tests.engine.test_flash_route import causal
+from tests.helpers.feeds import Arrived, small
+from tests.helpers.streams import Told, full_forward, play, random_stream
 
 ALL = sorted(VARIANTS)
 
@@ -154,7 +154,7 @@ def test_the_host_waits_once_a_round_for_the_tokens_of_all(load_tiny, monkeypatc
         return choose_many(greedies, *rest)
 
     monkeypatch.setattr("swwatch.engine.batch.choose_many", noted)
-    monkeypatch.delattr("swwatch.engine.greedy.Greedy.choose")  # which would wait for one
+    monkeypatch.delattr("swwatch.policies.greedy.Greedy.choose")  # which would wait for one
     streams = [random_stream(loaded, [(2, 2)] * 4, seed=i) for i in range(4)]
     runs = [whole(Session(loaded.model, s.prompt, decoding=Decoding(16, stop_early=True)), s) for s in streams]
     ended = together(loaded.model, runs, at_once=4)

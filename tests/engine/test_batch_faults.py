@@ -5,13 +5,8 @@ import threading
 import weakref
 
 import pytest
-from faults import failing, out_of_memory
-from feeds import Arrived, small
-from streams import play, random_stream
-from test_batch import plain, together, whole
 
 from swwatch.engine.batch import Batch, Ended, OutOfMemory
-from swwatch.engine.decoding import Decoding
 from swwatch.engine.endless import Window
 from swwatch.engine.fused import FusedSession
 from swwatch.engine.requests import Wait, drive
@@ -19,6 +14,11 @@ from swwatch.engine.serial import SerialSession
 from swwatch.engine.session import Session
 from swwatch.engine.source import Step
 from swwatch.errors import UserError
+from swwatch.policies.decoding import Decoding
+from tests.engine.test_batch import plain, together, whole
+from tests.helpers.faults import failing, out_of_memory
+from tests.helpers.feeds import Arrived, small
+from tests.helpers.streams import play, random_stream
 
 
 def four(loaded, answer_len=14):

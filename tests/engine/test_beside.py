@@ -6,13 +6,10 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from streams import Paced, ToldSession, fed_positions, full_forward, plain, random_stream, spoken_by
-from watching import Hesitant
 
 from swwatch.engine.batch import Batch, Ended
 from swwatch.engine.beside import BesideSession, StreamsSession
 from swwatch.engine.choose import ENGINES, open_session, open_watcher
-from swwatch.engine.decoding import Decoding
 from swwatch.engine.requests import drive
 from swwatch.engine.session import Session
 from swwatch.engine.source import Ask
@@ -20,8 +17,11 @@ from swwatch.engine.trace import Spoken, Watched
 from swwatch.engine.watcher import ThreadWatcher
 from swwatch.errors import UserError
 from swwatch.model.fast import FastModel
-from swwatch.schedule import RandomK, WaitK
-from swwatch.variants import VARIANTS, Speaks
+from swwatch.policies.decoding import Decoding
+from swwatch.rules.schedule import RandomK, WaitK
+from swwatch.rules.variants import VARIANTS, Speaks
+from tests.helpers.streams import Paced, ToldSession, fed_positions, full_forward, plain, random_stream, spoken_by
+from tests.helpers.watcher_work import Hesitant
 
 PARALLEL = [name for name, variant in VARIANTS.items() if variant.speaks is Speaks.PARALLEL]
 SIZES = [(2, 3)] * 5

@@ -4,19 +4,19 @@ import gc
 import weakref
 
 import pytest
-from streams import Paced, plain, random_stream, spoken_by
-from test_orders import LateOrders, listen
-from watching import Hesitant
 
 from swwatch.engine.batch import Batch, Ended
 from swwatch.engine.beside import StreamsSession
-from swwatch.engine.decoding import Decoding
 from swwatch.engine.fused import FusedSession
 from swwatch.engine.requests import drive
 from swwatch.engine.session import Session
 from swwatch.engine.source import Ask, Order
 from swwatch.engine.trace import Asked, Spoken, Watched
 from swwatch.engine.watcher import ThreadWatcher, WatcherError
+from swwatch.policies.decoding import Decoding
+from tests.engine.test_orders import LateOrders, listen
+from tests.helpers.streams import Paced, plain, random_stream, spoken_by
+from tests.helpers.watcher_work import Hesitant
 
 SIZES = [(2, 3)] * 5
 SHORT = {"decoding": Decoding(30)}

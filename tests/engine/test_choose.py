@@ -1,15 +1,15 @@
 """Which engine is taken, which are refused, and with which words."""
 
 import pytest
-from streams import Paced, random_stream, spoken_by
 
 from swwatch.engine import choose
 from swwatch.engine.choose import ENGINES
-from swwatch.engine.decoding import Decoding
 from swwatch.engine.fused import FusedSession
 from swwatch.engine.session import Session
 from swwatch.errors import UserError
-from swwatch.variants import VARIANTS, Speaks
+from swwatch.policies.decoding import Decoding
+from swwatch.rules.variants import VARIANTS, Speaks
+from tests.helpers.streams import Paced, random_stream, spoken_by
 
 PARALLEL = [name for name, variant in VARIANTS.items() if variant.speaks is Speaks.PARALLEL]
 OTHERS = sorted(set(VARIANTS) - set(PARALLEL))

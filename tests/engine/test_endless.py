@@ -4,10 +4,8 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from streams import random_stream
 
 from swwatch.engine.choose import open_session
-from swwatch.engine.decoding import Decoding
 from swwatch.engine.endless import Window, lay_out
 from swwatch.engine.fused import FusedSession
 from swwatch.engine.requests import drive
@@ -15,12 +13,14 @@ from swwatch.engine.session import Session
 from swwatch.engine.source import FileSource, Step
 from swwatch.engine.trace import SimulatedClock, Spoken
 from swwatch.errors import UserError
-from swwatch.layout import KINDS, Kind, Layout
 from swwatch.model.loading import load
-from swwatch.schedule import RandomK, WaitK
+from swwatch.policies.decoding import Decoding
+from swwatch.rules.layout import KINDS, Kind, Layout
+from swwatch.rules.schedule import RandomK, WaitK
+from swwatch.rules.variants import GAP, VARIANTS, Speaks, get, layout
+from swwatch.rules.visibility import SAID, WATCHED
 from swwatch.toy.checkpoint import make_checkpoint
-from swwatch.variants import GAP, VARIANTS, Speaks, get, layout
-from swwatch.visibility import SAID, WATCHED
+from tests.helpers.streams import random_stream
 
 PARALLEL = sorted(name for name, v in VARIANTS.items() if v.speaks is Speaks.PARALLEL)
 SMALL = Window(vision_s=3, text_sink=2, text_window=5)

@@ -6,13 +6,13 @@ of the keys. The real kernel needs CUDA; that it agrees with sdpa on equal input
 
 import pytest
 import torch
-from streams import Told, full_forward, play, random_stream
 from transformers.integrations.sdpa_attention import repeat_kv
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from swwatch.engine.decoding import Decoding
 from swwatch.model import loading
-from swwatch.schedule import RandomK, WaitK
+from swwatch.policies.decoding import Decoding
+from swwatch.rules.schedule import RandomK, WaitK
+from tests.helpers.streams import Told, full_forward, play, random_stream
 
 
 def causal(module, q, k, v, attention_mask, dropout=0.0, scaling=None, **kwargs):

@@ -4,10 +4,8 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from streams import Paced, ToldSession, fed_positions, full_forward, plain, random_stream, spoken_by
 
 from swwatch.engine.batch import Batch, Ended
-from swwatch.engine.decoding import Decoding
 from swwatch.engine.fused import FusedSession
 from swwatch.engine.requests import Feed, Request, Wait, answer_to, drive
 from swwatch.engine.session import Session
@@ -15,9 +13,11 @@ from swwatch.engine.source import Ask
 from swwatch.engine.trace import Spoken, Watched
 from swwatch.errors import UserError
 from swwatch.model.tower import Looked
-from swwatch.schedule import RandomK, WaitK
-from swwatch.variants import VARIANTS, Speaks
-from swwatch.visibility import SAID
+from swwatch.policies.decoding import Decoding
+from swwatch.rules.schedule import RandomK, WaitK
+from swwatch.rules.variants import VARIANTS, Speaks
+from swwatch.rules.visibility import SAID
+from tests.helpers.streams import Paced, ToldSession, fed_positions, full_forward, plain, random_stream, spoken_by
 
 PARALLEL = [name for name, variant in VARIANTS.items() if variant.speaks is Speaks.PARALLEL]
 SIZES = [(2, 3)] * 5

@@ -4,15 +4,15 @@ import random
 
 import pytest
 import torch
-from streams import random_stream
-from test_batch import plain, together
 
 from swwatch.engine.choose import open_session
-from swwatch.engine.decoding import Decoding
 from swwatch.engine.requests import Feed, Request, Wait, answer_to
 from swwatch.engine.source import Ask, Step
 from swwatch.engine.trace import Spoken
-from swwatch.schedule import RandomK
+from swwatch.policies.decoding import Decoding
+from swwatch.rules.schedule import RandomK
+from tests.engine.test_batch import plain, together
+from tests.helpers.streams import random_stream
 
 
 class Drip:

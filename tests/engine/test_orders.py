@@ -4,19 +4,19 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from streams import Paced, ToldSession, full_forward, plain, play, random_stream, spoken_by
 
-from swwatch.engine.decoding import Decoding
 from swwatch.engine.fused import FusedSession
 from swwatch.engine.requests import drive
 from swwatch.engine.serial import SerialSession
 from swwatch.engine.session import Session
 from swwatch.engine.source import Ask, Order
 from swwatch.engine.trace import Asked, Spoken, Watched
-from swwatch.layout import Kind
-from swwatch.schedule import RandomK, WaitK
-from swwatch.variants import VARIANTS, Speaks
-from swwatch.visibility import SAID, WATCHED
+from swwatch.policies.decoding import Decoding
+from swwatch.rules.layout import Kind
+from swwatch.rules.schedule import RandomK, WaitK
+from swwatch.rules.variants import VARIANTS, Speaks
+from swwatch.rules.visibility import SAID, WATCHED
+from tests.helpers.streams import Paced, ToldSession, full_forward, plain, play, random_stream, spoken_by
 
 ALL = sorted(VARIANTS)
 STREAMING = [name for name in ALL if VARIANTS[name].speaks is not Speaks.OFFLINE]

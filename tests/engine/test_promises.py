@@ -6,13 +6,13 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from streams import Told, full_forward, play, random_stream
 
-from swwatch.engine.decoding import Decoding
 from swwatch.engine.serial import SerialSession
-from swwatch.layout import Kind
-from swwatch.schedule import RandomK, WaitK
-from swwatch.variants import VARIANTS, Speaks
+from swwatch.policies.decoding import Decoding
+from swwatch.rules.layout import Kind
+from swwatch.rules.schedule import RandomK, WaitK
+from swwatch.rules.variants import VARIANTS, Speaks
+from tests.helpers.streams import Told, full_forward, play, random_stream
 
 ALL = sorted(VARIANTS)
 STREAMING = [name for name in ALL if VARIANTS[name].speaks is not Speaks.OFFLINE]

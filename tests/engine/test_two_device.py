@@ -10,12 +10,9 @@ from functools import partial
 import psutil
 import pytest
 import torch
-from streams import Paced, ToldSession, fed_positions, plain, random_stream, spoken_by
-from watching import hesitant_copy, no_model, work_of
 
 from swwatch.engine.batch import Batch, Ended
 from swwatch.engine.beside import TwoDeviceSession
-from swwatch.engine.decoding import Decoding
 from swwatch.engine.requests import Look, drive
 from swwatch.engine.session import Session
 from swwatch.engine.source import Ask
@@ -23,8 +20,11 @@ from swwatch.engine.trace import Spoken
 from swwatch.engine.two_device import Copy, ProcessWatcher, second_device
 from swwatch.engine.watcher import WatcherError, Work
 from swwatch.errors import UserError
-from swwatch.schedule import RandomK, WaitK
-from swwatch.variants import VARIANTS, Speaks
+from swwatch.policies.decoding import Decoding
+from swwatch.rules.schedule import RandomK, WaitK
+from swwatch.rules.variants import VARIANTS, Speaks
+from tests.helpers.streams import Paced, ToldSession, fed_positions, plain, random_stream, spoken_by
+from tests.helpers.watcher_work import hesitant_copy, no_model, work_of
 
 PARALLEL = [name for name, variant in VARIANTS.items() if variant.speaks is Speaks.PARALLEL]
 SIZES = [(2, 3)] * 5

@@ -8,11 +8,11 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from streams import random_stream
-from watching import Hesitant, work_of
 
 from swwatch.engine.two_device import DeviceWatcher
 from swwatch.engine.watcher import Eye, ThreadWatcher, WatcherError
+from tests.helpers.streams import random_stream
+from tests.helpers.watcher_work import Hesitant, work_of
 
 sizes = st.lists(st.tuples(st.integers(1, 3), st.integers(1, 4)), min_size=1, max_size=4)
 

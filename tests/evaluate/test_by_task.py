@@ -3,8 +3,8 @@
 import pytest
 
 from swwatch.data.tasks import SUBTASKS
-from swwatch.evaluate.by_task import by_task, describe_tasks
-from swwatch.evaluate.scoring import describe, score
+from swwatch.evaluate.caption.by_task import by_task, describe_tasks
+from swwatch.evaluate.caption.scoring import describe, score
 from swwatch.metrics import captions
 from swwatch.metrics.captions import caption_scores
 from swwatch.metrics.table import COLUMNS

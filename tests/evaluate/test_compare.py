@@ -5,8 +5,8 @@ import json
 import pytest
 
 from swwatch.errors import UserError
+from swwatch.evaluate.caption.scoring import score
 from swwatch.evaluate.compare import compare_runs, describe, main, read_run
-from swwatch.evaluate.scoring import score
 from swwatch.metrics import captions
 from swwatch.toy.world import make_scene
 

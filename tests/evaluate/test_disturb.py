@@ -8,10 +8,12 @@ import pytest
 
 from swwatch.cli import run as run_program
 from swwatch.errors import UserError
-from swwatch.evaluate import command, disturb, disturb_table
-from swwatch.evaluate.disturb import find_checkpoints
-from swwatch.evaluate.disturb_table import PAPER, Row, build_table
-from swwatch.evaluate.disturb_text import as_markdown, as_text
+from swwatch.evaluate.caption import command
+from swwatch.evaluate.disturb import command as disturb
+from swwatch.evaluate.disturb import table as disturb_table
+from swwatch.evaluate.disturb.command import find_checkpoints
+from swwatch.evaluate.disturb.table import PAPER, Row, build_table
+from swwatch.evaluate.disturb.text import as_markdown, as_text
 from swwatch.metrics import captions
 from swwatch.metrics.table import paper_disturbed
 from swwatch.toy.clips import encode

@@ -13,10 +13,10 @@ import torch
 from swwatch.cli import run as run_program
 from swwatch.data.video import VideoError
 from swwatch.errors import UserError
-from swwatch.evaluate import command
-from swwatch.evaluate.settings import CONFIG, ROOT, EvalSettings
+from swwatch.evaluate.caption import command
+from swwatch.evaluate.caption.settings import CONFIG, ROOT, EvalSettings
 from swwatch.metrics import captions
-from swwatch.narrate import Token
+from swwatch.narrate.words import Token
 from swwatch.toy.world import make_scene, render
 
 SCENES = {f"clip{i}": make_scene(3, i) for i in range(4)}
@@ -194,7 +194,7 @@ def test_an_output_file_may_be_a_path_as_in_the_release(world):
 
 
 def test_without_a_model_path_the_one_that_training_wrote_is_used(tmp_path, monkeypatch):
-    from swwatch.evaluate import settings
+    from swwatch.evaluate.caption import settings
 
     monkeypatch.setattr(settings, "ROOT", tmp_path)
     with pytest.raises(UserError, match="which model.*none"):

@@ -61,7 +61,7 @@ import sys, time
 from pathlib import Path
 from swwatch.evaluate.results import Results
 sys.path.insert(0, sys.argv[2])
-from test_eval_results import RUN, rows
+from tests.evaluate.test_eval_results import RUN, rows
 keys = [str(i) for i in range(40)]
 with Results(Path(sys.argv[1]), RUN, keys) as results:
     print("ready", flush=True)
@@ -73,7 +73,7 @@ with Results(Path(sys.argv[1]), RUN, keys) as results:
 
 
 def test_a_process_killed_again_and_again_finishes_every_clip_once(path):
-    command = [sys.executable, "-c", WORKER, str(path), str(Path(__file__).parent)]
+    command = [sys.executable, "-c", WORKER, str(path), str(ROOT)]
     draw, kills = random.Random(0), 0
     for _ in range(60):
         with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT) as worker:

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from swwatch.errors import UserError
+from swwatch.evaluate.caption.runner import Clip, Unreadable, run
 from swwatch.evaluate.results import Results
-from swwatch.evaluate.runner import Clip, Unreadable, run
-from swwatch.narrate import Token
+from swwatch.narrate.words import Token
 
 
 def tokens(text):

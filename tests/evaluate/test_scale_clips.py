@@ -11,13 +11,14 @@ from swwatch.data.video import StepFrames
 from swwatch.engine.batch import Batch, Ended
 from swwatch.engine.requests import Feed, Look, Request, answer_to
 from swwatch.errors import UserError
-from swwatch.evaluate import command, room, runner
+from swwatch.evaluate.caption import clips_at_once as room
+from swwatch.evaluate.caption import command, runner
+from swwatch.evaluate.caption.runner import run
+from swwatch.evaluate.caption.settings import EvalSettings
 from swwatch.evaluate.ranks import Alone
 from swwatch.evaluate.results import Results, beside
-from swwatch.evaluate.runner import run
-from swwatch.evaluate.settings import EvalSettings
 from swwatch.metrics import captions
-from swwatch.narrate import narration
+from swwatch.narrate.words import narration
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ from torch.distributed import HashStore, TCPStore
 
 from swwatch.errors import UserError
 from swwatch.evaluate import ranks
-from swwatch.evaluate.launch import torchrun_options
+from swwatch.evaluate.caption.launch import torchrun_options
 from swwatch.evaluate.ranks import Alone, Place, Stopped, Team, join, place_of
 
 

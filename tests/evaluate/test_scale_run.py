@@ -16,10 +16,10 @@ import torch
 from torch.distributed import HashStore, PrefixStore, TCPStore
 
 from swwatch.errors import UserError
+from swwatch.evaluate.caption.runner import Unreadable, run
 from swwatch.evaluate.ranks import Alone, Stopped, Team
 from swwatch.evaluate.results import Part, Results, beside, part_of
-from swwatch.evaluate.runner import Unreadable, run
-from swwatch.narrate import Token
+from swwatch.narrate.words import Token
 
 ROOT = Path(__file__).parents[2]
 RUN = {"settings": {"variant": "group"}, "about": {"clips_at_once": 1, "num_processes": 1}}
@@ -210,7 +210,7 @@ def launch(num_processes, *argv):
 def test_eval_sh_gives_the_same_captions_with_two_processes_and_with_several_clips_at_once(
     tiny_checkpoint, small_test_set, tmp_path, monkeypatch
 ):
-    from swwatch.evaluate import command
+    from swwatch.evaluate.caption import command
     from swwatch.metrics import captions
 
     monkeypatch.setattr(captions, "java_problem", lambda: "no `java` on the PATH")  # starts quicker

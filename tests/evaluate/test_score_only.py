@@ -8,8 +8,8 @@ from transformers import BertConfig, BertModel
 
 from swwatch.cli import run as run_program
 from swwatch.errors import UserError
-from swwatch.evaluate import command
-from swwatch.evaluate.settings import EvalSettings
+from swwatch.evaluate.caption import command
+from swwatch.evaluate.caption.settings import EvalSettings
 from swwatch.metrics import captions
 
 WORDS = "[PAD] [UNK] [CLS] [SEP] [MASK] a red blue circle square moves".split()

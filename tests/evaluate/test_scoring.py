@@ -5,7 +5,7 @@ import json
 import pytest
 
 from swwatch.errors import UserError
-from swwatch.evaluate.scoring import describe, score
+from swwatch.evaluate.caption.scoring import describe, score
 from swwatch.metrics import captions
 from swwatch.toy.world import make_scene
 

@@ -1,11 +1,6 @@
 """Lets the tests of this folder import `judge_server` and `judge_runs`; requests pass by any proxy that is set."""
 
-import sys
-from pathlib import Path
-
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parent))
 
 
 @pytest.fixture(autouse=True)
@@ -16,7 +11,7 @@ def no_proxy(monkeypatch):
 
 @pytest.fixture
 def server():
-    from judge_server import Endpoint
+    from tests.helpers.judge_server import Endpoint
 
     with Endpoint() as endpoint:
         yield endpoint
@@ -25,12 +20,11 @@ def server():
 @pytest.fixture
 def swwatch_judge(server, monkeypatch, tmp_path):
     """swwatch_judge(*arguments) -> exit code; no wait is real."""
-    from judge_runs import by_caption
-    from judge_server import KEY
-
     from swwatch.cli import run
-    from swwatch.evaluate import judge as program
+    from swwatch.evaluate.judge import command as program
     from swwatch.judge import client as client_module
+    from tests.helpers.judge_runs import by_caption
+    from tests.helpers.judge_server import KEY
 
     monkeypatch.setattr(client_module, "FIRST_WAIT_S", 0.0)
     monkeypatch.setenv("OPENAI_API_KEY", KEY)

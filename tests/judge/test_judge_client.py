@@ -5,11 +5,11 @@ import threading
 import time
 
 import pytest
-from judge_server import KEY, cut, drop, error, grade, hang, raw
 
 from swwatch.errors import UserError
 from swwatch.judge.client import ChatClient, NoAnswer, check_url
 from swwatch.judge.pace import Pace, Stopped
+from tests.helpers.judge_server import KEY, cut, drop, error, grade, hang, raw
 
 REQUEST = {"model": "judge", "temperature": 0, "messages": [{"role": "user", "content": "hello"}]}
 

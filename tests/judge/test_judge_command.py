@@ -4,12 +4,12 @@ import json
 import threading
 
 import pytest
-from judge_runs import CAPTIONS, by_caption, read, write_run
-from judge_server import KEY, better, cut, drop, error, grade, hang, length, raw, tagged
 
 from swwatch.cli import run
-from swwatch.evaluate import judge as program
+from swwatch.evaluate.judge import command as program
 from swwatch.judge.pace import Pace
+from tests.helpers.judge_runs import CAPTIONS, by_caption, read, write_run
+from tests.helpers.judge_server import KEY, better, cut, drop, error, grade, hang, length, raw, tagged
 
 
 def test_grades_become_a_mean_with_an_interval_and_a_table(server, swwatch_judge, tmp_path, capsys):

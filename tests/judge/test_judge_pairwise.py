@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from swwatch.errors import UserError
-from swwatch.evaluate.judge_settings import JudgeSettings
+from swwatch.evaluate.judge.settings import JudgeSettings
 from swwatch.judge.asking import Verdict
 from swwatch.judge.pairwise import ORDERS, decided, questions, summarize
 from swwatch.judge.rubric import FIRST, SECOND, TIE, load_rubric

@@ -9,8 +9,9 @@ import threading
 import time
 
 import pytest
-from judge_runs import read, write_run
-from judge_server import KEY, grade, hang
+
+from tests.helpers.judge_runs import read, write_run
+from tests.helpers.judge_server import KEY, grade, hang
 
 
 def start(server, path, *arguments):
@@ -18,7 +19,7 @@ def start(server, path, *arguments):
     command = [
         sys.executable,
         "-c",
-        "import sys; from swwatch.cli import run; from swwatch.evaluate.judge import main;",
+        "import sys; from swwatch.cli import run; from swwatch.evaluate.judge.command import main;",
     ]
     command[-1] += "sys.exit(run(main, sys.argv[1:]))"
     command += [str(path), "--base-url", server.url, "--model", "judge", *arguments]

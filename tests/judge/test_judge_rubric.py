@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from swwatch.errors import UserError
-from swwatch.evaluate.judge_settings import JudgeSettings
+from swwatch.evaluate.judge.settings import JudgeSettings
 from swwatch.judge.rubric import (
     Malformed,
     ask_again,

@@ -3,7 +3,7 @@
 import pytest
 
 from swwatch.metrics.table import COLUMNS, format_table, our_interval, our_row, paper_disturbed, paper_rows
-from swwatch.variants import VARIANTS
+from swwatch.rules.variants import VARIANTS
 
 CORPUS = {
     "BLEU-1": 0.5,

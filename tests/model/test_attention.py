@@ -6,7 +6,6 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from streams import random_stream
 from torch.nn.attention.flex_attention import BlockMask, create_block_mask
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -22,8 +21,9 @@ from swwatch.model.attention import (
     flash_segments,
     samples_apart,
 )
-from swwatch.schedule import WaitK
-from swwatch.variants import VARIANTS, get, layout
+from swwatch.rules.schedule import WaitK
+from swwatch.rules.variants import VARIANTS, get, layout
+from tests.helpers.streams import random_stream
 
 CAUSAL = [name for name in VARIANTS if get(name).streams == 1]
 

@@ -5,16 +5,16 @@ import weakref
 
 import pytest
 import torch
-from feeds import small
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from streams import Told, play, random_stream
 
-from swwatch.engine.decoding import Decoding
-from swwatch.layout import Kind
-from swwatch.schedule import WaitK
-from swwatch.variants import VARIANTS, Cursor
-from swwatch.visibility import SAID, WATCHED
+from swwatch.policies.decoding import Decoding
+from swwatch.rules.layout import Kind
+from swwatch.rules.schedule import WaitK
+from swwatch.rules.variants import VARIANTS, Cursor
+from swwatch.rules.visibility import SAID, WATCHED
+from tests.helpers.feeds import small
+from tests.helpers.streams import Told, play, random_stream
 
 
 def test_evicting_an_early_step_keeps_keys_and_metadata_aligned(load_tiny):

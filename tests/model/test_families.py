@@ -6,15 +6,15 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from streams import Told, full_forward, play, random_stream
 
-from swwatch.engine.decoding import Decoding
 from swwatch.errors import UserError
 from swwatch.model.loading import load
 from swwatch.model.modeling import WatchingQwen2_5_VL, WatchingQwen2VL
-from swwatch.schedule import WaitK
+from swwatch.policies.decoding import Decoding
+from swwatch.rules.schedule import WaitK
+from swwatch.rules.variants import VARIANTS
 from swwatch.toy.checkpoint import make_checkpoint
-from swwatch.variants import VARIANTS
+from tests.helpers.streams import Told, full_forward, play, random_stream
 
 
 @pytest.fixture(scope="module")

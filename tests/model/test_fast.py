@@ -5,12 +5,9 @@ from random import Random
 
 import pytest
 import torch
-from feeds import Arrived, logits_of, random_feeds, small
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from streams import play, random_stream
 
-from swwatch.engine.decoding import Decoding
 from swwatch.engine.fused import FusedSession
 from swwatch.engine.requests import drive
 from swwatch.engine.serial import SerialSession
@@ -21,7 +18,10 @@ from swwatch.errors import UserError
 from swwatch.model import fast
 from swwatch.model.fast import FastModel, length_bucket, row_bucket
 from swwatch.model.ragged import step_many
-from swwatch.schedule import RandomK, WaitK
+from swwatch.policies.decoding import Decoding
+from swwatch.rules.schedule import RandomK, WaitK
+from tests.helpers.feeds import Arrived, logits_of, random_feeds, small
+from tests.helpers.streams import play, random_stream
 
 SIX = ("origin", "batch", "interleave", "overlap", "group", "gap")
 grids = st.lists(st.tuples(st.integers(1, 3), st.integers(1, 4)), min_size=1, max_size=6)

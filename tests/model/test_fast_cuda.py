@@ -7,20 +7,20 @@ from random import Random
 
 import pytest
 import torch
-from feeds import Arrived, logits_of, random_feeds, small
-from streams import play, random_stream
 
-from swwatch.engine.decoding import Decoding
 from swwatch.engine.fused import FusedSession
-from swwatch.engine.greedy import Greedy
 from swwatch.engine.requests import drive
 from swwatch.engine.serial import SerialSession
 from swwatch.engine.session import Session
 from swwatch.engine.source import Step
 from swwatch.engine.trace import Spoken
 from swwatch.model.fast import FastModel, row_bucket
-from swwatch.schedule import WaitK
-from swwatch.variants import VARIANTS, Cursor
+from swwatch.policies.decoding import Decoding
+from swwatch.policies.greedy import Greedy
+from swwatch.rules.schedule import WaitK
+from swwatch.rules.variants import VARIANTS, Cursor
+from tests.helpers.feeds import Arrived, logits_of, random_feeds, small
+from tests.helpers.streams import play, random_stream
 
 pytestmark = [
     pytest.mark.gpu,

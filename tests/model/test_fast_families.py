@@ -3,11 +3,11 @@
 from random import Random
 
 import torch
-from feeds import logits_of, random_feeds, small
-from streams import random_stream
 
 from swwatch.model.loading import load
 from swwatch.toy.checkpoint import make_checkpoint
+from tests.helpers.feeds import logits_of, random_feeds, small
+from tests.helpers.streams import random_stream
 
 
 def test_qwen2_vl_runs_on_the_fast_path_too(tmp_path):

@@ -4,14 +4,14 @@ import json
 
 import pytest
 import torch
-from streams import random_stream
 
 from swwatch.data.prompt import fill
 from swwatch.errors import UserError
 from swwatch.model.loading import load
 from swwatch.model.modeling import WatchingQwen2_5_VL
-from swwatch.schedule import RandomK, WaitK
-from swwatch.variants import VARIANTS, layout
+from swwatch.rules.schedule import RandomK, WaitK
+from swwatch.rules.variants import VARIANTS, layout
+from tests.helpers.streams import random_stream
 
 ALL = sorted(VARIANTS)
 

@@ -7,8 +7,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from swwatch.layout import KINDS, Kind, Layout
-from swwatch.visibility import WATCHED
+from swwatch.rules.layout import KINDS, Kind, Layout
+from swwatch.rules.visibility import WATCHED
 
 
 def line(positions: torch.Tensor, first: int = 0) -> Layout:

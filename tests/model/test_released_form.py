@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import save_file
-from turning import begin, play, random_steps
 
 from swwatch.model.loading import load
 from swwatch.toy.checkpoint import CHAT_TEMPLATE, SPECIAL_TOKENS, make_checkpoint
+from tests.helpers.turn_streams import begin, play, random_steps
 
 SYSTEM = {"qwen2_5_vl": "streamingvlm", "qwen2_vl": "livecc"}
 CLASS = {"qwen2_5_vl": "Qwen2_5_VL", "qwen2_vl": "Qwen2VL"}
@@ -179,7 +179,7 @@ def test_a_released_folder_reads_frames_as_ours_do(tmp_path, family):
     """preprocessor_config.json of that time names an image processor and none for video."""
     import numpy as np
 
-    from swwatch.turns.narrate import TurnStream
+    from swwatch.narrate.turns import TurnStream
 
     system = SYSTEM[family]
     ours = load(make_checkpoint(tmp_path / "toy", family=family, **SIZES), variant=system, device="cpu")

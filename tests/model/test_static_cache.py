@@ -4,16 +4,16 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from streams import Told, play, random_stream
 
-from swwatch.engine.decoding import Decoding
 from swwatch.errors import UserError
-from swwatch.layout import Kind
 from swwatch.model.cache import StreamCache
 from swwatch.model.static_cache import NOBODY, StaticCache, Store
-from swwatch.schedule import WaitK
-from swwatch.variants import VARIANTS, Cursor
-from swwatch.visibility import SAID, WATCHED
+from swwatch.policies.decoding import Decoding
+from swwatch.rules.layout import Kind
+from swwatch.rules.schedule import WaitK
+from swwatch.rules.variants import VARIANTS, Cursor
+from swwatch.rules.visibility import SAID, WATCHED
+from tests.helpers.streams import Told, play, random_stream
 
 SIX = ("origin", "batch", "interleave", "overlap", "group", "gap")
 

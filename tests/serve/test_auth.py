@@ -2,8 +2,9 @@
 
 import pytest
 
+from swwatch.client.address import is_loopback
 from swwatch.errors import UserError
-from swwatch.serve.auth import Gate, check_origins, choose_token, is_loopback
+from swwatch.serve.auth import Gate, check_origins, choose_token
 
 TOKEN = "a-good-token"
 

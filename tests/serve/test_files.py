@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from swwatch.serve.codes import ProtocolError
+from swwatch.client.codes import ProtocolError
 from swwatch.serve.files import Folder, Uploads
 from swwatch.serve.limits import Limits
 from swwatch.serve.metrics import Metrics

@@ -2,19 +2,25 @@
 and a session beside says exactly what it says alone."""
 
 import socket
-import sys
 import threading
 import time
-from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from swwatch.serve.protocol import HEADER, MAGIC
-
-sys.path.insert(0, str(Path(__file__).parent))
-from wild import FRAME_BYTES, GOOD, PIXELS, Beside, Wild, anything, memory_mb, story, wait_for_room  # noqa: E402
+from swwatch.client.protocol import HEADER, MAGIC
+from tests.helpers.hostile_clients import (
+    FRAME_BYTES,
+    GOOD,
+    PIXELS,
+    Beside,
+    Wild,
+    anything,
+    memory_mb,
+    story,
+    wait_for_room,
+)
 
 MORE_MB = 150  # what one test may leave behind: allocators keep some of what was used once
 

@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from swwatch.client.codes import ProtocolError
 from swwatch.errors import UserError
-from swwatch.serve.codes import ProtocolError
 from swwatch.serve.limits import Bucket, Limits, decode
 
 

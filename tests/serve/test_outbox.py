@@ -4,8 +4,8 @@ import asyncio
 
 import pytest
 
+from swwatch.client.protocol import Ack, Error, Pong, Stats, Watched
 from swwatch.serve.outbox import MAX_ERRORS, Outbox
-from swwatch.serve.protocol import Ack, Error, Pong, Stats, Watched
 
 
 def event(step: int) -> Watched:

@@ -2,7 +2,6 @@
 
 import io
 import json
-import sys
 import time
 from fractions import Fraction
 from itertools import pairwise
@@ -13,12 +12,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-sys.path.insert(0, str(Path(__file__).parent))
-from chromium import Chromium, find, wait_for  # noqa: E402
-from scripted import TEXT, ScriptedServer  # noqa: E402
-
-from swwatch.toy.clips import render  # noqa: E402
-from swwatch.toy.world import make_scene  # noqa: E402
+from swwatch.toy.clips import render
+from swwatch.toy.world import make_scene
+from tests.helpers.chromium import Chromium, find, wait_for
+from tests.helpers.scripted_page_server import TEXT, ScriptedServer
 
 pytestmark = pytest.mark.skipif(find() is None, reason="needs Chromium or Chrome on the path")
 

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from swwatch.serve import protocol
-from swwatch.serve.protocol import Frame, ProtocolError, parse_client, parse_server
+from swwatch.client import protocol
+from swwatch.client.protocol import Frame, ProtocolError, parse_client, parse_server
 
 ROOT = Path(__file__).resolve().parents[2]
 DOC = (ROOT / "docs/protocol.md").read_text()
@@ -18,7 +18,7 @@ DOC = (ROOT / "docs/protocol.md").read_text()
 
 def test_the_schema_in_the_docs_is_that_of_the_code():
     written = json.loads((ROOT / "docs/protocol.schema.json").read_text())
-    assert written == json.loads(json.dumps(protocol.schemas())), "run: python -m swwatch.serve.protocol"
+    assert written == json.loads(json.dumps(protocol.schemas())), "run: python -m swwatch.client.protocol"
 
 
 @pytest.mark.parametrize("code", get_args(protocol.Code))

@@ -5,8 +5,8 @@ import re
 
 import pytest
 
+from swwatch.client.protocol import Asked, End, Opened, ProtocolError, Token, parse_server
 from swwatch.serve.limits import Limits
-from swwatch.serve.protocol import Asked, End, Opened, ProtocolError, Token, parse_server
 from swwatch.serve.record import Recordings
 
 OPENED = Opened(

@@ -7,12 +7,12 @@ from collections import deque
 
 import pytest
 
+from swwatch.client.protocol import Opened, ProtocolError
 from swwatch.errors import UserError
-from swwatch.live import Ended, Pushed, Stats, Watched
+from swwatch.live.stage import Ended, Pushed, Stats, Watched
 from swwatch.serve import session as sessions
 from swwatch.serve.limits import Limits
 from swwatch.serve.metrics import Metrics
-from swwatch.serve.protocol import Opened, ProtocolError
 from swwatch.serve.session import Session, Threads
 
 

@@ -6,10 +6,10 @@ from types import SimpleNamespace
 
 import pytest
 
-from swwatch.live import Ended, Stats
+from swwatch.client.protocol import Open, ProtocolError
+from swwatch.live.stage import Ended, Stats
 from swwatch.serve.limits import Limits
 from swwatch.serve.metrics import Metrics
-from swwatch.serve.protocol import Open, ProtocolError
 from swwatch.serve.sessions import Sessions
 
 

@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from swwatch.serve.protocol import parse_server
+from swwatch.client.protocol import parse_server
 
 
 def test_an_upload_is_narrated_recorded_and_removed(server, client, clip):

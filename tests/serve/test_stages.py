@@ -4,9 +4,9 @@ from types import SimpleNamespace
 
 import pytest
 
+from swwatch.client.codes import ProtocolError
 from swwatch.errors import UserError
-from swwatch.live import Room
-from swwatch.serve.codes import ProtocolError
+from swwatch.live.stage import Room
 from swwatch.serve.stages import Checkpoint, Stages
 
 

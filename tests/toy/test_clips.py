@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from swwatch import cli
-from swwatch.data.pe_video import check_record
+from swwatch.data.prepare.pe_video_rules import check_record
 from swwatch.data.video import read_clip
 from swwatch.errors import UserError
 from swwatch.toy import clips

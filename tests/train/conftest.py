@@ -1,17 +1,12 @@
 """Shared fixtures of the training tests."""
 
-import sys
-from pathlib import Path
-
 import pytest
-
-sys.path[:0] = [str(Path(__file__).parents[1] / "data"), str(Path(__file__).parent)]  # for small_clips and kill_at
 
 
 @pytest.fixture(scope="session")
 def clips(made_once):
     """An annotation file of eight readable clips of 2 to 4 s."""
-    from small_clips import make_clips
+    from tests.helpers.small_clips import make_clips
 
     return made_once("training-clips", lambda folder: make_clips(folder, 8)) / "train.jsonl"
 

@@ -6,8 +6,6 @@ import shutil
 import pytest
 import torch
 from safetensors.torch import load_file
-from signalled import kill_at
-from test_resume import lines
 from torch import nn
 from transformers.quantizers.quantizers_utils import should_convert_module
 
@@ -18,6 +16,8 @@ from swwatch.model.loading import load
 from swwatch.train import adapters, merge
 from swwatch.train.command import main
 from swwatch.train.settings import TrainSettings
+from tests.helpers.signalled import kill_at
+from tests.train.test_resume import lines
 
 LORA = {"adapter": "lora", "lora_rank": 4, "train_vision": False}
 
@@ -29,9 +29,8 @@ def fresh(tiny_checkpoint):
 
 
 def batch_of(loaded, clips, variant="group"):
-    from small_clips import clip_dataset
-
     from swwatch.data.prompt import load_prompts
+    from tests.helpers.small_clips import clip_dataset
 
     dataset = clip_dataset(loaded, clips, variant, loaded.settings.schedule, prompts=load_prompts())
     return Collator(0).batch([dataset[0, i].sample for i in (0, 2)])

@@ -12,7 +12,6 @@ import psutil
 import pytest
 import torch
 from safetensors.torch import load_file
-from small_clips import make_clips
 
 from swwatch.data import dataset
 from swwatch.data.reading import Reading, worker_died
@@ -23,6 +22,7 @@ from swwatch.train.command import main
 from swwatch.train.loader import prefetch_factor
 from swwatch.train.settings import TrainSettings
 from swwatch.train.skips import SkipList
+from tests.helpers.small_clips import make_clips
 
 
 def lines(path) -> list[dict]:

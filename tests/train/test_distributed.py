@@ -9,17 +9,17 @@ from pathlib import Path
 
 import pytest
 import torch
-from forked import Done, Forked
 from safetensors.torch import load_file
-from two_processes import main as train
 
 from swwatch.model.loading import load
 from swwatch.train.checkpoints import COMPLETE, newest_complete
 from swwatch.train.command import main
 from swwatch.train.distributed import PREEMPTED, free_port
 from swwatch.train.settings import ROOT
+from tests.helpers.forked import Done, Forked
+from tests.helpers.two_processes import main as train
 
-SCRIPT = Path(__file__).parent / "two_processes.py"
+SCRIPT = Path(__file__).parents[1] / "helpers" / "two_processes.py"
 ENGINES = {
     "ddp": ("DistributedDataParallel", None),
     "zero2": ("DeepSpeedEngine", 2),
@@ -197,7 +197,7 @@ def test_a_sharded_run_is_not_continued_by_another_number_of_processes_and_a_ddp
 
 
 def test_a_mistake_that_one_process_meets_is_told_once_and_ends_all(flags, tmp_path, clips):
-    from small_clips import make_clips
+    from tests.helpers.small_clips import make_clips
 
     data = make_clips(tmp_path / "data", 8, bad=(3,))
     done = torchrun(tmp_path, flags(train_data=data, accumulation=2))

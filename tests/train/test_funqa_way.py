@@ -4,21 +4,21 @@ import json
 
 import pytest
 
-from swwatch import narrate
 from swwatch.cli import run
 from swwatch.config import load_settings
-from swwatch.data import prepare
 from swwatch.data.annotations import read_jsonl
+from swwatch.data.prepare import pe_video as prepare
 from swwatch.data.prompt import load_prompts, prompt_ids, question_of
 from swwatch.data.tasks import SUBTASKS
 from swwatch.engine import choose
 from swwatch.errors import UserError
-from swwatch.evaluate import command as evaluation
-from swwatch.evaluate.settings import EvalSettings
-from swwatch.layout import Kind
+from swwatch.evaluate.caption import command as evaluation
+from swwatch.evaluate.caption.settings import EvalSettings
 from swwatch.metrics import captions
+from swwatch.narrate import words as narrate
 from swwatch.paths import ROOT
-from swwatch.schedule import WaitK
+from swwatch.rules.layout import Kind
+from swwatch.rules.schedule import WaitK
 from swwatch.toy import command as toy
 from swwatch.train import command as training
 from swwatch.train.settings import TrainSettings
@@ -40,7 +40,7 @@ def test_preparation_keeps_the_six_tasks(data):
 
 
 def test_a_records_question_is_in_the_prompt_of_its_training_sample_in_every_epoch(data, load_tiny):
-    from small_clips import clip_dataset
+    from tests.helpers.small_clips import clip_dataset
 
     loaded = load_tiny("group")
     dataset = clip_dataset(loaded, data / "funqa_train.jsonl", "group", WaitK(3), prompts=load_prompts())

@@ -5,7 +5,6 @@ import types
 
 import pytest
 import torch
-from small_clips import clip_dataset
 from torch import nn
 from torch.nn.functional import cross_entropy
 
@@ -14,8 +13,9 @@ from swwatch.data.prompt import load_prompts
 from swwatch.errors import UserError
 from swwatch.model import loss as losses
 from swwatch.model.loss import choose_loss, token_loss
-from swwatch.schedule import WaitK
-from swwatch.variants import VARIANTS
+from swwatch.rules.schedule import WaitK
+from swwatch.rules.variants import VARIANTS
+from tests.helpers.small_clips import clip_dataset
 
 
 @pytest.fixture

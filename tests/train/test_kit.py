@@ -6,9 +6,6 @@ import types
 
 import pytest
 import torch
-from signalled import kill_at
-from small_clips import make_clips
-from test_resume import lines
 
 from swwatch.config import load_settings
 from swwatch.errors import UserError
@@ -18,6 +15,9 @@ from swwatch.train.optimizer import part_rates, split_groups
 from swwatch.train.parts import parts
 from swwatch.train.progress import Pace
 from swwatch.train.settings import TrainSettings
+from tests.helpers.signalled import kill_at
+from tests.helpers.small_clips import make_clips
+from tests.train.test_resume import lines
 
 
 def losses(folder) -> list[float]:
@@ -91,11 +91,10 @@ def test_training_does_not_notice_the_held_out_clips(flags, clips, tmp_path):
 
 
 def test_the_held_out_loss_is_the_mean_over_answer_tokens(flags, clips, tmp_path):
-    from small_clips import clip_dataset
-
     from swwatch.data.collator import Collator
     from swwatch.data.prompt import IGNORED, load_prompts
     from swwatch.model.loading import load
+    from tests.helpers.small_clips import clip_dataset
 
     assert main(flags(max_steps=2, eval_data=clips, eval_samples=0, batch_size=3, accumulation=1)) == 0
     told = lines(tmp_path / "out" / "log.jsonl")[-1]

@@ -3,11 +3,11 @@
 import pytest
 import torch
 from safetensors.torch import load_file
-from test_distributed import ENGINES, log_of, numbers, train_by_two
 
 from swwatch.model.loading import load
 from swwatch.train.checkpoints import COMPLETE, FINISHED
 from swwatch.train.command import main
+from tests.train.test_distributed import ENGINES, log_of, numbers, train_by_two
 
 CHANGES = {"adapter": "lora", "train_vision": False, "lora_rank": 4, "merger_learning_rate": 0.001, "max_steps": 4}
 CHANGES |= {"batch_size": 1, "accumulation": 6, "warmup": 1, "gradient_checkpointing": True}

@@ -4,15 +4,15 @@ import json
 
 import pytest
 import torch
-from small_clips import clip_dataset
 
 from swwatch.data.collator import Collator
 from swwatch.data.prompt import IGNORED, load_prompts
-from swwatch.schedule import RandomK, WaitK
+from swwatch.rules.schedule import RandomK, WaitK
+from swwatch.rules.variants import VARIANTS
 from swwatch.train.command import main
 from swwatch.train.settings import TrainSettings
 from swwatch.train.trainer import num_steps
-from swwatch.variants import VARIANTS
+from tests.helpers.small_clips import clip_dataset
 
 
 @pytest.fixture

@@ -5,17 +5,17 @@ import json
 import pytest
 import torch
 from safetensors.torch import load_file
-from small_clips import clip_dataset, make_clips
 
 from swwatch.data.collator import Collator
 from swwatch.data.lengths import sample_lengths
 from swwatch.data.prompt import IGNORED, load_prompts
 from swwatch.errors import UserError
-from swwatch.schedule import RandomK, WaitK
+from swwatch.rules.schedule import RandomK, WaitK
+from swwatch.rules.variants import VARIANTS
 from swwatch.train.arrange import packed_batch
 from swwatch.train.command import main, settle
 from swwatch.train.settings import TrainSettings
-from swwatch.variants import VARIANTS
+from tests.helpers.small_clips import clip_dataset, make_clips
 
 
 def gradients_of(model, batches, total):

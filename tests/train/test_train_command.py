@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
-from small_clips import make_clips
 
 from swwatch import cli
 from swwatch.config import load_settings
@@ -18,6 +17,7 @@ from swwatch.errors import UserError
 from swwatch.model.loading import load
 from swwatch.train.command import main, settle
 from swwatch.train.settings import ROOT, TrainSettings
+from tests.helpers.small_clips import make_clips
 
 
 def log_of(folder: Path) -> list[dict]:

@@ -1,16 +1,16 @@
 """`swwatch train` on toy commentaries, as StreamingVLM and as LiveCC: it learns, continues, and says what is wrong."""
 
 import json
-import sys
-from pathlib import Path
 
 import pytest
 from safetensors.torch import load_file
 
 from swwatch.config import load_settings
+from swwatch.data.turns.chunker import main as chunk
 from swwatch.errors import UserError
 from swwatch.model.loading import load
 from swwatch.paths import ROOT
+from swwatch.rules.systems import SYSTEMS
 from swwatch.toy.clips import Recipe, write_dataset
 from swwatch.toy.command import main as toy
 from swwatch.toy.commentary import transcript
@@ -18,11 +18,7 @@ from swwatch.toy.world import make_scene
 from swwatch.train.checkpoints import COMPLETE
 from swwatch.train.command import main
 from swwatch.train.settings import TrainSettings
-from swwatch.turns.chunker import main as chunk
-from swwatch.turns.systems import SYSTEMS
-
-sys.path[:0] = [str(Path(__file__).parents[1] / "turns")]
-from talks import chat, write  # noqa: E402
+from tests.helpers.conversations import chat, write
 
 PACKED = {"pack_tokens": 400, "max_length": 400, "batch_size": 1}
 PAPERS = ("streamingvlm_stage1", "streamingvlm_stage2", "livecc_pretrain", "livecc_sft")

@@ -28,9 +28,9 @@ from swwatch.evaluate.commentary.speaking import (
 )
 from swwatch.evaluate.commentary.store import Store
 from swwatch.evaluate.ranks import Alone, join
-from swwatch.turns.systems import SYSTEMS, Sampling, System, get
-from swwatch.turns.terminator import Choosing
-from swwatch.variants import TURNS
+from swwatch.policies.choose import Choosing
+from swwatch.rules.systems import SYSTEMS, Sampling, System, get
+from swwatch.rules.variants import TURNS
 
 TASKS = ("inf-streams", "livesports-cc")
 # (task, system) -> (sampling, frames of the first turn) where the benchmarks' own runs differ from live streaming.
@@ -178,7 +178,7 @@ def _find(video: str, args: argparse.Namespace) -> Path:
 
 def _speaker(args: argparse.Namespace, ranks: Alone) -> tuple[Speaker, dict]:
     """The model as the flags, the task's recipe and the system's row want it, and what its words depend on."""
-    from swwatch.evaluate.command import device_of, fingerprint
+    from swwatch.evaluate.caption.command import device_of, fingerprint
     from swwatch.evaluate.variant import names_variant
     from swwatch.model.loading import load
 

@@ -10,9 +10,9 @@ from pathlib import Path
 import yaml
 
 from swwatch.errors import UserError
-from swwatch.evaluate.choices.items import Row, read_rows
+from swwatch.evaluate.quiz.items import Row, read_rows
 from swwatch.paths import CONFIGS
-from swwatch.turns.systems import System
+from swwatch.rules.systems import System
 
 CONFIG = CONFIGS / "commentary.yaml"
 FIELDS = ("pred", "prediction", "response", "text")  # names of the text in files of predictions

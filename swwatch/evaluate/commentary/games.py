@@ -8,10 +8,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from swwatch.data.turns.transcript import Transcript, Word
 from swwatch.errors import UserError
-from swwatch.evaluate.choices.items import Row, read_rows
 from swwatch.evaluate.commentary.texts import Item
-from swwatch.turns.transcript import Transcript, Word
+from swwatch.evaluate.quiz.items import Row, read_rows
 
 START_S = 1000.0  # when commenting begins; words before are told
 SEGMENT_S = 100.0

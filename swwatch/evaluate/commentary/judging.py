@@ -19,9 +19,9 @@ from swwatch.evaluate.commentary.events import CONFIG, read_events, read_predict
 from swwatch.evaluate.commentary.games import LEAST_WORDS, START_S, read_games, read_said, read_segments, segments_of
 from swwatch.evaluate.commentary.match import Pair
 from swwatch.evaluate.commentary.texts import text_between
-from swwatch.evaluate.judge import ask_all, facts, make_client, make_judge, names, spent
-from swwatch.evaluate.judge_settings import CONFIG as JUDGE_CONFIG
-from swwatch.evaluate.judge_settings import JudgeSettings
+from swwatch.evaluate.judge.command import ask_all, facts, make_client, make_judge, names, spent
+from swwatch.evaluate.judge.settings import CONFIG as JUDGE_CONFIG
+from swwatch.evaluate.judge.settings import JudgeSettings
 from swwatch.judge.client import ChatClient
 from swwatch.judge.rubric import compare_messages, fingerprint, load_rubric, read_choice
 

@@ -10,22 +10,22 @@ from pathlib import Path
 import torch
 
 from swwatch.data.pixels import BUDGETS, FrameEncoder
+from swwatch.data.turns.prompt import Turns
+from swwatch.data.turns.transcript import text_of
 from swwatch.data.video import StepFrames, iter_steps, measure
 from swwatch.engine.requests import drive
 from swwatch.engine.source import Step
+from swwatch.engine.turns import TurnSession
 from swwatch.errors import UserError
 from swwatch.evaluate.commentary.events import Event, Wording, ask
 from swwatch.evaluate.commentary.games import Game
 from swwatch.evaluate.commentary.texts import Item, joined
-from swwatch.layout import Layout
 from swwatch.model.loading import Loaded
-from swwatch.turns.narrate import with_words
-from swwatch.turns.prompt import Turns
-from swwatch.turns.session import TurnSession
-from swwatch.turns.spans import Part, Span
-from swwatch.turns.systems import System
-from swwatch.turns.terminator import Choosing
-from swwatch.turns.transcript import text_of
+from swwatch.narrate.turns import with_words
+from swwatch.policies.choose import Choosing
+from swwatch.rules.layout import Layout
+from swwatch.rules.spans import Part, Span
+from swwatch.rules.systems import System
 
 SAVE_EVERY_S = 500  # of a stream that is not restarted: its rows and its state
 

@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 
-from swwatch.turns.systems import ELLIPSIS
+from swwatch.rules.systems import ELLIPSIS
 
 LONGEST_TEXT = 8000  # characters that the judge sees of each
 

@@ -1,21 +1,15 @@
 """A long game made of toy clips, its words, a model that comments on it, and a scripted judge."""
 
-import sys
-from pathlib import Path
-
 import pytest
-
-TESTS = Path(__file__).parents[2]
-sys.path += [str(TESTS / "judge"), str(Path(__file__).parent)]
 
 
 @pytest.fixture(scope="session")
 def games(tmp_path_factory):
     """A folder: eval_all_metadata.jsonl, live.jsonl (events), videos/game.mp4 (toy clips one behind the other)."""
     import av
-    from toy_game import GAME_S, words_between, write_rows
 
     from swwatch.toy.world import make_scene, render
+    from tests.helpers.toy_game import GAME_S, words_between, write_rows
 
     folder = tmp_path_factory.mktemp("games")
     (folder / "videos").mkdir()
@@ -59,9 +53,8 @@ def generate(games, tiny_checkpoint):
 
 @pytest.fixture
 def server(monkeypatch):
-    from judge_server import KEY, Endpoint
-
     from swwatch.judge import client
+    from tests.helpers.judge_server import KEY, Endpoint
 
     monkeypatch.setattr(client, "FIRST_WAIT_S", 0.0)
     monkeypatch.setenv("OPENAI_API_KEY", KEY)

@@ -5,8 +5,6 @@ import json
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from judge_server import better, error, tagged
-from toy_game import read_rows, words_between, write_rows
 
 from swwatch.errors import UserError
 from swwatch.evaluate.commentary import match
@@ -14,6 +12,8 @@ from swwatch.evaluate.commentary.match import NOBODY, A, B, Outcome, Pair
 from swwatch.evaluate.commentary.texts import LONGEST_TEXT
 from swwatch.judge.asking import Verdict
 from swwatch.judge.rubric import FIRST, SECOND, TIE
+from tests.helpers.judge_server import better, error, tagged
+from tests.helpers.toy_game import read_rows, words_between, write_rows
 
 
 def pair(key="p", a="one", b="two", video="v"):

@@ -5,19 +5,19 @@ import threading
 
 import pytest
 from torch.distributed import HashStore
-from toy_game import GAME_S
-from toy_game import read_rows as read
 
+from swwatch.data.turns.transcript import text_of
 from swwatch.data.video import iter_steps
+from swwatch.engine.turns import TurnSession
 from swwatch.errors import UserError
 from swwatch.evaluate.commentary import command, speaking
 from swwatch.evaluate.commentary.events import Wording, ask, read_events
 from swwatch.evaluate.commentary.games import read_games
 from swwatch.evaluate.ranks import Team
-from swwatch.turns.session import TurnSession
-from swwatch.turns.spans import Part
-from swwatch.turns.systems import SYSTEMS
-from swwatch.turns.transcript import text_of
+from swwatch.rules.spans import Part
+from swwatch.rules.systems import SYSTEMS
+from tests.helpers.toy_game import GAME_S
+from tests.helpers.toy_game import read_rows as read
 
 
 @pytest.fixture
@@ -249,7 +249,7 @@ def test_torchrun_hands_every_flag_on(program):
     """It looks for flags of its own behind the script, too, and stops where one of ours is short for two of them."""
     from torch.distributed.run import get_args_parser
 
-    from swwatch.evaluate.choices.command import build_parser as of_quiz
+    from swwatch.evaluate.quiz.command import build_parser as of_quiz
 
     parser = of_quiz()
     if program == "commentary":

@@ -5,12 +5,12 @@ import json
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from toy_game import words_between, write_rows
 
 from swwatch.errors import UserError
 from swwatch.evaluate.commentary import games
 from swwatch.evaluate.commentary.events import read_events, read_predictions
 from swwatch.evaluate.commentary.texts import Item, has_words, joined, text_between
+from tests.helpers.toy_game import words_between, write_rows
 
 
 def test_a_segment_has_the_turns_that_end_behind_its_start_and_no_later_than_its_end():

@@ -4,13 +4,13 @@ import json
 import shlex
 
 import pytest
-from judge_server import better
 
 from swwatch.errors import UserError
 from swwatch.evaluate.commentary import command
 from swwatch.evaluate.commentary.events import read_events
 from swwatch.evaluate.commentary.games import read_games, segments_of
 from swwatch.toy import game
+from tests.helpers.judge_server import better
 
 
 @pytest.fixture(scope="module")
@@ -30,9 +30,9 @@ def test_games_and_events_are_read_as_the_public_files_are(toy):
 
 
 def test_a_game_of_the_default_length_has_two_segments_that_count(tmp_path):
+    from swwatch.data.turns.transcript import Transcript
     from swwatch.evaluate.commentary.games import Game
     from swwatch.toy.commentary import transcript
-    from swwatch.turns.transcript import Transcript
 
     words = transcript(game.make_game(0, 0, 220).events)
     segments = segments_of([Game("v", Transcript.read(words))], start_s=game.START_S)

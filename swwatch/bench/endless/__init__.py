@@ -1,0 +1,1 @@
+"""`swwatch bench endless`."""

@@ -1,0 +1,168 @@
+"""The engines on one set of weights: which can run here, how a session of each is opened, how often it is run."""
+
+import torch
+
+from swwatch.bench.shapes import SHAPES, random_model, shape_config
+from swwatch.bench.stream.bounds import weights_read
+from swwatch.bench.stream.measure import AttentionTime, Played, play
+from swwatch.bench.stream.reprefill import Reprefill
+from swwatch.bench.stream.settings import BASELINE, Point, StreamSettings
+from swwatch.bench.stream.source import PROMPT_LEN, Ready, prompt_of, random_steps
+from swwatch.engine import choose
+from swwatch.engine.trace import SimulatedClock
+from swwatch.errors import UserError
+from swwatch.policies.decoding import Decoding
+from swwatch.rules.schedule import WaitK
+
+BESIDE = ("streams", "two_device")  # engines with a watcher of their own
+MARKUP_ROOM = 16  # tokens of suffix and header, and some to spare
+
+
+class Bed:
+    """One model and what belongs to it while it is measured. Close it: watchers hold threads and processes.
+
+    Attributes:
+        model: the plain model; fast: over static memory with CUDA graphs, or None.
+        reasons: engine -> why it cannot run here.
+    """
+
+    def __init__(self, settings: StreamSettings, shape: str, longest: tuple[int, int]):
+        """Args: `longest`, the most tokens that a session watches and says."""
+        self.settings, self.cuda = settings, settings.device == "cuda"
+        self.model = make_model(settings, shape)
+        self.prompt = prompt_of(self.model, settings.seed)
+        self.fast = None
+        if settings.fast:
+            from swwatch.model.fast import FastModel
+
+            watched, said = longest
+            self.fast = FastModel(self.model, PROMPT_LEN + watched + MARKUP_ROOM, said + MARKUP_ROOM)
+        self.watchers: dict[str, Noting] = {}
+        self.reasons: dict[str, str] = {}
+        for engine in settings.engines:
+            try:
+                self._prepare(engine)
+            except UserError as error:
+                self.reasons[engine] = str(error)
+
+    def _prepare(self, engine: str) -> None:
+        """Raises UserError where an engine cannot run."""
+        if engine == BASELINE:
+            Reprefill(self.model, self.prompt)
+            return
+        choose.check(engine, self.settings.variant)
+        if engine == "streams":
+            from swwatch.engine.watcher import ThreadWatcher
+
+            self.watchers[engine] = Noting(ThreadWatcher(self.model))
+        elif engine == "two_device":
+            from swwatch.engine.two_device import second_device
+
+            self.watchers[engine] = Noting(second_device(self.model, threads=torch.get_num_threads()))
+
+    def close(self) -> None:
+        for watcher in self.watchers.values():
+            watcher.close()
+
+    def answering(self, engine: str):
+        """The model that answers an engine's requests. The baseline is run as the release runs, without graphs."""
+        return self.model if engine == BASELINE or self.fast is None else self.fast
+
+    def open(self, engine: str, k: int, steps: int, clock):
+        """A new session that says k tokens after each of so many steps."""
+        options = {"schedule": WaitK(k), "decoding": Decoding(k * steps), "clock": clock}
+        if engine == BASELINE:
+            return Reprefill(self.model, self.prompt, **options)
+        watcher = self.watchers.get(engine)
+        return choose.open_session(engine, self.answering(engine), self.prompt, watcher=watcher, **options)
+
+    def pictures(self, video_tokens: int, count: int) -> list:
+        return random_steps(
+            self.model.config.vision_config, video_tokens, count, self.settings.seed, self.settings.device
+        )
+
+    def run(self, engine: str, point: Point, *, steps: int | None = None, wait: bool = False) -> "Run":
+        """One run over a stream whose steps are all there when they are asked for."""
+        count = steps or point.steps
+        clock = SimulatedClock()
+        session = self.open(engine, point.k, count, clock)
+        return self.play(engine, session, Ready(self.pictures(point.video_tokens, count), clock), wait)
+
+    def play(self, engine: str, session, source, wait: bool = False) -> "Run":
+        """Run an open session over a source."""
+        watcher, meters = self.watchers.get(engine), {}
+        attention = None if self.cuda or self.fast is not None else AttentionTime(self.model)
+        if attention is not None and watcher is None:  # hooks know nothing of threads and processes
+            meters["attention_s"] = lambda: attention.seconds
+        if watcher is not None:
+            watcher.begin()
+            meters["watched"] = lambda: watcher.rows
+        try:
+            played = play(session, self.answering(engine), source, wait=wait, meters=meters)
+        finally:
+            if attention is not None:
+                attention.remove()
+        fed = session.num_fed if engine == BASELINE else session.cache.num_fed
+        return Run(played, fed, watcher.step_s() if watcher else None)
+
+    def facts(self) -> dict:
+        """What was measured: sizes of the model."""
+        facts = {"parameters": sum(p.numel() for p in self.model.parameters()), "llm": weights_read(self.model)}
+        vision = sum(p.numel() for p in self.model.model.visual.parameters())
+        return facts | {"vision_parameters": vision, "precision": self.settings.precision}
+
+
+class Run:
+    """One run: what was seen of it, tokens that its caches took in, seconds a step that its watcher was busy."""
+
+    def __init__(self, played: Played, fed: int, beside_s: float | None):
+        self.played, self.fed, self.beside_s = played, fed, beside_s
+
+
+class Noting:
+    """A watcher that counts the rows it is given and the seconds it takes for them."""
+
+    def __init__(self, watcher):
+        self._watcher = watcher
+        self.begin()
+
+    def __getattr__(self, name: str):
+        return getattr(self._watcher, name)
+
+    def begin(self) -> None:
+        """A new run."""
+        self.rows, self.spent = 0, []
+
+    def submit(self, key, work):
+        self.rows += len(work.rows)
+        return _Noted(self, self._watcher.submit(key, work))
+
+    def step_s(self) -> float | None:
+        """Seconds for a piece of work, mean without the first two (the prompt, and the step before the first word)."""
+        later = self.spent[2:]
+        return sum(later) / len(later) if later else None
+
+
+class _Noted:
+    def __init__(self, noting: Noting, ticket):
+        self._noting, self._ticket = noting, ticket
+
+    def __getattr__(self, name: str):
+        return getattr(self._ticket, name)
+
+    def take(self):
+        handed = self._ticket.take()
+        self._noting.spent.append(handed.spent.vision_s + handed.spent.prefill_s)
+        return handed
+
+
+def make_model(settings: StreamSettings, shape: str):
+    """The plain model: random weights of a shape, or a checkpoint."""
+    dtype = getattr(torch, settings.precision)
+    if shape in SHAPES:
+        config = shape_config(shape, settings.variant)
+        return random_model(config, "sdpa", settings.device, dtype, settings.seed).eval().requires_grad_(False)
+    from swwatch.model.loading import load
+
+    loaded = load(shape, variant=settings.variant, device=settings.device, dtype=dtype, attention="sdpa")
+    return loaded.model.requires_grad_(False)

@@ -1,0 +1,144 @@
+"""The samples of a benchmark, and how a row puts them into forwards."""
+
+import random
+from pathlib import Path
+
+import torch
+
+from swwatch.bench.train.settings import BenchSettings, Row
+from swwatch.data.annotations import read_jsonl
+from swwatch.data.collator import Collator
+from swwatch.data.dataset import ClipDataset, Sample
+from swwatch.data.packing import PackPlan
+from swwatch.data.pixels import BUDGETS, FrameEncoder
+from swwatch.data.prompt import Markup, fill, load_prompts
+from swwatch.errors import UserError
+from swwatch.model.loading import Loaded
+from swwatch.rules.variants import layout
+
+PROMPT_LEN = 30  # about that of the system text and a question
+WORDS_PER_S = 4  # answer tokens a second: PE-Video's captions have 3 to 5
+PACK_TOKENS, SAMPLES_A_PACK = 8192, 16  # where `pack_tokens` is not given
+
+
+def clip_samples(data: Path, loaded: Loaded, count: int, seed: int) -> list[Sample]:
+    """The samples of the first `count` usable records of an annotation file, decoded as training does.
+
+    Raises:
+        UserError: there are fewer.
+    """
+    clips = ClipDataset(
+        read_jsonl(data),
+        data,
+        tokenizer=loaded.tokenizer,
+        markup=loaded.markup,
+        encoder=FrameEncoder(loaded.processor.video_processor, BUDGETS[loaded.settings.pixel_budget]),
+        variant=loaded.settings.variant,
+        schedule=loaded.settings.schedule,
+        merge=loaded.model.config.vision_config.spatial_merge_size,
+        t_per_step=loaded.model.t_per_step,
+        prompts=load_prompts(),
+        seed=seed,
+    )
+    samples, problem = [], ""
+    for record in clips.records:
+        if len(samples) == count:
+            break
+        try:
+            samples.append(clips.build(record, epoch=0))
+        except UserError as error:
+            problem = f"; the last problem: {error}"
+    if len(samples) < count:
+        raise UserError(f"{data} gives {len(samples)} samples of {count}: lower --samples{problem}")
+    return samples
+
+
+class MadeUp:
+    """Samples of random pixels and words in the form of the real ones.
+
+    Args:
+        config: of the model, annotated with variant and markup.
+        tokens_per_step: video tokens of a second.
+        seed: of pixels, words and durations.
+    """
+
+    def __init__(self, config, tokens_per_step: int, seed: int):
+        saved = config.swwatch
+        self.variant = saved["variant"]
+        self.markup = Markup(**{k: tuple(v) if isinstance(v, list | tuple) else v for k, v in saved["markup"].items()})
+        self.vision, self.grid = config.vision_config, _most_square(tokens_per_step)
+        self.vocabulary = config.text_config.vocab_size
+        self.drawn, self.generator = random.Random(seed), torch.Generator().manual_seed(seed)
+
+    def of_seconds(self, shortest: int, longest: int, count: int) -> list[Sample]:
+        """Durations drawn evenly, in whole seconds."""
+        return [self.sample(self.drawn.randint(shortest, longest), PROMPT_LEN) for _ in range(count)]
+
+    def of_length(self, length: int) -> Sample:
+        """One sample of exactly so many tokens, as long a video as fits.
+
+        Raises:
+            UserError: no second of video fits.
+        """
+        fixed = PROMPT_LEN + len(self.markup.suffix) + len(self.markup.header) + 1
+        per_second = self.grid[0] * self.grid[1] + WORDS_PER_S
+        seconds = (length - fixed) // per_second
+        if seconds < 1:
+            raise UserError(f"{length} tokens are too few for a second of video, which takes {per_second + fixed}")
+        return self.sample(seconds, PROMPT_LEN + (length - fixed) % per_second)
+
+    def sample(self, seconds: int, prompt_len: int) -> Sample:
+        """A sample of so many steps of one second."""
+        markup, merge = self.markup, self.vision.spatial_merge_size
+        answer_len = WORDS_PER_S * seconds + 1
+        sizes = {"suffix_len": len(markup.suffix), "header_len": len(markup.header)}
+        tokens = layout(
+            self.variant,
+            prompt_len,
+            [self.grid] * seconds,
+            answer_len,
+            t_per_step=int(self.vision.tokens_per_second),
+            **sizes,
+        )
+        words = [word for word in range(20, min(200, self.vocabulary)) if word != markup.video]
+        prompt = self.drawn.choices(words, k=prompt_len - 1) + [markup.vision_start]
+        answer = self.drawn.choices(words, k=answer_len - 1) + [markup.im_end]
+        grid_thw = torch.tensor([[seconds, self.grid[0] * merge, self.grid[1] * merge]])
+        width = self.vision.in_channels * self.vision.temporal_patch_size * self.vision.patch_size**2
+        pixels = torch.randn(int(grid_thw.prod()), width, generator=self.generator)
+        return Sample(*fill(tokens, markup, prompt, answer), tokens, pixels, grid_thw)
+
+
+def _most_square(tokens: int) -> tuple[int, int]:
+    """(rows, columns) whose product is `tokens`."""
+    rows = next(n for n in range(int(tokens**0.5), 0, -1) if tokens % n == 0)
+    return rows, tokens // rows
+
+
+def forwards(samples: list[Sample], row: Row, settings: BenchSettings, collator: Collator) -> list[dict]:
+    """The model's inputs of all forwards of a step: every sample is in one of them.
+
+    Raises:
+        UserError: a sample is longer than a pack.
+    """
+    if row.rows == "one":
+        return [collator.batch([sample]) for sample in samples]
+    lengths = [len(sample.tokens) for sample in samples]
+    if row.rows == "packed":
+        plan = PackPlan(lengths, settings.pack_tokens or pack_tokens(lengths), settings.seed)
+        return [collator.rows([[samples[i] for i in pack]]) for pack in plan.epoch(0)]
+    # as training does with group_by_length: neighbours in length share a batch
+    order = sorted(range(len(samples)), key=lengths.__getitem__)
+    size = settings.batch_size
+    return [collator.batch([samples[i] for i in order[at : at + size]]) for at in range(0, len(order), size)]
+
+
+def pack_tokens(lengths: list[int]) -> int:
+    return max(max(lengths), min(SAMPLES_A_PACK * max(lengths), PACK_TOKENS))
+
+
+def visible_pairs(sample: Sample, chunk: int = 512) -> int:
+    """Pairs of a query and a key that it may attend to, counted a chunk of queries at a time."""
+    tokens = sample.tokens
+    parts = (tokens[at : at + chunk].visible(tokens) for at in range(0, len(tokens), chunk))
+    return sum(int(part.sum()) for part in parts)

@@ -1,0 +1,1 @@
+"""Live sources: cameras, streams, files at their own pace."""

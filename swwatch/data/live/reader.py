@@ -1,0 +1,320 @@
+"""Reads one live source in a thread: opens it, decodes it, opens it again when the connection is lost."""
+
+import errno
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import av
+import numpy as np
+
+from swwatch.data.live.addresses import Location, check_url
+from swwatch.errors import UserError
+
+CAPACITY = 4  # frames that wait for the consumer
+STEADY_S = 30.0  # a connection that gave frames for so long gives the next one all its attempts again
+LONGEST_WAIT_S = 8.0  # between two attempts
+PADDING = 2**21  # pixels that a decoder may add to those of a frame, whose sides it rounds up
+PROMISED_S = 1.0  # a recording may end so much before the length that it states
+PARTED = ("hls", "dash")  # playlists: their parts may each begin at time 0, so times do not tell how much is left
+TIMELESS = ("mjpeg", "mpjpeg")  # pictures without times, as network cameras send them: the clock decides
+
+
+@dataclass(frozen=True)
+class Reconnect:
+    """Told before each attempt to open a source again: which of how many, in how many seconds, and why."""
+
+    attempt: int
+    attempts: int
+    wait_s: float
+    reason: str
+
+
+class Broken(Exception):
+    """The connection was lost, or there was none; says why."""
+
+
+class Buffer:
+    """A few decoded frames between the reading thread and the consumer."""
+
+    def __init__(self):
+        self.dropped = 0
+        self._frames: deque[tuple[float, av.VideoFrame]] = deque()
+        self._done = self._stopped = False
+        self._error: Exception | None = None
+        self._changed = threading.Condition()
+
+    def put(self, timestamp_s: float, frame: av.VideoFrame, is_live: bool) -> None:
+        """Add a frame: where there is no room, the oldest of a live source goes, a recording waits."""
+        with self._changed:
+            if not is_live:
+                self._changed.wait_for(lambda: self._stopped or len(self._frames) < CAPACITY)
+            elif len(self._frames) >= CAPACITY:
+                self._frames.popleft()
+                self.dropped += 1
+            if not self._stopped:
+                self._frames.append((timestamp_s, frame))
+            self._changed.notify_all()
+
+    def get(self) -> tuple[float, av.VideoFrame]:
+        """The oldest frame. Raises StopIteration at the end, and once what went wrong."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._frames or self._done or self._stopped)
+            if self._frames:
+                self._changed.notify_all()
+                return self._frames.popleft()
+            error, self._error = self._error, None
+            raise StopIteration if error is None else error
+
+    def finish(self, error: Exception | None = None) -> None:
+        """Nothing more is put."""
+        with self._changed:
+            self._done, self._error = True, None if self._stopped else error
+            self._changed.notify_all()
+
+    def stop(self) -> None:
+        """Nothing more is got."""
+        with self._changed:
+            self._stopped, self._error = True, None
+            self._frames.clear()
+            self._changed.notify_all()
+
+    def is_stopped_within(self, seconds: float) -> bool:
+        """Sleep, unless stopped."""
+        with self._changed:
+            return self._changed.wait_for(lambda: self._stopped, max(0.0, seconds))
+
+
+class Reader:
+    """Puts the frames of one source into a buffer. Its options and numbers are those of `live_sources.FrameStream`."""
+
+    def __init__(
+        self,
+        location: Location,
+        *,
+        realtime: bool,
+        timeouts_s: tuple[float, float],
+        attempts: int,
+        backoff_s: float,
+        on_reconnect: Callable[[Reconnect], None] | None,
+        allow_private: bool,
+        max_pixels: int | None = None,
+    ):
+        """Args: `timeouts_s` to open and to read; `attempts` to open it again."""
+        self.location, self.buffer = location, Buffer()
+        self.realtime, self.timeouts_s, self.allow_private = realtime, timeouts_s, allow_private
+        self.attempts, self.backoff_s, self.on_reconnect = attempts, backoff_s, on_reconnect
+        self.max_pixels = max_pixels
+        self.is_live: bool | None = None
+        self.end_s: float | None = None
+        self.reconnects = self.damaged = 0
+        self._failed = 0  # attempts since the last steady connection
+        self._newest_s: float | None = None  # timestamp of the newest frame
+        self._came_s = 0.0  # when it came, by the clock
+        self._playing_s: float | None = None  # when the first of all frames came, by the clock
+        self._zero_s: float | None = None  # the source's own time at timestamp 0
+        # of this connection: when it began, by the clock; how long the recording is and how far it was read
+        self._began_s = self._reached_s = 0.0
+        self._length_s: float | None = None
+
+    def run(self) -> None:
+        """Read to the end, or until the buffer is stopped."""
+        try:
+            self._keep_playing()
+        except Exception as error:  # whatever it is, it belongs to the consumer
+            self.buffer.finish(error)
+        else:
+            self.buffer.finish()
+
+    def _keep_playing(self) -> None:
+        name = self.location.shown
+        while True:
+            try:
+                return self._play()
+            except Broken as broken:
+                reason = str(broken)
+            if self.is_live is None or self.location.kind == "file":
+                raise UserError(f"{name}: {reason}")
+            self._failed += 1
+            if self._failed > self.attempts:
+                raise UserError(
+                    f"{name} was lost {self._newest_s or 0:.1f} s after its first frame, {reason}; "
+                    f"{self.attempts} attempts to open it again failed"
+                )
+            wait_s = min(self.backoff_s * 2 ** (self._failed - 1), LONGEST_WAIT_S)
+            if self.on_reconnect:
+                self.on_reconnect(Reconnect(self._failed, self.attempts, wait_s, reason))
+            if self.buffer.is_stopped_within(wait_s):
+                return
+            self.reconnects += 1
+            if self.location.kind != "camera":
+                check_url(self.location.address, allow_private=self.allow_private)
+
+    def _play(self) -> None:
+        """From opening to the end. Raises Broken for what another attempt might mend."""
+        where, asked_s = self.location, time.monotonic()
+        try:
+            container = av.open(
+                where.address, format=where.format, options=dict(where.options), timeout=self.timeouts_s
+            )
+        except av.FFmpegError as error:
+            raise Broken(_why(error, where, self.timeouts_s[0], asked_s)) from error
+        with container:
+            stream = next((one for one in container.streams.video if not _is_cover(one)), None)
+            if stream is None:
+                raise UserError(f"{where.shown} has no video that can be decoded")
+            self._check_pixels(stream.codec_context)
+            if self.max_pixels is not None:  # what the source tells may be a lie; decoders count pixels of padding too
+                stream.codec_context.options = {"max_pixels": str(2 * self.max_pixels + PADDING)}
+            if self.is_live is None:
+                self.is_live = _is_live(where.kind, container)
+            if self.is_live:
+                self._zero_s = None  # another connection, another clock
+            self._decode(container, stream)
+
+    def _check_pixels(self, frame) -> None:
+        """Of a frame, or of a decoder that was told how large its frames will be."""
+        if self.max_pixels is not None and frame.width * frame.height > self.max_pixels:
+            size = f"{frame.width}x{frame.height}"
+            raise UserError(f"{self.location.shown}: frames of {size} are over the limit of {self.max_pixels} pixels")
+
+    def _decode(self, container, stream) -> None:
+        start_s = (container.start_time or 0) / av.time_base
+        if container.duration is not None and container.format.name not in PARTED:
+            self._length_s = container.duration / av.time_base
+        self._reached_s, video_end_s = 0.0, None  # where all streams and where the video have come to
+        timeless = container.format.name in TIMELESS
+        self._began_s = heard_s = time.monotonic()
+        for packet in self._packets(container, stream):
+            if self.buffer.is_stopped_within(0):
+                return
+            if packet.pts is not None:
+                end_s = float((packet.pts + (packet.duration or 0)) * packet.time_base)
+                self._reached_s = max(self._reached_s, end_s - start_s)
+            if packet.stream.index == stream.index:
+                if packet.pts is not None:
+                    video_end_s = end_s if video_end_s is None else max(video_end_s, end_s)
+                for frame in self._frames(packet):
+                    self._deliver(frame, timeless)
+                    heard_s = time.monotonic()
+            if self.is_live and time.monotonic() - heard_s > self.timeouts_s[1]:
+                raise Broken(f"no picture for {self.timeouts_s[1]:g} s")
+        if self.is_live and self.location.kind != "http":
+            raise Broken("it ended")
+        if not self.is_live and not self._is_read_to(PROMISED_S):
+            raise Broken(f"it breaks off after {self._reached_s:.1f} of {self._length_s:.1f} s")
+        if self._newest_s is None:
+            raise UserError(f"{self.location.shown} has no frames")
+        if not self.is_live and video_end_s is not None and container.format.name not in PARTED:
+            self.end_s = video_end_s - self._zero_s
+
+    def _is_read_to(self, tolerance_s: float) -> bool:
+        """Whether a recording was read to its end; where its length is unknown, it is not known to be longer."""
+        return self._length_s is None or self._reached_s >= self._length_s - tolerance_s
+
+    def _packets(self, container, stream) -> Iterator[av.Packet]:
+        """Of all streams: they tell how far the source goes. At the end an empty one for what the decoder holds.
+
+        A packet marked as corrupt is a frame cut short if it is the last of a recording; else it only comes after some
+        that were lost, or after a cut between two parts.
+        """
+        packets, doubtful = container.demux(), None
+        while True:
+            asked_s = time.monotonic()
+            try:
+                packet = next(packets, None)
+            except av.FFmpegError as error:
+                if self.is_live or self._length_s is None or not self._is_read_to(tolerance_s=0.01):
+                    raise Broken(_why(error, self.location, self.timeouts_s[1], asked_s)) from error
+                # where a server tells the end by closing the connection, FFmpeg takes it for an accident
+                packets, packet = iter(()), av.Packet()
+                packet.stream, packet.time_base = stream, stream.time_base
+            if doubtful is not None:
+                if packet is None or not packet.size:
+                    raise Broken("it breaks off in the middle of a frame")
+                yield doubtful
+                doubtful = None
+            if packet is None:
+                return
+            if packet.is_corrupt and not self.is_live:
+                doubtful = packet
+            else:
+                yield packet
+
+    def _frames(self, packet: av.Packet) -> list[av.VideoFrame]:
+        try:
+            return packet.decode()
+        except av.FFmpegError as error:
+            if self.is_live:  # a piece was lost on the way; the next key frame mends it
+                self.damaged += 1
+                return []
+            raise Broken("one of its frames cannot be decoded: the file is damaged or cut short") from error
+
+    def _deliver(self, frame: av.VideoFrame, timeless: bool) -> None:
+        self._check_pixels(frame)
+        now_s = time.monotonic()
+        is_timed = frame.pts is not None and not timeless
+        if not is_timed and not self.is_live:
+            raise UserError(
+                f"the frames of {self.location.shown} carry no usable times: convert it (ffmpeg -i IN OUT.mp4)"
+            )
+        # by the clock: a live source without times, its first frame, and how long an interruption took
+        timestamp_s = 0.0 if self._newest_s is None else self._newest_s + now_s - self._came_s
+        if is_timed:
+            own_s = float(frame.pts * frame.time_base)
+            if self._zero_s is None:
+                self._zero_s = own_s - timestamp_s
+            timestamp_s = own_s - self._zero_s
+        if not self.is_live:
+            if self._newest_s is not None and timestamp_s <= self._newest_s and self.reconnects:
+                return  # had before the interruption
+            self._playing_s = now_s if self._playing_s is None else self._playing_s
+            if self.realtime and self.buffer.is_stopped_within(self._playing_s + timestamp_s - now_s):
+                return
+        self._newest_s, self._came_s = timestamp_s, now_s
+        self.buffer.put(timestamp_s, frame, self.is_live)
+        if now_s - self._began_s > STEADY_S:
+            self._failed = 0
+
+
+def picture_of(frame: av.VideoFrame) -> np.ndarray:
+    """(H, W, 3) uint8, RGB, turned the way that the source says it is to be seen."""
+    picture = frame.to_ndarray(format="rgb24")
+    return np.ascontiguousarray(np.rot90(picture, frame.rotation // 90)) if frame.rotation % 360 else picture
+
+
+def _is_cover(stream) -> bool:
+    """A still picture in a file of sound."""
+    return bool(stream.disposition & av.stream.Disposition.attached_pic)
+
+
+def _is_live(kind: str, container) -> bool:
+    """Whether it goes on without a known end. An address whose content has a size is a recording."""
+    if kind in ("file", "camera"):
+        return kind == "camera"
+    is_sized = kind == "http" and container.format.name not in PARTED and container.size > 0
+    return container.duration is None and not is_sized
+
+
+def _why(error: av.FFmpegError, where: Location, timeout_s: float, asked_s: float) -> str:
+    """What went wrong since it was asked, by the clock, and what to do about it."""
+    if isinstance(error, av.error.ExitError | TimeoutError) or time.monotonic() - asked_s >= timeout_s:
+        return f"no answer within {timeout_s:g} s"
+    if isinstance(error, av.error.HTTPNotFoundError):
+        return "the server knows nothing of this address (404): check it"
+    if isinstance(error, av.error.HTTPUnauthorizedError | av.error.HTTPForbiddenError):
+        return "the server refuses: give a user and a password as in http://user:password@host/"
+    if isinstance(error, ConnectionRefusedError):
+        return "nothing answers there: check host and port, and whether the server runs"
+    if isinstance(error, av.error.InvalidDataError | av.error.ArgumentError):  # the second: FORMATS lacks it
+        return "it cannot be read as video: it is damaged, cut short or in a form that is not taken here"
+    if where.kind == "camera":
+        hint = "check that it is plugged in, that no other program uses it, and that you may read it"
+        return f"the camera cannot be used ({error.strerror}): {hint}"
+    redirects = " (redirects are not followed here)" if "max_redirects" in where.options else ""
+    what = (
+        "the connection failed or broke off" if error.errno == errno.EIO and where.kind != "file" else error.strerror
+    )
+    return f"{what}{redirects}"

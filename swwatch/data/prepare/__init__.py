@@ -1,0 +1,1 @@
+"""Raw annotations and clips to jsonl: PE-Video and FunQA."""

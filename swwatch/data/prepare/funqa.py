@@ -1,0 +1,319 @@
+"""Build annotations from FunQA, video question answering: `python mani_data.py --task funqa`.
+
+The annotations do not tell how long a video is, so every video that a wanted question names is opened. What was
+measured is kept beside the output, and a run that was killed goes on from there.
+"""
+
+import argparse
+import json
+import os
+from collections import Counter
+from dataclasses import asdict, dataclass
+from pathlib import Path, PurePosixPath
+
+from swwatch.data.annotations import encode_line, write_atomic
+from swwatch.data.prepare.durations import Durations
+from swwatch.data.prepare.funqa_rules import BROKEN, KINDS, LIMITS, NO_VIDEO, problem_of, record_of, video_id
+from swwatch.data.prepare.parts import CountTokens, digest, only_one
+from swwatch.data.prepare.pe_video_rules import FilterLimits, check_record
+from swwatch.data.prepare.shared import DEFAULT_TOKENIZER, load_counter, path_prefix
+from swwatch.data.tasks import SUBTASKS
+from swwatch.data.video import VideoError
+from swwatch.errors import UserError
+
+SPLITS = ("train", "val", "test")
+NAME = "FunQA"
+
+
+@dataclass(frozen=True)
+class Job:
+    """One split to prepare.
+
+    Attributes:
+        annotations: the JSON file; output: the jsonl to make.
+        folder: the video folders' parent.
+        root, shown_root: the dataset root, and how video_path names it.
+        sample: keep so many answers; balanced: order them so that any first part holds the six tasks alike.
+    """
+
+    split: str
+    annotations: Path
+    output: Path
+    folder: Path
+    root: Path
+    shown_root: str
+    limits: FilterLimits
+    sample: int | None = None
+    seed: int = 0
+    balanced: bool = False
+    max_bad_fraction: float = 0.01
+
+    @property
+    def states(self) -> Path:
+        return self.output.with_name(f".{self.output.name}.parts")
+
+    def side_file(self, ending: str) -> Path:
+        return self.output.with_name(f"{self.output.stem}_{ending}")
+
+    def video(self, name: str) -> Path:
+        """Where the video of a `visual_input` lies: unpacked side by side, or each split in a folder of its own."""
+        kind = f"{self.split}_{KINDS[name[0]]}"
+        places = [self.folder / above / kind / name for above in ("", self.split, "videos")]
+        return next((place for place in places if place.is_file()), places[0])
+
+    def shown(self, video: Path) -> str:
+        """A video as `video_path` names it: through the dataset root where it lies in there."""
+        path, root = video.absolute(), self.root.absolute()
+        inside = path.is_relative_to(root)
+        return (PurePosixPath(self.shown_root) / path.relative_to(root).as_posix()).as_posix() if inside else str(path)
+
+
+def read_annotations(path: Path) -> list:
+    """The official annotation file: a list of {instruction, visual_input, output, task, ID}.
+
+    Raises:
+        UserError: no such file, not UTF-8, not JSON, no list, or empty.
+    """
+    try:
+        content = json.loads(path.read_bytes().decode("utf-8-sig"))
+    except FileNotFoundError:
+        raise UserError(f"there is no annotation file {path}") from None
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: not UTF-8 text ({error.reason} at byte {error.start})") from None
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path}: not valid JSON ({error}): is it cut short? Download it again") from None
+    if not isinstance(content, list) or not content:
+        found = "empty" if content == [] else type(content).__name__
+        raise UserError(f"{path}: a list of questions is wanted, this is {found}")
+    return content
+
+
+def select(job: Job, questions: list, count_tokens: CountTokens, workers: int) -> tuple[list[dict], list[dict]]:
+    """The records that pass the filter, and everything else with its reason; both in the order of the annotations.
+
+    Raises:
+        UserError: more of the six tasks' questions than `max_bad_fraction` are broken or have no usable video.
+    """
+    dropped: dict[int, dict] = {}
+
+    def drop(number: int, reason: str, detail: str = "") -> None:
+        item = questions[number]
+        ident = item.get("ID") if isinstance(item, dict) else None
+        where = f"{job.annotations.name}, item {number}"
+        dropped[number] = {"where": where, "ID": ident, "reason": reason, "detail": detail}
+
+    # 1) the questions of the six tasks, each once
+    wanted, seen = {}, set()
+    for number, question in enumerate(questions):
+        reason = problem_of(question)
+        if reason is None:
+            key = video_id(question)
+            reason = "duplicate_ID" if key in seen else None
+            seen.add(key)
+        if reason is None:
+            wanted[number] = question
+        else:
+            drop(number, reason)
+    # 2) their videos
+    videos = {name: job.video(name) for name in {question["visual_input"] for question in wanted.values()}}
+    shown = {video: job.shown(video) for video in videos.values()}
+    seconds = Durations(job.states / "durations.jsonl").measure((v for v in videos.values() if v.is_file()), workers)
+    records = {}
+    for number, question in wanted.items():
+        video = videos[question["visual_input"]]
+        found = seconds.get(video)
+        if found is None:
+            drop(number, "video_missing", str(video))
+        elif isinstance(found, VideoError):
+            drop(number, "video_unreadable", f"{video}: {found.reason}")
+        else:
+            records[number] = record_of(question, shown[video], found)
+    _check_bad(job, [dropped[number] for number in sorted(dropped)], len(wanted))
+    # 3) the filter
+    kept = []
+    counts = count_tokens([record["human_caption"] for record in records.values()])
+    for (number, record), num_tokens in zip(records.items(), counts, strict=True):
+        reason = check_record(record, num_tokens, job.limits)
+        if reason is None:
+            kept.append(record)
+        else:
+            drop(number, reason, f"{num_tokens} tokens in {record['video_duration_in_s']:g} s")
+    return kept, [dropped[number] for number in sorted(dropped)]
+
+
+def _check_bad(job: Job, dropped: list[dict], num_wanted: int) -> None:
+    bad = [item for item in dropped if item["reason"] in BROKEN | NO_VIDEO]
+    num_broken = sum(item["reason"] in BROKEN for item in bad)
+    if len(bad) > job.max_bad_fraction * (num_wanted + num_broken):
+        write_atomic(job.side_file("rejects.jsonl"), map(encode_line, bad))
+        reasons = ", ".join(f"{count} {reason}" for reason, count in Counter(b["reason"] for b in bad).most_common())
+        raise UserError(
+            f"{job.split}: {len(bad)} of {num_wanted + num_broken} questions cannot be used ({reasons}), more than "
+            f"--max-bad-fraction {job.max_bad_fraction:g} allows; all are listed in {job.side_file('rejects.jsonl')}. "
+            f"The first: {bad[0]['where']}: {bad[0]['detail'] or bad[0]['reason']}. Mend them or raise the limit"
+        )
+
+
+def arrange(job: Job, kept: list[dict]) -> list[dict]:
+    """The records to write: all, a random sample, both in the order of the annotations, or all in a balanced order.
+
+    Balanced: the tasks take turns, each in an order drawn by the seed, so that the first 400 of a test set are not
+    all about humour. Both depend on nothing but the ids and the seed.
+    """
+    if job.sample is None and not job.balanced:
+        return kept
+    rank = {record["video_id"]: digest(job.seed, record["video_id"]) for record in kept}
+    if job.sample is not None:
+        if len(kept) < job.sample:
+            raise UserError(f"--sample {job.sample}: only {len(kept)} {job.split} records pass; ask for fewer")
+        chosen = set(sorted(rank, key=rank.get)[: job.sample])
+        return [record for record in kept if record["video_id"] in chosen]
+    turn, place = Counter(), {}
+    for record in sorted(kept, key=lambda record: rank[record["video_id"]]):
+        turn[record["task"]] += 1
+        place[record["video_id"]] = turn[record["task"]], SUBTASKS.index(record["task"])
+    return sorted(kept, key=lambda record: place[record["video_id"]])
+
+
+def prepare_split(job: Job, count_tokens: CountTokens, workers: int = 1) -> dict:
+    """Filter a split and write output, rejects and report; returns the report. Can be killed and called again."""
+    with only_one(job):
+        questions = read_annotations(job.annotations)
+        kept, dropped = select(job, questions, count_tokens, workers)
+        written = arrange(job, kept)
+        report = {
+            "split": job.split,
+            "output": job.output.name,
+            "limits": asdict(job.limits),
+            "sample": None if job.sample is None else {"size": job.sample, "seed": job.seed},
+            "entries": len(questions),
+            "kept": len(kept),
+            "kept_by_task": _by_task(kept),
+            "written": len(written),
+            "written_by_task": _by_task(written),
+            "dropped": dict(sorted(Counter(item["reason"] for item in dropped).items())),
+        }
+        write_atomic(job.side_file("rejects.jsonl"), map(encode_line, dropped))
+        write_atomic(job.side_file("report.json"), [json.dumps(report, indent=1) + "\n"])
+        write_atomic(job.output, map(encode_line, written))
+    return report
+
+
+def _by_task(records: list[dict]) -> dict[str, int]:
+    counts = Counter(record["task"] for record in records)
+    return {task: counts[task] for task in SUBTASKS}
+
+
+def tell(job: Job, report: dict) -> None:
+    """Print what became of a split."""
+    print(f"{job.split}: {report['entries']} questions, {report['kept']} pass, {report['written']} in {job.output}")
+    print("  " + ", ".join(f"{task} {count}" for task, count in report["written_by_task"].items()))
+    for reason, count in sorted(report["dropped"].items(), key=lambda item: -item[1]):
+        print(f"  {count:9} {reason}")
+    if report["dropped"]:
+        print(f"  those left out are listed in {job.side_file('rejects.jsonl')}")
+    if not report["written"]:
+        print("  warning: nothing passed the filter; is this the right folder, and the right tokenizer?")
+
+
+def parser() -> argparse.ArgumentParser:
+    p = argparse.ArgumentParser(
+        prog="mani_data.py --task funqa",
+        description="Filter FunQA's descriptions and reasonings by duration and tokens per second, one jsonl a split.",
+    )
+    p.add_argument("--dataset-root", type=Path, help="folder of all data (default: dataset)")
+    p.add_argument("--funqa-dir", type=Path, help="annotation and video folders (default: ROOT/FunQA)")
+    p.add_argument("--output-dir", type=Path, help="where funqa_<split>.jsonl go (default: ROOT)")
+    p.add_argument(
+        "--tokenizer-model-id",
+        default=DEFAULT_TOKENIZER,
+        help="hub id or folder of the tokenizer that counts (default: %(default)s)",
+    )
+    p.add_argument("--splits", nargs="+", choices=SPLITS, help="which splits (default: those with annotations)")
+    p.add_argument("--min-duration-s", type=float, default=LIMITS.min_duration_s, help="inclusive (%(default)s)")
+    p.add_argument("--max-duration-s", type=float, default=LIMITS.max_duration_s, help="inclusive (%(default)s)")
+    p.add_argument("--min-tokens-per-s", type=float, default=LIMITS.min_tokens_per_s, help="inclusive (%(default)s)")
+    p.add_argument("--max-tokens-per-s", type=float, default=LIMITS.max_tokens_per_s, help="inclusive (%(default)s)")
+    p.add_argument("--sample", type=int, help="keep a random sample of this many training records")
+    p.add_argument(
+        "--seed", type=int, default=0, help="seed of --sample and of the order of val and test (%(default)s)"
+    )
+    p.add_argument(
+        "--max-bad-fraction",
+        type=float,
+        default=0.01,
+        help="stop when more of the six tasks' questions are broken or without a usable video (%(default)s)",
+    )
+    p.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="videos measured at once (%(default)s)")
+    return p
+
+
+def annotation_places(folder: Path, split: str) -> list[Path]:
+    """Where the annotations of a split may lie: the official folder, or as files of the hub data set."""
+    return [folder / "annotation_with_ID" / f"funqa_{split}.json", folder / f"FunQA_{split}.json"]
+
+
+def plan(args: argparse.Namespace, home: Path) -> list[Job]:
+    """What there is to do, one job a split.
+
+    Raises:
+        UserError: no annotations, or flags that cannot be honoured together.
+    """
+    root = args.dataset_root or home / "dataset"
+    folder, output_dir = args.funqa_dir or root / NAME, args.output_dir or root
+    found = {split: [p for p in annotation_places(folder, split) if p.is_file()] for split in SPLITS}
+    splits = args.splits or [split for split in SPLITS if found[split]]
+    missing = [str(annotation_places(folder, split)[0]) for split in splits or SPLITS if not found[split]]
+    if missing:
+        raise UserError(
+            f"there is no {', '.join(missing)}: name FunQA's folder with --funqa-dir, see dataset/README.md"
+        )
+    if args.sample is not None and "train" not in splits:
+        raise UserError("--sample is for the train split, which is left out")
+    if left_out := [split for split in SPLITS if split not in splits]:
+        print(f"splits left out: {', '.join(left_out)}")
+    limits = FilterLimits(
+        args.min_duration_s, args.max_duration_s, args.min_tokens_per_s, args.max_tokens_per_s, LIMITS.caption_prefix
+    )
+    shown = path_prefix(args.dataset_root or Path("dataset"), root, output_dir, args.dataset_root is None)
+    return [
+        Job(
+            split,
+            found[split][0],
+            output_dir / f"funqa_{split}.jsonl",
+            folder,
+            root,
+            shown,
+            limits,
+            sample=args.sample if split == "train" else None,
+            seed=args.seed,
+            balanced=split != "train",
+            max_bad_fraction=args.max_bad_fraction,
+        )
+        for split in splits
+    ]
+
+
+def check_flags(args: argparse.Namespace) -> None:
+    for name in ("sample", "workers"):
+        if getattr(args, name) is not None and getattr(args, name) < 1:
+            raise UserError(f"--{name} has to be 1 or more")
+    if not 0 <= args.max_bad_fraction <= 1:
+        raise UserError(f"--max-bad-fraction {args.max_bad_fraction}: a fraction from 0 to 1 is wanted")
+    for what in ("duration-s", "tokens-per-s"):
+        least, most = (getattr(args, f"{end}_{what}".replace("-", "_")) for end in ("min", "max"))
+        if not 0 <= least <= most:
+            raise UserError(f"--min-{what} {least:g} and --max-{what} {most:g}: nothing lies between them")
+
+
+def run(argv: list[str], home: Path) -> int:
+    """Prepare FunQA. `home` is the folder whose `dataset` is the default root."""
+    args = parser().parse_args(argv)
+    check_flags(args)
+    jobs = plan(args, home)
+    count_tokens = load_counter(args.tokenizer_model_id)
+    for job in jobs:
+        tell(job, prepare_split(job, count_tokens, args.workers))
+    return 0

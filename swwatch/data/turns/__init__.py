@@ -1,0 +1,1 @@
+"""Conversations in chat turns: prompts, transcripts, training samples."""

@@ -1,0 +1,146 @@
+"""`swwatch chunk`: cut timestamped transcripts into overlapping training chunks, StreamingVLM's form.
+
+A chunk of W seconds begins every W - O seconds and knows all that was said before it. Chunks in which little is said
+are left out. Input: jsonl of {"video", "content": [[start, end, word], ...]}, optionally "title" and "duration".
+Output: jsonl whose lines are conversations (see data.turns.dataset), with the byte offset of every line in a file
+beside it (OUT_seeks.jsonl) or in the last line. Source: arXiv 2510.09608, section 2.2; the authors' chunker is not public.
+"""
+
+import argparse
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from swwatch.data.seek_jsonl import seeks_file
+from swwatch.data.turns.transcript import Transcript, Word, text_of
+from swwatch.errors import UserError
+from swwatch.rules.systems import get
+
+WINDOW_S, OVERLAP_S = 24.0, 12.0
+WORDS_PER_SECOND = 2  # the least that is said in a chunk
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """A span of a video, what is said in it, and what was said before."""
+
+    start_s: float
+    end_s: float
+    words: tuple[Word, ...]
+    previous: str
+
+    def record(self, video: str, query: str, title: str | None = None) -> list[dict]:
+        """A conversation in the public files' form."""
+        asked = {"type": "text", "text": query, "previous": self.previous}
+        if title:
+            asked["title"] = title
+        span = {"type": "video", "video": video, "video_start": self.start_s, "video_end": self.end_s}
+        said = {"type": "text_stream", "text_stream": [list(word) for word in self.words]}
+        return [{"role": "user", "content": [span, asked]}, {"role": "assistant", "content": [said]}]
+
+
+def chunks(
+    transcript: Transcript,
+    duration_s: float | None = None,
+    *,
+    window_s: float = WINDOW_S,
+    overlap_s: float = OVERLAP_S,
+    min_words: int | None = None,
+) -> Iterator[Chunk]:
+    """Overlapping chunks of a transcript.
+
+    Args:
+        duration_s: of the video; by default the end of the last word. No chunk ends behind it, so the last one of a
+            video may be shorter than the window.
+        min_words: words that a chunk must have; by default two for each second of the window.
+    Raises:
+        UserError: an overlap that is not smaller than the window.
+    """
+    if not 0 <= overlap_s < window_s:
+        raise UserError(f"an overlap of {overlap_s:g} s does not go with a window of {window_s:g} s: make it smaller")
+    least = WORDS_PER_SECOND * window_s if min_words is None else min_words
+    if duration_s is None:
+        duration_s = transcript.words[-1].end_s if transcript.words else 0.0
+    number = 0
+    while (start_s := number * (window_s - overlap_s)) < duration_s:
+        end_s = min(start_s + window_s, duration_s)
+        words = transcript.between(start_s, end_s)
+        if len(words) >= least:
+            yield Chunk(start_s, end_s, words, text_of(transcript.before(start_s)))
+        if end_s == duration_s:
+            return  # a further one would only repeat the end of this one
+        number += 1
+
+
+def write_chunks(source: Path, out: Path, *, query: str, seeks: str, **options) -> dict[str, int]:
+    """Chunk every transcript of a file; `out` appears when it is complete.
+
+    Args:
+        seeks: where the byte offsets of the lines go: "beside" (OUT_seeks.jsonl), "last-line" or "none".
+        options: of `chunks`.
+    Returns:
+        Counts: videos, chunks, words in them, words mended.
+    Raises:
+        UserError: `source` cannot be read, or a line is no transcript.
+    """
+    counts = dict.fromkeys(("videos", "chunks", "words", "mended"), 0)
+    offsets, part = [], out.with_name(out.name + ".part")
+    try:
+        lines = source.open(encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"cannot read {source}: {error.strerror}") from error
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with lines, part.open("wb") as file:
+        for number, line in enumerate(lines, 1):
+            if not line.strip():
+                continue
+            where = f"{source}, line {number}"
+            try:
+                row = json.loads(line)
+                video, content, title = row["video"], row["content"], row.get("title")
+                duration_s = None if row.get("duration") is None else float(row["duration"])
+            except (ValueError, KeyError, TypeError, AttributeError) as error:
+                raise UserError(f'{where}: need an object with "video" and "content"') from error
+            transcript = Transcript.read(content, where)
+            counts["videos"] += 1
+            counts["mended"] += transcript.mended
+            for chunk in chunks(transcript, duration_s, **options):
+                offsets.append(file.tell())
+                record = chunk.record(video, query, title)
+                file.write(json.dumps(record, ensure_ascii=False).encode() + b"\n")
+                counts["chunks"] += 1
+                counts["words"] += len(chunk.words)
+        if seeks == "last-line":
+            file.write(json.dumps(offsets).encode())
+    seeks_file(out).unlink(missing_ok=True)  # of an earlier file of this name, which they would not fit
+    os.replace(part, out)
+    if seeks == "beside":
+        seeks_file(out).write_text(json.dumps(offsets))
+    return counts
+
+
+def main(argv: list[str]) -> int:
+    parser = argparse.ArgumentParser(prog="swwatch chunk", description=__doc__)
+    parser.add_argument("transcripts", type=Path, metavar="TRANSCRIPTS", help="jsonl of videos with timestamped words")
+    parser.add_argument("out", type=Path, metavar="OUT", help="training file to write, such as train_with_seeks.jsonl")
+    parser.add_argument("--window", type=float, default=WINDOW_S, help="seconds of a chunk (%(default)g)")
+    parser.add_argument("--overlap", type=float, default=OVERLAP_S, help="seconds that two chunks share (%(default)g)")
+    parser.add_argument("--min-words", type=int, help="words that a chunk must have (default: two a second)")
+    parser.add_argument("--query", default=get("streamingvlm").query, help="what the user asks (%(default)s)")
+    parser.add_argument(
+        "--seeks",
+        choices=("beside", "last-line", "none"),
+        default="beside",
+        help="where line offsets go (%(default)s)",
+    )
+    args = parser.parse_args(argv)
+    spans = {"window_s": args.window, "overlap_s": args.overlap, "min_words": args.min_words}
+    counts = write_chunks(args.transcripts, args.out, query=args.query, seeks=args.seeks, **spans)
+    print(f"{args.out}: {counts['chunks']} chunks of {counts['videos']} videos, {counts['words']} words")
+    if counts["mended"]:
+        print(f"{counts['mended']} words began behind their end; their times were exchanged")
+    if not counts["chunks"]:
+        print("no chunk has enough words: lower --min-words")
+    return 0

@@ -1,0 +1,144 @@
+"""What a training conversation says: a commentary to be spoken turn by turn, or ordinary chat about a video or image.
+
+The public form of StreamingVLM's and LiveCC's files. A commentary has a `text_stream`, rows of [start, end, word] in
+seconds of the video, and may have a `qa_stream`, rows of [start, end, question, answer], each asked in the turn in
+which it ends. Everything else is ordinary chat.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from swwatch.data.seek_jsonl import MEDIA
+from swwatch.data.turns.transcript import Transcript, Word
+from swwatch.errors import UserError
+
+Context = Literal["none", "title", "previous", "previous_or_title", "both"]
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A question in the middle of a commentary."""
+
+    time_s: float
+    question: str
+    answer: str
+
+
+@dataclass(frozen=True)
+class Commentary:
+    """What is said to a clip.
+
+    Attributes:
+        query: of the user; empty where there is none.
+        words: in order of their ends, seconds of the video.
+        asked: in order of time.
+        previous: what was said before the clip; title: of the video.
+    """
+
+    query: str
+    words: tuple[Word, ...]
+    asked: tuple[Asked, ...] = ()
+    previous: str = ""
+    title: str = ""
+
+    def query_with(self, context: Context, otherwise: str) -> str:
+        """The query, with the title or what was said before on lines of their own (LiveCC).
+
+        Args:
+            otherwise: the query where the clip has none.
+        """
+        told = {
+            "none": [],
+            "title": [self.title],
+            "previous": [self.previous],
+            "previous_or_title": [self.previous or self.title],
+            "both": [self.title, self.previous],
+        }
+        return "\n".join(filter(None, [self.query or otherwise, *told[context]]))
+
+
+@dataclass(frozen=True)
+class Chat:
+    """Ordinary chat: (content, answer) of each turn; None in a content stands where the video or image is."""
+
+    turns: tuple[tuple[tuple[str | None, ...], str], ...]
+
+
+def read(record: dict) -> Commentary | Chat:
+    """What a record of data.seek_jsonl says.
+
+    Raises:
+        UserError: it has neither form.
+    """
+    messages = record["messages"]
+    streams = [part for message in messages for part in message["content"] if part["type"] == "text_stream"]
+    if not streams:
+        return _chat(messages)
+    if len(streams) > 1 or len(messages) != 2:
+        raise UserError("a commentary has one user message and one text_stream")
+    asked = [part for part in messages[0]["content"] if part["type"] == "text"]
+    context = {key: next((part[key] for part in asked if part.get(key)), "") for key in ("previous", "title")}
+    for key, text in context.items():
+        _text(text, key)
+    query = "\n".join(filter(None, (_text(part.get("text") or "", "text").strip() for part in asked)))
+    words = Transcript.read(_rows(streams[0], "text_stream"), "text_stream").words
+    return Commentary(query, words, _asked(_rows(streams[0], "qa_stream")), **context)
+
+
+def span_of(record: dict) -> tuple[float, float | None]:
+    """Seconds of the video at which a record's clip begins and ends; None: where the video ends.
+
+    Raises:
+        UserError: they are no times.
+    """
+    video = media_of(record)
+    start, end = video.get("video_start"), video.get("video_end")
+    try:
+        start, end = float(start or 0.0), None if end is None else float(end)
+    except (TypeError, ValueError) as error:
+        raise UserError(f"video_start {start!r} and video_end {end!r} must be seconds") from error
+    if not 0 <= start < float("inf") or (end is not None and not start < end < float("inf")):
+        raise UserError(f"video_start {start:g} and video_end {end} are no span of a video")
+    return start, end
+
+
+def media_of(record: dict) -> dict:
+    """The part of a record that names its video or image."""
+    return next(part for part in record["messages"][0]["content"] if part["type"] in MEDIA)
+
+
+def _rows(stream: dict, name: str) -> list:
+    rows = stream.get(name) or []
+    if not isinstance(rows, list):
+        raise UserError(f"{name} is {type(rows).__name__}, not a list of rows")
+    return rows
+
+
+def _asked(rows: list) -> tuple[Asked, ...]:
+    made = []
+    for number, row in enumerate(rows):
+        try:
+            _, time_s, question, answer = row
+            made.append(Asked(float(time_s), _text(question, "question").strip(), _text(answer, "answer").strip()))
+        except (TypeError, ValueError) as error:
+            raise UserError(f"qa_stream, row {number}: {row!r} is not [start, end, question, answer]") from error
+    return tuple(sorted(made, key=lambda asked: asked.time_s))
+
+
+def _chat(messages: list[dict]) -> Chat:
+    turns = []
+    for user, assistant in zip(messages[::2], messages[1::2], strict=True):
+        content = tuple(None if part["type"] in MEDIA else _text(part.get("text"), "text") for part in user["content"])
+        if any(part["type"] != "text" for part in assistant["content"]):
+            raise UserError("the assistant answers in text")
+        answer = "".join(_text(part.get("text"), "text") for part in assistant["content"])
+        if not answer.strip():
+            raise UserError("an answer is empty")
+        turns.append((content, answer))
+    return Chat(tuple(turns))
+
+
+def _text(value, name: str) -> str:
+    if not isinstance(value, str):
+        raise UserError(f"{name} {value!r} is no text")
+    return value

@@ -1,0 +1,149 @@
+"""Conversations as training samples of systems that stream in turns: commentaries and ordinary chat, mixed at will."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+import torch
+from PIL import Image, UnidentifiedImageError
+
+from swwatch.data.annotations import resolve_video
+from swwatch.data.dataset import EncodedClips
+from swwatch.data.frame_cache import FrameCache
+from swwatch.data.pixels import BUDGETS, FrameEncoder, PixelBudget, merged_grids
+from swwatch.data.prompt import IGNORED
+from swwatch.data.samples import Sample, Samples, Size
+from swwatch.data.seek_jsonl import Conversations
+from swwatch.data.turns import conversation
+from swwatch.data.turns.samples import Form
+from swwatch.data.video import FRAMES_PER_STEP, VideoError, measure, read_clip
+from swwatch.errors import UserError
+from swwatch.rules.spans import Part, ids_of, layout_of
+from swwatch.rules.systems import SYSTEMS, System
+from swwatch.rules.turn_positions import Policy
+
+
+def training_budget(name: str) -> PixelBudget:
+    """The pixel budget of training clips: a system's own shares a total among a clip's frames; others are as live.
+
+    Args:
+        name: of data.pixels.BUDGETS.
+    """
+    budget = BUDGETS[name]
+    if name not in SYSTEMS:
+        return budget
+    return replace(budget, max_pixels=None, total_pixels=SYSTEMS[name].total_pixels)
+
+
+class TurnDataset(Samples):
+    """The samples of conversations.
+
+    A conversation whose video or image cannot be read, in which nothing is said, or that is longer than the limits
+    gives none. An image is read as a second of video that stands still.
+
+    Args:
+        records: of data.seek_jsonl.
+        form: conversation -> spans.
+        policy: where tokens stand; t_step: see rules.turn_positions.
+        encoder: frames -> pixel values; merge: spatial_merge_size.
+        max_frames: frames of a clip at 2 fps.
+        seed, cache_gb, frame_cache, video_root: as ClipDataset's.
+    """
+
+    def __init__(
+        self,
+        records: Conversations,
+        *,
+        form: Form,
+        policy: Policy,
+        encoder: FrameEncoder,
+        merge: int,
+        t_step: int,
+        max_frames: int = System.max_frames,
+        seed: int = 0,
+        cache_gb: float = 0.0,
+        frame_cache: FrameCache | None = None,
+        video_root=None,
+    ):
+        super().__init__(records, records.files[0].path, seed)
+        self.form, self.policy, self.encoder, self.merge, self.t_step = form, policy, encoder, merge, t_step
+        self.max_frames, self.video_root = max_frames, video_root
+        self.cache, self.frame_cache = EncodedClips(cache_gb), frame_cache
+
+    def build(self, record: dict, epoch: int) -> Sample:
+        """The sample of a record; the epoch changes nothing.
+
+        Raises:
+            UserError: the record gives none, see above.
+        """
+        told = conversation.read(record)
+        pixel_values, grid_thw = self.clip(record)
+        grids = merged_grids(grid_thw, self.merge)
+        spans, shown, cut = self.form.spans(told, (len(grids), *grids[0]), conversation.span_of(record)[0])
+        if unseen := len(grids) - shown:  # patches are in the order of time, and each second's are its own
+            pixel_values = pixel_values[: len(pixel_values) // len(grids) * shown].clone()
+            grid_thw = grid_thw - torch.tensor([[unseen, 0, 0]])
+        tokens = layout_of(spans, self.policy.place(spans, 0, self.t_step)[0])
+        ids = torch.tensor(ids_of(spans), dtype=torch.int64)
+        answers = torch.tensor([span.part is Part.ANSWER for span in spans for _ in span.ids])
+        labels = torch.where(answers, ids, IGNORED)
+        return Sample(ids, labels, tokens, pixel_values, grid_thw, unseen if cut else 0)
+
+    def measure(self, record: dict) -> Size:
+        """As Samples.measure."""
+        path = self._path(record)
+        if conversation.media_of(record)["type"] == "image":
+            return (FRAMES_PER_STEP, *_image(path).shape[1:3])
+        return measure(path, max_frames=self.max_frames, span=conversation.span_of(record))
+
+    def counter(self):
+        """As Samples.counter."""
+        return self._count
+
+    def clip(self, record: dict) -> tuple[torch.Tensor, torch.Tensor]:
+        """(pixel_values (patches, D), video_grid_thw (1, 3)) of a record's clip, from a cache where it is there."""
+        span = conversation.span_of(record)
+        key = f"{record['file']} {record['video_path']} {span}"
+        clip = self.cache.get(key)
+        if clip is None:
+            path = self._path(record)
+            if conversation.media_of(record)["type"] == "image":
+                clip = self.encoder.encode(_image(path), FRAMES_PER_STEP)
+            elif self.frame_cache is None:
+                clip = self.encoder.patches(self._frames(path, span))
+            else:
+                clip = self.encoder.patches(self.frame_cache.get(path, lambda: self._frames(path, span), span))
+            self.cache.put(key, clip)
+        return clip
+
+    def _frames(self, path, span) -> torch.Tensor:
+        frames = read_clip(path, max_frames=self.max_frames, span=span).frames
+        return self.encoder.resize(frames, len(frames))
+
+    def _path(self, record: dict):
+        return resolve_video(record["video_path"], record["file"], self.video_root)
+
+    def _count(self, records: Sequence[dict], sizes: Sequence[Size | str]) -> list[tuple[int, bool] | str]:
+        pairs = zip(records, sizes, strict=True)
+        return [size if isinstance(size, str) else self._length(record, size) for record, size in pairs]
+
+    def _length(self, record: dict, size: Size) -> tuple[int, bool] | str:
+        num_frames, height, width = size
+        try:
+            rows, columns = self.encoder.budget.size(height, width, num_frames, factor=self.encoder.factor)
+            grid = num_frames // FRAMES_PER_STEP, rows // self.encoder.factor, columns // self.encoder.factor
+            told, start_s = conversation.read(record), conversation.span_of(record)[0]
+            spans, _, cut = self.form.spans(told, grid, start_s)
+        except UserError as error:
+            return str(error)
+        return sum(map(len, spans)), cut
+
+
+def _image(path) -> np.ndarray:
+    """An image as the two frames of a second, (2, H, W, 3) uint8."""
+    try:
+        with Image.open(path) as image:
+            pixels = np.asarray(image.convert("RGB"))
+    except (OSError, UnidentifiedImageError, Image.DecompressionBombError) as error:
+        raise VideoError(path, f"it is no image that can be read ({error})") from error
+    return np.stack([pixels] * FRAMES_PER_STEP)

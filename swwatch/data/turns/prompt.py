@@ -1,0 +1,150 @@
+"""From strings to the spans of a conversation in turns: the one form that training and streaming share.
+
+Every piece is tokenised by itself, so that the ids of a turn are the same whether its words are read from a
+transcript or spoken by the model.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+
+from swwatch.errors import UserError
+from swwatch.rules.spans import Part, Span
+from swwatch.rules.systems import ELLIPSIS, LABEL, System
+
+SYSTEM_TEXT = "You are a helpful assistant."
+ROLES = ("<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>", "<|video_pad|>")
+
+
+@dataclass(frozen=True)
+class Turns:
+    """Makes spans with a Qwen2-VL or Qwen2.5-VL tokenizer, in the form of a system.
+
+    Raises:
+        UserError: a special token is missing, or a text holds chat markup.
+    """
+
+    tokenizer: object
+    system: System
+
+    def __post_init__(self):
+        missing = sorted(set(ROLES) - self._special.keys())
+        if missing:
+            raise UserError(f"the tokenizer lacks {', '.join(missing)}: is this a Qwen2-VL or Qwen2.5-VL checkpoint?")
+
+    def begin(self, previous: str | tuple[int, ...] = "", system_text: str = SYSTEM_TEXT) -> list[Span]:
+        """What precedes all turns: the system turn and, in systems that have one, the block of previous text.
+
+        Args:
+            previous: words said before, as text or as token ids.
+        """
+        self._refuse_markup(system_text)
+        spans = [Span(Part.SYSTEM, self._ids(f"<|im_start|>system\n{system_text}<|im_end|>\n"))]
+        if not self.system.previous_text:
+            if previous:
+                raise UserError(f"{self.system.name} keeps no previous text: put it into the query")
+            return spans
+        if isinstance(previous, str):
+            previous = self._words(previous)
+        head, end = self._ids("<|im_start|>previous text\n"), self._ids("<|im_end|>\n")
+        return [*spans, Span(Part.AROUND, head), Span(Part.PREVIOUS, tuple(previous)), Span(Part.AROUND, end)]
+
+    def turn(
+        self, number: int, start_s: float, end_s: float, grid: tuple[int, int, int] | None, query: str | None = None
+    ) -> list[Span]:
+        """A user turn, up to where the answer begins.
+
+        Args:
+            number: of the turn, from 0.
+            start_s, end_s: the seconds of its label.
+            grid: of its video, (patches, rows, columns) after the merge; None for a turn of text alone.
+            query: asked in this turn, behind the video.
+        """
+        if query is not None:
+            self._refuse_markup(query)
+
+        def span(part: Part, text: str) -> Span:
+            return Span(part, self._ids(text), None, number, start_s, end_s)
+
+        spans = [span(Part.HEAD, "<|im_start|>user\n")]
+        if grid is not None:
+            video = (self._id("<|video_pad|>"),) * (grid[0] * grid[1] * grid[2])
+            spans += [
+                span(Part.LABEL, LABEL.format(start_s, end_s)),
+                span(Part.VISION, "<|vision_start|>"),
+                Span(Part.VIDEO, video, grid, number, start_s, end_s),
+                span(Part.VISION, "<|vision_end|>"),
+            ]
+        if query is not None:
+            spans.append(span(Part.QUERY, query))
+        return [*spans, span(Part.TAIL, "<|im_end|>\n"), span(Part.HEADER, "<|im_start|>assistant\n")]
+
+    def answer(self, words: str) -> tuple[int, ...]:
+        """Ids of a turn's words, which may be none, with " ..." and <|im_end|>: what is learned, and spoken."""
+        return self._words(words) + self.ellipsis + (self.im_end,)
+
+    def plain_turn(self, number: int, content: Sequence[str | tuple[int, int, int]]) -> list[Span]:
+        """A user turn of ordinary chat, up to where the answer begins: no label, and the content in any order.
+
+        Args:
+            content: texts, and the grids of videos and images. (An image is a video of one patch: its two frames are
+                alike, and a model has the same embeddings and positions of either.)
+        """
+        spans = [Span(Part.HEAD, self._ids("<|im_start|>user\n"), round=number)]
+        for piece in content:
+            if isinstance(piece, str):
+                self._refuse_markup(piece)
+                spans.append(Span(Part.QUERY, self._ids(piece), round=number))
+                continue
+            video = (self._id("<|video_pad|>"),) * (piece[0] * piece[1] * piece[2])
+            spans += [
+                Span(Part.VISION, self._ids("<|vision_start|>"), round=number),
+                Span(Part.VIDEO, video, piece, number),
+                Span(Part.VISION, self._ids("<|vision_end|>"), round=number),
+            ]
+        ends = {Part.TAIL: "<|im_end|>\n", Part.HEADER: "<|im_start|>assistant\n"}
+        return spans + [Span(part, self._ids(text), round=number) for part, text in ends.items()]
+
+    def plain_answer(self, text: str) -> tuple[int, ...]:
+        """Ids of an answer of ordinary chat, with <|im_end|>: nothing more is to come."""
+        self._refuse_markup(text)
+        return self._ids(text.strip()) + (self.im_end,)
+
+    def close(self, number: int, start_s: float = 0.0, end_s: float = 0.0) -> Span:
+        """What stands between the answer of turn `number`, about these seconds, and the next turn."""
+        return Span(Part.CLOSE, self._ids("\n"), None, number, start_s, end_s)
+
+    @property
+    def ellipsis(self) -> tuple[int, ...]:
+        return self._ids(ELLIPSIS)
+
+    @property
+    def im_end(self) -> int:
+        return self._id("<|im_end|>")
+
+    def _words(self, text: str) -> tuple[int, ...]:
+        """Ids of words, in an answer or in the previous text; the same in both."""
+        self._refuse_markup(text)
+        text = text.strip()
+        return self._ids(f" {text}" if text and self.system.spaced else text)
+
+    def _ids(self, text: str) -> tuple[int, ...]:
+        return _encode(self.tokenizer, text)
+
+    def _id(self, token: str) -> int:
+        return self._special[token]
+
+    @cached_property
+    def _special(self) -> dict[str, int]:
+        """Ids of the tokens that are chat markup. Asking a tokenizer takes long, for it makes a dict of all it has."""
+        return dict(self.tokenizer.get_added_vocab())
+
+    def _refuse_markup(self, text: str) -> None:
+        inside = [token for token in self._special if token in text]
+        if inside:
+            raise UserError(f"the text {text!r} must not contain {inside[0]}: remove it")
+
+
+@lru_cache(maxsize=10_000)  # markup and labels come again and again
+def _encode(tokenizer, text: str) -> tuple[int, ...]:
+    return tuple(tokenizer.encode(text, add_special_tokens=False))

@@ -1,0 +1,129 @@
+"""A training sample of a conversation, as the spans that a stream would have: same prompt, same turns, same word ids.
+
+The words of a turn are those that have ended when it ends; the last turn's end is the clip's. What a stream would have
+cut from the text before it is cut here, too, by the same rule.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from swwatch.data.turns.conversation import Chat, Commentary, Context
+from swwatch.data.turns.prompt import SYSTEM_TEXT, Turns
+from swwatch.data.turns.transcript import by_turn, text_of
+from swwatch.errors import UserError
+from swwatch.policies.keep import Windows, default_windows, shorten
+from swwatch.rules.spans import Part, Span
+
+Grid = tuple[int, int, int]  # of a clip: seconds (patches), rows and columns after the merge
+
+
+@dataclass(frozen=True)
+class Form:
+    """How conversations become spans.
+
+    Attributes:
+        turns: the form of the system.
+        context: what else a query tells: of systems that have no block of previous text, such as LiveCC.
+        max_length: tokens of a sample, at most.
+        truncate: a commentary that is longer loses its last turns; else it is refused, as other chat is.
+        windows: what the system keeps of previous text; by default its own.
+        system_text: of the system turn.
+    Raises:
+        UserError: a context that the system keeps in its own place.
+    """
+
+    turns: Turns
+    context: Context = "none"
+    max_length: int = 32_768
+    truncate: bool = False
+    windows: Windows | None = None
+    system_text: str = SYSTEM_TEXT
+
+    def __post_init__(self):
+        system = self.turns.system
+        if system.previous_text and self.context not in ("none", "title"):
+            raise UserError(f"{system.name} has previous text in a turn of its own: choose the context none or title")
+
+    def spans(self, told: Commentary | Chat, grid: Grid, start_s: float = 0.0) -> tuple[list[Span], int, bool]:
+        """The spans of a sample.
+
+        Args:
+            grid: of the whole clip; start_s: where in its video it begins.
+        Returns:
+            Spans; how many seconds of the clip they show (in chat all); and whether max_length cut any.
+        Raises:
+            UserError: too long, nothing is said, or a text holds chat markup.
+        """
+        if isinstance(told, Chat):
+            spans = self._chat(told, grid)
+            self._refuse_longer(sum(map(len, spans)))
+            return spans, grid[0], False
+        begin, turns = self._begin(told), self._trimmed(self._turns(told, grid, start_s))
+        length, cut = _length(begin, turns), False
+        if length > self.max_length:
+            if not self.truncate:
+                self._refuse_longer(length)
+            cut = True
+            while turns and _length(begin, turns) > self.max_length:
+                turns.pop()
+            turns = self._trimmed(turns)
+            if not turns:
+                raise UserError(f"not even its first turn fits into max_length {self.max_length}")
+        if not turns:
+            raise UserError("nothing is said in the clip")
+        shown = sum(span.grid[0] for turn in turns for span in turn if span.grid)
+        return [*begin, *(span for turn in turns for span in turn)], shown, cut
+
+    def bounds(self, num_steps: int) -> list[tuple[int, int]]:
+        """Seconds of the clip at which turns begin and end."""
+        first = min(max(self.turns.system.first_frames // 2, 1), num_steps)
+        return [(0, first), *((step, step + 1) for step in range(first, num_steps))]
+
+    def _begin(self, told: Commentary) -> list[Span]:
+        previous = told.previous if self.turns.system.previous_text else ""
+        begin = self.turns.begin(previous, self.system_text)
+        return shorten(begin, self.windows or default_windows(self.turns.system))
+
+    def _turns(self, told: Commentary, grid: Grid, start_s: float) -> list[list[Span]]:
+        """The spans of each turn, its answer included."""
+        system, bounds = self.turns.system, self.bounds(grid[0])
+        ends_s = [start_s + end for _, end in bounds]
+        words, _ = by_turn(told.words, [end_s - system.words_early_s for end_s in ends_s])
+        asked, late = [], list(told.asked)
+        for end_s in ends_s:
+            asked.append([row for row in late if row.time_s <= end_s])
+            late = late[len(asked[-1]) :]
+        zero_s = 0.0 if system.clip_time else start_s
+        turns = []
+        for number, (begin, end) in enumerate(bounds):
+            queries = [told.query_with(self.context, system.query)] if number == 0 else []
+            queries += [row.question for row in asked[number]]
+            answers = [row.answer for row in asked[number]] + [text_of(words[number])]
+            when = zero_s + begin, zero_s + end
+            turn = [self.turns.close(number - 1)] if number else []
+            turn += self.turns.turn(number, *when, (end - begin, *grid[1:]), "\n".join(queries) or None)
+            answer = self.turns.answer("\n".join(filter(None, answers)))
+            turns.append([*turn, Span(Part.ANSWER, answer, None, number, *when)])
+        return turns
+
+    def _trimmed(self, turns: list[list[Span]]) -> list[list[Span]]:
+        silence = self.turns.answer("")
+        while self.turns.system.drop_silence and turns and turns[-1][-1].ids == silence:
+            turns = turns[:-1]
+        return turns
+
+    def _chat(self, told: Chat, grid: Grid) -> list[Span]:
+        spans = self.turns.begin("", self.system_text)
+        for number, (content, answer) in enumerate(told.turns):
+            spans += [self.turns.close(number - 1)] if number else []
+            spans += self.turns.plain_turn(number, [grid if piece is None else piece for piece in content])
+            spans.append(Span(Part.ANSWER, self.turns.plain_answer(answer), None, number))
+        return spans
+
+    def _refuse_longer(self, length: int) -> None:
+        if length > self.max_length:
+            raise UserError(f"the sample has {length} tokens, more than max_length {self.max_length}")
+
+
+def _length(begin: Sequence[Span], turns: Sequence[Sequence[Span]]) -> int:
+    return sum(map(len, begin)) + sum(len(span) for turn in turns for span in turn)

@@ -1,0 +1,1 @@
+"""`swwatch eval`: captions and their scores."""

@@ -1,0 +1,1 @@
+"""`swwatch disturb`: checkpoints under schedules they were not trained with."""

@@ -1,0 +1,1 @@
+"""`swwatch judge`: a language model grades, or compares two runs."""

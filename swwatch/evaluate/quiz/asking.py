@@ -1,0 +1,240 @@
+"""Which choice a model takes: one forward, and the highest logit among the choices' own tokens.
+
+Prompt: the system turn, one user turn (video, question), the assistant's header and the beginning of its answer. A
+choice is known by the token that it begins with behind this beginning: the letter with the space before it after
+"Answer:", without one after a line end. Where a tokenizer has no such token, what all choices begin with (the space)
+is read as part of the beginning.
+"""
+
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from swwatch.data.pixels import FrameEncoder, PixelBudget, merged_grids
+from swwatch.data.turns.prompt import Turns
+from swwatch.data.video import FRAMES_PER_STEP, StepFrames, iter_steps
+from swwatch.engine.requests import Run, drive
+from swwatch.engine.source import Step
+from swwatch.engine.turns import STEP_S, TurnSession
+from swwatch.errors import UserError
+from swwatch.evaluate.quiz.frames import Shown, read_shown, span
+from swwatch.evaluate.quiz.items import Item
+from swwatch.evaluate.quiz.tasks import Task
+from swwatch.model.loading import Loaded
+from swwatch.rules import turn_positions as positions
+from swwatch.rules.spans import Part, Span, ids_of, layout_of
+from swwatch.rules.systems import SYSTEMS
+
+PATCHES_AT_ONCE = 32  # through the vision tower: patches of different seconds do not see each other there
+PLAIN = SYSTEMS["livecc"]  # its form has nothing but system, user and assistant turns
+
+
+@dataclass(frozen=True)
+class Answered:
+    """What was chosen.
+
+    Attributes:
+        said: one of the choices.
+        logits: choice -> logit of its token.
+        tokens: choice -> that token.
+        num_frames: that were shown; seconds: of the file, from the first to the end of the last.
+    """
+
+    said: str
+    logits: dict[str, float]
+    tokens: dict[str, int]
+    num_frames: int
+    seconds: tuple[float, float]
+
+
+def choice_tokens(tokenizer, task: Task, choices: Sequence[str]) -> tuple[tuple[int, ...], dict[str, int]]:
+    """Ids that the answer begins with, and the token of each choice behind them.
+
+    Raises:
+        UserError: the tokenizer cannot tell the choices apart by their first token.
+    """
+
+    def encode(text: str) -> list[int]:
+        return tokenizer.encode(text, add_special_tokens=False)
+
+    context = encode(task.context.rstrip(" "))
+    behind = {}
+    for choice in choices:
+        ids = encode(task.context + choice)
+        if ids[: len(context)] != context:
+            raise UserError(f"the tokenizer joins {task.context!r} and {choice!r}: these choices cannot be told apart")
+        behind[choice] = ids[len(context) :]
+    shared = os.path.commonprefix(list(behind.values()))
+    firsts = {choice: ids[len(shared)] for choice, ids in behind.items() if len(ids) > len(shared)}
+    if len(set(firsts.values())) < len(choices):
+        raise UserError(f"the tokenizer has no token of its own for each of {', '.join(choices)}")
+    return (*encode(task.beginning), *shared), firsts
+
+
+class Plain:
+    """Asks a model about whole clips, whatever it was trained to be: the video in one turn, no state.
+
+    Args:
+        policy: of rules.turn_positions.
+        max_frames: by default the task's.
+    """
+
+    streams = False
+
+    def __init__(
+        self,
+        loaded: Loaded,
+        task: Task,
+        budget: PixelBudget,
+        policy: str = "mrope_full",
+        max_frames: int | None = None,
+    ):
+        self.loaded, self.task = loaded, task
+        self.policy, self.max_frames = positions.get(policy), max_frames or task.max_frames
+        self.turns = Turns(loaded.tokenizer, PLAIN)
+        self.encoder = FrameEncoder(loaded.processor.video_processor, budget)
+
+    def units(self, items: Sequence[Item]) -> list[list[Item]]:
+        """Questions that are worked on together."""
+        return [[item] for item in items]
+
+    def answers(self, items: Sequence[Item], path: Path) -> Iterator[tuple[Item, Answered | UserError]]:
+        """Answers to a unit's questions; an error in the place of an answer concerns this question alone.
+
+        Raises:
+            UserError: the video cannot be used.
+        """
+        for item in items:
+            shown = read_shown(item, path, self.max_frames)
+            logits, tokens = self.logits(item, shown)
+            seconds = float(shown.times_s[0]), float(shown.times_s[-1]) + STEP_S / FRAMES_PER_STEP
+            yield item, choose(logits, tokens, len(shown.frames), seconds)
+
+    def logits(self, item: Item, shown: Shown) -> tuple[torch.Tensor, dict[str, int]]:
+        """(V,) logits of the answer, and the tokens of the choices."""
+        model, beginning = self.loaded.model, choice_tokens(self.loaded.tokenizer, self.task, item.choices)
+        video, grid = self._look(shown)
+        spans = [*self.turns.begin(), *self.turns.plain_turn(0, [grid, item.prompt])]
+        spans.append(Span(Part.ANSWER, beginning[0], None, 0))
+        t_step = positions.t_step(model.config, shown.seconds_per_patch)
+        where, _ = self.policy.place(spans, 0, t_step)
+        with torch.no_grad():
+            embeds = model.embed(ids_of(spans)).to(model.dtype)
+        is_video = torch.cat([torch.full((len(span),), span.part is Part.VIDEO) for span in spans])
+        embeds[is_video.to(embeds.device)] = video.to(embeds)
+        return model.step(model.new_cache(), layout_of(spans, where), embeds), beginning[1]
+
+    def _look(self, shown: Shown) -> tuple[torch.Tensor, tuple[int, int, int]]:
+        """Embeddings of a clip, and its grid after the merge."""
+        seen, size, count = [], (0, 0), PATCHES_AT_ONCE * FRAMES_PER_STEP
+        for first in range(0, len(shown.frames), count):
+            pixels, grid = self.encoder.encode(shown.frames[first : first + count], len(shown.frames))
+            size = merged_grids(grid, self.encoder.merge_size)[0]
+            seen.append(self.loaded.model.watch_video(pixels, grid))
+        return torch.cat(seen), (shown.num_patches, *size)
+
+
+class Streaming:
+    """Asks a model that has watched the video turn by turn, on the state that it then has.
+
+    A video is watched once for all of its questions, in the order of their ends; each is asked on a copy of the state
+    and leaves no trace. While watching the model says nothing (" ..."). What its system forgets is forgotten: that is
+    what is measured. Whole seconds alone are watched, and no frame is left out.
+
+    Args:
+        options: of TurnSession.
+    """
+
+    streams = True
+
+    def __init__(self, loaded: Loaded, task: Task, budget: PixelBudget, **options):
+        self.loaded, self.task, self.options = loaded, task, options
+        self.system = SYSTEMS.get(loaded.settings.variant)
+        if self.system is None:
+            known = ", ".join(SYSTEMS)
+            raise UserError(f"{loaded.settings.variant!r} does not stream in turns: give --variant, one of {known}")
+        self.turns = Turns(loaded.tokenizer, self.system)
+        self.encoder = FrameEncoder(loaded.processor.video_processor, budget)
+
+    def units(self, items: Sequence[Item]) -> list[list[Item]]:
+        units: dict[tuple, list[Item]] = {}
+        for item in items:
+            if item.frames_per_second:
+                raise UserError(f"{item.group}: a folder of pictures is no stream: leave --streaming out")
+            units.setdefault((item.video, span(item)[0]), []).append(item)
+        return [sorted(unit, key=lambda item: span(item)[1]) for unit in units.values()]
+
+    def answers(self, items: Sequence[Item], path: Path) -> Iterator[tuple[Item, Answered | UserError]]:
+        session, left = TurnSession(self.loaded.model, self.turns, **self.options), list(items)
+        session.query = self.options.get("query")  # no commentary is asked for
+        start_s = span(items[0])[0]
+        steps: list[Step] = []
+        seen_s = start_s
+        for frames in _seconds(path, start_s, span(items[-1])[1]):
+            end_s = frames.step + STEP_S
+            while left and span(left[0])[1] < end_s:  # this second is not over when the question is asked
+                yield left[0], self._ask(session, steps, left.pop(0), (start_s, seen_s))
+            if not left:
+                return
+            steps.append(self._step(frames, start_s))
+            seen_s = end_s
+            if len(steps) >= session.steps_due:
+                self._drive(session.turn(steps, silent=True))
+                steps = []
+        for item in left:
+            yield item, self._ask(session, steps, item, (start_s, seen_s))
+
+    def _ask(
+        self, session: TurnSession, waiting: list[Step], item: Item, seconds: tuple[float, float]
+    ) -> Answered | UserError:
+        """Put a question to a stream, whose seconds that wait for their turn make a short one of it."""
+        if seconds[1] <= seconds[0]:
+            return UserError(f"the question {item.key} is asked before the first second is over")
+        kept = session.state()
+        try:
+            beginning, tokens = choice_tokens(self.loaded.tokenizer, self.task, item.choices)
+            if waiting:
+                self._drive(session.turn(waiting, silent=True))
+            logits = self._drive(session.probe(item.prompt, beginning))
+        except UserError as error:
+            return error
+        finally:
+            session.restore(kept)
+        return choose(logits, tokens, round((seconds[1] - seconds[0]) * FRAMES_PER_STEP), seconds)
+
+    def _step(self, frames: StepFrames, start_s: float) -> Step:
+        arrival_s = frames.arrival_s - (_first_step(start_s) if self.system.clip_time else 0)
+        return Step(*self.encoder.encode(frames.frames, None), arrival_s, frames.last)  # its length is unknown yet
+
+    def _drive(self, run: Run):
+        """Run to the end; what it returns."""
+        returned = []
+
+        def whole() -> Run:
+            returned.append((yield from run))
+
+        for _ in drive(self.loaded.model, whole()):
+            pass
+        return returned[0]
+
+
+def _first_step(start_s: float) -> int:
+    return int(-(-start_s // STEP_S))
+
+
+def _seconds(path: Path, start_s: float, end_s: float) -> Iterable[StepFrames]:
+    """The whole seconds of [start_s, end_s), one by one; later ones are not decoded."""
+    for frames in iter_steps(path, max_frames=None):
+        if frames.step + STEP_S > end_s:
+            return
+        if frames.step >= start_s:
+            yield frames
+
+
+def choose(logits: torch.Tensor, tokens: dict[str, int], num_frames: int, seconds: tuple[float, float]) -> Answered:
+    """The choice with the highest logit; of equal ones the first."""
+    values = {choice: float(logits[token]) for choice, token in tokens.items()}
+    return Answered(max(values, key=values.get), values, tokens, num_frames, seconds)

@@ -1,0 +1,82 @@
+"""The loop of a quiz: every question is answered once, whatever happens on the way."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from tqdm import tqdm
+
+from swwatch.errors import UserError
+from swwatch.evaluate.caption.runner import bar_options, check_skips, claimed
+from swwatch.evaluate.quiz.asking import Answered, Plain, Streaming
+from swwatch.evaluate.quiz.items import Item
+from swwatch.evaluate.ranks import Alone
+from swwatch.evaluate.results import Part
+
+
+def run(
+    items: list[Item],
+    results: Part,
+    *,
+    asker: Plain | Streaming,
+    locate: Callable[[Item], Path],
+    ranks: Alone | None = None,
+    max_bad_fraction: float = 0.01,
+) -> None:
+    """Answer the questions that are not done yet, writing each as soon as it is answered.
+
+    Args:
+        items: in the order of evaluation.
+        results: where this process writes; `done` says what is done already.
+        asker: answers the questions of a unit; several processes take the next unit when they are through with one.
+        locate: the file of an item's video; raises UserError.
+    Raises:
+        UserError: more questions than allowed could not be asked.
+    """
+    ranks = ranks or Alone()
+    units = asker.units([item for item in items if item.key not in results.done])
+    num_before = len(results.done)
+    bar = tqdm(desc="questions", unit="question", initial=num_before, total=len(items), **bar_options(ranks))
+
+    def end(item: Item, path: Path | None, got: Answered | UserError) -> None:
+        if isinstance(got, Answered):
+            results.add(_prediction(item, got), _trace(got))
+        else:
+            results.skip(item.key, None if path is None else str(path), str(got))
+            listed = results.skipped if ranks.size == 1 else results.skipped.with_name("rank*_skipped.jsonl")
+            check_skips(ranks.add("skipped"), len(items), max_bad_fraction, listed, got)
+        bar.update(num_before + ranks.add("ended") - bar.n)
+
+    def answers(unit: list[Item]) -> Iterator[tuple[Item, Path | None, Answered | UserError]]:
+        """Every question of a unit once: an error that ends the unit stands for all that are left of it."""
+        left, path = {item.key: item for item in unit}, None
+        try:
+            path = locate(unit[0])
+            for item, got in asker.answers(unit, path):
+                del left[item.key]
+                yield item, path, got
+        except UserError as error:
+            yield from ((item, path, error) for item in left.values())
+
+    with bar:
+        for unit in claimed(units, ranks):
+            for item, path, got in answers(unit):
+                end(item, path, got)
+
+
+def _prediction(item: Item, got: Answered) -> dict:
+    return {
+        "video_id": item.key,
+        "video": item.video,
+        "group": item.group,
+        "tags": list(item.tags),
+        "choices": list(item.choices),
+        "answer": item.answer,
+        "result": got.said,
+        "correct": got.said == item.answer,
+        "num_frames": got.num_frames,
+        "seconds": list(got.seconds),
+    }
+
+
+def _trace(got: Answered) -> list[dict]:
+    return [{"text": choice, "token_id": got.tokens[choice], "logit": logit} for choice, logit in got.logits.items()]

@@ -1,0 +1,138 @@
+"""What the page's clip browser shows: captions with their tokens, scores, and small pictures of each second."""
+
+import base64
+import io
+import sys
+from pathlib import Path
+
+from PIL import Image
+from tqdm import tqdm
+
+from swwatch.data.video import iter_steps
+from swwatch.errors import UserError
+from swwatch.evaluate.report.gather import Run
+
+FRAME_HEIGHT = 96  # pixels
+JPEG_QUALITY = 70
+
+
+def clip_data(runs: list[Run]) -> list[dict]:
+    """The clips of all runs, in the order in which the runs name them, without pictures.
+
+    Returns:
+        Objects with id, reference, task, seconds (None where unknown), events (lines of text) and runs: one entry a
+        run, None where that run has no caption of the clip, else {"text", "tokens", "scores", "times"}. A token is
+        [text, step, newest visible step, emission, staleness], the last two in milliseconds. tokens is None where
+        there is no trace, or where the trace says another text than the predictions (edited by hand).
+    """
+    clips = []
+    for key in dict.fromkeys(key for run in runs for key in run.rows):
+        rows = [run.rows[key] for run in runs if key in run.rows]
+        record = next((run.records[key] for run in runs if key in run.records), {})
+        clips.append(
+            {
+                "id": key,
+                "reference": next(
+                    filter(None, [row.get("annotation") for row in rows]), record.get("human_caption", "")
+                ),
+                "task": str(record.get("task") or rows[0].get("task") or ""),
+                "seconds": record.get("video_duration_in_s"),
+                "events": [_event(event) for event in _list(record.get("events"))],
+                "runs": [_caption(run, key) if key in run.rows else None for run in runs],
+            }
+        )
+    return clips
+
+
+def embed_frames(
+    clips: list[dict],
+    runs: list[Run],
+    *,
+    img_root: Path | None,
+    max_clips: int | None,
+    max_bytes: int,
+) -> str:
+    """Give clips their `frames` (one data URI a step), or say in `no_frames` why there are none.
+
+    Args:
+        clips: of `clip_data`; changed in place, in their order, until a limit is met.
+        max_clips: the most clips that get pictures; None leaves it to `max_bytes`.
+        max_bytes: the most text that all pictures together may take; counts only without `max_clips`.
+    Returns:
+        One sentence on what was left out; "" when nothing was.
+    """
+    total = done = missing = 0
+    full = False
+    for clip in tqdm(clips, desc="frames", unit="clip", mininterval=0.5 if sys.stderr.isatty() else 30):
+        full = full or (done >= max_clips if max_clips is not None else total >= max_bytes)
+        if full:
+            clip["no_frames"] = "Left out to keep this page small (--frames N takes more)."
+            continue
+        try:
+            run = next(run for run in runs if clip["id"] in run.rows)
+            frames = read_frames(run.video(clip["id"], img_root))
+        except UserError as error:
+            clip["no_frames"] = str(error)
+            missing += 1
+            continue
+        size = sum(map(len, frames))
+        if max_clips is None and total + size > max_bytes:
+            full = True
+            clip["no_frames"] = "Left out to keep this page small (--frames N takes more)."
+            continue
+        clip["frames"] = frames
+        total, done = total + size, done + 1
+    told = f"{done} of {len(clips)} clips are shown with their frames"
+    if missing:
+        told += f"; the videos of {missing} could not be read"
+    if full:
+        told += f"; {len(clips) - done - missing} were left out to keep this page small (--frames N takes more)"
+    return "" if done == len(clips) else f"{told}."
+
+
+def read_frames(path: Path) -> list[str]:
+    """One picture for each step of a video, its second frame (the step is complete then), as JPEG data URIs.
+
+    Raises:
+        UserError: the video cannot be read.
+    """
+    return [_jpeg(step.frames[-1]) for step in iter_steps(path, max_frames=None)]
+
+
+def _jpeg(pixels) -> str:
+    picture = Image.fromarray(pixels)
+    picture.thumbnail((4 * FRAME_HEIGHT, FRAME_HEIGHT))
+    out = io.BytesIO()
+    picture.save(out, "JPEG", quality=JPEG_QUALITY, optimize=True)
+    return "data:image/jpeg;base64," + base64.b64encode(out.getvalue()).decode("ascii")
+
+
+def _caption(run: Run, key: str) -> dict:
+    text, tokens = run.rows[key]["result"], run.tokens.get(key)
+    if tokens is not None and "".join(token["text"] for token in tokens).strip() != text.strip():
+        tokens = None
+    return {
+        "text": text,
+        "tokens": None if tokens is None else [_token(token) for token in tokens],
+        "scores": {name: round(value, 4) for name, value in run.clip_scores(key).items()},
+        "times": {name: round(value, 4) for name, value in run.clip_times(key).items()},
+    }
+
+
+def _token(token: dict) -> list:
+    emitted_ms = round(1000 * token["t_emit_s"])
+    stale_ms = round(1000 * (token["t_emit_s"] - token["t_frame_s"]))
+    return [token["text"], token["step"], token["newest_visible_step"], emitted_ms, stale_ms]
+
+
+def _event(event: object) -> str:
+    """An event's times and words, whatever the data set calls them."""
+    if not isinstance(event, dict):
+        return str(event)
+    words = " ".join(str(value) for name, value in event.items() if value and not name.endswith("_s"))
+    times = [f"{event[name]:g}" for name in ("start_s", "end_s") if isinstance(event.get(name), int | float)]
+    return f"{' to '.join(times)} s: {words}" if times else words
+
+
+def _list(value: object) -> list:
+    return value if isinstance(value, list) else []

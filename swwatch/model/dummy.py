@@ -1,0 +1,106 @@
+"""A model without weights and a tokenizer of made-up words: sessions run as they are, where only the course counts."""
+
+import re
+from collections.abc import Iterator, Sequence
+from types import SimpleNamespace
+
+import torch
+
+from swwatch.data.prompt import Markup
+from swwatch.model.cache import StreamCache
+from swwatch.rules.layout import Layout
+from swwatch.rules.schedule import Schedule, WaitK
+
+# made-up token ids; with random weights only their being different counts
+MARKUP = Markup(video=10, vision_start=11, im_end=12, suffix=(13, 12, 14), header=(15, 16, 14))
+WORD = 50  # what a blank model says, again and again
+
+
+class Pieces:
+    """A tokenizer of its own: words, digits and marks become ids in the order they are met."""
+
+    FIRST = 20
+    ROLES = {"<|im_start|>": 15, "<|im_end|>": 12, "<|vision_start|>": 11, "<|vision_end|>": 13, "<|video_pad|>": 10}
+
+    def __init__(self):
+        self._ids = self.ROLES | {"\n": 14, "assistant": 16}
+
+    def get_added_vocab(self) -> dict[str, int]:
+        return dict(self.ROLES)
+
+    def encode(self, text: str, add_special_tokens: bool = False) -> list[int]:
+        pieces = re.findall(r"<\|\w+\|>| ?[^\W\d]+| ?\.\.\.|\d|.|\n", text)
+        return [self._ids.setdefault(piece, self.FIRST + len(self._ids)) for piece in pieces]
+
+    def decode(self, ids: Sequence[int]) -> str:
+        names = {number: piece for piece, number in self._ids.items()}
+        return "".join(names[number] for number in ids)
+
+
+class Saying:
+    """Chooses as a session's own chooser does, and then says what it is told: so many tokens a turn.
+
+    Args:
+        count: tokens of a turn; end: the last of them.
+        words: ids of the others.
+    """
+
+    def __init__(self, chooser, count: int, end: tuple[int, ...], words: Iterator[int]):
+        self._chooser, self._count, self._end, self._words = chooser, count, end, words
+        self.num_said = 0
+
+    def __getattr__(self, name: str):
+        return getattr(self._chooser, name)
+
+    def begin_turn(self) -> None:
+        self.num_said = 0
+        self._chooser.begin_turn()
+
+    def __call__(self, logits: torch.Tensor, context: list[int]) -> int:
+        self._chooser(logits, context)
+        self.num_said += 1
+        left = self._count - self.num_said
+        return self._end[len(self._end) - 1 - left] if left < len(self._end) else next(self._words)
+
+
+class Blank:
+    """Stands for a Watching: keeps a cache as one does, and has nothing to say but WORD.
+
+    Args:
+        variant: as in a checkpoint's settings.
+        t_per_step: temporal positions a second; 1 is Qwen2-VL's.
+        vocab_size: above every id that is said.
+    """
+
+    def __init__(self, variant: str, schedule: Schedule | None = None, t_per_step: int = 2, vocab_size: int = 10_000):
+        vision = SimpleNamespace(spatial_merge_size=1, tokens_per_second=t_per_step)
+        text = SimpleNamespace(vocab_size=vocab_size)
+        self.config = SimpleNamespace(vision_config=vision, text_config=text)
+        self.settings = SimpleNamespace(variant=variant, schedule=schedule or WaitK())
+        self.generation_config = SimpleNamespace(eos_token_id=MARKUP.im_end)
+        self.markup, self.t_per_step = MARKUP, t_per_step
+        self.dtype, self.device = torch.float32, torch.device("cpu")
+        self._logits = torch.zeros(vocab_size)
+        self._logits[WORD] = 1.0
+
+    def new_cache(self, endless: bool = False) -> StreamCache:
+        return StreamCache(1, _no_turn if endless else None)
+
+    def embed(self, ids) -> torch.Tensor:
+        return torch.zeros(len(ids), 1)
+
+    def watch_video(self, pixel_values: torch.Tensor, grid_thw: torch.Tensor) -> torch.Tensor:
+        return torch.zeros(len(pixel_values), 1)
+
+    def step(self, cache: StreamCache, rows: Layout, embeds: torch.Tensor, predicts: int | None = -1):
+        cache.admit(rows)
+        nothing = torch.zeros(1, 1, len(rows), 2)
+        for layer in cache.layers:
+            layer.update(nothing, nothing)
+        return None if predicts is None else self._logits
+
+
+def _no_turn(_, position_ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Cosines and sines of no rotation."""
+    shape = (1, position_ids.shape[-1], 2)
+    return torch.ones(shape), torch.zeros(shape)

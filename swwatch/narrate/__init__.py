@@ -1,0 +1,1 @@
+"""Frames in, words out: one stream at a time."""

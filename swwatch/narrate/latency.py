@@ -1,0 +1,102 @@
+"""A narration that shows how far behind the picture it is, second by second.
+
+Events are those of an engine (narrate.Token, trace.Watched) or a server's messages of the same fields, so nothing here
+needs torch.
+"""
+
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from statistics import median
+
+from swwatch.rules.schedule import STEP_S
+
+
+@dataclass
+class Second:
+    """One step of the video: when it arrived, was watched and was spoken about, in seconds of stream time."""
+
+    step: int
+    arrival_s: float
+    watched_s: float | None = None
+    first_s: float | None = None  # of its first token
+    last_s: float | None = None  # of its last
+
+    @property
+    def behind_s(self) -> float:
+        """How much later than the next step's arrival all of this one was done; nothing where it kept up."""
+        done_s = max(at for at in (self.watched_s, self.last_s, self.arrival_s) if at is not None)
+        return max(0.0, done_s - self.arrival_s - STEP_S)
+
+    def lag(self, at_s: float | None) -> str:
+        return "     -" if at_s is None else f"{at_s - self.arrival_s:6.2f}"
+
+
+def show_lag(events: Iterable, out=None, notice: Callable[[object], str | None] = lambda event: None) -> Iterator:
+    """Print a line for each second of video, words as they are spoken; pass all events on.
+
+    A line tells what had been seen, how long after its arrival the second was watched and the first word about it
+    came, the words, and whether all was done before the next second arrived. The last line, where the rest of the
+    answer is spoken, has no such limit. What `notice` has to say about an event stands on a line of its own.
+    """
+    out = out or sys.stdout
+    seconds: list[Second] = []  # their lines are begun, the last one's is open
+    watched: dict[int, object] = {}
+    broken = False  # a notice stands behind the words
+
+    def write(text: str) -> None:
+        print(text, end="", file=out, flush=True)
+
+    def open_line(second: Second, is_first_word: bool) -> None:
+        if seconds:
+            close_line(seconds[-1])
+        seen = watched.get(second.step)
+        second.watched_s = None if seen is None else seen.t_s
+        seconds.append(second)
+        first = second.lag(second.first_s if is_first_word else None)
+        write(f"\nseen 0-{second.step + 1:<3} s  watched +{second.lag(second.watched_s)}  word +{first} |")
+
+    def close_line(second: Second) -> None:
+        if second.behind_s:
+            write(("\n  ..." if broken else "") + f"  ({second.behind_s:.2f} s behind)")
+
+    def open_silent(upto: int) -> None:
+        """The lines of steps before `upto` that had no words."""
+        begin = seconds[-1].step + 1 if seconds else 0
+        for step in range(begin, upto):
+            if step in watched:
+                open_line(Second(step, watched[step].arrival_s), is_first_word=False)
+
+    for event in events:
+        if text := notice(event):
+            write(f"\n  [{text}]")
+            broken = True
+        if hasattr(event, "arrival_s"):  # a step was watched
+            watched[event.step] = event
+            open_silent(event.step - 1)  # watched at most one step ahead: those before that have had their words
+        elif hasattr(event, "t_emit_s"):  # a token
+            step = event.newest_visible_step
+            open_silent(step)
+            if not seconds or seconds[-1].step < step:
+                open_line(Second(step, event.t_frame_s, first_s=event.t_emit_s), is_first_word=True)
+                write("" if event.text.startswith(" ") else " ")
+            elif broken:
+                write("\n  ...")
+            broken = False
+            seconds[-1].last_s = event.t_emit_s
+            write(event.text.replace("\n", " "))
+        yield event
+    open_silent(max(watched, default=-1) + 1)
+    print(file=out)
+    print(summary(seconds), file=out, flush=True)
+
+
+def summary(seconds: list[Second]) -> str:
+    """One line on a whole run; the last second, which has no limit, is left out of what kept up."""
+    kept = sum(not second.behind_s for second in seconds[:-1])
+    lags = {
+        "watched": [s.watched_s - s.arrival_s for s in seconds if s.watched_s is not None],
+        "first word": [s.first_s - s.arrival_s for s in seconds if s.first_s is not None],
+    }
+    told = [f"{name} +{median(v):.2f} s (median), +{max(v):.2f} s (most)" for name, v in lags.items() if v]
+    return "; ".join([f"kept up in {kept} of {len(seconds[:-1])} seconds", *told])

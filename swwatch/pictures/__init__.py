@@ -1,0 +1,1 @@
+"""What is drawn: samples, masks, and what a stream without end keeps."""

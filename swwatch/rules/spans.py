@@ -1,0 +1,81 @@
+"""What a model streaming in chat turns has before it: spans of tokens, in order, each knowing what it is and when.
+
+Prompts, training samples, positions and eviction all speak of the same spans, so that they cannot disagree.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+
+import torch
+
+from swwatch.rules.layout import KINDS, Kind, Layout
+from swwatch.rules.visibility import WATCHED
+
+
+class Part(StrEnum):
+    SYSTEM = "system"  # the system turn
+    PREVIOUS = "previous"  # words said before, folded into a turn of their own (StreamingVLM)
+    AROUND = "around"  # what opens and closes that turn
+    HEAD = "head"  # <|im_start|>user\n
+    LABEL = "label"  # the seconds that a turn is about
+    VISION = "vision"  # <|vision_start|> and <|vision_end|>
+    VIDEO = "video"
+    QUERY = "query"  # what the user asks in this turn
+    TAIL = "tail"  # <|im_end|>\n, which ends a user turn
+    HEADER = "header"  # <|im_start|>assistant\n
+    ANSWER = "answer"  # the words, " ..." and <|im_end|>: all that a loss is taken on
+    CLOSE = "close"  # the line end between an answer and the next turn
+
+
+@dataclass(frozen=True)
+class Span:
+    """A run of tokens of one kind.
+
+    Attributes:
+        part: what it is.
+        ids: its token ids; for video <|video_pad|> once per merged token.
+        grid: of video, (patches, rows, columns) after the merge; else None.
+        round: the turn it belongs to, from 0; -1 for what precedes all turns.
+        start_s, end_s: the seconds of video that its turn is about.
+    """
+
+    part: Part
+    ids: tuple[int, ...]
+    grid: tuple[int, int, int] | None = None
+    round: int = -1
+    start_s: float = 0.0
+    end_s: float = 0.0
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def __post_init__(self):
+        if (self.grid is not None) != (self.part is Part.VIDEO):
+            raise ValueError(f"a grid belongs to video and to nothing else, not to {self.part}")
+        if self.grid is not None and self.grid[0] * self.grid[1] * self.grid[2] != len(self.ids):
+            raise ValueError(f"a grid of {self.grid} has not {len(self.ids)} tokens")
+
+
+def ids_of(spans: Iterable[Span]) -> list[int]:
+    """All token ids, in order."""
+    return [token for span in spans for token in span.ids]
+
+
+def layout_of(spans: Sequence[Span], position_ids: torch.Tensor, first: int = 0) -> Layout:
+    """The columns of spans that follow one another: one causal stream, whose steps are turns.
+
+    Args:
+        position_ids: (3, L), from Policy.place.
+        first: how many tokens of the stream came before.
+    """
+    kinds = torch.tensor([_kind(span) for span in spans for _ in span.ids], dtype=torch.int64)
+    steps = torch.tensor([max(span.round, 0) for span in spans for _ in span.ids], dtype=torch.int64)
+    order = torch.arange(first, first + len(kinds))
+    return Layout(kinds, steps, torch.full_like(steps, WATCHED), order, steps, position_ids)
+
+
+def _kind(span: Span) -> int:
+    if span.part is Part.VIDEO:
+        return KINDS.index(Kind.VIDEO)
+    return KINDS.index(Kind.ANSWER if span.part in (Part.ANSWER, Part.PREVIOUS) else Kind.PROMPT)

@@ -1,0 +1,106 @@
+"""The systems that stream in chat turns: ONE table (SYSTEMS, at the end) of what tells them apart.
+
+Sources: StreamingVLM, arXiv 2510.09608; LiveCC, arXiv 2504.16030; constants of their public releases.
+"""
+
+from dataclasses import dataclass
+
+from swwatch.errors import UserError
+
+ELLIPSIS = " ..."  # ends every answer: there is more to come
+LABEL = "Time={:.1f}-{:.1f}s"  # of a turn: the seconds of video that it is about
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How tokens of an answer are chosen. A temperature of None is the checkpoint's own."""
+
+    max_new_tokens: int
+    do_sample: bool
+    temperature: float | None
+    repetition_penalty: float
+
+
+@dataclass(frozen=True)
+class System:
+    """A row of the table.
+
+    Attributes:
+        first_frames: frames of the first turn at 2 frames a second; every later turn has 2.
+        previous_text: older words are kept in a turn of the role "previous text" before all video.
+        spaced: an answer's words begin with a space, as in the transcript they were learned from.
+        eviction: a policy of policies.keep; positions: a policy of rules.turn_positions.
+        text_sink, text_window: tokens of the previous text that are kept, first and last.
+        vision_window_s: seconds of video that are kept, the newest included.
+        flush_s: seconds of video after which all of it is dropped, while all text is kept.
+        sampling: of live streaming.
+        query: what is asked where nothing else is.
+        words_early_s: a training turn has the words that end by so many seconds before its own end; LiveCC's are over
+            when its last frame comes.
+        clip_time: labels of a training clip count from its beginning, not from the video's.
+        drop_silence: silent turns at the end of a training clip are left out.
+        total_pixels: of a training clip, shared by its frames; live budgets are in data.pixels.
+    """
+
+    name: str
+    first_frames: int
+    previous_text: bool
+    spaced: bool
+    eviction: str
+    positions: str
+    sampling: Sampling
+    query: str
+    total_pixels: int = 19_267_584
+    max_frames: int = 480
+    words_early_s: float = 0.0
+    clip_time: bool = False
+    drop_silence: bool = False
+    text_sink: int | None = None
+    text_window: int | None = None
+    vision_window_s: float | None = None
+    flush_s: float | None = None
+
+
+def get(name: str) -> System:
+    """The table's row of this name.
+
+    Raises:
+        UserError: no such system.
+    """
+    if name not in SYSTEMS:
+        raise UserError(f"no system {name!r} that streams in turns: choose one of {', '.join(SYSTEMS)}")
+    return SYSTEMS[name]
+
+
+SYSTEMS = {
+    system.name: system
+    for system in (
+        System(
+            "streamingvlm",
+            first_frames=2,
+            previous_text=True,
+            spaced=True,
+            eviction="sink_window",
+            positions="mrope_contiguous",
+            sampling=Sampling(20, True, 0.9, 1.05),
+            query="Commentate on this match",
+            text_sink=512,
+            text_window=512,
+            vision_window_s=16.0,
+        ),
+        System(
+            "livecc",
+            first_frames=6,
+            previous_text=False,
+            spaced=False,
+            eviction="flush",
+            positions="mrope_full",
+            sampling=Sampling(16, True, None, 1.05),
+            query="Please describe the video.",
+            flush_s=240.0,
+            words_early_s=0.5,
+            clip_time=True,
+            drop_silence=True,
+        ),
+    )
+}

@@ -1,0 +1,96 @@
+"""Positions of spans: one rule for text and video, and the policies that systems apply it by.
+
+The rule of both Qwen2-VL and Qwen2.5-VL: text counts on by one on all three axes; a video block that begins at s has
+t = s + patch x t_step, h = s + row, w = s + column; what follows begins one past the largest position so far. The two
+families differ in t_step alone: see `t_step`.
+Source: arXiv 2409.12191 and 2502.13923; policies: arXiv 2510.09608 (StreamingVLM), 2504.16030 (LiveCC).
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from swwatch.errors import UserError
+from swwatch.rules.spans import Span
+
+
+@dataclass(frozen=True)
+class Policy:
+    """Where the tokens of a stream stand.
+
+    Attributes:
+        name: as asked for.
+        why: what it is for, one line.
+        flat_first, flat_later: plain counting on all axes, video included, in the first turn and in later ones.
+        compact: after tokens were evicted the rest is numbered anew from 0, without gaps.
+    """
+
+    name: str
+    why: str
+    flat_first: bool = False
+    flat_later: bool = False
+    compact: bool = False
+
+    def place(self, spans: Sequence[Span], start: int, t_step: float) -> tuple[torch.Tensor, int]:
+        """Positions of spans that follow one another.
+
+        Args:
+            spans: of any rounds; those before the first turn count to it.
+            start: position of the first token; 0, or what the call before returned.
+            t_step: of the model, see `t_step`; patches stand at whole positions, rounded down.
+        Returns:
+            (3, L) int64, and the position of whatever comes next.
+        """
+        parts = []
+        for span in spans:
+            flat = self.flat_first if span.round < 1 else self.flat_later
+            if span.grid is None or flat:
+                part = torch.arange(start, start + len(span)).expand(3, -1)
+            else:
+                t, h, w = torch.meshgrid(*map(torch.arange, span.grid), indexing="ij")
+                part = torch.stack([start + (t.double() * t_step).long(), start + h, start + w]).flatten(1)
+            if len(span):
+                start = int(part.max()) + 1
+            parts.append(part)
+        return torch.cat([torch.zeros((3, 0), dtype=torch.int64), *parts], dim=1), start
+
+
+POLICIES = {
+    policy.name: policy
+    for policy in (
+        Policy("mrope_contiguous", "StreamingVLM: positions never exceed what is kept", compact=True),
+        Policy("mrope_append", "the contrast to it: positions grow with the stream, for ever"),
+        Policy("mrope_full", "what one forward over the whole conversation has; equal to it at every turn"),
+        Policy(
+            "livecc_compat", "LiveCC's released demo: 3-D in its first turn, plain counting later", flat_later=True
+        ),
+        Policy("flat_1d", "what LiveCC's released weights were trained with", flat_first=True, flat_later=True),
+    )
+}
+
+
+def get(name: str) -> Policy:
+    """The policy of this name.
+
+    Raises:
+        UserError: no such policy.
+    """
+    if name not in POLICIES:
+        raise UserError(f"no position policy {name!r}: choose one of {', '.join(POLICIES)}")
+    return POLICIES[name]
+
+
+def t_step(config, seconds_per_patch: float = 1.0) -> float:
+    """Temporal positions from one patch to the next.
+
+    Args:
+        config: of the model; Qwen2.5-VL counts time (`tokens_per_second`), Qwen2-VL counts patches.
+        seconds_per_patch: 1 is 2 frames at 2 frames a second; more where frames were left out. Then the result need
+            not be whole.
+    """
+    per_second = getattr(config.vision_config, "tokens_per_second", None)
+    if per_second is None:
+        return 1
+    step = per_second * seconds_per_patch
+    return int(step) if step == int(step) else step

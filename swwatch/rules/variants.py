@@ -1,0 +1,317 @@
+"""The six variants: ONE table (VARIANTS, at the end), the position rules it names, and the layouts they give.
+
+Training, streaming, pictures and tests all read that table. A seventh variant is one more row, with its position rule
+and its golden case. Source of the rules: arXiv 2601.06843, section 3; integers in tests/golden/layouts.json.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import Enum
+
+import torch
+
+from swwatch.errors import UserError
+from swwatch.rules.layout import KINDS, Kind, Layout
+from swwatch.rules.schedule import Schedule, WaitK, spoken_steps
+from swwatch.rules.visibility import SAID, WATCHED
+
+GAP = 10_000  # first position of the answer axis under GIPE
+SUFFIX_LEN = 3  # <|vision_end|><|im_end|>\n
+HEADER_LEN = 3  # <|im_start|>assistant\n
+
+
+class Speaks(Enum):
+    OFFLINE = "after the whole video"
+    ALTERNATING = "wait-k, alternating with the video in one sequence"
+    PARALLEL = "wait-k, while the next video step comes in"
+    TURNS = "as the answer of a chat turn, which the next step of video ends"
+
+
+class VideoThenText:
+    """origin: video on a fixed grid from the prompt's end, text one past the largest position so far.
+
+    This is also the base of the other rules: the state they share and the four questions they answer differently.
+    Temporal axis: `t_per_step` per patch (tokens_per_second of the checkpoint times 1 s). Text after a video resumes
+    at max over t, h, w, plus 1: the rule the Qwen2.5-VL weights were trained with (transformers 4.54 to 4.57). A
+    question in mid-stream is text after a video, and the video after it is another one: its grid begins at the
+    question's end.
+    """
+
+    def __init__(self, t_per_step: int):
+        self.t_per_step = t_per_step
+        self.watched_end = -1  # largest position of the prompt, questions, video and suffix so far
+        self.said_end = -1  # largest position of the header and answer so far
+        self.grid_step = self.grid_start = 0  # the first step since the newest question, and where its patch begins
+
+    def question_start(self, step: int) -> int:
+        """Position of the first token of a question asked before the patch of `step`. The prompt is the first one."""
+        return self.watched_end + 1
+
+    def begin_grid(self, step: int) -> None:
+        """A question before the patch of `step` is complete."""
+        self.grid_step, self.grid_start = step, self.watched_end + 1
+
+    def renumber(self, steps: int) -> None:
+        """From now on steps are counted higher by so many."""
+        self.grid_step += steps
+
+    def patch_start(self, step: int) -> tuple[int, int, int]:
+        """(t, h, w) of the first token of the patch of `step`."""
+        start = self.grid_start
+        return start + self.t_per_step * (step - self.grid_step), start, start
+
+    def suffix_start(self) -> int:
+        return self.watched_end + 1
+
+    def text_start(self, step: int) -> int:
+        """Position of the next text token, which is spoken at `step`."""
+        return max(self.watched_end, self.said_end) + 1
+
+
+class OwnAxis(VideoThenText):
+    """batch, group (GDPE): the answer has an axis of its own, from 0. Each axis continues only itself."""
+
+    first = 0
+
+    def text_start(self, step: int) -> int:
+        return max(self.said_end + 1, self.first)
+
+
+class OwnAxisAfterGap(OwnAxis):
+    """gap (GIPE): as GDPE, from a constant."""
+
+    first = GAP
+
+
+class SharedStart(VideoThenText):
+    """overlap (OSPE): the text of step i and the patch of step i+1 (or the question before it) start one past E_i.
+
+    E_i = max(end of patch i, suffix included at the last step; end of the text of step i-1). It is fixed when the
+    first of the two begins, whichever an engine does first.
+    """
+
+    def __init__(self, t_per_step: int):
+        super().__init__(t_per_step)
+        self.open_step = -1  # the step whose E is in self.end
+        self.end = -1
+
+    def _end_of(self, step: int) -> int:
+        if step > self.open_step:
+            self.open_step, self.end = step, max(self.watched_end, self.said_end)
+        return self.end
+
+    def renumber(self, steps: int) -> None:
+        super().renumber(steps)
+        self.open_step += steps
+
+    def question_start(self, step: int) -> int:
+        return self.watched_end + 1 if step == self.grid_step else self._end_of(step - 1) + 1
+
+    def patch_start(self, step: int) -> tuple[int, int, int]:
+        return (self.grid_start if step == self.grid_step else self._end_of(step - 1) + 1,) * 3
+
+    def text_start(self, step: int) -> int:
+        fresh = step > self.open_step or self.said_end <= self.end
+        return (self._end_of(step) if fresh else self.said_end) + 1
+
+
+class RunningAxis(VideoThenText):
+    """interleave: every patch and every text run starts one past the largest position used so far."""
+
+    def question_start(self, step: int) -> int:
+        return max(self.watched_end, self.said_end) + 1
+
+    def patch_start(self, step: int) -> tuple[int, int, int]:
+        return (max(self.watched_end, self.said_end) + 1,) * 3
+
+    def suffix_start(self) -> int:
+        return max(self.watched_end, self.said_end) + 1
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A row of the table.
+
+    Attributes:
+        positions: the position rule.
+        streams: 1 (plain causal) or 2 (watched and said apart, the parallel mask); see visibility.py.
+        speaks: when text comes, which also orders the training sequence.
+    """
+
+    name: str
+    paper: str
+    positions: type[VideoThenText]
+    streams: int
+    speaks: Speaks
+
+
+class Cursor:
+    """Lays tokens out as they arrive, step by step. `layout` below is this same cursor run over a whole sample.
+
+    Call `prompt` once, then `watch` for every patch, `suffix` after the last, and `say` for text as it is spoken;
+    `ask` where a further question comes in mid-stream.
+    """
+
+    def __init__(self, variant: Variant, t_per_step: int = 2):
+        self.variant = variant
+        self.rule = variant.positions(t_per_step)
+        self.num_steps = 0
+        self.counts = {WATCHED: 0, SAID: 0}
+
+    def _run(self, kind: Kind, position_ids: torch.Tensor, step: int, sees: int) -> Layout:
+        n = position_ids.shape[1]
+        said = kind in (Kind.HEADER, Kind.ANSWER)
+        stream = SAID if said and self.variant.streams == 2 else WATCHED
+        order = torch.arange(self.counts[stream], self.counts[stream] + n)
+        self.counts[stream] += n
+        if n:
+            end = int(position_ids.max())
+            if said:
+                self.rule.said_end = max(self.rule.said_end, end)
+            else:
+                self.rule.watched_end = max(self.rule.watched_end, end)
+        fill = torch.full
+        return Layout(
+            fill((n,), KINDS.index(kind)), fill((n,), step), fill((n,), stream), order, fill((n,), sees), position_ids
+        )
+
+    def prompt(self, length: int) -> Layout:
+        return self.ask(length)
+
+    def ask(self, length: int) -> Layout:
+        """A question before the next patch: what is watched of that step, for whoever may see that step."""
+        step = self.num_steps
+        run = self._run(Kind.PROMPT, _line(self.rule.question_start(step), length), step, step)
+        self.rule.begin_grid(step)
+        return run
+
+    def watch(self, rows: int, columns: int) -> Layout:
+        """The next patch, a merged grid in row-major order. An empty one (0, 0) closes a stream that ends late."""
+        step = self.num_steps
+        t, h, w = self.rule.patch_start(step)
+        grid_h = torch.arange(h, h + rows).repeat_interleave(columns)
+        grid_w = torch.arange(w, w + columns).repeat(rows)
+        run = self._run(Kind.VIDEO, torch.stack([torch.full_like(grid_h, t), grid_h, grid_w]), step, step)
+        self.num_steps += 1
+        return run
+
+    def suffix(self, length: int = SUFFIX_LEN) -> Layout:
+        step = self.num_steps - 1
+        return self._run(Kind.SUFFIX, _line(self.rule.suffix_start(), length), step, step)
+
+    def say(self, length: int, step: int, kind: Kind = Kind.ANSWER, sees: int | None = None) -> Layout:
+        """Text spoken at `step`. `sees`: newest step that the tokens it PREDICTS may see; by default `step`."""
+        start = self.rule.text_start(step) if length else 0
+        return self._run(kind, _line(start, length), step, step if sees is None else sees)
+
+
+def _line(start: int, length: int) -> torch.Tensor:
+    """(3, length): equal positions on all axes, as text has them."""
+    return torch.arange(start, start + length).expand(3, -1)
+
+
+def layout(
+    name: str,
+    prompt_len: int,
+    grids: list[tuple[int, int]],
+    answer_len: int,
+    wait_k: int = 3,
+    *,
+    schedule: Schedule | None = None,
+    suffix_len: int = SUFFIX_LEN,
+    header_len: int = HEADER_LEN,
+    t_per_step: int = 2,
+    questions: Mapping[int, int] | None = None,
+) -> Layout:
+    """Lay out a whole sample: every token in training order with its step, positions and visibility.
+
+    Order: prompt, V_1..V_n, suffix, header, answer.
+    Order of interleave: prompt, V_1, header, A_1, V_2, A_2, ..., V_n, suffix, A_n.
+
+    Args:
+        name: a variant of VARIANTS.
+        prompt_len: tokens up to and including <|vision_start|>.
+        grids: merged (rows, columns) of each step's patch; (0, 0) where the stream ended without a further frame.
+        answer_len: spoken tokens, <|im_end|> included.
+        wait_k: tokens per step; `schedule` replaces it.
+        t_per_step: temporal positions per step, tokens_per_second x 1 s (2 in the released checkpoints).
+        questions: step -> tokens of a further question that stands before its patch.
+    Returns:
+        Layout of L = prompt_len + sum(rows x columns) + suffix_len + header_len + answer_len tokens, and those of
+        further questions, on the CPU.
+    Raises:
+        UserError: unknown variant. ValueError: no steps, or a negative length.
+    """
+    variant, num_steps = get(name), len(grids)
+    if num_steps < 1 or prompt_len < 0 or answer_len < 0:
+        raise ValueError(f"need at least one step and lengths >= 0: {prompt_len=}, {num_steps=}, {answer_len=}")
+    cursor = Cursor(variant, t_per_step)
+    spoken = spoken_steps(schedule or WaitK(wait_k), answer_len, num_steps)
+    per_step = [spoken.count(step) for step in range(num_steps)]
+    watched, said, arrived = [cursor.prompt(prompt_len)], [], []
+
+    def watch(step: int) -> None:
+        if questions and step in questions:
+            watched.append(cursor.ask(questions[step]))
+        watched.append(cursor.watch(*grids[step]))
+        if step == num_steps - 1:
+            watched.append(cursor.suffix(suffix_len))
+
+    def speak(step: int) -> None:
+        if step == 0:
+            said.append(cursor.say(header_len, 0, Kind.HEADER))
+        said.append(cursor.say(per_step[step], step))
+
+    if variant.speaks is Speaks.OFFLINE:
+        for step in range(num_steps):
+            watch(step)
+        for step in range(num_steps):
+            speak(step)
+    else:
+        for step in range(num_steps):
+            first_new = len(watched), len(said)
+            watch(step)
+            speak(step)
+            arrived += watched[first_new[0] :] + said[first_new[1] :]
+    if variant.speaks is Speaks.ALTERNATING:
+        return Layout.cat(watched[:1] + arrived)
+    text = Layout.cat(said)
+    if variant.streams == 2:  # a row carries what the token it PREDICTS may see; the last one, what its own step sees
+        text.sees[:-1] = text.step[1:]
+    else:
+        text.sees[:] = num_steps - 1
+    return Layout.cat(watched + [text])
+
+
+def get(name: str) -> Variant:
+    """The table's row of this name.
+
+    Raises:
+        UserError: no such variant.
+    """
+    if name not in VARIANTS | TURNS:
+        raise UserError(f"no variant {name!r}: choose one of {', '.join(VARIANTS)}")
+    return (VARIANTS | TURNS)[name]
+
+
+# Adding a variant: one row here, its rule above, its golden case in tests/golden. Nothing else changes.
+VARIANTS = {
+    v.name: v
+    for v in (
+        Variant("origin", "Offline, Origin", VideoThenText, 1, Speaks.OFFLINE),
+        Variant("batch", "Offline, GDPE", OwnAxis, 1, Speaks.OFFLINE),
+        Variant("interleave", "Streaming, Interleave", RunningAxis, 1, Speaks.ALTERNATING),
+        Variant("overlap", "Streaming, OSPE", SharedStart, 2, Speaks.PARALLEL),
+        Variant("group", "Streaming, GDPE", OwnAxis, 2, Speaks.PARALLEL),
+        Variant("gap", "Streaming, GIPE", OwnAxisAfterGap, 2, Speaks.PARALLEL),
+    )
+}
+
+# Systems that stream in chat turns: plain causal, one running axis. rules.turn_positions lays out their conversations.
+TURNS = {
+    v.name: v
+    for v in (
+        Variant("streamingvlm", "StreamingVLM (2510.09608)", RunningAxis, 1, Speaks.TURNS),
+        Variant("livecc", "LiveCC (2504.16030)", RunningAxis, 1, Speaks.TURNS),
+    )
+}

@@ -1,0 +1,194 @@
+"""Training samples of turns: the ids of a stream, labels on the answers alone, every word once."""
+
+from collections import Counter
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from swwatch.data.turns.conversation import Asked, Chat, Commentary, read
+from swwatch.data.turns.prompt import Turns
+from swwatch.data.turns.samples import Form
+from swwatch.errors import UserError
+from swwatch.policies.keep import Windows
+from swwatch.rules.spans import Part, ids_of
+from swwatch.rules.systems import SYSTEMS
+from swwatch.rules.turn_positions import POLICIES
+from tests.helpers.turn_streams import GRID, LONG, Scripted, begin, play, random_steps, streamed, told_of
+
+word = st.text("abcdefgh'.,-é7", min_size=1, max_size=6).filter(lambda text: text.strip())
+rows = st.lists(st.tuples(st.floats(0, 8), word).map(lambda row: [max(row[0] - 0.2, 0), *row]), max_size=25)
+
+
+@pytest.fixture(scope="module", params=["streamingvlm", "livecc"])
+def loaded(request, load_tiny):
+    return load_tiny(request.param)
+
+
+def form_of(loaded, **options) -> Form:
+    return Form(Turns(loaded.tokenizer, SYSTEMS[loaded.settings.variant]), **options)
+
+
+@given(rows, st.integers(3, 8), st.sampled_from([0.0, 3.0, 1234.0]), st.text("ab c", max_size=40))
+@settings(max_examples=8)
+def test_the_ids_of_every_turn_are_those_that_a_stream_reads_and_speaks(loaded, rows, count, start_s, previous):
+    system = SYSTEMS[loaded.settings.variant]
+    zero = start_s if not system.clip_time else 0.0
+    asked = (Asked(start_s + 2.5, "Who is it?", "A man"),)
+    told = told_of([[a + start_s, b + start_s, w] for a, b, w in rows], asked=asked, previous=previous)
+    form = form_of(loaded, windows=Windows(text_sink=4, text_window=6))
+    spans, shown, cut = form.spans(told, (count, *GRID), start_s)
+    assert not cut
+    first = 0 if system.first_frames > 2 else 2  # the turn that holds second 2.5
+    more = {"previous": previous} if system.previous_text else {}
+    windows = Windows(text_sink=4, text_window=6)
+    session, _ = streamed(
+        loaded, spans, told, zero, shown, {first: "Who is it?"}, eviction="append", windows=windows, **more
+    )
+    assert [(s.part, s.ids, s.grid, s.round) for s in session.context] == [
+        (s.part, s.ids, s.grid, s.round) for s in spans
+    ]
+    ours, _ = POLICIES["mrope_full"].place(spans, 0, 2)
+    theirs, _ = POLICIES["mrope_full"].place(session.context, 0, 2)
+    assert torch.equal(ours, theirs)
+
+
+@given(rows, st.integers(1, 9), st.floats(0, 5))
+@settings(max_examples=30)
+def test_no_word_is_lost_or_doubled_but_those_that_end_after_the_last_frame(loaded, rows, count, start_s):
+    system, form = SYSTEMS[loaded.settings.variant], form_of(loaded)
+    told = told_of(rows)
+    try:
+        spans, shown, _ = form.spans(told, (count, *GRID), start_s)
+    except UserError as error:
+        assert "nothing is said" in str(error) and system.drop_silence
+        spans, shown = [], 0
+    end_s = start_s + (count if system.drop_silence else shown) - system.words_early_s
+    words = Counter(w.text for w in told.words if w.end_s <= end_s + 1e-6)
+    answers = [span.ids for span in spans if span.part is Part.ANSWER]
+    mute = len(form.turns.answer(""))
+    said = Counter(" ".join(loaded.tokenizer.decode(ids[: len(ids) - mute]) for ids in answers).split())
+    assert said == words
+    for span, ids in zip([s for s in spans if s.part is Part.VIDEO], answers, strict=True):
+        assert ids[-1] == form.turns.im_end and span.grid[1:] == GRID
+    if system.drop_silence and answers:
+        assert answers[-1] != form.turns.answer(""), "a clip does not end in silence"
+
+
+def test_words_belong_to_the_turn_that_they_end_in_by_each_systems_rule(load_tiny):
+    told = told_of([[0, 1.0, "one"], [1, 3.4, "two"], [3, 3.6, "three"], [3, 5.4, "four"]])
+    want = {"streamingvlm": ["one", "", "", "two three", "", "four"], "livecc": ["one", "two", "three", "four"]}
+    for name, texts in want.items():
+        loaded = load_tiny(name)
+        spans, shown, _ = form_of(loaded).spans(told, (6, *GRID), 0.0)
+        mute = len(form_of(loaded).turns.answer(""))
+        answers = [loaded.tokenizer.decode(s.ids[:-mute]).strip() for s in spans if s.part is Part.ANSWER]
+        assert answers == texts and shown == 6
+        labels = [loaded.tokenizer.decode(s.ids) for s in spans if s.part is Part.LABEL]
+        assert labels[:2] == {"streamingvlm": ["Time=0.0-1.0s", "Time=1.0-2.0s"]}.get(
+            name, ["Time=0.0-3.0s", "Time=3.0-4.0s"]
+        )
+
+
+def test_labels_are_the_videos_seconds_for_streamingvlm_and_the_clips_for_livecc(load_tiny):
+    told = told_of([[100, 101, "one"], [101, 103.5, "two"]])
+    for name, label in {"streamingvlm": "Time=100.0-101.0s", "livecc": "Time=0.0-3.0s"}.items():
+        loaded = load_tiny(name)
+        spans, _, _ = form_of(loaded).spans(told, (4, *GRID), 100.0)
+        assert loaded.tokenizer.decode(next(s for s in spans if s.part is Part.LABEL).ids) == label
+
+
+@given(st.integers(0, 40), st.integers(0, 9), st.integers(0, 9))
+@settings(max_examples=20)
+def test_previous_text_is_cut_as_a_stream_cuts_what_it_has_said_itself(load_tiny, count, sink, window):
+    """A chunk's previous text, and words that a stream said and folded: the same ids, sinks and windows included."""
+    loaded, words = load_tiny("streamingvlm"), [f"w{i}" for i in range(count)]
+    turns, windows = Turns(loaded.tokenizer, SYSTEMS["streamingvlm"]), Windows(1, 1, sink, window)
+    session = begin(loaded, Scripted, windows=windows, choosing=LONG)
+    texts = [" ".join(words[i : i + 4]) for i in range(0, count, 4)] + ["", ""]
+    session.tell([list(turns.answer(text)) for text in texts])
+    play(session, random_steps(loaded, len(texts)))
+    folded = [token for span in session.context if span.part is Part.PREVIOUS for token in span.ids]
+    form = Form(turns, windows=windows)
+    spans, _, _ = form.spans(told_of([[0, 1, "x"]], previous=" ".join(words)), (1, *GRID))
+    assert [token for span in spans if span.part is Part.PREVIOUS for token in span.ids] == folded
+
+
+def test_the_papers_windows_are_the_default(load_tiny):
+    loaded = load_tiny("streamingvlm")
+    told = told_of([[0, 1, "x"]], previous=" ".join(f"w{i}" for i in range(900)))
+    spans, _, _ = form_of(loaded).spans(told, (1, *GRID))
+    kept = [token for span in spans if span.part is Part.PREVIOUS for token in span.ids]
+    whole = list(form_of(loaded).turns._words(told.previous))
+    assert len(whole) > 1024 and kept == whole[:512] + whole[-512:]
+
+
+@pytest.mark.parametrize(
+    ("context", "query"),
+    [
+        ("none", "Say it."),
+        ("title", "Say it.\nThe cup"),
+        ("previous", "Say it.\nhe ran"),
+        ("previous_or_title", "Say it.\nhe ran"),
+        ("both", "Say it.\nThe cup\nhe ran"),
+    ],
+)
+def test_livecc_tells_title_and_previous_words_in_its_query(load_tiny, context, query):
+    loaded = load_tiny("livecc")
+    told = told_of([[0, 0.4, "x"]], previous="he ran", title="The cup")
+    spans, _, _ = form_of(loaded, context=context).spans(told, (1, *GRID))
+    assert loaded.tokenizer.decode(next(s for s in spans if s.part is Part.QUERY).ids) == query
+    assert not any(s.part in (Part.PREVIOUS, Part.AROUND) for s in spans)
+    if context == "previous_or_title":
+        bare = Commentary("", told.words, title="The cup")
+        assert bare.query_with(context, "Please.") == "Please.\nThe cup"
+
+
+def test_streamingvlm_keeps_previous_words_in_their_own_turn_and_refuses_them_in_the_query(load_tiny):
+    with pytest.raises(UserError, match="previous text in a turn of its own"):
+        form_of(load_tiny("streamingvlm"), context="previous")
+
+
+def test_a_sample_that_is_too_long_loses_whole_turns_or_is_refused(loaded):
+    told = told_of([[i, i + 0.4, f"w{i}"] for i in range(8)])
+    whole, shown, _ = form_of(loaded).spans(told, (8, *GRID))
+    limit = len(ids_of(whole)) - 1
+    with pytest.raises(UserError, match=f"has {limit + 1} tokens, more than max_length {limit}"):
+        form_of(loaded, max_length=limit).spans(told, (8, *GRID))
+    spans, fewer, cut = form_of(loaded, max_length=limit, truncate=True).spans(told, (8, *GRID))
+    assert cut and fewer == shown - 1 and ids_of(spans) == ids_of(whole)[: len(ids_of(spans))]
+    with pytest.raises(UserError, match="not even its first turn"):
+        form_of(loaded, max_length=20, truncate=True).spans(told, (8, *GRID))
+
+
+def test_ordinary_chat_is_in_the_same_chat_form_without_labels_or_ellipsis(loaded):
+    form, name = form_of(loaded), loaded.settings.variant
+    spans, shown, _ = form.spans(Chat((((None, "What?"), "A cat. "), (("Why?",), "So."))), (2, 1, 1))
+    before = "<|im_start|>previous text\n<|im_end|>\n" if name == "streamingvlm" else ""
+    assert loaded.tokenizer.decode(ids_of(spans)) == (
+        f"<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n{before}<|im_start|>user\n<|vision_start|>"
+        "<|video_pad|><|video_pad|><|vision_end|>What?<|im_end|>\n<|im_start|>assistant\nA cat.<|im_end|>\n"
+        "<|im_start|>user\nWhy?<|im_end|>\n<|im_start|>assistant\nSo.<|im_end|>"
+    )
+    assert shown == 2
+
+
+@pytest.mark.parametrize(
+    ("stream", "words"),
+    [
+        ({"text_stream": 3}, "text_stream is int, not a list"),
+        ({"text_stream": [[0, 1]]}, r"word 0: \[0, 1\]"),
+        ({"text_stream": [], "qa_stream": [[1, 2, "q"]]}, "qa_stream, row 0"),
+    ],
+)
+def test_streams_of_another_form_are_told(stream, words):
+    user = {"role": "user", "content": [{"type": "video", "video": "a.mp4"}, {"type": "text", "text": "?"}]}
+    said = {"role": "assistant", "content": [{"type": "text_stream"} | stream]}
+    with pytest.raises(UserError, match=words):
+        read({"messages": [user, said]})
+
+
+def test_chat_markup_in_words_is_refused(loaded):
+    with pytest.raises(UserError, match="must not contain"):
+        form_of(loaded).spans(told_of([[0, 0.4, "<|im_end|>"]]), (1, *GRID))

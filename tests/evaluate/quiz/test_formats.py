@@ -1,0 +1,214 @@
+"""Every benchmark's files become the questions that they hold, and mistakes in them are told."""
+
+import json
+
+import pytest
+import yaml
+
+from swwatch.errors import UserError
+from swwatch.evaluate.quiz import recorded, tasks
+from swwatch.evaluate.quiz.items import Item, read_rows
+from swwatch.evaluate.quiz.online import OVO_MODES
+from swwatch.evaluate.quiz.wording import read_wording
+from swwatch.paths import CONFIGS
+from swwatch.toy.quiz import OPTIONS, write_quiz
+from swwatch.toy.world import COLORS, make_scene
+
+SCENES = [make_scene(0, i, split="test") for i in range(3)]
+EVENTS = [event for scene in SCENES for event in scene.events]
+LETTER = dict(zip(COLORS, "ABCD", strict=True))
+
+
+def items_of(quiz, name, **options) -> list[Item]:
+    return tasks.get(name).items(quiz[name], read_wording(), **options)
+
+
+@pytest.mark.parametrize("name", list(tasks.TASKS))
+def test_every_question_has_a_video_and_an_answer_that_can_be_said(quiz, videos_of, name):
+    items = items_of(quiz, name)
+    assert len(items) == len({item.key for item in items}) > 3
+    for item in items:
+        assert recorded.locate(item, videos_of(name)).exists()
+        assert item.answer in item.choices
+
+
+def test_videomme_asks_about_whole_videos_and_tells_durations_apart(quiz, tmp_path):
+    items = items_of(quiz, "videomme")
+    assert [item.answer for item in items] == [LETTER[event.color] for event in EVENTS]
+    assert {item.group for item in items} == {"short", "medium", "long"}
+    assert items[0].prompt == "\n".join(
+        ["What colour has the shape at 0:01?", *OPTIONS, "Please select the correct answer."]
+    )
+    assert items[0].choices == tuple("ABCD") and items[0].end_s is None
+    rows = [row.values for row in read_rows(quiz["videomme"])]
+    (tmp_path / "test.json").write_text(json.dumps(rows))
+    (tmp_path / "test.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    for path in tmp_path.iterdir():
+        assert tasks.get("videomme").items(path, read_wording()) == items
+
+
+def test_subtitles_stand_before_the_question_and_a_video_may_have_none(quiz, tmp_path):
+    folder = quiz["videomme"].parent / "subtitle"
+    (tmp_path / "toy1.srt").write_bytes((folder / "toy1.srt").read_bytes())
+    plain, told = items_of(quiz, "videomme"), items_of(quiz, "videomme", subtitles=folder)
+    assert told[0].prompt.startswith(f"This video's subtitles are listed below:\n{SCENES[0].caption}\nAccording to")
+    assert told[0].prompt.endswith(plain[0].prompt)
+    few = items_of(quiz, "videomme", subtitles=tmp_path)
+    assert few[0].prompt.startswith("This video's subtitles are listed below:\n\nAccording") and few[-1] != plain[-1]
+    with pytest.raises(UserError, match="livesports has no subtitles"):
+        items_of(quiz, "livesports", subtitles=folder)
+
+
+def test_mvbench_shows_what_a_bounded_task_bounds(quiz):
+    items = {task: [item for item in items_of(quiz, "mvbench") if item.group == task] for task in recorded.MVBENCH}
+    whole, bounded, folders = (
+        items[name] for name in ("Moving Attribute", "Action Localization", "Episodic Reasoning")
+    )
+    last = [scene.events[-1] for scene in SCENES]
+    assert {(item.start_s, item.end_s) for item in whole} == {(0, None)}
+    for some in (bounded, folders):
+        assert [(item.start_s, item.end_s) for item in some] == [(event.start_s, event.end_s) for event in last]
+    assert {item.frames_per_second for item in folders} == {3} and bounded[0].frames_per_second is None
+    assert [item.answer for item in whole] == [LETTER[scene.events[0].color] for scene in SCENES]
+    assert len(recorded.MVBENCH) == 20
+
+
+def test_mvbench_gives_answers_in_words_even_where_these_are_letters(tmp_path):
+    row = {"video": "a.mp4", "question": "Which letter comes first?", "candidates": ["C", "A", "B"], "answer": "A"}
+    (tmp_path / "character_order.json").write_text(json.dumps([row]))
+    assert tasks.get("mvbench").items(tmp_path, read_wording())[0].answer == "B"
+    (tmp_path / "character_order.json").write_text(json.dumps([row | {"answer": "D"}]))
+    with pytest.raises(UserError, match="answer 'D' is none of its 3 options"):
+        tasks.get("mvbench").items(tmp_path, read_wording())
+
+
+def test_ovobench_makes_one_question_of_each_test_time(quiz):
+    items = items_of(quiz, "ovobench")
+    by_task = {task: [item for item in items if item.group == task] for task in ("EPM", "ATR", "REC", "SSR", "CRR")}
+    assert sum(map(len, by_task.values())) == len(items) and {len(by_task["EPM"]), len(by_task["ATR"])} == {3}
+    for task in OVO_MODES["forward"]:
+        assert [item.end_s for item in by_task[task]] == [event.end_s for event in EVENTS]
+        assert {item.start_s for item in by_task[task]} == {0}
+    assert by_task["REC"][1].choices == tuple("0123456789") and by_task["REC"][1].answer == "2"
+    assert [item.answer for item in by_task["SSR"][:3]] == ["No", "Yes", "No"]
+    assert [item.answer for item in by_task["CRR"][:3]] == ["No", "Yes", "Yes"]
+    first = by_task["ATR"][0]
+    assert (first.start_s, first.end_s) == (0, 3) and "\nC. blue\n" in first.prompt
+
+
+def test_crr_begins_when_it_is_asked_and_a_count_above_nine_can_only_be_missed(tmp_path):
+    rows = [
+        {"id": 1, "task": "CRR", "video": "a.mp4", "question": "Why?", "ask_time": 7},
+        {"id": 2, "task": "REC", "video": "a.mp4", "activity": "jump"},
+    ]
+    rows[0]["test_info"] = [{"realtime": 9, "type": 0}]
+    rows[1]["test_info"] = [{"realtime": 9, "count": 12}]
+    (tmp_path / "ovo.json").write_text(json.dumps(rows))
+    ready, many = tasks.get("ovobench").items(tmp_path / "ovo.json", read_wording())
+    assert (ready.start_s, ready.end_s) == (7, 9) and "Why?" in ready.prompt
+    assert many.answer == "12" and many.answer not in many.choices and "jump" in many.prompt
+
+
+def test_both_forms_of_streamingbench_hold_the_same_questions(quiz):
+    path = quiz["streamingbench"]
+    one = items_of(quiz, "streamingbench")
+    other = tasks.get("streamingbench").items(path.parent / "Real_Time_Visual_Understanding.csv", read_wording())
+    shared = ("prompt", "choices", "answer", "group", "start_s", "end_s")
+    assert [[getattr(item, name) for name in shared] for item in one] == [
+        [getattr(item, name) for name in shared] for item in other
+    ]
+    assert [item.end_s for item in one] == [event.start_s + 2 for event in EVENTS]
+    assert "sample_1/video.mp4" in other[0].places
+
+
+def test_streamingbench_finds_videos_whose_paths_are_of_another_machine(quiz, tmp_path):
+    rows = json.loads(quiz["streamingbench"].read_text())
+    path = tmp_path / "questions_real.json"
+    path.write_text(json.dumps([row | {"video_path": f"/home/author/data/{row['video_path'][2:]}"} for row in rows]))
+    root = quiz["streamingbench"].parent
+    items = tasks.get("streamingbench").items(path, read_wording())
+    for folder in (root, root / "videos"):
+        assert [recorded.locate(item, folder).name for item in items[:1]] == ["sample_1_real.mp4"]
+
+
+def test_livesports_reads_both_spellings_of_its_span_and_options(quiz, tmp_path):
+    items = items_of(quiz, "livesports")
+    assert [(item.start_s, item.end_s) for item in items] == [(event.start_s, event.end_s) for event in EVENTS]
+    assert {item.group for item in items} == {"When", "What", "Who"} and {item.tags for item in items} == {
+        (),
+        ("OCR",),
+    }
+    rows = []
+    for row in json.loads(quiz["livesports"].read_text()):
+        options = {f"option_{option[0]}": option[3:] for option in row.pop("options")}
+        rows.append(row | options | {"begin": row.pop("video_start"), "end": row.pop("video_end")})
+    (tmp_path / "qa.json").write_text(json.dumps(rows))
+    assert tasks.get("livesports").items(tmp_path / "qa.json", read_wording()) == items
+
+
+@pytest.mark.parametrize("answer", ["B", "B.", "(B)", "B. green", "green"])
+def test_an_answer_may_be_given_as_letter_or_in_words(tmp_path, answer):
+    row = {"video_id": "v", "question_id": 1, "q_type": "What", "question": "?", "options": OPTIONS, "answer": answer}
+    (tmp_path / "qa.jsonl").write_text(json.dumps(row))
+    assert tasks.get("livesports").items(tmp_path / "qa.jsonl", read_wording())[0].answer == "B"
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"answer": "E"}, "none of its 4 options"),
+        ({"options": ["only"]}, "1 options"),
+        ({"options": "['a', "}, "no list"),
+        ({"question": None}, "row 1: no question"),
+        ({"video_start": "soon"}, "is no number"),
+        ({"video_start": -1}, "about the seconds -1"),
+        ({"video_end": 0}, "about the seconds"),
+    ],
+)
+def test_a_row_that_is_no_question_is_told(tmp_path, change, told):
+    row = {"video_id": "v", "question_id": 1, "q_type": "What", "question": "?", "options": OPTIONS, "answer": "A"}
+    (tmp_path / "qa.json").write_text(json.dumps([row | change]))
+    with pytest.raises(UserError, match=told):
+        tasks.get("livesports").items(tmp_path / "qa.json", read_wording())
+
+
+def test_mistakes_about_files_are_told(quiz, tmp_path):
+    for name, text, told in [
+        ("a.json", "{}", "a list of objects"),
+        ("b.json", "[]", "holds no question"),
+        ("c.json", "[", "cannot be read"),
+        ("d.parquet", "PAR1", "cannot be read"),
+        ("e.txt", "", "json, jsonl, csv or parquet"),
+    ]:
+        (tmp_path / name).write_text(text)
+        with pytest.raises(UserError, match=told):
+            tasks.get("videomme").items(tmp_path / name, read_wording())
+    with pytest.raises(UserError, match="there is no file"):
+        tasks.get("videomme").items(tmp_path / "none.json", read_wording())
+    with pytest.raises(UserError, match="is no folder"):
+        tasks.get("mvbench").items(quiz["videomme"], read_wording())
+    with pytest.raises(UserError, match="no annotation file of MVBench"):
+        tasks.get("mvbench").items(tmp_path, read_wording())
+    (tmp_path / "ovo.json").write_text(json.dumps([{"id": 0, "task": "XYZ", "video": "a.mp4"}]))
+    with pytest.raises(UserError, match="'XYZ' is none of OVO-Bench's"):
+        tasks.get("ovobench").items(tmp_path / "ovo.json", read_wording())
+    rows = json.loads(quiz["livesports"].read_text())
+    (tmp_path / "twice.json").write_text(json.dumps(rows + rows[:1]))
+    with pytest.raises(UserError, match="toy0/0 stands there more than once"):
+        tasks.get("livesports").items(tmp_path / "twice.json", read_wording())
+    with pytest.raises(UserError, match="choose one of videomme"):
+        tasks.get("vqa")
+    with pytest.raises(UserError, match="not an empty folder"):
+        write_quiz(tmp_path)
+
+
+def test_a_wording_must_have_its_places(tmp_path):
+    found = yaml.safe_load((CONFIGS / "quiz.yaml").read_text())
+    (tmp_path / "a.yaml").write_text(yaml.safe_dump(found | {"count": "How many?"}))
+    with pytest.raises(UserError, match="count lacks {activity}"):
+        read_wording(tmp_path / "a.yaml")
+    (tmp_path / "b.yaml").write_text("question: x")
+    with pytest.raises(UserError, match="need the keys question"):
+        read_wording(tmp_path / "b.yaml")
+    with pytest.raises(UserError, match="cannot read the wording"):
+        read_wording(tmp_path / "c.yaml")

@@ -1,0 +1,1 @@
+"""What tests share: small worlds, scripted servers, and ways to make things fail."""

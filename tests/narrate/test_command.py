@@ -1,0 +1,141 @@
+"""`swwatch stream`: live text and one JSON object per token, at the file's own pace where asked."""
+
+import json
+import time
+
+import pytest
+
+from swwatch import cli
+from swwatch.data.video import iter_steps
+from swwatch.engine.trace import RealTimeClock, SimulatedClock
+from swwatch.narrate import command as stream
+from swwatch.toy.clips import Recipe, write_dataset
+
+
+@pytest.fixture(scope="module")
+def clip(tmp_path_factory):
+    out = tmp_path_factory.mktemp("stream")
+    write_dataset(out, Recipe(clips=1, test_clips=1))
+    return next((out / "PE-Video/videos/test").glob("*.mp4"))
+
+
+def run(tiny_checkpoint, clip, *flags) -> int:
+    argv = ["--model", str(tiny_checkpoint), "--video", str(clip), "--variant", "group", "--device", "cpu", *flags]
+    return cli.run(stream.main, argv)
+
+
+def tokens_of(path) -> list[dict]:
+    return [event for event in map(json.loads, path.read_text().splitlines()) if "token_id" in event]
+
+
+def test_tokens_and_their_provenance_are_written_as_they_come(tiny_checkpoint, clip, tmp_path, capsys):
+    out = tmp_path / "tokens.jsonl"
+    assert run(tiny_checkpoint, clip, "--jsonl", str(out), "--max-new-tokens", "40") == 0
+    events = [json.loads(line) for line in out.read_text().splitlines()]
+    tokens = [event for event in events if "token_id" in event]
+    num_steps = sum(1 for _ in iter_steps(clip))
+    watched = [event for event in events if event.get("event") == "watched"]
+    assert len(watched) + len(tokens) == len(events) and set(watched[0]) == {"event", "step", "arrival_s", "t_s"}
+    assert [event["step"] for event in watched] == list(range(num_steps))
+    assert set(tokens[0]) == {"step", "token_id", "text", "newest_visible_step", "t_emit_s", "t_frame_s"}
+    for step in range(num_steps - 1):
+        assert sum(token["step"] == step for token in tokens) == 3
+    assert all(token["t_frame_s"] == token["newest_visible_step"] + 0.5 <= token["t_emit_s"] for token in tokens)
+    lines = capsys.readouterr().out.splitlines()
+    assert "group, wait-k:3" in lines[0]
+    assert lines[1].startswith("engine serial: on a CPU")
+    assert [line.split()[1] for line in lines if line.startswith("seen")][:2] == ["0-1", "0-2"]
+
+
+def test_another_schedule_is_the_disturbance_test(tiny_checkpoint, clip, tmp_path):
+    out = tmp_path / "tokens.jsonl"
+    assert run(tiny_checkpoint, clip, "--jsonl", str(out), "--schedule", "wait-k:1") == 0
+    steps = [token["step"] for token in tokens_of(out)]
+    assert [steps.count(step) for step in range(3)] == [1, 1, 1]
+
+
+@pytest.mark.parametrize(
+    "video, words", [("missing.mp4", "missing.mp4"), ("empty.mp4", "empty.mp4"), ("text.mp4", "text.mp4")]
+)
+def test_an_unreadable_file_is_a_clear_error_and_exit_code_two(tiny_checkpoint, tmp_path, capsys, video, words):
+    (tmp_path / "empty.mp4").touch()
+    (tmp_path / "text.mp4").write_text("this is not a video")
+    assert run(tiny_checkpoint, tmp_path / video) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ") and words in error and "Traceback" not in error
+
+
+def test_a_mistake_costs_neither_the_video_nor_an_earlier_runs_tokens(tiny_checkpoint, clip, tmp_path, capsys):
+    earlier, before = tmp_path / "tokens.jsonl", clip.read_bytes()
+    earlier.write_text("kept\n")
+    assert run(tmp_path / "no-model", clip, "--jsonl", str(earlier)) == 2
+    assert earlier.read_text() == "kept\n"
+    assert run(tiny_checkpoint, clip, "--jsonl", str(clip)) == 2 and clip.read_bytes() == before
+    assert run(tiny_checkpoint, clip, "--jsonl", str(tmp_path / "no/folder.jsonl")) == 2
+    assert run(tiny_checkpoint, clip, "--device", "gpu") == 2
+    assert "cpu, cuda" in capsys.readouterr().err
+
+
+def test_a_real_time_clock_waits_for_frames_and_a_simulated_one_skips_the_wait():
+    wall = [0.0]
+
+    def sleep(seconds):
+        wall[0] += seconds
+
+    real = RealTimeClock(now=lambda: wall[0], sleep=sleep)
+    real.arrive(2.5)
+    assert wall[0] == real.now() == 2.5
+    wall[0] += 1.0  # computing
+    real.arrive(3.0)
+    assert real.now() == 3.5, "a late reader does not wait"
+
+    wall[0] = 10.0
+    fast = SimulatedClock(now=lambda: wall[0])
+    fast.arrive(2.5)
+    assert (wall[0], fast.now()) == (10.0, 2.5)
+    wall[0] += 1.0
+    fast.arrive(3.0)
+    assert fast.now() == 3.5
+
+
+@pytest.mark.parametrize("engine", ["serial", "fused", "streams"])
+def test_every_engine_narrates_alike(tiny_checkpoint, clip, tmp_path, capsys, engine):
+    said = []
+    for name in ("serial", engine):
+        out = tmp_path / f"{name}.jsonl"
+        assert run(tiny_checkpoint, clip, "--jsonl", str(out), "--max-new-tokens", "30", "--engine", name) == 0
+        said.append([(token["step"], token["token_id"]) for token in tokens_of(out)])
+    assert said[0] == said[1]
+    assert f"engine {engine}: asked for" in capsys.readouterr().out
+
+
+def test_an_engine_that_cannot_run_the_variant_is_refused(tiny_checkpoint, clip, capsys):
+    argv = ["--model", str(tiny_checkpoint), "--video", str(clip), "--variant", "interleave", "--device", "cpu"]
+    assert cli.run(stream.main, [*argv, "--engine", "fused"]) == 2
+    assert "Take the engine 'serial'" in capsys.readouterr().err
+
+
+def test_realtime_plays_at_the_files_own_pace(tiny_checkpoint, clip, tmp_path, capsys):
+    """The last step of an n-second clip arrives at n - 0.5 s and cannot be told before."""
+    num_steps = sum(1 for _ in iter_steps(clip))
+    began = time.monotonic()
+    out = tmp_path / "tokens.jsonl"
+    assert run(tiny_checkpoint, clip, "--realtime", "--jsonl", str(out), "--max-new-tokens", "30") == 0
+    assert time.monotonic() - began >= num_steps - 0.5
+    assert tokens_of(out)[-1]["t_emit_s"] >= num_steps - 0.5
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("seen")]
+    assert [line.split()[1] for line in lines] == [f"0-{step + 1}" for step in range(num_steps)]
+
+
+def test_a_window_narrates_videos_of_any_length(tiny_checkpoint, clip, tmp_path):
+    """Beyond --max-frames, and by both engines that can forget in the same words."""
+    said = []
+    for engine in ("serial", "fused"):
+        out = tmp_path / f"{engine}.jsonl"
+        flags = ["--window", "2", "--text-sink", "2", "--text-window", "4", "--max-frames", "2"]
+        assert run(tiny_checkpoint, clip, "--jsonl", str(out), "--engine", engine, *flags) == 0
+        said.append([(token["step"], token["token_id"]) for token in tokens_of(out)])
+    num_steps = sum(1 for _ in iter_steps(clip))
+    assert said[0] == said[1] and said[0][-1][0] == num_steps - 1
+    assert run(tiny_checkpoint, clip, "--max-frames", "2") == 2
+    assert run(tiny_checkpoint, clip, "--window", "0") == 2

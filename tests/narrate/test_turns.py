@@ -1,0 +1,155 @@
+"""Turns as text: of a file, pushed frame by frame, and from the command line."""
+
+import json
+
+import numpy as np
+import pytest
+
+from swwatch.data.video import iter_steps
+from swwatch.engine.requests import drive
+from swwatch.errors import UserError
+from swwatch.narrate import turns_command as command
+from swwatch.narrate.turns import Turn, TurnStream, live_cc, open_turns, turn_narration
+from swwatch.rules.spans import Part
+from swwatch.toy.clips import Recipe, write_dataset
+from tests.helpers.turn_streams import GREEDY
+
+
+@pytest.fixture(scope="module")
+def clip(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("clips")
+    write_dataset(folder, Recipe(1, 1, 0), workers=1)
+    return sorted(folder.rglob("*.mp4"))[0]
+
+
+def narrated(loaded, clip) -> list[Turn]:
+    run = turn_narration(loaded, iter_steps(clip), choosing=GREEDY)
+    return [event for event in drive(loaded.model, run) if isinstance(event, Turn)]
+
+
+@pytest.mark.parametrize("system", ["streamingvlm", "livecc"])
+def test_frames_pushed_one_by_one_give_the_turns_of_the_file(load_tiny, clip, system):
+    import av
+
+    loaded = load_tiny(system)
+    whole, stream, turns = narrated(loaded, clip), TurnStream(loaded, choosing=GREEDY), []
+    with av.open(str(clip)) as container:
+        for frame in container.decode(video=0):
+            stream.push(frame.time, frame.to_ndarray(format="rgb24"))
+            while (turn := stream.step()) is not None:
+                turns.append(turn)
+    stream.end()
+    while (turn := stream.step()) is not None:
+        turns.append(turn)
+    assert [(turn.start_s, turn.end_s) for turn in turns] == [(turn.start_s, turn.end_s) for turn in whole]
+    assert turns == whole
+    assert whole[0].end_s == (1.0 if system == "streamingvlm" else 3.0)
+    assert not any("..." in turn.text or "<|" in turn.text for turn in turns)
+
+
+def test_liveccs_loop_answers_and_goes_on_with_its_stream(load_tiny, clip):
+    loaded, steps = load_tiny("livecc"), list(iter_steps(clip))
+    made = list(live_cc(loaded, steps, choosing=GREEDY))
+    assert [Turn(*span, text) for span, text, _ in made] == narrated(loaded, clip)
+    stream = made[-1][2]
+    number, length = stream.session.num_rounds, stream.session.cache.get_seq_length()
+    stream.ask("And now")  # of the next turn, which the answer is not
+    assert isinstance(stream.answer("What was red", max_new_tokens=4), str)
+    assert stream.session.num_rounds == number + 1 and stream.session.cache.get_seq_length() > length
+    more = [span for span, _, _ in live_cc(loaded, steps[:2], stream)]
+    assert len(more) == 2
+    asked = [(s.round, loaded.tokenizer.decode(s.ids)) for s in stream.session.context if s.part is Part.QUERY]
+    query = stream.session.system.query
+    assert asked == [(0, query), (number, "What was red"), (number + 1, "And now")], "each once, in its own turn"
+    assert stream.session.num_rounds == number + 3
+
+
+def test_nothing_is_said_until_liveccs_three_seconds_are_there_and_a_backlog_makes_turns_of_one(load_tiny):
+    frames = np.random.default_rng(0).integers(0, 255, (21, 56, 56, 3), dtype=np.uint8)
+    stream, turns = TurnStream(load_tiny("livecc"), choosing=GREEDY), []
+    for i in range(6):
+        assert stream.step() is None
+        stream.push(i / 2, frames[i])  # at the rate of the grid: decided as it comes
+    turns.append(stream.step())
+    assert stream.step() is None
+    for i in range(6, 21):  # an odd number: the last frame has no second half
+        stream.push(i / 2, frames[i])
+    while (turn := stream.step()) is not None:
+        turns.append(turn)
+    stream.end()
+    assert stream.step() is None
+    spans = [span.grid for span in stream.session.context if span.part is Part.VIDEO]
+    assert [(turn.start_s, turn.end_s) for turn in turns] == [(0, 3), *((i, i + 1) for i in range(3, 10))]
+    assert [grid[0] for grid in spans] == [3, 1, 1, 1, 1, 1, 1, 1]
+
+
+def test_a_live_stream_that_changes_its_size_within_the_first_turn_goes_on(load_tiny):
+    stream, turns = TurnStream(load_tiny("livecc"), choosing=GREEDY), []
+    for i in range(10):
+        stream.push(i / 2, np.zeros((56, 56 if i < 2 else 112, 3), dtype=np.uint8))
+        while (turn := stream.step()) is not None:
+            turns.append((turn.start_s, turn.end_s))
+    assert turns == [(0, 1), (1, 2), (2, 3), (3, 4), (4, 5)]
+
+
+def test_the_command_writes_text_subtitles_and_json(load_tiny, clip, tmp_path, capsys, tiny_checkpoint):
+    jsonl, vtt = tmp_path / "turns.jsonl", tmp_path / "turns.vtt"
+    flags = [
+        "--model",
+        str(tiny_checkpoint),
+        "--video",
+        str(clip),
+        "--system",
+        "streamingvlm",
+        "--max-new-tokens",
+        "3",
+    ]
+    assert command.main([*flags, "--greedy", "--vision-seconds", "2", "--jsonl", str(jsonl), "--vtt", str(vtt)]) == 0
+    shown = capsys.readouterr().out
+    rows = [json.loads(line) for line in jsonl.read_text().splitlines()]
+    assert [row["start_s"] for row in rows] == list(range(len(rows))) and rows[0]["type"] == "segment"
+    assert shown.count(" s |") == len(rows)
+    cues = vtt.read_text().split("\n\n")
+    assert cues[0] == "WEBVTT" and len(cues) - 1 == sum(bool(row["text"]) for row in rows)
+    assert cues[1].startswith("00:00:0")
+
+
+def test_draws_depend_on_the_seed_alone(load_tiny, clip, tmp_path, tiny_checkpoint):
+    said = []
+    for seed in (1, 1, 2):
+        out = tmp_path / f"{len(said)}.jsonl"
+        flags = ["--model", str(tiny_checkpoint), "--video", str(clip), "--system", "livecc", "--seed", str(seed)]
+        command.main([*flags, "--temperature", "1", "--jsonl", str(out)])
+        said.append(out.read_text())
+    assert said[0] == said[1] != said[2]
+
+
+def test_engines_of_the_six_variants_refuse_it(load_tiny):
+    from swwatch.engine.serial import SerialSession
+
+    with pytest.raises(UserError, match="swwatch turns"):
+        SerialSession(load_tiny("livecc").model, [1, 2])
+
+
+def test_mistakes_are_told(load_tiny, clip, tiny_checkpoint):
+    with pytest.raises(UserError, match="does not stream in turns"):
+        open_turns(load_tiny("group"))
+    flags = ["--model", str(tiny_checkpoint), "--video", str(clip), "--system", "livecc"]
+    with pytest.raises(UserError, match="does not name a variant.* --system .*streamingvlm, livecc"):
+        command.main(flags[:-2])
+    with pytest.raises(UserError, match="--steps-per-turn"):
+        command.main([*flags, "--steps-per-turn", "0"])
+    with pytest.raises(UserError, match="keeps no previous text"):
+        command.main([*flags, "--previous", "Before"])
+    for more, words in (
+        (["--flush-seconds", "-1"], "flush_s must not be below 0"),
+        (["--vision-seconds", "9"], "--vision-seconds has no use with --eviction flush"),
+        (["--eviction", "append", "--flush-seconds", "9"], "--flush-seconds has no use with --eviction append"),
+        (["--eviction", "restart"], "--eviction restart would keep all video here: give --vision-seconds"),
+        (["--greedy", "--top-k", "3"], "--top-k has no use with --greedy"),
+        (["--threshold-step", "0.1"], "give both"),
+    ):
+        with pytest.raises(UserError, match=words):
+            command.main([*flags, *more])
+    with pytest.raises(UserError, match="vision_s must not be below 0"):
+        command.main([*flags, "--vision-seconds", "-1"])

@@ -1,0 +1,228 @@
+"""The rules: golden integers from two independent sources, and laws over prompts, grids and schedules."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from swwatch.errors import UserError
+from swwatch.rules.layout import Kind, Layout
+from swwatch.rules.schedule import Burst, RandomK, Stall, WaitK, parse_schedule, spoken_steps
+from swwatch.rules.variants import GAP, VARIANTS, Cursor, Speaks, get, layout
+from swwatch.rules.visibility import SAID
+
+GOLDEN = Path(__file__).parents[1] / "golden"
+PARALLEL = [name for name, v in VARIANTS.items() if v.speaks is Speaks.PARALLEL]
+
+
+def cases(name: str) -> list[dict]:
+    data = json.loads((GOLDEN / name).read_text())
+    return data if isinstance(data, list) else data["cases"]
+
+
+def rows(visible: torch.Tensor) -> list[str]:
+    return ["".join("01"[int(x)] for x in row) for row in visible]
+
+
+@pytest.mark.parametrize("case", cases("layouts.json"), ids=lambda c: f"{c['variant']}-{c['steps']}-{c['answer_len']}")
+def test_layout_equals_the_paper_as_recorded(case):
+    grids = [tuple(case["grid"])] * case["steps"]
+    ours = layout(case["variant"], case["prompt_len"], grids, case["answer_len"], wait_k=case["k"])
+    assert list(ours.kind) == case["kind"]
+    assert ours.step.tolist() == case["step"]
+    assert ours.position_ids.dtype == torch.int64 and ours.position_ids.tolist() == case["position_ids"]
+    assert ours.visible().dtype == torch.bool and rows(ours.visible()) == case["visible"]
+
+
+def release_layout(case: dict, variant: str) -> Layout:
+    """The sample of a release case, its final newline counted to the answer."""
+    frames, per_frame = case["frames"], case["tokens_per_frame"]
+    _, height, width = case["grid_thw"]
+    ids = case["input_ids"]
+    prompt_len = ids.index(151656)
+    tail = len(ids) - prompt_len - frames * per_frame - 3  # after the suffix
+    if case["ending"] == "none":
+        return layout(variant, prompt_len, [(height // 2, width // 2)] * frames, 0, header_len=0)
+    return layout(variant, prompt_len, [(height // 2, width // 2)] * frames, tail - 3)
+
+
+@pytest.mark.parametrize("variant", ["origin", "batch", "group", "gap"])
+def test_positions_equal_the_release_where_it_follows_the_paper(variant):
+    for case in cases(f"positions_{variant}.json"):
+        ours = release_layout(case, variant)
+        assert ours.position_ids.tolist() == case["position_ids"], case["name"]
+        assert int(ours.position_ids.max()) + 1 - len(ours) == case["mrope_position_delta"]
+
+
+def test_group_mask_equals_the_release_up_to_its_final_newline():
+    for case in cases("mask_group_train.json"):
+        ours = release_layout(case, "group").visible()
+        theirs = [row[:-1] for row in case["visible"][:-1]]
+        assert rows(ours[:-1, :-1]) == theirs, case["name"]
+
+
+grids = st.lists(st.tuples(st.integers(1, 3), st.integers(1, 4)), min_size=1, max_size=6)
+schedules = st.one_of(
+    st.builds(WaitK, st.integers(1, 5)),
+    st.builds(RandomK, st.integers(1, 4), st.integers(0, 99), st.text(max_size=3)),
+    st.builds(Burst, st.integers(1, 3), st.integers(1, 4)),
+    st.builds(Stall, st.integers(1, 3), st.integers(1, 4), st.integers(0, 3)),
+)
+samples = st.tuples(st.sampled_from(sorted(VARIANTS)), st.integers(1, 7), grids, st.integers(0, 25), schedules)
+
+
+@given(samples)
+@settings(max_examples=150, deadline=None)
+def test_laws_of_visibility(sample):
+    name, prompt_len, sizes, answer_len, schedule = sample
+    tokens = layout(name, prompt_len, sizes, answer_len, schedule=schedule)
+    visible, text = tokens.visible(), tokens.where(Kind.HEADER) | tokens.where(Kind.ANSWER)
+    assert bool(visible.diagonal().all())
+    assert not visible.triu(1).any(), "a row sees nothing later in the training sequence"
+    if VARIANTS[name].streams == 1:
+        assert torch.equal(visible, torch.ones_like(visible).tril())
+        return
+    assert not visible[~text][:, text].any(), "what is watched never sees text"
+    assert bool(visible[text][:, tokens.where(Kind.PROMPT)].all())
+    # a text row knows the video exactly up to the step of the token that it predicts
+    said_steps = [0] * 3 + spoken_steps(schedule, answer_len, len(sizes))
+    predicted = said_steps[1:] + said_steps[-1:]
+    watched = ~text & ~tokens.where(Kind.PROMPT)
+    for row, newest in zip(visible[text], predicted, strict=True):
+        assert torch.equal(row[watched], tokens.step[watched] <= newest)
+
+
+@given(samples)
+@settings(max_examples=150, deadline=None)
+def test_laws_of_positions(sample):
+    name, prompt_len, sizes, answer_len, schedule = sample
+    tokens = layout(name, prompt_len, sizes, answer_len, schedule=schedule)
+    pos, video = tokens.position_ids, tokens.where(Kind.VIDEO)
+    assert torch.equal(pos[:, :prompt_len], torch.arange(prompt_len).expand(3, -1))
+    assert bool((pos[:, ~video].max(0).values == pos[:, ~video].min(0).values).all()), "text is one-dimensional"
+    text = pos[0, tokens.where(Kind.HEADER) | tokens.where(Kind.ANSWER)]
+    assert bool((text.diff() > 0).all()), "text positions rise"
+    for step, (height, width) in enumerate(sizes):
+        patch = pos[:, video & (tokens.step == step)]
+        t, h, w = patch[:, 0].tolist()
+        want = [[t, h + r, w + c] for r in range(height) for c in range(width)]
+        assert patch.T.tolist() == want
+    if name in ("batch", "group", "gap"):
+        assert torch.equal(text, torch.arange(len(text)) + (GAP if name == "gap" else 0))
+    if name == "interleave":
+        assert bool((pos.max(0).values.cummax(0).values == pos.max(0).values)[~video].all()), "one running axis"
+
+
+@given(samples)
+@settings(max_examples=100, deadline=None)
+def test_a_token_keeps_its_position_when_more_video_arrives(sample):
+    """What permits caching: the layout of the first steps is a part of the layout of all (streaming variants)."""
+    name, prompt_len, sizes, answer_len, schedule = sample
+    if VARIANTS[name].speaks is Speaks.OFFLINE or len(sizes) < 2:
+        return
+    spoken = spoken_steps(schedule, answer_len, len(sizes))
+    early = sum(step < len(sizes) - 1 for step in spoken)
+    whole = layout(name, prompt_len, sizes, answer_len, schedule=schedule)
+    longer = layout(name, prompt_len, sizes + [(2, 2)], answer_len, schedule=schedule)
+    for kind, upto in ((Kind.VIDEO, None), (Kind.HEADER, None), (Kind.ANSWER, early)):
+        ours, theirs = whole[whole.where(kind)], longer[longer.where(kind)]
+        n = len(ours) if upto is None else upto
+        assert torch.equal(ours.position_ids[:, :n], theirs.position_ids[:, :n]), kind
+
+
+@given(st.sampled_from(PARALLEL), st.integers(1, 7), grids, st.lists(st.integers(0, 5), min_size=6, max_size=6))
+@settings(max_examples=100, deadline=None)
+def test_watching_ahead_gives_the_same_positions_as_taking_turns(name, prompt_len, sizes, counts):
+    """A parallel engine lays out the next patch before or between the current words; a serial one after them."""
+    turns, ahead = Cursor(get(name)), Cursor(get(name))
+    for cursor in (turns, ahead):
+        cursor.prompt(prompt_len)
+    patches = {"turns": [], "ahead": [ahead.watch(*sizes[0])]}
+    words = {"turns": [], "ahead": []}
+    for step in range(len(sizes)):
+        patches["turns"].append(turns.watch(*sizes[step]))
+        for _ in range(counts[step]):
+            words["turns"].append(turns.say(1, step))
+        middle = counts[step] // 2
+        words["ahead"] += [ahead.say(1, step) for _ in range(middle)]
+        if step + 1 < len(sizes):
+            patches["ahead"].append(ahead.watch(*sizes[step + 1]))
+        words["ahead"] += [ahead.say(1, step) for _ in range(counts[step] - middle)]
+    for parts in (patches, words):
+        for ours, theirs in zip(parts["turns"], parts["ahead"], strict=True):
+            assert torch.equal(ours.position_ids, theirs.position_ids)
+            assert torch.equal(ours.order, theirs.order)
+
+
+@given(st.sampled_from(sorted(VARIANTS)), grids, schedules)
+@settings(max_examples=50, deadline=None)
+def test_a_late_end_is_a_step_without_video(name, sizes, schedule):
+    tokens = layout(name, 4, sizes + [(0, 0)], 20, schedule=schedule)
+    suffix = tokens[tokens.where(Kind.SUFFIX)]
+    assert set(suffix.step.tolist()) == {len(sizes)}
+    assert int(tokens.where(Kind.VIDEO).sum()) == sum(r * c for r, c in sizes)
+
+
+def test_random_schedule_is_seeded_per_clip_and_blind_to_the_reference():
+    draws = [RandomK(3, seed=1, clip="a").budget(step) for step in range(2000)]
+    assert draws == [RandomK(3, seed=1, clip="a").budget(step) for step in range(2000)]
+    assert draws != [RandomK(3, seed=1, clip="b").budget(step) for step in range(2000)]
+    assert set(draws) == set(range(7))
+    # mean 3, standard deviation 2: a mean of 2000 draws is off by more than 0.25 for one seed in 4e7
+    assert abs(sum(draws) / 2000 - 3) < 0.25
+
+
+def test_a_burst_is_silence_and_then_the_tokens_of_all_its_steps():
+    burst = Burst(3, every=3)
+    assert [burst.budget(step) for step in range(7)] == [0, 0, 9, 0, 0, 9, 0]
+    assert [burst.arrival_s(step, step + 0.5) for step in range(6)] == [2.5] * 3 + [5.5] * 3
+
+
+def test_in_a_stall_the_speaker_goes_on_and_later_steps_come_later():
+    stall = Stall(3, every=2, pause=4)
+    assert [stall.budget(step) for step in range(4)] == [3, 15, 3, 15]
+    assert [stall.arrival_s(step, step + 0.5) for step in range(5)] == [0.5, 1.5, 6.5, 7.5, 12.5]
+
+
+@given(schedules)
+def test_arrival_never_precedes_the_frames_and_never_goes_back(schedule):
+    times = [schedule.arrival_s(step, step + 0.5) for step in range(30)]
+    assert times == sorted(times) and all(at >= step + 0.5 for step, at in enumerate(times))
+
+
+@given(schedules)
+def test_schedule_text_round_trip(schedule):
+    assert parse_schedule(str(schedule)).for_clip("a") == schedule.for_clip("a")
+
+
+@pytest.mark.parametrize("text", ["wait-k:3", "random:2:seed=7", "burst:3:every=2", "stall:3:every=5:pause=2"])
+def test_schedules_are_written_as_documented(text):
+    assert str(parse_schedule(text)) == text
+
+
+def test_options_left_out_take_their_defaults():
+    assert parse_schedule("random:3") == RandomK(3) and parse_schedule("stall:3:pause=1") == Stall(3, 5, 1)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "wait-k", "wait-k:0", "wait-k:x", "wait-k:3:seed=1", "random:3:sead=1", "random:3:clip=a", "random:-1"]
+    + ["burst:3:every=0", "burst:3:every=", "stall:3:pause=-1", "stall:3:pause=1:pause=2", "often"],
+)
+def test_unknown_schedule_is_refused(text):
+    with pytest.raises(UserError, match="wait-k:3"):
+        parse_schedule(text)
+
+
+def test_unknown_variant_names_the_six():
+    with pytest.raises(UserError, match="origin, batch, interleave, overlap, group, gap"):
+        layout("grupo", 3, [(1, 1)], 3)
+
+
+def test_said_stream_exists_only_in_parallel_variants():
+    for name, variant in VARIANTS.items():
+        tokens = layout(name, 3, [(1, 2)] * 3, 8)
+        assert bool((tokens.stream == SAID).any()) == (variant.streams == 2) == (not tokens.is_causal)

@@ -1,0 +1,92 @@
+"""The order of the rooms: each module imports only rooms above its own, and no two rooms import each other."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+from swwatch.paths import ROOT
+
+PACKAGE = ROOT / "swwatch"
+SHELL = {"__init__", "__main__", "cli", "config", "errors", "paths"}
+OPEN_TO_ALL = {"config", "errors", "paths"}  # the part of the shell that every room may use
+
+# each floor may import the floors above it, and rooms of one floor may not import each other, but as `BESIDE` says
+FLOORS = [
+    {"rules"},
+    {"policies"},
+    {"data", "metrics", "judge", "toy", "compat"},
+    {"model"},
+    {"engine"},
+    {"narrate", "live", "pictures", "client"},
+    {"train", "evaluate", "bench", "serve", "watch"},
+    {"study"},
+]
+BESIDE = {
+    ("judge", "data"),  # its answers are kept in files of data's form
+    ("judge", "metrics"),
+    ("toy", "data"),
+    ("toy", "metrics"),
+    ("live", "narrate"),
+    ("watch", "client"),
+}
+FLOOR_OF = {room: number for number, floor in enumerate(FLOORS) for room in floor}
+
+
+def modules() -> dict[str, Path]:
+    """Every module of the package by its dotted name, without "swwatch."."""
+    found = {}
+    for path in PACKAGE.rglob("*.py"):
+        parts = path.relative_to(PACKAGE).with_suffix("").parts
+        found[".".join(parts).removesuffix(".__init__")] = path
+    return found
+
+
+def imports_of(path: Path) -> set[str]:
+    """Modules of the package that a file imports anywhere in it, without "swwatch."."""
+    known, found = modules(), set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        names = []
+        if isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            names = [f"{node.module}.{alias.name}" for alias in node.names]
+            names = [name if name.removeprefix("swwatch.") in known else node.module for name in names]
+        elif isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        found |= {name.removeprefix("swwatch.") for name in names if name.startswith("swwatch.")}
+    return found
+
+
+def test_nothing_lies_beside_the_rooms():
+    loose = {path.stem for path in PACKAGE.glob("*.py")} - SHELL
+    rooms = {path.name for path in PACKAGE.iterdir() if path.is_dir() and path.name != "__pycache__"}
+
+    assert not loose, f"move into a room: {loose}"
+    assert rooms == set(FLOOR_OF), "a new room needs its floor in FLOORS"
+
+
+@pytest.mark.parametrize("module, path", sorted(modules().items()))
+def test_imports_go_up_the_floors(module, path):
+    room = module.partition(".")[0]
+    for imported in imports_of(path):
+        other = imported.partition(".")[0]
+        if room in SHELL or other in OPEN_TO_ALL or other == room:
+            continue
+        assert other in FLOOR_OF, f"{module} imports {imported}, which belongs to the shell"
+        allowed = FLOOR_OF[other] < FLOOR_OF[room] or (room, other) in BESIDE
+        assert allowed, f"{module} imports {imported}: {room} stands on a floor above {other}, or beside it"
+
+
+def test_no_modules_import_each_other_in_a_circle():
+    graph = {module: imports_of(path) for module, path in modules().items()}
+    done: set[str] = set()
+
+    def visit(module: str, path: tuple[str, ...]) -> None:
+        assert module not in path, " -> ".join([*path[path.index(module) :], module])
+        if module in done:
+            return
+        for imported in graph.get(module, ()):
+            visit(imported, (*path, module))
+        done.add(module)
+
+    for module in graph:
+        visit(module, ())

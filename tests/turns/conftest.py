@@ -1,6 +1,0 @@
-"""The tests of training turns read real clips."""
-
-import sys
-from pathlib import Path
-
-sys.path[:0] = [str(Path(__file__).parents[1] / "data")]
