@@ -18,8 +18,8 @@ from swwatch.data.samples import MAX_REPLACEMENTS, Draw, Sample, Samples, Size, 
 from swwatch.data.token_counts import TokenCounter
 from swwatch.data.video import FRAMES_PER_STEP, measure, read_clip
 from swwatch.errors import UserError
+from swwatch.policies.speak import Speak
 from swwatch.rules.layout import Layout
-from swwatch.rules.schedule import Schedule
 from swwatch.rules.variants import layout
 
 __all__ = ["MAX_REPLACEMENTS", "Draw", "Sample", "Skip"]  # of data.samples
@@ -79,7 +79,7 @@ class ClipDataset(Samples):
         markup: Markup,
         encoder: FrameEncoder,
         variant: str,
-        schedule: Schedule,
+        schedule: Speak,
         merge: int,
         t_per_step: int,
         prompts: Prompts,

@@ -36,7 +36,7 @@ from swwatch.policies.decoding import Decoding, stop_ids
 from swwatch.policies.greedy import Greedy
 from swwatch.rules import variants
 from swwatch.rules.layout import Kind, Layout
-from swwatch.rules.schedule import Schedule
+from swwatch.rules.schedule import Now, Schedule
 from swwatch.rules.variants import Speaks, Variant
 
 
@@ -270,7 +270,7 @@ class Session:
         elif self.variant.speaks is Speaks.OFFLINE:
             budget = 0
         else:
-            budget = min(self.schedule.budget(index), budget)
+            budget = min(self.schedule.budget(Now(index, self.arrivals[index])), budget)
         yield from self._speak(index, budget, last)
         yield from self._tell(wait=True)
         self.speaking = False

@@ -30,7 +30,7 @@ from swwatch.model.loading import Loaded
 from swwatch.model.static_cache import NoRoom
 from swwatch.narrate.words import Token, with_text
 from swwatch.policies.decoding import Decoding
-from swwatch.rules.schedule import Schedule, parse_schedule
+from swwatch.policies.speak import Speak, parse_schedule
 
 __all__ = ["Asked", "Dropped", "Ended", "Full", "LiveSession", "Pushed", "Room", "Stage", "Stats", "Token", "Watched"]
 
@@ -106,7 +106,7 @@ class Stage:
         *,
         question: str,
         system: str | None = None,
-        schedule: str | Schedule | None = None,
+        schedule: str | Speak | None = None,
         decoding: Decoding | None = None,
         queue_size: int = 8,
         policy: str = "drop_oldest",

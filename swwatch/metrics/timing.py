@@ -13,7 +13,8 @@ import numpy as np
 from swwatch.errors import UserError
 from swwatch.metrics.events import DEFINITIONS as EVENT_DEFINITIONS
 from swwatch.metrics.events import Matcher, event_timing, shares, timed
-from swwatch.rules.schedule import STEP_S, Schedule, parse_schedule
+from swwatch.policies.speak import Speak, parse_schedule
+from swwatch.rules.schedule import STEP_S
 
 DEFINITIONS = {
     "time_to_first_token_s": "emission of the first token - arrival of the first frame (stream second 0), the first "
@@ -135,7 +136,7 @@ def step_arrivals(tokens: Sequence[Mapping], given: Sequence[float] | None = Non
     return arrivals[::-1]
 
 
-def planned_arrivals(traces: Mapping[str, Sequence[Mapping]], schedule: str | Schedule) -> dict[str, list[float]]:
+def planned_arrivals(traces: Mapping[str, Sequence[Mapping]], schedule: str | Speak) -> dict[str, list[float]]:
     """Arrival of every step that a clip's trace reaches, in stream seconds, silent steps too: `summarize`'s arrivals.
 
     For runs whose steps come a second apart but for what the schedule does to them (bursts, stalls), as in `swwatch

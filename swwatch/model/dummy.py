@@ -8,8 +8,9 @@ import torch
 
 from swwatch.data.prompt import Markup
 from swwatch.model.cache import StreamCache
+from swwatch.policies.speak import WaitK
 from swwatch.rules.layout import Layout
-from swwatch.rules.schedule import Schedule, WaitK
+from swwatch.rules.schedule import Schedule
 
 # made-up token ids; with random weights only their being different counts
 MARKUP = Markup(video=10, vision_start=11, im_end=12, suffix=(13, 12, 14), header=(15, 16, 14))

@@ -6,8 +6,8 @@ from pathlib import Path
 
 from swwatch.data.pixels import BUDGETS
 from swwatch.errors import UserError
+from swwatch.policies.speak import Speak, parse_schedule
 from swwatch.rules import variants
-from swwatch.rules.schedule import Schedule, parse_schedule
 
 ADAPTER = "adapter_config.json"  # peft's file; a folder that holds it is an adapter, not a whole model
 DEFAULT_SCHEDULE, DEFAULT_BUDGET = "wait-k:3", "declared"
@@ -18,7 +18,7 @@ class Settings:
     """How a model was, or is to be, trained and used."""
 
     variant: str
-    schedule: Schedule
+    schedule: Speak
     pixel_budget: str
 
     def as_dict(self) -> dict[str, str]:
@@ -30,7 +30,7 @@ class Settings:
         saved: dict | None,
         *,
         variant: str | None = None,
-        schedule: str | Schedule | None = None,
+        schedule: str | Speak | None = None,
         pixel_budget: str | None = None,
         where: str = "the checkpoint",
     ) -> "Settings":

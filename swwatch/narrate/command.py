@@ -24,7 +24,7 @@ from swwatch.errors import UserError
 from swwatch.model.loading import load
 from swwatch.narrate.latency import show_lag
 from swwatch.narrate.words import Token, narration, quicken
-from swwatch.rules.schedule import parse_schedule
+from swwatch.policies.speak import parse_schedule
 from swwatch.rules.variants import VARIANTS
 
 

@@ -16,7 +16,7 @@ from swwatch.engine.trace import SimulatedClock, Spoken
 from swwatch.model.fast import FastModel
 from swwatch.model.loading import Loaded
 from swwatch.policies.decoding import Decoding
-from swwatch.rules.schedule import Schedule, parse_schedule
+from swwatch.policies.speak import Speak, parse_schedule
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ def narration(
     *,
     question: str,
     system: str,
-    schedule: str | Schedule | None = None,
+    schedule: str | Speak | None = None,
     max_new_tokens: int | None = 300,
     repetition_penalty: float = 1.15,
     stop_early: bool = False,

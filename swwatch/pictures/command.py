@@ -14,9 +14,9 @@ from swwatch.pictures import endless as kept
 from swwatch.pictures import endless_drawing as kept_drawing
 from swwatch.pictures.sample import FEW, draw
 from swwatch.policies import keep as evict
+from swwatch.policies.speak import parse_schedule
 from swwatch.rules import turn_positions as positions
 from swwatch.rules.layout import Layout
-from swwatch.rules.schedule import parse_schedule
 from swwatch.rules.systems import SYSTEMS
 from swwatch.rules.variants import VARIANTS, layout
 

@@ -21,8 +21,8 @@ from swwatch.model.dummy import MARKUP, Blank, Pieces, Saying
 from swwatch.policies.choose import Choosing
 from swwatch.policies.decoding import Decoding
 from swwatch.policies.keep import default_windows
+from swwatch.policies.speak import WaitK
 from swwatch.rules.layout import Kind, Layout
-from swwatch.rules.schedule import WaitK
 from swwatch.rules.spans import Part, Span
 from swwatch.rules.systems import SYSTEMS, Sampling
 from swwatch.rules.visibility import SAID, WATCHED

@@ -12,7 +12,7 @@ import torch
 
 from swwatch.errors import UserError
 from swwatch.rules.layout import KINDS, Kind, Layout
-from swwatch.rules.schedule import Schedule, WaitK, spoken_steps
+from swwatch.rules.schedule import Schedule, Steady, spoken_steps
 from swwatch.rules.visibility import SAID, WATCHED
 
 GAP = 10_000  # first position of the answer axis under GIPE
@@ -246,7 +246,7 @@ def layout(
     if num_steps < 1 or prompt_len < 0 or answer_len < 0:
         raise ValueError(f"need at least one step and lengths >= 0: {prompt_len=}, {num_steps=}, {answer_len=}")
     cursor = Cursor(variant, t_per_step)
-    spoken = spoken_steps(schedule or WaitK(wait_k), answer_len, num_steps)
+    spoken = spoken_steps(schedule or Steady(wait_k), answer_len, num_steps)
     per_step = [spoken.count(step) for step in range(num_steps)]
     watched, said, arrived = [cursor.prompt(prompt_len)], [], []
 

@@ -9,7 +9,7 @@ from swwatch.data.prompt import Prompts
 from swwatch.errors import UserError
 from swwatch.live.stage import Full
 from swwatch.policies.decoding import Decoding
-from swwatch.rules.schedule import parse_schedule
+from swwatch.policies.speak import parse_schedule
 from swwatch.serve.files import Folder, Uploads
 from swwatch.serve.limits import Limits
 from swwatch.serve.log import log

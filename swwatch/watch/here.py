@@ -11,7 +11,7 @@ from swwatch.errors import UserError
 from swwatch.live.stage import Asked, Dropped, Ended, Room, Stage, Token, Watched
 from swwatch.model.loading import load
 from swwatch.policies.decoding import Decoding
-from swwatch.rules.schedule import parse_schedule
+from swwatch.policies.speak import parse_schedule
 from swwatch.toy.quickstart import toy_checkpoint
 
 LONGEST_S = 1800  # of video on a GPU, where memory is set aside beforehand; elsewhere there is no limit

@@ -11,7 +11,7 @@ from swwatch.engine.serial import SerialSession
 from swwatch.engine.trace import SimulatedClock
 from swwatch.errors import UserError
 from swwatch.policies.decoding import Decoding
-from swwatch.rules.schedule import RandomK, WaitK
+from swwatch.policies.speak import RandomK, WaitK
 from swwatch.rules.variants import VARIANTS, Speaks
 
 SPEAKING = sorted(name for name, variant in VARIANTS.items() if variant.speaks is not Speaks.OFFLINE)

@@ -12,8 +12,8 @@ import torch
 from swwatch.data.dataset import MAX_REPLACEMENTS, Draw, EpochOrder, missing_videos
 from swwatch.data.prompt import IGNORED, Prompts
 from swwatch.data.records import Records
+from swwatch.policies.speak import RandomK
 from swwatch.rules.layout import Kind
-from swwatch.rules.schedule import RandomK
 from swwatch.rules.variants import VARIANTS
 from tests.helpers.small_clips import clip_dataset, make_clips, write_video
 

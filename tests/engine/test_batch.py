@@ -20,7 +20,7 @@ from swwatch.model.cache import StreamCache
 from swwatch.model.tower import Looked
 from swwatch.policies.decoding import Decoding
 from swwatch.policies.greedy import choose_many
-from swwatch.rules.schedule import RandomK, WaitK
+from swwatch.policies.speak import RandomK, WaitK
 from swwatch.rules.variants import VARIANTS
 from tests.engine.test_flash_route import causal
 from tests.helpers.feeds import Arrived, small

@@ -18,7 +18,7 @@ from swwatch.engine.watcher import ThreadWatcher
 from swwatch.errors import UserError
 from swwatch.model.fast import FastModel
 from swwatch.policies.decoding import Decoding
-from swwatch.rules.schedule import RandomK, WaitK
+from swwatch.policies.speak import RandomK, WaitK
 from swwatch.rules.variants import VARIANTS, Speaks
 from tests.helpers.streams import Paced, ToldSession, fed_positions, full_forward, plain, random_stream, spoken_by
 from tests.helpers.watcher_work import Hesitant

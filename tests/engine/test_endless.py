@@ -15,8 +15,8 @@ from swwatch.engine.trace import SimulatedClock, Spoken
 from swwatch.errors import UserError
 from swwatch.model.loading import load
 from swwatch.policies.decoding import Decoding
+from swwatch.policies.speak import RandomK, WaitK
 from swwatch.rules.layout import KINDS, Kind, Layout
-from swwatch.rules.schedule import RandomK, WaitK
 from swwatch.rules.variants import GAP, VARIANTS, Speaks, get, layout
 from swwatch.rules.visibility import SAID, WATCHED
 from swwatch.toy.checkpoint import make_checkpoint

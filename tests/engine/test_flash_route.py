@@ -11,7 +11,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from swwatch.model import loading
 from swwatch.policies.decoding import Decoding
-from swwatch.rules.schedule import RandomK, WaitK
+from swwatch.policies.speak import RandomK, WaitK
 from tests.helpers.streams import Told, full_forward, play, random_stream
 
 

@@ -14,7 +14,7 @@ from swwatch.engine.trace import Spoken, Watched
 from swwatch.errors import UserError
 from swwatch.model.tower import Looked
 from swwatch.policies.decoding import Decoding
-from swwatch.rules.schedule import RandomK, WaitK
+from swwatch.policies.speak import RandomK, WaitK
 from swwatch.rules.variants import VARIANTS, Speaks
 from swwatch.rules.visibility import SAID
 from tests.helpers.streams import Paced, ToldSession, fed_positions, full_forward, plain, random_stream, spoken_by

@@ -10,7 +10,7 @@ from swwatch.engine.requests import Feed, Request, Wait, answer_to
 from swwatch.engine.source import Ask, Step
 from swwatch.engine.trace import Spoken
 from swwatch.policies.decoding import Decoding
-from swwatch.rules.schedule import RandomK
+from swwatch.policies.speak import RandomK
 from tests.engine.test_batch import plain, together
 from tests.helpers.streams import random_stream
 

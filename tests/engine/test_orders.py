@@ -12,8 +12,8 @@ from swwatch.engine.session import Session
 from swwatch.engine.source import Ask, Order
 from swwatch.engine.trace import Asked, Spoken, Watched
 from swwatch.policies.decoding import Decoding
+from swwatch.policies.speak import RandomK, WaitK
 from swwatch.rules.layout import Kind
-from swwatch.rules.schedule import RandomK, WaitK
 from swwatch.rules.variants import VARIANTS, Speaks
 from swwatch.rules.visibility import SAID, WATCHED
 from tests.helpers.streams import Paced, ToldSession, full_forward, plain, play, random_stream, spoken_by

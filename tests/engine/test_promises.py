@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from swwatch.engine.serial import SerialSession
 from swwatch.policies.decoding import Decoding
+from swwatch.policies.speak import RandomK, WaitK
 from swwatch.rules.layout import Kind
-from swwatch.rules.schedule import RandomK, WaitK
 from swwatch.rules.variants import VARIANTS, Speaks
 from tests.helpers.streams import Told, full_forward, play, random_stream
 

@@ -21,7 +21,7 @@ from swwatch.engine.two_device import Copy, ProcessWatcher, second_device
 from swwatch.engine.watcher import WatcherError, Work
 from swwatch.errors import UserError
 from swwatch.policies.decoding import Decoding
-from swwatch.rules.schedule import RandomK, WaitK
+from swwatch.policies.speak import RandomK, WaitK
 from swwatch.rules.variants import VARIANTS, Speaks
 from tests.helpers.streams import Paced, ToldSession, fed_positions, plain, random_stream, spoken_by
 from tests.helpers.watcher_work import hesitant_copy, no_model, work_of

@@ -9,7 +9,7 @@ import numpy as np
 from swwatch.data.annotations import read_jsonl
 from swwatch.data.dataset import ClipDataset
 from swwatch.data.pixels import BUDGETS, FrameEncoder
-from swwatch.rules.schedule import WaitK
+from swwatch.policies.speak import WaitK
 
 WORDS = "a red circle moving left, a blue square moving right, a green triangle moving up".split()
 

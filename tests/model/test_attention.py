@@ -21,7 +21,7 @@ from swwatch.model.attention import (
     flash_segments,
     samples_apart,
 )
-from swwatch.rules.schedule import WaitK
+from swwatch.policies.speak import WaitK
 from swwatch.rules.variants import VARIANTS, get, layout
 from tests.helpers.streams import random_stream
 

@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from swwatch.policies.decoding import Decoding
+from swwatch.policies.speak import WaitK
 from swwatch.rules.layout import Kind
-from swwatch.rules.schedule import WaitK
 from swwatch.rules.variants import VARIANTS, Cursor
 from swwatch.rules.visibility import SAID, WATCHED
 from tests.helpers.feeds import small

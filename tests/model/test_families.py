@@ -11,7 +11,7 @@ from swwatch.errors import UserError
 from swwatch.model.loading import load
 from swwatch.model.modeling import WatchingQwen2_5_VL, WatchingQwen2VL
 from swwatch.policies.decoding import Decoding
-from swwatch.rules.schedule import WaitK
+from swwatch.policies.speak import WaitK
 from swwatch.rules.variants import VARIANTS
 from swwatch.toy.checkpoint import make_checkpoint
 from tests.helpers.streams import Told, full_forward, play, random_stream

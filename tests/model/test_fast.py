@@ -19,7 +19,7 @@ from swwatch.model import fast
 from swwatch.model.fast import FastModel, length_bucket, row_bucket
 from swwatch.model.ragged import step_many
 from swwatch.policies.decoding import Decoding
-from swwatch.rules.schedule import RandomK, WaitK
+from swwatch.policies.speak import RandomK, WaitK
 from tests.helpers.feeds import Arrived, logits_of, random_feeds, small
 from tests.helpers.streams import play, random_stream
 

@@ -17,7 +17,7 @@ from swwatch.engine.trace import Spoken
 from swwatch.model.fast import FastModel, row_bucket
 from swwatch.policies.decoding import Decoding
 from swwatch.policies.greedy import Greedy
-from swwatch.rules.schedule import WaitK
+from swwatch.policies.speak import WaitK
 from swwatch.rules.variants import VARIANTS, Cursor
 from tests.helpers.feeds import Arrived, logits_of, random_feeds, small
 from tests.helpers.streams import play, random_stream

@@ -9,7 +9,7 @@ from swwatch.data.prompt import fill
 from swwatch.errors import UserError
 from swwatch.model.loading import load
 from swwatch.model.modeling import WatchingQwen2_5_VL
-from swwatch.rules.schedule import RandomK, WaitK
+from swwatch.policies.speak import RandomK, WaitK
 from swwatch.rules.variants import VARIANTS, layout
 from tests.helpers.streams import random_stream
 

@@ -17,8 +17,8 @@ from swwatch.evaluate.caption.settings import EvalSettings
 from swwatch.metrics import captions
 from swwatch.narrate import words as narrate
 from swwatch.paths import ROOT
+from swwatch.policies.speak import WaitK
 from swwatch.rules.layout import Kind
-from swwatch.rules.schedule import WaitK
 from swwatch.toy import command as toy
 from swwatch.train import command as training
 from swwatch.train.settings import TrainSettings

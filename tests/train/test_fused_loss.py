@@ -13,7 +13,7 @@ from swwatch.data.prompt import load_prompts
 from swwatch.errors import UserError
 from swwatch.model import loss as losses
 from swwatch.model.loss import choose_loss, token_loss
-from swwatch.rules.schedule import WaitK
+from swwatch.policies.speak import WaitK
 from swwatch.rules.variants import VARIANTS
 from tests.helpers.small_clips import clip_dataset
 

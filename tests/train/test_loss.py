@@ -7,7 +7,7 @@ import torch
 
 from swwatch.data.collator import Collator
 from swwatch.data.prompt import IGNORED, load_prompts
-from swwatch.rules.schedule import RandomK, WaitK
+from swwatch.policies.speak import RandomK, WaitK
 from swwatch.rules.variants import VARIANTS
 from swwatch.train.command import main
 from swwatch.train.settings import TrainSettings

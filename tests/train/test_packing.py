@@ -10,7 +10,7 @@ from swwatch.data.collator import Collator
 from swwatch.data.lengths import sample_lengths
 from swwatch.data.prompt import IGNORED, load_prompts
 from swwatch.errors import UserError
-from swwatch.rules.schedule import RandomK, WaitK
+from swwatch.policies.speak import RandomK, WaitK
 from swwatch.rules.variants import VARIANTS
 from swwatch.train.arrange import packed_batch
 from swwatch.train.command import main, settle

@@ -23,7 +23,7 @@ from swwatch.model.dummy import Pieces, Saying
 from swwatch.policies.choose import Choosing
 from swwatch.policies.decoding import Decoding
 from swwatch.policies.keep import Windows
-from swwatch.rules.schedule import WaitK
+from swwatch.policies.speak import WaitK
 from swwatch.rules.systems import SYSTEMS, Sampling
 
 

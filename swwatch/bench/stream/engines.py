@@ -12,7 +12,7 @@ from swwatch.engine import choose
 from swwatch.engine.trace import SimulatedClock
 from swwatch.errors import UserError
 from swwatch.policies.decoding import Decoding
-from swwatch.rules.schedule import WaitK
+from swwatch.policies.speak import WaitK
 
 BESIDE = ("streams", "two_device")  # engines with a watcher of their own
 MARKUP_ROOM = 16  # tokens of suffix and header, and some to spare

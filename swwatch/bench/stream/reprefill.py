@@ -17,7 +17,7 @@ from swwatch.policies.decoding import Decoding, stop_ids
 from swwatch.policies.greedy import Greedy
 from swwatch.rules import variants
 from swwatch.rules.layout import Kind, Layout
-from swwatch.rules.schedule import Schedule
+from swwatch.rules.schedule import Now, Schedule
 from swwatch.rules.variants import Speaks
 from swwatch.rules.visibility import SAID
 
@@ -79,7 +79,7 @@ class Reprefill:
             self._add(self.cursor.suffix(len(self.markup.suffix)), self.markup.suffix)
             self.greedy.see(self.markup.suffix)
         else:
-            budget = min(self.schedule.budget(number), budget)
+            budget = min(self.schedule.budget(Now(number, step.arrival_s)), budget)
         if number == 0:
             self._add(self.cursor.say(len(self.markup.header), 0, Kind.HEADER), self.markup.header)
             self.greedy.see(self.markup.header)

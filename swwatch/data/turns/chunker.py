@@ -3,7 +3,8 @@
 A chunk of W seconds begins every W - O seconds and knows all that was said before it. Chunks in which little is said
 are left out. Input: jsonl of {"video", "content": [[start, end, word], ...]}, optionally "title" and "duration".
 Output: jsonl whose lines are conversations (see data.turns.dataset), with the byte offset of every line in a file
-beside it (OUT_seeks.jsonl) or in the last line. Source: arXiv 2510.09608, section 2.2; the authors' chunker is not public.
+beside it (OUT_seeks.jsonl) or in the last line. Source: arXiv 2510.09608, section 2.2; the authors' chunker is not
+public.
 """
 
 import argparse

@@ -24,7 +24,7 @@ from swwatch.evaluate.sharing import shared
 from swwatch.metrics.captions import Metric
 from swwatch.model.loading import Loaded, load
 from swwatch.narrate.words import narration
-from swwatch.rules.schedule import parse_schedule
+from swwatch.policies.speak import parse_schedule
 
 
 def main(argv: list[str]) -> int:

@@ -10,8 +10,8 @@ from swwatch.config import add_flags, load_settings, setting
 from swwatch.data.tasks import TASKS
 from swwatch.errors import UserError
 from swwatch.paths import CONFIGS, ROOT
+from swwatch.policies.speak import FORMS
 from swwatch.rules import variants
-from swwatch.rules.schedule import FORMS
 
 CONFIG = CONFIGS / "eval.yaml"
 

@@ -25,8 +25,8 @@ from swwatch.evaluate.disturb.table import Row, build_table
 from swwatch.evaluate.disturb.text import as_markdown, as_text
 from swwatch.evaluate.ranks import Alone
 from swwatch.model.settings import Settings
+from swwatch.policies.speak import FORMS, parse_schedule
 from swwatch.rules import variants
-from swwatch.rules.schedule import FORMS, parse_schedule
 from swwatch.rules.variants import Speaks
 
 SCHEDULES = ("wait-k:3", "random:3:seed=0", "burst:3:every=2", "stall:3:every=5:pause=2")

@@ -1,0 +1,105 @@
+"""SPEAK: how many tokens now. One table; its rows are known as schedules.
+
+A schedule is written as text in configs, flags and checkpoints: `wait-k:3`, `random:3:seed=0`, `burst:3:every=2`,
+`stall:3:every=5:pause=2`. All but the first disturb a model that was trained with wait-k, at the same mean rate of k
+tokens per second of arriving video (random, burst) or of the clock (stall). After the last step the rest follows.
+"""
+
+import random
+from dataclasses import dataclass, field, replace
+from typing import ClassVar
+
+from swwatch.policies.table import Policy, forms, option, parse, table
+from swwatch.rules.schedule import STEP_S, Now
+
+
+@dataclass(frozen=True)
+class Speak(Policy):
+    """What all schedules share: k tokens a step and arrival on time, unless they say otherwise.
+
+    A policy must not know the reference caption. What it answers may depend on `Now` alone, so that training, which
+    asks it before any clock runs, gets the answers that a stream gets.
+    """
+
+    table: ClassVar[str] = "schedule"
+    k: int = option(3, least=1)
+
+    def budget(self, now: Now) -> int:
+        """Number of tokens to speak after a video step when it is not the last."""
+        return self.k
+
+    def arrival_s(self, step: int, nominal_s: float) -> float:
+        """When step `step` arrives, given when it would from an undisturbed source; seconds of stream time."""
+        return nominal_s
+
+    def for_clip(self, key: str) -> "Speak":
+        """The schedule of one clip, named by its video id."""
+        return self
+
+
+@dataclass(frozen=True)
+class WaitK(Speak):
+    """Exactly k tokens after every step but the last (the paper trains and tests with k = 3)."""
+
+    name: ClassVar[str] = "wait-k"
+
+
+@dataclass(frozen=True)
+class RandomK(Speak):
+    """The paper's disturbance test: a number drawn uniformly from 0..2k (mean k) at every step.
+
+    The law knows nothing of the reference caption (the public release draws up to caption length / steps, which
+    leaks it). Draws depend on (seed, clip, step) alone, so that every engine, order and resume meets the same ones.
+    """
+
+    name: ClassVar[str] = "random"
+    seed: int = option(0)
+    clip: str = field(default="", repr=False)
+
+    def budget(self, now: Now) -> int:
+        return random.Random(f"{self.seed}/{self.clip}/{now.step}").randint(0, 2 * self.k)
+
+    def for_clip(self, key: str) -> "RandomK":
+        return replace(self, clip=str(key))
+
+
+@dataclass(frozen=True)
+class Burst(Speak):
+    """Steps arrive `every` at a time, as over a network that sends in bursts: silence, then k tokens for each."""
+
+    name: ClassVar[str] = "burst"
+    every: int = option(2, least=1)
+
+    def budget(self, now: Now) -> int:
+        return self.k * self.every if (now.step + 1) % self.every == 0 else 0
+
+    def arrival_s(self, step: int, nominal_s: float) -> float:
+        return nominal_s + (self.every - 1 - step % self.every) * STEP_S
+
+
+@dataclass(frozen=True)
+class Stall(Speak):
+    """After every `every` steps nothing arrives for `pause` seconds, while speech goes on at k tokens a second."""
+
+    name: ClassVar[str] = "stall"
+    every: int = option(5, least=1)
+    pause: int = option(2, least=0)
+
+    def budget(self, now: Now) -> int:
+        return self.k * (1 + self.pause) if (now.step + 1) % self.every == 0 else self.k
+
+    def arrival_s(self, step: int, nominal_s: float) -> float:
+        return nominal_s + step // self.every * self.pause * STEP_S
+
+
+SPEAK = table(WaitK, RandomK, Burst, Stall)
+FORMS = forms(SPEAK)
+
+
+def parse_schedule(text: str | Speak) -> Speak:
+    """Inverse of `str(schedule)`; options that are left out take their defaults.
+
+    Raises:
+        UserError: not one of the forms, or a number out of its range.
+    """
+    return parse(SPEAK, text)
