@@ -82,8 +82,9 @@ def clip_times(rounds: int = 20) -> list[dict]:
     import numpy as np
     from transformers import Qwen2VLVideoProcessor
 
+    from swwatch.data.budget import BUDGETS
     from swwatch.data.frame_cache import FrameCache, how_made
-    from swwatch.data.pixels import BUDGETS, FrameEncoder
+    from swwatch.data.pixels import FrameEncoder
     from swwatch.data.video import read_clip
 
     encoder, rng, rows = FrameEncoder(Qwen2VLVideoProcessor(), BUDGETS["declared"]), np.random.default_rng(0), []

@@ -1,19 +1,24 @@
 """Settings of a program as one frozen dataclass, filled from flags, environment, a YAML file and defaults.
 
 The order of precedence is always: flags > environment > YAML file > defaults of the dataclass.
-A field made by `setting` carries its help line and the name of its environment variable:
+A field made by `setting` carries its help line and the name of its environment variable; `read_settings` is all that a
+program needs:
 
-    @dataclass(frozen=True)
-    class EvalSettings:
+    @dataclass(frozen=True, kw_only=True)
+    class EvalSettings(ModelFlags):  # model/flags.py: what every program with a model has
         max_count: int = setting(400, "evaluate at most this many clips", env="QWEN2_5_VL_EVAL_MAX_COUNT")
+
+    def main(argv: list[str]) -> int:
+        settings = read_settings(EvalSettings, argv, program="swwatch eval", about=__doc__)
 """
 
 import argparse
 import dataclasses
 import difflib
 import math
+import os
 import types
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
@@ -25,12 +30,45 @@ T = TypeVar("T")
 TRUE, FALSE = ("true", "yes", "on", "1"), ("false", "no", "off", "0")
 
 
-def setting(default: Any, help: str, *, env: str | None = None) -> Any:
-    """A dataclass field with its one-line help and, where it has one, its environment variable."""
-    metadata = {"help": help, "env": env}
+REQUIRED = dataclasses.MISSING  # the default of a setting that has none
+
+
+def setting(default: Any, help: str, *, env: str | None = None, **facts: Any) -> Any:
+    """A dataclass field with its one-line help and, where it has one, its environment variable.
+
+    Args:
+        default: REQUIRED for none.
+        facts: more that is known of the field, kept in its metadata. `add_flags` reads `group` (a heading of the
+            help), `metavar`, `positional` (True: no dashes before its name) and `repeat` (True: a list whose flag is
+            given once for each item, which may then hold a comma).
+    """
+    metadata = {"help": help, "env": env, **facts}
     if isinstance(default, list | dict):
         return dataclasses.field(default_factory=lambda: type(default)(default), metadata=metadata)
     return dataclasses.field(default=default, metadata=metadata)
+
+
+class Parser(argparse.ArgumentParser):
+    """As argparse has it; an option that does not exist is told with the nearest one that does."""
+
+    def __init__(self, program: str, about: str):
+        """Args: about: a docstring, whose first paragraph stands before the options and the rest behind them."""
+        summary, _, details = about.partition("\n\n")
+        form = argparse.RawDescriptionHelpFormatter
+        super().__init__(prog=program, description=summary, epilog=details, formatter_class=form)
+
+    def parse_args(self, args=None, namespace=None):
+        parsed, unknown = self.parse_known_args(args, namespace)
+        if unknown:
+            wrong = unknown[0].partition("=")[0]
+            self.error(f"no option {wrong}{near(wrong, self._option_string_actions)}")
+        return parsed
+
+
+def near(name: str, names: Iterable[str]) -> str:
+    """The end of a message about a mistyped name: which one may be meant."""
+    found = difflib.get_close_matches(name, list(names), n=1)
+    return f"; did you mean {found[0]!r}?" if found else ""
 
 
 def add_flags(parser: argparse.ArgumentParser, cls: type) -> None:
@@ -38,15 +76,43 @@ def add_flags(parser: argparse.ArgumentParser, cls: type) -> None:
 
     Values stay text here: `load_settings` converts them, so that every source obeys the same rules.
     """
+    groups, hints = {None: parser}, get_type_hints(cls)
     for field in dataclasses.fields(cls):
+        facts, how = field.metadata, {}
         default = "" if field.default in (None, dataclasses.MISSING) else f" (default: {field.default})"
-        env = f" [{field.metadata['env']}]" if field.metadata.get("env") else ""
-        text = (field.metadata.get("help", "") + default + env).replace("%", "%%")
+        env = f" [{facts['env']}]" if facts.get("env") else ""
         flag = "--" + field.name.replace("_", "-")
-        if get_type_hints(cls)[field.name] is bool:
-            parser.add_argument(flag, action=argparse.BooleanOptionalAction, default=None, help=text)
+        if hints[field.name] is bool and not field.name.startswith("no_"):
+            how["action"] = argparse.BooleanOptionalAction
+        elif hints[field.name] is bool:
+            how["action"], how["const"] = "store_const", True
         else:
-            parser.add_argument(flag, default=None, help=text)
+            how["metavar"] = facts.get("metavar")
+        if facts.get("positional"):
+            flag, how["nargs"] = field.name, "?"
+        if facts.get("repeat"):
+            how["action"] = "append"
+        group = facts.get("group")
+        if group not in groups:
+            groups[group] = parser.add_argument_group(group)
+        text = (facts.get("help", "") + default + env).replace("%", "%%")
+        groups[group].add_argument(flag, default=None, help=text, **how)
+
+
+def read_settings(cls: type[T], argv: list[str], *, program: str, about: str, yaml_path: Path | None = None) -> T:
+    """The settings of a program from its command line, the environment and a YAML file.
+
+    Args:
+        program, about: as for Parser.
+        yaml_path: read where no --config is given; None for no file.
+    Raises:
+        UserError: as `load_settings`. What argparse finds wrong, it tells itself and leaves with exit code 2.
+    """
+    parser = Parser(program, about)
+    add_flags(parser, cls)
+    parser.add_argument("--config", type=Path, metavar="FILE", help="YAML file of settings; flags go before it")
+    flags = vars(parser.parse_args(argv))
+    return load_settings(cls, yaml_path=flags.pop("config") or yaml_path, env=os.environ, flags=flags)
 
 
 def load_settings(
@@ -83,7 +149,7 @@ def load_settings(
     for key, value in flags.items():
         _check_key(key, fields, f"unknown setting {key!r}")
         if value is not None:
-            given[key] = (value, "--" + key.replace("_", "-"))
+            given[key] = (value, _flag(fields[key]))
     # 2) convert, by the same rules whatever the source
     values = {name: _convert(value, hints[name], source) for name, (value, source) in given.items()}
     needed = [n for n, f in fields.items() if n not in values and _is_required(f)]
@@ -108,9 +174,7 @@ def _read_yaml(path: Path) -> dict:
 def _check_key(key: Any, fields: Mapping[str, Any], problem: str) -> None:
     if key in fields:
         return
-    near = difflib.get_close_matches(str(key), fields, n=1)
-    hint = f"; did you mean {near[0]!r}?" if near else "."
-    raise UserError(f"{problem}{hint} Valid keys: {', '.join(fields)}")
+    raise UserError(f"{problem}{near(str(key), fields) or '.'} Valid keys: {', '.join(fields)}")
 
 
 def _is_required(field: dataclasses.Field) -> bool:
@@ -119,7 +183,11 @@ def _is_required(field: dataclasses.Field) -> bool:
 
 def _ways(field: dataclasses.Field) -> str:
     variable = field.metadata.get("env")
-    return f"--{field.name.replace('_', '-')}" + (f" (or {variable})" if variable else "")
+    return _flag(field) + (f" (or {variable})" if variable else "")
+
+
+def _flag(field: dataclasses.Field) -> str:
+    return field.name.upper() if field.metadata.get("positional") else "--" + field.name.replace("_", "-")
 
 
 def _convert(value: Any, kind: Any, source: str) -> Any:
@@ -181,7 +249,10 @@ def _to_str(value: Any) -> str | None:
 
 
 def _to_path(value: Any) -> Path | None:
-    return Path(value).expanduser() if isinstance(value, str | Path) and str(value) else None
+    try:
+        return Path(value).expanduser() if isinstance(value, str | Path) and str(value) else None
+    except RuntimeError:  # ~ of a user that there is not
+        return None
 
 
 _SCALARS = {bool: _to_bool, int: _to_int, float: _to_float, str: _to_str, Path: _to_path}

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from swwatch.config import add_flags, load_settings, setting
+from swwatch.config import REQUIRED, add_flags, load_settings, read_settings, setting
 from swwatch.errors import UserError
 
 
@@ -118,3 +118,39 @@ def test_flags_come_from_the_fields_and_absent_ones_stay_unset():
 def test_infinite_text_is_refused():
     with pytest.raises(UserError, match="finite"):
         load_settings(Demo, flags={"rate": str(math.inf)})
+
+
+@dataclass(frozen=True)
+class Program:
+    source: str = setting(REQUIRED, "a source", positional=True)
+    model: list[str] = setting([], "models", repeat=True, group="model")
+    no_token: bool = setting(False, "let everybody in")
+
+
+def read(*argv):
+    return read_settings(Program, list(argv), program="demo", about="One line.\n\nMore.")
+
+
+def test_a_program_reads_places_repeated_flags_switches_and_a_file(tmp_path):
+    got = read("a.mp4", "--model", "a,b", "--model", "c", "--no-token")
+    assert got == Program(source="a.mp4", model=["a,b", "c"], no_token=True)
+    assert read("--config", str(write(tmp_path, "source: b.mp4\nmodel: [d]\n"))) == Program(
+        source="b.mp4", model=["d"]
+    )
+    with pytest.raises(UserError, match="missing: SOURCE"):
+        read()
+
+
+def test_the_help_has_headings_and_a_wrong_flag_is_told_with_the_nearest(capsys):
+    with pytest.raises(SystemExit) as stop:
+        read("--help")
+    out = capsys.readouterr().out
+    assert stop.value.code == 0 and "model:" in out and "--no-no-token" not in out and "More." in out
+    with pytest.raises(SystemExit) as stop:
+        read("a", "--modle=x")
+    assert stop.value.code == 2 and "no option --modle; did you mean '--model'?" in capsys.readouterr().err
+
+
+def test_the_home_of_nobody_is_a_mistake():
+    with pytest.raises(UserError, match="--out"):
+        load_settings(Demo, flags={"out": "~nobody-of-this-name/x"})

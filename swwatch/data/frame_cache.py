@@ -27,7 +27,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from swwatch.data import pixels, video
+from swwatch.data import budget, pixels, video
 from swwatch.data.video import WHOLE, Span
 from swwatch.errors import UserError
 from swwatch.paths import make_folder
@@ -141,7 +141,7 @@ class FrameCache:
 
 def how_made(encoder: pixels.FrameEncoder, max_frames: int) -> dict:
     """What the resized frames of a video depend on, apart from the video: sampling, pixel budget, code, libraries."""
-    code = b"".join(Path(module.__file__).read_bytes() for module in (video, pixels))
+    code = b"".join(Path(module.__file__).read_bytes() for module in (video, budget, pixels))
     return {
         "max_frames": max_frames,
         "budget": asdict(encoder.budget),

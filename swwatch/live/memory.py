@@ -4,7 +4,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from swwatch.data.pixels import BUDGETS
+from swwatch.data.budget import BUDGETS
 from swwatch.errors import UserError
 from swwatch.model.fast import FastModel
 from swwatch.model.loading import Loaded

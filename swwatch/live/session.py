@@ -7,8 +7,9 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from swwatch.data.budget import BUDGETS
 from swwatch.data.live.frames import LiveFrames
-from swwatch.data.pixels import BUDGETS, FrameEncoder
+from swwatch.data.pixels import FrameEncoder
 from swwatch.data.prompt import ask_ids
 from swwatch.data.video import FRAMES_PER_STEP, StepFrames
 from swwatch.engine.batch import Ended

@@ -16,7 +16,7 @@ from contextlib import nullcontext
 
 import torch
 
-from swwatch.data.pixels import BUDGETS
+from swwatch.data.budget import BUDGETS
 from swwatch.data.prompt import load_prompts, prompt_ids
 from swwatch.engine.batch import Batch, Ended
 from swwatch.engine.choose import choose, open_session, open_watcher

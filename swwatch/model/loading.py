@@ -9,8 +9,9 @@ from transformers.utils import is_flash_attn_2_available
 
 from swwatch.data.prompt import Markup
 from swwatch.errors import UserError
+from swwatch.model.checks import ADAPTER, check_checkpoint, check_device, check_dtype
 from swwatch.model.modeling import FAMILIES, Watching
-from swwatch.model.settings import ADAPTER, Settings, base_of
+from swwatch.model.settings import Settings, base_of
 from swwatch.rules import variants
 
 
@@ -56,23 +57,13 @@ def load(
     if (Path(path) / ADAPTER).exists():
         how = {"device": device, "dtype": dtype, "attention": attention}
         return _load_adapter(path, base, {"variant": variant, "schedule": schedule, "pixel_budget": pixel_budget}, how)
-    if base is not None:
-        raise UserError(f"{path} is no adapter: it has no base model")
-    if Path(path).is_dir() and not (Path(path) / "config.json").exists():
-        raise UserError(f"{path} holds no config.json: give a checkpoint folder (has the training finished?)")
-    hub_form = path.count("/") == 1 and not path.startswith((".", "/", "~")) and not Path(path).parent.is_dir()
-    if not Path(path).exists() and (not hub_form or path.startswith("output/")):
-        raise UserError(f"no checkpoint at {path}: make one with `swwatch toy model` or `bash scripts/sft.sh`")
+    check_checkpoint(path, base)
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        torch.device(device)
-    except RuntimeError as error:
-        raise UserError(f"no device {device!r}: choose cpu, cuda or cuda:0") from error
+    check_device(device)
     if device.startswith("cuda") and not torch.cuda.is_available():
         raise UserError(f"device {device!r} was asked for, but this machine has no CUDA device: use --device cpu")
     if isinstance(dtype, str):
-        if not isinstance(getattr(torch, dtype, None), torch.dtype):
-            raise UserError(f"no dtype {dtype!r}: choose float32, bfloat16 or float16")
+        check_dtype(dtype)
         dtype = getattr(torch, dtype)
     dtype = dtype or (torch.bfloat16 if device.startswith("cuda") else torch.float32)
     asked = {"variant": variant, "schedule": schedule, "pixel_budget": pixel_budget}

@@ -4,12 +4,12 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-from swwatch.data.pixels import BUDGETS
+from swwatch.data.budget import BUDGETS
 from swwatch.errors import UserError
+from swwatch.model.checks import ADAPTER
 from swwatch.policies.speak import Speak, parse_schedule
 from swwatch.rules import variants
 
-ADAPTER = "adapter_config.json"  # peft's file; a folder that holds it is an adapter, not a whole model
 DEFAULT_SCHEDULE, DEFAULT_BUDGET = "wait-k:3", "declared"
 
 

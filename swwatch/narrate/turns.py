@@ -6,8 +6,9 @@ from dataclasses import dataclass
 import numpy as np
 from tokenizers.decoders import DecodeStream
 
+from swwatch.data.budget import BUDGETS
 from swwatch.data.live.frames import LiveFrames
-from swwatch.data.pixels import BUDGETS, FrameEncoder
+from swwatch.data.pixels import FrameEncoder
 from swwatch.data.turns.prompt import Turns
 from swwatch.data.video import StepFrames
 from swwatch.engine.requests import Run, drive

@@ -5,7 +5,8 @@ from dataclasses import dataclass, replace
 
 from tokenizers.decoders import DecodeStream
 
-from swwatch.data.pixels import BUDGETS, FrameEncoder
+from swwatch.data.budget import BUDGETS
+from swwatch.data.pixels import FrameEncoder
 from swwatch.data.prompt import prompt_ids
 from swwatch.data.video import StepFrames
 from swwatch.engine.choose import open_session

@@ -39,7 +39,7 @@ class System:
             when its last frame comes.
         clip_time: labels of a training clip count from its beginning, not from the video's.
         drop_silence: silent turns at the end of a training clip are left out.
-        total_pixels: of a training clip, shared by its frames; live budgets are in data.pixels.
+        total_pixels: of a training clip, shared by its frames; live budgets are in data.budget.
     """
 
     name: str

@@ -8,7 +8,8 @@ from pathlib import Path
 import torch
 
 from swwatch.errors import UserError
-from swwatch.model.loading import ADAPTER, load
+from swwatch.model.checks import ADAPTER
+from swwatch.model.loading import load
 
 
 def build_parser() -> argparse.ArgumentParser:

@@ -6,9 +6,10 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from swwatch.data.budget import BUDGETS
 from swwatch.data.dataset import ClipDataset
 from swwatch.data.frame_cache import FrameCache, how_made
-from swwatch.data.pixels import BUDGETS, FrameEncoder
+from swwatch.data.pixels import FrameEncoder
 from swwatch.data.prompt import load_prompts
 from swwatch.data.records import Records
 from swwatch.data.samples import Samples
@@ -18,7 +19,8 @@ from swwatch.data.turns.prompt import Turns
 from swwatch.data.turns.samples import Form
 from swwatch.errors import UserError
 from swwatch.model.attention import choose_attention
-from swwatch.model.loading import ADAPTER, Loaded, load
+from swwatch.model.checks import ADAPTER
+from swwatch.model.loading import Loaded, load
 from swwatch.model.loss import choose_loss
 from swwatch.rules import systems
 from swwatch.rules import turn_positions as positions

@@ -210,7 +210,7 @@ def test_it_needs_no_video_decoder_data_sets_or_training():
     code = "import sys, swwatch.bench.stream.command, swwatch.bench.stream.plots\n"
     code += "import swwatch.model.fast, swwatch.engine.fused\n"
     code += (
-        "import swwatch.bench.live.command, swwatch.bench.endless.command; from swwatch.data.pixels import BUDGETS\n"
+        "import swwatch.bench.live.command, swwatch.bench.endless.command; from swwatch.data.budget import BUDGETS\n"
     )
     code += "BUDGETS['declared'].size(720, 1280, None)\n"
     code += (

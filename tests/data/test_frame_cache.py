@@ -11,9 +11,9 @@ import pytest
 import torch
 
 from swwatch.data import frame_cache
+from swwatch.data.budget import BUDGETS
 from swwatch.data.dataset import ClipDataset
 from swwatch.data.frame_cache import PARTS, FrameCache, how_made
-from swwatch.data.pixels import BUDGETS
 from swwatch.data.prompt import Prompts
 from swwatch.errors import UserError
 from tests.helpers.small_clips import clip_dataset, make_clips, write_video

@@ -7,8 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import AutoProcessor
 
-from swwatch.data import pixels
-from swwatch.data.pixels import BUDGETS, FrameEncoder, PixelBudget, fit, merged_grids
+from swwatch.data.budget import BUDGETS, FRAMES_PER_PATCH, MOST_TOKENS, NARROWEST, PixelBudget, fit
+from swwatch.data.pixels import FrameEncoder, merged_grids, stream_beside
 from swwatch.errors import UserError
 
 
@@ -74,7 +74,7 @@ def test_sides_are_those_of_qwen_vl_utils(qwen, height, width, factor, least, mo
 
 
 def test_limits_are_those_of_qwen_vl_utils(qwen):
-    ours = pixels.FRAMES_PER_PATCH, pixels.MOST_TOKENS, pixels.NARROWEST
+    ours = FRAMES_PER_PATCH, MOST_TOKENS, NARROWEST
     assert ours == (qwen.FRAME_FACTOR, qwen.VIDEO_MAX_TOKEN_NUM, qwen.MAX_RATIO)
 
 
@@ -181,9 +181,9 @@ def test_however_many_encoders_there_are_they_share_one_cuda_stream(video_proces
     """torch has 32 of a priority; one more encoder would work where a model records its graphs."""
     made = []
     monkeypatch.setattr(torch.cuda, "Stream", lambda device, priority=0: made.append(priority) or object())
-    pixels.stream_beside.cache_clear()
+    stream_beside.cache_clear()
     try:
         encoders = [FrameEncoder(video_processor, BUDGETS["declared"], "cuda") for _ in range(40)]
     finally:
-        pixels.stream_beside.cache_clear()
+        stream_beside.cache_clear()
     assert made == [-1] and len({id(encoder._stream) for encoder in encoders}) == 1

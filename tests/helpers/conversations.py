@@ -3,7 +3,8 @@
 import json
 from pathlib import Path
 
-from swwatch.data.pixels import BUDGETS, FrameEncoder
+from swwatch.data.budget import BUDGETS
+from swwatch.data.pixels import FrameEncoder
 from swwatch.data.seek_jsonl import Conversations, seeks_file
 from swwatch.data.turns.dataset import TurnDataset
 from swwatch.data.turns.prompt import Turns

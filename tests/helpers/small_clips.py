@@ -7,8 +7,9 @@ import av
 import numpy as np
 
 from swwatch.data.annotations import read_jsonl
+from swwatch.data.budget import BUDGETS
 from swwatch.data.dataset import ClipDataset
-from swwatch.data.pixels import BUDGETS, FrameEncoder
+from swwatch.data.pixels import FrameEncoder
 from swwatch.policies.speak import WaitK
 
 WORDS = "a red circle moving left, a blue square moving right, a green triangle moving up".split()

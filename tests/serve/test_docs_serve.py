@@ -9,7 +9,7 @@ import torch
 
 from swwatch.bench.shapes import SHAPES, shape_config
 from swwatch.config import add_flags
-from swwatch.data.pixels import BUDGETS
+from swwatch.data.budget import BUDGETS
 from swwatch.model.modeling import WatchingQwen2_5_VL
 from swwatch.serve import limits
 from swwatch.serve.command import build_parser

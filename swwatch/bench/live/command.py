@@ -28,7 +28,8 @@ from swwatch.bench.stream.trust import FOREIGN_BYTES, Neighbours
 from swwatch.bench.train.table import markdown
 from swwatch.config import add_flags, load_settings, setting
 from swwatch.data.annotations import write_atomic
-from swwatch.data.pixels import BUDGETS, FrameEncoder
+from swwatch.data.budget import BUDGETS
+from swwatch.data.pixels import FrameEncoder
 from swwatch.data.prompt import Markup
 from swwatch.data.video import FRAMES_PER_SECOND
 from swwatch.errors import UserError

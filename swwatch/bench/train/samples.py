@@ -7,10 +7,11 @@ import torch
 
 from swwatch.bench.train.settings import BenchSettings, Row
 from swwatch.data.annotations import read_jsonl
+from swwatch.data.budget import BUDGETS
 from swwatch.data.collator import Collator
 from swwatch.data.dataset import ClipDataset, Sample
 from swwatch.data.packing import PackPlan
-from swwatch.data.pixels import BUDGETS, FrameEncoder
+from swwatch.data.pixels import FrameEncoder
 from swwatch.data.prompt import Markup, fill, load_prompts
 from swwatch.errors import UserError
 from swwatch.model.loading import Loaded

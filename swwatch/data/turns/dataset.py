@@ -8,9 +8,10 @@ import torch
 from PIL import Image, UnidentifiedImageError
 
 from swwatch.data.annotations import resolve_video
+from swwatch.data.budget import BUDGETS, PixelBudget
 from swwatch.data.dataset import EncodedClips
 from swwatch.data.frame_cache import FrameCache
-from swwatch.data.pixels import BUDGETS, FrameEncoder, PixelBudget, merged_grids
+from swwatch.data.pixels import FrameEncoder, merged_grids
 from swwatch.data.prompt import IGNORED
 from swwatch.data.samples import Sample, Samples, Size
 from swwatch.data.seek_jsonl import Conversations
@@ -27,7 +28,7 @@ def training_budget(name: str) -> PixelBudget:
     """The pixel budget of training clips: a system's own shares a total among a clip's frames; others are as live.
 
     Args:
-        name: of data.pixels.BUDGETS.
+        name: of data.budget.BUDGETS.
     """
     budget = BUDGETS[name]
     if name not in SYSTEMS:

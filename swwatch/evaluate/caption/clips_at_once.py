@@ -4,7 +4,7 @@ import os
 
 import torch
 
-from swwatch.data.pixels import BUDGETS
+from swwatch.data.budget import BUDGETS
 from swwatch.model.loading import Loaded
 
 MOST = 32  # beyond it a forward is no longer bound by reading the weights, and more clips gain little

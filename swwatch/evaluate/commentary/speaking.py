@@ -9,7 +9,8 @@ from pathlib import Path
 
 import torch
 
-from swwatch.data.pixels import BUDGETS, FrameEncoder
+from swwatch.data.budget import BUDGETS
+from swwatch.data.pixels import FrameEncoder
 from swwatch.data.turns.prompt import Turns
 from swwatch.data.turns.transcript import text_of
 from swwatch.data.video import StepFrames, iter_steps, measure

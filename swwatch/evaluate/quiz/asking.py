@@ -13,7 +13,8 @@ from pathlib import Path
 
 import torch
 
-from swwatch.data.pixels import FrameEncoder, PixelBudget, merged_grids
+from swwatch.data.budget import PixelBudget
+from swwatch.data.pixels import FrameEncoder, merged_grids
 from swwatch.data.turns.prompt import Turns
 from swwatch.data.video import FRAMES_PER_STEP, StepFrames, iter_steps
 from swwatch.engine.requests import Run, drive

@@ -13,7 +13,7 @@ import torch
 import transformers
 
 from swwatch.data.annotations import write_atomic
-from swwatch.data.pixels import BUDGETS, PixelBudget
+from swwatch.data.budget import BUDGETS, PixelBudget
 from swwatch.errors import UserError
 from swwatch.evaluate.caption.command import device_of, fingerprint
 from swwatch.evaluate.caption.scoring import write_metrics

@@ -9,7 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from swwatch.data.pixels import PixelBudget
+from swwatch.data.budget import PixelBudget
 from swwatch.data.video import Clip, VideoError, read_clip, steps_of
 from swwatch.errors import UserError
 from swwatch.evaluate.quiz import asking, frames, recorded, tasks

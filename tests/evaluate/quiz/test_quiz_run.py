@@ -238,7 +238,7 @@ def test_missing_flags_and_missing_videos_are_told(flags, tmp_path):
 
 
 def test_a_question_with_chat_markup_is_skipped_and_not_asked(load_tiny):
-    from swwatch.data.pixels import PixelBudget
+    from swwatch.data.budget import PixelBudget
     from swwatch.evaluate.quiz.frames import Shown
 
     asker = Plain(load_tiny("origin"), tasks.get("livesports"), PixelBudget("p", 3136, 3136))

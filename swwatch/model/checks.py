@@ -1,0 +1,42 @@
+"""What can be told of a model's name, device and type before torch is imported."""
+
+import re
+from pathlib import Path
+
+from swwatch.errors import UserError
+
+ADAPTER = "adapter_config.json"  # peft's file; a folder that holds it is an adapter, not a whole model
+DTYPES = ("float32", "bfloat16", "float16", "float64")
+
+
+def check_device(device: str | None) -> None:
+    """Raises UserError: it is not the name of a device."""
+    if device is not None and not re.fullmatch(r"(cpu|cuda|mps|xpu)(:\d+)?", device):
+        raise UserError(f"no device {device!r}: choose cpu, cuda or cuda:0")
+
+
+def check_dtype(dtype: str | None) -> None:
+    """Raises UserError: it is not the name of a type that models have."""
+    if dtype is not None and dtype not in DTYPES:
+        raise UserError(f"no dtype {dtype!r}: choose float32, bfloat16 or float16")
+
+
+def check_checkpoint(path: str | Path, base: str | Path | None = None) -> None:
+    """Look whether there may be a model: a folder with its files, or the form of a hub id.
+
+    Args:
+        base: of an adapter.
+    Raises:
+        UserError: there is none.
+    """
+    path = str(path)
+    folder = Path(path)
+    if (folder / ADAPTER).exists():
+        return
+    if base is not None:
+        raise UserError(f"{path} is no adapter: it has no base model")
+    if folder.is_dir() and not (folder / "config.json").exists():
+        raise UserError(f"{path} holds no config.json: give a checkpoint folder (has the training finished?)")
+    is_hub_id = path.count("/") == 1 and not path.startswith((".", "/", "~", "output/")) and not folder.parent.is_dir()
+    if not folder.exists() and not is_hub_id:
+        raise UserError(f"no checkpoint at {path}: make one with `swwatch toy model` or `bash scripts/sft.sh`")

@@ -1,0 +1,78 @@
+"""The flags of every program that runs a model: which one, as what, and where. Nothing here imports torch.
+
+@dataclass(frozen=True, kw_only=True)
+class StreamSettings(ModelFlags):
+    video: Path = setting(REQUIRED, "a video file")
+
+settings = read_settings(StreamSettings, argv, program="swwatch stream", about=__doc__)
+settings.check_model(settings.model)  # mistakes are told before torch is imported
+loaded = settings.load(settings.model)
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from swwatch.config import REQUIRED, setting
+from swwatch.data.budget import BUDGETS
+from swwatch.errors import UserError
+from swwatch.model.checks import check_checkpoint, check_device, check_dtype
+from swwatch.policies.speak import FORMS, parse_schedule
+
+if TYPE_CHECKING:
+    from swwatch.model.loading import Loaded
+
+GROUP = "model"  # the heading of these flags
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoadFlags:
+    """How a model is loaded and used. For programs that name their models themselves; see ModelFlags."""
+
+    variant: str | None = setting(None, "needed where the checkpoint does not name one", group=GROUP)
+    schedule: str | None = setting(None, f"when words are said: {FORMS} (default: the checkpoint's own)", group=GROUP)
+    pixel_budget: str | None = setting(
+        None, "declared or release (default: the checkpoint's own, else declared)", group=GROUP
+    )
+    device: str | None = setting(None, "cpu or cuda (default: cuda where there is one)", group=GROUP)
+    dtype: str | None = setting(
+        None, "float32, bfloat16, float16 (default: bfloat16 on cuda, else float32)", group=GROUP
+    )
+    attention: str | None = setting(
+        None, "sdpa, eager or flash_attention_2 (default: the fastest that is exact)", group=GROUP
+    )
+    base: str | None = setting(None, "an adapter's base model, where it is not where the adapter says", group=GROUP)
+
+    def __post_init__(self):
+        if self.variant is not None:
+            from swwatch.rules import variants
+
+            variants.get(self.variant)
+        if self.schedule is not None:
+            parse_schedule(self.schedule)
+        if self.pixel_budget is not None and self.pixel_budget not in BUDGETS:
+            raise UserError(f"no pixel budget {self.pixel_budget!r}: choose one of {', '.join(BUDGETS)}")
+        check_device(self.device)
+        check_dtype(self.dtype)
+
+    def load(self, path: str | Path, **more) -> "Loaded":
+        """`model.loading.load` with these flags, but for the schedule, which a program may choose as it likes.
+
+        Args:
+            more: further arguments of it, which win over the flags.
+        """
+        from swwatch.model.loading import load
+
+        names = ("variant", "pixel_budget", "device", "dtype", "attention", "base")
+        return load(path, **{name: getattr(self, name) for name in names} | more)
+
+    def check_model(self, path: str | Path) -> None:
+        """See `check_checkpoint`."""
+        check_checkpoint(path, self.base)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelFlags(LoadFlags):
+    """The same with the model itself."""
+
+    model: str = setting(REQUIRED, "checkpoint folder or hub id", group=GROUP)

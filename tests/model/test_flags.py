@@ -1,0 +1,60 @@
+"""The flags of every program with a model: checked by name, without torch, and handed to the loader."""
+
+import subprocess
+import sys
+from dataclasses import dataclass
+
+import pytest
+
+from swwatch.config import load_settings
+from swwatch.errors import UserError
+from swwatch.model.flags import LoadFlags, ModelFlags
+
+
+@dataclass(frozen=True, kw_only=True)
+class Demo(ModelFlags):
+    max_frames: int = 60
+
+
+@pytest.mark.parametrize(
+    "flag, value, told",
+    [
+        ("variant", "gruop", "gruop"),
+        ("schedule", "wait:3", "wait-k:3"),
+        ("pixel_budget", "large", "declared"),
+        ("device", "gpu", "cuda:0"),
+        ("dtype", "int8", "bfloat16"),
+        ("max_framse", "3", "max_frames"),
+    ],
+)
+def test_a_wrong_name_is_told_with_the_right_ones(flag, value, told):
+    with pytest.raises(UserError, match=told):
+        load_settings(Demo, flags={"model": "x", flag: value})
+
+
+def test_a_model_that_is_not_there_is_told_without_torch(tmp_path):
+    code = "import sys; from swwatch.model.flags import ModelFlags; from swwatch.errors import UserError\n"
+    code += "try:\n    ModelFlags(model='/nowhere').check_model('/nowhere')\n"
+    code += "except UserError as error:\n    print(error)\n"
+    code += "print([m for m in ('torch', 'transformers', 'numpy') if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[0].startswith("no checkpoint at /nowhere") and done.stdout.endswith("[]\n")
+
+
+def test_hub_ids_and_folders_pass_and_what_holds_no_model_does_not(tmp_path, tiny_checkpoint):
+    flags = LoadFlags()
+    for path in ("Qwen/Qwen2.5-VL-7B-Instruct", tiny_checkpoint):
+        flags.check_model(path)
+    for path, told in ((tmp_path, "config.json"), ("output/run", "sft.sh"), ("./a/b", "toy model")):
+        with pytest.raises(UserError, match=told):
+            flags.check_model(path)
+    with pytest.raises(UserError, match="is no adapter"):
+        LoadFlags(base="Qwen/Qwen2.5-VL-7B-Instruct").check_model(tiny_checkpoint)
+
+
+def test_flags_reach_the_loader(tiny_checkpoint):
+    flags = LoadFlags(variant="gap", schedule="random:2", dtype="float64", device="cpu")
+    loaded = flags.load(tiny_checkpoint)
+    assert loaded.settings.variant == "gap" and str(loaded.model.dtype) == "torch.float64"
+    assert str(loaded.settings.schedule) == "wait-k:3", "how to speak is the program's choice"
+    assert flags.load(tiny_checkpoint, variant="group").settings.variant == "group"
