@@ -8,4 +8,4 @@ find_python
 # waiting threads yield: on a CPU that other programs use too, spinning ones make a step several times slower
 export OMP_WAIT_POLICY="${OMP_WAIT_POLICY:-PASSIVE}"
 export PYTHONPATH="$ROOT${PYTHONPATH:+:$PYTHONPATH}"
-exec "$PYTHON" -m swwatch.evaluate.caption.launch "$@"
+exec "$PYTHON" -m swwatch.launch.torchrun swwatch.evaluate.caption.command "$@"

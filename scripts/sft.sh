@@ -8,4 +8,4 @@ source "$(dirname "${BASH_SOURCE[0]}")/setup.sh"
 find_python
 # waiting threads yield: on a CPU that other programs use too, spinning ones make a step several times slower
 export OMP_WAIT_POLICY="${OMP_WAIT_POLICY:-PASSIVE}"
-PYTHONPATH="$ROOT${PYTHONPATH:+:$PYTHONPATH}" exec "$PYTHON" -m swwatch.train.launch "$@"
+PYTHONPATH="$ROOT${PYTHONPATH:+:$PYTHONPATH}" exec "$PYTHON" -m swwatch.launch.torchrun swwatch.train.command "$@"

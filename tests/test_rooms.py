@@ -15,7 +15,7 @@ OPEN_TO_ALL = {"config", "errors", "paths"}  # the part of the shell that every 
 FLOORS = [
     {"rules"},
     {"policies"},
-    {"data", "metrics", "judge", "toy", "compat"},
+    {"data", "metrics", "judge", "toy", "compat", "launch"},
     {"model"},
     {"engine"},
     {"narrate", "live", "pictures", "client"},

@@ -4,8 +4,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from swwatch.evaluate.ranks import Alone
 from swwatch.evaluate.results import Part, Results, part_of
+from swwatch.launch.ranks import Alone
 
 
 @contextmanager

@@ -26,6 +26,7 @@ from swwatch.data.collator import Collator
 from swwatch.data.dataset import Skip, missing_videos
 from swwatch.data.tasks import TASKS
 from swwatch.errors import UserError
+from swwatch.launch.signals import PREEMPTED, handled_by
 from swwatch.model.attention import BLOCK
 from swwatch.model.loading import Loaded
 from swwatch.paths import make_folder
@@ -89,20 +90,36 @@ def main(argv: list[str]) -> int:
         return rehearse(settings, records) if dry else train(settings, records)
 
 
-def read(argv: list[str]) -> tuple[TrainSettings, Data, bool]:
-    """The settings of flags, environment and file, settled, the records of the annotation file, and --dry-run."""
-    with contextlib.ExitStack() as stack:
-        if distributed.rank() > 0:  # the main process tells what is wrong with the flags
-            stack.enter_context(contextlib.redirect_stderr(None))
-        flags = vars(build_parser().parse_args(argv))
+def several(argv: list[str]) -> bool:
+    """For `launch.torchrun`: tell what is wrong with the flags; several processes are always of use."""
+    asked(argv)
+    return True
+
+
+def asked(argv: list[str]) -> tuple[TrainSettings, bool]:
+    """The settings of flags, environment and file, and --dry-run.
+
+    Raises:
+        UserError: settings that cannot be, or a data file that is not there.
+    """
+    flags = vars(build_parser().parse_args(argv))
     dry = flags.pop("dry_run")
     settings = load_settings(TrainSettings, yaml_path=flags.pop("config"), env=os.environ, flags=flags)
-    Engine.of(settings.parallel)
-    share(settings.accumulation, settings.batch_size)
     # before the model: a wrong path should not cost the minutes it takes
     for path in filter(None, (settings.train_data, *(settings.more_data or ()), settings.eval_data)):
         if not path.is_file():
             raise no_file(path)
+    return settings, dry
+
+
+def read(argv: list[str]) -> tuple[TrainSettings, Data, bool]:
+    """The settings, settled, the records of the annotation file, and --dry-run."""
+    with contextlib.ExitStack() as stack:
+        if distributed.rank() > 0:  # the main process tells what is wrong with the flags
+            stack.enter_context(contextlib.redirect_stderr(None))
+        settings, dry = asked(argv)
+    Engine.of(settings.parallel)
+    share(settings.accumulation, settings.batch_size)
     settings = settle(settings)
     records = records_of(settings, settings.train_data, settings.more_data or ())
     if settings.eval_data is not None:
@@ -161,7 +178,7 @@ def train(settings: TrainSettings, records: Data) -> int:
         settings: from `settle`.
         records: of settings.train_data.
     Returns:
-        Exit code: 0, or distributed.PREEMPTED when a signal stopped the run after a checkpoint.
+        Exit code: 0, or 75 when a signal stopped the run after a checkpoint.
     Raises:
         UserError: data, model, settings or an existing output folder that do not fit.
     """
@@ -223,7 +240,7 @@ def train(settings: TrainSettings, records: Data) -> int:
     )
     start = time.monotonic()
     if begin is None or step_of(begin) < steps:  # else it was interrupted while the model was written
-        with stop:
+        with handled_by(stop.note):
             trainer.train(resume_from_checkpoint=str(begin) if begin else None)
             if (step := trainer.state.global_step) < steps:
                 print(
@@ -231,7 +248,7 @@ def train(settings: TrainSettings, records: Data) -> int:
                     flush=True,
                 )
                 distributed.barrier()
-                return distributed.PREEMPTED
+                return PREEMPTED
             trainer.save_model(str(out))
     elif distributed.rank() == 0:
         trainer._save(str(out))  # the engine has not been set up: the weights are whole

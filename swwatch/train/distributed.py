@@ -4,9 +4,7 @@ Outside of torchrun there is one process, and every function here is then the pl
 """
 
 import contextlib
-import ctypes
 import os
-import signal
 import socket
 import sys
 from collections.abc import Callable, Iterator
@@ -17,15 +15,12 @@ import torch
 import torch.distributed as dist
 
 from swwatch.errors import UserError
+from swwatch.launch.place import place_of
+from swwatch.launch.signals import die_with_parent
 
 T = TypeVar("T")
 
-PREEMPTED = (
-    75  # exit code of a run that a signal stopped and that continues when started again (sysexits' EX_TEMPFAIL)
-)
-STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
 TIMEOUT = timedelta(minutes=60)  # the others wait while the main process writes a large model to a slow disk
-PR_SET_PDEATHSIG = 1
 
 
 def rank() -> int:
@@ -54,11 +49,16 @@ def processes() -> Iterator[None]:
         UserError: the environment speaks of several processes, but not in torchrun's way.
     """
     if "LOCAL_RANK" not in os.environ:
-        if int(os.environ.get("WORLD_SIZE", 1)) > 1:
+        if os.environ.get("WORLD_SIZE", "1") != "1":
             raise UserError("WORLD_SIZE asks for several processes: start them with bash scripts/sft.sh or torchrun")
+        if place_of(os.environ).size > 1 and not os.environ.get("NNODES"):
+            raise UserError(
+                "this is one of several tasks of a Slurm step: bash scripts/sft.sh joins them, one task on each node, "
+                "when NNODES says how many (NNODES=1: each task trains by itself)"
+            )
         yield
         return
-    _die_with_parent()
+    die_with_parent()
     meet()
     stdout = sys.stdout
     with open(os.devnull, "w") as nowhere:
@@ -165,7 +165,7 @@ def _leave() -> NoReturn:
 
 
 class StopSignals:
-    """Notes SIGTERM and SIGUSR1 while it is entered, instead of dying of them.
+    """Notes stop signals instead of dying of them, by `note` as their handler.
 
     Attributes:
         seen: a signal came to this process.
@@ -174,31 +174,12 @@ class StopSignals:
     def __init__(self):
         self.seen = False
 
-    def __enter__(self) -> "StopSignals":
-        self._before = {number: signal.signal(number, self._note) for number in STOP_SIGNALS}
-        return self
-
-    def __exit__(self, *exception) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
-
-    def _note(self, number, frame) -> None:
+    def note(self, number, frame) -> None:
         self.seen = True
 
     def anywhere(self) -> bool:
         """Whether a signal came to any process; the same answer for all."""
         return any(gather(self.seen))
-
-
-def ignore_stop_signals() -> None:
-    """For loader workers: a batch system signals every process, and their parent still needs what they decode."""
-    for number in STOP_SIGNALS:
-        signal.signal(number, signal.SIG_IGN)
-
-
-def _die_with_parent() -> None:
-    """Have the kernel kill this process with its launcher: torchrun, killed outright, would leave it training on."""
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def free_port() -> int:

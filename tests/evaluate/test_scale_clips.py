@@ -15,8 +15,8 @@ from swwatch.evaluate.caption import clips_at_once as room
 from swwatch.evaluate.caption import command, runner
 from swwatch.evaluate.caption.runner import run
 from swwatch.evaluate.caption.settings import EvalSettings
-from swwatch.evaluate.ranks import Alone
 from swwatch.evaluate.results import Results, beside
+from swwatch.launch.ranks import Alone
 from swwatch.metrics import captions
 from swwatch.narrate.words import narration
 

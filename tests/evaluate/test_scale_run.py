@@ -17,8 +17,8 @@ from torch.distributed import HashStore, PrefixStore, TCPStore
 
 from swwatch.errors import UserError
 from swwatch.evaluate.caption.runner import Unreadable, run
-from swwatch.evaluate.ranks import Alone, Stopped, Team
 from swwatch.evaluate.results import Part, Results, beside, part_of
+from swwatch.launch.ranks import Alone, Stopped, Team
 from swwatch.narrate.words import Token
 
 ROOT = Path(__file__).parents[2]

@@ -55,6 +55,6 @@ def _local(parameter):
 
 if __name__ == "__main__":
     split = sys.argv.index("--")
-    from swwatch.train.worker import leave
+    from swwatch.launch.worker import leave
 
     leave(main(Path(sys.argv[1]), sys.argv[2:split], sys.argv[split + 1 :]))

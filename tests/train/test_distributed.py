@@ -11,10 +11,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from swwatch.launch.signals import PREEMPTED
 from swwatch.model.loading import load
 from swwatch.train.checkpoints import COMPLETE, newest_complete
 from swwatch.train.command import main
-from swwatch.train.distributed import PREEMPTED, free_port
+from swwatch.train.distributed import free_port
 from swwatch.train.settings import ROOT
 from tests.helpers.forked import Done, Forked
 from tests.helpers.two_processes import main as train

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file
 
+from swwatch.launch.signals import PREEMPTED
 from swwatch.train.checkpoints import COMPLETE, checkpoints, newest_complete
 from swwatch.train.command import main
-from swwatch.train.distributed import PREEMPTED
 from tests.helpers.signalled import kill_at, signal_at
 from tests.helpers.small_clips import make_clips
 

@@ -18,9 +18,11 @@ from swwatch.evaluate.caption.runner import Clip, Unreadable, run
 from swwatch.evaluate.caption.scoring import describe, score, write_metrics
 from swwatch.evaluate.caption.settings import EvalSettings, read_settings
 from swwatch.evaluate.predictions import read_object, read_predictions
-from swwatch.evaluate.ranks import Alone, join, place_of
 from swwatch.evaluate.results import Part, beside, read_lines
 from swwatch.evaluate.sharing import shared
+from swwatch.launch.place import place_of
+from swwatch.launch.ranks import Alone, join
+from swwatch.launch.signals import stops_at_once
 from swwatch.metrics.captions import Metric
 from swwatch.model.loading import Loaded, load
 from swwatch.narrate.words import narration
@@ -31,8 +33,14 @@ def main(argv: list[str]) -> int:
     settings, restart, score_only = read_settings(argv)
     if score_only:
         return score_predictions(settings) if place_of(os.environ).rank == 0 else 0
-    with join(os.environ) as ranks:
+    with stops_at_once(), join(os.environ) as ranks:
         return evaluate(settings, ranks, restart=restart)
+
+
+def several(argv: list[str]) -> bool:
+    """For `launch.torchrun`: tell what is wrong with the flags, and whether more than one process is of use."""
+    _, _, score_only = read_settings(argv)
+    return not score_only
 
 
 def evaluate(settings: EvalSettings, ranks: Alone, *, restart: bool = False) -> int:

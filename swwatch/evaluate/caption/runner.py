@@ -11,8 +11,8 @@ from swwatch.data.prompt import question_of
 from swwatch.engine.batch import Batch, Ended, OutOfMemory
 from swwatch.engine.requests import Run
 from swwatch.errors import UserError
-from swwatch.evaluate.ranks import Alone
 from swwatch.evaluate.results import Part
+from swwatch.launch.ranks import Alone
 from swwatch.narrate.words import Token, caption_of
 
 

@@ -27,7 +27,8 @@ from swwatch.evaluate.commentary.speaking import (
     with_first_frames,
 )
 from swwatch.evaluate.commentary.store import Store
-from swwatch.evaluate.ranks import Alone, join
+from swwatch.launch.ranks import Alone, join
+from swwatch.launch.signals import stops_at_once
 from swwatch.policies.choose import Choosing
 from swwatch.rules.systems import SYSTEMS, Sampling, System, get
 from swwatch.rules.variants import TURNS
@@ -80,7 +81,7 @@ def main(argv: list[str]) -> int:
         return judge({name: value for name, value in vars(args).items() if name != "program"})
     if args.task != "inf-streams" and any(v is not None for v in (args.start, args.end, args.chunk, args.query)):
         raise UserError(f"--begin, --end, --chunk and --query go with inf-streams: leave them out for {args.task}")
-    with join(os.environ) as ranks:
+    with stops_at_once(), join(os.environ) as ranks:
         return generate(args, ranks)
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from swwatch.data.annotations import encode_line, write_atomic
 from swwatch.errors import UserError
-from swwatch.evaluate.ranks import Alone
+from swwatch.launch.ranks import Alone
 from swwatch.paths import make_folder
 
 

@@ -23,7 +23,7 @@ from swwatch.evaluate.caption import command
 from swwatch.evaluate.caption.settings import CONFIG, EvalSettings
 from swwatch.evaluate.disturb.table import Row, build_table
 from swwatch.evaluate.disturb.text import as_markdown, as_text
-from swwatch.evaluate.ranks import Alone
+from swwatch.launch.ranks import Alone
 from swwatch.model.settings import Settings
 from swwatch.policies.speak import FORMS, parse_schedule
 from swwatch.rules import variants

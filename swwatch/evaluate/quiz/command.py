@@ -24,10 +24,12 @@ from swwatch.evaluate.quiz.report import describe, summarize
 from swwatch.evaluate.quiz.runner import run
 from swwatch.evaluate.quiz.tasks import TASKS, Task
 from swwatch.evaluate.quiz.wording import Wording, read_wording
-from swwatch.evaluate.ranks import Alone, join, place_of
 from swwatch.evaluate.results import Part, beside, read_lines
 from swwatch.evaluate.sharing import shared
 from swwatch.evaluate.variant import names_variant
+from swwatch.launch.place import place_of
+from swwatch.launch.ranks import Alone, join
+from swwatch.launch.signals import stops_at_once
 from swwatch.model.loading import Loaded, load
 from swwatch.paths import CONFIGS, ROOT
 from swwatch.policies import keep as evict
@@ -76,7 +78,7 @@ def main(argv: list[str]) -> int:
     path = predictions_path(args)
     if args.report:
         return redraw(tasks.get(args.task), path) if place_of(os.environ).rank == 0 else 0
-    with join(os.environ) as ranks:
+    with stops_at_once(), join(os.environ) as ranks:
         return quiz(args, path, ranks)
 
 

@@ -9,8 +9,8 @@ from swwatch.errors import UserError
 from swwatch.evaluate.caption.runner import bar_options, check_skips, claimed
 from swwatch.evaluate.quiz.asking import Answered, Plain, Streaming
 from swwatch.evaluate.quiz.items import Item
-from swwatch.evaluate.ranks import Alone
 from swwatch.evaluate.results import Part
+from swwatch.launch.ranks import Alone
 
 
 def run(

@@ -13,7 +13,7 @@ from swwatch.errors import UserError
 from swwatch.evaluate.commentary import command, speaking
 from swwatch.evaluate.commentary.events import Wording, ask, read_events
 from swwatch.evaluate.commentary.games import read_games
-from swwatch.evaluate.ranks import Team
+from swwatch.launch.ranks import Team
 from swwatch.rules.spans import Part
 from swwatch.rules.systems import SYSTEMS
 from tests.helpers.toy_game import GAME_S

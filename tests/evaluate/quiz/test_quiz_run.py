@@ -15,9 +15,9 @@ from swwatch.evaluate.quiz import command, tasks
 from swwatch.evaluate.quiz.asking import Plain, choose
 from swwatch.evaluate.quiz.items import Item
 from swwatch.evaluate.quiz.runner import run
-from swwatch.evaluate.ranks import Alone, Stopped, Team
 from swwatch.evaluate.results import beside, read_lines
 from swwatch.evaluate.sharing import shared
+from swwatch.launch.ranks import Alone, Stopped, Team
 
 RUN = {"settings": {"task": "livesports"}, "about": {"num_processes": 1}}
 ITEMS = [Item(f"q{i}", f"v{i // 3}", (f"{i // 3}.mp4",), f"{i}?", tuple("ABCD"), "A", "g") for i in range(24)]

@@ -1,12 +1,12 @@
-"""One of several training processes, as torchrun starts it: `swwatch train`, whose exit code is sure to arrive."""
+"""One of several processes, as torchrun starts it: a program whose exit code is sure to arrive."""
 
 import atexit
+import importlib
 import os
 import sys
 from typing import NoReturn
 
 from swwatch.errors import run
-from swwatch.train.command import main
 
 
 def leave(code: int) -> NoReturn:
@@ -22,4 +22,5 @@ def leave(code: int) -> NoReturn:
 
 
 if __name__ == "__main__":
-    leave(run(main, sys.argv[1:]))
+    module, *options = sys.argv[1:]
+    leave(run(importlib.import_module(module).main, options))

@@ -1,4 +1,4 @@
-"""Several processes share one evaluation: who they are, and the few numbers that they share.
+"""Several processes share one evaluation, and the few numbers that they need for it.
 
 Under torchrun or Slurm every process is a rank. They meet at one key-value store (torch's TCPStore, at rank 0 or at
 torchrun's agent) and share counters: which clip is next, how many were skipped. Nothing else is exchanged, so no rank
@@ -10,60 +10,15 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from datetime import timedelta
 
 from swwatch.errors import UserError
+from swwatch.launch.place import place_of
+from swwatch.launch.signals import Preempted, die_with_parent
 
 CONNECT_S = 300  # the processes of a large job do not start at the same moment
 BEAT_S, PATIENCE_S, POLL_S = 5.0, 60.0, 0.2
-
-
-@dataclass(frozen=True)
-class Place:
-    """Which process this is.
-
-    Attributes:
-        rank: from 0 over all nodes; size: how many there are; local_rank: from 0 on this node.
-        address, port: where the store is.
-        hosts_store: rank 0 keeps the store itself (under torchrun its agent does).
-    """
-
-    rank: int = 0
-    size: int = 1
-    local_rank: int = 0
-    address: str = "127.0.0.1"
-    port: int = 29500
-    hosts_store: bool = False
-
-
-def place_of(env: Mapping[str, str]) -> Place:
-    """Read the place from torchrun's variables (RANK, WORLD_SIZE, ...), else from those of a Slurm step.
-
-    Raises:
-        UserError: several nodes without MASTER_ADDR, or a variable that is no number.
-    """
-    try:
-        if "RANK" in env and "WORLD_SIZE" in env:
-            rank, size, local = (int(env.get(name, "0")) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"))
-        elif int(env.get("SLURM_STEP_NUM_TASKS", "1")) > 1:
-            names = ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS", "SLURM_LOCALID")
-            rank, size, local = (int(env.get(name, "0")) for name in names)
-        else:
-            return Place()
-        port = int(env.get("MASTER_PORT") or 20_000 + int(env.get("SLURM_JOB_ID", "9500")) % 20_000)
-    except ValueError as error:
-        raise UserError(f"RANK, WORLD_SIZE, LOCAL_RANK and MASTER_PORT must be whole numbers: {error}") from error
-    if not 0 <= rank < size:
-        raise UserError(f"RANK {rank} is not among the {size} of WORLD_SIZE")
-    address = env.get("MASTER_ADDR") or "127.0.0.1"
-    if not env.get("MASTER_ADDR") and int(env.get("SLURM_STEP_NUM_NODES", "1")) > 1:
-        raise UserError(
-            "several nodes need the name of the first: "
-            'export MASTER_ADDR=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)'
-        )
-    agent = env.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
-    return Place(rank, size, local, address, port, hosts_store=rank == 0 and not agent)
+SIGNALLED = "stopped by a signal"  # what the others are told in place of an error
 
 
 def join(env: Mapping[str, str]) -> "Alone | Team":
@@ -71,6 +26,8 @@ def join(env: Mapping[str, str]) -> "Alone | Team":
     place = place_of(env)
     if place.size == 1:
         return Alone()
+    if "LOCAL_RANK" in env:
+        die_with_parent()
     from torch.distributed import PrefixStore, TCPStore
 
     try:
@@ -144,6 +101,8 @@ class Team(Alone):
         if error is None or isinstance(error, Stopped):
             return
         text = str(error) if isinstance(error, UserError) else f"{kind.__name__}: {error}"
+        if isinstance(error, Preempted):
+            text = SIGNALLED
         try:
             first = self._store.compare_set("failed", "", f"rank {self.rank}: {text}").decode()
         except RuntimeError:
@@ -155,7 +114,7 @@ class Team(Alone):
         """Raise a shared counter; its new value.
 
         Raises:
-            Stopped: another rank has failed, or the store is gone.
+            Stopped: another rank has failed, or the store is gone. Preempted: a signal stopped another rank.
         """
         self._look_around()
         return self._ask("add", f"count/{name}", amount)
@@ -202,6 +161,8 @@ class Team(Alone):
     def _look_around(self) -> None:
         if self._ask("check", ["failed"]):
             told = self._ask("get", "failed").decode()
+            if told.endswith(f": {SIGNALLED}"):
+                raise Preempted
             raise Stopped(f"rank {self.rank} stops because another failed, {told}")
 
     def _ask(self, method: str, *args):

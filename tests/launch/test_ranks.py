@@ -7,9 +7,10 @@ import pytest
 from torch.distributed import HashStore, TCPStore
 
 from swwatch.errors import UserError
-from swwatch.evaluate import ranks
-from swwatch.evaluate.caption.launch import torchrun_options
-from swwatch.evaluate.ranks import Alone, Place, Stopped, Team, join, place_of
+from swwatch.launch import ranks
+from swwatch.launch.place import Place, place_of
+from swwatch.launch.ranks import Alone, Stopped, Team, join
+from swwatch.launch.signals import Preempted
 
 
 def teams(size, store=None, **options):
@@ -78,6 +79,18 @@ def test_an_error_in_one_rank_ends_the_others_with_its_words(failing):
     assert str(errors[failing]) == "the disk is full"
     assert isinstance(errors[1 - failing], Stopped)
     assert f"rank {failing}: the disk is full" in str(errors[1 - failing])
+
+
+def test_a_signal_in_one_rank_ends_the_others_as_if_it_had_come_to_them():
+    def work(team):
+        if team.rank == 1:
+            raise Preempted
+        while True:
+            team.add("claimed")
+            time.sleep(0.01)
+
+    errors = in_threads(teams(3), work)
+    assert [errors[rank].code for rank in range(3)] == [75, 75, 75]
 
 
 def test_ranks_that_wait_are_stopped_too():
@@ -197,50 +210,3 @@ def test_the_place_is_read_from_torchrun_or_slurm(env, place):
 def test_a_place_that_cannot_be_is_refused(env, message):
     with pytest.raises(UserError, match=message):
         place_of(env)
-
-
-NODES = {"NNODES": "2", "NPROC_PER_NODE": "4", "MASTER_ADDR": "n0"}
-
-
-@pytest.mark.parametrize(
-    "env, options",
-    [
-        ({"NPROC_PER_NODE": "1"}, None),
-        ({"RANK": "0", "WORLD_SIZE": "2", "NPROC_PER_NODE": "2"}, None),  # inside torchrun
-        ({"SLURM_STEP_NUM_TASKS": "2", "SLURM_PROCID": "0"}, None),  # inside srun
-        ({"NPROC_PER_NODE": "3"}, ["--nproc-per-node=3", "--nnodes=1", "--max-restarts=0", "--standalone"]),
-        (
-            {**NODES, "NODE_RANK": "1", "MASTER_PORT": "4444"},
-            ["--nproc-per-node=4", "--nnodes=2", "--max-restarts=0"]
-            + ["--node-rank=1", "--master-addr=n0", "--master-port=4444"],
-        ),
-        (
-            {**NODES, "SLURM_NODEID": "0", "SLURM_STEP_NUM_TASKS": "2", "SLURM_PROCID": "0"},
-            ["--nproc-per-node=4", "--nnodes=2", "--max-restarts=0"]
-            + ["--node-rank=0", "--master-addr=n0", "--master-port=29500"],
-        ),
-    ],
-)
-def test_processes_are_started_as_the_variables_say(env, options):
-    assert torchrun_options(env) == options
-
-
-def test_by_default_there_is_a_process_for_each_gpu(monkeypatch):
-    monkeypatch.setattr("torch.cuda.device_count", lambda: 8)
-    assert torchrun_options({})[0] == "--nproc-per-node=8"
-    monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
-    assert torchrun_options({}) is None
-
-
-@pytest.mark.parametrize(
-    "env, message",
-    [
-        ({"NPROC_PER_NODE": "0"}, "NPROC_PER_NODE=0"),
-        ({"NNODES": "two"}, "NNODES=two"),
-        ({"NNODES": "2"}, "MASTER_ADDR and NODE_RANK"),
-        ({**NODES, "NODE_RANK": "-1"}, "NODE_RANK=-1"),
-    ],
-)
-def test_variables_that_cannot_be_are_refused(env, message):
-    with pytest.raises(UserError, match=message):
-        torchrun_options(env)

@@ -1,0 +1,1 @@
+"""Several processes for one command: where each stands, how they are started, how a signal ends them."""
