@@ -4,7 +4,7 @@ Training, streaming, pictures and tests all read that table. A seventh variant i
 and its golden case. Source of the rules: arXiv 2601.06843, section 3; integers in tests/golden/layouts.json.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 
@@ -12,6 +12,7 @@ import torch
 
 from swwatch.errors import UserError
 from swwatch.rules.layout import KINDS, Kind, Layout
+from swwatch.rules.patch import Patch
 from swwatch.rules.schedule import Schedule, Steady, spoken_steps
 from swwatch.rules.visibility import SAID, WATCHED
 
@@ -158,18 +159,19 @@ class Cursor:
         self.num_steps = 0
         self.counts = {WATCHED: 0, SAID: 0}
 
-    def _run(self, kind: Kind, position_ids: torch.Tensor, step: int, sees: int) -> Layout:
+    def _run(self, kind: Kind, position_ids: torch.Tensor, step: int, sees: int, end: int = -1) -> Layout:
+        """A run of tokens. `end`: a position that it reaches even where the tokens that stood there are dropped."""
         n = position_ids.shape[1]
         said = kind in (Kind.HEADER, Kind.ANSWER)
         stream = SAID if said and self.variant.streams == 2 else WATCHED
         order = torch.arange(self.counts[stream], self.counts[stream] + n)
         self.counts[stream] += n
         if n:
-            end = int(position_ids.max())
-            if said:
-                self.rule.said_end = max(self.rule.said_end, end)
-            else:
-                self.rule.watched_end = max(self.rule.watched_end, end)
+            end = max(end, int(position_ids.max()))
+        if said:
+            self.rule.said_end = max(self.rule.said_end, end)
+        else:
+            self.rule.watched_end = max(self.rule.watched_end, end)
         fill = torch.full
         return Layout(
             fill((n,), KINDS.index(kind)), fill((n,), step), fill((n,), stream), order, fill((n,), sees), position_ids
@@ -185,13 +187,17 @@ class Cursor:
         self.rule.begin_grid(step)
         return run
 
-    def watch(self, rows: int, columns: int) -> Layout:
-        """The next patch, a merged grid in row-major order. An empty one (0, 0) closes a stream that ends late."""
+    def watch(self, rows: int, columns: int, kept: Sequence[int] | None = None) -> Layout:
+        """The next patch; see rules.patch. An empty one (0, 0) closes a stream that ends late."""
         step = self.num_steps
         t, h, w = self.rule.patch_start(step)
         grid_h = torch.arange(h, h + rows).repeat_interleave(columns)
         grid_w = torch.arange(w, w + columns).repeat(rows)
-        run = self._run(Kind.VIDEO, torch.stack([torch.full_like(grid_h, t), grid_h, grid_w]), step, step)
+        where = torch.stack([torch.full_like(grid_h, t), grid_h, grid_w])
+        end = max(t, h + rows - 1, w + columns - 1) if rows and columns else -1
+        if kept is not None:
+            where = where[:, list(kept)]
+        run = self._run(Kind.VIDEO, where, step, step, end)
         self.num_steps += 1
         return run
 
@@ -213,7 +219,7 @@ def _line(start: int, length: int) -> torch.Tensor:
 def layout(
     name: str,
     prompt_len: int,
-    grids: list[tuple[int, int]],
+    grids: Sequence[Patch | tuple[int, int]],
     answer_len: int,
     wait_k: int = 3,
     *,
@@ -231,14 +237,15 @@ def layout(
     Args:
         name: a variant of VARIANTS.
         prompt_len: tokens up to and including <|vision_start|>.
-        grids: merged (rows, columns) of each step's patch; (0, 0) where the stream ended without a further frame.
+        grids: the patch of each step, or (rows, columns) of its merged grid; (0, 0) where the stream ended without a
+            further frame.
         answer_len: spoken tokens, <|im_end|> included.
         wait_k: tokens per step; `schedule` replaces it.
         t_per_step: temporal positions per step, tokens_per_second x 1 s (2 in the released checkpoints).
         questions: step -> tokens of a further question that stands before its patch.
     Returns:
-        Layout of L = prompt_len + sum(rows x columns) + suffix_len + header_len + answer_len tokens, and those of
-        further questions, on the CPU.
+        Layout of L = prompt_len + sum of the patches' kept tokens + suffix_len + header_len + answer_len tokens, and
+        those of further questions, on the CPU.
     Raises:
         UserError: unknown variant. ValueError: no steps, or a negative length.
     """

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from swwatch.errors import UserError
 from swwatch.policies.speak import Burst, RandomK, Stall, WaitK
 from swwatch.rules.layout import Kind, Layout
+from swwatch.rules.patch import Patch
 from swwatch.rules.schedule import spoken_steps
 from swwatch.rules.variants import GAP, VARIANTS, Cursor, Speaks, get, layout
 from swwatch.rules.visibility import SAID
@@ -28,9 +29,15 @@ def rows(visible: torch.Tensor) -> list[str]:
     return ["".join("01"[int(x)] for x in row) for row in visible]
 
 
-@pytest.mark.parametrize("case", cases("layouts.json"), ids=lambda c: f"{c['variant']}-{c['steps']}-{c['answer_len']}")
+def name_of(case: dict) -> str:
+    return "-".join(str(case[key]) for key in ("variant", "steps", "answer_len")) + "-dropped" * ("kept" in case)
+
+
+@pytest.mark.parametrize("case", cases("layouts.json"), ids=name_of)
 def test_layout_equals_the_paper_as_recorded(case):
-    grids = [tuple(case["grid"])] * case["steps"]
+    """Cases with `kept` come from a list of all tokens worked out variant by variant, of which some were struck out;
+    the same work gives the recorded cases without them."""
+    grids = [Patch(*case["grid"], kept) for kept in case.get("kept", [None] * case["steps"])]
     ours = layout(case["variant"], case["prompt_len"], grids, case["answer_len"], wait_k=case["k"])
     assert list(ours.kind) == case["kind"]
     assert ours.step.tolist() == case["step"]
@@ -132,6 +139,25 @@ def test_a_token_keeps_its_position_when_more_video_arrives(sample):
         ours, theirs = whole[whole.where(kind)], longer[longer.where(kind)]
         n = len(ours) if upto is None else upto
         assert torch.equal(ours.position_ids[:, :n], theirs.position_ids[:, :n]), kind
+
+
+@given(samples, st.data())
+@settings(max_examples=100, deadline=None)
+def test_dropping_tokens_strikes_them_out_and_moves_nothing(sample, data):
+    name, prompt_len, sizes, answer_len, schedule = sample
+    patches = [
+        Patch(rows, columns, tuple(sorted(data.draw(st.sets(st.integers(0, rows * columns - 1))))))
+        for rows, columns in sizes
+    ]
+    whole = layout(name, prompt_len, sizes, answer_len, schedule=schedule)
+    video = whole.where(Kind.VIDEO).nonzero()[:, 0].split([patch.num_arrived for patch in patches])
+    dropped = [set(run.tolist()) - set(run[list(p.kept)].tolist()) for run, p in zip(video, patches, strict=True)]
+    left = [i for i in range(len(whole)) if i not in set().union(*dropped)]
+    ours = layout(name, prompt_len, patches, answer_len, schedule=schedule)
+    assert len(ours) + sum(patch.num_dropped for patch in patches) == len(whole)
+    assert torch.equal(ours.position_ids, whole.position_ids[:, left])
+    assert torch.equal(ours.visible(), whole.visible()[left][:, left])
+    assert ours.step.tolist() == whole.step[left].tolist()
 
 
 @given(st.sampled_from(PARALLEL), st.integers(1, 7), grids, st.lists(st.integers(0, 5), min_size=6, max_size=6))

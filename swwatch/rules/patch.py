@@ -1,0 +1,28 @@
+"""What a video step brings: a grid of tokens, of which some may never reach the LLM.
+
+The grid is the grid, whatever is dropped: positions, ends and the anchors of what follows come from it, so that every
+position rule gives a token the same numbers with and without dropping.
+"""
+
+from typing import NamedTuple
+
+
+class Patch(NamedTuple):
+    """A merged grid in row-major order. A plain (rows, columns) is one of which all is kept.
+
+    Attributes:
+        rows, columns: of the grid; (0, 0) where the stream ended without a further frame.
+        kept: cells that go to the LLM, rising; None: all.
+    """
+
+    rows: int
+    columns: int
+    kept: tuple[int, ...] | None = None
+
+    @property
+    def num_arrived(self) -> int:
+        return self.rows * self.columns
+
+    @property
+    def num_dropped(self) -> int:
+        return 0 if self.kept is None else self.num_arrived - len(self.kept)
