@@ -50,34 +50,17 @@ def made_once(tmp_path_factory):
 @pytest.fixture(scope="session")
 def tiny_checkpoint(made_once):
     """A checkpoint folder in the real form: 2 layers, width 32, random weights."""
-    from swwatch.toy.checkpoint import make_checkpoint
+    from tests.helpers.tiny import make_tiny
 
-    sizes = {"hidden": 32, "layers": 2, "heads": 2, "kv_heads": 1, "vision_depth": 2, "vision_hidden": 32}
-    return made_once("tiny", lambda path: make_checkpoint(path, seed=1, **sizes))
+    return made_once("tiny", make_tiny)
 
 
 @pytest.fixture(scope="session")
 def load_tiny(tiny_checkpoint):
     """load_tiny(variant, **options) -> Loaded, its weights spread out so that a wrong position or mask shows."""
-    from swwatch.model.loading import load
+    from tests.helpers.tiny import tiny_loader
 
-    made = {}
-
-    def build(variant: str, **options):
-        key = (variant, *sorted(options.items()))
-        if key not in made:
-            loaded = load(tiny_checkpoint, variant=variant, device="cpu", **options)
-            generator = torch.Generator().manual_seed(0)
-            with torch.no_grad():
-                for name, parameter in loaded.model.named_parameters():
-                    if parameter.ndim > 1:
-                        parameter.normal_(0, 1.5 / parameter.shape[-1] ** 0.5, generator=generator)
-                    elif name.endswith("bias"):
-                        parameter.normal_(0, 0.1, generator=generator)
-            made[key] = loaded
-        return made[key]
-
-    return build
+    return tiny_loader(tiny_checkpoint)
 
 
 @pytest.fixture(scope="session")
