@@ -1,7 +1,7 @@
 """`python -m tests.record_tokens`: record what every variant and system says, on the tiny random checkpoint.
 
-tests/golden/recorded_tokens.json holds small runs (see tests.helpers.recorded_cases) and the tokens that they said, and
-tests/test_recorded.py proves that they still say the same. Record anew only where a change of the words is meant, and
+tests/golden/recorded_tokens.json holds small runs (see tests.helpers.recorded_cases) and the tokens that they said,
+and tests/test_recorded.py proves that they still say the same. Record anew only where a change of words is meant, and
 say so in the commit: a recording made by the code under test proves nothing about the change before it.
 """
 

@@ -4,8 +4,8 @@ import platform
 
 import pytest
 
+from tests.helpers.recorded_cases import CASES
 from tests.record_tokens import COMMAND, recorded, run_case
-from tests.recorded_cases import CASES
 
 RECORDED = recorded()
 ENTRIES = RECORDED["cases"]
