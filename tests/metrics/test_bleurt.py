@@ -129,8 +129,9 @@ def test_score_is_that_of_an_independent_reading_of_the_weights(folder):
 def test_score_does_not_depend_on_what_is_in_the_batch(folder):
     together = scores_of(Bleurt(str(folder), batch_size=4), PAIRS)
     alone = [scores_of(Bleurt(str(folder), batch_size=1), [pair])[0] for pair in PAIRS]
-    assert together == pytest.approx(alone, abs=1e-6)
-    assert scores_of(Bleurt(str(folder), batch_size=3), PAIRS[::-1])[::-1] == pytest.approx(alone, abs=1e-6)
+    # float32 sums in another order: some ten units in the last place of scores up to 2
+    assert together == pytest.approx(alone, abs=3e-6)
+    assert scores_of(Bleurt(str(folder), batch_size=3), PAIRS[::-1])[::-1] == pytest.approx(alone, abs=3e-6)
 
 
 def test_too_long_a_pair_is_cut_by_the_original_rule(folder):

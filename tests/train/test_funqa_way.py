@@ -7,7 +7,7 @@ import pytest
 from swwatch.cli import run
 from swwatch.config import load_settings
 from swwatch.data.annotations import read_jsonl
-from swwatch.data.prepare import pe_video as prepare
+from swwatch.data.prepare import command as prepare
 from swwatch.data.prompt import load_prompts, prompt_ids, question_of
 from swwatch.data.tasks import SUBTASKS
 from swwatch.engine import choose

@@ -10,9 +10,11 @@ def main(argv: list[str], home: Path = ROOT) -> int:
     """The program. `home` is the folder whose `dataset` is the default root."""
     task = argparse.ArgumentParser(add_help=False)
     task.add_argument("--task")
-    asked, _ = task.parse_known_args(argv)
+    asked, rest = task.parse_known_args(argv)
     if asked.task == "funqa":
-        from swwatch.data.prepare import funqa as program
-    else:
-        from swwatch.data.prepare import pe_video as program
-    return program.run(argv, home)
+        from swwatch.data.prepare import funqa
+
+        return funqa.run(rest, home)
+    from swwatch.data.prepare import pe_video
+
+    return pe_video.run(argv, home)
