@@ -1,5 +1,6 @@
 """What can be told of a model's name, device and type before torch is imported."""
 
+import json
 import re
 from pathlib import Path
 
@@ -40,3 +41,25 @@ def check_checkpoint(path: str | Path, base: str | Path | None = None) -> None:
     is_hub_id = path.count("/") == 1 and not path.startswith((".", "/", "~", "output/")) and not folder.parent.is_dir()
     if not folder.exists() and not is_hub_id:
         raise UserError(f"no checkpoint at {path}: make one with `swwatch toy model` or `bash scripts/sft.sh`")
+
+
+def saved_settings(path: str | Path) -> dict:
+    """What a checkpoint says of itself, under "swwatch" in its config.json; empty for a plain Qwen2.5-VL.
+
+    Args:
+        path: a checkpoint's or adapter's folder, which costs no import of torch, or a hub id, which does.
+    Raises:
+        UserError: there is no checkpoint, or its config.json cannot be read.
+    """
+    check_checkpoint(path)
+    folder = Path(path)
+    try:
+        if folder.is_dir():
+            config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        else:
+            from transformers import PretrainedConfig
+
+            config, _ = PretrainedConfig.get_config_dict(str(path))
+    except (OSError, ValueError) as error:
+        raise UserError(f"cannot read the config.json of {path}: {error}") from error
+    return config.get("swwatch") or {}

@@ -9,7 +9,7 @@ from transformers.utils import is_flash_attn_2_available
 
 from swwatch.data.prompt import Markup
 from swwatch.errors import UserError
-from swwatch.model.checks import ADAPTER, check_checkpoint, check_device, check_dtype
+from swwatch.model.checks import ADAPTER, check_checkpoint, check_device, check_dtype, saved_settings
 from swwatch.model.modeling import FAMILIES, Watching
 from swwatch.model.settings import Settings, base_of
 from swwatch.rules import variants
@@ -97,9 +97,12 @@ def _load_adapter(path: str, base: str | Path | None, asked: dict, how: dict) ->
         raise UserError(
             f"{path} holds an adapter but no config.json, so its variant is unknown: was it made by swwatch?"
         )
-    saved = PretrainedConfig.get_config_dict(path)[0].get("swwatch")
-    settings = Settings.resolve(saved, where=path, **asked)
+    settings = Settings.resolve(saved_settings(path), where=path, **asked)
     base = str(base or base_of(path))
+    try:
+        check_checkpoint(base)
+    except UserError as error:
+        raise UserError(f"{path} is an adapter of the model {base}, which is not there: --base says where") from error
     try:
         if (Path(base) / ADAPTER).exists():
             raise UserError("that is an adapter too: merge it with `swwatch merge` first")

@@ -13,8 +13,8 @@ from swwatch.errors import UserError
 from swwatch.model.adapters import Adapted, attach
 from swwatch.train.settings import TrainSettings
 
-LLM, MERGER = "model.language_model", "model.visual.merger"
-UNQUANTISED = ("model.visual", "lm_head")  # QLoRA holds the LLM's layers in 4 bits
+LLM, TOWER, MERGER = "model.language_model", "model.visual", "model.visual.merger"
+UNQUANTISED = (TOWER, "lm_head")  # QLoRA holds the LLM's layers in 4 bits
 
 
 def adapt(model: nn.Module, settings: TrainSettings, begin: Path | None) -> Adapted:
@@ -52,8 +52,9 @@ def targets(model: nn.Module, patterns: list[str] | None) -> list[str]:
     """Names of the linear layers that get an adapter.
 
     Args:
-        patterns: regular expressions for the end of a name, from a dot on: q_proj, layers.[0-3].mlp.up_proj,
-            visual.blocks.*; None: the LLM's layers.
+        patterns: regular expressions for the end of a name, from a dot on: q_proj, layers.[0-3].mlp.up_proj. Layers of
+            the vision tower, some of which have names of the LLM's, are meant only by one that says so:
+            visual.blocks.*. None: the LLM's layers.
     Raises:
         UserError: a pattern matches no linear layer.
     """
@@ -64,6 +65,8 @@ def targets(model: nn.Module, patterns: list[str] | None) -> list[str]:
     for pattern in patterns:
         try:
             found = {name for name in names if re.search(rf"(?:^|\.)(?:{pattern})$", name)}
+            if "visual" not in pattern:
+                found = {name for name in found if not name.startswith(f"{TOWER}.")}
         except re.error as error:
             raise UserError(f"lora_targets: {pattern!r} is no regular expression: {error}") from error
         if not found:

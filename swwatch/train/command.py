@@ -16,7 +16,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
-from transformers import PretrainedConfig
 from transformers.trainer_utils import set_seed
 from transformers.utils import logging as transformers_logging
 
@@ -28,6 +27,7 @@ from swwatch.data.tasks import TASKS
 from swwatch.errors import UserError
 from swwatch.launch.signals import PREEMPTED, handled_by
 from swwatch.model.attention import BLOCK
+from swwatch.model.checks import check_checkpoint, saved_settings
 from swwatch.model.loading import Loaded
 from swwatch.paths import make_folder
 from swwatch.rules.variants import TURNS, VARIANTS
@@ -133,7 +133,10 @@ def settle(settings: TrainSettings) -> TrainSettings:
     Raises:
         UserError: nobody names a variant, or bfloat16 or flex is asked for where it cannot be computed.
     """
-    variant = settings.variant or saved_settings(settings.model_path).get("variant")
+    model = Path(settings.model_path).expanduser()
+    model_path = str(model.resolve()) if model.exists() else settings.model_path
+    check_checkpoint(model_path)
+    variant = settings.variant or saved_settings(model_path).get("variant")
     if variant is None:
         raise UserError(f"which variant? Set QWEN2_5_VL_VARIANT or --variant to one of {', '.join(VARIANTS | TURNS)}")
     check_data_settings(settings, variant)
@@ -147,7 +150,6 @@ def settle(settings: TrainSettings) -> TrainSettings:
         cores = (os.cpu_count() or 1) // distributed.processes_per_node()
         workers = max(1, min(8, cores)) if torch.cuda.is_available() else 0
     output = settings.output_dir or ROOT / "output" / f"qwen2_5vl-{TASKS[settings.task].label}-{variant}"
-    model = Path(settings.model_path).expanduser()
     return replace(
         settings,
         variant=variant,
@@ -159,16 +161,8 @@ def settle(settings: TrainSettings) -> TrainSettings:
         eval_data=settings.eval_data and settings.eval_data.resolve(),
         video_root=settings.video_root and settings.video_root.resolve(),
         frames_cache_dir=settings.frames_cache_dir and settings.frames_cache_dir.resolve(),
-        model_path=str(model.resolve()) if model.exists() else settings.model_path,
+        model_path=model_path,
     )
-
-
-def saved_settings(model_path: str) -> dict:
-    """What config.json says about variant, schedule and pixel budget; empty for a plain Qwen2.5-VL."""
-    try:
-        return PretrainedConfig.get_config_dict(str(Path(model_path).expanduser()))[0].get("swwatch") or {}
-    except (OSError, ValueError):
-        return {}  # `load` tells what is wrong with the path
 
 
 def train(settings: TrainSettings, records: Data) -> int:

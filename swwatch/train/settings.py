@@ -71,7 +71,9 @@ class TrainSettings:
     lora_alpha: float = setting(32.0, "the adapters' output counts lora_alpha / lora_rank")
     lora_dropout: float = setting(0.0, "dropout before the adapters")
     lora_targets: list[str] | None = setting(
-        None, "which linear layers get one, by the end of their names, such as q_proj,v_proj (default: all of the LLM)"
+        None,
+        "which linear layers get one, by the end of their names, such as q_proj,v_proj; of the tower as visual.* "
+        "(default: all of the LLM)",
     )
     # how it learns
     epochs: float = setting(1.0, "passes over the data")

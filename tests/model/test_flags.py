@@ -8,6 +8,7 @@ import pytest
 
 from swwatch.config import load_settings
 from swwatch.errors import UserError
+from swwatch.model.checks import saved_settings
 from swwatch.model.flags import LoadFlags, ModelFlags
 
 
@@ -58,3 +59,15 @@ def test_flags_reach_the_loader(tiny_checkpoint):
     assert loaded.settings.variant == "gap" and str(loaded.model.dtype) == "torch.float64"
     assert str(loaded.settings.schedule) == "wait-k:3", "how to speak is the program's choice"
     assert flags.load(tiny_checkpoint, variant="group").settings.variant == "group"
+
+
+def test_what_a_checkpoint_says_of_itself_is_read_from_its_folder(tmp_path):
+    for name, content in {"plain": "{}", "trained": '{"swwatch": {"variant": "gap"}}', "damaged": "{"}.items():
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "config.json").write_text(content)
+    assert saved_settings(tmp_path / "plain") == {}
+    assert saved_settings(tmp_path / "trained") == {"variant": "gap"}
+    with pytest.raises(UserError, match="cannot read the config.json of .*damaged"):
+        saved_settings(tmp_path / "damaged")
+    with pytest.raises(UserError, match="no checkpoint at"):
+        saved_settings(tmp_path / "none")

@@ -128,7 +128,7 @@ def test_a_base_model_that_moved_is_told_and_can_be_named(flags, tiny_checkpoint
     shutil.copytree(tiny_checkpoint, base)
     assert main(flags(**LORA, model_path=base, max_steps=1)) == 0
     base.rename(tmp_path / "moved")
-    with pytest.raises(UserError, match=f"{out} is an adapter of the model {base}: no checkpoint at"):
+    with pytest.raises(UserError, match=f"{out} is an adapter of the model {base}, which is not there: --base"):
         load(out, device="cpu")
     assert merge.main([str(out), "--out", str(tmp_path / "merged"), "--base", str(tmp_path / "moved")]) == 0
     with pytest.raises(UserError, match="no adapter"):
@@ -167,6 +167,9 @@ def test_targets_are_the_llms_linear_layers_or_what_the_patterns_say(fresh):
     assert len(adapters.targets(model, ["q_proj", "v_proj"])) == 4
     assert adapters.targets(model, [r"layers\.1\.mlp\.up_proj"]) == ["model.language_model.layers.1.mlp.up_proj"]
     assert len(adapters.targets(model, [r"visual\.blocks.*"])) == 2 * 5
+    usual = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]  # three are the tower's too
+    assert adapters.targets(model, usual) == default == adapters.targets(model, [".*_proj"])
+    assert len(adapters.targets(model, [r"visual\..*gate_proj"])) == 2
 
 
 def test_targets_that_match_nothing_are_an_error_that_lists_what_there_is(fresh, flags):

@@ -180,10 +180,10 @@ def _find(video: str, args: argparse.Namespace) -> Path:
 def _speaker(args: argparse.Namespace, ranks: Alone) -> tuple[Speaker, dict]:
     """The model as the flags, the task's recipe and the system's row want it, and what its words depend on."""
     from swwatch.evaluate.caption.command import device_of, fingerprint
-    from swwatch.evaluate.variant import names_variant
+    from swwatch.model.checks import saved_settings
     from swwatch.model.loading import load
 
-    if args.system is None and not names_variant(args.model):
+    if args.system is None and not saved_settings(args.model):
         raise UserError(f"{args.model} does not say how it streams: give --system {' or '.join(SYSTEMS)}")
     where = {"device": device_of(args.device, ranks), "dtype": args.dtype, "attention": args.attention}
     loaded = load(args.model, variant=args.system, **where)

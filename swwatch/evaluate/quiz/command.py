@@ -26,10 +26,10 @@ from swwatch.evaluate.quiz.tasks import TASKS, Task
 from swwatch.evaluate.quiz.wording import Wording, read_wording
 from swwatch.evaluate.results import Part, beside, read_lines
 from swwatch.evaluate.sharing import shared
-from swwatch.evaluate.variant import names_variant
 from swwatch.launch.place import place_of
 from swwatch.launch.ranks import Alone, join
 from swwatch.launch.signals import stops_at_once
+from swwatch.model.checks import saved_settings
 from swwatch.model.loading import Loaded, load
 from swwatch.paths import CONFIGS, ROOT
 from swwatch.policies import keep as evict
@@ -164,7 +164,7 @@ def open_model(args: argparse.Namespace, ranks: Alone) -> Loaded:
     """The checkpoint; one that names no variant is a plain causal model, unless it is to stream."""
     variant = args.variant
     where = {"device": device_of(args.device, ranks), "dtype": args.dtype, "attention": args.attention}
-    if variant is None and not names_variant(args.model):
+    if variant is None and not saved_settings(args.model):
         if args.streaming:
             raise UserError(f"{args.model} does not say how it streams: give --variant streamingvlm or livecc")
         variant = "origin"
