@@ -38,9 +38,9 @@ def setting(default: Any, help: str, *, env: str | None = None, **facts: Any) ->
 
     Args:
         default: REQUIRED for none.
-        facts: more that is known of the field, kept in its metadata. `add_flags` reads `group` (a heading of the
-            help), `metavar`, `positional` (True: no dashes before its name) and `repeat` (True: a list whose flag is
-            given once for each item, which may then hold a comma).
+        facts: more that is known of the field, kept in its metadata. `add_flags` reads `metavar`, `positional` (True:
+            no dashes before its name) and `repeat` (True: a list whose flag is given once for each item, which may
+            then hold a comma).
     """
     metadata = {"help": help, "env": env, **facts}
     if isinstance(default, list | dict):
@@ -74,7 +74,8 @@ def near(name: str, names: Iterable[str]) -> str:
 def add_flags(parser: argparse.ArgumentParser, cls: type) -> None:
     """Add `--field-name` for every field of `cls`; a flag that is not given parses as None.
 
-    Values stay text here: `load_settings` converts them, so that every source obeys the same rules.
+    The fields of a class (or of one it inherits from) that has a `heading` stand under that in the help. Values stay
+    text here: `load_settings` converts them, so that every source obeys the same rules.
     """
     groups, hints = {None: parser}, get_type_hints(cls)
     for field in dataclasses.fields(cls):
@@ -92,7 +93,8 @@ def add_flags(parser: argparse.ArgumentParser, cls: type) -> None:
             flag, how["nargs"] = field.name, "?"
         if facts.get("repeat"):
             how["action"] = "append"
-        group = facts.get("group")
+        owner = next(kind for kind in cls.__mro__ if field.name in vars(kind).get("__annotations__", {}))
+        group = vars(owner).get("heading")
         if group not in groups:
             groups[group] = parser.add_argument_group(group)
         text = (facts.get("help", "") + default + env).replace("%", "%%")

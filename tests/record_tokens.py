@@ -33,8 +33,8 @@ from swwatch.policies.choose import Choosing
 from swwatch.policies.decoding import Decoding
 from swwatch.policies.keep import Windows
 from swwatch.policies.speak import parse_schedule
+from swwatch.rules.cursor import layout
 from swwatch.rules.systems import SYSTEMS, Sampling
-from swwatch.rules.variants import layout
 from tests.helpers.recorded_cases import CASES
 from tests.helpers.tiny import make_tiny, tiny_loader
 

@@ -4,7 +4,7 @@ import argparse
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
 import pytest
 from hypothesis import given
@@ -120,10 +120,16 @@ def test_infinite_text_is_refused():
         load_settings(Demo, flags={"rate": str(math.inf)})
 
 
-@dataclass(frozen=True)
-class Program:
+@dataclass(frozen=True, kw_only=True)
+class Models:
+    heading: ClassVar[str] = "which models"
+
+    model: list[str] = setting([], "models", repeat=True)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Program(Models):
     source: str = setting(REQUIRED, "a source", positional=True)
-    model: list[str] = setting([], "models", repeat=True, group="model")
     no_token: bool = setting(False, "let everybody in")
 
 
@@ -145,7 +151,7 @@ def test_the_help_has_headings_and_a_wrong_flag_is_told_with_the_nearest(capsys)
     with pytest.raises(SystemExit) as stop:
         read("--help")
     out = capsys.readouterr().out
-    assert stop.value.code == 0 and "model:" in out and "--no-no-token" not in out and "More." in out
+    assert stop.value.code == 0 and "which models:" in out and "--no-no-token" not in out and "More." in out
     with pytest.raises(SystemExit) as stop:
         read("a", "--modle=x")
     assert stop.value.code == 2 and "no option --modle; did you mean '--model'?" in capsys.readouterr().err

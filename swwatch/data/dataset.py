@@ -19,8 +19,8 @@ from swwatch.data.token_counts import TokenCounter
 from swwatch.data.video import FRAMES_PER_STEP, measure, read_clip
 from swwatch.errors import UserError
 from swwatch.policies.speak import Speak
+from swwatch.rules.cursor import layout
 from swwatch.rules.layout import Layout
-from swwatch.rules.variants import layout
 
 __all__ = ["MAX_REPLACEMENTS", "Draw", "Sample", "Skip"]  # of data.samples
 

@@ -9,9 +9,9 @@ import yaml
 
 from swwatch.errors import UserError
 from swwatch.paths import CONFIGS
+from swwatch.rules.cursor import layout
 from swwatch.rules.layout import Kind, Layout
 from swwatch.rules.schedule import Schedule
-from swwatch.rules.variants import layout
 
 IGNORED = -100  # label of tokens without a loss
 

@@ -1,17 +1,20 @@
 """The table of engines, which one is taken where none is named, and how a session of one is opened.
 
-All emit the same tokens for the same schedule; they differ in when.
+All emit the same tokens for the same schedule; they differ in when. The table imports no torch.
 """
 
 from dataclasses import dataclass
 from importlib import import_module
+from typing import TYPE_CHECKING
 
-import torch
-
-from swwatch.engine.session import Session, check_parallel
 from swwatch.errors import UserError
 from swwatch.rules import variants
 from swwatch.rules.variants import Speaks
+
+if TYPE_CHECKING:
+    import torch
+
+    from swwatch.engine.session import Session
 
 AUTO = "auto"
 
@@ -31,7 +34,7 @@ class Engine:
     watcher: tuple[str, str] | None = None
 
     @property
-    def session(self) -> type[Session]:
+    def session(self) -> "type[Session]":
         return _find(self.where)
 
 
@@ -54,7 +57,7 @@ ENGINES = {
 }
 
 
-def choose(name: str, variant: str, device: torch.device | str, num_devices: int) -> tuple[str, str]:
+def choose(name: str, variant: str, device: "torch.device | str", num_devices: int) -> tuple[str, str]:
     """Settle the engine of a variant on a machine.
 
     Args:
@@ -73,12 +76,18 @@ def choose(name: str, variant: str, device: torch.device | str, num_devices: int
     if speaks is not Speaks.PARALLEL:
         kind = "alternates in one sequence" if speaks is Speaks.ALTERNATING else "speaks after the whole video"
         return "serial", f"{variant} {kind}: there is nothing to do at the same time"
-    if torch.device(device).type != "cuda":
+    if not str(device).startswith("cuda"):
         return "serial", "on a CPU watching and speaking are both bound by computing, and at once they share its cores"
     why = "one forward reads the weights once for the words and for the next step's video"
     if num_devices > 1:
         why += "; a second GPU is used where two_device is asked for"
     return "fused", why
+
+
+def check_name(name: str) -> None:
+    """Raises UserError: it is no engine's name."""
+    if name not in (AUTO, *ENGINES):
+        raise UserError(f"no engine {name!r}: choose one of {', '.join(ENGINES)} or {AUTO}")
 
 
 def check(name: str, variant: str) -> None:
@@ -87,13 +96,14 @@ def check(name: str, variant: str) -> None:
     Raises:
         UserError: no such engine, or it cannot run the variant: then which one can.
     """
-    if name not in ENGINES:
-        raise UserError(f"no engine {name!r}: choose one of {', '.join(ENGINES)} or {AUTO}")
+    check_name(name)
     if name != "serial":
+        from swwatch.engine.session import check_parallel
+
         check_parallel(name, variants.get(variant))
 
 
-def open_session(engine: str, model, prompt: list[int], *, watcher=None, **options) -> Session:
+def open_session(engine: str, model, prompt: list[int], *, watcher=None, **options) -> "Session":
     """A session of a named engine. It is begun by driving its `run`.
 
     Args:

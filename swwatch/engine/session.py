@@ -35,6 +35,7 @@ from swwatch.model.tower import Looked
 from swwatch.policies.decoding import Decoding, stop_ids
 from swwatch.policies.greedy import Greedy
 from swwatch.rules import variants
+from swwatch.rules.cursor import Cursor
 from swwatch.rules.layout import Kind, Layout
 from swwatch.rules.schedule import Now, Schedule
 from swwatch.rules.variants import Speaks, Variant
@@ -82,7 +83,7 @@ class Session:
         self.schedule = schedule or model.settings.schedule
         self.decoding = decoding or Decoding()
         self.clock = clock or SimulatedClock()
-        self.cursor = variants.Cursor(self.variant, model.t_per_step)
+        self.cursor = Cursor(self.variant, model.t_per_step)
         self.cache = model.new_cache() if window is None else model.new_cache(endless=True)
         self.pending: list[tuple[list[int], Layout]] = []
         self.ahead: Incoming | None = None

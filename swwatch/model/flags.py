@@ -11,7 +11,7 @@ loaded = settings.load(settings.model)
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from swwatch.config import REQUIRED, setting
 from swwatch.data.budget import BUDGETS
@@ -22,26 +22,20 @@ from swwatch.policies.speak import FORMS, parse_schedule
 if TYPE_CHECKING:
     from swwatch.model.loading import Loaded
 
-GROUP = "model"  # the heading of these flags
-
 
 @dataclass(frozen=True, kw_only=True)
 class LoadFlags:
     """How a model is loaded and used. For programs that name their models themselves; see ModelFlags."""
 
-    variant: str | None = setting(None, "needed where the checkpoint does not name one", group=GROUP)
-    schedule: str | None = setting(None, f"when words are said: {FORMS} (default: the checkpoint's own)", group=GROUP)
-    pixel_budget: str | None = setting(
-        None, "declared or release (default: the checkpoint's own, else declared)", group=GROUP
-    )
-    device: str | None = setting(None, "cpu or cuda (default: cuda where there is one)", group=GROUP)
-    dtype: str | None = setting(
-        None, "float32, bfloat16, float16 (default: bfloat16 on cuda, else float32)", group=GROUP
-    )
-    attention: str | None = setting(
-        None, "sdpa, eager or flash_attention_2 (default: the fastest that is exact)", group=GROUP
-    )
-    base: str | None = setting(None, "an adapter's base model, where it is not where the adapter says", group=GROUP)
+    heading: ClassVar[str] = "model"
+
+    variant: str | None = setting(None, "needed where the checkpoint does not name one")
+    schedule: str | None = setting(None, f"when words are said: {FORMS} (default: the checkpoint's own)")
+    pixel_budget: str | None = setting(None, "declared or release (default: the checkpoint's own, else declared)")
+    device: str | None = setting(None, "cpu or cuda (default: cuda where there is one)")
+    dtype: str | None = setting(None, "float32, bfloat16, float16 (default: bfloat16 on cuda, else float32)")
+    attention: str | None = setting(None, "sdpa, eager or flash_attention_2 (default: the fastest that is exact)")
+    base: str | None = setting(None, "an adapter's base model, where it is not where the adapter says")
 
     def __post_init__(self):
         if self.variant is not None:
@@ -75,4 +69,6 @@ class LoadFlags:
 class ModelFlags(LoadFlags):
     """The same with the model itself."""
 
-    model: str = setting(REQUIRED, "checkpoint folder or hub id", group=GROUP)
+    heading: ClassVar[str] = "model"
+
+    model: str = setting(REQUIRED, "checkpoint folder or hub id")

@@ -16,9 +16,10 @@ from swwatch.pictures.sample import FEW, draw
 from swwatch.policies import keep as evict
 from swwatch.policies.speak import parse_schedule
 from swwatch.rules import turn_positions as positions
+from swwatch.rules.cursor import layout
 from swwatch.rules.layout import Layout
 from swwatch.rules.systems import SYSTEMS
-from swwatch.rules.variants import VARIANTS, layout
+from swwatch.rules.variants import VARIANTS
 
 LONGEST_S = 600  # of a stream that is drawn
 

@@ -8,7 +8,8 @@ from swwatch.data.dataset import Draw, Sample, Skip
 from swwatch.data.packing import Pack
 from swwatch.data.prompt import IGNORED
 from swwatch.model.attention import dense_mask
-from swwatch.rules.variants import VARIANTS, layout
+from swwatch.rules.cursor import layout
+from swwatch.rules.variants import VARIANTS
 
 PAD = 7
 

@@ -5,8 +5,9 @@ import torch
 
 from swwatch.data.prompt import IGNORED, Markup, answer_ids, ask_ids, fill, load_prompts, prompt_ids
 from swwatch.errors import UserError
+from swwatch.rules.cursor import layout
 from swwatch.rules.layout import Kind
-from swwatch.rules.variants import VARIANTS, layout
+from swwatch.rules.variants import VARIANTS
 
 
 @pytest.fixture(scope="module")

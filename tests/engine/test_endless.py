@@ -16,8 +16,9 @@ from swwatch.errors import UserError
 from swwatch.model.loading import load
 from swwatch.policies.decoding import Decoding
 from swwatch.policies.speak import RandomK, WaitK
+from swwatch.rules.cursor import layout
 from swwatch.rules.layout import KINDS, Kind, Layout
-from swwatch.rules.variants import GAP, VARIANTS, Speaks, get, layout
+from swwatch.rules.variants import GAP, VARIANTS, Speaks, get
 from swwatch.rules.visibility import SAID, WATCHED
 from swwatch.toy.checkpoint import make_checkpoint
 from tests.helpers.streams import random_stream

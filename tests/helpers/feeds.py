@@ -3,8 +3,8 @@
 import torch
 
 from swwatch.model.fast import FastModel
+from swwatch.rules.cursor import layout
 from swwatch.rules.layout import Layout
-from swwatch.rules.variants import layout
 from swwatch.rules.visibility import SAID
 
 PROMPT_LEN = 4

@@ -10,8 +10,8 @@ from swwatch.engine.serial import SerialSession
 from swwatch.engine.session import Session
 from swwatch.engine.source import Ask, Order, Step
 from swwatch.engine.trace import Spoken
+from swwatch.rules.cursor import layout
 from swwatch.rules.schedule import Schedule
-from swwatch.rules.variants import layout
 
 
 @dataclass

@@ -5,7 +5,8 @@ import time
 
 from swwatch.engine.requests import Look
 from swwatch.engine.watcher import Work
-from swwatch.rules.variants import VARIANTS, Cursor
+from swwatch.rules.cursor import Cursor
+from swwatch.rules.variants import VARIANTS
 
 
 def work_of(loaded, stream, variant="group") -> list[Work]:

@@ -22,7 +22,8 @@ from swwatch.model.attention import (
     samples_apart,
 )
 from swwatch.policies.speak import WaitK
-from swwatch.rules.variants import VARIANTS, get, layout
+from swwatch.rules.cursor import layout
+from swwatch.rules.variants import VARIANTS, get
 from tests.helpers.streams import random_stream
 
 CAUSAL = [name for name in VARIANTS if get(name).streams == 1]

@@ -18,7 +18,8 @@ from swwatch.model.fast import FastModel, row_bucket
 from swwatch.policies.decoding import Decoding
 from swwatch.policies.greedy import Greedy
 from swwatch.policies.speak import WaitK
-from swwatch.rules.variants import VARIANTS, Cursor
+from swwatch.rules.cursor import Cursor
+from swwatch.rules.variants import VARIANTS
 from tests.helpers.feeds import Arrived, logits_of, random_feeds, small
 from tests.helpers.streams import play, random_stream
 

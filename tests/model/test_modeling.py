@@ -10,7 +10,8 @@ from swwatch.errors import UserError
 from swwatch.model.loading import load
 from swwatch.model.modeling import WatchingQwen2_5_VL
 from swwatch.policies.speak import RandomK, WaitK
-from swwatch.rules.variants import VARIANTS, layout
+from swwatch.rules.cursor import layout
+from swwatch.rules.variants import VARIANTS
 from tests.helpers.streams import random_stream
 
 ALL = sorted(VARIANTS)

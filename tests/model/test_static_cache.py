@@ -10,8 +10,9 @@ from swwatch.model.cache import StreamCache
 from swwatch.model.static_cache import NOBODY, StaticCache, Store
 from swwatch.policies.decoding import Decoding
 from swwatch.policies.speak import WaitK
+from swwatch.rules.cursor import Cursor
 from swwatch.rules.layout import Kind
-from swwatch.rules.variants import VARIANTS, Cursor
+from swwatch.rules.variants import VARIANTS
 from swwatch.rules.visibility import SAID, WATCHED
 from tests.helpers.streams import Told, play, random_stream
 

@@ -5,8 +5,9 @@ import pytest
 from swwatch.errors import UserError
 from swwatch.pictures.command import main, table
 from swwatch.pictures.sample import arrival_order
+from swwatch.rules.cursor import layout
 from swwatch.rules.layout import Kind
-from swwatch.rules.variants import VARIANTS, layout
+from swwatch.rules.variants import VARIANTS
 
 
 @pytest.mark.parametrize("variant", VARIANTS)

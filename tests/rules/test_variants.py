@@ -10,10 +10,11 @@ from hypothesis import strategies as st
 
 from swwatch.errors import UserError
 from swwatch.policies.speak import Burst, RandomK, Stall, WaitK
+from swwatch.rules.cursor import Cursor, layout
 from swwatch.rules.layout import Kind, Layout
 from swwatch.rules.patch import Patch
 from swwatch.rules.schedule import spoken_steps
-from swwatch.rules.variants import GAP, VARIANTS, Cursor, Speaks, get, layout
+from swwatch.rules.variants import GAP, VARIANTS, Speaks, get
 from swwatch.rules.visibility import SAID
 
 GOLDEN = Path(__file__).parents[1] / "golden"

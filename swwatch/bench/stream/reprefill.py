@@ -16,6 +16,7 @@ from swwatch.errors import UserError
 from swwatch.policies.decoding import Decoding, stop_ids
 from swwatch.policies.greedy import Greedy
 from swwatch.rules import variants
+from swwatch.rules.cursor import Cursor
 from swwatch.rules.layout import Kind, Layout
 from swwatch.rules.schedule import Now, Schedule
 from swwatch.rules.variants import Speaks
@@ -49,7 +50,7 @@ class Reprefill:
             raise UserError(f"reprefill runs every step again, and {self.variant.name!r} speaks after the last alone")
         self.schedule, self.decoding = schedule or model.settings.schedule, decoding or Decoding()
         self.clock = clock or SimulatedClock()
-        self.cursor = variants.Cursor(self.variant, model.t_per_step)
+        self.cursor = Cursor(self.variant, model.t_per_step)
         self.rows = [self.cursor.prompt(len(prompt))]  # in order of arrival
         self.ids: list[list[int] | None] = [list(prompt)]  # of each of these; None: video tokens
         self.steps: list[Step] = []

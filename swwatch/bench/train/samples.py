@@ -15,7 +15,7 @@ from swwatch.data.pixels import FrameEncoder
 from swwatch.data.prompt import Markup, fill, load_prompts
 from swwatch.errors import UserError
 from swwatch.model.loading import Loaded
-from swwatch.rules.variants import layout
+from swwatch.rules.cursor import layout
 
 PROMPT_LEN = 30  # about that of the system text and a question
 WORDS_PER_S = 4  # answer tokens a second: PE-Video's captions have 3 to 5

@@ -1,0 +1,91 @@
+"""What `swwatch stream` does once its flags are read: load the model, narrate, show and write."""
+
+import json
+import sys
+from collections.abc import Iterable, Iterator
+from contextlib import nullcontext
+from dataclasses import asdict
+from itertools import chain
+
+import torch
+
+from swwatch.data.prompt import load_prompts
+from swwatch.data.video import FRAMES_PER_STEP, StepFrames
+from swwatch.engine.choose import choose, open_watcher
+from swwatch.engine.endless import Window
+from swwatch.engine.requests import drive
+from swwatch.engine.trace import RealTimeClock, SimulatedClock
+from swwatch.errors import UserError
+from swwatch.narrate.latency import show_lag
+from swwatch.narrate.words import Token, narration, quicken
+from swwatch.policies.speak import parse_schedule
+
+
+def stream(settings, first: StepFrames, steps: Iterator[StepFrames]) -> int:
+    """Narrate a video whose first step has been read. `settings` are command.StreamSettings."""
+    keeps_all = settings.window is None
+    window = None if keeps_all else Window(settings.window, settings.text_sink, settings.text_window)
+    try:
+        jsonl = open(settings.jsonl, "a", encoding="utf-8") if settings.jsonl else nullcontext()
+    except OSError as error:
+        raise UserError(f"--jsonl {settings.jsonl} cannot be written: {error.strerror}") from error
+    loaded = settings.load(settings.model)
+    prompts, model = load_prompts(), loaded.model
+    asked = {"question": settings.question or prompts.eval_question, "system": prompts.system}
+    asked["max_new_tokens"] = settings.max_new_tokens
+    schedule = parse_schedule(settings.schedule or loaded.settings.schedule)
+
+    num_devices = torch.cuda.device_count() if model.device.type == "cuda" else 1
+    engine, why = choose(settings.engine, loaded.settings.variant, model.device, num_devices)
+    watcher = open_watcher(engine, model)
+    if model.device.type == "cuda" and not settings.attention and keeps_all:
+        num_steps = (first.num_frames or settings.max_frames) // FRAMES_PER_STEP
+        loaded = quicken(loaded, first, **asked, num_steps=num_steps, warm=settings.realtime)
+    about = f"{settings.video} | {loaded.settings.variant}, {schedule} | {asked['question']}"
+    print(f"{about}\nengine {engine}: {why}", end="")
+
+    run = narration(
+        loaded,
+        chain([first], steps),
+        **asked,
+        schedule=schedule,
+        repetition_penalty=settings.repetition_penalty,
+        stop_early=settings.stop_early,
+        clip_key=settings.video.stem,
+        clock=RealTimeClock() if settings.realtime else SimulatedClock(),
+        engine=engine,
+        watcher=watcher,
+        window=window,
+    )
+    with watcher or nullcontext(), jsonl as out:
+        if out:
+            out.truncate(0)  # not sooner: a mistake in another flag should not cost the tokens of an earlier run
+        for event in (show_lag if settings.realtime else show)(drive(loaded.model, run)):
+            if out:
+                print(as_json(event), file=out, flush=True)
+    return 0
+
+
+def show(events: Iterable, out=None) -> Iterator:
+    """Print text as it is spoken, one line for each second that has words; pass all events on.
+
+    A line tells the newest second that had been seen, how far behind its arrival the first word came, and the words.
+    """
+    out = out or sys.stdout
+    step = None
+    for event in events:
+        if isinstance(event, Token):
+            if event.step != step:
+                step, lag = event.step, event.t_emit_s - event.t_frame_s
+                start = "" if event.text.startswith(" ") else " "
+                seen = f"0-{event.newest_visible_step + 1} s"
+                print(f"\nseen {seen:<7} lag {lag:5.2f} s |{start}", end="", file=out)
+            print(event.text.replace("\n", " "), end="", file=out, flush=True)
+        yield event
+    print(file=out, flush=True)
+
+
+def as_json(event) -> str:
+    """A line of --jsonl."""
+    kind = {} if isinstance(event, Token) else {"event": type(event).__name__.lower()}
+    return json.dumps(kind | asdict(event), ensure_ascii=False)

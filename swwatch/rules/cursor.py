@@ -1,0 +1,158 @@
+"""Tokens laid out by a variant's rule, as they arrive or a whole sample at once."""
+
+from collections.abc import Mapping, Sequence
+
+import torch
+
+from swwatch.rules.layout import KINDS, Kind, Layout
+from swwatch.rules.patch import Patch
+from swwatch.rules.schedule import Schedule, Steady, spoken_steps
+from swwatch.rules.variants import Speaks, Variant, get
+from swwatch.rules.visibility import SAID, WATCHED
+
+SUFFIX_LEN = 3  # <|vision_end|><|im_end|>\n
+HEADER_LEN = 3  # <|im_start|>assistant\n
+
+
+class Cursor:
+    """Lays tokens out as they arrive, step by step. `layout` below is this same cursor run over a whole sample.
+
+    Call `prompt` once, then `watch` for every patch, `suffix` after the last, and `say` for text as it is spoken;
+    `ask` where a further question comes in mid-stream.
+    """
+
+    def __init__(self, variant: Variant, t_per_step: int = 2):
+        self.variant = variant
+        self.rule = variant.positions(t_per_step)
+        self.num_steps = 0
+        self.counts = {WATCHED: 0, SAID: 0}
+
+    def _run(self, kind: Kind, position_ids: torch.Tensor, step: int, sees: int, end: int = -1) -> Layout:
+        """A run of tokens. `end`: a position that it reaches even where the tokens that stood there are dropped."""
+        n = position_ids.shape[1]
+        said = kind in (Kind.HEADER, Kind.ANSWER)
+        stream = SAID if said and self.variant.streams == 2 else WATCHED
+        order = torch.arange(self.counts[stream], self.counts[stream] + n)
+        self.counts[stream] += n
+        if n:
+            end = max(end, int(position_ids.max()))
+        if said:
+            self.rule.said_end = max(self.rule.said_end, end)
+        else:
+            self.rule.watched_end = max(self.rule.watched_end, end)
+        fill = torch.full
+        return Layout(
+            fill((n,), KINDS.index(kind)), fill((n,), step), fill((n,), stream), order, fill((n,), sees), position_ids
+        )
+
+    def prompt(self, length: int) -> Layout:
+        return self.ask(length)
+
+    def ask(self, length: int) -> Layout:
+        """A question before the next patch: what is watched of that step, for whoever may see that step."""
+        step = self.num_steps
+        run = self._run(Kind.PROMPT, _line(self.rule.question_start(step), length), step, step)
+        self.rule.begin_grid(step)
+        return run
+
+    def watch(self, rows: int, columns: int, kept: Sequence[int] | None = None) -> Layout:
+        """The next patch; see rules.patch. An empty one (0, 0) closes a stream that ends late."""
+        step = self.num_steps
+        t, h, w = self.rule.patch_start(step)
+        grid_h = torch.arange(h, h + rows).repeat_interleave(columns)
+        grid_w = torch.arange(w, w + columns).repeat(rows)
+        where = torch.stack([torch.full_like(grid_h, t), grid_h, grid_w])
+        end = max(t, h + rows - 1, w + columns - 1) if rows and columns else -1
+        if kept is not None:
+            where = where[:, list(kept)]
+        run = self._run(Kind.VIDEO, where, step, step, end)
+        self.num_steps += 1
+        return run
+
+    def suffix(self, length: int = SUFFIX_LEN) -> Layout:
+        step = self.num_steps - 1
+        return self._run(Kind.SUFFIX, _line(self.rule.suffix_start(), length), step, step)
+
+    def say(self, length: int, step: int, kind: Kind = Kind.ANSWER, sees: int | None = None) -> Layout:
+        """Text spoken at `step`. `sees`: newest step that the tokens it PREDICTS may see; by default `step`."""
+        start = self.rule.text_start(step) if length else 0
+        return self._run(kind, _line(start, length), step, step if sees is None else sees)
+
+
+def _line(start: int, length: int) -> torch.Tensor:
+    """(3, length): equal positions on all axes, as text has them."""
+    return torch.arange(start, start + length).expand(3, -1)
+
+
+def layout(
+    name: str,
+    prompt_len: int,
+    grids: Sequence[Patch | tuple[int, int]],
+    answer_len: int,
+    wait_k: int = 3,
+    *,
+    schedule: Schedule | None = None,
+    suffix_len: int = SUFFIX_LEN,
+    header_len: int = HEADER_LEN,
+    t_per_step: int = 2,
+    questions: Mapping[int, int] | None = None,
+) -> Layout:
+    """Lay out a whole sample: every token in training order with its step, positions and visibility.
+
+    Order: prompt, V_1..V_n, suffix, header, answer.
+    Order of interleave: prompt, V_1, header, A_1, V_2, A_2, ..., V_n, suffix, A_n.
+
+    Args:
+        name: a variant of VARIANTS.
+        prompt_len: tokens up to and including <|vision_start|>.
+        grids: the patch of each step, or (rows, columns) of its merged grid; (0, 0) where the stream ended without a
+            further frame.
+        answer_len: spoken tokens, <|im_end|> included.
+        wait_k: tokens per step; `schedule` replaces it.
+        t_per_step: temporal positions per step, tokens_per_second x 1 s (2 in the released checkpoints).
+        questions: step -> tokens of a further question that stands before its patch.
+    Returns:
+        Layout of L = prompt_len + sum of the patches' kept tokens + suffix_len + header_len + answer_len tokens, and
+        those of further questions, on the CPU.
+    Raises:
+        UserError: unknown variant. ValueError: no steps, or a negative length.
+    """
+    variant, num_steps = get(name), len(grids)
+    if num_steps < 1 or prompt_len < 0 or answer_len < 0:
+        raise ValueError(f"need at least one step and lengths >= 0: {prompt_len=}, {num_steps=}, {answer_len=}")
+    cursor = Cursor(variant, t_per_step)
+    spoken = spoken_steps(schedule or Steady(wait_k), answer_len, num_steps)
+    per_step = [spoken.count(step) for step in range(num_steps)]
+    watched, said, arrived = [cursor.prompt(prompt_len)], [], []
+
+    def watch(step: int) -> None:
+        if questions and step in questions:
+            watched.append(cursor.ask(questions[step]))
+        watched.append(cursor.watch(*grids[step]))
+        if step == num_steps - 1:
+            watched.append(cursor.suffix(suffix_len))
+
+    def speak(step: int) -> None:
+        if step == 0:
+            said.append(cursor.say(header_len, 0, Kind.HEADER))
+        said.append(cursor.say(per_step[step], step))
+
+    if variant.speaks is Speaks.OFFLINE:
+        for step in range(num_steps):
+            watch(step)
+        for step in range(num_steps):
+            speak(step)
+    else:
+        for step in range(num_steps):
+            first_new = len(watched), len(said)
+            watch(step)
+            speak(step)
+            arrived += watched[first_new[0] :] + said[first_new[1] :]
+    if variant.speaks is Speaks.ALTERNATING:
+        return Layout.cat(watched[:1] + arrived)
+    text = Layout.cat(said)
+    if variant.streams == 2:  # a row carries what the token it PREDICTS may see; the last one, what its own step sees
+        text.sees[:-1] = text.step[1:]
+    else:
+        text.sees[:] = num_steps - 1
+    return Layout.cat(watched + [text])
