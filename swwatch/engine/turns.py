@@ -21,7 +21,8 @@ from swwatch.policies import keep as evict
 from swwatch.policies.choose import Chooser, Choosing
 from swwatch.policies.keep import Windows, default_windows
 from swwatch.rules import turn_positions as positions
-from swwatch.rules.spans import Part, Span, ids_of, layout_of
+from swwatch.rules.cursor import layout_of
+from swwatch.rules.spans import Part, Span, ids_of
 from swwatch.rules.visibility import WATCHED
 
 STEP_S = 1.0  # a step is two frames at 2 frames a second

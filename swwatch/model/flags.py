@@ -18,51 +18,65 @@ from swwatch.data.budget import BUDGETS
 from swwatch.errors import UserError
 from swwatch.model.checks import check_checkpoint, check_device, check_dtype
 from swwatch.policies.speak import FORMS, parse_schedule
+from swwatch.rules import variants
 
 if TYPE_CHECKING:
     from swwatch.model.loading import Loaded
 
 
 @dataclass(frozen=True, kw_only=True)
-class LoadFlags:
-    """How a model is loaded and used. For programs that name their models themselves; see ModelFlags."""
+class DeviceFlags:
+    """Where a model runs, for programs that settle by themselves what it is loaded as."""
 
     heading: ClassVar[str] = "model"
 
-    variant: str | None = setting(None, "needed where the checkpoint does not name one")
-    schedule: str | None = setting(None, f"when words are said: {FORMS} (default: the checkpoint's own)")
-    pixel_budget: str | None = setting(None, "declared or release (default: the checkpoint's own, else declared)")
     device: str | None = setting(None, "cpu or cuda (default: cuda where there is one)")
     dtype: str | None = setting(None, "float32, bfloat16, float16 (default: bfloat16 on cuda, else float32)")
     attention: str | None = setting(None, "sdpa, eager or flash_attention_2 (default: the fastest that is exact)")
     base: str | None = setting(None, "an adapter's base model, where it is not where the adapter says")
 
     def __post_init__(self):
-        if self.variant is not None:
-            from swwatch.rules import variants
-
-            variants.get(self.variant)
-        if self.schedule is not None:
-            parse_schedule(self.schedule)
-        if self.pixel_budget is not None and self.pixel_budget not in BUDGETS:
-            raise UserError(f"no pixel budget {self.pixel_budget!r}: choose one of {', '.join(BUDGETS)}")
         check_device(self.device)
         check_dtype(self.dtype)
 
+    def check_model(self, path: str | Path) -> None:
+        """See `check_checkpoint`."""
+        check_checkpoint(path, self.base)
+
     def load(self, path: str | Path, **more) -> "Loaded":
-        """`model.loading.load` with these flags, but for the schedule, which a program may choose as it likes.
+        """`model.loading.load` with these flags.
 
         Args:
             more: further arguments of it, which win over the flags.
         """
         from swwatch.model.loading import load
 
-        names = ("variant", "pixel_budget", "device", "dtype", "attention", "base")
-        return load(path, **{name: getattr(self, name) for name in names} | more)
+        how = {"device": self.device, "dtype": self.dtype, "attention": self.attention, "base": self.base}
+        return load(path, **how | more)
 
-    def check_model(self, path: str | Path) -> None:
-        """See `check_checkpoint`."""
-        check_checkpoint(path, self.base)
+
+@dataclass(frozen=True, kw_only=True)
+class LoadFlags(DeviceFlags):
+    """The same with what a model is loaded as. For programs that name their models themselves; see ModelFlags."""
+
+    heading: ClassVar[str] = "model"
+
+    variant: str | None = setting(None, "needed where the checkpoint does not name one")
+    schedule: str | None = setting(None, f"when words are said: {FORMS} (default: the checkpoint's own)")
+    pixel_budget: str | None = setting(None, "declared or release (default: the checkpoint's own, else declared)")
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.variant is not None:
+            variants.get(self.variant)
+        if self.schedule is not None:
+            parse_schedule(self.schedule)
+        if self.pixel_budget is not None and self.pixel_budget not in BUDGETS:
+            raise UserError(f"no pixel budget {self.pixel_budget!r}: choose one of {', '.join(BUDGETS)}")
+
+    def load(self, path: str | Path, **more) -> "Loaded":
+        """As above; the schedule is left out, which a program may choose as it likes."""
+        return super().load(path, **{"variant": self.variant, "pixel_budget": self.pixel_budget} | more)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,4 +1,4 @@
-"""Tokens laid out by a variant's rule, as they arrive or a whole sample at once."""
+"""Tokens laid out: by a variant's rule as they arrive, or a whole sample at once; spans of a chat as they stand."""
 
 from collections.abc import Mapping, Sequence
 
@@ -7,6 +7,7 @@ import torch
 from swwatch.rules.layout import KINDS, Kind, Layout
 from swwatch.rules.patch import Patch
 from swwatch.rules.schedule import Schedule, Steady, spoken_steps
+from swwatch.rules.spans import Part, Span
 from swwatch.rules.variants import Speaks, Variant, get
 from swwatch.rules.visibility import SAID, WATCHED
 
@@ -156,3 +157,22 @@ def layout(
     else:
         text.sees[:] = num_steps - 1
     return Layout.cat(watched + [text])
+
+
+def layout_of(spans: Sequence[Span], position_ids: torch.Tensor, first: int = 0) -> Layout:
+    """The columns of spans that follow one another: one causal stream, whose steps are turns.
+
+    Args:
+        position_ids: (3, L), from Policy.place.
+        first: how many tokens of the stream came before.
+    """
+    kinds = torch.tensor([_kind(span) for span in spans for _ in span.ids], dtype=torch.int64)
+    steps = torch.tensor([max(span.round, 0) for span in spans for _ in span.ids], dtype=torch.int64)
+    order = torch.arange(first, first + len(kinds))
+    return Layout(kinds, steps, torch.full_like(steps, WATCHED), order, steps, position_ids)
+
+
+def _kind(span: Span) -> int:
+    if span.part is Part.VIDEO:
+        return KINDS.index(Kind.VIDEO)
+    return KINDS.index(Kind.ANSWER if span.part in (Part.ANSWER, Part.PREVIOUS) else Kind.PROMPT)

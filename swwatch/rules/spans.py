@@ -3,14 +3,9 @@
 Prompts, training samples, positions and eviction all speak of the same spans, so that they cannot disagree.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import StrEnum
-
-import torch
-
-from swwatch.rules.layout import KINDS, Kind, Layout
-from swwatch.rules.visibility import WATCHED
 
 
 class Part(StrEnum):
@@ -60,22 +55,3 @@ class Span:
 def ids_of(spans: Iterable[Span]) -> list[int]:
     """All token ids, in order."""
     return [token for span in spans for token in span.ids]
-
-
-def layout_of(spans: Sequence[Span], position_ids: torch.Tensor, first: int = 0) -> Layout:
-    """The columns of spans that follow one another: one causal stream, whose steps are turns.
-
-    Args:
-        position_ids: (3, L), from Policy.place.
-        first: how many tokens of the stream came before.
-    """
-    kinds = torch.tensor([_kind(span) for span in spans for _ in span.ids], dtype=torch.int64)
-    steps = torch.tensor([max(span.round, 0) for span in spans for _ in span.ids], dtype=torch.int64)
-    order = torch.arange(first, first + len(kinds))
-    return Layout(kinds, steps, torch.full_like(steps, WATCHED), order, steps, position_ids)
-
-
-def _kind(span: Span) -> int:
-    if span.part is Part.VIDEO:
-        return KINDS.index(Kind.VIDEO)
-    return KINDS.index(Kind.ANSWER if span.part in (Part.ANSWER, Part.PREVIOUS) else Kind.PROMPT)

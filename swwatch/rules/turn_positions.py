@@ -8,11 +8,13 @@ Source: arXiv 2409.12191 and 2502.13923; policies: arXiv 2510.09608 (StreamingVL
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-
-import torch
+from typing import TYPE_CHECKING
 
 from swwatch.errors import UserError
 from swwatch.rules.spans import Span
+
+if TYPE_CHECKING:
+    import torch
 
 
 @dataclass(frozen=True)
@@ -32,7 +34,7 @@ class Policy:
     flat_later: bool = False
     compact: bool = False
 
-    def place(self, spans: Sequence[Span], start: int, t_step: float) -> tuple[torch.Tensor, int]:
+    def place(self, spans: Sequence[Span], start: int, t_step: float) -> "tuple[torch.Tensor, int]":
         """Positions of spans that follow one another.
 
         Args:
@@ -42,6 +44,8 @@ class Policy:
         Returns:
             (3, L) int64, and the position of whatever comes next.
         """
+        import torch  # here, so that the names of policies cost nothing to list
+
         parts = []
         for span in spans:
             flat = self.flat_first if span.round < 1 else self.flat_later

@@ -19,7 +19,8 @@ from swwatch.data.turns import conversation
 from swwatch.data.turns.samples import Form
 from swwatch.data.video import FRAMES_PER_STEP, VideoError, measure, read_clip
 from swwatch.errors import UserError
-from swwatch.rules.spans import Part, ids_of, layout_of
+from swwatch.rules.cursor import layout_of
+from swwatch.rules.spans import Part, ids_of
 from swwatch.rules.systems import SYSTEMS, System
 from swwatch.rules.turn_positions import Policy
 

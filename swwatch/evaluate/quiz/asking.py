@@ -26,7 +26,8 @@ from swwatch.evaluate.quiz.items import Item
 from swwatch.evaluate.quiz.tasks import Task
 from swwatch.model.loading import Loaded
 from swwatch.rules import turn_positions as positions
-from swwatch.rules.spans import Part, Span, ids_of, layout_of
+from swwatch.rules.cursor import layout_of
+from swwatch.rules.spans import Part, Span, ids_of
 from swwatch.rules.systems import SYSTEMS
 
 PATCHES_AT_ONCE = 32  # through the vision tower: patches of different seconds do not see each other there
