@@ -29,7 +29,7 @@ from swwatch.launch.signals import PREEMPTED, handled_by
 from swwatch.model.attention import BLOCK
 from swwatch.model.checks import check_checkpoint, saved_settings
 from swwatch.model.loading import Loaded
-from swwatch.paths import make_folder
+from swwatch.paths import only_one
 from swwatch.rules.variants import TURNS, VARIANTS
 from swwatch.train import distributed
 from swwatch.train.arrange import CLIP_SIZES, THREADS, arrange
@@ -85,9 +85,9 @@ def main(argv: list[str]) -> int:
     if not torch.cuda.is_available():
         os.environ.setdefault("DS_ACCELERATOR", "cpu")  # else deepspeed, which accelerate imports, remarks on it
     transformers_logging.set_verbosity_error()
-    with distributed.processes():
+    with distributed.processes(), contextlib.ExitStack() as held:
         settings, records, dry = distributed.together(lambda: read(argv))
-        return rehearse(settings, records) if dry else train(settings, records)
+        return rehearse(settings, records) if dry else train(settings, records, held)
 
 
 def several(argv: list[str]) -> bool:
@@ -165,12 +165,13 @@ def settle(settings: TrainSettings) -> TrainSettings:
     )
 
 
-def train(settings: TrainSettings, records: Data) -> int:
+def train(settings: TrainSettings, records: Data, held: contextlib.ExitStack) -> int:
     """Train, or continue, or find that all is done.
 
     Args:
         settings: from `settle`.
         records: of settings.train_data.
+        held: closed at the end; the main process holds the output folder in it.
     Returns:
         Exit code: 0, or 75 when a signal stopped the run after a checkpoint.
     Raises:
@@ -179,7 +180,7 @@ def train(settings: TrainSettings, records: Data) -> int:
     out, engine = settings.output_dir, Engine.of(settings.parallel)
     set_seed(settings.seed)
     # 1) is there something to do, and can it be done?
-    run, done, begin = distributed.on_main(lambda: _look(settings, records, engine))
+    run, done, begin = distributed.on_main(lambda: _look(settings, records, engine, held))
     if done is not None:
         print(f"{out} holds the finished run ({done['steps']} steps): nothing to do")
         return 0
@@ -304,10 +305,12 @@ def _held_out(settings: TrainSettings, loaded: Loaded, collator: Collator) -> He
     return HeldOut(clips, collator, **how, threads=min(THREADS, os.cpu_count() or 1))
 
 
-def _look(settings: TrainSettings, records: Data, engine: Engine) -> tuple[dict, dict | None, Path | None]:
+def _look(
+    settings: TrainSettings, records: Data, engine: Engine, held: contextlib.ExitStack
+) -> tuple[dict, dict | None, Path | None]:
     """What the run is, what is in finished.json, and the checkpoint to continue from."""
     out = settings.output_dir
-    make_folder(out)
+    held.enter_context(only_one(out, str(out)))
     run = settings.fixed() | engine.fixed() | {"train_data_sha256": records.sha256}
     check_same_run(out, run)
     done = read_json(out / FINISHED)

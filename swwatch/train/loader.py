@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader
 
 from swwatch.data.reading import worker_died
 from swwatch.data.samples import Samples
-from swwatch.launch.signals import ignore_stop_signals
+from swwatch.launch.signals import die_with_parent, ignore_stop_signals
 from swwatch.train.settings import TrainSettings
 
 DYING_S = 10.0  # between a closed connection and the end of the process, with a core dump
@@ -20,6 +20,7 @@ DYING_S = 10.0  # between a closed connection and the end of the process, with a
 def start_worker(worker_id: int) -> None:
     """What a loader worker does first."""
     ignore_stop_signals()
+    die_with_parent()  # it has inherited the lock of the output folder
 
 
 def prefetch_factor(settings: TrainSettings, accumulation: int) -> int | None:

@@ -24,6 +24,8 @@ from swwatch.train.progress import COUNTS, Progress
 from swwatch.train.settings import TrainSettings
 from swwatch.train.skips import SkipList
 
+SPECIAL = {"use_cache", "bos_token_id", "eos_token_id", "pad_token_id"}  # of a configuration, which Trainer changes
+
 
 class WatchTrainer(Trainer):
     """Trainer with a stateless data order, listed skips and checkpoints that are known to be whole.
@@ -63,7 +65,7 @@ class WatchTrainer(Trainer):
         self.rows_per_step = (
             args.per_device_train_batch_size * args.gradient_accumulation_steps * distributed.num_processes()
         )
-        config_before = dict(vars(model.config))
+        self.as_loaded = [(holder, _special(holder)) for holder in (model.config, model.generation_config)]
         super().__init__(
             model,
             args,
@@ -76,10 +78,7 @@ class WatchTrainer(Trainer):
                 StopBetweenSteps(stop),
             ],
         )
-        if "use_cache" not in config_before:  # Trainer sets it, and it would be saved in config.json
-            del model.config.use_cache
-        else:
-            model.config.use_cache = config_before["use_cache"]
+        self._special_as_loaded()
         # transformers' class says False, and Trainer would then take a mean of the forwards' means: with batches of
         # unequal length not the mean over tokens. The model's loss does take num_items_in_batch.
         self.model_accepts_loss_kwargs = True
@@ -110,7 +109,15 @@ class WatchTrainer(Trainer):
             loader.worker_init_fn = start_worker  # in place of one that seeds generators, which nothing here uses
         return loader
 
+    def _special_as_loaded(self) -> None:
+        """Undo what Trainer writes into the configurations, where each continued run would add to it."""
+        for holder, values in self.as_loaded:
+            for name in SPECIAL & vars(holder).keys():
+                delattr(holder, name)
+            vars(holder).update(values)
+
     def _prepare_for_training(self, *args, **kwargs):
+        self._special_as_loaded()
         prepared = super()._prepare_for_training(*args, **kwargs)
         with distributed.alike():
             self.engine.check(self.model_wrapped)
@@ -170,6 +177,10 @@ class WatchTrainer(Trainer):
             mark_complete(folder)
             keep_newest(Path(self.args.output_dir), self.save_total_limit)
         distributed.barrier()  # none ends before it counts: torchrun would end the main process with it
+
+
+def _special(configuration) -> dict:
+    return {name: value for name, value in vars(configuration).items() if name in SPECIAL}
 
 
 class StopBetweenSteps(TrainerCallback):

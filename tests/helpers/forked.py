@@ -38,6 +38,12 @@ class Forked:
         with self._folder:
             return Done(self._process.exitcode, *(file.read_text() for file in self._files))
 
+    def kill(self) -> None:
+        """Kill it outright, and not the processes that it has started."""
+        self._process.kill()
+        self._process.join()
+        self._folder.cleanup()
+
 
 def _run(files: list[Path], env: dict[str, str], function: Callable[..., int], args: tuple) -> None:
     os.setsid()

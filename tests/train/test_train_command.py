@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -13,10 +14,12 @@ from safetensors.torch import load_file
 
 from swwatch import cli
 from swwatch.config import load_settings
-from swwatch.errors import UserError
+from swwatch.errors import UserError, run
 from swwatch.model.loading import load
 from swwatch.train.command import main, settle
 from swwatch.train.settings import ROOT, TrainSettings
+from swwatch.train.trainer import WatchTrainer
+from tests.helpers.forked import Forked
 from tests.helpers.small_clips import make_clips
 
 
@@ -59,6 +62,46 @@ def test_a_folder_of_another_run_is_refused_and_the_difference_named(flags, chan
     assert main(flags()) == 0
     with pytest.raises(UserError, match=f"{next(iter(change))} was"):
         main(flags(**change))
+
+
+def test_two_runs_cannot_write_one_folder(flags, tmp_path):
+    out = tmp_path / "out"
+    first = Forked(train_slowly, flags(max_steps=2), tmp_path)
+    while not (tmp_path / "in-a-step").exists():
+        time.sleep(0.02)
+    before = {path: path.stat().st_mtime_ns for path in out.rglob("*")}
+    second = Forked(main_told, flags(max_steps=2, seed=5)).end()
+    assert second.returncode == 2 and "another run is writing" in second.stderr
+    assert {path: path.stat().st_mtime_ns for path in out.rglob("*")} == before, "it touches nothing"
+    first.kill()
+    third = Forked(main_told, flags(max_steps=1, seed=5)).end()
+    assert third.returncode == 0, "a lock does not outlive its process"
+
+
+def main_told(arguments):
+    return run(main, arguments)
+
+
+def train_slowly(arguments, folder):
+    """In a process of its own, with loader workers, which inherit the lock: it stays in the first step."""
+
+    def stay(*args, **kwargs):
+        (folder / "in-a-step").touch()
+        time.sleep(300)
+
+    WatchTrainer.training_step = stay
+    return main([*arguments, "--num-workers", "1"])
+
+
+def test_continuing_changes_nothing_in_the_configurations(flags, tiny_checkpoint, tmp_path):
+    folders = [tiny_checkpoint]
+    for number in range(3):
+        folders.append(tmp_path / str(number))
+        assert main(flags(max_steps=1, model_path=folders[-2], output_dir=folders[-1])) == 0
+    said = [json.loads((folder / "generation_config.json").read_text()) for folder in folders]
+    assert said[0] == said[1] == said[2] == said[3]
+    said = [json.loads((folder / "config.json").read_text()) for folder in folders]
+    assert said[1] == said[2] == said[3] and not {"bos_token_id", "pad_token_id"} & (said[3].keys() - said[0].keys())
 
 
 def test_a_changed_data_file_is_another_run(flags, clips, tmp_path):

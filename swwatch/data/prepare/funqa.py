@@ -14,12 +14,13 @@ from pathlib import Path, PurePosixPath
 from swwatch.data.annotations import encode_line, write_atomic
 from swwatch.data.prepare.durations import Durations
 from swwatch.data.prepare.funqa_rules import BROKEN, KINDS, LIMITS, NO_VIDEO, problem_of, record_of, video_id
-from swwatch.data.prepare.parts import CountTokens, digest, only_one
+from swwatch.data.prepare.parts import CountTokens, digest
 from swwatch.data.prepare.pe_video_rules import FilterLimits, check_record
 from swwatch.data.prepare.shared import DEFAULT_TOKENIZER, load_counter, path_prefix
 from swwatch.data.tasks import SUBTASKS
 from swwatch.data.video import VideoError
 from swwatch.errors import UserError
+from swwatch.paths import only_one
 
 SPLITS = ("train", "val", "test")
 NAME = "FunQA"
@@ -179,7 +180,7 @@ def arrange(job: Job, kept: list[dict]) -> list[dict]:
 
 def prepare_split(job: Job, count_tokens: CountTokens, workers: int = 1) -> dict:
     """Filter a split and write output, rejects and report; returns the report. Can be killed and called again."""
-    with only_one(job):
+    with only_one(job.states, str(job.output)):
         questions = read_annotations(job.annotations)
         kept, dropped = select(job, questions, count_tokens, workers)
         written = arrange(job, kept)

@@ -7,7 +7,6 @@ until the end, when those that the output names are moved into place.
 """
 
 import errno
-import fcntl
 import hashlib
 import heapq
 import json
@@ -16,7 +15,7 @@ import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path, PurePosixPath
 
@@ -26,6 +25,7 @@ from swwatch.data.annotations import encode_line, video_places, write_atomic
 from swwatch.data.prepare import pe_video_rules as pe_video
 from swwatch.data.prepare import sources
 from swwatch.errors import UserError
+from swwatch.paths import LOCK, only_one
 
 STATE_VERSION = 1  # raise it when the meaning of a part's state changes
 CountTokens = Callable[[list[str]], list[int]]
@@ -284,7 +284,7 @@ def finish(job: Job) -> dict:
     write_atomic(job.side_file("report.json"), [json.dumps(report(), indent=1) + "\n"])
     shutil.rmtree(job.incoming, ignore_errors=True)
     current = {job.state_file(part) for part in job.parts}
-    for stale in set(job.states.iterdir()) - current - {job.states / "lock"}:
+    for stale in set(job.states.iterdir()) - current - {job.states / LOCK}:
         stale.unlink()
     return report()
 
@@ -317,22 +317,10 @@ def shown_path(path: Path, job: Job) -> str:
     return str(path.absolute())
 
 
-@contextmanager
-def only_one(job: Job) -> Iterator[None]:
-    """Hold the output for this process; the kernel gives it free when the process ends, however it ends."""
-    job.states.mkdir(parents=True, exist_ok=True)
-    with (job.states / "lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UserError(f"another run is writing {job.output}; wait for it, or choose another output") from None
-        yield
-
-
 def prepare(jobs: list[Job], count_tokens: CountTokens, workers: int = 1) -> list[dict]:
     """Prepare all splits; returns their reports. A second call after a kill goes on; after success it is quick."""
     with ExitStack() as stack:
         for job in jobs:
-            stack.enter_context(only_one(job))
+            stack.enter_context(only_one(job.states, str(job.output)))
         run_parts(jobs, count_tokens, workers)
         return [finish(job) for job in jobs]
