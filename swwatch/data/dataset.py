@@ -1,4 +1,4 @@
-"""Annotated clips as training samples, laid out for one of the six variants."""
+"""Annotated clips as training samples, laid out for a variant."""
 
 import random
 import re

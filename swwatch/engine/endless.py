@@ -15,7 +15,7 @@ import torch
 
 from swwatch.errors import UserError
 from swwatch.rules.layout import KINDS, Kind, Layout
-from swwatch.rules.variants import Speaks, Variant, VideoThenText
+from swwatch.rules.variants import Speaks, Variant, VideoThenText, speaking
 from swwatch.rules.visibility import SAID, WATCHED
 
 HEADER = KINDS.index(Kind.HEADER)
@@ -47,8 +47,8 @@ class Window:
         """
         if variant.speaks is not Speaks.PARALLEL:
             raise UserError(
-                f"the variant {variant.name!r} has no end-less form: take group, gap or overlap, or a system of "
-                "`swwatch turns`"
+                f"the variant {variant.name!r} has no end-less form: take {', '.join(speaking(Speaks.PARALLEL))}, or "
+                "a system of `swwatch turns`"
             )
 
     def watched(self, tokens: Layout) -> torch.Tensor | None:

@@ -6,7 +6,7 @@ and Spoken. It goes from step to step:
     take the next step from the source, bring its rows into the cache, speak what the schedule allows, and again
 
 `Session` itself is the serial engine: it asks for the next step when the tokens of this one are spoken. It serves all
-six variants and is the reference for every other engine. Parallel variants decode from two KV stores, interleave
+variants and is the reference for every other engine. Parallel variants decode from two KV stores, interleave
 alternates in one sequence, the offline ones watch as frames come and speak at the end. Every token is fed to the LLM
 exactly once.
 

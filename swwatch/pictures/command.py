@@ -27,7 +27,7 @@ LONGEST_S = 600  # of a stream that is drawn
 def build_parser() -> argparse.ArgumentParser:
     summary, _, details = __doc__.partition("\n\n")
     parser = argparse.ArgumentParser(prog="swwatch inspect", description=summary, epilog=details)
-    parser.add_argument("--variant", default="all", choices=["all", *VARIANTS, *SYSTEMS], help="one, or all six")
+    parser.add_argument("--variant", default="all", choices=["all", *VARIANTS, *SYSTEMS], help="one, or all variants")
     parser.add_argument("--out", type=Path, default=Path("output/inspect"), help="folder for <variant>.png")
     parser.add_argument("--prompt-len", type=int, default=4, help="tokens before the video")
     parser.add_argument("--steps", type=int, default=4, help="video steps (seconds)")

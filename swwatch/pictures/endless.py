@@ -25,6 +25,7 @@ from swwatch.policies.speak import WaitK
 from swwatch.rules.layout import Kind, Layout
 from swwatch.rules.spans import Part, Span
 from swwatch.rules.systems import SYSTEMS, Sampling
+from swwatch.rules.variants import get
 from swwatch.rules.visibility import SAID, WATCHED
 
 FIRST_WORD = 1000  # ids of words from here on, each its own, so that it is known when a word was said
@@ -57,11 +58,13 @@ class Story:
         title: what was streamed, in a line.
         now: seconds -> what was kept when so many were over.
         words: said in a second.
+        first: position of the first word, where words have an axis of their own; else 0.
         num_fed: tokens ever fed to the model; largest: position had nothing gone.
     """
 
     title: str
     words: int
+    first: int = 0
     now: dict[int, list[Run]] = field(default_factory=dict)
     num_fed: int = 0
     largest: int = 0
@@ -142,7 +145,8 @@ def endless_story(variant: str, seconds: int, grid: tuple[int, int], words: int,
         return Session(Blank(variant, WaitK(words)), [MARKUP.im_end] * prompt, decoding=Decoding(None), window=window)
 
     session = open_session(window)
-    story = Story(f"{variant} after {seconds} s, window of {window.vision_s} s", words)
+    first = get(variant).positions.first
+    story = Story(f"{variant} after {seconds} s, window of {window.vision_s} s", words, first)
     for event in _moments(session, Seconds(*grid), seconds, words):
         parts = [session.cache.tokens[SAID]] if SAID in session.cache.tokens else []
         said = Layout.cat([*parts, *(rows for _, rows in session.pending)])

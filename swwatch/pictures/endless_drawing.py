@@ -9,7 +9,6 @@ from swwatch.paths import make_folder
 from swwatch.pictures.endless import Run, Story, shares
 from swwatch.pictures.sample import COLOURS
 from swwatch.rules.layout import Kind
-from swwatch.rules.variants import GAP
 
 SHOWN = {  # what a run is -> colour, name in the legend
     "prompt": (COLOURS[Kind.PROMPT], "prompt"),
@@ -101,20 +100,23 @@ def _draw_seconds(axes, story: Story, of: int, what: tuple[str, ...], title: str
 
 def _draw_positions(axes, story: Story) -> None:
     """In the order of the cache: a square for t, a bar from the smallest to the largest of t, h, w."""
-    place, far = 0, max(int(run.position_ids.min()) for run in story.kept if len(run)) >= GAP
-    near = [int(run.position_ids.max()) for run in story.kept if len(run) and int(run.position_ids.max()) < GAP]
-    base = max(near, default=0) + 4
+    where = torch.cat([run.position_ids for run in story.kept], dim=1)
+    far = (where >= story.first) & (story.first > 0)  # a gap before it would flatten everything else
+    base = int(where[~far].max()) + 4
+    where[far] += base - story.first
+
+    place = 0
     for run in story.kept:
         x = torch.arange(place, place + len(run))
         place += len(run)
-        where = torch.where(run.position_ids >= GAP, run.position_ids - GAP + base, run.position_ids)
         colour = SHOWN[run.what][0]
-        axes.vlines(x, where.amin(0), where.amax(0), color=colour, lw=2, alpha=0.35)
-        axes.plot(x, where[0], "s", color=colour, ms=3)
-    if far:  # the gap would flatten everything else
+        axes.vlines(x, where[:, x].amin(0), where[:, x].amax(0), color=colour, lw=2, alpha=0.35)
+        axes.plot(x, where[0, x], "s", color=colour, ms=3)
+
+    if bool(far.any()):
         axes.axhline(base - 2, color="#888888", lw=1, ls="--")
         ticks = [int(t) for t in axes.get_yticks() if 0 <= t < base - 2]
-        top = max(int(run.position_ids.max()) for run in story.kept if len(run)) - GAP
+        top = int(where.max()) - base
         ticks += [base + t for t in range(0, top + 1, max(5, top // 6))]
-        axes.set_yticks(ticks, [str(t) if t < base else str(GAP + t - base) for t in ticks])
+        axes.set_yticks(ticks, [str(t) if t < base else str(story.first + t - base) for t in ticks])
     axes.set(xlabel="token, in the order kept", ylabel="position id (square: t; bar: t, h, w)", title="positions")

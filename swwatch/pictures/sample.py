@@ -7,7 +7,7 @@ from torch.nn.functional import max_pool2d
 
 from swwatch.paths import make_folder
 from swwatch.rules.layout import KINDS, Kind, Layout
-from swwatch.rules.variants import GAP, Speaks, get
+from swwatch.rules.variants import Speaks, get
 
 COLOURS = {  # colour-blind safe (Okabe and Ito), one per kind of token
     Kind.PROMPT: "#999999",
@@ -60,9 +60,10 @@ def _draw_positions(axes, name: str, tokens: Layout) -> None:
     """The temporal axis, and the span of rows and columns of a patch behind it."""
     order = arrival_order(name, tokens)
     kinds, shown, step = tokens.kind_ids[order], tokens.position_ids[:, order].clone(), tokens.step[order]
-    far = shown >= GAP  # the gap would flatten everything else
+    first = get(name).positions.first  # a gap before it would flatten everything else
+    far = (shown >= first) & (first > 0)
     base = int(shown[~far].max()) + 4 if bool(far.any()) and bool((~far).any()) else 0
-    shown[far] = shown[far] - GAP + base
+    shown[far] = shown[far] - first + base
     few = len(order) <= FEW
     for number, kind in enumerate(KINDS):
         x = (kinds == number).nonzero()[:, 0]
@@ -78,7 +79,7 @@ def _draw_positions(axes, name: str, tokens: Layout) -> None:
         every = 5 if few else max(5, int(shown.max()) // 12)
         ticks = [t for t in axes.get_yticks() if 0 <= t < base - 2]
         ticks += [base + t for t in range(0, int(shown.max()) - base + 1, every)]
-        axes.set_yticks(ticks, [str(int(t)) if t < base else f"{GAP + int(t) - base}" for t in ticks])
+        axes.set_yticks(ticks, [str(int(t)) if t < base else f"{first + int(t) - base}" for t in ticks])
     axes.set(xlabel="token, in order of arrival", ylabel="position id (square: t; bar: span of t, h, w)")
     axes.set_title("positions")
 

@@ -1,6 +1,6 @@
-"""The six variants: ONE table (VARIANTS, at the end) and the position rules it names. Integers alone, no torch.
+"""The variants: ONE table (VARIANTS, at the end) and the position rules it names. Integers alone, no torch.
 
-Training, streaming, pictures and tests all read that table; rules.cursor lays tokens out by it. A seventh variant is
+Training, streaming, pictures and tests all read that table; rules.cursor lays tokens out by it. A further variant is
 one more row, with its position rule and its golden case. Source of the rules: arXiv 2601.06843, section 3; integers in
 tests/golden/layouts.json.
 """
@@ -9,8 +9,6 @@ from dataclasses import dataclass
 from enum import Enum
 
 from swwatch.errors import UserError
-
-GAP = 10_000  # first position of the answer axis under GIPE
 
 
 class Speaks(Enum):
@@ -28,7 +26,12 @@ class VideoThenText:
     at max over t, h, w, plus 1: the rule the Qwen2.5-VL weights were trained with (transformers 4.54 to 4.57). A
     question in mid-stream is text after a video, and the video after it is another one: its grid begins at the
     question's end.
+
+    Attributes:
+        first: position of the first text token, where text has an axis of its own.
     """
+
+    first = 0
 
     def __init__(self, t_per_step: int):
         self.t_per_step = t_per_step
@@ -62,18 +65,16 @@ class VideoThenText:
 
 
 class OwnAxis(VideoThenText):
-    """batch, group (GDPE): the answer has an axis of its own, from 0. Each axis continues only itself."""
-
-    first = 0
+    """batch, group (GDPE): the answer has an axis of its own, from `first`. Each axis continues only itself."""
 
     def text_start(self, step: int) -> int:
         return max(self.said_end + 1, self.first)
 
 
 class OwnAxisAfterGap(OwnAxis):
-    """gap (GIPE): as GDPE, from a constant."""
+    """gap (GIPE): as GDPE, from a constant far from all video."""
 
-    first = GAP
+    first = 10_000
 
 
 class SharedStart(VideoThenText):
@@ -127,15 +128,18 @@ class Variant:
 
     Attributes:
         positions: the position rule.
-        streams: 1 (plain causal) or 2 (watched and said apart, the parallel mask); see visibility.py.
-        speaks: when text comes, which also orders the training sequence.
+        speaks: when text comes, which also orders the training sequence and says how many streams there are.
     """
 
     name: str
     paper: str
     positions: type[VideoThenText]
-    streams: int
     speaks: Speaks
+
+    @property
+    def streams(self) -> int:
+        """1 (plain causal) or 2 (watched and said apart, the parallel mask); see visibility.py."""
+        return 2 if self.speaks is Speaks.PARALLEL else 1
 
 
 def get(name: str) -> Variant:
@@ -149,16 +153,21 @@ def get(name: str) -> Variant:
     return (VARIANTS | TURNS)[name]
 
 
+def speaking(*ways: Speaks) -> list[str]:
+    """Names of the variants that speak in one of these ways, in the order of the table."""
+    return [name for name, variant in VARIANTS.items() if variant.speaks in ways]
+
+
 # Adding a variant: one row here, its rule above, its golden case in tests/golden. Nothing else changes.
 VARIANTS = {
     v.name: v
     for v in (
-        Variant("origin", "Offline, Origin", VideoThenText, 1, Speaks.OFFLINE),
-        Variant("batch", "Offline, GDPE", OwnAxis, 1, Speaks.OFFLINE),
-        Variant("interleave", "Streaming, Interleave", RunningAxis, 1, Speaks.ALTERNATING),
-        Variant("overlap", "Streaming, OSPE", SharedStart, 2, Speaks.PARALLEL),
-        Variant("group", "Streaming, GDPE", OwnAxis, 2, Speaks.PARALLEL),
-        Variant("gap", "Streaming, GIPE", OwnAxisAfterGap, 2, Speaks.PARALLEL),
+        Variant("origin", "Offline, Origin", VideoThenText, Speaks.OFFLINE),
+        Variant("batch", "Offline, GDPE", OwnAxis, Speaks.OFFLINE),
+        Variant("interleave", "Streaming, Interleave", RunningAxis, Speaks.ALTERNATING),
+        Variant("overlap", "Streaming, OSPE", SharedStart, Speaks.PARALLEL),
+        Variant("group", "Streaming, GDPE", OwnAxis, Speaks.PARALLEL),
+        Variant("gap", "Streaming, GIPE", OwnAxisAfterGap, Speaks.PARALLEL),
     )
 }
 
@@ -166,7 +175,7 @@ VARIANTS = {
 TURNS = {
     v.name: v
     for v in (
-        Variant("streamingvlm", "StreamingVLM (2510.09608)", RunningAxis, 1, Speaks.TURNS),
-        Variant("livecc", "LiveCC (2504.16030)", RunningAxis, 1, Speaks.TURNS),
+        Variant("streamingvlm", "StreamingVLM (2510.09608)", RunningAxis, Speaks.TURNS),
+        Variant("livecc", "LiveCC (2504.16030)", RunningAxis, Speaks.TURNS),
     )
 }

@@ -1,7 +1,7 @@
 """Who may attend to whom: the one rule behind every mask of training and streaming.
 
-Every token belongs to a stream. Causal variants (origin, batch, interleave) put all tokens into one stream;
-parallel variants (overlap, group, gap) have two, what was watched (prompt, video, suffix) and what is said
+Every token belongs to a stream. Variants that speak after the video or in turn with it put all tokens into
+one stream; those that speak while they watch have two, what was watched (prompt, video, suffix) and what is said
 (header, answer). Inside a stream attention is causal; a said token also sees what was watched, up to the
 newest video step that it is allowed to know; a watched token never sees text.
 

@@ -8,6 +8,7 @@ import numpy as np
 
 from swwatch.data.annotations import write_atomic
 from swwatch.paths import make_folder
+from swwatch.rules.variants import VARIANTS
 from swwatch.study.claims import LEARNED, Claim, claims, learned
 from swwatch.study.outcome import Outcome
 from swwatch.study.plots import draw_delay, draw_shares
@@ -26,8 +27,9 @@ def write_page(outcome: Outcome, folder: Path) -> Path:
     pictures = [draw_shares(outcome, folder / f"toy_world_{name}_shares.png")]
     pictures.append(draw_delay(outcome, folder / f"toy_world_{name}_delay.png"))
     judged = claims(outcome)
+    everything = set(outcome.plan.variants) == set(VARIANTS)
     parts = [
-        f"# The six variants on the toy world ({name} study)" if len(outcome.plan.variants) == 6 else _title(outcome),
+        f"# All variants on the toy world ({name} study)" if everything else _title(outcome),
         _what(outcome),
         "\n".join(f"![{picture.stem}]({picture.name})" for picture in pictures),
         "## What came of the paper's claims",

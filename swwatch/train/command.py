@@ -1,4 +1,4 @@
-"""Fine-tune Qwen2.5-VL in one of the six variants, or to stream in turns (also: bash scripts/sft.sh).
+"""Fine-tune Qwen2.5-VL in one of the variants, or to stream in turns (also: bash scripts/sft.sh).
 
 Settings come from flags, then the environment, then --config, then the defaults above. A run that was interrupted
 continues from its last complete checkpoint when it is started again with the same settings.

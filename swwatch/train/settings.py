@@ -9,6 +9,7 @@ from swwatch.config import setting
 from swwatch.data.tasks import TASKS
 from swwatch.errors import UserError
 from swwatch.paths import ROOT
+from swwatch.rules.variants import TURNS, VARIANTS
 
 # what may differ between a run and its continuation: it changes neither losses nor weights
 # (`parallel` is compared where it matters, see engines.Engine.fixed)
@@ -30,7 +31,7 @@ class TrainSettings:
     )
     variant: str | None = setting(
         None,
-        "one of the six variants, streamingvlm or livecc, if the checkpoint does not name its own",
+        f"one of {', '.join([*VARIANTS, *TURNS])}, if the checkpoint does not name its own",
         env="QWEN2_5_VL_VARIANT",
     )
     model_path: str = setting(
@@ -102,7 +103,7 @@ class TrainSettings:
         "auto", "bfloat16: autocast over float32 weights (auto: bfloat16 on cuda, float32 on the CPU)"
     )
     attention: Literal["auto", "sdpa", "eager", "flex", "flash_attention_2"] = setting(
-        "auto", "attention backend; flash_attention_2 for origin, batch and interleave only, flex on cuda only"
+        "auto", "attention backend; flash_attention_2 for variants of one stream only, flex on cuda only"
     )
     tf32: bool = setting(False, "let CUDA compute float32 products in TensorFloat-32: faster, and less exact")
     fused_loss: Literal["auto", "liger", "chunked", "off"] = setting(

@@ -24,7 +24,7 @@ from swwatch.model.loading import Loaded, load
 from swwatch.model.loss import choose_loss
 from swwatch.rules import systems
 from swwatch.rules import turn_positions as positions
-from swwatch.rules.variants import TURNS
+from swwatch.rules.variants import TURNS, VARIANTS
 from swwatch.train.adapters import adapt, quantisation
 from swwatch.train.engines import Engine
 from swwatch.train.parts import count, set_trainable
@@ -87,7 +87,7 @@ def check_data_settings(settings: TrainSettings, variant: str) -> None:
     only = ("schedule",) if variant in TURNS else ("more_data", "positions", "context")
     given = [key for key in only if getattr(settings, key) != DEFAULTS[key]]
     if given:
-        others = "the six variants" if variant in TURNS else ", ".join(TURNS)
+        others = ", ".join(VARIANTS) if variant in TURNS else ", ".join(TURNS)
         raise UserError(f"{given[0]} is for {others}; {variant} has no use for it: leave it out")
 
 

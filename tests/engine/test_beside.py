@@ -19,11 +19,11 @@ from swwatch.errors import UserError
 from swwatch.model.fast import FastModel
 from swwatch.policies.decoding import Decoding
 from swwatch.policies.speak import RandomK, WaitK
-from swwatch.rules.variants import VARIANTS, Speaks
+from swwatch.rules.variants import VARIANTS, Speaks, speaking
 from tests.helpers.streams import Paced, ToldSession, fed_positions, full_forward, plain, random_stream, spoken_by
 from tests.helpers.watcher_work import Hesitant
 
-PARALLEL = [name for name, variant in VARIANTS.items() if variant.speaks is Speaks.PARALLEL]
+PARALLEL = speaking(Speaks.PARALLEL)
 SIZES = [(2, 3)] * 5
 SHORT = {"decoding": Decoding(30)}
 

@@ -8,10 +8,10 @@ from swwatch.engine.fused import FusedSession
 from swwatch.engine.session import Session
 from swwatch.errors import UserError
 from swwatch.policies.decoding import Decoding
-from swwatch.rules.variants import VARIANTS, Speaks
+from swwatch.rules.variants import VARIANTS, Speaks, speaking
 from tests.helpers.streams import Paced, random_stream, spoken_by
 
-PARALLEL = [name for name, variant in VARIANTS.items() if variant.speaks is Speaks.PARALLEL]
+PARALLEL = speaking(Speaks.PARALLEL)
 OTHERS = sorted(set(VARIANTS) - set(PARALLEL))
 
 

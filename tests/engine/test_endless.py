@@ -18,12 +18,12 @@ from swwatch.policies.decoding import Decoding
 from swwatch.policies.speak import RandomK, WaitK
 from swwatch.rules.cursor import layout
 from swwatch.rules.layout import KINDS, Kind, Layout
-from swwatch.rules.variants import GAP, VARIANTS, Speaks, get
+from swwatch.rules.variants import Speaks, get, speaking
 from swwatch.rules.visibility import SAID, WATCHED
 from swwatch.toy.checkpoint import make_checkpoint
 from tests.helpers.streams import random_stream
 
-PARALLEL = sorted(name for name, v in VARIANTS.items() if v.speaks is Speaks.PARALLEL)
+PARALLEL = sorted(speaking(Speaks.PARALLEL))
 SMALL = Window(vision_s=3, text_sink=2, text_window=5)
 sizes = st.lists(st.tuples(st.integers(1, 3), st.integers(1, 3)), min_size=1, max_size=12)
 schedules = st.one_of(st.builds(WaitK, st.integers(1, 4)), st.builds(RandomK, st.integers(1, 3), st.integers(0, 99)))
@@ -146,7 +146,7 @@ def test_what_is_kept_stands_as_a_stream_that_began_with_it(load_tiny, variant):
     if variant == "overlap":
         assert axis[-3:] == list(range(axis[-3], axis[-3] + 3))
     else:
-        first = GAP if variant == "gap" else 0
+        first = get(variant).positions.first
         assert axis == list(range(first, first + len(axis)))
 
 
@@ -189,7 +189,7 @@ def test_a_long_stream_stays_within_its_bounds(load_tiny, variant, kind):
             tokens = session.cache.tokens
             lengths.append((len(tokens[WATCHED]), len(tokens.get(SAID, []))))
             ends = [int(part.position_ids.max()) for part in tokens.values()]
-            highest.append(max(ends) - (GAP if variant == "gap" else 0))
+            highest.append(max(ends) - get(variant).positions.first)
     assert max(watched for watched, _ in lengths) <= 4 + 5 * 4, "four seconds, and the one about to come"
     assert max(said for _, said in lengths) <= 3 + 3 + 6 + 3, "header, sink, window, and the words of this step"
     assert max(highest[600:]) == max(highest[:600]) < 80
@@ -220,8 +220,8 @@ def test_questions_stay_in_view(load_tiny):
 
 
 def test_what_has_no_endless_form_says_so(load_tiny):
-    for variant in ("origin", "batch", "interleave"):
-        with pytest.raises(UserError, match="group, gap or overlap"):
+    for variant in speaking(Speaks.OFFLINE, Speaks.ALTERNATING):
+        with pytest.raises(UserError, match="overlap, group, gap"):
             open_session("serial", load_tiny(variant).model, [1], window=SMALL)
     with pytest.raises(UserError, match="take serial or fused"):
         open_session("streams", load_tiny("group").model, [1], watcher=object(), window=SMALL)

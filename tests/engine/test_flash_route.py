@@ -12,6 +12,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from swwatch.model import loading
 from swwatch.policies.decoding import Decoding
 from swwatch.policies.speak import RandomK, WaitK
+from swwatch.rules.variants import VARIANTS, Speaks, speaking
 from tests.helpers.streams import Told, full_forward, play, random_stream
 
 
@@ -25,7 +26,7 @@ def causal(module, q, k, v, attention_mask, dropout=0.0, scaling=None, **kwargs)
 
 
 @pytest.mark.parametrize("schedule", [WaitK(3), RandomK(3, seed=2)], ids=str)
-@pytest.mark.parametrize("variant", ["origin", "batch", "interleave"])
+@pytest.mark.parametrize("variant", speaking(Speaks.OFFLINE, Speaks.ALTERNATING))
 def test_streaming_under_a_causal_backend_equals_the_masked_forward(load_tiny, monkeypatch, variant, schedule):
     loaded = load_tiny(variant)
     stream = random_stream(loaded, [(2, 3)] * 4)
@@ -57,7 +58,7 @@ def test_asking_for_it_where_it_is_not_installed_is_a_clear_error(tiny_checkpoin
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
-@pytest.mark.parametrize("variant", ["origin", "batch", "interleave", "overlap", "group", "gap"])
+@pytest.mark.parametrize("variant", VARIANTS)
 def test_on_cuda_streaming_equals_training_in_float32(load_tiny, variant):
     """TF32 is off by default in torch; the tolerance is P1's own."""
     loaded = load_tiny(variant)

@@ -15,11 +15,11 @@ from swwatch.errors import UserError
 from swwatch.model.tower import Looked
 from swwatch.policies.decoding import Decoding
 from swwatch.policies.speak import RandomK, WaitK
-from swwatch.rules.variants import VARIANTS, Speaks
+from swwatch.rules.variants import VARIANTS, Speaks, speaking
 from swwatch.rules.visibility import SAID
 from tests.helpers.streams import Paced, ToldSession, fed_positions, full_forward, plain, random_stream, spoken_by
 
-PARALLEL = [name for name, variant in VARIANTS.items() if variant.speaks is Speaks.PARALLEL]
+PARALLEL = speaking(Speaks.PARALLEL)
 SIZES = [(2, 3)] * 5
 
 sizes = st.lists(st.tuples(st.integers(1, 3), st.integers(1, 4)), min_size=1, max_size=12)

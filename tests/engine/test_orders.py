@@ -14,13 +14,13 @@ from swwatch.engine.trace import Asked, Spoken, Watched
 from swwatch.policies.decoding import Decoding
 from swwatch.policies.speak import RandomK, WaitK
 from swwatch.rules.layout import Kind
-from swwatch.rules.variants import VARIANTS, Speaks
+from swwatch.rules.variants import VARIANTS, Speaks, speaking
 from swwatch.rules.visibility import SAID, WATCHED
 from tests.helpers.streams import Paced, ToldSession, full_forward, plain, play, random_stream, spoken_by
 
 ALL = sorted(VARIANTS)
-STREAMING = [name for name in ALL if VARIANTS[name].speaks is not Speaks.OFFLINE]
-PARALLEL = [name for name in ALL if VARIANTS[name].speaks is Speaks.PARALLEL]
+STREAMING = sorted(speaking(Speaks.ALTERNATING, Speaks.PARALLEL))
+PARALLEL = sorted(speaking(Speaks.PARALLEL))
 SIZES = [(2, 3)] * 5
 QUESTION = (7, 8, 9, 10)
 

@@ -22,11 +22,11 @@ from swwatch.engine.watcher import WatcherError, Work
 from swwatch.errors import UserError
 from swwatch.policies.decoding import Decoding
 from swwatch.policies.speak import RandomK, WaitK
-from swwatch.rules.variants import VARIANTS, Speaks
+from swwatch.rules.variants import Speaks, speaking
 from tests.helpers.streams import Paced, ToldSession, fed_positions, plain, random_stream, spoken_by
 from tests.helpers.watcher_work import hesitant_copy, no_model, work_of
 
-PARALLEL = [name for name, variant in VARIANTS.items() if variant.speaks is Speaks.PARALLEL]
+PARALLEL = speaking(Speaks.PARALLEL)
 SIZES = [(2, 3)] * 5
 PATIENCE_S = 120  # for things that take no time at all on a machine that is not busy
 

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from swwatch.engine.two_device import DeviceWatcher
 from swwatch.engine.watcher import Eye, ThreadWatcher, WatcherError
+from swwatch.rules.variants import Speaks, speaking
 from tests.helpers.streams import random_stream
 from tests.helpers.watcher_work import Hesitant, work_of
 
@@ -31,7 +32,7 @@ def directly(loaded, pieces) -> list[torch.Tensor]:
     return rows
 
 
-@pytest.mark.parametrize("variant", ["overlap", "group", "gap"])
+@pytest.mark.parametrize("variant", speaking(Speaks.PARALLEL))
 @given(st.lists(sizes, min_size=1, max_size=3), st.randoms(use_true_random=False))
 @settings(max_examples=8)
 def test_sessions_that_share_a_watcher_get_what_direct_feeding_gives(load_tiny, variant, clips, chance):

@@ -20,15 +20,15 @@ from swwatch.model.fast import FastModel, length_bucket, row_bucket
 from swwatch.model.ragged import step_many
 from swwatch.policies.decoding import Decoding
 from swwatch.policies.speak import RandomK, WaitK
+from swwatch.rules.variants import VARIANTS
 from tests.helpers.feeds import Arrived, logits_of, random_feeds, small
 from tests.helpers.streams import play, random_stream
 
-SIX = ("origin", "batch", "interleave", "overlap", "group", "gap")
 grids = st.lists(st.tuples(st.integers(1, 3), st.integers(1, 4)), min_size=1, max_size=6)
 schedules = st.one_of(st.builds(WaitK, st.integers(1, 4)), st.builds(RandomK, st.integers(1, 3), st.integers(0, 99)))
 
 
-@pytest.mark.parametrize("variant", SIX)
+@pytest.mark.parametrize("variant", VARIANTS)
 @given(grids, st.integers(1, 20), st.sampled_from([2, 8, 64, 256]), st.integers(0, 999))
 @settings(max_examples=15)
 def test_a_fast_step_is_the_plain_models_for_any_chunks(load_tiny, variant, grids, answer_len, first, seed):
@@ -40,7 +40,7 @@ def test_a_fast_step_is_the_plain_models_for_any_chunks(load_tiny, variant, grid
     torch.testing.assert_close(logits_of(small(model, first_length=first), feeds), theirs, atol=1e-5, rtol=1e-5)
 
 
-@pytest.mark.parametrize("variant", SIX)
+@pytest.mark.parametrize("variant", VARIANTS)
 @given(grids, schedules, st.sampled_from([2, 16, 256]), st.integers(0, 99))
 @settings(max_examples=8)
 def test_a_session_speaks_the_same_tokens_whatever_the_buckets(load_tiny, variant, grids, schedule, first, seed):

@@ -27,7 +27,6 @@ pytestmark = [
     pytest.mark.gpu,
     pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device"),
 ]
-SIX = ("origin", "batch", "interleave", "overlap", "group", "gap")
 
 
 @pytest.fixture
@@ -56,7 +55,7 @@ def to_cuda(feeds, dtype=torch.float32):
     return [(rows, embeds.to("cuda", dtype), predicts) for rows, embeds, predicts in feeds]
 
 
-@pytest.mark.parametrize("variant", SIX)
+@pytest.mark.parametrize("variant", VARIANTS)
 def test_replayed_forwards_equal_the_same_code_and_the_plain_model(on_cuda, variant):
     """fp32; TF32 is off by default in torch. The second round finds everything recorded."""
     model = on_cuda(variant).model
@@ -81,7 +80,7 @@ def test_in_bfloat16_replayed_forwards_are_as_near_to_float32_as_eager_ones(on_c
     assert replayed.square().mean() < 2 * plain.square().mean(), "farther from float32 than the plain model is"
 
 
-@pytest.mark.parametrize("variant", SIX)
+@pytest.mark.parametrize("variant", VARIANTS)
 def test_sessions_say_the_same_tokens_as_on_the_plain_model(on_cuda, variant):
     loaded = on_cuda(variant)
     stream, quick, said = random_stream(loaded, [(2, 3)] * 5), small(loaded.model), []

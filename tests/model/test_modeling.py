@@ -11,7 +11,7 @@ from swwatch.model.loading import load
 from swwatch.model.modeling import WatchingQwen2_5_VL
 from swwatch.policies.speak import RandomK, WaitK
 from swwatch.rules.cursor import layout
-from swwatch.rules.variants import VARIANTS
+from swwatch.rules.variants import VARIANTS, Speaks, speaking
 from tests.helpers.streams import random_stream
 
 ALL = sorted(VARIANTS)
@@ -114,7 +114,7 @@ def test_positions_without_the_mask_are_refused_where_causal_would_be_wrong(load
         loaded.model(input_ids=ids[None], attention_mask=tokens.visible()[None, None], **video(stream))
 
 
-@pytest.mark.parametrize("variant", ["group", "gap", "overlap"])
+@pytest.mark.parametrize("variant", speaking(Speaks.PARALLEL))
 def test_flash_attention_is_refused_where_it_cannot_be_exact(tiny_checkpoint, variant):
     with pytest.raises(UserError, match="use sdpa or eager, or flex"):
         load(tiny_checkpoint, variant=variant, attention="flash_attention_2")

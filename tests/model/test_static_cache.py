@@ -16,8 +16,6 @@ from swwatch.rules.variants import VARIANTS
 from swwatch.rules.visibility import SAID, WATCHED
 from tests.helpers.streams import Told, play, random_stream
 
-SIX = ("origin", "batch", "interleave", "overlap", "group", "gap")
-
 
 def store_of(model, max_watched=80, max_said=40, seats=1) -> Store:
     return Store(model.config.text_config, max_watched, max_said, seats, dtype=model.dtype, device=model.device)
@@ -36,7 +34,7 @@ def fill(loaded, cache, stream, steps, words=()):
     return cursor, torch.stack(logits)
 
 
-@pytest.mark.parametrize("variant", SIX)
+@pytest.mark.parametrize("variant", VARIANTS)
 def test_a_model_streams_over_static_memory_as_over_growing_memory(load_tiny, monkeypatch, variant):
     loaded = load_tiny(variant)
     stream, seen = random_stream(loaded, [(2, 3), (1, 1), (3, 2)]), []

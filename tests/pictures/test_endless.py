@@ -8,6 +8,7 @@ from swwatch.errors import UserError
 from swwatch.pictures import endless as kept
 from swwatch.pictures.command import main
 from swwatch.policies.keep import Windows
+from swwatch.rules.variants import Speaks, speaking
 
 SMALL = Windows(4, 4, 3, 5)
 
@@ -33,7 +34,7 @@ def test_livecc_flushes_all_video_at_once_and_keeps_every_word():
     assert len(seconds_of(story.kept, "words")) == 2 * len(story.now)
 
 
-@pytest.mark.parametrize("variant", ["group", "gap", "overlap"])
+@pytest.mark.parametrize("variant", speaking(Speaks.PARALLEL))
 def test_parallel_variants_keep_a_window_and_both_ends_of_the_answer(variant):
     story = kept.endless_story(variant, 12, (2, 2), 3, 5, Window(4, 3, 6))
     assert sorted(set(seconds_of(story.kept, "video"))) == [8, 9, 10, 11]
@@ -59,7 +60,7 @@ def test_a_story_is_drawn_and_told(variant, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("flags", "what"),
     [
-        (["--variant", "interleave", "--seconds", "20"], "group, gap or overlap"),
+        (["--variant", "interleave", "--seconds", "20"], "overlap, group, gap"),
         (["--variant", "all", "--seconds", "20"], "one variant"),
         (["--variant", "livecc", "--seconds", "2"], "--seconds must be"),
         (["--variant", "group", "--seconds", "20", "--eviction", "append"], "are for --variant streamingvlm"),

@@ -117,7 +117,7 @@ def test_a_dry_run_draws_a_sample_and_trains_nothing(turns, tmp_path, system, ca
     [
         ("group", {"positions": "flat_1d"}, "positions is for streamingvlm, livecc; group has no use"),
         ("group", {"more_data": "chat"}, "more_data is for streamingvlm, livecc"),
-        ("livecc", {"schedule": "wait-k:3"}, "schedule is for the six variants; livecc has no use"),
+        ("livecc", {"schedule": "wait-k:3"}, "schedule is for origin, .*, gap; livecc has no use"),
         ("streamingvlm", {"context": "both"}, "previous text in a turn of its own"),
         ("livecc", {"more_data": "none.jsonl"}, "no annotation file .*none.jsonl.*swwatch chunk"),
         ("livecc", {"train_data": "clips"}, r"a JSON list of messages is wanted.*[\s\S]*`swwatch chunk`"),

@@ -9,7 +9,9 @@ from swwatch.bench.shapes import SHAPES
 from swwatch.config import setting
 from swwatch.errors import UserError
 from swwatch.rules import variants
-from swwatch.rules.variants import Speaks
+from swwatch.rules.variants import Speaks, speaking
+
+PARALLEL = speaking(Speaks.PARALLEL)
 
 DEFAULTS = {
     "cpu": {"shape": "toy", "seconds": 240, "video_tokens": 16, "restart_s": 60.0, "flush_s": 60.0}
@@ -26,7 +28,7 @@ class EndlessSettings:
     # what
     modes: tuple[str, ...] | None = setting(None, f"which (default: all): {', '.join(MODES)}")
     shape: str | None = setting(None, f"random model of: {', '.join(SHAPES)} (default: toy, on cuda 7b)")
-    variant: str = setting("group", "of the modes serial and fused: group, gap or overlap")
+    variant: str = setting("group", f"of the modes serial and fused: {', '.join(PARALLEL)}")
     seconds: int | None = setting(None, "of the stream, a step each (default: 240, on cuda 1000)")
     video_tokens: int | None = setting(None, "a second (default: 16, on cuda 256)")
     tokens: int = setting(10, 'said a second; in chat turns the last two are " ..." and <|im_end|>')
@@ -55,8 +57,8 @@ class EndlessSettings:
             raise UserError(f"no mode {unknown[0]!r}: choose from {', '.join(MODES)}")
         if self.shape is not None and self.shape not in SHAPES:
             raise UserError(f"no shape {self.shape!r}: choose from {', '.join(SHAPES)}")
-        if variants.get(self.variant).speaks is not Speaks.PARALLEL:
-            raise UserError(f"the variant {self.variant!r} has no endless form: choose group, gap or overlap")
+        if variants.get(self.variant).name not in PARALLEL:
+            raise UserError(f"the variant {self.variant!r} has no endless form: choose {', '.join(PARALLEL)}")
         if self.tokens < 3:
             raise UserError(f'tokens must be at least 3, a word, " ..." and <|im_end|>, not {self.tokens}')
         if self.seconds is not None and self.seconds < 5:

@@ -9,7 +9,7 @@ from swwatch.bench.shapes import SHAPES
 from swwatch.config import setting
 from swwatch.errors import UserError
 from swwatch.rules import variants
-from swwatch.rules.variants import Speaks
+from swwatch.rules.variants import Speaks, speaking
 
 BASELINE, REFERENCE = "reprefill", "serial"
 ENGINES = (REFERENCE, "fused", "streams", "two_device", BASELINE)  # in the order of the table
@@ -92,7 +92,7 @@ class StreamSettings:
 
     def __post_init__(self):
         if variants.get(self.variant).speaks is Speaks.OFFLINE:
-            streaming = [name for name, v in variants.VARIANTS.items() if v.speaks is not Speaks.OFFLINE]
+            streaming = speaking(Speaks.ALTERNATING, Speaks.PARALLEL)
             raise UserError(f"{self.variant!r} speaks after the whole video: choose one of {', '.join(streaming)}")
         for name, known in (("engine", ENGINES), ("shape", tuple(SHAPES))):
             asked = self.engines if name == "engine" else self.shape

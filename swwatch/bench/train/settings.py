@@ -50,7 +50,7 @@ class BenchSettings:
     # the model
     shape: Literal["toy", "0.2b", "3b", "7b"] = setting("toy", "model with random weights: toy, 0.2b, 3b or 7b")
     model: str | None = setting(None, "checkpoint folder or hub id, instead of a shape")
-    variant: str = setting("group", "one of the six variants")
+    variant: str = setting("group", f"one of {', '.join(variants.VARIANTS)}")
     # the samples, the same for all rows; a step takes all of them
     data: Path | None = setting(None, "annotation file: its first clips, decoded before anything is timed")
     samples: int = setting(32, "samples of an optimizer step")
