@@ -13,7 +13,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -29,15 +29,15 @@ from swwatch.engine.requests import drive
 from swwatch.engine.source import Ask, Order, Step
 from swwatch.engine.trace import SimulatedClock, Spoken
 from swwatch.engine.turns import Said, TurnSession
-from swwatch.policies.choose import Choosing
-from swwatch.policies.decoding import Decoding
+from swwatch.policies.choose import Greedy, Sampling, parse_choose
 from swwatch.policies.keep import Windows
 from swwatch.policies.speak import parse_schedule
 from swwatch.rules.cursor import layout
-from swwatch.rules.systems import SYSTEMS, Sampling
+from swwatch.rules.systems import SYSTEMS
 from tests.helpers.recorded_cases import CASES
 from tests.helpers.tiny import make_tiny, tiny_loader
 
+CHOOSE_NAMES = {"threshold_base": "threshold"}  # as cases call it -> an option of policies.choose
 ORDERS = {"pause": Order.PAUSE, "resume": Order.RESUME, "stop": Order.STOP}
 
 
@@ -48,7 +48,7 @@ def stream_session(loaded, case: dict, prompt: list[int], watcher):
         loaded.model,
         prompt,
         schedule=parse_schedule(case["schedule"]),
-        decoding=Decoding(case["max_new_tokens"], case["penalty"], case.get("stop_early", False)),
+        choose=Greedy(case["penalty"], case["max_new_tokens"], case.get("stop_early", False)),
         clock=SimulatedClock(now=lambda: 0.0),
         window=Window(*case["window"]) if case.get("window") else None,
         watcher=watcher,
@@ -58,7 +58,12 @@ def stream_session(loaded, case: dict, prompt: list[int], watcher):
 def turn_session(loaded, case: dict):
     """A session of a system that streams in chat turns."""
     system = SYSTEMS[case["variant"]]
-    sampling = Sampling(**case["sampling"]) if case.get("sampling") else system.sampling
+    choose = parse_choose(system.choose)
+    if sampling := case.get("sampling"):
+        drawn = {"temperature": sampling["temperature"]} if sampling["do_sample"] else {}
+        limit, penalty = sampling["max_new_tokens"], sampling["repetition_penalty"]
+        choose = (Sampling if drawn else Greedy)(penalty=penalty, max_new_tokens=limit, **drawn)
+    more = {CHOOSE_NAMES.get(name, name): value for name, value in case.get("choosing", {}).items()}
     return TurnSession(
         loaded.model,
         Turns(loaded.tokenizer, system),
@@ -67,7 +72,7 @@ def turn_session(loaded, case: dict):
         eviction=case.get("eviction"),
         windows=Windows(**case["windows"]) if case.get("windows") else None,
         policy=case.get("policy"),
-        choosing=Choosing(sampling, **case.get("choosing", {})),
+        choose=replace(choose, **more),
         steps_per_turn=case.get("steps_per_turn", 1),
         clock=SimulatedClock(now=lambda: 0.0),
     )

@@ -17,7 +17,7 @@ from swwatch.errors import UserError
 from swwatch.model.modeling import WatchingQwen2_5_VL
 from swwatch.model.ragged import step_many, watch_many
 from swwatch.model.tower import Looked
-from swwatch.policies.greedy import choose_many
+from swwatch.policies.chooser import pick_many
 
 
 @dataclass(frozen=True)
@@ -180,7 +180,7 @@ def _step(model: WatchingQwen2_5_VL, feeds: list[Feed]) -> torch.Tensor:
 
 
 def _choose(_, choices: list[Choose]) -> list[int]:
-    return choose_many(*([getattr(c, name) for c in choices] for name in ("greedy", "logits", "may_stop")))
+    return pick_many(*([getattr(c, name) for c in choices] for name in ("chooser", "logits", "may_stop")))
 
 
 def _clear(error: Exception) -> Exception:

@@ -13,7 +13,7 @@ import torch
 from swwatch.engine.source import Source
 from swwatch.model.cache import StreamCache
 from swwatch.model.modeling import WatchingQwen2_5_VL
-from swwatch.policies.greedy import Greedy
+from swwatch.policies.chooser import Chooser
 from swwatch.rules.layout import Layout
 
 
@@ -46,9 +46,9 @@ class Feed:
 
 @dataclass(frozen=True)
 class Choose:
-    """The next token after logits (V,) -> its id, for which the host waits. It counts as seen from now on."""
+    """The next token after logits (V,) -> its id, for which the host waits. It counts as in view from now on."""
 
-    greedy: Greedy
+    chooser: Chooser
     logits: torch.Tensor
     may_stop: bool
 
@@ -88,6 +88,6 @@ def answer_to(model: WatchingQwen2_5_VL, request: Request) -> Any:
         case Feed():
             return model.step(request.cache, request.rows, request.embeds, request.predicts)
         case Choose():
-            return request.greedy.choose(request.logits, request.may_stop)
+            return request.chooser.pick(request.logits, request.may_stop)
         case Wait():
             return request.source.wait()

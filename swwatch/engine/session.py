@@ -32,8 +32,8 @@ from swwatch.engine.trace import Asked, Moment, SimulatedClock, Spoken, Watched
 from swwatch.errors import UserError
 from swwatch.model.modeling import WatchingQwen2_5_VL
 from swwatch.model.tower import Looked
-from swwatch.policies.decoding import Decoding, stop_ids
-from swwatch.policies.greedy import Greedy
+from swwatch.policies.choose import Choosing, Greedy
+from swwatch.policies.chooser import Chooser
 from swwatch.rules import variants
 from swwatch.rules.cursor import Cursor
 from swwatch.rules.layout import Kind, Layout
@@ -61,7 +61,7 @@ class Session:
         prompt: list[int],
         *,
         schedule: Schedule | None = None,
-        decoding: Decoding | None = None,
+        choose: Choosing | None = None,
         clock=None,
         window: Window | None = None,
     ):
@@ -69,6 +69,7 @@ class Session:
         Args:
             prompt: token ids up to and including <|vision_start|>.
             schedule: by default the checkpoint's own.
+            choose: how tokens are chosen; by default the likeliest one.
             clock: has now() and arrive(at_s) in stream seconds; by default a SimulatedClock.
             window: what is kept of a stream without end; None: all.
         Raises:
@@ -81,7 +82,6 @@ class Session:
         if self.while_speaking:
             check_parallel(self.name, self.variant)
         self.schedule = schedule or model.settings.schedule
-        self.decoding = decoding or Decoding()
         self.clock = clock or SimulatedClock()
         self.cursor = Cursor(self.variant, model.t_per_step)
         self.cache = model.new_cache() if window is None else model.new_cache(endless=True)
@@ -96,10 +96,10 @@ class Session:
         self._source: Source | None = None
         self._prompt, self._dtype = list(prompt), model.dtype
         self._stops = stop_ids(model)
-        vocab_size, penalty = model.config.text_config.vocab_size, self.decoding.repetition_penalty
-        self._greedy = Greedy(vocab_size, penalty, self._stops, model.device)
+        choose = (choose or Greedy()).settled(model.generation_config)
+        self.chooser = Chooser(choose, model.config.text_config.vocab_size, model.device, stops=self._stops)
         self._asked = [*prompt, self.markup.video]  # ids that stay in view for ever
-        self._greedy.see(self._asked)
+        self.chooser.see(self._asked)
         self._memory = None if window is None else Forgetting(window, self)
 
     # ---- the whole --------------------------------------------------------------------------------------------------
@@ -253,21 +253,21 @@ class Session:
         self.closed, self.speaking = last, True
         yield from self._bring_in(incoming)
         if self._memory is not None and self._memory.forget():
-            self._greedy.begin_anew([*self._asked, *self._memory.said_ids])
+            self.chooser.begin_anew([*self._asked, *self._memory.said_ids])
         for ask in incoming.asks:
             self._asked += ask.ids
-            self._greedy.see(ask.ids)
+            self.chooser.see(ask.ids)
             yield Asked(index, ask.text, self.clock.now())
         first = index == 0 if self.variant.speaks is not Speaks.OFFLINE else last
-        over = self.finished or self.decoding.left(self.num_spoken) <= 0
+        over = self.finished or self.chooser.choose.left(self.num_spoken) <= 0
         if first or incoming.asks and over:  # an answer begins
             self.finished, self.num_spoken, header = False, 0, self.markup.header
             self.pending.append((list(header), self.cursor.say(len(header), index, Kind.HEADER)))
-            self._greedy.see(header)
+            self.chooser.see(header)
             self._note(header)
-        budget = self.decoding.left(self.num_spoken)
+        budget = self.chooser.choose.left(self.num_spoken)
         if last:
-            self._greedy.see(self.markup.suffix)
+            self.chooser.see(self.markup.suffix)
         elif self.variant.speaks is Speaks.OFFLINE:
             budget = 0
         else:
@@ -285,7 +285,7 @@ class Session:
             if self.pending:  # else the last row that was watched predicts the next token
                 self.logits = yield from self._predict(*self._take_pending(index), budget)
             row = self.cursor.say(1, index)  # on a GPU the logits are still being computed
-            token = yield from self._choose(last or self.decoding.stop_early)
+            token = yield from self._choose(last or self.chooser.choose.stop_early)
             yield from self._tell(wait=True)  # the choice has waited for all that was fed
             self.pending.append(([token], row))
             self._note([token])
@@ -309,7 +309,7 @@ class Session:
         return (yield Feed(self.cache, rows, embeds))
 
     def _choose(self, may_stop: bool) -> Run:
-        return (yield Choose(self._greedy, self.logits, may_stop))
+        return (yield Choose(self.chooser, self.logits, may_stop))
 
     def _take_pending(self, index: int) -> tuple[Layout, torch.Tensor]:
         """Rows and embeddings of what was said and is to be fed at step `index`, where the last row predicts."""
@@ -323,6 +323,12 @@ class Session:
 
     def _embed(self, ids) -> torch.Tensor:
         return self.model.embed(ids).to(self._dtype)
+
+
+def stop_ids(model) -> set[int]:
+    """Ids that end an answer: <|im_end|>, and what the checkpoint's generation_config names."""
+    ends = model.generation_config.eos_token_id
+    return {model.markup.im_end, *([] if ends is None else ends if isinstance(ends, list) else [ends])}
 
 
 def check_parallel(engine: str, variant: Variant) -> None:

@@ -13,12 +13,14 @@ import torch
 
 from swwatch.data.pixels import merged_grids
 from swwatch.data.turns.prompt import SYSTEM_TEXT, Turns
-from swwatch.engine.requests import Feed, Look, Run, Wait
+from swwatch.engine.requests import Choose, Feed, Look, Run, Wait
+from swwatch.engine.session import stop_ids
 from swwatch.engine.source import Ask, Order, Source, Step
 from swwatch.engine.trace import SimulatedClock, Spoken
 from swwatch.errors import UserError
 from swwatch.policies import keep as evict
-from swwatch.policies.choose import Chooser, Choosing
+from swwatch.policies.choose import Choosing, parse_choose
+from swwatch.policies.chooser import Chooser
 from swwatch.policies.keep import Windows, default_windows
 from swwatch.rules import turn_positions as positions
 from swwatch.rules.cursor import layout_of
@@ -70,7 +72,7 @@ class TurnSession:
         eviction: str | None = None,
         windows: Windows | None = None,
         policy: str | None = None,
-        choosing: Choosing | None = None,
+        choose: Choosing | None = None,
         steps_per_turn: int = 1,
         clock=None,
     ):
@@ -81,7 +83,7 @@ class TurnSession:
             query: asked in the first turn; by default the system's own.
             previous: words said before the stream began.
             eviction, windows, policy: of policies.keep and rules.turn_positions; by default the system's own.
-            choosing: how tokens are chosen; by default the system's own sampling.
+            choose: how tokens are chosen; by default as the system does.
             steps_per_turn: seconds of video in a turn; the first turn has at least the system's own number.
             clock: has now() and arrive(at_s) in stream seconds.
         Raises:
@@ -91,8 +93,9 @@ class TurnSession:
         self.eviction = evict.get(eviction or self.system.eviction)
         self.windows = windows or default_windows(self.system)
         self.policy = positions.get(policy or self.system.positions)
-        choosing = (choosing or Choosing(self.system.sampling)).settled(model.generation_config)
-        self.chooser = Chooser(choosing, turns.ellipsis[0])
+        choose = parse_choose(choose or self.system.choose).settled(model.generation_config)
+        vocab_size = model.config.text_config.vocab_size
+        self.chooser = Chooser(choose, vocab_size, model.device, ellipsis=turns.ellipsis[0])
         self.clock = clock or SimulatedClock()
         self.steps_per_turn = steps_per_turn
         self.t_step = positions.t_step(model.config)
@@ -105,7 +108,8 @@ class TurnSession:
         self.next_position = self.num_rounds = self.num_fed = 0
         self.stopped = self.paused = False
         self._seen: dict[int, torch.Tensor] = {}  # round -> embeddings of its video, where they are needed again
-        self._stops = {turns.im_end, *_ids(model.generation_config.eos_token_id)}
+        self.logits: torch.Tensor | None = None
+        self._stops = stop_ids(model)
 
     # ---- the whole --------------------------------------------------------------------------------------------------
 
@@ -175,13 +179,12 @@ class TurnSession:
         if not self.num_rounds:
             raise UserError("nothing has been watched yet: ask once the stream has begun")
         asked, self.query, last = self.query, question, max(span.end_s for span in self.context)
-        how = self.chooser.choosing
-        whole = replace(how, sampling=replace(how.sampling, max_new_tokens=max_new_tokens), threshold_base=None)
-        self.chooser.choosing = whole
+        how = self.chooser.choose
+        self.chooser.choose = replace(how, max_new_tokens=max_new_tokens, threshold=None, threshold_step=0.0)
         try:
             yield from self._converse(last, last, None, None, None, False)
         finally:
-            self.chooser.choosing, self.query = how, asked  # a question for the next turn still waits
+            self.chooser.choose, self.query = how, asked  # a question for the next turn still waits
 
     def probe(self, question: str, beginning: tuple[int, ...]) -> Run:
         """What would follow a question and the beginning of its answer: (V,) logits. The stream stays as it is.
@@ -208,28 +211,31 @@ class TurnSession:
             self._seen[number] = video
         if not self.num_fed:
             spans, self.context = [*self.context, *spans], []
-        logits = yield from self._read(spans, video)
+        self.logits = yield from self._read(spans, video)
         said: list[int] = []
         self.context.append(Span(Part.ANSWER, (), None, number, start_s, end_s))
-        arrival_s, in_view = newest.arrival_s if newest else self.clock.now(), list(set(ids_of(self.context)))
+        arrival_s = newest.arrival_s if newest else self.clock.now()
+        self.chooser.begin_anew(ids_of(self.context))
         self.chooser.begin_turn()
         if silent:
             said = [*self.turns.ellipsis, self.turns.im_end]
             self._say(said)
         while not silent:
-            token = self.chooser(logits, in_view)
+            token = yield from self._choose()
             token = self.turns.im_end if token in self._stops else token  # the chat form knows one end
             said.append(token)
-            in_view.append(token)
             self._say([token])
             yield Spoken(number, token, number, arrival_s, self.clock.now())
-            if token == self.turns.im_end or len(said) >= self.chooser.choosing.sampling.max_new_tokens:
+            if token == self.turns.im_end or self.chooser.choose.left(len(said)) <= 0:
                 break
-            logits = yield from self._read()
+            self.logits = yield from self._read()
         if said[-1] != self.turns.im_end:  # cut off, and no word is lost
             self._say([self.turns.im_end])
         ids, mute = self.context[-1].ids, evict.len_of_mute(self.context[-1].ids, self._mute)
         yield Said(number, start_s, end_s, ids, ids[: len(ids) - mute], self.clock.now())
+
+    def _choose(self) -> Run:
+        return (yield Choose(self.chooser, self.logits, True))
 
     def _closing(self) -> list[Span]:
         """What closes the turn before; it is forgotten with that turn's answer."""
@@ -328,25 +334,21 @@ class TurnSession:
         kept |= {"stores": stores, "tokens": dict(self.cache.tokens), "seen": dict(self._seen)}
         return kept | {
             "first_positions": dict(self.cache.first_positions),
-            "random": self.chooser.generator.get_state(),
+            "chooser": self.chooser.state(),
         }
 
     def restore(self, state: dict) -> None:
         """Go on from a `state` of a session made with the same arguments."""
         for name, value in state.items():
-            if name not in ("stores", "tokens", "seen", "first_positions", "random"):
+            if name not in ("stores", "tokens", "seen", "first_positions", "chooser"):
                 setattr(self, name, _copied(value))
         self.cache = self._new_cache()
         self.cache.tokens, self.cache.first_positions = dict(state["tokens"]), dict(state["first_positions"])
         for layer, (stores, first_keys) in zip(self.cache.layers, state["stores"], strict=True):
             layer.stores, layer.first_keys = dict(stores), dict(first_keys)
         self._seen = dict(state["seen"])
-        self.chooser.generator.set_state(state["random"])
+        self.chooser.load_state(state["chooser"])
 
 
 def _copied(value):
     return list(value) if isinstance(value, list) else value
-
-
-def _ids(value: int | list[int] | None) -> list[int]:
-    return [] if value is None else value if isinstance(value, list) else [value]

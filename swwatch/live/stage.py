@@ -29,7 +29,7 @@ from swwatch.live.session import Dropped, LiveClock, LiveSession, Pushed, Stats
 from swwatch.model.loading import Loaded
 from swwatch.model.static_cache import NoRoom
 from swwatch.narrate.words import Token, with_text
-from swwatch.policies.decoding import Decoding
+from swwatch.policies.choose import Choosing
 from swwatch.policies.speak import Speak, parse_schedule
 
 __all__ = ["Asked", "Dropped", "Ended", "Full", "LiveSession", "Pushed", "Room", "Stage", "Stats", "Token", "Watched"]
@@ -107,7 +107,7 @@ class Stage:
         question: str,
         system: str | None = None,
         schedule: str | Speak | None = None,
-        decoding: Decoding | None = None,
+        choose: Choosing | None = None,
         queue_size: int = 8,
         policy: str = "drop_oldest",
         max_events: int = 1024,
@@ -117,7 +117,7 @@ class Stage:
 
         Args:
             system: by default that of configs/prompts.yaml.
-            schedule: by default the checkpoint's own.
+            schedule, choose: by default the checkpoint's own, and the likeliest token.
             queue_size: so many steps may wait to be watched.
             policy: what happens to a step that finds no room; a key of engine.queue.POLICIES.
             max_events: with so many events unread the session stands still.
@@ -133,7 +133,7 @@ class Stage:
         with self._lock:  # all of it: places and seats of the fast path are counted together
             self._check_place()
             session = LiveSession(self.loaded, clock, queue_size, policy, max_events, self._batch.wake)
-            options = {"schedule": schedule, "decoding": decoding, "clock": clock}
+            options = {"schedule": schedule, "choose": choose, "clock": clock}
             run = open_session(self.engine, model, prompt, watcher=self._watcher, **options).run(session.source)
             self._sessions.add(session)
             self._new.append((session, with_text(run, tokenizer)))

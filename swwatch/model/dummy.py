@@ -8,6 +8,7 @@ import torch
 
 from swwatch.data.prompt import Markup
 from swwatch.model.cache import StreamCache
+from swwatch.policies.chooser import Chooser
 from swwatch.policies.speak import WaitK
 from swwatch.rules.layout import Layout
 from swwatch.rules.schedule import Schedule
@@ -38,7 +39,7 @@ class Pieces:
         return "".join(names[number] for number in ids)
 
 
-class Saying:
+class Saying(Chooser):
     """Chooses as a session's own chooser does, and then says what it is told: so many tokens a turn.
 
     Args:
@@ -46,21 +47,13 @@ class Saying:
         words: ids of the others.
     """
 
-    def __init__(self, chooser, count: int, end: tuple[int, ...], words: Iterator[int]):
-        self._chooser, self._count, self._end, self._words = chooser, count, end, words
-        self.num_said = 0
+    def __init__(self, chooser: Chooser, count: int, end: tuple[int, ...], words: Iterator[int]):
+        vars(self).update(vars(chooser))
+        self._count, self._end, self._words = count, end, words
 
-    def __getattr__(self, name: str):
-        return getattr(self._chooser, name)
-
-    def begin_turn(self) -> None:
-        self.num_said = 0
-        self._chooser.begin_turn()
-
-    def __call__(self, logits: torch.Tensor, context: list[int]) -> int:
-        self._chooser(logits, context)
-        self.num_said += 1
-        left = self._count - self.num_said
+    def pick(self, logits: torch.Tensor, may_stop: bool) -> int:
+        super().pick(logits, may_stop)
+        left = self._count - self.num_chosen
         return self._end[len(self._end) - 1 - left] if left < len(self._end) else next(self._words)
 
 

@@ -11,7 +11,7 @@ from swwatch.data.video import iter_steps
 from swwatch.engine.choose import AUTO, check_name
 from swwatch.errors import UserError
 from swwatch.model.flags import ModelFlags
-from swwatch.policies.decoding import Decoding
+from swwatch.policies.choose import Greedy
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,7 +36,7 @@ class StreamSettings(ModelFlags):
         check_name(self.engine)
         if self.max_new_tokens is None and self.window is None:
             object.__setattr__(self, "max_new_tokens", 300)
-        Decoding(self.max_new_tokens, self.repetition_penalty)  # refuses what makes no sense
+        Greedy(self.repetition_penalty, self.max_new_tokens)  # refuses what makes no sense
         if self.jsonl and self.jsonl.resolve() == self.video.resolve():
             raise UserError("--jsonl names the video itself: choose another file")
 

@@ -12,7 +12,7 @@ from swwatch.engine.trace import RealTimeClock, SimulatedClock
 from swwatch.errors import UserError
 from swwatch.narrate.turns import Turn, turn_narration
 from swwatch.narrate.words import Token
-from swwatch.policies.choose import Choosing
+from swwatch.policies.choose import parse_choose
 from swwatch.rules.systems import get
 from swwatch.rules.variants import TURNS
 
@@ -54,11 +54,10 @@ def session_options(settings, system: str) -> dict:
     Raises:
         UserError: numbers that make no sense.
     """
-    asked = {key: getattr(settings, key) for key in ("max_new_tokens", "temperature", "repetition_penalty")}
-    sampling = replace(get(system).sampling, **{key: value for key, value in asked.items() if value is not None})
-    if settings.greedy:
-        sampling = replace(sampling, do_sample=False)
-    draws = settings.top_k, settings.top_p, settings.threshold, settings.threshold_step, settings.seed
+    choose = parse_choose(get(system).choose).drawing(not settings.greedy)
+    names = ("max_new_tokens", "temperature", "top_k", "top_p", "threshold", "threshold_step", "seed")
+    asked = {name: getattr(settings, name) for name in names} | {"penalty": settings.repetition_penalty}
+    known = {name: value for name, value in asked.items() if value is not None and name in vars(choose)}
     return {
         "query": settings.query,
         "previous": settings.previous,
@@ -66,7 +65,7 @@ def session_options(settings, system: str) -> dict:
         "policy": settings.positions,
         "windows": settings.windows(system),
         "steps_per_turn": settings.steps_per_turn,
-        "choosing": Choosing(sampling, *draws),
+        "choose": replace(choose, **known),
     }
 
 

@@ -16,7 +16,7 @@ from swwatch.engine.source import FileSource, Step
 from swwatch.engine.trace import SimulatedClock, Spoken
 from swwatch.model.fast import FastModel
 from swwatch.model.loading import Loaded
-from swwatch.policies.decoding import Decoding
+from swwatch.policies.choose import Greedy
 from swwatch.policies.speak import Speak, parse_schedule
 
 
@@ -71,7 +71,7 @@ def narration(
         prompt_ids(loaded.tokenizer, system, question),
         watcher=watcher,
         schedule=schedule,
-        decoding=Decoding(max_new_tokens, repetition_penalty, stop_early),
+        choose=Greedy(max_new_tokens=max_new_tokens, penalty=repetition_penalty, stop_early=stop_early),
         clock=clock,
         window=window,
     )

@@ -18,13 +18,12 @@ from swwatch.engine.source import Ask, Order, Step
 from swwatch.engine.trace import Spoken
 from swwatch.engine.turns import STEP_S, Said, TurnSession
 from swwatch.model.dummy import MARKUP, Blank, Pieces, Saying
-from swwatch.policies.choose import Choosing
-from swwatch.policies.decoding import Decoding
+from swwatch.policies.choose import Greedy
 from swwatch.policies.keep import default_windows
 from swwatch.policies.speak import WaitK
 from swwatch.rules.layout import Kind, Layout
 from swwatch.rules.spans import Part, Span
-from swwatch.rules.systems import SYSTEMS, Sampling
+from swwatch.rules.systems import SYSTEMS
 from swwatch.rules.variants import get
 from swwatch.rules.visibility import SAID, WATCHED
 
@@ -114,7 +113,7 @@ def turns_story(
         turns = Turns(Pieces(), row)
         blank = Blank(system, t_per_step=1 if system == "livecc" else 2, vocab_size=FIRST_WORD + words * seconds + 1)
         options = {"eviction": eviction, "policy": policy, "windows": windows}
-        session = TurnSession(blank, turns, choosing=Choosing(Sampling(words + 2, False, 1.0, 1.0)), **options)
+        session = TurnSession(blank, turns, choose=Greedy(1.0, words + 2), **options)
         session.chooser = Saying(session.chooser, words + 2, (*turns.ellipsis, turns.im_end), count(FIRST_WORD))
         return session
 
@@ -142,7 +141,9 @@ def endless_story(variant: str, seconds: int, grid: tuple[int, int], words: int,
     """
 
     def open_session(window: Window | None) -> Session:
-        return Session(Blank(variant, WaitK(words)), [MARKUP.im_end] * prompt, decoding=Decoding(None), window=window)
+        return Session(
+            Blank(variant, WaitK(words)), [MARKUP.im_end] * prompt, choose=Greedy(max_new_tokens=None), window=window
+        )
 
     session = open_session(window)
     first = get(variant).positions.first

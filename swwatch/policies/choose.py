@@ -1,126 +1,112 @@
-"""How the tokens of a turn are chosen, and when a turn is over.
+"""CHOOSE: which token comes next, and when an answer is over. One table; policies.chooser carries it out.
 
-A turn ends with <|im_end|> or at its limit. " ..." before it says that more is to come; alone it is silence. Logits
-pass through transformers' own processors, in the order of its `generate`.
+Written as text like all policies: `greedy:1.15`, `sampling:0.9:top_k=50`. An answer ends with <|im_end|> or at its
+limit. In chat turns " ..." before it says that more is to come; alone it is silence.
 """
 
-from dataclasses import dataclass, field, replace
-
-import torch
-from transformers import (
-    LogitsProcessor,
-    LogitsProcessorList,
-    RepetitionPenaltyLogitsProcessor,
-    TemperatureLogitsWarper,
-    TopKLogitsWarper,
-    TopPLogitsWarper,
-)
+from dataclasses import dataclass, fields, replace
+from typing import ClassVar
 
 from swwatch.errors import UserError
-from swwatch.rules.systems import Sampling
+from swwatch.policies.table import Policy, forms, option, parse, table
 
-
-class EllipsisThreshold(LogitsProcessor):
-    """Forbids " ..." where its probability is not above base + step x n, n tokens into the turn (LiveCC).
-
-    A higher base makes a model talk more; a positive step makes it harder to end as the answer grows.
-    """
-
-    def __init__(self, ellipsis: int, base: float, step: float = 0.0):
-        self.ellipsis, self.base, self.step, self.count = ellipsis, base, step, 0
-
-    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
-        """scores (B, V); each row is judged by itself."""
-        threshold = self.base + self.step * self.count
-        self.count += 1
-        low = scores.float().softmax(-1)[:, self.ellipsis] <= threshold
-        scores = scores.clone()
-        scores[low, self.ellipsis] = -torch.inf
-        return scores
+LIMIT = 300  # tokens of an answer that has none of its own: what the paper allows
 
 
 @dataclass(frozen=True)
-class Choosing:
-    """How tokens are chosen.
+class Choosing(Policy):
+    """What all share: options that every row of the table has.
 
     Attributes:
-        sampling: see systems.Sampling.
-        top_k, top_p: as in transformers, where 0 and 1 are off; None is the checkpoint's own.
-        threshold_base, threshold_step: of EllipsisThreshold; a base of None is off.
-        seed: of a session's own random numbers.
+        penalty: divides positive and multiplies negative logits of every token in view; 1 is off.
+        max_new_tokens: limit of a whole answer, or of a turn. None: no limit while the stream goes on, and 300 once it
+            has ended.
+        stop_early: let <|im_end|> end the answer before the last video step. By default it is suppressed until then;
+            a turn may always end.
+        threshold, threshold_step: in chat turns " ..." is forbidden where its probability is not above threshold +
+            step x n, n tokens into the turn (LiveCC). A higher one makes a model talk more; a positive step makes it
+            harder to end as the answer grows. None is off.
     """
 
-    sampling: Sampling
-    top_k: int | None = None
-    top_p: float | None = None
-    threshold_base: float | None = None
-    threshold_step: float = 0.0
-    seed: int = 42
+    table: ClassVar[str] = "choose"
+    draws: ClassVar[bool] = False
 
     def __post_init__(self):
-        how = self.sampling
-        cold = how.do_sample and how.temperature is not None and how.temperature <= 0
-        if how.max_new_tokens < 1 or how.repetition_penalty <= 0 or cold:
-            raise UserError("max_new_tokens must be at least 1, repetition_penalty and temperature above 0")
+        super().__post_init__()
+        for name in ("penalty", "temperature"):
+            value = getattr(self, name, None)
+            if value is not None and value <= 0:
+                raise UserError(f"{self.name}: {name} must be above 0, not {value:g}")
+        if self.threshold is None and self.threshold_step:
+            raise UserError(f"{self.name}: threshold_step is added to threshold, give both")
+
+    def left(self, num_spoken: int) -> int:
+        """How many tokens may be spoken yet."""
+        return (LIMIT if self.max_new_tokens is None else self.max_new_tokens) - num_spoken
 
     def settled(self, own) -> "Choosing":
-        """The same, with what is left open as the checkpoint has it.
+        """The same, with what is left open as the checkpoint has it; `own` is its generation_config."""
+        return self
 
-        Args:
-            own: its generation_config. What that leaves open, too, is as transformers' `generate` has it, which the
-                public releases call: temperature 1, top-k 50, top-p 1.
-        """
-        temperature, top_k, top_p = (
-            next(value for value in (asked, getattr(own, name, None), default) if value is not None)
-            for name, asked, default in (
-                ("temperature", self.sampling.temperature, 1.0),
-                ("top_k", self.top_k, 50),
-                ("top_p", self.top_p, 1.0),
-            )
-        )
-        return replace(self, sampling=replace(self.sampling, temperature=temperature), top_k=top_k, top_p=top_p)
-
-    def processors(self, ellipsis: int) -> LogitsProcessorList:
-        """For one turn, whose tokens it counts."""
-        how, made = self.sampling, LogitsProcessorList()
-        if how.repetition_penalty != 1:
-            made.append(RepetitionPenaltyLogitsProcessor(how.repetition_penalty))
-        if self.threshold_base is not None:
-            made.append(EllipsisThreshold(ellipsis, self.threshold_base, self.threshold_step))
-        if how.do_sample:
-            if how.temperature not in (1, None):
-                made.append(TemperatureLogitsWarper(how.temperature))
-            if self.top_k:
-                made.append(TopKLogitsWarper(self.top_k))
-            if self.top_p is not None and self.top_p < 1:
-                made.append(TopPLogitsWarper(self.top_p))
-        return made
+    def drawing(self, draws: bool) -> "Choosing":
+        """The same with tokens drawn, or the likeliest one taken."""
+        kind = Sampling if draws else Greedy
+        known = {option.name for option in fields(kind)}
+        options = {name: value for name, value in vars(self).items() if name in known}
+        return self if type(self) is kind else kind(**options)
 
 
-@dataclass
-class Chooser:
-    """Draws tokens for one session. `generator` is its own, so that no other session changes what it says."""
+@dataclass(frozen=True)
+class Greedy(Choosing):
+    """The likeliest token, as the paper's near-greedy sampling (temperature 0.01, top-k 1) in effect takes it."""
 
-    choosing: Choosing
-    ellipsis: int
-    generator: torch.Generator = field(default_factory=torch.Generator)
+    name: ClassVar[str] = "greedy"
+    penalty: float = option(1.15)
+    max_new_tokens: int | None = option(LIMIT, least=1)
+    stop_early: bool = option(False)
+    threshold: float | None = option(None)
+    threshold_step: float = option(0.0)
 
-    def __post_init__(self):
-        self.generator.manual_seed(self.choosing.seed)
-        self.begin_turn()
 
-    def begin_turn(self) -> None:
-        self._processors = self.choosing.processors(self.ellipsis)
+@dataclass(frozen=True)
+class Sampling(Choosing):
+    """A drawn token. The numbers are a session's own, drawn on the CPU: the same on every device.
 
-    def __call__(self, logits: torch.Tensor, context: list[int]) -> int:
-        """A token for (V,) float32 logits.
+    Attributes:
+        temperature, top_k, top_p: as in transformers, where 1, 0 and 1 are off; None is the checkpoint's own.
+        seed: of the session's random numbers.
+    """
 
-        Args:
-            context: every token id in view, once or more often: for the repetition penalty.
-        """
-        ids = torch.tensor([context], device=logits.device)
-        scores = self._processors(ids, logits[None])
-        if not self.choosing.sampling.do_sample:
-            return int(scores.argmax())
-        chances = scores.softmax(-1)[0].cpu()  # drawn on the CPU: the same on every device
-        return int(torch.multinomial(chances, 1, generator=self.generator))
+    name: ClassVar[str] = "sampling"
+    draws: ClassVar[bool] = True
+    temperature: float | None = option(None)
+    top_k: int | None = option(None, least=0)
+    top_p: float | None = option(None, least=0, most=1)
+    seed: int = option(42)
+    penalty: float = option(1.05)
+    max_new_tokens: int | None = option(LIMIT, least=1)
+    stop_early: bool = option(False)
+    threshold: float | None = option(None)
+    threshold_step: float = option(0.0)
+
+    def settled(self, own) -> "Sampling":
+        """As `Choosing.settled`. What the checkpoint leaves open, too, is as transformers' `generate` has it, which
+        the public releases call: temperature 1, top-k 50, top-p 1."""
+        settled = {}
+        for name, default in (("temperature", 1.0), ("top_k", 50), ("top_p", 1.0)):
+            asked = (getattr(self, name), getattr(own, name, None), default)
+            settled[name] = next(value for value in asked if value is not None)
+        return replace(self, **settled)
+
+
+CHOOSE = table(Greedy, Sampling)
+FORMS = forms(CHOOSE)
+
+
+def parse_choose(text: str | Choosing) -> Choosing:
+    """Inverse of `str(policy)`; options that are left out take their defaults.
+
+    Raises:
+        UserError: not one of the forms, or a number out of its range.
+    """
+    return parse(CHOOSE, text)

@@ -21,7 +21,7 @@ def option(default: Any, *, least: float | None = None, most: float | None = Non
 
 @dataclass(frozen=True)
 class Policy:
-    """What all policies share. Options are int, float or str, or one of these `| None`, which is written `none`.
+    """What all policies share. Options are int, float, bool or str, or one of these `| None`, which is written `none`.
 
     Attributes:
         table: what the policy is one of, for messages.
@@ -53,7 +53,9 @@ class Policy:
         written = []
         for number, option in enumerate(self.options()):
             value = getattr(self, option.name)
-            text = "none" if value is None else str(value).removesuffix(".0")
+            text = str(value).removesuffix(".0")
+            if value is None or isinstance(value, bool):
+                text = text.lower()
             written.append(text if number == 0 else f"{option.name}={text}")
         return ":".join([self.name, *written])
 
@@ -114,6 +116,10 @@ def _value(option: Field, text: str) -> Any:
         if text == "none":
             return None
         (kind,) = [inner for inner in get_args(kind) if inner is not type(None)]
+    if kind is bool:
+        if text not in ("true", "false"):
+            raise UserError(f"{option.name} must be true or false, not {text!r}")
+        return text == "true"
     try:
         return kind(text)
     except ValueError as error:

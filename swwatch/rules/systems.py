@@ -12,16 +12,6 @@ LABEL = "Time={:.1f}-{:.1f}s"  # of a turn: the seconds of video that it is abou
 
 
 @dataclass(frozen=True)
-class Sampling:
-    """How tokens of an answer are chosen. A temperature of None is the checkpoint's own."""
-
-    max_new_tokens: int
-    do_sample: bool
-    temperature: float | None
-    repetition_penalty: float
-
-
-@dataclass(frozen=True)
 class System:
     """A row of the table.
 
@@ -33,7 +23,7 @@ class System:
         text_sink, text_window: tokens of the previous text that are kept, first and last.
         vision_window_s: seconds of video that are kept, the newest included.
         flush_s: seconds of video after which all of it is dropped, while all text is kept.
-        sampling: of live streaming.
+        choose: how tokens are chosen in live streaming, a policy of policies.choose.
         query: what is asked where nothing else is.
         words_early_s: a training turn has the words that end by so many seconds before its own end; LiveCC's are over
             when its last frame comes.
@@ -48,7 +38,7 @@ class System:
     spaced: bool
     eviction: str
     positions: str
-    sampling: Sampling
+    choose: str
     query: str
     total_pixels: int = 19_267_584
     max_frames: int = 480
@@ -82,7 +72,7 @@ SYSTEMS = {
             spaced=True,
             eviction="sink_window",
             positions="mrope_contiguous",
-            sampling=Sampling(20, True, 0.9, 1.05),
+            choose="sampling:0.9:penalty=1.05:max_new_tokens=20",
             query="Commentate on this match",
             text_sink=512,
             text_window=512,
@@ -95,7 +85,7 @@ SYSTEMS = {
             spaced=False,
             eviction="flush",
             positions="mrope_full",
-            sampling=Sampling(16, True, None, 1.05),
+            choose="sampling:penalty=1.05:max_new_tokens=16",
             query="Please describe the video.",
             flush_s=240.0,
             words_early_s=0.5,

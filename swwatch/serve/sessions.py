@@ -8,7 +8,7 @@ from swwatch.client.protocol import VERSION, File, Open, Opened, ProtocolError, 
 from swwatch.data.prompt import Prompts
 from swwatch.errors import UserError
 from swwatch.live.stage import Full
-from swwatch.policies.decoding import Decoding
+from swwatch.policies.choose import Greedy
 from swwatch.policies.speak import parse_schedule
 from swwatch.serve.files import Folder, Uploads
 from swwatch.serve.limits import Limits
@@ -109,7 +109,7 @@ class Sessions:
                     question=question,
                     system=self.prompts.system,
                     schedule=schedule,
-                    decoding=Decoding(self.limits.max_tokens),
+                    choose=Greedy(max_new_tokens=self.limits.max_tokens),
                     queue_size=self.limits.queue_size,
                     policy=message.policy,
                     max_events=self.limits.max_unread,

@@ -10,7 +10,7 @@ from swwatch.data.prompt import load_prompts
 from swwatch.errors import UserError
 from swwatch.live.stage import Asked, Dropped, Ended, Room, Stage, Token, Watched
 from swwatch.model.loading import load
-from swwatch.policies.decoding import Decoding
+from swwatch.policies.choose import Greedy
 from swwatch.policies.speak import parse_schedule
 from swwatch.toy.quickstart import toy_checkpoint
 
@@ -38,7 +38,7 @@ class Here:
             self._session = self._stage.open(
                 question=question,
                 schedule=schedule,
-                decoding=Decoding(args.max_new_tokens),
+                choose=Greedy(max_new_tokens=args.max_new_tokens),
                 policy="drop_oldest" if args.realtime else "block",
             )
         except BaseException:

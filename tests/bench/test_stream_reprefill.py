@@ -10,7 +10,7 @@ from swwatch.engine.requests import drive
 from swwatch.engine.serial import SerialSession
 from swwatch.engine.trace import SimulatedClock
 from swwatch.errors import UserError
-from swwatch.policies.decoding import Decoding
+from swwatch.policies.choose import Greedy
 from swwatch.policies.speak import RandomK, WaitK
 from swwatch.rules.variants import VARIANTS, Speaks
 
@@ -25,13 +25,13 @@ def model_of(load_tiny):
 
 def both(model, steps, schedule, limit):
     """(tokens of serial, tokens of the baseline, tokens fed by serial, the baseline)."""
-    prompt, decoding = prompt_of(model, seed=3), Decoding(limit)
-    serial = SerialSession(model, prompt, schedule=schedule, decoding=decoding)
+    prompt, decoding = prompt_of(model, seed=3), Greedy(max_new_tokens=limit)
+    serial = SerialSession(model, prompt, schedule=schedule, choose=decoding)
     said = []
     for i, step in enumerate(steps):
         said += serial.watch(step.pixel_values, step.grid_thw, float(i), i == len(steps) - 1)
     clock = SimulatedClock()
-    again = Reprefill(model, prompt, schedule=schedule, decoding=decoding, clock=clock)
+    again = Reprefill(model, prompt, schedule=schedule, choose=decoding, clock=clock)
     theirs = list(drive(model, again.run(Ready(steps, clock))))
     return [t.token_id for t in said], [t.token_id for t in theirs], serial.cache.num_fed, again
 

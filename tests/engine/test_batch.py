@@ -18,8 +18,8 @@ from swwatch.engine.trace import Spoken
 from swwatch.model import ragged
 from swwatch.model.cache import StreamCache
 from swwatch.model.tower import Looked
-from swwatch.policies.decoding import Decoding
-from swwatch.policies.greedy import choose_many
+from swwatch.policies.choose import Greedy
+from swwatch.policies.chooser import pick_many
 from swwatch.policies.speak import RandomK, WaitK
 from swwatch.rules.variants import VARIANTS, Speaks, speaking
 from tests.engine.test_flash_route import causal
@@ -78,7 +78,7 @@ def test_logits_and_tokens_together_are_those_of_one_full_forward_each(load_tiny
     for sizes, schedule, prompt_len, answer_len, late, seed in clips:
         stream = random_stream(loaded, sizes, prompt_len, answer_len, seed)
         theirs.append(full_forward(loaded, stream, schedule, late))
-        options = {"schedule": schedule, "decoding": Decoding(answer_len)}
+        options = {"schedule": schedule, "choose": Greedy(max_new_tokens=answer_len)}
         sessions.append(ToldSession(loaded.model, stream.prompt, **options).tell(stream.answer))
         runs.append(whole(sessions[-1], stream, late))
     ended = together(loaded.model, runs, at_once)
@@ -99,7 +99,7 @@ def test_free_running_sessions_say_together_what_they_say_alone(load_tiny, varia
     streams = [
         random_stream(loaded, [(1 + i % 3, 2)] * (1 + 2 * i), prompt_len=3 + i, seed=i) for i in range(len(schedules))
     ]
-    options = [{"schedule": s, "decoding": Decoding(8 + 5 * i)} for i, s in enumerate(schedules)]
+    options = [{"schedule": s, "choose": Greedy(max_new_tokens=8 + 5 * i)} for i, s in enumerate(schedules)]
     alone = [
         plain(play(SerialSession(loaded.model, stream.prompt, **option), stream))
         for stream, option in zip(streams, options, strict=True)
@@ -118,11 +118,13 @@ def test_under_a_causal_backend_they_say_the_same(load_tiny, monkeypatch, varian
     """The flash-attention route, with a stand-in that computes what it computes without a mask."""
     loaded = load_tiny(variant)
     streams = [random_stream(loaded, [(2, 3)] * n, seed=n) for n in (2, 4)]
-    alone = [plain(play(SerialSession(loaded.model, s.prompt, decoding=Decoding(12)), s)) for s in streams]
+    alone = [plain(play(SerialSession(loaded.model, s.prompt, choose=Greedy(max_new_tokens=12)), s)) for s in streams]
     monkeypatch.setitem(ALL_ATTENTION_FUNCTIONS, "flash_attention_2", causal)
     for config in (loaded.model.config, loaded.model.model.language_model.config):
         monkeypatch.setattr(config, "_attn_implementation_internal", "flash_attention_2")
-    runs = [whole(Session(loaded.model, stream.prompt, decoding=Decoding(12)), stream) for stream in streams]
+    runs = [
+        whole(Session(loaded.model, stream.prompt, choose=Greedy(max_new_tokens=12)), stream) for stream in streams
+    ]
     ended = together(loaded.model, runs, at_once=2)
     assert [plain(ended[i][0]) for i in range(2)] == alone
 
@@ -135,11 +137,11 @@ def test_n_sessions_cost_one_forward_a_round_and_no_padding(load_tiny, monkeypat
     )
     try:
         streams = [random_stream(loaded, [(2, 2)] * 4, seed=i) for i in range(4)]
-        sessions = [Session(loaded.model, stream.prompt, decoding=Decoding(16)) for stream in streams]
+        sessions = [Session(loaded.model, stream.prompt, choose=Greedy(max_new_tokens=16)) for stream in streams]
         together(loaded.model, [whole(*pair) for pair in zip(sessions, streams, strict=True)], at_once=4)
         at_once, fed = len(forwards), sum(forwards)
         forwards.clear()
-        play(SerialSession(loaded.model, streams[0].prompt, decoding=Decoding(16)), streams[0])
+        play(SerialSession(loaded.model, streams[0].prompt, choose=Greedy(max_new_tokens=16)), streams[0])
         assert at_once == len(forwards)  # equal clips march in step: four cost the forwards of one
         assert fed == sum(session.cache.num_fed for session in sessions) == 4 * sum(forwards)
     finally:
@@ -149,14 +151,16 @@ def test_n_sessions_cost_one_forward_a_round_and_no_padding(load_tiny, monkeypat
 def test_the_host_waits_once_a_round_for_the_tokens_of_all(load_tiny, monkeypatch):
     loaded, waits = load_tiny("group"), []
 
-    def noted(greedies, *rest):
-        waits.append(len(greedies))
-        return choose_many(greedies, *rest)
+    def noted(choosers, *rest):
+        waits.append(len(choosers))
+        return pick_many(choosers, *rest)
 
-    monkeypatch.setattr("swwatch.engine.batch.choose_many", noted)
-    monkeypatch.delattr("swwatch.policies.greedy.Greedy.choose")  # which would wait for one
+    monkeypatch.setattr("swwatch.engine.batch.pick_many", noted)
+    monkeypatch.delattr("swwatch.policies.chooser.Chooser.pick")  # which would wait for one
     streams = [random_stream(loaded, [(2, 2)] * 4, seed=i) for i in range(4)]
-    runs = [whole(Session(loaded.model, s.prompt, decoding=Decoding(16, stop_early=True)), s) for s in streams]
+    runs = [
+        whole(Session(loaded.model, s.prompt, choose=Greedy(max_new_tokens=16, stop_early=True)), s) for s in streams
+    ]
     ended = together(loaded.model, runs, at_once=4)
     assert waits == [4] * 16 and [len(said) for said, _ in ended.values()] == [16] * 4
 
@@ -164,8 +168,8 @@ def test_the_host_waits_once_a_round_for_the_tokens_of_all(load_tiny, monkeypatc
 def test_an_error_inside_one_session_ends_that_one_alone(load_tiny):
     loaded = load_tiny("overlap")
     streams = [random_stream(loaded, [(2, 2)] * 4, seed=i) for i in range(3)]
-    alone = [plain(play(SerialSession(loaded.model, s.prompt, decoding=Decoding(12)), s)) for s in streams]
-    sessions = [Session(loaded.model, stream.prompt, decoding=Decoding(12)) for stream in streams]
+    alone = [plain(play(SerialSession(loaded.model, s.prompt, choose=Greedy(max_new_tokens=12)), s)) for s in streams]
+    sessions = [Session(loaded.model, stream.prompt, choose=Greedy(max_new_tokens=12)) for stream in streams]
     streams[1].grids[2] = torch.tensor([[1, 3, 5]])  # cannot be merged
     ended = together(loaded.model, [whole(*pair) for pair in zip(sessions, streams, strict=True)], at_once=3)
     assert isinstance(ended[1][1].error, ValueError) and "cannot be merged" in str(ended[1][1].error)
@@ -178,7 +182,7 @@ def test_the_cache_of_a_session_that_ended_is_returned_while_others_go_on(load_t
     short, long = (random_stream(loaded, [(2, 2)] * n, seed=n) for n in (1, 6))
     batch, caches = Batch(loaded.model), weakref.WeakSet()
     for key, stream in enumerate((short, long)):
-        session = Session(loaded.model, stream.prompt, decoding=Decoding(12))
+        session = Session(loaded.model, stream.prompt, choose=Greedy(max_new_tokens=12))
         caches.add(session.cache)
         batch.add(key, whole(session, stream))
     del session
@@ -229,7 +233,7 @@ def test_pictures_are_watched_aside_where_the_model_has_a_place_for_it(load_tiny
     """Fused sessions go on speaking meanwhile, and say what they say where the picture is waited for."""
     loaded = load_tiny("group")
     streams = [random_stream(loaded, [(2, 2 + i)] * 4, seed=i) for i in range(3)]
-    alone = [plain(play(SerialSession(loaded.model, s.prompt, decoding=Decoding(9)), s)) for s in streams]
+    alone = [plain(play(SerialSession(loaded.model, s.prompt, choose=Greedy(max_new_tokens=9)), s)) for s in streams]
     fast = small(loaded.model, seats=3)
     monkeypatch.setattr(fast, "watches_aside", True)  # as with CUDA graphs
     begun, polls = [], []
@@ -250,7 +254,7 @@ def test_pictures_are_watched_aside_where_the_model_has_a_place_for_it(load_tiny
 
     monkeypatch.setattr(fast, "begin_watching", begin)
     runs = [
-        FusedSession(fast, s.prompt, decoding=Decoding(9)).run(
+        FusedSession(fast, s.prompt, choose=Greedy(max_new_tokens=9)).run(
             Arrived([Step(p, g, i + 0.5, i == 3) for i, (p, g) in enumerate(zip(s.pixels, s.grids, strict=True))])
         )
         for s in streams

@@ -14,7 +14,7 @@ from swwatch.engine.serial import SerialSession
 from swwatch.engine.session import Session
 from swwatch.engine.source import Step
 from swwatch.errors import UserError
-from swwatch.policies.decoding import Decoding
+from swwatch.policies.choose import Greedy
 from tests.engine.test_batch import plain, together, whole
 from tests.helpers.faults import failing, out_of_memory
 from tests.helpers.feeds import Arrived, small
@@ -23,7 +23,7 @@ from tests.helpers.streams import play, random_stream
 
 def four(loaded, answer_len=14):
     streams = [random_stream(loaded, [(1 + i % 2, 2)] * (2 + i), seed=i) for i in range(4)]
-    decoding = {"decoding": Decoding(answer_len)}
+    decoding = {"choose": Greedy(max_new_tokens=answer_len)}
     alone = [plain(play(SerialSession(loaded.model, s.prompt, **decoding), s)) for s in streams]
     return streams, [Session(loaded.model, s.prompt, **decoding) for s in streams], alone
 
@@ -83,7 +83,7 @@ def test_streams_without_end_that_do_not_fit_together_say_what_each_says_alone(l
     """Feeds are undone in the midst of forgetting: of what was evicted and re-numbered nothing comes back."""
     loaded, window = load_tiny(variant), Window(vision_s=2, text_sink=1, text_window=3)
     streams = [random_stream(loaded, [(1 + i % 2, 2)] * 7, seed=i) for i in range(3)]
-    options = {"decoding": Decoding(16), "window": window}
+    options = {"choose": Greedy(max_new_tokens=16), "window": window}
 
     def open_run(stream):
         steps = [Step(p, g, 0.0, i == 6) for i, (p, g) in enumerate(zip(stream.pixels, stream.grids, strict=True))]
@@ -106,7 +106,7 @@ def test_on_the_fast_path_what_does_not_fit_together_goes_on_in_parts(load_tiny,
     """Rows have their slots, and some are written, when the forward fails."""
     loaded = load_tiny("group")
     streams = [random_stream(loaded, [(2, 2)] * 3, seed=i) for i in range(3)]
-    alone = [plain(play(SerialSession(loaded.model, s.prompt, decoding=Decoding(9)), s)) for s in streams]
+    alone = [plain(play(SerialSession(loaded.model, s.prompt, choose=Greedy(max_new_tokens=9)), s)) for s in streams]
     fast, tried = small(loaded.model, seats=3), []
     step_many = fast.step_many
 
@@ -119,7 +119,7 @@ def test_on_the_fast_path_what_does_not_fit_together_goes_on_in_parts(load_tiny,
 
     monkeypatch.setattr(fast, "step_many", short_of_memory)
     runs = [
-        kind(fast, s.prompt, decoding=Decoding(9)).run(
+        kind(fast, s.prompt, choose=Greedy(max_new_tokens=9)).run(
             Arrived([Step(p, g, i + 0.5, i == 2) for i, (p, g) in enumerate(zip(s.pixels, s.grids, strict=True))])
         )
         for s in streams

@@ -17,7 +17,7 @@ from swwatch.engine.trace import Spoken, Watched
 from swwatch.engine.watcher import ThreadWatcher
 from swwatch.errors import UserError
 from swwatch.model.fast import FastModel
-from swwatch.policies.decoding import Decoding
+from swwatch.policies.choose import Greedy
 from swwatch.policies.speak import RandomK, WaitK
 from swwatch.rules.variants import VARIANTS, Speaks, speaking
 from tests.helpers.streams import Paced, ToldSession, fed_positions, full_forward, plain, random_stream, spoken_by
@@ -25,7 +25,7 @@ from tests.helpers.watcher_work import Hesitant
 
 PARALLEL = speaking(Speaks.PARALLEL)
 SIZES = [(2, 3)] * 5
-SHORT = {"decoding": Decoding(30)}
+SHORT = {"choose": Greedy(max_new_tokens=30)}
 
 sizes = st.lists(st.tuples(st.integers(1, 3), st.integers(1, 4)), min_size=1, max_size=8)
 schedules = st.one_of(st.builds(WaitK, st.integers(1, 4)), st.builds(RandomK, st.integers(1, 3), st.integers(0, 99)))
@@ -69,7 +69,7 @@ def test_p2_it_says_what_serial_says(world, sizes, schedule, gaps, asked, late, 
     model = loaded.model
     stream = random_stream(loaded, sizes, 1 + seed % 8, 0, seed)
     orders = {step: [Ask(tuple(ids), "?")] for step, ids in asked.items()}
-    options = {"schedule": schedule, "decoding": Decoding(1 + seed, penalty, early)}
+    options = {"schedule": schedule, "choose": Greedy(max_new_tokens=1 + seed, penalty=penalty, stop_early=early)}
     serial = Session(model, stream.prompt, **options)
     beside = StreamsSession(model, stream.prompt, watcher=watcher, **options)
     theirs = spoken_by(model, serial, Paced(stream, None, orders, late))
@@ -84,14 +84,14 @@ def test_p1_it_equals_training(world, sizes, schedule, gaps, answer_len, late, s
     loaded, watcher = world
     stream = random_stream(loaded, sizes, 1 + seed % 8, answer_len, seed)
     theirs, _ = full_forward(loaded, stream, schedule, late)
-    options = {"schedule": schedule, "decoding": Decoding(answer_len), "watcher": watcher}
+    options = {"schedule": schedule, "choose": Greedy(max_new_tokens=answer_len), "watcher": watcher}
     session = ToldBeside(loaded.model, stream.prompt, **options).tell(stream.answer)
     spoken_by(loaded.model, session, Paced(stream, gaps, None, late))
     torch.testing.assert_close(torch.stack(session.seen_logits), theirs, atol=1e-4, rtol=0)
 
 
 def told_logits(kind, loaded, stream, **options) -> torch.Tensor:
-    session = kind(loaded.model, stream.prompt, schedule=WaitK(3), decoding=Decoding(20), **options)
+    session = kind(loaded.model, stream.prompt, schedule=WaitK(3), choose=Greedy(max_new_tokens=20), **options)
     spoken_by(loaded.model, session.tell(stream.answer), Paced(stream))
     return torch.stack(session.seen_logits)
 
@@ -108,7 +108,7 @@ def test_taking_keys_and_values_too_early_would_be_noticed(world):
     loaded, watcher = world
     stream = random_stream(loaded, SIZES)
     theirs = told_logits(ToldSession, loaded, stream)
-    session = Early(loaded.model, stream.prompt, schedule=WaitK(3), decoding=Decoding(20), watcher=watcher)
+    session = Early(loaded.model, stream.prompt, schedule=WaitK(3), choose=Greedy(max_new_tokens=20), watcher=watcher)
     session.tell(stream.answer)
     seen = []
     with pytest.raises(ValueError, match="next watched token is number"):  # at the boundary: it is there already
@@ -146,7 +146,7 @@ def test_the_next_step_is_handed_over_before_the_words_and_never_two_steps_ahead
     with ThreadWatcher(loaded.model) as watcher:
         submit = watcher.submit
         watcher.submit = lambda key, work: log.append("submit") or submit(key, work)
-        session = StreamsSession(loaded.model, stream.prompt, watcher=watcher, decoding=Decoding(15, 1.0))
+        session = StreamsSession(loaded.model, stream.prompt, watcher=watcher, choose=Greedy(1.0, 15))
         source = Paced(stream)
         for event in drive(loaded.model, session.run(source)):
             log.append(event)
@@ -162,7 +162,7 @@ def test_if_nothing_arrives_it_simply_speaks(load_tiny):
     loaded = load_tiny("gap")
     stream = random_stream(loaded, SIZES, answer_len=0)
     with ThreadWatcher(loaded.model) as watcher:
-        session = StreamsSession(loaded.model, stream.prompt, watcher=watcher, decoding=Decoding(15, 1.0))
+        session = StreamsSession(loaded.model, stream.prompt, watcher=watcher, choose=Greedy(1.0, 15))
         spoken_by(loaded.model, session, Paced(stream, [20] * 5))
     assert session.num_beside == 0
 
@@ -173,7 +173,9 @@ def test_sessions_in_a_batch_say_together_what_they_say_alone(load_tiny, shared)
     loaded = load_tiny("group")
     model, cases = loaded.model, [(WaitK(3), 0), (RandomK(3, seed=2), 2), (WaitK(1), 9), (RandomK(2, seed=9), 1)]
     streams = [random_stream(loaded, [(1 + i % 3, 2)] * (2 + 2 * i), prompt_len=3 + i, seed=i) for i in range(4)]
-    options = [{"schedule": schedule, "decoding": Decoding(8 + 5 * i)} for i, (schedule, _) in enumerate(cases)]
+    options = [
+        {"schedule": schedule, "choose": Greedy(max_new_tokens=8 + 5 * i)} for i, (schedule, _) in enumerate(cases)
+    ]
     alone = [
         spoken_by(model, Session(model, stream.prompt, **option), Paced(stream))
         for stream, option in zip(streams, options, strict=True)
@@ -208,7 +210,7 @@ def test_whoever_drives_many_is_woken_when_a_ticket_is_ready(load_tiny):
     batch = Batch(loaded.model)
     with ThreadWatcher(Hesitant(loaded.model, most_s=0.02)) as watcher:
         watcher.listen(batch.wake)
-        session = StreamsSession(loaded.model, stream.prompt, watcher=watcher, decoding=Decoding(15))
+        session = StreamsSession(loaded.model, stream.prompt, watcher=watcher, choose=Greedy(max_new_tokens=15))
         events = batch.add(0, session.run(Paced(stream)))
         while len(batch):
             events += batch.advance()
@@ -294,7 +296,7 @@ def test_on_cuda_it_says_what_serial_says(load_tiny, variant, fast):
         model = FastModel(loaded.model, 400, 100, seats=3) if fast else loaded.model
         for seed in range(10):
             stream = random_stream(loaded, [(3, 4)] * 12, answer_len=0, seed=seed)
-            options = {"schedule": RandomK(3, seed), "decoding": Decoding(60)}
+            options = {"schedule": RandomK(3, seed), "choose": Greedy(max_new_tokens=60)}
             theirs = spoken_by(model, Session(model, stream.prompt, **options), Paced(stream))
             with ThreadWatcher(model) as watcher:
                 session = StreamsSession(model, stream.prompt, watcher=watcher, **options)

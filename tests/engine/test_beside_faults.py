@@ -13,13 +13,13 @@ from swwatch.engine.session import Session
 from swwatch.engine.source import Ask, Order
 from swwatch.engine.trace import Asked, Spoken, Watched
 from swwatch.engine.watcher import ThreadWatcher, WatcherError
-from swwatch.policies.decoding import Decoding
+from swwatch.policies.choose import Greedy
 from tests.engine.test_orders import LateOrders, listen
 from tests.helpers.streams import Paced, plain, random_stream, spoken_by
 from tests.helpers.watcher_work import Hesitant
 
 SIZES = [(2, 3)] * 5
-SHORT = {"decoding": Decoding(30)}
+SHORT = {"choose": Greedy(max_new_tokens=30)}
 
 
 def test_an_exception_in_the_watcher_ends_the_session_it_belongs_to(load_tiny):

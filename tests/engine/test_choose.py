@@ -7,7 +7,7 @@ from swwatch.engine.choose import ENGINES
 from swwatch.engine.fused import FusedSession
 from swwatch.engine.session import Session
 from swwatch.errors import UserError
-from swwatch.policies.decoding import Decoding
+from swwatch.policies.choose import Greedy
 from swwatch.rules.variants import VARIANTS, Speaks, speaking
 from tests.helpers.streams import Paced, random_stream, spoken_by
 
@@ -80,7 +80,7 @@ def test_every_engine_of_the_table_says_the_same(load_tiny, variant):
     for engine in ENGINES:
         watcher = choose.open_watcher(engine, model)
         try:
-            session = choose.open_session(engine, model, stream.prompt, watcher=watcher, decoding=Decoding(14, 1.0))
+            session = choose.open_session(engine, model, stream.prompt, watcher=watcher, choose=Greedy(1.0, 14))
             assert session.name == engine
             said[engine] = spoken_by(model, session, Paced(stream))
         finally:

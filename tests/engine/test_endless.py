@@ -14,7 +14,7 @@ from swwatch.engine.source import FileSource, Step
 from swwatch.engine.trace import SimulatedClock, Spoken
 from swwatch.errors import UserError
 from swwatch.model.loading import load
-from swwatch.policies.decoding import Decoding
+from swwatch.policies.choose import Greedy
 from swwatch.policies.speak import RandomK, WaitK
 from swwatch.rules.cursor import layout
 from swwatch.rules.layout import KINDS, Kind, Layout
@@ -38,7 +38,11 @@ def source(stream, pace_s: float, clock) -> FileSource:
 def run(loaded, stream, kind=Session, *, window=SMALL, schedule=None, pace_s=0.0, look=None, **options):
     """The spoken tokens, and the session."""
     clock = SimulatedClock(now=lambda: 0.0)  # all that has arrived at a step's own time is there
-    options = {"decoding": Decoding(None, 1.15), "schedule": schedule or WaitK(3), "clock": clock} | options
+    options = {
+        "choose": Greedy(1.15, None),
+        "schedule": schedule or WaitK(3),
+        "clock": clock,
+    } | options
     session, tokens = kind(loaded.model, stream.prompt, window=window, **options), []
     for event in drive(loaded.model, session.run(source(stream, pace_s, clock))):
         if isinstance(event, Spoken):
@@ -180,7 +184,9 @@ def test_a_long_stream_stays_within_its_bounds(load_tiny, variant, kind):
     window, steps = Window(4, 3, 6), 400
     clock = SimulatedClock(now=lambda: 0.0)
     many = FileSource((Step(stream.pixels[0], stream.grids[0], 0.0) for _ in range(steps)), lambda s: s, clock)
-    session = kind(loaded.model, stream.prompt, window=window, decoding=Decoding(None), schedule=WaitK(3), clock=clock)
+    session = kind(
+        loaded.model, stream.prompt, window=window, choose=Greedy(max_new_tokens=None), schedule=WaitK(3), clock=clock
+    )
     highest, lengths = [], []
     for event in drive(loaded.model, session.run(many)):
         if isinstance(event, Spoken):
@@ -204,7 +210,7 @@ def test_questions_stay_in_view(load_tiny):
     file = source(stream, 0.0, clock)
     turn, told = (7, 8, 9, loaded.markup.vision_start), []
     file.orders = lambda: told.pop() if told else []
-    session = Session(loaded.model, stream.prompt, window=SMALL, decoding=Decoding(None), clock=clock)
+    session = Session(loaded.model, stream.prompt, window=SMALL, choose=Greedy(max_new_tokens=None), clock=clock)
     steps = set()
     for event in drive(loaded.model, session.run(file)):
         if isinstance(event, Spoken) and event.step not in steps:

@@ -10,7 +10,7 @@ from transformers.integrations.sdpa_attention import repeat_kv
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from swwatch.model import loading
-from swwatch.policies.decoding import Decoding
+from swwatch.policies.choose import Greedy
 from swwatch.policies.speak import RandomK, WaitK
 from swwatch.rules.variants import VARIANTS, Speaks, speaking
 from tests.helpers.streams import Told, full_forward, play, random_stream
@@ -35,7 +35,9 @@ def test_streaming_under_a_causal_backend_equals_the_masked_forward(load_tiny, m
     model = loaded.model
     for config in (model.config, model.model.language_model.config):
         monkeypatch.setattr(config, "_attn_implementation_internal", "flash_attention_2")
-    session = Told(model, stream.prompt, schedule=schedule, decoding=Decoding(len(stream.answer))).tell(stream.answer)
+    session = Told(model, stream.prompt, schedule=schedule, choose=Greedy(max_new_tokens=len(stream.answer))).tell(
+        stream.answer
+    )
     play(session, stream)
     torch.testing.assert_close(torch.stack(session.seen_logits), theirs, atol=1e-4, rtol=0)
 
@@ -66,7 +68,9 @@ def test_on_cuda_streaming_equals_training_in_float32(load_tiny, variant):
     theirs, _ = full_forward(loaded, stream, WaitK(3))
     loaded.model.to("cuda")
     try:
-        session = Told(loaded.model, stream.prompt, decoding=Decoding(len(stream.answer))).tell(stream.answer)
+        session = Told(loaded.model, stream.prompt, choose=Greedy(max_new_tokens=len(stream.answer))).tell(
+            stream.answer
+        )
         play(session, stream)
         torch.testing.assert_close(torch.stack(session.seen_logits).cpu(), theirs, atol=1e-4, rtol=0)
     finally:

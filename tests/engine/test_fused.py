@@ -13,7 +13,7 @@ from swwatch.engine.source import Ask
 from swwatch.engine.trace import Spoken, Watched
 from swwatch.errors import UserError
 from swwatch.model.tower import Looked
-from swwatch.policies.decoding import Decoding
+from swwatch.policies.choose import Greedy
 from swwatch.policies.speak import RandomK, WaitK
 from swwatch.rules.variants import VARIANTS, Speaks, speaking
 from swwatch.rules.visibility import SAID
@@ -58,7 +58,7 @@ def test_p2_fused_says_what_serial_says(load_tiny, variant, sizes, schedule, gap
     model = load_tiny(variant).model
     stream = random_stream(load_tiny(variant), sizes, 1 + seed % 8, 0, seed)
     orders = {step: [Ask(tuple(ids), "?")] for step, ids in asked.items()}
-    options = {"schedule": schedule, "decoding": Decoding(1 + seed, penalty, early)}
+    options = {"schedule": schedule, "choose": Greedy(max_new_tokens=1 + seed, penalty=penalty, stop_early=early)}
     serial, fused = (kind(model, stream.prompt, **options) for kind in (Session, FusedSession))
     ours = spoken_by(model, fused, Paced(stream, gaps, orders, late))
     assert ours == spoken_by(model, serial, Paced(stream, None, orders, late))
@@ -73,7 +73,7 @@ def test_p1_fused_equals_training(load_tiny, variant, sizes, schedule, gaps, ans
     loaded = load_tiny(variant)
     stream = random_stream(loaded, sizes, 1 + seed % 8, answer_len, seed)
     theirs, tokens = full_forward(loaded, stream, schedule, late)
-    session = ToldFused(loaded.model, stream.prompt, schedule=schedule, decoding=Decoding(answer_len))
+    session = ToldFused(loaded.model, stream.prompt, schedule=schedule, choose=Greedy(max_new_tokens=answer_len))
     spoken_by(loaded.model, session.tell(stream.answer), Paced(stream, gaps, None, late))
     torch.testing.assert_close(torch.stack(session.seen_logits), theirs, atol=1e-4, rtol=0)
     n = session.cache.num_fed
@@ -84,13 +84,13 @@ def test_a_step_is_split_evenly_over_the_words_before_it(load_tiny):
     model = load_tiny("group").model
     stream = random_stream(load_tiny("group"), [(2, 4)] * 3, answer_len=0)
     suffix, header = len(model.markup.suffix), len(model.markup.header)
-    session = FusedSession(model, stream.prompt, schedule=WaitK(3), decoding=Decoding(8, 1.0))
+    session = FusedSession(model, stream.prompt, schedule=WaitK(3), choose=Greedy(1.0, 8))
     feeds = feeds_of(model, session, Paced(stream))
     assert feeds[:4] == [(8, 0), (3, header), (3, 1), (2, 1)], "the first step alone, the second with its words"
     assert feeds[4:7] == [(4, 1), (4, 1), (suffix, 1)], "the last one brings the suffix"
     assert all(watched == 0 for watched, _ in feeds[7:]) and session.num_fused == 6
     # a step that comes in the middle of the words rides with what is left of them, one that is late goes alone
-    late = FusedSession(model, stream.prompt, schedule=WaitK(3), decoding=Decoding(8, 1.0))
+    late = FusedSession(model, stream.prompt, schedule=WaitK(3), choose=Greedy(1.0, 8))
     assert feeds_of(model, late, Paced(stream, [0, 1, 9]))[:6] == [(8, 0), (0, header), (4, 1), (4, 1), (0, 1), (0, 1)]
     assert feeds_of(model, FusedSession(model, stream.prompt), Paced(stream, [0, 1, 9]))[7] == (8 + suffix, 0)
 
@@ -109,7 +109,7 @@ class Slow(Looked):
 def test_words_go_on_while_the_vision_tower_works_beside_them(load_tiny, monkeypatch):
     model = load_tiny("group").model
     stream = random_stream(load_tiny("group"), [(2, 4)] * 3, answer_len=0)
-    options = {"schedule": WaitK(3), "decoding": Decoding(8, 1.0)}
+    options = {"schedule": WaitK(3), "choose": Greedy(1.0, 8)}
     serial = spoken_by(model, Session(model, stream.prompt, **options), Paced(stream))
 
     def begin_watching(pixel_values, grid_thw):
@@ -132,7 +132,7 @@ def test_without_words_the_next_steps_are_watched_alone(load_tiny):
     """A schedule that is silent, and an answer that is over: nothing waits for words that will not come."""
     model = load_tiny("gap").model
     stream = random_stream(load_tiny("gap"), SIZES, answer_len=0)
-    session = FusedSession(model, stream.prompt, schedule=WaitK(3), decoding=Decoding(2))
+    session = FusedSession(model, stream.prompt, schedule=WaitK(3), choose=Greedy(max_new_tokens=2))
     feeds = feeds_of(model, session, Paced(stream))
     assert feeds[0] == (6, 0) and feeds[1:3] == [(3, 3), (3, 1)]
     assert feeds[3:] == [(6, 0), (6, 0), (6 + len(model.markup.suffix), 0)]
@@ -145,7 +145,9 @@ def test_p3_no_peeking_while_the_next_frame_rides_along(load_tiny, variant):
     after.pixels[3] = after.pixels[3] + 1.0
     seen = []
     for stream in (before, after):
-        session = ToldFused(loaded.model, stream.prompt, schedule=WaitK(3), decoding=Decoding(20)).tell(stream.answer)
+        session = ToldFused(loaded.model, stream.prompt, schedule=WaitK(3), choose=Greedy(max_new_tokens=20)).tell(
+            stream.answer
+        )
         seen.append((spoken_by(loaded.model, session, Paced(stream)), torch.stack(session.seen_logits)))
         assert session.num_fused == 12
     early = [i for i, (_, _, newest, _) in enumerate(seen[0][0]) if newest < 3]
@@ -160,7 +162,9 @@ def test_a_wrong_mask_position_or_order_would_be_noticed(load_tiny, monkeypatch,
     theirs, _ = full_forward(loaded, stream, WaitK(3))
 
     def difference() -> float:
-        session = ToldFused(loaded.model, stream.prompt, schedule=WaitK(3), decoding=Decoding(20)).tell(stream.answer)
+        session = ToldFused(loaded.model, stream.prompt, schedule=WaitK(3), choose=Greedy(max_new_tokens=20)).tell(
+            stream.answer
+        )
         spoken_by(loaded.model, session, Paced(stream))
         return float((torch.stack(session.seen_logits) - theirs).abs().max())
 
@@ -199,7 +203,7 @@ def test_fused_sessions_say_together_what_they_say_alone(load_tiny, variant, att
     def case(i: int):
         schedule, gap = cases[i]
         stream = random_stream(loaded, [(1 + i % 3, 2)] * (2 + 2 * i), prompt_len=3 + i, seed=i)
-        session = FusedSession(model, stream.prompt, schedule=schedule, decoding=Decoding(8 + 5 * i))
+        session = FusedSession(model, stream.prompt, schedule=schedule, choose=Greedy(max_new_tokens=8 + 5 * i))
         return session, Paced(stream, [gap] * len(stream.pixels))
 
     alone = [spoken_by(model, *case(i)) for i in range(len(cases))]
@@ -236,7 +240,7 @@ def test_a_step_is_told_as_watched_once_before_any_word_that_sees_it(load_tiny):
 def test_it_never_looks_further_ahead_than_one_step_nor_waits_while_it_has_words(load_tiny):
     model = load_tiny("overlap").model
     stream = random_stream(load_tiny("overlap"), SIZES, answer_len=0)
-    source, session = Paced(stream), FusedSession(model, stream.prompt, decoding=Decoding(20))
+    source, session = Paced(stream), FusedSession(model, stream.prompt, choose=Greedy(max_new_tokens=20))
     for event in drive(model, session.run(source)):
         if isinstance(event, Spoken):
             assert source.taken <= event.step + 2
@@ -245,7 +249,7 @@ def test_it_never_looks_further_ahead_than_one_step_nor_waits_while_it_has_words
 
 
 def _requests(model, stream):
-    run, answer = FusedSession(model, stream.prompt, decoding=Decoding(20)).run(Paced(stream)), None
+    run, answer = FusedSession(model, stream.prompt, choose=Greedy(max_new_tokens=20)).run(Paced(stream)), None
     while True:
         try:
             event = run.send(answer)
@@ -271,7 +275,7 @@ def test_on_cuda_fused_says_what_serial_says_in_float32(load_tiny, variant):
     try:
         for gaps in ([0] * 5, [0, 1, 2, 0, 9]):
             serial, fused = (
-                kind(loaded.model, stream.prompt, decoding=Decoding(24)) for kind in (Session, FusedSession)
+                kind(loaded.model, stream.prompt, choose=Greedy(max_new_tokens=24)) for kind in (Session, FusedSession)
             )
             assert spoken_by(loaded.model, fused, Paced(stream, gaps)) == spoken_by(
                 loaded.model, serial, Paced(stream)

@@ -9,7 +9,7 @@ from swwatch.engine.choose import open_session
 from swwatch.engine.requests import Feed, Request, Wait, answer_to
 from swwatch.engine.source import Ask, Step
 from swwatch.engine.trace import Spoken
-from swwatch.policies.decoding import Decoding
+from swwatch.policies.choose import Greedy
 from swwatch.policies.speak import RandomK
 from tests.engine.test_batch import plain, together
 from tests.helpers.streams import random_stream
@@ -47,7 +47,7 @@ def sessions(loaded, engine):
     runs, markup = [], loaded.markup
     for i in range(4):
         stream = random_stream(loaded, [(1 + i % 2, 2)] * (2 + i), prompt_len=4 + i, seed=i)
-        options = {"schedule": RandomK(3, seed=i), "decoding": Decoding(9 + 3 * i)}
+        options = {"schedule": RandomK(3, seed=i), "choose": Greedy(max_new_tokens=9 + 3 * i)}
         question = (*markup.suffix, 7, 8, markup.vision_start)
         session = open_session(engine, loaded.model, stream.prompt, **options)
         runs.append(session.run(Drip(stream, question, dripping=i % 2 == 0)))

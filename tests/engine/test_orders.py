@@ -11,7 +11,7 @@ from swwatch.engine.serial import SerialSession
 from swwatch.engine.session import Session
 from swwatch.engine.source import Ask, Order
 from swwatch.engine.trace import Asked, Spoken, Watched
-from swwatch.policies.decoding import Decoding
+from swwatch.policies.choose import Greedy
 from swwatch.policies.speak import RandomK, WaitK
 from swwatch.rules.layout import Kind
 from swwatch.rules.variants import VARIANTS, Speaks, speaking
@@ -63,7 +63,7 @@ def test_streaming_with_questions_equals_one_forward(
     asked = {step: ids for step, ids in sorted(asked.items()) if step < len(sizes) + late}
     theirs, _ = full_forward(loaded, stream, schedule, late, asked)
     # one word more than it is told: at the limit an answer would be over, and a question would begin another one
-    session = ToldSession(loaded.model, stream.prompt, schedule=schedule, decoding=Decoding(answer_len + 1))
+    session = ToldSession(loaded.model, stream.prompt, schedule=schedule, choose=Greedy(max_new_tokens=answer_len + 1))
     orders, events = {step: [Ask(tuple(ids), f"{step}?")] for step, ids in asked.items()}, []
     for event in drive(loaded.model, session.tell(stream.answer).run(Paced(stream, None, orders, late))):
         events.append(event)
@@ -105,7 +105,7 @@ def test_a_question_in_mid_sentence_takes_effect_with_the_next_step_that_is_take
     """After the fourth word, the first of step 1. Fused has begun to watch step 2 by then, so that it is step 3."""
     model = load_tiny("group").model
     stream = random_stream(load_tiny("group"), SIZES, answer_len=0)
-    options = {"schedule": WaitK(3), "decoding": Decoding(24, 1.0)}
+    options = {"schedule": WaitK(3), "choose": Greedy(1.0, 24)}
     without = listen(model, kind(model, stream.prompt, **options), LateOrders(stream))
     events = listen(
         model, kind(model, stream.prompt, **options), LateOrders(stream, None, {4: [Ask(QUESTION, "and?")]})
@@ -124,7 +124,7 @@ def test_a_question_in_mid_sentence_takes_effect_with_the_next_step_that_is_take
 def test_an_answer_that_had_ended_begins_again_with_a_header_when_asked(load_tiny, variant):
     model = load_tiny(variant).model
     stream = random_stream(load_tiny(variant), SIZES, answer_len=0)
-    options = {"schedule": WaitK(3), "decoding": Decoding(24, 1.0, stop_early=True)}
+    options = {"schedule": WaitK(3), "choose": Greedy(1.0, 24, stop_early=True)}
     words, end = [20, 21, 22, 23, 24, 25], model.markup.im_end
 
     def session(question):
@@ -147,7 +147,7 @@ def test_an_answer_at_its_limit_begins_again_too_and_counts_anew(load_tiny):
     model = load_tiny("gap").model
     stream = random_stream(load_tiny("gap"), SIZES, answer_len=0)
     for kind in (Session, FusedSession):
-        session = kind(model, stream.prompt, schedule=WaitK(3), decoding=Decoding(4, 1.0))
+        session = kind(model, stream.prompt, schedule=WaitK(3), choose=Greedy(1.0, 4))
         events = listen(model, session, Paced(stream, None, {3: [Ask(QUESTION, "?")]}))
         assert steps_said(events) == [0, 0, 0, 1, 3, 3, 3, 4]
 
@@ -156,7 +156,7 @@ def test_an_answer_at_its_limit_begins_again_too_and_counts_anew(load_tiny):
 def test_in_a_pause_steps_are_watched_and_nothing_is_said(load_tiny, variant):
     model = load_tiny(variant).model
     stream = random_stream(load_tiny(variant), SIZES, answer_len=0)
-    options = {"schedule": WaitK(3), "decoding": Decoding(40, 1.0)}
+    options = {"schedule": WaitK(3), "choose": Greedy(1.0, 40)}
     for kind in (Session, FusedSession) if variant in PARALLEL else (Session,):
         source = LateOrders(stream, None, {4: [Order.PAUSE]})
         events = listen(model, kind(model, stream.prompt, **options), source)
@@ -168,7 +168,7 @@ def test_in_a_pause_steps_are_watched_and_nothing_is_said(load_tiny, variant):
 def test_after_a_pause_it_speaks_on_with_the_newest_step_in_view(load_tiny, kind):
     model = load_tiny("overlap").model
     stream = random_stream(load_tiny("overlap"), SIZES, answer_len=0)
-    session = kind(model, stream.prompt, schedule=WaitK(3), decoding=Decoding(40, 1.0))
+    session = kind(model, stream.prompt, schedule=WaitK(3), choose=Greedy(1.0, 40))
     events = listen(model, session, Paced(stream, None, {1: [Order.PAUSE], 4: [Order.RESUME]}))
     spoken = [event for event in events if isinstance(event, Spoken)]
     assert spoken[0].step == spoken[0].newest_visible_step == 3 and steps_said(events)[:4] == [3, 3, 3, 4]
@@ -193,7 +193,7 @@ def test_orders_of_one_moment_are_taken_in_order(load_tiny):
     model = load_tiny("group").model
     stream = random_stream(load_tiny("group"), SIZES, answer_len=0)
     orders = {2: [Order.PAUSE, Ask(QUESTION, "first"), Order.RESUME, Ask(QUESTION, "second")]}
-    session = Session(model, stream.prompt, schedule=WaitK(3), decoding=Decoding(40, 1.0))
+    session = Session(model, stream.prompt, schedule=WaitK(3), choose=Greedy(1.0, 40))
     events = listen(model, session, Paced(stream, None, orders))
     assert [(e.step, e.text) for e in events if isinstance(e, Asked)] == [(2, "first"), (2, "second")]
     assert steps_said(events)[:9] == [0, 0, 0, 1, 1, 1, 2, 2, 2]

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from swwatch.engine.serial import SerialSession
-from swwatch.policies.decoding import Decoding
+from swwatch.policies.choose import Greedy
 from swwatch.policies.speak import RandomK, WaitK
 from swwatch.rules.layout import Kind
 from swwatch.rules.variants import VARIANTS, Speaks, speaking
@@ -16,7 +16,7 @@ from tests.helpers.streams import Told, full_forward, play, random_stream
 
 ALL = sorted(VARIANTS)
 STREAMING = sorted(speaking(Speaks.ALTERNATING, Speaks.PARALLEL))
-GREEDY = Decoding(max_new_tokens=24, repetition_penalty=1.0)
+GREEDY = Greedy(1.0, 24)
 SIZES = [(2, 3), (2, 3), (2, 3), (2, 3), (2, 3)]
 
 sizes = st.lists(st.tuples(st.integers(1, 3), st.integers(1, 4)), min_size=1, max_size=12)
@@ -30,7 +30,9 @@ def test_p1_streaming_equals_training(load_tiny, variant, sizes, schedule, promp
     loaded = load_tiny(variant)
     stream = random_stream(loaded, sizes, prompt_len, answer_len, seed)
     theirs, _ = full_forward(loaded, stream, schedule, late)
-    session = Told(loaded.model, stream.prompt, schedule=schedule, decoding=Decoding(answer_len)).tell(stream.answer)
+    session = Told(loaded.model, stream.prompt, schedule=schedule, choose=Greedy(max_new_tokens=answer_len)).tell(
+        stream.answer
+    )
     play(session, stream, late)
     ours = torch.stack(session.seen_logits)
     assert theirs.std() > 0.1, "the model must not be flat, or this test could not fail"
@@ -55,7 +57,7 @@ def test_p3_no_peeking_while_streaming(load_tiny, variant):
     seen = []
     for stream in (before, after):
         session = Told(loaded.model, stream.prompt, schedule=WaitK(3)).tell(stream.answer)
-        with mock.patch.object(session, "decoding", Decoding(len(stream.answer))):
+        with mock.patch.object(session.chooser, "choose", Greedy(max_new_tokens=len(stream.answer))):
             spoken = play(session, stream)
         seen.append((spoken, torch.stack(session.seen_logits)))
     early = [i for i, token in enumerate(seen[0][0]) if token.newest_visible_step < 3]
@@ -81,7 +83,9 @@ def test_p4_every_token_is_fed_once(load_tiny, variant, schedule):
     loaded = load_tiny(variant)
     stream = random_stream(loaded, SIZES)
     _, tokens = full_forward(loaded, stream, schedule)
-    session = Told(loaded.model, stream.prompt, schedule=schedule, decoding=Decoding(20)).tell(stream.answer)
+    session = Told(loaded.model, stream.prompt, schedule=schedule, choose=Greedy(max_new_tokens=20)).tell(
+        stream.answer
+    )
     play(session, stream)
     assert session.cache.num_fed == len(tokens) - 1, "all but the last spoken token, which nothing follows"
     fed = torch.cat([part.position_ids for part in session.cache.tokens.values()], dim=1)
@@ -114,7 +118,7 @@ def test_p5_offline_equals_plain_qwen_with_the_same_positions(load_tiny, tiny_ch
             do_sample=False,
             repetition_penalty=penalty,
         )[0, len(ids) :].tolist()
-    session = SerialSession(loaded.model, stream.prompt, decoding=Decoding(24, penalty))
+    session = SerialSession(loaded.model, stream.prompt, choose=Greedy(max_new_tokens=24, penalty=penalty))
     ours = [token.token_id for token in play(session, stream)]
     assert len(set(ours)) > 3
     assert ours == theirs
@@ -127,7 +131,9 @@ def test_p6_every_token_knows_the_newest_frame_it_could_see(load_tiny, variant, 
     loaded = load_tiny(variant)
     stream = random_stream(loaded, SIZES)
     _, tokens = full_forward(loaded, stream, schedule, late)
-    session = Told(loaded.model, stream.prompt, schedule=schedule, decoding=Decoding(20)).tell(stream.answer)
+    session = Told(loaded.model, stream.prompt, schedule=schedule, choose=Greedy(max_new_tokens=20)).tell(
+        stream.answer
+    )
     spoken = play(session, stream, late)
     said = tokens.where(Kind.HEADER) | tokens.where(Kind.ANSWER)
     if variant == "interleave":  # the row before an answer token in the sequence predicts it
@@ -144,7 +150,7 @@ def test_p6_every_token_knows_the_newest_frame_it_could_see(load_tiny, variant, 
 def test_exactly_k_tokens_a_step_and_the_rest_at_the_end(load_tiny, variant):
     loaded = load_tiny(variant)
     stream = random_stream(loaded, SIZES)
-    session = SerialSession(loaded.model, stream.prompt, schedule=WaitK(3), decoding=GREEDY)
+    session = SerialSession(loaded.model, stream.prompt, schedule=WaitK(3), choose=GREEDY)
     steps = [token.step for token in play(session, stream)]
     assert steps[:12] == [0, 0, 0, 1, 1, 1, 2, 2, 2, 3, 3, 3]
     assert set(steps[12:]) == {4}
@@ -155,7 +161,7 @@ def test_end_token_waits_for_the_last_step_unless_told_otherwise(load_tiny):
     stream = random_stream(loaded, SIZES)
 
     def run(**options):
-        session = SerialSession(loaded.model, stream.prompt, schedule=WaitK(3), decoding=Decoding(24, 1.0, **options))
+        session = SerialSession(loaded.model, stream.prompt, schedule=WaitK(3), choose=Greedy(1.0, 24, **options))
         # a model that always wants to stop
         with mock.patch.object(loaded.model, "step", wraps=loaded.model.step) as step:
             feed = loaded.model.__class__.step
@@ -177,8 +183,8 @@ def test_end_token_waits_for_the_last_step_unless_told_otherwise(load_tiny):
 def test_sessions_do_not_disturb_each_other(load_tiny):
     loaded = load_tiny("overlap")
     streams = [random_stream(loaded, SIZES, seed=seed) for seed in (1, 2)]
-    alone = [play(SerialSession(loaded.model, s.prompt, decoding=GREEDY), s) for s in streams]
-    sessions = [SerialSession(loaded.model, s.prompt, decoding=GREEDY) for s in streams]
+    alone = [play(SerialSession(loaded.model, s.prompt, choose=GREEDY), s) for s in streams]
+    sessions = [SerialSession(loaded.model, s.prompt, choose=GREEDY) for s in streams]
     mixed = [[], []]
     for i in range(len(SIZES)):
         for out, session, stream in zip(mixed, sessions, streams, strict=True):
@@ -190,12 +196,12 @@ def test_sessions_do_not_disturb_each_other(load_tiny):
 def test_a_step_must_be_heard_out_before_the_next(load_tiny):
     loaded = load_tiny("group")
     stream = random_stream(loaded, SIZES)
-    session = SerialSession(loaded.model, stream.prompt, decoding=GREEDY)
+    session = SerialSession(loaded.model, stream.prompt, choose=GREEDY)
     next(session.watch(stream.pixels[0], stream.grids[0], 0.5))
     with pytest.raises(ValueError, match="exhaust its generator"):
         next(session.watch(stream.pixels[1], stream.grids[1], 1.5))
     assert session.arrivals == [0.5], "a refused step leaves no trace"
-    done = SerialSession(loaded.model, stream.prompt, decoding=GREEDY)
+    done = SerialSession(loaded.model, stream.prompt, choose=GREEDY)
     play(done, stream)
     with pytest.raises(ValueError, match="closed"):
         next(done.watch(stream.pixels[0], stream.grids[0], 9.5))
@@ -207,7 +213,7 @@ def test_a_closed_sessions_memory_is_returned_at_once(load_tiny):
 
     loaded = load_tiny("group")
     stream = random_stream(loaded, SIZES)
-    session = SerialSession(loaded.model, stream.prompt, decoding=GREEDY)
+    session = SerialSession(loaded.model, stream.prompt, choose=GREEDY)
     play(session, stream)
     cache = weakref.ref(session.cache)
     gc.disable()

@@ -76,7 +76,7 @@ def test_every_turn_has_the_logits_of_one_forward_over_the_whole_conversation(
     ours, at = [], 0
     for span in session.context:
         if span.part is Part.ANSWER:
-            drawn = min(len(span), GREEDY.sampling.max_new_tokens)
+            drawn = min(len(span), GREEDY.max_new_tokens)
             ours += said[at : at + drawn]
             at += len(span)
     torch.testing.assert_close(torch.stack(session.seen_logits), logits[ours], atol=1e-4, rtol=0)
@@ -101,7 +101,7 @@ def test_livecc_compat_counts_plainly_after_the_first_turn_and_differs_from_the_
 
 def _last(session) -> int:
     """Index, within the last answer, of its last token that was chosen rather than put there."""
-    return min(len(session.context[-1]), GREEDY.sampling.max_new_tokens) - 1
+    return min(len(session.context[-1]), GREEDY.max_new_tokens) - 1
 
 
 @pytest.mark.parametrize("windows", [SMALL, Windows(4, 2, 3, 5), Windows(2, 4, 3, 5), Windows(0, 0, 2, 2)], ids=str)

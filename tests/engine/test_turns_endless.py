@@ -8,20 +8,20 @@ import pytest
 import torch
 
 from swwatch.data.turns.prompt import Turns
-from swwatch.engine.requests import Feed, Look, drive
+from swwatch.engine.requests import Feed, Request, answer_to, drive
 from swwatch.engine.source import Step
 from swwatch.engine.turns import Said, TurnSession
 from swwatch.model.dummy import Blank, Pieces, Saying
 from swwatch.model.loading import load
-from swwatch.policies.choose import Choosing
+from swwatch.policies.choose import Greedy
 from swwatch.policies.keep import Windows
 from swwatch.rules.spans import Part, ids_of
-from swwatch.rules.systems import SYSTEMS, Sampling
+from swwatch.rules.systems import SYSTEMS
 from swwatch.rules.visibility import WATCHED
 from swwatch.toy.checkpoint import make_checkpoint
 from tests.helpers.turn_streams import GREEDY, Scripted, begin, random_steps
 
-LONG = Choosing(Sampling(9, False, 1.0, 1.0))
+LONG = Greedy(1.0, 9)
 
 
 class Unending:
@@ -76,7 +76,7 @@ def test_hours_are_held_in_bounded_memory_and_positions(small, seconds):
     assert len(lengths) == seconds
     assert max(lengths) <= bound and max(highest) <= bound
     steady = lengths[seconds // 2 :]
-    assert max(steady) - min(steady) <= 16 * (GREEDY.sampling.max_new_tokens + 2)  # labels may gain two digits
+    assert max(steady) - min(steady) <= 16 * (GREEDY.max_new_tokens + 2)  # labels may gain two digits
     assert resident[-1] - resident[seconds // 2] < 16 << 20, "the process does not grow"
     assert {total / length for total, length in zip(nbytes, lengths, strict=True)} == {nbytes[0] / lengths[0]}
 
@@ -86,7 +86,7 @@ def test_positions_and_work_are_the_same_late_as_early_where_windows_slide_and_g
     turn = [*range(40, 42), *begin(small)._mute]
     highest, work = {}, {}
     for eviction, policy in (("sink_window", "mrope_contiguous"), ("append", "mrope_append")):
-        session = begin(small, Scripted, windows=Windows(4, 4, 8, 8), eviction=eviction, policy=policy, choosing=LONG)
+        session = begin(small, Scripted, windows=Windows(4, 4, 8, 8), eviction=eviction, policy=policy, choose=LONG)
         ends, rows, keys = [], 0, 0
         for event in requests(small.model, session.tell([turn] * 80).run(Unending(random_steps(small, 1)[0], 80))):
             if isinstance(event, Feed):
@@ -110,8 +110,8 @@ def test_positions_and_work_are_the_same_late_as_early_where_windows_slide_and_g
 def test_a_flushed_stream_never_holds_more_than_240_seconds_of_video(seconds, a_turn):
     """LiveCC's own number, on a model without weights, for its text grows; by how much each turn is known."""
     turns = Turns(Pieces(), SYSTEMS["livecc"])
-    blank, choosing = Blank("livecc", t_per_step=1), Choosing(Sampling(3, False, 1.0, 1.0))
-    session = TurnSession(blank, turns, choosing=choosing, steps_per_turn=a_turn)
+    blank, choose = Blank("livecc", t_per_step=1), Greedy(1.0, 3)
+    session = TurnSession(blank, turns, choose=choose, steps_per_turn=a_turn)
     session.chooser = Saying(session.chooser, 3, (*turns.ellipsis, turns.im_end), cycle([100]))
     grid, first = torch.tensor([[1, 1, 2]]), max(3, a_turn)
     held, texts = [], []
@@ -138,8 +138,6 @@ def requests(model, run):
         except StopIteration:
             return
         answer = None
-        if isinstance(event, Look):
-            answer = model.watch_video(event.pixel_values, event.grid_thw)
-        elif isinstance(event, Feed):
-            answer = model.step(event.cache, event.rows, event.embeds, event.predicts)
+        if isinstance(event, Request):
+            answer = answer_to(model, event)
         yield event

@@ -20,7 +20,7 @@ from swwatch.engine.trace import Spoken
 from swwatch.engine.two_device import Copy, ProcessWatcher, second_device
 from swwatch.engine.watcher import WatcherError, Work
 from swwatch.errors import UserError
-from swwatch.policies.decoding import Decoding
+from swwatch.policies.choose import Greedy
 from swwatch.policies.speak import RandomK, WaitK
 from swwatch.rules.variants import Speaks, speaking
 from tests.helpers.streams import Paced, ToldSession, fed_positions, plain, random_stream, spoken_by
@@ -46,7 +46,7 @@ def test_p2_it_says_what_serial_says(load_tiny, watcher, variant, schedule):
     loaded = load_tiny(variant)
     for seed, gaps in enumerate(([0] * 6, [0, 1, 3, 0, 9, 2])):
         stream = random_stream(loaded, [(1 + seed, 2), (2, 3), (3, 1)] * 2, 3 + seed, 0, seed)
-        options = {"schedule": schedule, "decoding": Decoding(24)}
+        options = {"schedule": schedule, "choose": Greedy(max_new_tokens=24)}
         orders = {3: [Ask((5, 6, 7), "?")]}
         serial = Session(loaded.model, stream.prompt, **options)
         beside = TwoDeviceSession(loaded.model, stream.prompt, watcher=watcher, **options)
@@ -64,7 +64,9 @@ def test_p3_no_peeking_while_the_next_frame_is_watched(load_tiny, watcher):
     before, after = random_stream(loaded, SIZES), random_stream(loaded, SIZES)
     after.pixels[3] = after.pixels[3] + 1.0
     for stream in (before, after):
-        session = Told(loaded.model, stream.prompt, decoding=Decoding(20), watcher=watcher).tell(stream.answer)
+        session = Told(loaded.model, stream.prompt, choose=Greedy(max_new_tokens=20), watcher=watcher).tell(
+            stream.answer
+        )
         spoken_by(loaded.model, session, Paced(stream))
         seen.append(torch.stack(session.seen_logits))
     assert torch.equal(seen[0][:9], seen[1][:9]) and bool((seen[0][9:] != seen[1][9:]).any(dim=1).all())
@@ -73,7 +75,7 @@ def test_p3_no_peeking_while_the_next_frame_is_watched(load_tiny, watcher):
 def test_sessions_in_a_batch_share_the_process(load_tiny, watcher):
     loaded = load_tiny("gap")
     streams = [random_stream(loaded, [(2, 2)] * (2 + i), answer_len=0, seed=i) for i in range(3)]
-    options = {"decoding": Decoding(16)}
+    options = {"choose": Greedy(max_new_tokens=16)}
     batch, events = Batch(loaded.model), []
     watcher.listen(batch.wake)
     for i, stream in enumerate(streams):

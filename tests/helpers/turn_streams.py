@@ -7,16 +7,16 @@ import torch
 from swwatch.data.turns.conversation import Commentary
 from swwatch.data.turns.prompt import Turns
 from swwatch.data.turns.transcript import Transcript
-from swwatch.engine.requests import Feed, drive
+from swwatch.engine.requests import Feed, Request, answer_to, drive
 from swwatch.engine.source import Step
 from swwatch.engine.turns import Said, TurnSession
-from swwatch.policies.choose import Choosing
+from swwatch.policies.choose import Greedy
 from swwatch.rules import turn_positions as positions
 from swwatch.rules.spans import Part, ids_of
-from swwatch.rules.systems import SYSTEMS, Sampling
+from swwatch.rules.systems import SYSTEMS
 
-GREEDY = Choosing(Sampling(4, False, 1.0, 1.05))
-LONG = Choosing(Sampling(500, False, 1.0, 1.0))
+GREEDY = Greedy(1.05, 4)
+LONG = Greedy(1.0, 500)
 GRID = (2, 2)  # rows and columns of random_steps
 
 
@@ -55,24 +55,20 @@ def random_steps(loaded, count: int, sizes=((2, 2),), seed: int = 0) -> list[Ste
 
 def begin(loaded, kind=TurnSession, **options) -> TurnSession:
     system = SYSTEMS[loaded.settings.variant]
-    return kind(loaded.model, Turns(loaded.tokenizer, system), **{"choosing": GREEDY} | options)
+    return kind(loaded.model, Turns(loaded.tokenizer, system), **{"choose": GREEDY} | options)
 
 
 class Scripted(TurnSession):
     """Says what it is told: for each turn a list of ids, and keeps the logits it would have chosen by."""
 
     def tell(self, answers: list[list[int]]) -> "Scripted":
-        self.seen_logits = []
-        script = iter([token for answer in answers for token in answer])
-        chooser = self.chooser
-
-        def choose(logits, context):
-            self.seen_logits.append(logits)
-            return next(script)
-
-        choose.choosing, choose.begin_turn, choose.generator = chooser.choosing, lambda: None, chooser.generator
-        self.chooser = choose
+        self.seen_logits, self.script = [], iter([token for answer in answers for token in answer])
         return self
+
+    def _choose(self):
+        yield from ()  # nothing is asked
+        self.seen_logits.append(self.logits)
+        return next(self.script)
 
 
 def play(session: TurnSession, steps: list[Step], look=None) -> list[Said]:
@@ -113,9 +109,8 @@ def count_feeds(model, run) -> tuple[int, list]:
         answer = None
         if isinstance(event, Feed):
             fed += len(event.rows)
-            answer = model.step(event.cache, event.rows, event.embeds, event.predicts)
-        elif hasattr(event, "pixel_values"):
-            answer = model.watch_video(event.pixel_values, event.grid_thw)
+        if isinstance(event, Request):
+            answer = answer_to(model, event)
         else:
             events.append(event)
 
@@ -133,7 +128,7 @@ def answers(loaded, count: int, seed: int = 0) -> list[list[int]]:
     for _ in range(count):
         words = torch.randint(0, 200, (4,), generator=generator).tolist()
         form = int(torch.randint(0, 4, (1,), generator=generator))
-        forms.append([words[:1] + mute, words, mute, mute[-1:]][form][: GREEDY.sampling.max_new_tokens])
+        forms.append([words[:1] + mute, words, mute, mute[-1:]][form][: GREEDY.max_new_tokens])
     return forms
 
 
@@ -149,9 +144,7 @@ def streamed(loaded, spans, told: Commentary, start_s: float, count: int, asked:
     """Run a stream over as many seconds that says what the sample's answers say."""
     answers = [list(span.ids) for span in spans if span.part is Part.ANSWER]
     query = told.query_with("none", "")
-    session = begin(
-        loaded, Scripted, query="\n".join([query, *filter(None, [asked.get(0)])]), choosing=LONG, **options
-    )
+    session = begin(loaded, Scripted, query="\n".join([query, *filter(None, [asked.get(0)])]), choose=LONG, **options)
     session.tell(answers)
     steps = random_steps(loaded, count, (GRID,))
     for step in steps:

@@ -13,7 +13,7 @@ from swwatch.engine.batch import Batch, Ended, OutOfMemory
 from swwatch.engine.watcher import WatcherGone
 from swwatch.errors import UserError
 from swwatch.live.stage import Dropped, Token, Watched
-from swwatch.policies.decoding import Decoding
+from swwatch.policies.choose import Greedy
 from tests.helpers.faults import Gate, failing, out_of_memory
 from tests.helpers.live_stages import (
     QUESTION,
@@ -28,7 +28,7 @@ from tests.helpers.live_stages import (
     wait_for,
 )
 
-ANSWER = Decoding(max_new_tokens=24)
+ANSWER = Greedy(max_new_tokens=24)
 
 
 def watched(count: int):
@@ -45,7 +45,7 @@ def lost(events) -> int:
 def test_a_source_that_stalls_keeps_nobody_and_is_taken_up_again(load_tiny):
     loaded, pictures, others = load_tiny("group"), frames(8), frames(8, seed=1)
     with stage_of(loaded) as stage:
-        stalls, flows = (stage.open(question=QUESTION, decoding=ANSWER) for _ in range(2))
+        stalls, flows = (stage.open(question=QUESTION, choose=ANSWER) for _ in range(2))
         push_all(stalls, pictures[:4])
         events = read_until(stalls, watched(2))
         push_all(flows, others)
@@ -55,14 +55,14 @@ def test_a_source_that_stalls_keeps_nobody_and_is_taken_up_again(load_tiny):
         push_all(stalls, pictures[4:], start_s=2.0)
         stalls.end()
         more, end = read_to_end(stalls)
-    assert end == Ended() and said(events + more) == narrate_alone(loaded, pictures, decoding=ANSWER)
+    assert end == Ended() and said(events + more) == narrate_alone(loaded, pictures, choose=ANSWER)
 
 
 def test_a_source_that_ends_early_is_told_to_its_end(load_tiny):
     """Three frames: one step and a half."""
     loaded = load_tiny("group")
     with stage_of(loaded) as stage:
-        session = stage.open(question=QUESTION, decoding=ANSWER)
+        session = stage.open(question=QUESTION, choose=ANSWER)
         push_all(session, frames(3))
         session.end()
         session.end()
@@ -88,7 +88,7 @@ def test_jumps_in_time_neither_fill_the_queue_nor_turn_the_clock_back(load_tiny)
     """An hour ahead, then far behind the first frame."""
     loaded, pictures = load_tiny("group"), frames(8)
     with stage_of(loaded) as stage:
-        session = stage.open(question=QUESTION, decoding=ANSWER, queue_size=32)
+        session = stage.open(question=QUESTION, choose=ANSWER, queue_size=32)
         times = [0.0, 0.5, 3600.0, 3600.5, -5e4, -5e4 + 0.5, -5e4 + 1.0]
         assert all(session.push(at, picture).taken for at, picture in zip(times, pictures, strict=False))
         session.end()
@@ -103,7 +103,7 @@ def test_jumps_in_time_neither_fill_the_queue_nor_turn_the_clock_back(load_tiny)
 def test_repeated_and_late_timestamps_are_refused_and_change_nothing(load_tiny):
     loaded, pictures, noise = load_tiny("group"), frames(6), frames(2, seed=9)
     with stage_of(loaded) as stage:
-        session = stage.open(question=QUESTION, decoding=ANSWER)
+        session = stage.open(question=QUESTION, choose=ANSWER)
         for i, picture in enumerate(pictures):
             assert session.push(i / 2, picture).taken
             assert session.push(i / 2, noise[0]).reason == "repeated"
@@ -112,7 +112,7 @@ def test_repeated_and_late_timestamps_are_refused_and_change_nothing(load_tiny):
         session.end()
         events, end = read_to_end(session)
         assert session.stats().frames_dropped == 6 + 5
-    assert end == Ended() and said(events) == narrate_alone(loaded, pictures, decoding=ANSWER)
+    assert end == Ended() and said(events) == narrate_alone(loaded, pictures, choose=ANSWER)
 
 
 def test_a_change_of_resolution_is_gone_along_with(load_tiny):
@@ -121,7 +121,7 @@ def test_a_change_of_resolution_is_gone_along_with(load_tiny):
     sizes = [(56, 84), (56, 84), (84, 56), (84, 56), (28, 28), (112, 112), (56, 56)]
     pictures = [frames(1, seed=i, size=size)[0] for i, size in enumerate(sizes)]
     with stage_of(loaded) as stage:
-        session = stage.open(question=QUESTION, decoding=ANSWER)
+        session = stage.open(question=QUESTION, choose=ANSWER)
         assert all(pushed.taken for pushed in push_all(session, pictures))
         session.end()
         events, end = read_to_end(session)
@@ -135,14 +135,14 @@ def test_a_change_of_resolution_is_gone_along_with(load_tiny):
 def test_what_is_no_picture_is_refused_and_the_session_goes_on(load_tiny, picture):
     loaded, pictures = load_tiny("group"), frames(4)
     with stage_of(loaded) as stage:
-        session = stage.open(question=QUESTION, decoding=ANSWER)
+        session = stage.open(question=QUESTION, choose=ANSWER)
         push_all(session, pictures[:3])
         with pytest.raises(UserError):
             session.push(1.2, picture)
         push_all(session, pictures[3:], start_s=1.5)
         session.end()
         events, end = read_to_end(session)
-    assert end == Ended() and said(events) == narrate_alone(loaded, pictures, decoding=ANSWER)
+    assert end == Ended() and said(events) == narrate_alone(loaded, pictures, choose=ANSWER)
 
 
 # ---- a slow speaker, a reader that does not read --------------------------------------------------------------------
@@ -153,7 +153,7 @@ def test_a_slow_speaker_never_keeps_the_sender_and_what_is_lost_is_counted(load_
     """The model stands still in mid-sentence, and a minute of video is pushed at once."""
     loaded = load_tiny("group")
     with stage_of(loaded) as stage, Gate(loaded.model, passes=3) as gate:
-        session = stage.open(question=QUESTION, decoding=ANSWER, queue_size=3, policy=policy)
+        session = stage.open(question=QUESTION, choose=ANSWER, queue_size=3, policy=policy)
         push_all(session, frames(2))
         events = read_until(session, lambda events: any(isinstance(event, Token) for event in events))
         gate.stuck()
@@ -171,7 +171,7 @@ def test_a_slow_speaker_never_keeps_the_sender_and_what_is_lost_is_counted(load_
 def test_under_block_the_sender_waits_for_room_and_no_longer_than_it_may(load_tiny):
     loaded, pictures = load_tiny("group"), frames(12)
     with stage_of(loaded) as stage, Gate(loaded.model) as gate:
-        session = stage.open(question=QUESTION, decoding=ANSWER, queue_size=1, policy="block")
+        session = stage.open(question=QUESTION, choose=ANSWER, queue_size=1, policy="block")
         gate.stuck()
         push_all(session, pictures[:2])  # the first step has room; from here on there is none
         session.push(1.0, pictures[2])
@@ -203,13 +203,13 @@ def test_a_sender_that_waits_is_let_go_when_the_session_ends(load_tiny):
 def test_who_does_not_read_stands_still_alone_and_goes_on_when_read(load_tiny):
     loaded, pictures, others = load_tiny("group"), frames(8), frames(8, seed=1)
     with stage_of(loaded) as stage:
-        deaf = stage.open(question=QUESTION, decoding=ANSWER, max_events=5, queue_size=2)
+        deaf = stage.open(question=QUESTION, choose=ANSWER, max_events=5, queue_size=2)
         push_all(deaf, pictures[:4])
-        heard = stage.open(question=QUESTION, decoding=ANSWER)
+        heard = stage.open(question=QUESTION, choose=ANSWER)
         push_all(heard, others)
         heard.end()
         words, end = read_to_end(heard)
-        assert end == Ended() and said(words) == narrate_alone(loaded, others, decoding=ANSWER)
+        assert end == Ended() and said(words) == narrate_alone(loaded, others, choose=ANSWER)
         wait_for(lambda: deaf.stats().held)
         assert not deaf.ended and deaf.stats().tokens == 3, "two steps watched and three words: five events"
         assert all(pushed.queued <= 2 for pushed in push_all(deaf, pictures * 4, start_s=2.0))
@@ -234,14 +234,14 @@ def three(stage, loaded, monkeypatch):
     """Three sessions with all their frames pushed; the second one's cache is told."""
     caches, new_cache = [], loaded.model.new_cache
     monkeypatch.setattr(loaded.model, "new_cache", lambda: caches.append(new_cache()) or caches[-1])
-    sessions = [stage.open(question=QUESTION, decoding=ANSWER, queue_size=16) for _ in range(3)]
+    sessions = [stage.open(question=QUESTION, choose=ANSWER, queue_size=16) for _ in range(3)]
     return sessions, caches[1]
 
 
 @pytest.mark.parametrize("variant", ["group", "interleave"])
 def test_a_session_that_runs_out_of_memory_ends_and_the_others_never_notice(load_tiny, monkeypatch, variant):
     loaded, clips = load_tiny(variant), [frames(8, seed=i) for i in range(3)]
-    alone = [narrate_alone(loaded, clip, decoding=ANSWER) for clip in clips]
+    alone = [narrate_alone(loaded, clip, choose=ANSWER) for clip in clips]
     with stage_of(loaded) as stage:
         sessions, victim = three(stage, loaded, monkeypatch)
         with failing(loaded.model, lambda caches: any(c is victim for c in caches) and victim.num_fed > 60):
@@ -257,9 +257,9 @@ def test_a_session_that_runs_out_of_memory_ends_and_the_others_never_notice(load
 @pytest.mark.parametrize("policy", ["drop_oldest", "block", "merge"])
 def test_no_memory_for_pixels_ends_that_session_and_not_its_sender(load_tiny, monkeypatch, policy):
     loaded, pictures = load_tiny("group"), frames(8)
-    alone = narrate_alone(loaded, pictures, decoding=ANSWER)
+    alone = narrate_alone(loaded, pictures, choose=ANSWER)
     with stage_of(loaded) as stage:
-        other, session = (stage.open(question=QUESTION, decoding=ANSWER, policy=policy, queue_size=8) for _ in "ab")
+        other, session = (stage.open(question=QUESTION, choose=ANSWER, policy=policy, queue_size=8) for _ in "ab")
         push_all(session, pictures[:2])
         events = read_until(session, lambda events: len(said(events)) == 3)
         monkeypatch.setattr(session._encoder, "encode", Mock(side_effect=out_of_memory()))
@@ -275,7 +275,7 @@ def test_no_memory_for_pixels_ends_that_session_and_not_its_sender(load_tiny, mo
 
 def test_an_exception_in_one_session_ends_that_one(load_tiny, monkeypatch):
     loaded, clips = load_tiny("group"), [frames(8, seed=i) for i in range(3)]
-    alone = [narrate_alone(loaded, clip, decoding=ANSWER) for clip in clips]
+    alone = [narrate_alone(loaded, clip, choose=ANSWER) for clip in clips]
     with stage_of(loaded) as stage:
         sessions, _ = three(stage, loaded, monkeypatch)
         for session, clip in zip(sessions, clips, strict=True):
@@ -340,7 +340,7 @@ def test_threads_of_sessions_do_not_turn_gradients_on(load_tiny):
     )
     try:
         with stage_of(loaded) as stage:
-            session = stage.open(question=QUESTION, decoding=ANSWER)
+            session = stage.open(question=QUESTION, choose=ANSWER)
             push_all(session, frames(4))
             session.end()
             assert read_to_end(session)[1] == Ended()

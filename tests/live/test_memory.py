@@ -11,7 +11,7 @@ from swwatch.engine.batch import Ended
 from swwatch.errors import UserError
 from swwatch.live.stage import Room, Stage, Token
 from swwatch.model.fast import FastModel
-from swwatch.policies.decoding import Decoding
+from swwatch.policies.choose import Greedy
 from tests.helpers.live_stages import (
     QUESTION,
     frames,
@@ -23,7 +23,7 @@ from tests.helpers.live_stages import (
     stage_of,
 )
 
-ANSWER = Decoding(max_new_tokens=12)
+ANSWER = Greedy(max_new_tokens=12)
 SMALL = Room(video_s=8, tokens=30)
 
 
@@ -33,14 +33,14 @@ SMALL = Room(video_s=8, tokens=30)
 def test_on_the_fast_path_sessions_say_the_same_and_seats_are_used_again(load_tiny, variant, engine):
     loaded = load_tiny(variant)
     clips = [frames(2 * (2 + i), seed=i) for i in range(3)]
-    alone = [narrate_alone(loaded, clip, decoding=ANSWER) for clip in clips]
+    alone = [narrate_alone(loaded, clip, choose=ANSWER) for clip in clips]
     assert len({token for words in alone for token in words}) > 10, "all alike would prove nothing"
     with stage_of(loaded, max_sessions=2, engine=engine, fast=True, room=SMALL) as stage:
         assert stage.fast and isinstance(stage.loaded.model, FastModel) and stage.loaded.model.store.num_seats == 2
         for turn in range(3):  # six sessions in two seats
             heard = []
             pair = [(turn + i) % 3 for i in range(2)]
-            sessions = [stage.open(question=QUESTION, decoding=ANSWER, queue_size=32) for _ in pair]
+            sessions = [stage.open(question=QUESTION, choose=ANSWER, queue_size=32) for _ in pair]
             for i, session in zip(pair, sessions, strict=True):
                 push_all(session, clips[i])
                 session.end()
@@ -50,10 +50,10 @@ def test_on_the_fast_path_sessions_say_the_same_and_seats_are_used_again(load_ti
 
 def test_a_session_that_outgrows_its_room_ends_with_that_error_and_the_others_go_on(load_tiny):
     loaded, clips = load_tiny("group"), [frames(8), frames(12, seed=1)]
-    alone = narrate_alone(loaded, clips[0], decoding=ANSWER)
+    alone = narrate_alone(loaded, clips[0], choose=ANSWER)
     with stage_of(loaded, max_sessions=2, fast=True, room=Room(video_s=8, tokens=20)) as stage:
-        other = stage.open(question=QUESTION, decoding=ANSWER, queue_size=32)
-        talker = stage.open(question=QUESTION, decoding=Decoding(500), schedule="wait-k:30", queue_size=32)
+        other = stage.open(question=QUESTION, choose=ANSWER, queue_size=32)
+        talker = stage.open(question=QUESTION, choose=Greedy(max_new_tokens=500), schedule="wait-k:30", queue_size=32)
         push_all(other, clips[0][:4])
         read_until(other, lambda events: any(isinstance(event, Token) for event in events))
         push_all(talker, clips[1])
@@ -98,7 +98,7 @@ def test_on_cuda_many_sessions_say_on_the_fast_path_what_they_say_on_the_plain_m
         with stage_of(loaded, max_sessions=4, engine=engine, room=SMALL, **how) as stage:
             assert stage.fast is how.get("fast", True), "on CUDA the fast path is taken unless it is not wanted"
             for _ in range(rounds):
-                sessions = [stage.open(question=QUESTION, decoding=ANSWER, queue_size=32) for _ in clips]
+                sessions = [stage.open(question=QUESTION, choose=ANSWER, queue_size=32) for _ in clips]
                 pairs = zip(sessions, clips, strict=True)
                 senders = [threading.Thread(target=push_all, args=pair) for pair in pairs]
                 for sender in senders:

@@ -17,7 +17,7 @@ from swwatch.engine.batch import Ended
 from swwatch.errors import UserError
 from swwatch.live.stage import Asked, Full, Stage, Token, Watched
 from swwatch.narrate.words import narrate
-from swwatch.policies.decoding import Decoding
+from swwatch.policies.choose import Greedy
 from tests.helpers.faults import Gate
 from tests.helpers.live_stages import (
     QUESTION,
@@ -31,7 +31,7 @@ from tests.helpers.live_stages import (
     stage_of,
 )
 
-ANSWER = Decoding(max_new_tokens=24)
+ANSWER = Greedy(max_new_tokens=24)
 
 
 def tokens_of(events) -> list[Token]:
@@ -42,7 +42,7 @@ def tokens_of(events) -> list[Token]:
 def test_pushed_frames_are_narrated_as_the_same_steps_of_a_file(load_tiny, variant):
     loaded, pictures = load_tiny(variant), frames(10)
     with stage_of(loaded) as stage:
-        session = stage.open(question=QUESTION, decoding=ANSWER)
+        session = stage.open(question=QUESTION, choose=ANSWER)
         pushed = push_all(session, pictures)
         session.end()
         events, end = read_to_end(session)
@@ -61,7 +61,9 @@ def test_sessions_side_by_side_say_what_each_says_alone(load_tiny, engine):
     """Six of them, four at a time, pushed by as many threads, of other lengths, schedules and questions."""
     loaded = load_tiny("group")
     clips = [frames(2 * (2 + i), seed=i, size=(56, 56 + 28 * (i % 3))) for i in range(6)]
-    options = [{"schedule": f"random:{1 + i % 3}:seed={i}", "decoding": Decoding(10 + 3 * i)} for i in range(6)]
+    options = [
+        {"schedule": f"random:{1 + i % 3}:seed={i}", "choose": Greedy(max_new_tokens=10 + 3 * i)} for i in range(6)
+    ]
     alone = [narrate_alone(loaded, clip, **option) for clip, option in zip(clips, options, strict=True)]
     assert len({token for words in alone for token in words}) > 20, "all alike would prove nothing"
     heard, places = {}, threading.Semaphore(4)
@@ -87,7 +89,7 @@ def test_sessions_side_by_side_say_what_each_says_alone(load_tiny, engine):
 def test_a_question_in_mid_sentence_is_answered_from_the_next_step_and_in_the_trace(load_tiny):
     loaded, pictures = load_tiny("group"), frames(6)
     with stage_of(loaded) as stage, Gate(loaded.model, passes=4) as gate:
-        session = stage.open(question=QUESTION, schedule="wait-k:6", decoding=ANSWER)
+        session = stage.open(question=QUESTION, schedule="wait-k:6", choose=ANSWER)
         push_all(session, pictures[:2])
         events = read_until(session, lambda events: tokens_of(events))
         gate.stuck()
@@ -103,13 +105,13 @@ def test_a_question_in_mid_sentence_is_answered_from_the_next_step_and_in_the_tr
     at = events.index(asked)
     assert [token.step for token in tokens_of(events[:at])] == [0] * 6, "the sentence is finished"
     assert all(token.step > 0 for token in tokens_of(events[at:]))
-    assert said(events)[6:] != narrate_alone(loaded, pictures, schedule="wait-k:6", decoding=ANSWER)[6:]
+    assert said(events)[6:] != narrate_alone(loaded, pictures, schedule="wait-k:6", choose=ANSWER)[6:]
 
 
 def test_stop_in_mid_sentence_ends_before_the_next_token(load_tiny):
     loaded = load_tiny("overlap")
     with stage_of(loaded) as stage, Gate(loaded.model, passes=4) as gate:
-        session = stage.open(question=QUESTION, schedule="wait-k:20", decoding=ANSWER)
+        session = stage.open(question=QUESTION, schedule="wait-k:20", choose=ANSWER)
         push_all(session, frames(4))
         events = read_until(session, lambda events: tokens_of(events))
         gate.stuck()
@@ -123,7 +125,7 @@ def test_stop_in_mid_sentence_ends_before_the_next_token(load_tiny):
 def test_paused_it_watches_in_silence_and_speaks_when_it_is_resumed(load_tiny):
     loaded, pictures = load_tiny("group"), frames(8)
     with stage_of(loaded) as stage:
-        session = stage.open(question=QUESTION, decoding=ANSWER)
+        session = stage.open(question=QUESTION, choose=ANSWER)
         session.pause()
         push_all(session, pictures[:4])
 
@@ -142,7 +144,7 @@ def test_paused_it_watches_in_silence_and_speaks_when_it_is_resumed(load_tiny):
 def test_stats_tell_what_happened(load_tiny):
     loaded = load_tiny("group")
     with stage_of(loaded) as stage:
-        session = stage.open(question=QUESTION, decoding=ANSWER)
+        session = stage.open(question=QUESTION, choose=ANSWER)
         assert session.stats().lag_s is None
         push_all(session, frames(8))
         session.push(3.5, frames(1)[0])
@@ -224,7 +226,7 @@ def test_the_memory_of_closed_sessions_is_returned(load_tiny, monkeypatch):
     try:
         with stage_of(loaded) as stage:
             for turn in range(50):
-                session = stage.open(question=QUESTION, decoding=ANSWER)
+                session = stage.open(question=QUESTION, choose=ANSWER)
                 push_all(session, pictures)
                 if turn % 2:
                     session.stop()

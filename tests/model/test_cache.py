@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from swwatch.policies.decoding import Decoding
+from swwatch.policies.choose import Greedy
 from swwatch.policies.speak import WaitK
 from swwatch.rules.cursor import Cursor
 from swwatch.rules.layout import Kind
@@ -21,7 +21,9 @@ from tests.helpers.streams import Told, play, random_stream
 def test_evicting_an_early_step_keeps_keys_and_metadata_aligned(load_tiny):
     loaded = load_tiny("group")
     stream = random_stream(loaded, [(2, 3)] * 3)
-    session = Told(loaded.model, stream.prompt, schedule=WaitK(3), decoding=Decoding(20)).tell(stream.answer)
+    session = Told(loaded.model, stream.prompt, schedule=WaitK(3), choose=Greedy(max_new_tokens=20)).tell(
+        stream.answer
+    )
     play(session, stream)
     cache, watched = session.cache, session.cache.tokens[WATCHED]
     said_before = cache.tokens[SAID]

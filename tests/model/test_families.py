@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from swwatch.errors import UserError
 from swwatch.model.loading import load
 from swwatch.model.modeling import WatchingQwen2_5_VL, WatchingQwen2VL
-from swwatch.policies.decoding import Decoding
+from swwatch.policies.choose import Greedy
 from swwatch.policies.speak import WaitK
 from swwatch.rules.variants import VARIANTS
 from swwatch.toy.checkpoint import make_checkpoint
@@ -71,7 +71,9 @@ def test_p1_streaming_equals_training_for_qwen2_too(qwen2, variant, sizes, seed)
     loaded = qwen2(variant)
     stream = random_stream(loaded, sizes, seed=seed)
     theirs, _ = full_forward(loaded, stream, WaitK(3))
-    session = Told(loaded.model, stream.prompt, schedule=WaitK(3), decoding=Decoding(20)).tell(stream.answer)
+    session = Told(loaded.model, stream.prompt, schedule=WaitK(3), choose=Greedy(max_new_tokens=20)).tell(
+        stream.answer
+    )
     play(session, stream)
     torch.testing.assert_close(torch.stack(session.seen_logits), theirs, atol=1e-4, rtol=0)
 

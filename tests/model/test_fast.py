@@ -18,7 +18,7 @@ from swwatch.errors import UserError
 from swwatch.model import fast
 from swwatch.model.fast import FastModel, length_bucket, row_bucket
 from swwatch.model.ragged import step_many
-from swwatch.policies.decoding import Decoding
+from swwatch.policies.choose import Greedy
 from swwatch.policies.speak import RandomK, WaitK
 from swwatch.rules.variants import VARIANTS
 from tests.helpers.feeds import Arrived, logits_of, random_feeds, small
@@ -47,7 +47,7 @@ def test_a_session_speaks_the_same_tokens_whatever_the_buckets(load_tiny, varian
     loaded = load_tiny(variant)
     stream, said = random_stream(loaded, grids, seed=seed), []
     for model in (loaded.model, small(loaded.model, first_length=first)):
-        session = SerialSession(model, stream.prompt, schedule=schedule, decoding=Decoding(24))
+        session = SerialSession(model, stream.prompt, schedule=schedule, choose=Greedy(max_new_tokens=24))
         said.append([(t.token_id, t.step, t.newest_visible_step) for t in play(session, stream)])
     assert said[0] == said[1]
 
@@ -101,7 +101,7 @@ def test_fused_sessions_on_the_fast_path_say_what_serial_ones_say_on_the_plain(l
             Step(*step, i + 0.5, i == len(grids) - 1)
             for i, step in enumerate(zip(stream.pixels, stream.grids, strict=True))
         ]
-        session = kind(model, stream.prompt, schedule=schedule, decoding=Decoding(24))
+        session = kind(model, stream.prompt, schedule=schedule, choose=Greedy(max_new_tokens=24))
         run = drive(model, session.run(Arrived(steps)))
         said.append([(e.token_id, e.step, e.newest_visible_step) for e in run if isinstance(e, Spoken)])
     assert said[0] == said[1]

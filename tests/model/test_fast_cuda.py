@@ -15,8 +15,8 @@ from swwatch.engine.session import Session
 from swwatch.engine.source import Step
 from swwatch.engine.trace import Spoken
 from swwatch.model.fast import FastModel, row_bucket
-from swwatch.policies.decoding import Decoding
-from swwatch.policies.greedy import Greedy
+from swwatch.policies.choose import Greedy
+from swwatch.policies.chooser import Chooser, scores_of
 from swwatch.policies.speak import WaitK
 from swwatch.rules.cursor import Cursor
 from swwatch.rules.variants import VARIANTS
@@ -85,7 +85,7 @@ def test_sessions_say_the_same_tokens_as_on_the_plain_model(on_cuda, variant):
     loaded = on_cuda(variant)
     stream, quick, said = random_stream(loaded, [(2, 3)] * 5), small(loaded.model), []
     for model in (loaded.model, quick, quick):  # the third session has the seat of the second
-        session = SerialSession(model, stream.prompt, schedule=WaitK(3), decoding=Decoding(24))
+        session = SerialSession(model, stream.prompt, schedule=WaitK(3), choose=Greedy(max_new_tokens=24))
         said.append([token.token_id for token in play(session, stream)])
         del session
     assert said[0] == said[1] == said[2]
@@ -113,10 +113,10 @@ def test_a_step_and_its_words_wait_for_nothing_but_the_id_and_record_nothing_onc
     pixels = [each.cuda() for each in stream.pixels]
     recorded = model.warm_up([(1,), (5,), (16,), (1 + 4,)], stream.grids[:1])
     cursor, cache = Cursor(VARIANTS["group"], model.t_per_step), model.new_cache()
-    greedy = Greedy(model.config.text_config.vocab_size, 1.15, {1}, "cuda")
+    chooser = Chooser(Greedy(1.15), model.config.text_config.vocab_size, "cuda", stops={1})
     with waiting_forbidden():
         model.step(cache, cursor.prompt(5), model.embed(stream.prompt), None)
-        greedy.see(stream.prompt)
+        chooser.see(stream.prompt)
     token = torch.tensor([3], device="cuda")
     for step in range(30):
         with waiting_forbidden():
@@ -125,7 +125,9 @@ def test_a_step_and_its_words_wait_for_nothing_but_the_id_and_record_nothing_onc
         for _ in range(3):
             row = cursor.say(1, step)
             with waiting_forbidden():
-                token = greedy.pick(model.step(cache, row, model.embed([int_of(token)])), False)
+                logits = model.step(cache, row, model.embed([int_of(token)]))
+                token = scores_of(chooser, logits[None], chooser.seen[None], False).argmax(-1)
+                chooser.seen.index_fill_(0, token, True)
     assert model.num_graphs == recorded
     assert cache.length == 5 + 30 * 16 + 30 * 3
 
@@ -150,7 +152,7 @@ def test_a_whole_session_waits_for_its_ids_alone(on_cuda, monkeypatch, kind):
         return int_of(self.pick(logits, may_stop))
 
     monkeypatch.setattr(Greedy, "choose", choose)
-    session = kind(model, stream.prompt, schedule=WaitK(3), decoding=Decoding(60))
+    session = kind(model, stream.prompt, schedule=WaitK(3), choose=Greedy(max_new_tokens=60))
     steps = [Step(*step, i + 0.5, i == 19) for i, step in enumerate(zip(pixels, stream.grids, strict=True))]
     with waiting_forbidden():
         said = sum(isinstance(event, Spoken) for event in drive(model, session.run(Arrived(steps))))

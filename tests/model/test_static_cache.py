@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from swwatch.errors import UserError
 from swwatch.model.cache import StreamCache
 from swwatch.model.static_cache import NOBODY, StaticCache, Store
-from swwatch.policies.decoding import Decoding
+from swwatch.policies.choose import Greedy
 from swwatch.policies.speak import WaitK
 from swwatch.rules.cursor import Cursor
 from swwatch.rules.layout import Kind
@@ -42,7 +42,9 @@ def test_a_model_streams_over_static_memory_as_over_growing_memory(load_tiny, mo
     for cache in (None, lambda: StaticCache(store)):
         if cache:
             monkeypatch.setattr(loaded.model, "new_cache", cache)
-        session = Told(loaded.model, stream.prompt, schedule=WaitK(2), decoding=Decoding(12)).tell(stream.answer)
+        session = Told(loaded.model, stream.prompt, schedule=WaitK(2), choose=Greedy(max_new_tokens=12)).tell(
+            stream.answer
+        )
         play(session, stream)
         seen.append((torch.stack(session.seen_logits), session.cache.num_fed))
     torch.testing.assert_close(seen[0][0], seen[1][0], atol=1e-5, rtol=0)

@@ -23,7 +23,7 @@ def clip(tmp_path_factory):
 
 
 def narrated(loaded, clip) -> list[Turn]:
-    run = turn_narration(loaded, iter_steps(clip), choosing=GREEDY)
+    run = turn_narration(loaded, iter_steps(clip), choose=GREEDY)
     return [event for event in drive(loaded.model, run) if isinstance(event, Turn)]
 
 
@@ -32,7 +32,7 @@ def test_frames_pushed_one_by_one_give_the_turns_of_the_file(load_tiny, clip, sy
     import av
 
     loaded = load_tiny(system)
-    whole, stream, turns = narrated(loaded, clip), TurnStream(loaded, choosing=GREEDY), []
+    whole, stream, turns = narrated(loaded, clip), TurnStream(loaded, choose=GREEDY), []
     with av.open(str(clip)) as container:
         for frame in container.decode(video=0):
             stream.push(frame.time, frame.to_ndarray(format="rgb24"))
@@ -49,7 +49,7 @@ def test_frames_pushed_one_by_one_give_the_turns_of_the_file(load_tiny, clip, sy
 
 def test_liveccs_loop_answers_and_goes_on_with_its_stream(load_tiny, clip):
     loaded, steps = load_tiny("livecc"), list(iter_steps(clip))
-    made = list(live_cc(loaded, steps, choosing=GREEDY))
+    made = list(live_cc(loaded, steps, choose=GREEDY))
     assert [Turn(*span, text) for span, text, _ in made] == narrated(loaded, clip)
     stream = made[-1][2]
     number, length = stream.session.num_rounds, stream.session.cache.get_seq_length()
@@ -66,7 +66,7 @@ def test_liveccs_loop_answers_and_goes_on_with_its_stream(load_tiny, clip):
 
 def test_nothing_is_said_until_liveccs_three_seconds_are_there_and_a_backlog_makes_turns_of_one(load_tiny):
     frames = np.random.default_rng(0).integers(0, 255, (21, 56, 56, 3), dtype=np.uint8)
-    stream, turns = TurnStream(load_tiny("livecc"), choosing=GREEDY), []
+    stream, turns = TurnStream(load_tiny("livecc"), choose=GREEDY), []
     for i in range(6):
         assert stream.step() is None
         stream.push(i / 2, frames[i])  # at the rate of the grid: decided as it comes
@@ -84,7 +84,7 @@ def test_nothing_is_said_until_liveccs_three_seconds_are_there_and_a_backlog_mak
 
 
 def test_a_live_stream_that_changes_its_size_within_the_first_turn_goes_on(load_tiny):
-    stream, turns = TurnStream(load_tiny("livecc"), choosing=GREEDY), []
+    stream, turns = TurnStream(load_tiny("livecc"), choose=GREEDY), []
     for i in range(10):
         stream.push(i / 2, np.zeros((56, 56 if i < 2 else 112, 3), dtype=np.uint8))
         while (turn := stream.step()) is not None:

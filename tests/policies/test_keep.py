@@ -9,16 +9,15 @@ from swwatch.engine import turns as turns_session
 from swwatch.engine.requests import drive
 from swwatch.engine.source import Ask
 from swwatch.engine.turns import Said
-from swwatch.policies.choose import Choosing
+from swwatch.policies.choose import Greedy
 from swwatch.policies.keep import Windows
 from swwatch.rules.spans import Part, ids_of
-from swwatch.rules.systems import Sampling
 from swwatch.rules.turn_positions import POLICIES
 from swwatch.rules.visibility import WATCHED
 from tests.helpers.turn_streams import Scripted, Steps, answers, begin, play, random_steps, watched, words_of
 
 SMALL = Windows(vision_s=3, turns_s=3, text_sink=4, text_window=6)
-LONG = Choosing(Sampling(9, False, 1.0, 1.0))
+LONG = Greedy(1.0, 9)
 
 
 def test_with_more_layers_the_first_ones_keys_are_those_of_a_fresh_forward_and_later_ones_remember(load_tiny):
@@ -41,7 +40,7 @@ def test_with_more_layers_the_first_ones_keys_are_those_of_a_fresh_forward_and_l
 def test_what_has_the_shorter_window_goes_first(load_tiny, windows, first):
     """A turn loses its video alone, or its label and answer alone, and the rest when both windows have passed."""
     loaded, parts = load_tiny("streamingvlm"), []
-    session = begin(loaded, Scripted, windows=windows, choosing=LONG).tell([[5, *begin(loaded)._mute]] * 8)
+    session = begin(loaded, Scripted, windows=windows, choose=LONG).tell([[5, *begin(loaded)._mute]] * 8)
     play(session, random_steps(loaded, 8), lambda s: parts.append([{x.part for x in s.context if x.round == 1}]))
     video, told = {Part.VISION, Part.VIDEO}, {Part.LABEL, Part.HEADER, Part.ANSWER, Part.CLOSE}
     frame = {Part.HEAD, Part.TAIL}

@@ -20,11 +20,10 @@ from swwatch.engine.source import Ask, Order, Step
 from swwatch.engine.trace import Spoken
 from swwatch.engine.turns import STEP_S, TurnSession
 from swwatch.model.dummy import Pieces, Saying
-from swwatch.policies.choose import Choosing
-from swwatch.policies.decoding import Decoding
+from swwatch.policies.choose import Greedy, parse_choose
 from swwatch.policies.keep import Windows
 from swwatch.policies.speak import WaitK
-from swwatch.rules.systems import SYSTEMS, Sampling
+from swwatch.rules.systems import SYSTEMS
 
 
 @dataclass(frozen=True)
@@ -81,7 +80,7 @@ def open_session(mode: Mode, model, settings) -> Session | TurnSession:
     """
     sink, window, tokens = settings.text_sink, settings.text_window, settings.tokens
     if mode.engine is not None:
-        options = {"schedule": WaitK(tokens), "decoding": Decoding(None)}
+        options = {"schedule": WaitK(tokens), "choose": Greedy(max_new_tokens=None)}
         keeps = Window(settings.vision_s, sink, window)
         return mode.engine(model, prompt_of(model, settings.seed), window=keeps, **options)
     vision_s = settings.restart_s if mode.eviction == "restart" else float(settings.vision_s)
@@ -92,7 +91,7 @@ def open_session(mode: Mode, model, settings) -> Session | TurnSession:
         eviction=mode.eviction,
         policy=mode.positions,
         windows=Windows(vision_s, vision_s, sink, window, settings.flush_s),
-        choosing=Choosing(Sampling(tokens, False, 1.0, turns.system.sampling.repetition_penalty)),
+        choose=Greedy(parse_choose(turns.system.choose).penalty, tokens),
     )
     session.chooser = Saying(session.chooser, tokens, (*turns.ellipsis, turns.im_end), cycle(range(100, 150)))
     return session

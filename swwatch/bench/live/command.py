@@ -38,7 +38,7 @@ from swwatch.metrics.machine import machine
 from swwatch.model.loading import Loaded, load
 from swwatch.model.settings import Settings
 from swwatch.paths import make_folder
-from swwatch.policies.decoding import Decoding
+from swwatch.policies.choose import Greedy
 from swwatch.rules import variants
 from swwatch.rules.schedule import STEP_S
 from swwatch.rules.variants import Speaks
@@ -269,7 +269,7 @@ def _warm_up(loaded: Loaded, settings: CapacitySettings, pictures: np.ndarray) -
     """A short session, so that the first trial compiles and allocates nothing. Returns its stage, closed."""
     stage = Stage(loaded, engine=settings.engine, max_sessions=1, room=Room(video_s=8, tokens=8))
     try:
-        session = stage.open(question=QUESTION, decoding=Decoding(max_new_tokens=8), queue_size=8)
+        session = stage.open(question=QUESTION, choose=Greedy(max_new_tokens=8), queue_size=8)
         for i in range(6):
             session.push(i / FRAMES_PER_SECOND, pictures[i % len(pictures)])
         session.end()

@@ -11,10 +11,10 @@ import numpy as np
 
 from swwatch.bench.stream.measure import cpu_seconds
 from swwatch.live.stage import Ended, LiveSession, Stage, Token, Watched
-from swwatch.policies.decoding import Decoding
+from swwatch.policies.choose import Greedy
 
 QUESTION = "What actions can be observed in the video?"
-ENDLESS = Decoding(max_new_tokens=1_000_000)
+ENDLESS = Greedy(max_new_tokens=1_000_000)
 LATE_S = 0.1  # a sender that is so late with a frame is no camera any more
 EVENTS = 1_000_000  # they are read when the session is over
 PERCENTILES = (50, 95, 99)
@@ -166,7 +166,7 @@ class _Sender(threading.Thread):
             live = self.stage.open(
                 question=QUESTION,
                 schedule=f"wait-k:{pace.k}",
-                decoding=ENDLESS,
+                choose=ENDLESS,
                 queue_size=pace.queue,
                 max_events=EVENTS,
             )

@@ -11,7 +11,7 @@ from swwatch.bench.stream.source import PROMPT_LEN, Ready, prompt_of, random_ste
 from swwatch.engine import choose
 from swwatch.engine.trace import SimulatedClock
 from swwatch.errors import UserError
-from swwatch.policies.decoding import Decoding
+from swwatch.policies.choose import Greedy
 from swwatch.policies.speak import WaitK
 
 BESIDE = ("streams", "two_device")  # engines with a watcher of their own
@@ -70,7 +70,7 @@ class Bed:
 
     def open(self, engine: str, k: int, steps: int, clock):
         """A new session that says k tokens after each of so many steps."""
-        options = {"schedule": WaitK(k), "decoding": Decoding(k * steps), "clock": clock}
+        options = {"schedule": WaitK(k), "choose": Greedy(max_new_tokens=k * steps), "clock": clock}
         if engine == BASELINE:
             return Reprefill(self.model, self.prompt, **options)
         watcher = self.watchers.get(engine)

@@ -10,11 +10,12 @@ import torch
 
 from swwatch.data.pixels import merged_grids
 from swwatch.engine.requests import Feed, Look, Run, Wait
+from swwatch.engine.session import stop_ids
 from swwatch.engine.source import Source, Step
 from swwatch.engine.trace import SimulatedClock, Spoken
 from swwatch.errors import UserError
-from swwatch.policies.decoding import Decoding, stop_ids
-from swwatch.policies.greedy import Greedy
+from swwatch.policies.choose import Choosing, Greedy
+from swwatch.policies.chooser import Chooser
 from swwatch.rules import variants
 from swwatch.rules.cursor import Cursor
 from swwatch.rules.layout import Kind, Layout
@@ -36,7 +37,7 @@ class Reprefill:
         prompt: list[int],
         *,
         schedule: Schedule | None = None,
-        decoding: Decoding | None = None,
+        choose: Choosing | None = None,
         clock=None,
     ):
         """Arguments as for the engines' sessions.
@@ -48,7 +49,7 @@ class Reprefill:
         self.variant = variants.get(model.settings.variant)
         if self.variant.speaks is Speaks.OFFLINE:
             raise UserError(f"reprefill runs every step again, and {self.variant.name!r} speaks after the last alone")
-        self.schedule, self.decoding = schedule or model.settings.schedule, decoding or Decoding()
+        self.schedule, choose = schedule or model.settings.schedule, choose or Greedy()
         self.clock = clock or SimulatedClock()
         self.cursor = Cursor(self.variant, model.t_per_step)
         self.rows = [self.cursor.prompt(len(prompt))]  # in order of arrival
@@ -56,9 +57,9 @@ class Reprefill:
         self.steps: list[Step] = []
         self.num_fed = self.num_looked = self.num_spoken = 0
         self.stops = stop_ids(model)
-        vocab_size, penalty = model.config.text_config.vocab_size, self.decoding.repetition_penalty
-        self.greedy = Greedy(vocab_size, penalty, self.stops, model.device)
-        self.greedy.see([*prompt, self.markup.video])
+        vocab_size = model.config.text_config.vocab_size
+        self.chooser = Chooser(choose.settled(model.generation_config), vocab_size, model.device, stops=self.stops)
+        self.chooser.see([*prompt, self.markup.video])
 
     def run(self, source: Source) -> Run:
         """Watch a source to its end; yields requests and what is said."""
@@ -75,15 +76,15 @@ class Reprefill:
         number = self.cursor.num_steps
         (grid,) = merged_grids(step.grid_thw, self.model.config.vision_config.spatial_merge_size)
         self._add(self.cursor.watch(*grid), None)
-        budget = self.decoding.max_new_tokens - self.num_spoken
+        budget = self.chooser.choose.left(self.num_spoken)
         if step.last:
             self._add(self.cursor.suffix(len(self.markup.suffix)), self.markup.suffix)
-            self.greedy.see(self.markup.suffix)
+            self.chooser.see(self.markup.suffix)
         else:
             budget = min(self.schedule.budget(Now(number, step.arrival_s)), budget)
         if number == 0:
             self._add(self.cursor.say(len(self.markup.header), 0, Kind.HEADER), self.markup.header)
-            self.greedy.see(self.markup.header)
+            self.chooser.see(self.markup.header)
         return number, budget
 
     def _add(self, rows: Layout, ids) -> None:
@@ -102,7 +103,7 @@ class Reprefill:
         while True:
             logits = yield Feed(cache, rows, embeds.to(self.model.dtype), predicts)
             self.num_fed += len(rows)
-            token = self.greedy.choose(logits, step.last or self.decoding.stop_early)
+            token = self.chooser.pick(logits, step.last or self.chooser.choose.stop_early)
             self.num_spoken += 1
             budget -= 1
             yield Spoken(number, token, number, step.arrival_s, self.clock.now())

@@ -29,16 +29,17 @@ from swwatch.evaluate.commentary.speaking import (
 from swwatch.evaluate.commentary.store import Store
 from swwatch.launch.ranks import Alone, join
 from swwatch.launch.signals import stops_at_once
-from swwatch.policies.choose import Choosing
-from swwatch.rules.systems import SYSTEMS, Sampling, System, get
+from swwatch.policies.choose import Choosing, Greedy, Sampling, parse_choose
+from swwatch.rules.systems import SYSTEMS, System, get
 from swwatch.rules.variants import TURNS
 
 TASKS = ("inf-streams", "livesports-cc")
-# (task, system) -> (sampling, frames of the first turn) where the benchmarks' own runs differ from live streaming.
+# (task, system) -> (how tokens are chosen, frames of the first turn) where the benchmarks' own runs differ
+# from live streaming.
 # LiveCC's run of its events does not tell how it draws: the likeliest token is taken
-RECIPES = {
-    ("inf-streams", "livecc"): (Sampling(20, True, 0.7, 1.05), 2),
-    ("livesports-cc", "livecc"): (Sampling(32, False, 1.0, 1.15), None),
+RECIPES: dict[tuple[str, str], tuple[Choosing, int | None]] = {
+    ("inf-streams", "livecc"): (Sampling(0.7, penalty=1.05, max_new_tokens=20), 2),
+    ("livesports-cc", "livecc"): (Greedy(1.15, 32), None),
 }
 
 
@@ -191,19 +192,21 @@ def _speaker(args: argparse.Namespace, ranks: Alone) -> tuple[Speaker, dict]:
     if name not in TURNS:
         raise UserError(f"{args.model} is trained as {name!r}, which does not stream in turns: give --system")
     system: System = get(name)
-    sampling, first_frames = RECIPES.get((args.task, name), (system.sampling, None))
+    choose, first_frames = RECIPES.get((args.task, name), (parse_choose(system.choose), None))
     asked = {
         "max_new_tokens": args.max_new_tokens,
-        "do_sample": args.sample,
         "temperature": args.temperature,
-        "repetition_penalty": args.repetition_penalty,
+        "penalty": args.repetition_penalty,
+        "seed": args.seed,
     }
-    sampling = replace(sampling, **{key: value for key, value in asked.items() if value is not None})
-    speaker = Speaker(loaded, with_first_frames(system, first_frames), Choosing(sampling, seed=args.seed))
+    if args.sample is not None and args.sample != choose.draws:
+        choose = replace(choose.drawing(True), temperature=1.0) if args.sample else choose.drawing(False)
+    asked = {key: value for key, value in asked.items() if value is not None and key in vars(choose)}
+    choose = replace(choose, **asked)
+    speaker = Speaker(loaded, with_first_frames(system, first_frames), choose)
     return speaker, {
         "system": name,
-        "sampling": asdict(sampling),
-        "seed": args.seed,
+        "choose": str(choose),
         "pixel_budget": loaded.settings.pixel_budget,
         "model_fingerprint": fingerprint(args.model, loaded),
         "dtype": str(loaded.model.dtype).removeprefix("torch."),

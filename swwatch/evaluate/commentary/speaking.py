@@ -37,13 +37,13 @@ class Speaker:
 
     loaded: Loaded
     system: System
-    choosing: Choosing
+    choose: Choosing
 
     def open(self, *, query: str | None, previous: str) -> TurnSession:
         """A new stream; previous text is for systems that keep one."""
         turns = Turns(self.loaded.tokenizer, self.system)
         previous = previous if self.system.previous_text else ""
-        return TurnSession(self.loaded.model, turns, query=query, previous=previous, choosing=self.choosing)
+        return TurnSession(self.loaded.model, turns, query=query, previous=previous, choose=self.choose)
 
     def speak(self, session: TurnSession, steps: Iterable[StepFrames], from_s: float, zero_s: float) -> Iterator[Item]:
         """Go on with a stream: what is said about these steps, turn by turn; silence is an item, too.
@@ -143,7 +143,6 @@ def _restored(speaker: Speaker, game: Game, plan: Plan, path: Path) -> tuple[Tur
     except Exception as error:  # torch raises many kinds for a damaged file
         raise UserError(f"the kept stream {path} cannot be read ({error}): remove it, or give --restart") from error
     state = kept["state"]
-    state["random"] = state["random"].cpu()  # torch wants the state of a CPU generator there
     session = _begun(speaker, game, plan, plan.start_s)
     session.restore(state)
     return session, kept["at"]

@@ -105,7 +105,7 @@ def test_previous_text_is_cut_as_a_stream_cuts_what_it_has_said_itself(load_tiny
     """A chunk's previous text, and words that a stream said and folded: the same ids, sinks and windows included."""
     loaded, words = load_tiny("streamingvlm"), [f"w{i}" for i in range(count)]
     turns, windows = Turns(loaded.tokenizer, SYSTEMS["streamingvlm"]), Windows(1, 1, sink, window)
-    session = begin(loaded, Scripted, windows=windows, choosing=LONG)
+    session = begin(loaded, Scripted, windows=windows, choose=LONG)
     texts = [" ".join(words[i : i + 4]) for i in range(0, count, 4)] + ["", ""]
     session.tell([list(turns.answer(text)) for text in texts])
     play(session, random_steps(loaded, len(texts)))

@@ -6,10 +6,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import RepetitionPenaltyLogitsProcessor
 
-from swwatch.policies.greedy import Greedy, choose_many
+from swwatch.policies.choose import Greedy, Sampling
+from swwatch.policies.chooser import Chooser, pick_many, scores_of
 
 V = 40
 ids = st.integers(0, V - 1)
+
+
+def greedy_of(penalty, stops, device="cpu") -> Chooser:
+    return Chooser(Greedy(penalty), V, device, stops=stops)
 
 
 def reference(logits, context, penalty, stops, may_stop):
@@ -29,24 +34,24 @@ def reference(logits, context, penalty, stops, may_stop):
 )
 def test_scores_and_choices_equal_the_processor_bit_for_bit(prompt, stops, penalty, ends, seed):
     generator = torch.Generator().manual_seed(seed)
-    greedy, context = Greedy(V, penalty, stops, "cpu"), list(prompt)
+    greedy, context = greedy_of(penalty, stops), list(prompt)
     greedy.see(prompt)
     for may_stop in ends:
         # few different values, so that ties and zeros are common
         logits = torch.randint(-3, 4, (V,), generator=generator) * torch.rand((), generator=generator)
         theirs = reference(logits, context, penalty, stops, may_stop)
         before = logits.clone()
-        assert torch.equal(greedy.scores(logits, greedy.seen, may_stop), theirs)
-        token = greedy.choose(logits, may_stop)
+        assert torch.equal(scores_of(greedy, logits[None], greedy.seen[None], may_stop)[0], theirs)
+        token = greedy.pick(logits, may_stop)
         assert token == int(theirs.argmax())
         assert torch.equal(logits, before), "the logits are the session's own"
         context.append(token)
 
 
 def test_a_chosen_token_counts_as_seen():
-    greedy = Greedy(3, 4.0, {2}, "cpu")
+    greedy = Chooser(Greedy(4.0), 3, "cpu", stops={2})
     logits = torch.tensor([2.0, 1.0, 9.0])
-    assert [greedy.choose(logits, False), greedy.choose(logits, False), greedy.choose(logits, True)] == [0, 1, 2]
+    assert [greedy.pick(logits, False), greedy.pick(logits, False), greedy.pick(logits, True)] == [0, 1, 2]
 
 
 @given(
@@ -61,29 +66,64 @@ def test_a_chosen_token_counts_as_seen():
 )
 def test_many_sessions_choose_together_what_each_chooses_alone(sessions, seed):
     generator = torch.Generator().manual_seed(seed)
-    alone, together = ([Greedy(V, penalty, stops, "cpu") for _, stops, penalty, _ in sessions] for _ in range(2))
+    alone, together = ([greedy_of(penalty, stops) for _, stops, penalty, _ in sessions] for _ in range(2))
     for greedy, (prompt, *_) in zip([*alone, *together], sessions * 2, strict=True):
         greedy.see(prompt)
     for _ in range(4):
         logits = torch.randint(-3, 4, (len(sessions), V), generator=generator) * torch.rand((), generator=generator)
         ends = [may_stop for *_, may_stop in sessions]
-        theirs = [greedy.choose(*given) for greedy, *given in zip(alone, logits, ends, strict=True)]
-        assert choose_many(together, logits, ends) == theirs
+        theirs = [greedy.pick(*given) for greedy, *given in zip(alone, logits, ends, strict=True)]
+        assert pick_many(together, logits, ends) == theirs
     assert all(torch.equal(a.seen, b.seen) for a, b in zip(alone, together, strict=True))
+
+
+rows = st.sampled_from(
+    [
+        Greedy(1.15),
+        Greedy(1.0, threshold=0.05),
+        Sampling(0.9, top_k=5, top_p=0.9),
+        Sampling(0.9, top_k=5, top_p=0.9, seed=7),
+        Sampling(1.0, top_k=0, top_p=1.0, threshold=0.02, threshold_step=0.01),
+    ]
+)
+
+
+@given(st.lists(rows, min_size=1, max_size=6), st.integers(0, 999))
+def test_sessions_of_every_row_of_the_table_choose_together_what_each_chooses_alone(policies, seed):
+    generator = torch.Generator().manual_seed(seed)
+    alone, together = ([Chooser(how, V, "cpu", stops={1}, ellipsis=2) for how in policies] for _ in range(2))
+    for _ in range(6):
+        logits = 3 * torch.randn((len(policies), V), generator=generator)
+        theirs = [chooser.pick(row, True) for chooser, row in zip(alone, logits, strict=True)]
+        assert pick_many(together, logits, [True] * len(policies)) == theirs
+    for ours, other in zip(together, alone, strict=True):
+        assert torch.equal(ours.seen, other.seen) and ours.num_chosen == other.num_chosen == 6
+        assert torch.equal(ours.generator.get_state(), other.generator.get_state())
+
+
+@given(rows, st.integers(0, 999))
+def test_a_chooser_goes_on_from_its_state(how, seed):
+    logits = 3 * torch.randn((8, V), generator=torch.Generator().manual_seed(seed))
+    whole, other = (Chooser(how, V, "cpu", ellipsis=2) for _ in range(2))
+    for row in logits[:4]:
+        whole.pick(row, True)
+    other.load_state(whole.state())
+    assert [other.pick(row, True) for row in logits[4:]] == [whole.pick(row, True) for row in logits[4:]]
 
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 def test_on_cuda_nothing_waits_before_the_id_is_read():
     logits = torch.randn(V)
-    here, there = Greedy(V, 1.15, {1}, "cpu"), Greedy(V, 1.15, {1}, "cuda")
+    here, there = greedy_of(1.15, {1}), greedy_of(1.15, {1}, "cuda")
     on_device = logits.cuda()
     here.see([3, 4])
     torch.cuda.set_sync_debug_mode("error")
     try:
         there.see([3, 4])
-        picked = there.pick(on_device, False)
+        picked = scores_of(there, on_device[None], there.seen[None], False).argmax(-1)
     finally:
         torch.cuda.set_sync_debug_mode("default")
-    assert int(picked) == here.choose(logits, False)
+    assert int(picked) == here.pick(logits, False)
+    assert there.pick(on_device, False) == int(picked)
     assert torch.equal(there.seen.cpu(), here.seen)

@@ -1,0 +1,163 @@
+"""Tokens chosen where the logits are: penalty, suppressed stops, threshold, and the likeliest or a drawn one.
+
+What is in view is a flag for each id of the vocabulary, so that the price of the penalty does not grow with
+the answer.
+Scores are those of transformers' own processors, in the order of its `generate`, bit for bit.
+Legend: V size of the vocabulary.
+"""
+
+from collections.abc import Collection, Iterable, Sequence
+from functools import lru_cache
+
+import torch
+from transformers import TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
+
+from swwatch.errors import UserError
+from swwatch.policies.choose import Choosing
+
+
+class Chooser:
+    """Chooses the tokens of one session.
+
+    Attributes:
+        choose: the policy. Another one may take its place between two tokens.
+        seen: (V,) bool, the ids in view, which the penalty counts.
+        num_chosen: since `begin_turn`.
+        generator: its own, so that no other session changes what it says.
+    """
+
+    def __init__(
+        self,
+        choose: Choosing,
+        vocab_size: int,
+        device: torch.device | str,
+        *,
+        stops: Collection[int] = (),
+        ellipsis: int | None = None,
+    ):
+        """
+        Args:
+            choose: settled, see `Choosing.settled`.
+            vocab_size: length of the logits.
+            stops: ids that must not be chosen while the answer may not end.
+            ellipsis: the id that `choose.threshold` is about, in chat turns.
+        Raises:
+            UserError: a threshold where there is no such id.
+        """
+        if choose.threshold is not None and ellipsis is None:
+            raise UserError(f'{choose}: a threshold is for " ..." in chat turns alone, leave it out')
+        self.choose, self.stops, self.ellipsis = choose, tuple(sorted(stops)), ellipsis
+        self.seen = torch.zeros(vocab_size, dtype=torch.bool, device=device)
+        self._stops = torch.tensor(self.stops, dtype=torch.int64, device=device)
+        self.num_chosen = 0
+        self.generator = torch.Generator()
+        if choose.draws:
+            self.generator.manual_seed(choose.seed)
+
+    def see(self, ids: Iterable[int]) -> None:
+        """Count these ids as in view."""
+        index = torch.tensor(list(ids), dtype=torch.int64)
+        # from pageable memory the copy takes its bytes along before it returns, and nothing waits for the device
+        self.seen.index_fill_(0, index.to(self.seen.device, non_blocking=True), True)
+
+    def begin_anew(self, ids: Iterable[int]) -> None:
+        """Count these ids as in view, and no others."""
+        self.seen.zero_()
+        self.see(ids)
+
+    def begin_turn(self) -> None:
+        """The threshold counts from here."""
+        self.num_chosen = 0
+
+    def pick(self, logits: torch.Tensor, may_stop: bool) -> int:
+        """The id of the next token after (V,) logits, which stay as they are. It counts as in view from now on.
+
+        The one moment of a token at which the host waits for the device.
+        """
+        return pick_many([self], [logits], [may_stop])[0]
+
+    def state(self) -> dict:
+        """What later tokens depend on, in tensors and numbers, beside the policy."""
+        return {
+            "seen": self.seen.nonzero()[:, 0].cpu(),
+            "num_chosen": self.num_chosen,
+            "generator": self.generator.get_state(),
+        }
+
+    def load_state(self, state: dict) -> None:
+        """Go on from a `state`."""
+        self.begin_anew(state["seen"].tolist())
+        self.num_chosen = state["num_chosen"]
+        self.generator.set_state(state["generator"].cpu())
+
+
+def pick_many(choosers: Sequence[Chooser], logits: Sequence[torch.Tensor], ends: Sequence[bool]) -> list[int]:
+    """What each of these (of different sessions) would `pick`; the host waits once for all that take the likeliest
+    token, and once for all that draw.
+
+    Args:
+        logits: (V,) each.
+        ends: whether the answer may stop, each.
+    """
+    groups: dict[tuple, list[int]] = {}
+    for i, (chooser, may_stop) in enumerate(zip(choosers, ends, strict=True)):
+        groups.setdefault(_alike(chooser, may_stop), []).append(i)
+    best, chances = {}, {}
+    for alike, members in groups.items():
+        first = choosers[members[0]]
+        seen = torch.stack([choosers[i].seen for i in members])
+        scores = scores_of(first, torch.stack([logits[i] for i in members]), seen, alike[-1])
+        if first.choose.draws:
+            chances |= zip(members, scores.softmax(-1), strict=True)
+        else:
+            best |= zip(members, scores.argmax(-1, keepdim=True), strict=True)
+    ids = dict(zip(best, torch.cat(list(best.values())).tolist(), strict=True)) if best else {}
+    rows = torch.stack(list(chances.values())).cpu() if chances else []
+    # nothing has changed so far: whoever has to try again finds all as it was
+    for i, chosen in best.items():
+        choosers[i].seen.index_fill_(0, chosen, True)
+    for i, row in zip(chances, rows, strict=True):
+        ids[i] = int(torch.multinomial(row, 1, generator=choosers[i].generator))
+        choosers[i].see([ids[i]])
+    for chooser in choosers:
+        chooser.num_chosen += 1
+    return [ids[i] for i in range(len(choosers))]
+
+
+def scores_of(chooser: Chooser, logits: torch.Tensor, seen: torch.Tensor, may_stop: bool) -> torch.Tensor:
+    """(n, V) logits of sessions whose choosers are alike -> (n, V) scores; the logits stay as they are.
+
+    Args:
+        seen: (n, V) bool, what each has in view.
+    """
+    how, scores = chooser.choose, logits
+    if how.penalty != 1:
+        punished = torch.where(scores < 0, scores * how.penalty, scores / how.penalty)
+        scores = torch.where(seen, punished, scores)
+    if not may_stop:
+        scores = scores.index_fill(-1, chooser._stops, -torch.inf)
+    if how.threshold is not None:
+        least = how.threshold + how.threshold_step * chooser.num_chosen
+        ellipsis = scores[:, chooser.ellipsis]
+        low = scores.float().softmax(-1)[:, chooser.ellipsis] <= least
+        scores = scores.clone()
+        scores[:, chooser.ellipsis] = torch.where(low, -torch.inf, ellipsis)
+    for warp in _warpers(how.temperature, how.top_k, how.top_p) if how.draws else ():
+        scores = warp(None, scores)
+    return scores
+
+
+@lru_cache
+def _warpers(temperature: float, top_k: int, top_p: float) -> tuple:
+    warpers = [TemperatureLogitsWarper(float(temperature))] if temperature != 1 else []
+    warpers += [TopKLogitsWarper(top_k)] if top_k else []
+    warpers += [TopPLogitsWarper(top_p)] if top_p < 1 else []
+    return tuple(warpers)
+
+
+def _alike(chooser: Chooser, may_stop: bool) -> tuple:
+    """Choosers of one key have the same scores for the same logits and ids in view. The last part is `may_stop`."""
+    how = chooser.choose
+    drawn = (how.temperature, how.top_k, how.top_p) if how.draws else None
+    least = None if how.threshold is None else (how.threshold, how.threshold_step, chooser.num_chosen)
+    return how.penalty, drawn, least, chooser.ellipsis, chooser.stops, may_stop
