@@ -63,11 +63,13 @@ def our_interval(ci95: Mapping[str, Sequence[float]]) -> dict[str, tuple[float, 
 
 
 def paper_rows(variant: str, task: str = "pe-video") -> list[tuple[str, dict[str, float]]]:
-    """The paper's rows for a variant, named as the paper's.
+    """The paper's rows for a variant, named as the paper's; one without values for what is not in the paper.
 
     Args:
         task: "pe-video": Qwen2.5-VL 3B and 7B fine-tuned on PE-Video; "funqa": 3B, the mean of the six sub-tasks.
     """
+    if variant not in _PAPER[task]:
+        return [(f"{variant}: not in the paper", {})]
     suffix = "" if task == "pe-video" else ", mean of six"
     sizes = _PAPER[task][variant].items()
     return [(f"{variant}, paper {size}{suffix}", dict(zip(COLUMNS, row, strict=False))) for size, row in sizes]

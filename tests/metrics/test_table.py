@@ -56,3 +56,9 @@ def test_papers_orders_hold_as_it_tells_them():
     assert drops["origin"] is None and drops["batch"] is None
     assert all(row["fixed"] == bleurt[v] for v, row in drops.items() if row)
     assert [v for v, row in drops.items() if row and row["random"] < row["fixed"]] == ["interleave"]
+
+
+def test_what_is_not_in_the_paper_says_so():
+    for task in ("pe-video", "funqa"):
+        lines = format_table(paper_rows("livecc", task)).splitlines()
+        assert lines[1].startswith("livecc: not in the paper") and lines[1].count("n/a") == len(COLUMNS)
