@@ -38,14 +38,26 @@ def setting(default: Any, help: str, *, env: str | None = None, **facts: Any) ->
 
     Args:
         default: REQUIRED for none.
-        facts: more that is known of the field, kept in its metadata. `add_flags` reads `metavar`, `positional` (True:
-            no dashes before its name) and `repeat` (True: a list whose flag is given once for each item, which may
-            then hold a comma).
+        facts: more that is known of the field, kept in its metadata. `check_least` reads `least`; `add_flags` reads
+            `metavar`, `positional` (True: no dashes before its name) and `repeat` (True: a list whose flag is given
+            once for each item, which may then hold a comma).
     """
     metadata = {"help": help, "env": env, **facts}
     if isinstance(default, list | dict):
         return dataclasses.field(default_factory=lambda: type(default)(default), metadata=metadata)
     return dataclasses.field(default=default, metadata=metadata)
+
+
+def check_least(settings: Any) -> None:
+    """For a dataclass's __post_init__.
+
+    Raises:
+        UserError: a field is below the least value that its setting names.
+    """
+    for field in dataclasses.fields(settings):
+        least, value = field.metadata.get("least"), getattr(settings, field.name)
+        if least is not None and value is not None and value < least:
+            raise UserError(f"{field.name} must be at least {least}, not {value}")
 
 
 class Parser(argparse.ArgumentParser):

@@ -1,5 +1,6 @@
 """Which process this is among those that share a command: read from the variables of torchrun or Slurm."""
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -53,3 +54,8 @@ def place_of(env: Mapping[str, str]) -> Place:
         )
     agent = env.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
     return Place(rank, size, local, address, port, hosts_store=rank == 0 and not agent)
+
+
+def in_torchrun() -> bool:
+    """Whether torchrun has started this process."""
+    return "LOCAL_RANK" in os.environ

@@ -6,30 +6,22 @@ from swwatch.model.loading import Loaded
 from swwatch.rules.variants import TURNS
 from swwatch.train import distributed
 from swwatch.train.arrange import Arrangement
-from swwatch.train.precision import precision_text
+from swwatch.train.machine import precision_text, why_attention
 from swwatch.train.settings import TrainSettings
+from swwatch.train.setup import Setup
 
 
 def banner(
-    settings: TrainSettings,
-    loaded: Loaded,
-    counts: dict[str, tuple[int, int]],
-    arranged: Arrangement,
-    steps: int,
-    *,
-    num_samples: int,
-    reasons: dict[str, str],
-    more: dict[str, str | None],
+    settings: TrainSettings, setup: Setup, arranged: Arrangement, steps: int, *, more: dict[str, str | None]
 ) -> str:
     """The lines.
 
     Args:
-        counts: part of the model -> (trainable parameters, all).
-        reasons: why this attention and this way to the loss.
         more: further lines; those that are None are left out.
     """
+    loaded = setup.loaded
     device = "cpu" if not torch.cuda.is_available() else torch.cuda.get_device_name()
-    learns = [f"{name} {trainable:,} of {total:,}" for name, (trainable, total) in counts.items()]
+    learns = [f"{name} {trainable:,} of {total:,}" for name, (trainable, total) in setup.counts.items()]
     rows_per_step = settings.batch_size * settings.accumulation
     tokens = (
         "" if arranged.tokens_per_row is None else f", about {arranged.tokens_per_row * rows_per_step:,.0f} tokens"
@@ -42,10 +34,10 @@ def banner(
         "model": settings.model_path,
         "trainable": "; ".join(learns),
         "adapter": _adapter(settings),
-        "runs on": f"{device}, {precision_text(settings)}",
-        "attention": f"{settings.attention} ({reasons['attention']})",
-        "loss": reasons["loss"],
-        "data": f"{', '.join(map(str, [settings.train_data, *(settings.more_data or [])]))}, {num_samples:,} samples",
+        "runs on": f"{device}, {precision_text(settings, setup.engine)}",
+        "attention": f"{settings.attention} ({why_attention(settings)})",
+        "loss": f"{loaded.model.loss_way} ({setup.why_loss})",
+        "data": f"{', '.join(map(str, settings.annotations))}, {len(setup.clips):,} samples",
         "rows": arranged.summary,
         "steps": f"{steps:,} of {settings.batch_size} x {settings.accumulation} "
         f"{'samples' if settings.pack_tokens is None else 'packs'}{tokens}",

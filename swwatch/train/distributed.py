@@ -132,6 +132,16 @@ def on_main(call: Callable[[], T]) -> T:
     return result
 
 
+def main_first(call: Callable[[], T]) -> T:
+    """As `together`, when the main process has done it: it writes what the others then find."""
+
+    def alone() -> None:
+        call()
+
+    on_main(alone)
+    return together(call)
+
+
 def barrier() -> None:
     gather(None)
 

@@ -1,30 +1,15 @@
 """Who holds which part of the model: plain DDP, DeepSpeed's ZeRO stages, or FSDP2. Asked for by `parallel`."""
 
-import importlib.util
 import json
 import os
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from torch import nn
 
 from swwatch.errors import UserError
-from swwatch.paths import ROOT
 from swwatch.train import distributed
-
-DEEPSPEED_FOLDER = ROOT / "configs" / "deepspeed"
-ZERO = ("zero2", "zero3", "zero3_offload")
-NAMES = ("ddp", *ZERO, "fsdp2")
-# what the settings decide; a DeepSpeed file may say "auto" or leave it out
-OURS = (
-    "train_batch_size",
-    "train_micro_batch_size_per_gpu",
-    "gradient_accumulation_steps",
-    "gradient_clipping",
-    "optimizer",
-    "scheduler",
-)
+from swwatch.train.parallel import deepspeed_settings
 
 
 @dataclass(frozen=True)
@@ -41,19 +26,8 @@ class Engine:
 
     @classmethod
     def of(cls, parallel: str) -> "Engine":
-        """The engine of a name or of a path to a DeepSpeed JSON.
-
-        Raises:
-            UserError: no such name or file, a file that contradicts the settings, or DeepSpeed is not installed.
-        """
-        if parallel in ("ddp", "fsdp2"):
-            return cls(parallel)
-        path = DEEPSPEED_FOLDER / f"{parallel}.json" if parallel in ZERO else Path(parallel).expanduser()
-        if path.suffix != ".json":
-            raise UserError(f"parallel {parallel!r} is none of {', '.join(NAMES)}, nor a DeepSpeed .json file")
-        if importlib.util.find_spec("deepspeed") is None:
-            raise UserError(f"parallel {parallel} needs DeepSpeed: pip install deepspeed, or use ddp or fsdp2")
-        return cls(parallel, _read(path))
+        """The engine of a name or of a path to a DeepSpeed JSON, see `deepspeed_settings`."""
+        return cls(parallel, deepspeed_settings(parallel))
 
     @property
     def stage(self) -> int:
@@ -170,19 +144,3 @@ def share(accumulation: int, batch_size: int) -> int:
             f"cannot be shared among {count} processes: use accumulation {nearest}, or another number of processes"
         )
     return accumulation // count
-
-
-def _read(path: Path) -> dict:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"cannot read the DeepSpeed file {path}: {error}") from error
-    zero = content.get("zero_optimization") if isinstance(content, dict) else None
-    if not isinstance(zero, dict) or zero.get("stage") not in (0, 1, 2, 3):
-        raise UserError(f"{path}: zero_optimization.stage must be 0, 1, 2 or 3")
-    taken = [key for key in OURS if content.get(key, "auto") != "auto"]
-    if taken:
-        raise UserError(f'{path}: {", ".join(taken)} come from the settings; write "auto" or leave them out')
-    if zero["stage"] == 3 and not zero.get("stage3_gather_16bit_weights_on_model_save"):
-        raise UserError(f"{path}: stage 3 needs stage3_gather_16bit_weights_on_model_save, or no model can be saved")
-    return {key: "auto" for key in OURS[:4]} | content

@@ -1,36 +1,35 @@
 """Add an adapter into the weights of its base model: a checkpoint folder like any other."""
 
-import argparse
 import os
 import shutil
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
-import torch
-
+from swwatch.config import REQUIRED, read_settings, setting
 from swwatch.errors import UserError
-from swwatch.model.checks import ADAPTER
-from swwatch.model.loading import load
+from swwatch.model.checks import ADAPTER, check_checkpoint
+from swwatch.model.settings import base_of
 
 
-def build_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="swwatch merge", description=__doc__)
-    parser.add_argument("adapter", type=Path, help="folder of an adapter, such as a training run's output")
-    parser.add_argument("--out", type=Path, required=True, help="folder to write; must not exist")
-    parser.add_argument("--base", help="base model, where it is not where the adapter says")
-    parser.add_argument(
-        "--dtype", default="float32", choices=["float32", "bfloat16", "float16"], help="of the weights"
-    )
-    return parser
+@dataclass(frozen=True, kw_only=True)
+class MergeSettings:
+    """Settings of `swwatch merge`."""
+
+    adapter: Path = setting(REQUIRED, "folder of an adapter, such as a training run's output", positional=True)
+    out: Path = setting(REQUIRED, "folder to write; must not exist")
+    base: str | None = setting(None, "base model, where it is not where the adapter says")
+    dtype: Literal["float32", "bfloat16", "float16"] = setting("float32", "of the weights")
 
 
 def main(argv: list[str]) -> int:
-    args = build_parser().parse_args(argv)
-    merge(args.adapter, args.out, base=args.base, dtype=getattr(torch, args.dtype))
-    print(f"{args.out} holds the merged model")
+    settings = read_settings(MergeSettings, argv, program="swwatch merge", about=__doc__)
+    merge(settings.adapter, settings.out, base=settings.base, dtype=settings.dtype)
+    print(f"{settings.out} holds the merged model")
     return 0
 
 
-def merge(adapter: Path, out: Path, *, base: str | None = None, dtype: torch.dtype = torch.float32) -> None:
+def merge(adapter: Path, out: Path, *, base: str | None = None, dtype: str = "float32") -> None:
     """Write the merged model; the folder appears when all of it is written.
 
     Raises:
@@ -40,9 +39,14 @@ def merge(adapter: Path, out: Path, *, base: str | None = None, dtype: torch.dty
         raise UserError(f"{adapter} holds no {ADAPTER}: give the output folder of a run with an adapter")
     if out.exists():
         raise UserError(f"{out} exists: choose another --out")
+    check_checkpoint(base or base_of(adapter))
+    import torch
+
+    from swwatch.model.loading import load
+
     loaded = load(adapter, base=base, dtype=torch.float32, device="cpu")  # rounded once, after the sum
     partial = out.with_name(out.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
-    loaded.model.to(dtype).save_pretrained(partial)
+    loaded.model.to(getattr(torch, dtype)).save_pretrained(partial)
     loaded.processor.save_pretrained(partial)
     os.replace(partial, out)

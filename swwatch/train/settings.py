@@ -1,33 +1,45 @@
-"""Every setting of a training run. Its name is a key of configs/train/*.yaml and a flag; defaults are the paper's."""
+"""Every setting of a training run. Its name is a key of configs/train/*.yaml and a flag; defaults are the paper's.
+
+Nothing here imports torch, so that help and mistakes come at once.
+"""
 
 import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
-from swwatch.config import setting
+from swwatch.config import check_least, read_settings, setting
+from swwatch.data.annotations import no_file
 from swwatch.data.tasks import TASKS
 from swwatch.errors import UserError
+from swwatch.model.checks import check_checkpoint, saved_settings
+from swwatch.model.settings import Settings
 from swwatch.paths import ROOT
 from swwatch.rules.variants import TURNS, VARIANTS
+from swwatch.train.parallel import deepspeed_settings
+from swwatch.train.trackers import choose_trackers
 
-# what may differ between a run and its continuation: it changes neither losses nor weights
-# (`parallel` is compared where it matters, see engines.Engine.fixed)
-FREE = ("task", "parallel", "output_dir", "num_workers", "prefetch_factor")
-FREE += ("cache_frames_gb", "frames_cache_dir", "frames_cache_gb")
-FREE += ("save_steps", "save_total_limit", "max_bad_fraction", "eval_data", "eval_steps", "eval_samples", "log_to")
-# settings that runs begun by earlier versions do not know: at their defaults they are as good as not there
-LATER = ("adapter", "lora_rank", "lora_alpha", "lora_dropout", "lora_targets", "truncate")
-LATER += ("merger_learning_rate", "vision_learning_rate", "tf32", "fused_loss", "more_data", "positions", "context")
+ABOUT = """Fine-tune Qwen2.5-VL in one of the variants, or to stream in turns (also: bash scripts/sft.sh).
+
+Settings come from flags, then the environment, then --config, then the defaults above. A run that was interrupted
+continues from its last complete checkpoint when it is started again with the same settings."""
 
 
 @dataclass(frozen=True)
 class TrainSettings:
-    """Settings of `swwatch train`."""
+    """Settings of `swwatch train`. Two facts of a field, besides those of `config.setting`, are for continued runs.
+
+    free: it may change, as it changes neither losses nor weights (`parallel` is compared where it matters, see
+    engines.Engine.fixed). since: the version that brought it; runs begun by an earlier one know nothing of it, and at
+    its default it is as good as not there.
+    """
 
     # what is trained on what
     task: Literal["pe-video", "funqa"] = setting(
-        "pe-video", "pe-video or funqa: chooses the defaults of train_data and output_dir", env="QWEN2_5_VL_TASK"
+        "pe-video",
+        "pe-video or funqa: chooses the defaults of train_data and output_dir",
+        env="QWEN2_5_VL_TASK",
+        free=True,
     )
     variant: str | None = setting(
         None,
@@ -43,61 +55,80 @@ class TrainSettings:
         env="QWEN2_5_VL_TRAIN_DATA",
     )
     more_data: list[Path] | None = setting(
-        None, "further files of conversations (streamingvlm, livecc), with commas; one named again is seen again"
+        None,
+        "further files of conversations (streamingvlm, livecc), with commas; one named again is seen again",
+        since="0.1",
     )
     video_root: Path | None = setting(None, "folder of all videos (default: where the records' video_path says)")
     output_dir: Path | None = setting(
-        None, "where checkpoints and the model go (default: output/qwen2_5vl-<pe|funqa>-<variant> in the repository)"
+        None,
+        "where checkpoints and the model go (default: output/qwen2_5vl-<pe|funqa>-<variant> in the repository)",
+        free=True,
     )
     schedule: str | None = setting(None, "wait-k:3 or random:3:seed=0 (default: the checkpoint's own, else wait-k:3)")
     pixel_budget: str | None = setting(None, "declared or release (default: the checkpoint's own, else declared)")
-    max_length: int = setting(8192, "longest sample in tokens; longer ones are skipped and listed, or see truncate")
-    max_frames: int = setting(60, "longest clip in frames at 2 fps; longer ones are skipped and listed")
-    truncate: bool = setting(False, "samples beyond max_length lose the end of their video, never of their answer")
+    max_length: int = setting(
+        8192, "longest sample in tokens; longer ones are skipped and listed, or see truncate", least=1
+    )
+    max_frames: int = setting(60, "longest clip in frames at 2 fps; longer ones are skipped and listed", least=2)
+    truncate: bool = setting(
+        False, "samples beyond max_length lose the end of their video, never of their answer", since="0.1"
+    )
     positions: Literal["mrope_full", "flat_1d"] = setting(
-        "mrope_full", "of streamingvlm and livecc: flat_1d is what LiveCC's released weights were trained with"
+        "mrope_full",
+        "of streamingvlm and livecc: flat_1d is what LiveCC's released weights were trained with",
+        since="0.1",
     )
     context: Literal["none", "title", "previous", "previous_or_title", "both"] = setting(
-        "none", "of livecc: what a query tells besides, the video's title or what was said before"
+        "none", "of livecc: what a query tells besides, the video's title or what was said before", since="0.1"
     )
-    max_bad_fraction: float = setting(0.01, "stop when more than this share of the records is unusable")
+    max_bad_fraction: float = setting(
+        0.01, "stop when more than this share of the records is unusable", least=0, free=True
+    )
     # what learns
     train_vision: bool = setting(False, "train the vision tower")
     train_merger: bool = setting(True, "train the merger between vision tower and LLM")
     train_llm: bool = setting(True, "train the LLM")
     adapter: Literal["none", "lora", "dora", "qlora"] = setting(
-        "none", "train small adapters instead of the LLM's own weights; qlora holds these in 4 bits (cuda only)"
+        "none",
+        "train small adapters instead of the LLM's own weights; qlora holds these in 4 bits (cuda only)",
+        since="0.1",
     )
-    lora_rank: int = setting(16, "rank of the adapters")
-    lora_alpha: float = setting(32.0, "the adapters' output counts lora_alpha / lora_rank")
-    lora_dropout: float = setting(0.0, "dropout before the adapters")
+    lora_rank: int = setting(16, "rank of the adapters", least=1, since="0.1")
+    lora_alpha: float = setting(32.0, "the adapters' output counts lora_alpha / lora_rank", least=0, since="0.1")
+    lora_dropout: float = setting(0.0, "dropout before the adapters", least=0, since="0.1")
     lora_targets: list[str] | None = setting(
         None,
         "which linear layers get one, by the end of their names, such as q_proj,v_proj; of the tower as visual.* "
         "(default: all of the LLM)",
+        since="0.1",
     )
     # how it learns
     epochs: float = setting(1.0, "passes over the data")
     max_steps: int | None = setting(None, "optimizer steps, instead of epochs")
-    batch_size: int = setting(1, "rows per forward: samples, or packs of samples with pack_tokens")
+    batch_size: int = setting(1, "rows per forward: samples, or packs of samples with pack_tokens", least=1)
     pack_tokens: int | None = setting(
         None, "pack samples into sequences of up to so many tokens (default: no packing)"
     )
     group_by_length: bool = setting(False, "batches of samples of like length, which need less padding")
     accumulation: int = setting(
-        64, "forwards per optimizer step, shared among the processes (the paper: 64 on 4 GPUs, 16 each)"
+        64, "forwards per optimizer step, shared among the processes (the paper: 64 on 4 GPUs, 16 each)", least=1
     )
-    learning_rate: float = setting(2e-5, "peak learning rate of AdamW")
-    merger_learning_rate: float | None = setting(None, "the merger's (default: learning_rate)")
-    vision_learning_rate: float | None = setting(None, "the vision tower's (default: learning_rate)")
+    learning_rate: float = setting(2e-5, "peak learning rate of AdamW", least=0)
+    merger_learning_rate: float | None = setting(None, "the merger's (default: learning_rate)", least=0, since="0.1")
+    vision_learning_rate: float | None = setting(
+        None, "the vision tower's (default: learning_rate)", least=0, since="0.1"
+    )
     lr_schedule: Literal["cosine", "linear", "constant"] = setting("cosine", "cosine, linear or constant")
-    warmup: float = setting(0.03, "linear warm-up: a share of all steps where below 1, else a number of steps")
-    weight_decay: float = setting(0.0, "AdamW's weight decay")
-    max_grad_norm: float = setting(1.0, "gradients are clipped to this norm; 0 is off")
+    warmup: float = setting(
+        0.03, "linear warm-up: a share of all steps where below 1, else a number of steps", least=0
+    )
+    weight_decay: float = setting(0.0, "AdamW's weight decay", least=0)
+    max_grad_norm: float = setting(1.0, "gradients are clipped to this norm; 0 is off", least=0)
     seed: int = setting(42, "of the data order, the questions and everything else that is drawn")
     # how it runs
     parallel: str = setting(
-        "ddp", "ddp, zero2, zero3, zero3_offload, fsdp2, or a DeepSpeed .json; see docs/training.md"
+        "ddp", "ddp, zero2, zero3, zero3_offload, fsdp2, or a DeepSpeed .json; see docs/training.md", free=True
     )
     precision: Literal["auto", "float32", "bfloat16"] = setting(
         "auto", "bfloat16: autocast over float32 weights (auto: bfloat16 on cuda, float32 on the CPU)"
@@ -105,56 +136,66 @@ class TrainSettings:
     attention: Literal["auto", "sdpa", "eager", "flex", "flash_attention_2"] = setting(
         "auto", "attention backend; flash_attention_2 for variants of one stream only, flex on cuda only"
     )
-    tf32: bool = setting(False, "let CUDA compute float32 products in TensorFloat-32: faster, and less exact")
+    tf32: bool = setting(
+        False, "let CUDA compute float32 products in TensorFloat-32: faster, and less exact", since="0.1"
+    )
     fused_loss: Literal["auto", "liger", "chunked", "off"] = setting(
         "auto",
         "loss without logits of all tokens at once: by liger-kernel, or in chunks of answer tokens (auto: liger where "
         "it is installed and fits, else chunked)",
+        since="0.1",
     )
     gradient_checkpointing: bool = setting(True, "recompute activations in the backward pass to save memory")
     num_workers: int | None = setting(
         None,
         "processes that decode and encode clips ahead; 0: the training process does it (default: 8 on cuda, else 0)",
+        least=0,
+        free=True,
     )
     prefetch_factor: int | None = setting(
-        None, "batches that each of them keeps ready (default: together those of an optimizer step, 2 at the least)"
+        None,
+        "batches that each of them keeps ready (default: together those of an optimizer step, 2 at the least)",
+        least=1,
+        free=True,
     )
     cache_frames_gb: float = setting(
-        0.0, "keep encoded clips in memory up to this size (split among workers, who keep their own)"
+        0.0,
+        "keep encoded clips in memory up to this size (split among workers, who keep their own)",
+        least=0,
+        free=True,
     )
     frames_cache_dir: Path | None = setting(
-        None, "folder that keeps decoded frames for all processes, epochs and runs that use it (default: none)"
+        None,
+        "folder that keeps decoded frames for all processes, epochs and runs that use it (default: none)",
+        free=True,
     )
-    frames_cache_gb: float = setting(50.0, "size of frames_cache_dir at most; not more than its disk has room for")
-    save_steps: int = setting(50, "steps between checkpoints; the last step is always saved")
-    save_total_limit: int = setting(1, "complete checkpoints kept")
+    frames_cache_gb: float = setting(
+        50.0, "size of frames_cache_dir at most; not more than its disk has room for", least=0, free=True
+    )
+    save_steps: int = setting(50, "steps between checkpoints; the last step is always saved", least=1, free=True)
+    save_total_limit: int = setting(1, "complete checkpoints kept", least=1, free=True)
     # what it tells
-    eval_data: Path | None = setting(None, "annotation file of held-out clips whose loss is told while training")
-    eval_steps: int = setting(50, "steps between such evaluations; the last step always has one")
-    eval_samples: int = setting(64, "clips of eval_data taken, spread evenly; 0: all")
+    eval_data: Path | None = setting(
+        None, "annotation file of held-out clips whose loss is told while training", free=True
+    )
+    eval_steps: int = setting(50, "steps between such evaluations; the last step always has one", least=1, free=True)
+    eval_samples: int = setting(64, "clips of eval_data taken, spread evenly; 0: all", least=0, free=True)
     log_to: list[str] | None = setting(
         None,
         "besides log.jsonl: tensorboard, wandb, trackio, several with commas, or jsonl for none (default: tensorboard "
         "where it is installed)",
+        free=True,
+    )
+    dry_run: bool = setting(
+        False,
+        "build model and first batches, print what they hold, draw a sample, and train nothing",
+        free=True,
     )
 
     def __post_init__(self):
         if self.train_data is None:
             object.__setattr__(self, "train_data", ROOT / "dataset" / TASKS[self.task].train_file)
-        at_least = {"max_length": 1, "max_frames": 2, "batch_size": 1, "accumulation": 1, "save_steps": 1}
-        at_least |= {"save_total_limit": 1, "num_workers": 0, "cache_frames_gb": 0, "warmup": 0, "max_grad_norm": 0}
-        at_least |= {
-            "prefetch_factor": 1,
-            "frames_cache_gb": 0,
-            "max_bad_fraction": 0,
-            "weight_decay": 0,
-            "learning_rate": 0,
-        }
-        at_least |= {"merger_learning_rate": 0, "vision_learning_rate": 0, "eval_steps": 1, "eval_samples": 0}
-        at_least |= {"lora_rank": 1, "lora_alpha": 0, "lora_dropout": 0}
-        for key, least in at_least.items():
-            if getattr(self, key) is not None and getattr(self, key) < least:
-                raise UserError(f"{key} must be at least {least}, not {getattr(self, key)}")
+        check_least(self)
         if self.pack_tokens is not None:
             if self.pack_tokens < self.max_length:
                 raise UserError(
@@ -180,17 +221,70 @@ class TrainSettings:
             if rate is not None and not getattr(self, f"train_{part}") and self.adapter == "none":
                 raise UserError(f"{part}_learning_rate {rate:g} has nothing to set: train_{part} is off")
 
+    @property
+    def annotations(self) -> list[Path]:
+        """All files of training samples."""
+        return [self.train_data, *(self.more_data or ())]
+
     def fixed(self) -> dict:
         """What a continued run must have in common with its beginning, as JSON values."""
-        values = {key: value for key, value in dataclasses.asdict(self).items() if key not in FREE}
-        values = {key: value for key, value in values.items() if key not in LATER or value != DEFAULTS[key]}
-        return {key: _as_json(value) for key, value in values.items()}
+        values = {}
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            unknown = "since" in field.metadata and value == field.default
+            if not field.metadata.get("free") and not unknown:
+                values[field.name] = _as_json(value)
+        return values
 
 
-def _as_json(value):
+def read(argv: list[str]) -> TrainSettings:
+    """The settings of command line, environment and file, completed; all that can be told without torch is told.
+
+    Raises:
+        UserError: settings that cannot be, or a file that is not there.
+    """
+    settings = read_settings(TrainSettings, argv, program="swwatch train", about=ABOUT)
+    for path in filter(None, (*settings.annotations, settings.eval_data)):
+        if not path.is_file():
+            raise no_file(path)
+    deepspeed_settings(settings.parallel)
+    choose_trackers(settings.log_to)
+    return complete(settings)
+
+
+def complete(settings: TrainSettings) -> TrainSettings:
+    """Fill what the checkpoint knows, variant and output folder, and make paths absolute.
+
+    Raises:
+        UserError: there is no checkpoint, nobody names a variant, or it has no use for a setting.
+    """
+    model = Path(settings.model_path).expanduser()
+    model_path = str(model.resolve()) if model.exists() else settings.model_path
+    check_checkpoint(model_path)
+    is_here = Path(model_path).is_dir()
+    saved = saved_settings(model_path) if is_here or settings.variant is None else {}  # else loading will tell
+    if not (settings.variant or saved):
+        raise UserError(f"which variant? Set QWEN2_5_VL_VARIANT or --variant to one of {', '.join(VARIANTS | TURNS)}")
+    asked = {name: getattr(settings, name) for name in ("variant", "schedule", "pixel_budget")}
+    variant = Settings.resolve(saved, **asked, where=model_path).variant
+    for name in ("schedule",) if variant in TURNS else ("more_data", "positions", "context"):
+        if getattr(settings, name) != getattr(TrainSettings, name):
+            others = ", ".join(VARIANTS if variant in TURNS else TURNS)
+            raise UserError(f"{name} is for {others}; {variant} has no use for it: leave it out")
+    output = settings.output_dir or ROOT / "output" / f"qwen2_5vl-{TASKS[settings.task].label}-{variant}"
+    paths = ("train_data", "more_data", "eval_data", "video_root", "frames_cache_dir")
+    absolute = {name: _absolute(getattr(settings, name)) for name in paths}
+    own = {"variant": variant, "model_path": model_path, "output_dir": output.resolve()}
+    return dataclasses.replace(settings, **own, **absolute)
+
+
+def _absolute(path: Any) -> Any:
+    if isinstance(path, list):
+        return [one.resolve() for one in path]
+    return path and path.resolve()
+
+
+def _as_json(value: Any) -> Any:
     if isinstance(value, list):
         return [_as_json(item) for item in value]
     return str(value) if isinstance(value, Path) else value
-
-
-DEFAULTS = {field.name: field.default for field in dataclasses.fields(TrainSettings)}

@@ -1,12 +1,14 @@
-"""What a run is made of: the model as it will be trained, its attention and loss, and the clips."""
+"""What a run is made of: the model as it will be trained, its loss, and the clips."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import nn
 
 from swwatch.data.budget import BUDGETS
+from swwatch.data.collator import Collator
 from swwatch.data.dataset import ClipDataset
 from swwatch.data.frame_cache import FrameCache, how_made
 from swwatch.data.pixels import FrameEncoder
@@ -18,31 +20,70 @@ from swwatch.data.turns.dataset import TurnDataset, training_budget
 from swwatch.data.turns.prompt import Turns
 from swwatch.data.turns.samples import Form
 from swwatch.errors import UserError
-from swwatch.model.attention import choose_attention
+from swwatch.model.attention import BLOCK
 from swwatch.model.checks import ADAPTER
 from swwatch.model.loading import Loaded, load
 from swwatch.model.loss import choose_loss
 from swwatch.rules import systems
 from swwatch.rules import turn_positions as positions
-from swwatch.rules.variants import TURNS, VARIANTS
+from swwatch.rules.variants import TURNS
 from swwatch.train.adapters import adapt, quantisation
 from swwatch.train.engines import Engine
+from swwatch.train.machine import base_dtype
 from swwatch.train.parts import count, set_trainable
-from swwatch.train.precision import base_dtype, bf16
-from swwatch.train.settings import DEFAULTS, TrainSettings
+from swwatch.train.settings import TrainSettings
 
 Data = Records | Conversations
 
 
-def attention_for(settings: TrainSettings, variant: str) -> tuple[str, str]:
-    """The attention backend that `auto` means, and why."""
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    return choose_attention(variant, device, torch.bfloat16 if bf16(settings) else torch.float32)
+@dataclass(frozen=True)
+class Setup:
+    """What a run works with, before its samples are put in order.
+
+    Attributes:
+        engine: which shards the model.
+        loaded: the model to start or continue from; with adapters their base.
+        clips: the samples.
+        collator: makes batches of them.
+        model: what is trained: loaded.model, or the same under adapters.
+        counts: part of the model -> (trainable parameters, all).
+        why_loss: why the loss is computed the way it is, which the model knows.
+    """
+
+    engine: Engine
+    loaded: Loaded
+    clips: Samples
+    collator: Collator
+    model: nn.Module
+    counts: dict[str, tuple[int, int]]
+    why_loss: str
 
 
-def why_attention(settings: TrainSettings) -> str:
-    chosen, reason = attention_for(settings, settings.variant)
-    return reason if chosen == settings.attention else "as asked for"
+def set_up(settings: TrainSettings, records: Data, begin: Path | None, cache_gb: float) -> Setup:
+    """Load what a run needs.
+
+    Args:
+        settings: from `machine.settle`.
+        begin: the checkpoint to continue from.
+        cache_gb: of encoded clips that are kept in memory.
+    Raises:
+        UserError: the model cannot be loaded or trained as asked for, or the frame cache cannot be used.
+    """
+    engine = Engine.of(settings.parallel)
+    loaded = load_model(settings, begin, engine)
+    clips = clips_of(settings, records, settings.train_data, loaded, cache_gb)
+    if settings.adapter == "none":
+        flags = {"vision": settings.train_vision, "merger": settings.train_merger, "llm": settings.train_llm}
+        model, counts = loaded.model, set_trainable(loaded.model, **flags)
+    else:
+        before = count(loaded.model)
+        model = adapt(loaded.model, settings, begin)
+        counts = {name: (learn, before[name][1]) for name, (learn, _) in count(model).items()}
+    sharded, plain = engine.stage == 3 or engine.name == "fsdp2", type(loaded.model.lm_head) is nn.Linear
+    cuda = torch.cuda.is_available()
+    loaded.model.loss_way, why = choose_loss(settings.fused_loss, cuda=cuda, sharded=sharded, plain_head=plain)
+    collator = Collator(loaded.tokenizer.pad_token_id, multiple=BLOCK if settings.attention == "flex" else 1)
+    return Setup(engine, loaded, clips, collator, model, counts, why)
 
 
 def load_model(settings: TrainSettings, begin: Path | None, engine: Engine) -> Loaded:
@@ -60,44 +101,13 @@ def load_model(settings: TrainSettings, begin: Path | None, engine: Engine) -> L
     return load(settings.model_path, **asked, **how, quantisation=quantisation(settings))
 
 
-def choose_what_learns(
-    settings: TrainSettings, loaded: Loaded, begin: Path | None
-) -> tuple[nn.Module, dict[str, tuple[int, int]]]:
-    """The model to train, and of each part how many parameters learn, of how many."""
-    if settings.adapter == "none":
-        flags = {"vision": settings.train_vision, "merger": settings.train_merger, "llm": settings.train_llm}
-        return loaded.model, set_trainable(loaded.model, **flags)
-    before = count(loaded.model)
-    model = adapt(loaded.model, settings, begin)
-    return model, {name: (learn, before[name][1]) for name, (learn, _) in count(model).items()}
-
-
-def loss_for(settings: TrainSettings, loaded: Loaded, engine: Engine) -> tuple[str, str]:
-    """How the loss is computed, and why."""
-    sharded, plain = engine.stage == 3 or engine.name == "fsdp2", type(loaded.model.lm_head) is nn.Linear
-    return choose_loss(settings.fused_loss, cuda=torch.cuda.is_available(), sharded=sharded, plain_head=plain)
-
-
-def check_data_settings(settings: TrainSettings, variant: str) -> None:
-    """Refuse settings that the variant's samples have no use for.
-
-    Raises:
-        UserError: there are some.
-    """
-    only = ("schedule",) if variant in TURNS else ("more_data", "positions", "context")
-    given = [key for key in only if getattr(settings, key) != DEFAULTS[key]]
-    if given:
-        others = ", ".join(VARIANTS) if variant in TURNS else ", ".join(TURNS)
-        raise UserError(f"{given[0]} is for {others}; {variant} has no use for it: leave it out")
-
-
-def records_of(settings: TrainSettings, data: Path, more: Sequence[Path] = ()) -> Data:
+def records_of(settings: TrainSettings, data: Sequence[Path]) -> Data:
     """The records of an annotation file, or of files of conversations where the variant streams in turns.
 
     Raises:
         UserError: one of them cannot be read.
     """
-    return Conversations([data, *more]) if settings.variant in TURNS else Records(data)
+    return Conversations(data) if settings.variant in TURNS else Records(data[0])
 
 
 def clips_of(settings: TrainSettings, records: Data, data: Path, loaded: Loaded, cache_gb: float) -> Samples:

@@ -8,20 +8,22 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import torch
-from torch.utils.data import Dataset, Sampler
+from torch.utils.data import Sampler
 from transformers import Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
-from swwatch.data.collator import Collator
 from swwatch.errors import UserError
 from swwatch.train import distributed
-from swwatch.train.checkpoints import keep_newest, mark_complete
+from swwatch.train.arrange import Arrangement
+from swwatch.train.checkpoints import keep_newest, mark_complete, step_of
 from swwatch.train.engines import Engine, share
 from swwatch.train.held_out import HeldOut
 from swwatch.train.loader import prefetch_factor, start_worker, workers_end
-from swwatch.train.optimizer import split_groups
+from swwatch.train.machine import bf16
+from swwatch.train.optimizer import part_rates, split_groups
 from swwatch.train.progress import COUNTS, Progress
 from swwatch.train.settings import TrainSettings
+from swwatch.train.setup import Setup
 from swwatch.train.skips import SkipList
 
 SPECIAL = {"use_cache", "bos_token_id", "eos_token_id", "pad_token_id"}  # of a configuration, which Trainer changes
@@ -31,51 +33,45 @@ class WatchTrainer(Trainer):
     """Trainer with a stateless data order, listed skips and checkpoints that are known to be whole.
 
     Args:
-        model: with what learns set to require gradients.
-        args: from `training_arguments`.
-        dataset, order, collator, processor, skip_list: what it works with; `order` yields the dataset's keys of an
-            epoch, and the processor is saved with every checkpoint.
-        save_total_limit: complete checkpoints kept.
-        begin: the checkpoint to continue from, which `model` was loaded from.
-        engine: which shards the model; what became of it is checked before the first step.
-        stop: signals that end the run after the step they come in.
-        rates: learning rates of parts of the model, from optimizer.part_rates.
+        setup, arranged: what it works with; the processor is saved with every checkpoint.
+        steps: of the whole run, from `num_steps`.
+        begin: the checkpoint to continue from, which the model was loaded from.
+        skip_list: what it cannot use.
         held_out: clips whose loss is told.
         trackers: where curves go, from trackers.start_trackers.
+
+    Attributes:
+        stop: signals that end the run after the step they come in, by stop.note.
+    Raises:
+        UserError: the processes cannot share an optimizer step, or a DeepSpeed file contradicts the settings.
     """
 
     def __init__(
         self,
-        model,
-        args: TrainingArguments,
-        *,
-        dataset: Dataset,
-        order: Sampler,
-        collator: Collator,
-        processor,
-        skip_list: SkipList,
-        save_total_limit: int,
+        settings: TrainSettings,
+        setup: Setup,
+        arranged: Arrangement,
+        steps: int,
         begin: Path | None,
-        engine: Engine,
-        stop: distributed.StopSignals,
-        rates: dict[str, float] | None = None,
-        held_out: HeldOut | None = None,
-        trackers: Sequence = (),
+        skip_list: SkipList,
+        held_out: HeldOut | None,
+        trackers: Sequence,
     ):
-        self.rows_per_step = (
-            args.per_device_train_batch_size * args.gradient_accumulation_steps * distributed.num_processes()
-        )
+        self.settings, self.engine, self.order = settings, setup.engine, arranged.order
+        self.skip_list, self.begin, self.stop = skip_list, begin, distributed.StopSignals()
+        self.rows_per_step = settings.batch_size * settings.accumulation
+        model = setup.model
         self.as_loaded = [(holder, _special(holder)) for holder in (model.config, model.generation_config)]
         super().__init__(
             model,
-            args,
-            data_collator=collator,
-            train_dataset=dataset,
-            processing_class=processor,
+            training_arguments(settings, setup.engine, steps),
+            data_collator=setup.collator,
+            train_dataset=arranged.dataset,
+            processing_class=setup.loaded.processor,
             callbacks=[
                 *([held_out] if held_out else []),
-                Progress(self.rows_per_step / len(order), skip_list, trackers),
-                StopBetweenSteps(stop),
+                Progress(self.rows_per_step / len(arranged.order), skip_list, trackers),
+                StopBetweenSteps(self.stop),
             ],
         )
         self._special_as_loaded()
@@ -84,12 +80,21 @@ class WatchTrainer(Trainer):
         self.model_accepts_loss_kwargs = True
         self.remove_callback(ProgressCallback)
         self.remove_callback(PrinterCallback)
-        self.skip_list, self.save_total_limit, self.begin = skip_list, save_total_limit, begin
-        self.engine, self.order, self.counts = engine, order, Counter()
-        self.rates = rates or {}
-        self.told, self.began, self.waited = {}, 0.0, 0.0  # of the step: what else to log, its start, wait for data
+        self.counts, self.told, self.began, self.waited = Counter(), {}, 0.0, 0.0  # of a step: what else to log, ...
         if held_out:
             held_out.trainer = self
+
+    def learn(self, out: Path) -> int:
+        """Train, and write the model if it comes to the last step; returns the step that it came to."""
+        done = step_of(self.begin) if self.begin else 0
+        if done < self.args.max_steps:
+            self.train(resume_from_checkpoint=str(self.begin) if self.begin else None)
+            if self.state.global_step < self.args.max_steps:
+                return self.state.global_step
+            self.save_model(str(out))
+        elif distributed.rank() == 0:  # it was interrupted while the model was written
+            self._save(str(out))  # the engine has not been set up: the weights are whole
+        return self.args.max_steps
 
     def _get_train_sampler(self, train_dataset=None) -> Sampler:
         """What the whole run reads, which is one epoch to transformers: so every step is full.
@@ -128,7 +133,7 @@ class WatchTrainer(Trainer):
         optimizer = super().create_optimizer(model)
         if new:
             with distributed.alike():
-                split_groups(optimizer, self.accelerator.unwrap_model(self.model), self.rates)
+                split_groups(optimizer, self.accelerator.unwrap_model(self.model), part_rates(self.settings))
         return optimizer
 
     def get_batch_samples(self, epoch_iterator, num_batches, device):
@@ -175,7 +180,7 @@ class WatchTrainer(Trainer):
         if self.args.should_save:
             # the older ones go only after the new one counts, so that a kill at any moment leaves one to continue from
             mark_complete(folder)
-            keep_newest(Path(self.args.output_dir), self.save_total_limit)
+            keep_newest(Path(self.args.output_dir), self.settings.save_total_limit)
         distributed.barrier()  # none ends before it counts: torchrun would end the main process with it
 
 
@@ -224,53 +229,44 @@ def num_steps(settings: TrainSettings, num_rows: int) -> int:
     return math.ceil(settings.epochs * num_rows / (settings.batch_size * settings.accumulation))
 
 
-def training_arguments(
-    settings: TrainSettings, output_dir: Path, *, bf16: bool, max_steps: int, engine: Engine
-) -> TrainingArguments:
+def training_arguments(settings: TrainSettings, engine: Engine, steps: int) -> TrainingArguments:
     """transformers' arguments for these settings.
 
-    Args:
-        bf16: autocast.
-        max_steps: from `num_steps`.
     Raises:
         UserError: the processes cannot share an optimizer step, or a DeepSpeed file contradicts the settings.
     """
-    accumulation = share(settings.accumulation, settings.batch_size)
+    accumulation, cuda = share(settings.accumulation, settings.batch_size), torch.cuda.is_available()
+    values = {
+        "output_dir": str(settings.output_dir),
+        "per_device_train_batch_size": settings.batch_size,
+        "gradient_accumulation_steps": accumulation,
+        "max_steps": steps,
+        "learning_rate": settings.learning_rate,
+        "lr_scheduler_type": "constant_with_warmup" if settings.lr_schedule == "constant" else settings.lr_schedule,
+        "warmup_steps": settings.warmup,  # transformers reads a number below 1 as a share of all steps
+        "weight_decay": settings.weight_decay,
+        "max_grad_norm": settings.max_grad_norm,
+        "seed": settings.seed,
+        "bf16": bf16(settings),
+        "tf32": settings.tf32 if cuda else None,
+        "gradient_checkpointing": settings.gradient_checkpointing,
+        "gradient_checkpointing_kwargs": {"use_reentrant": False},
+        "dataloader_num_workers": settings.num_workers,
+        "dataloader_persistent_workers": settings.num_workers > 0,
+        "dataloader_prefetch_factor": prefetch_factor(settings, accumulation),
+        "dataloader_pin_memory": cuda,
+        "logging_steps": 1,  # a mean over several steps would start anew at a restart, and so differ
+        "logging_nan_inf_filter": False,
+        "save_strategy": "steps",
+        "save_steps": settings.save_steps,
+        "save_total_limit": None,  # see WatchTrainer._save_checkpoint
+        "remove_unused_columns": False,
+        "report_to": "none",
+    }
     try:
-        return _training_arguments(settings, output_dir, accumulation, bf16, max_steps, engine)
+        args = TrainingArguments(**values, **engine.arguments())
     except ValueError as error:
         raise UserError(f"parallel {engine.name}: {error}") from error
-
-
-def _training_arguments(settings, output_dir, accumulation, bf16, max_steps, engine) -> TrainingArguments:
-    args = TrainingArguments(
-        output_dir=str(output_dir),
-        per_device_train_batch_size=settings.batch_size,
-        gradient_accumulation_steps=accumulation,
-        max_steps=max_steps,
-        learning_rate=settings.learning_rate,
-        lr_scheduler_type=settings.lr_schedule if settings.lr_schedule != "constant" else "constant_with_warmup",
-        warmup_steps=settings.warmup,  # transformers reads a number below 1 as a share of all steps
-        weight_decay=settings.weight_decay,
-        max_grad_norm=settings.max_grad_norm,
-        seed=settings.seed,
-        bf16=bf16,
-        tf32=settings.tf32 if torch.cuda.is_available() else None,
-        gradient_checkpointing=settings.gradient_checkpointing,
-        gradient_checkpointing_kwargs={"use_reentrant": False},
-        dataloader_num_workers=settings.num_workers,
-        dataloader_persistent_workers=settings.num_workers > 0,
-        dataloader_prefetch_factor=prefetch_factor(settings, accumulation),
-        dataloader_pin_memory=torch.cuda.is_available(),
-        logging_steps=1,  # a mean over several steps would start anew at a restart, and so differ
-        logging_nan_inf_filter=False,
-        save_strategy="steps",
-        save_steps=settings.save_steps,
-        save_total_limit=None,  # see WatchTrainer._save_checkpoint
-        remove_unused_columns=False,
-        report_to="none",
-        **engine.arguments(),
-    )
     if args.n_gpu > 1:
         args._n_gpu = 1  # DataParallel would split position_ids (3, B, L) along the axes t, h, w
     return args

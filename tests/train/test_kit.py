@@ -10,7 +10,8 @@ import torch
 from swwatch.config import load_settings
 from swwatch.errors import UserError
 from swwatch.train import trackers
-from swwatch.train.command import main, settle
+from swwatch.train.command import main
+from swwatch.train.machine import settle
 from swwatch.train.optimizer import part_rates, split_groups
 from swwatch.train.parts import parts
 from swwatch.train.progress import Pace

@@ -13,7 +13,8 @@ from swwatch.errors import UserError
 from swwatch.policies.speak import RandomK, WaitK
 from swwatch.rules.variants import VARIANTS
 from swwatch.train.arrange import packed_batch
-from swwatch.train.command import main, settle
+from swwatch.train.command import main
+from swwatch.train.machine import settle
 from swwatch.train.settings import TrainSettings
 from tests.helpers.small_clips import clip_dataset, make_clips
 

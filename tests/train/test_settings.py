@@ -1,13 +1,18 @@
 """Settings of a training run: the files load, precedence holds, nonsense is refused."""
 
 import json
+import os
+import subprocess
+import sys
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
 
 from swwatch.config import load_settings
 from swwatch.errors import UserError
-from swwatch.train.settings import FREE, ROOT, TrainSettings
+from swwatch.paths import ROOT
+from swwatch.train.settings import TrainSettings
 
 CONFIGS = sorted((ROOT / "configs" / "train").glob("*.yaml"))
 
@@ -59,10 +64,54 @@ def test_settings_that_cannot_train_are_refused(flags, named):
 def test_what_a_continued_run_must_share_is_json_and_leaves_out_what_changes_no_result():
     fixed = json.loads(json.dumps(TrainSettings().fixed()))
     assert fixed == TrainSettings().fixed()
-    assert not set(FREE) & set(fixed) and {"seed", "variant", "learning_rate", "train_data"} <= set(fixed)
+    free = {field.name for field in fields(TrainSettings) if field.metadata.get("free")}
+    assert {"output_dir", "num_workers", "log_to"} <= free and not free & set(fixed)
+    assert {"seed", "variant", "learning_rate", "train_data"} <= set(fixed)
+
+
+def test_settings_that_an_earlier_version_did_not_know_are_compared_where_they_are_used():
+    assert "lora_rank" not in TrainSettings().fixed()
+    assert TrainSettings(adapter="lora", lora_rank=8).fixed()["lora_rank"] == 8
 
 
 def test_the_deepspeed_file_is_zero_3_and_leaves_the_numbers_to_the_trainer():
     config = json.loads((ROOT / "configs/deepspeed/zero3.json").read_text())
     assert config["zero_optimization"]["stage"] == 3
     assert {config[key] for key in config if key.startswith(("train_", "gradient_"))} == {"auto"}
+
+
+MISTAKES = """
+import sys
+from swwatch import cli
+
+data, model, none = sys.argv[1:]
+good = ["train", "--model-path", model, "--train-data", data, "--variant", "gap"]
+mistakes = [
+    ["train", "--train-data", none], good[:3] + ["--train-data", data], good + ["--variant", "gaps"],
+    good + ["--model-path", none], good + ["--config", none], good + ["--batch-size", "two"], good + ["--rank", "3"],
+    good + ["--schedule", "wait"], good + ["--pixel-budget", "large"], good + ["--parallel", "zero9"],
+    good + ["--log-to", "paper"], good + ["--eval-data", none], good + ["--positions", "flat_1d"],
+    ["merge", model, "--out", none], ["merge", none, "--out", none], ["merge", model, "--dtype", "int3"], ["merge"],
+]
+for arguments in mistakes:
+    try:
+        code = cli.main(arguments)
+    except SystemExit as end:
+        code = end.code
+    assert code == 2, arguments
+for command in ("train", "merge"):
+    try:
+        cli.main([command, "--help"])
+    except SystemExit as end:
+        assert not end.code
+heavy = {"torch", "transformers", "numpy", "accelerate", "peft"} & set(sys.modules)
+assert not heavy, heavy
+"""
+
+
+def test_help_and_mistakes_import_nothing_heavy(tiny_checkpoint, clips, tmp_path):
+    command = [sys.executable, "-c", MISTAKES, clips, tiny_checkpoint, tmp_path / "none"]
+    done = subprocess.run(
+        list(map(str, command)), capture_output=True, text=True, env=os.environ | {"PYTHONPATH": str(ROOT)}
+    )
+    assert done.returncode == 0, done.stderr

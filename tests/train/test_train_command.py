@@ -16,8 +16,10 @@ from swwatch import cli
 from swwatch.config import load_settings
 from swwatch.errors import UserError, run
 from swwatch.model.loading import load
-from swwatch.train.command import main, settle
-from swwatch.train.settings import ROOT, TrainSettings
+from swwatch.paths import ROOT
+from swwatch.train.command import main
+from swwatch.train.machine import settle
+from swwatch.train.settings import TrainSettings, complete
 from swwatch.train.trainer import WatchTrainer
 from tests.helpers.forked import Forked
 from tests.helpers.small_clips import make_clips
@@ -148,7 +150,7 @@ def test_bad_input_is_told_before_the_first_step(flags, tmp_path, make, named):
 
 
 def test_missing_data_is_told_before_the_model_is_looked_for(tmp_path, monkeypatch):
-    monkeypatch.setattr("swwatch.train.command.saved_settings", lambda path: pytest.fail("looked for the model"))
+    monkeypatch.setattr("swwatch.train.settings.saved_settings", lambda path: pytest.fail("looked for the model"))
     with pytest.raises(UserError, match="none.jsonl.*mani_data.py"):
         main(["--train-data", str(tmp_path / "none.jsonl"), "--output-dir", str(tmp_path / "out")])
 
@@ -174,11 +176,11 @@ def test_an_environment_of_several_processes_without_torchrun_is_refused(flags, 
 
 def test_the_variant_is_named_or_the_checkpoints_own_and_names_the_output(tiny_checkpoint, flags, tmp_path):
     with pytest.raises(UserError, match="which variant.*QWEN2_5_VL_VARIANT"):
-        settle(TrainSettings(model_path=str(tiny_checkpoint)))
-    plain = settle(TrainSettings(model_path=str(tiny_checkpoint), variant="origin"))
+        complete(TrainSettings(model_path=str(tiny_checkpoint)))
+    plain = complete(TrainSettings(model_path=str(tiny_checkpoint), variant="origin"))
     assert plain.output_dir == ROOT / "output" / "qwen2_5vl-pe-origin"
     assert main(flags(max_steps=1, variant="overlap")) == 0
-    again = settle(TrainSettings(model_path=str(tmp_path / "out")))
+    again = complete(TrainSettings(model_path=str(tmp_path / "out")))
     assert again.variant == "overlap" and again.output_dir == ROOT / "output" / "qwen2_5vl-pe-overlap"
 
 

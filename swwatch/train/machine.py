@@ -1,0 +1,76 @@
+"""What this machine decides: numbers that a run computes in, attention, loader workers."""
+
+import os
+from dataclasses import replace
+
+import torch
+
+from swwatch.errors import UserError
+from swwatch.model.attention import choose_attention
+from swwatch.train import distributed
+from swwatch.train.engines import Engine, share
+from swwatch.train.settings import TrainSettings
+
+MOST_WORKERS = 8  # by default
+
+
+def settle(settings: TrainSettings) -> TrainSettings:
+    """Fill what depends on the machine: attention and workers.
+
+    Args:
+        settings: from `settings.complete`.
+    Raises:
+        UserError: the machine cannot compute what is asked for, or the processes cannot share a step.
+    """
+    share(settings.accumulation, settings.batch_size)
+    cuda = torch.cuda.is_available()
+    if settings.precision == "bfloat16" and not has_bf16():
+        raise UserError("precision bfloat16 needs a CUDA device that computes in it: use --precision float32")
+    if settings.tf32 and not (cuda and torch.cuda.get_device_capability()[0] >= 8):
+        raise UserError("tf32 needs a CUDA device of compute capability 8 or more: leave it off")
+    if settings.attention == "flex" and not cuda:
+        raise UserError("FlexAttention has no backward pass on a CPU: use --attention sdpa")
+    attention = attention_for(settings)[0] if settings.attention == "auto" else settings.attention
+    workers = settings.num_workers
+    if workers is None:
+        cores = (os.cpu_count() or 1) // distributed.processes_per_node()
+        workers = max(1, min(MOST_WORKERS, cores)) if cuda else 0
+    return replace(settings, attention=attention, num_workers=workers)
+
+
+def attention_for(settings: TrainSettings) -> tuple[str, str]:
+    """The attention backend that `auto` means, and why."""
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    return choose_attention(settings.variant, device, torch.bfloat16 if bf16(settings) else torch.float32)
+
+
+def why_attention(settings: TrainSettings) -> str:
+    chosen, reason = attention_for(settings)
+    return reason if chosen == settings.attention else "as asked for"
+
+
+def has_bf16() -> bool:
+    return torch.cuda.is_available() and torch.cuda.is_bf16_supported()
+
+
+def bf16(settings: TrainSettings) -> bool:
+    """Whether products are computed in bfloat16."""
+    return settings.precision == "bfloat16" or (settings.precision == "auto" and has_bf16())
+
+
+def base_dtype(settings: TrainSettings, engine: Engine) -> torch.dtype:
+    """What weights are loaded in. A base model that stays frozen under adapters needs no float32.
+
+    FSDP2 shards weights of one precision only.
+    """
+    frozen = settings.adapter != "none" and engine.name != "fsdp2"
+    return torch.bfloat16 if frozen and bf16(settings) else torch.float32
+
+
+def precision_text(settings: TrainSettings, engine: Engine) -> str:
+    """For the banner."""
+    if not bf16(settings):
+        return "float32 (products in tf32)" if settings.tf32 else "float32"
+    if base_dtype(settings, engine) is torch.bfloat16:
+        return f"bfloat16 over a {'4-bit' if settings.adapter == 'qlora' else 'bfloat16'} base, float32 adapters"
+    return engine.precision()
