@@ -8,8 +8,10 @@ import torch
 from torch import nn
 
 from swwatch.errors import UserError
+from swwatch.launch.signals import STOP_SIGNALS, handled_by
 from swwatch.train import distributed
-from swwatch.train.engines import DEEPSPEED_FOLDER, NAMES, OURS, Engine, describe, share
+from swwatch.train.engines import Engine, describe, share
+from swwatch.train.parallel import DEEPSPEED_FOLDER, NAMES, OURS
 
 
 def test_every_named_engine_exists_and_every_file_is_named():
@@ -95,17 +97,18 @@ def test_outside_of_torchrun_there_is_one_process_and_errors_are_plain():
     def fail():
         raise UserError("no")
 
-    for call in (distributed.together, distributed.on_main):
+    for call in (distributed.together, distributed.on_main, distributed.main_first):
         with pytest.raises(UserError, match="^no$"):
             call(fail)
 
 
-@pytest.mark.parametrize("number", distributed.STOP_SIGNALS, ids=str)
+@pytest.mark.parametrize("number", STOP_SIGNALS, ids=str)
 def test_stop_signals_are_noted_inside_and_have_their_old_effect_after(number):
     came = []
     before = signal.signal(number, lambda *_: came.append(number))
     try:
-        with distributed.StopSignals() as stop:
+        stop = distributed.StopSignals()
+        with handled_by(stop.note):
             assert not stop.anywhere()
             signal.raise_signal(number)
             assert stop.anywhere() and not came
