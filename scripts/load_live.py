@@ -26,7 +26,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import numpy as np  # noqa: E402
 from PIL import Image  # noqa: E402
 
-from swwatch.bench.train.table import markdown  # noqa: E402
+from swwatch.bench.page import markdown  # noqa: E402
 from swwatch.cli import run  # noqa: E402
 from swwatch.client import AsyncClient, Dropped, Error, Token, Watched, on_grid  # noqa: E402
 from swwatch.data.annotations import write_atomic  # noqa: E402

@@ -1,34 +1,110 @@
-"""Measure what this machine does. `swwatch bench KIND --help` tells the options of a kind."""
+"""Measure what this machine does. `swwatch bench KIND --help` tells the options of a kind.
+
+A kind is a folder with the same four parts: `settings` (what is asked), `measure` (settings and command -> result),
+`page` (result -> Markdown) and, where it has pictures, `plots`. Only the first is imported before all flags are right.
+"""
 
 import argparse
-import importlib
+import inspect
+import json
+import shlex
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from types import ModuleType
 
-# kind -> (module with `main(argv) -> exit code`, one line of help); imported only when asked for
+from swwatch.config import read_settings
+from swwatch.data.annotations import write_atomic
+from swwatch.errors import UserError
+from swwatch.paths import make_folder
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A row of the table.
+
+    Attributes:
+        settings: name of its BenchSettings.
+        about: one line of help.
+        pictures: it has `plots`.
+    """
+
+    settings: str
+    about: str
+    pictures: bool = False
+
+
 KINDS = {
-    "train": (
-        "swwatch.bench.train.command",
-        "attention backends and packing: samples/s, tokens/s, memory of training steps",
+    "train": Kind(
+        "TrainBenchSettings", "attention backends and packing: samples/s, tokens/s, memory of training steps"
     ),
-    "stream": (
-        "swwatch.bench.stream.command",
-        "watching while speaking: all engines on the same weights, against the bound",
+    "stream": Kind(
+        "StreamSettings", "watching while speaking: all engines on the same weights, against the bound", True
     ),
-    "endless": (
-        "swwatch.bench.endless.command",
-        "streams without end: cost and memory of a second, the longer one lasts",
-    ),
-    "live": ("swwatch.bench.live.command", "how many live sessions one device holds at 2 frames a second"),
+    "endless": Kind("EndlessSettings", "streams without end: cost and memory of a second, the longer one lasts", True),
+    "live": Kind("LiveSettings", "how many live sessions one device holds at 2 frames a second"),
 }
 
 
 def main(argv: list[str]) -> int:
-    kinds = "\n".join(f"  {name:9}{text}" for name, (_, text) in KINDS.items())
+    summary, _, _ = __doc__.partition("\n\n")
+    kinds = "\n".join(f"  {name:9}{kind.about}" for name, kind in KINDS.items())
     parser = argparse.ArgumentParser(
         prog="swwatch bench",
-        description=__doc__,
+        description=summary,
         epilog=f"kinds:\n{kinds}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("kind", choices=KINDS, metavar="KIND", help=f"one of {', '.join(KINDS)}")
     name = parser.parse_args(argv[:1]).kind
-    return importlib.import_module(KINDS[name][0]).main(argv[1:])
+    return run(name, argv[1:])
+
+
+def run(name: str, argv: list[str]) -> int:
+    """One kind, from its flags to its page."""
+    settings_type = getattr(part(name, "settings"), KINDS[name].settings)
+    about = inspect.getdoc(settings_type)
+    settings = read_settings(settings_type, argv, program=f"swwatch bench {name}", about=about)
+    if settings.report is not None:
+        return report_again(name, settings.report, settings.output or settings.report.parent)
+
+    import torch
+
+    settings = settings.settled(torch.cuda.is_available())
+    if settings.output is not None:
+        make_folder(settings.output)
+    if settings.threads is not None:
+        torch.set_num_threads(settings.threads)
+    result = part(name, "measure").measure(settings, shlex.join(["swwatch", "bench", name, *argv]))
+    print(part(name, "page").report(result))
+    if settings.output is not None:
+        draw(name, result, settings.output)
+    return 0
+
+
+def part(name: str, module: str) -> ModuleType:
+    return import_module(f"swwatch.bench.{name}.{module}")
+
+
+def report_again(name: str, file: Path, folder: Path) -> int:
+    """Page and pictures of an earlier run's file.
+
+    Raises:
+        UserError: not a file of this benchmark.
+    """
+    try:
+        result = json.loads(file.read_text(encoding="utf-8"))
+        text = part(name, "page").report(result)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{file} is not a file that `swwatch bench {name}` wrote: {error!r}") from error
+    make_folder(folder)
+    print(text)
+    write_atomic(folder / f"bench_{name}.md", [text + "\n"])
+    draw(name, result, folder)
+    return 0
+
+
+def draw(name: str, result: dict, folder: Path) -> None:
+    if KINDS[name].pictures:
+        part(name, "plots").draw(result, folder)
+    print(f"\nwritten to {folder}")

@@ -1,15 +1,11 @@
-"""What the pages of all streaming benchmarks share: where a run took place, whether to trust it, drawing it again."""
+"""What the pages of all benchmarks share: where a run took place, whether to trust it, tables, how figures look."""
 
-import json
-from collections.abc import Callable
-from pathlib import Path
+from collections.abc import Callable, Mapping, Sequence
 
-from swwatch.data.annotations import write_atomic
-from swwatch.errors import UserError
-from swwatch.paths import make_folder
+Column = tuple[str, Callable[[dict], str]]  # its heading, and a row's cell in it
 
 
-def head(result: dict, more: dict[str, str]) -> str:
+def head(result: dict, more: Mapping[str, str]) -> str:
     """Command, commit, hardware, load and clocks, and what a benchmark adds, one line each.
 
     Args:
@@ -36,26 +32,37 @@ def judged(verdict: dict, figures: str = "these figures") -> str:
     return f"Verdict: **the machine was too busy to trust {figures}**: {reasons}. The rule: {verdict['rule']}."
 
 
-def again(
-    kind: str, file: Path, output: Path | None, report: Callable[[dict], str], draw: Callable[[dict, Path], object]
-) -> int:
-    """Tables and figures of a file of earlier, beside it or in another folder.
+def table(rows: Sequence[dict], columns: Sequence[Column], named: int = 1) -> str:
+    """A line for each row. Of one that was not measured the first `named` columns are told."""
+    lines = [tuple(heading for heading, _ in columns)]
+    for row in rows:
+        if "not_measured" in row:
+            cells = [cell(row) for _, cell in columns[:named]]
+            lines.append((*cells, "not measured", *[""] * (len(columns) - named - 1)))
+        else:
+            lines.append(tuple(cell(row) for _, cell in columns))
+    return markdown(lines)
 
-    Args:
-        kind: of `swwatch bench`.
-        report: what was measured -> Markdown; draw: writes figures into a folder.
-    Raises:
-        UserError: not a file of this benchmark.
-    """
-    try:
-        result = json.loads(file.read_text(encoding="utf-8"))
-        text = report(result)
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{file} is not a file that `swwatch bench {kind}` wrote: {error!r}") from error
-    folder = output or file.parent
-    make_folder(folder)
-    print(text)
-    write_atomic(folder / f"bench_{kind}.md", [text + "\n"])
-    draw(result, folder)
-    print(f"\nwritten to {folder}")
-    return 0
+
+def markdown(lines: Sequence[Sequence[str]]) -> str:
+    """Rows of cells, the heads first, as a table whose columns are aligned."""
+    widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
+    shown = [[cell.ljust(width) for cell, width in zip(line, widths, strict=True)] for line in lines]
+    shown.insert(1, ["-" * width for width in widths])
+    return "\n".join("| " + " | ".join(cells) + " |" for cells in shown)
+
+
+def size(count: int | None) -> str:
+    """Bytes as people write them; n/a where they are not known."""
+    if count is None:
+        return "n/a"
+    return f"{count / 1e9:.2f} GB" if count >= 1e9 else f"{count / 1e6:.{0 if count >= 1e7 else 1}f} MB"
+
+
+def milliseconds(seconds: float) -> str:
+    return f"{1000 * seconds:,.1f} ms"
+
+
+def known(value: float | None, form: str) -> str:
+    """A figure in a format such as ".2f"; n/a where there is none."""
+    return "n/a" if value is None else format(value, form)

@@ -10,10 +10,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from swwatch.bench import command
-from swwatch.bench.live import command as capacity
-from swwatch.bench.live.command import CapacitySettings, judge, make_loaded, report, search, settle
-from swwatch.bench.live.trial import Pace, attempt, percentiles
-from swwatch.bench.train.table import markdown
+from swwatch.bench.live import measure as live
+from swwatch.bench.live.measure import judge, make_loaded, room_of, search
+from swwatch.bench.live.page import report
+from swwatch.bench.live.settings import LiveSettings
+from swwatch.bench.live.trial import attempt, percentiles
+from swwatch.bench.page import markdown
 from swwatch.errors import UserError
 from swwatch.live.stage import Room, Stage
 
@@ -23,7 +25,7 @@ PATIENT = ["--max-first-s", "500", "--max-lag-s", "500"]  # a busy machine is no
 
 @pytest.fixture(scope="module")
 def loaded():
-    return make_loaded(settle(CapacitySettings(shape="toy")))
+    return make_loaded(LiveSettings(shape="toy").settled(cuda=False))
 
 
 @pytest.fixture
@@ -60,7 +62,7 @@ def test_all_that_is_asked_for_is_measured_and_written(tmp_path, capsys):
 
 
 def test_given_numbers_are_tried_and_no_others(tmp_path):
-    capacity.main([*SMALL, *PATIENT, "--sessions", "2,1", "--output", str(tmp_path)])
+    command.main(["live", *SMALL, *PATIENT, "--sessions", "2,1", "--output", str(tmp_path)])
     result = json.loads((tmp_path / "bench_live.json").read_text())
     assert [trial["sessions"] for trial in result["trials"]] == [2, 1]
 
@@ -69,12 +71,12 @@ def test_a_model_that_is_too_slow_holds_nobody(loaded, pictures):
     """A forward takes two seconds, and a step comes every second."""
     hook = loaded.model.model.language_model.register_forward_pre_hook(lambda *_: time.sleep(2))
     try:
-        pace = Pace(rate=2, queue=1, session_s=4, seconds=2, answer_s=1.0)
-        trial = attempt(lambda most: Stage(loaded, max_sessions=most), 1, pace, pictures)
+        settings = LiveSettings(rate=2, queue=1, session_s=4, seconds=2)
+        trial = attempt(lambda most: Stage(loaded, max_sessions=most), 1, settings, pictures)
     finally:
         hook.remove()
     assert trial.lost > 0 and trial.most_queued <= 1 and not trial.holds(max_lag_s=500)
-    assert not judge(trial, CapacitySettings(max_lag_s=500, max_first_s=500))["good"]
+    assert not judge(trial, LiveSettings(max_lag_s=500, max_first_s=500))["good"]
 
 
 def test_a_session_that_ends_in_an_error_is_told_and_not_held(loaded, pictures, monkeypatch):
@@ -82,8 +84,8 @@ def test_a_session_that_ends_in_an_error_is_told_and_not_held(loaded, pictures, 
         raise RuntimeError("the model has a fault")
 
     monkeypatch.setattr(loaded.model, "watch_video", broken)
-    pace = Pace(rate=8, session_s=1, seconds=1, answer_s=0.5)
-    trial = attempt(lambda most: Stage(loaded, max_sessions=most), 1, pace, pictures)
+    settings = LiveSettings(rate=8, session_s=1, seconds=1)
+    trial = attempt(lambda most: Stage(loaded, max_sessions=most), 1, settings, pictures)
     assert trial.errors == ("the model has a fault",) and trial.unanswered == trial.begun
     assert not trial.holds(max_lag_s=500) and trial.lag_s == {}
 
@@ -97,19 +99,19 @@ def test_on_the_fast_path_a_session_has_the_room_that_it_needs_and_no_more(monke
         rooms.append(options["room"])
         return Stage(loaded, fast=True, **options)
 
-    monkeypatch.setattr(capacity, "Stage", stage_of)
-    capacity.main([*SMALL, *PATIENT, "--sessions", "2", "--engine", engine, "--output", str(tmp_path)])
+    monkeypatch.setattr(live, "Stage", stage_of)
+    command.main(["live", *SMALL, *PATIENT, "--sessions", "2", "--engine", engine, "--output", str(tmp_path)])
     (trial,) = json.loads((tmp_path / "bench_live.json").read_text())["trials"]
     assert trial["held"] and not trial["errors"]
-    assert rooms[-1] == Room(video_s=1, tokens=3) and Room(30, 150) == CapacitySettings(session_s=29.5, k=5).room
+    assert rooms[-1] == Room(video_s=1, tokens=3) and Room(30, 150) == room_of(LiveSettings(session_s=29.5, k=5))
 
 
 def test_held_is_not_yet_good(loaded, pictures):
-    pace = Pace(rate=8, session_s=1, seconds=1, answer_s=0.5)
-    trial = attempt(lambda most: Stage(loaded, max_sessions=most), 1, pace, pictures)
+    settings = LiveSettings(rate=8, session_s=1, seconds=1)
+    trial = attempt(lambda most: Stage(loaded, max_sessions=most), 1, settings, pictures)
     late = replace(trial, first_response_s=percentiles([0.6]), lag_s=percentiles([0.6]))
-    assert judge(late, CapacitySettings(max_first_s=0.5)) == {"held": True, "good": False}
-    assert judge(late, CapacitySettings(max_first_s=0.5, max_lag_s=0.5)) == {"held": False, "good": False}
+    assert judge(late, LiveSettings(max_first_s=0.5)) == {"held": True, "good": False}
+    assert judge(late, LiveSettings(max_first_s=0.5, max_lag_s=0.5)) == {"held": False, "good": False}
 
 
 @pytest.mark.parametrize(
@@ -128,4 +130,4 @@ def test_held_is_not_yet_good(loaded, pictures):
 )
 def test_settings_that_cannot_be_are_refused(wrong, told):
     with pytest.raises(UserError, match=told):
-        CapacitySettings(**wrong)
+        LiveSettings(**wrong)

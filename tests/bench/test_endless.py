@@ -5,16 +5,15 @@ import os
 import signal
 import subprocess
 import sys
-from dataclasses import replace
 
 import pytest
 
 from swwatch import cli
 from swwatch.bench import command
-from swwatch.bench.endless import command as endless
+from swwatch.bench.endless import measure as endless
 from swwatch.bench.endless.modes import MODES
 from swwatch.bench.endless.page import report
-from swwatch.bench.endless.settings import EndlessSettings, settle
+from swwatch.bench.endless.settings import EndlessSettings
 from swwatch.config import load_settings
 from swwatch.data.turns.prompt import Turns
 from swwatch.errors import UserError
@@ -109,7 +108,7 @@ def test_the_page_tells_it_and_is_drawn_again_from_the_file(written, tmp_path, c
 
 
 def test_a_mode_that_takes_too_long_is_stopped_and_says_so(tmp_path):
-    settings = settle(load_settings(EndlessSettings, flags=SMALL | {"modes": "full", "mode_s": 1e-9}), False)
+    settings = load_settings(EndlessSettings, flags=SMALL | {"modes": "full", "mode_s": 1e-9}).settled(cuda=False)
     result = endless.measure(settings, "swwatch bench endless")
     mode = result["modes"]["full"]
     assert mode["reached_s"] == 1 and "stopped at second 1" in mode["ended"] and mode["ended"] in report(result)
@@ -126,15 +125,17 @@ def test_a_run_that_is_stopped_keeps_what_it_has(monkeypatch):
 
     monkeypatch.setattr(endless, "play", stop)
     before = signal.getsignal(signal.SIGTERM)
-    settings = settle(load_settings(EndlessSettings, flags=SMALL | {"modes": "fused,serial", "seconds": 6}), False)
+    settings = load_settings(EndlessSettings, flags=SMALL | {"modes": "fused,serial", "seconds": 6}).settled(
+        cuda=False
+    )
     result = endless.measure(settings, "swwatch bench endless")
     assert list(result["modes"]) == ["serial"] and signal.getsignal(signal.SIGTERM) is before
     assert "stopped from outside" in report(result)
 
 
 def test_a_long_curve_is_thinned_and_keeps_its_peaks():
-    samples = [endless.Sample(i + 1.0, 1.0 + (i == 7), 0.5, 0.1, 3, i, 8 * i, None, i % 5) for i in range(700)]
-    curve = endless.thinned(samples)
+    seconds = [endless.Second(i + 1.0, 1.0 + (i == 7), 0.5, 0.1, 3, i, 8 * i, None, i % 5) for i in range(700)]
+    curve = endless.thinned(seconds)
     assert len(curve["at_s"]) <= endless.POINTS and curve["at_s"][-1] == 700 and curve["held"][-1] == 699
     assert set(curve["step_s"]) == {1.0} and curve["memory"][0] is None and max(curve["position"]) == 4
 
@@ -148,7 +149,7 @@ def test_a_long_curve_is_thinned_and_keeps_its_peaks():
         ({"tokens": "2"}, "at least 3"),
         ({"seconds": "2"}, "at least 5 seconds"),
         ({"vision_s": "0"}, "vision_s must be above 0"),
-        ({"text_sink": "-1"}, "text_sink must not be below 0"),
+        ({"text_sink": "-1"}, "text_sink must be at least 0"),
     ],
 )
 def test_what_makes_no_sense_is_refused(given, message):
@@ -158,7 +159,7 @@ def test_what_makes_no_sense_is_refused(given, message):
 
 def test_a_device_that_is_not_there_and_a_file_that_is_none_are_refused(tmp_path, capsys):
     with pytest.raises(UserError, match="no CUDA device"):
-        settle(EndlessSettings(device="cuda"), cuda=False)
+        EndlessSettings(device="cuda").settled(cuda=False)
     other = tmp_path / "other.json"
     other.write_text("{}")
     assert cli.main(["bench", "endless", "--report", str(other)]) == 2
@@ -166,10 +167,10 @@ def test_a_device_that_is_not_there_and_a_file_that_is_none_are_refused(tmp_path
 
 
 def test_on_a_gpu_the_papers_sizes_are_the_default():
-    chosen = settle(EndlessSettings(), cuda=True)
+    chosen = EndlessSettings().settled(cuda=True)
     assert (chosen.shape, chosen.seconds, chosen.precision, chosen.device) == ("7b", 1000, "bfloat16", "cuda")
     assert (chosen.vision_s, chosen.text_sink, chosen.text_window, chosen.restart_s) == (16, 512, 512, 100)
-    assert settle(replace(EndlessSettings(), text_sink=0), cuda=True).text_sink == 0
+    assert EndlessSettings(text_sink=0).settled(cuda=True).text_sink == 0
 
 
 def test_the_made_up_tokenizer_gives_text_back_and_cuts_labels_as_the_real_one():
@@ -182,7 +183,7 @@ def test_the_made_up_tokenizer_gives_text_back_and_cuts_labels_as_the_real_one()
 
 def test_it_needs_no_video_decoder_data_sets_or_training():
     """A borrowed GPU machine may have none of them."""
-    code = "import sys, swwatch.bench.endless.command, swwatch.bench.endless.plots\n"
+    code = "import sys, swwatch.bench.endless.measure, swwatch.bench.endless.plots\n"
     code += (
         "print([m for m in ('decord', 'qwen_vl_utils', 'datasets', 'deepspeed', 'av', 'peft') if m in sys.modules])"
     )

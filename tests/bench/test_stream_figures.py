@@ -4,14 +4,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from swwatch.bench.stream.bounds import Roof, known_bandwidth, overlap_gain, reprefill_tokens, serial_tokens
+from swwatch.bench.gpus import known_bandwidth
+from swwatch.bench.made import most_square
+from swwatch.bench.source import Camera, Stretch
+from swwatch.bench.stopwatch import Work
+from swwatch.bench.stream.bounds import Roof, overlap_gain, reprefill_tokens, serial_tokens
 from swwatch.bench.stream.figures import compare, engine_row, growth, same_tokens, spread
-from swwatch.bench.stream.measure import Played, Work
+from swwatch.bench.stream.played import Played
 from swwatch.bench.stream.settings import Point, StreamSettings
 from swwatch.bench.stream.soak import summary
-from swwatch.bench.stream.source import Camera, Part, most_square
-from swwatch.bench.stream.sustain import CLOSE, Trial, attempt, search
-from swwatch.bench.stream.trust import verdict
+from swwatch.bench.stream.sustain import CLOSE, RateTrial, attempt, search
+from swwatch.bench.trust import verdict
 from swwatch.engine.source import Step
 from swwatch.engine.trace import SimulatedClock
 
@@ -83,7 +86,7 @@ def played(step_s=1.0, steps=5, k=2, watch_s=0.6, kinds=("watch", "speak")):
 def test_a_row_has_the_times_of_the_steps_between_the_first_and_the_last():
     run = played()
     assert run.step_times() == pytest.approx([1.0, 1.0, 1.0])
-    row = engine_row([run, played(step_s=2.0, watch_s=1.6), run], fed=10, peak=None)
+    row = engine_row([run, played(step_s=2.0, watch_s=1.6), run], peak=None)
     assert row["step_s"] == pytest.approx(1.0), "the median of three runs"
     assert (row["watch_s"], row["speak_s"]) == (pytest.approx(0.6, abs=1e-5), pytest.approx(0.4, abs=1e-5))
     assert row["growth"] == pytest.approx(1) and row["first_token_s"] == pytest.approx(0.8)
@@ -91,16 +94,16 @@ def test_a_row_has_the_times_of_the_steps_between_the_first_and_the_last():
 
 
 def test_work_that_does_both_counts_to_both():
-    row = engine_row([played(kinds=("both", "speak"))], fed=1, peak=None)
+    row = engine_row([played(kinds=("both", "speak"))], peak=None)
     assert row["watch_s"] == pytest.approx(0.6, abs=1e-5) and row["speak_s"] == pytest.approx(1.0, abs=1e-5)
 
 
 def test_gains_are_told_against_the_serial_engine_and_the_baseline():
     point, roof = Point("toy", 4, 2, 5), Roof(100, 50, 1e3, 1e6)
     rows = {
-        "serial": engine_row([played()], fed=10, peak=None),
-        "fused": engine_row([played(step_s=0.8, kinds=("both", "speak"))], fed=10, peak=None),
-        "reprefill": engine_row([played(step_s=4.0)], fed=99, peak=None),
+        "serial": engine_row([played()], peak=None),
+        "fused": engine_row([played(step_s=0.8, kinds=("both", "speak"))], peak=None),
+        "reprefill": engine_row([played(step_s=4.0)], peak=None),
         "streams": {"not_measured": "no GPU"},
     }
     found = compare(point, rows, None, roof)
@@ -149,7 +152,7 @@ def test_the_verdict_follows_its_rule(change, reason):
 @given(st.floats(0.5, 200), st.floats(0.05, 20))
 def test_the_search_ends_just_below_what_an_engine_can_do(capacity, off):
     def tried(rate):
-        return Trial(rate, 100, 0 if rate <= capacity else 3, 0, 1, 1.0, 1)
+        return RateTrial(rate, 100, 0 if rate <= capacity else 3, 0, 1, 1.0, 1)
 
     rate, trials = search(tried, capacity * off)
     assert rate is not None and capacity / CLOSE <= rate <= capacity
@@ -157,14 +160,14 @@ def test_the_search_ends_just_below_what_an_engine_can_do(capacity, off):
 
 
 def test_nothing_held_is_told_as_nothing():
-    rate, trials = search(lambda rate: Trial(rate, 100, 1, 0, 1, 1.0, 1), 10.0)
+    rate, trials = search(lambda rate: RateTrial(rate, 100, 1, 0, 1, 1.0, 1), 10.0)
     assert rate is None and len(trials) == 14
 
 
 def test_a_trial_is_held_only_without_drops_and_without_a_growing_queue():
     base = {"rate": 1.0, "steps": 50, "most": 8, "seconds": 1.0, "tokens": 1}
-    assert Trial(dropped=0, backlog=1, **base).held
-    assert not Trial(dropped=1, backlog=0, **base).held and not Trial(dropped=0, backlog=2, **base).held
+    assert RateTrial(dropped=0, backlog=1, **base).held
+    assert not RateTrial(dropped=1, backlog=0, **base).held and not RateTrial(dropped=0, backlog=2, **base).held
 
 
 class Hand:
@@ -209,7 +212,7 @@ def test_a_rate_is_held_by_sessions_that_take_less_than_a_steps_time(cost_s, hel
     clock = Hand()
     lengths = []
 
-    def run_session(part: Part) -> int:
+    def run_session(part: Stretch) -> int:
         taken = 0
         while not part.ended:
             if (step := part.poll()) is None:

@@ -12,11 +12,11 @@ import torch
 
 from swwatch import cli
 from swwatch.bench import command
-from swwatch.bench.stream import command as stream
+from swwatch.bench.made import PROMPT_LEN
+from swwatch.bench.stream import measure as stream
 from swwatch.bench.stream.bounds import reprefill_tokens, serial_tokens
 from swwatch.bench.stream.page import left_out, report
-from swwatch.bench.stream.settings import BASELINE, ENGINES, StreamSettings, points, settle
-from swwatch.bench.stream.source import PROMPT_LEN
+from swwatch.bench.stream.settings import BASELINE, ENGINES, StreamSettings, points
 from swwatch.config import load_settings
 from swwatch.errors import UserError
 
@@ -114,10 +114,10 @@ def test_the_page_tells_it_and_is_drawn_again_from_the_file(written, tmp_path, c
 
 
 def test_what_cannot_run_is_listed_with_its_reason(tmp_path):
-    settings = settle(
-        StreamSettings(shape=("toy",), variant="interleave", video_tokens=(4,), k=(1,), steps=(4,), repeats=1), False
-    )
-    result = stream.Measurement(replace(settings, paced=False), "swwatch bench stream").run()
+    settings = StreamSettings(
+        shape=("toy",), variant="interleave", video_tokens=(4,), k=(1,), steps=(4,), repeats=1
+    ).settled(cuda=False)
+    result = stream.measure(replace(settings, paced=False), "swwatch bench stream")
     rows = result["points"][0]["engines"]
     assert list(rows) == list(ENGINES)
     assert {name for name, row in rows.items() if "step_s" in row} == {"serial", BASELINE}
@@ -130,12 +130,14 @@ def test_what_cannot_run_is_listed_with_its_reason(tmp_path):
 
 def test_what_takes_too_long_or_comes_too_late_is_listed(tmp_path):
     given = {"shape": ("toy",), "video_tokens": (4, 6), "k": (2,), "steps": (5,), "repeats": 1}
-    settings = settle(StreamSettings(**given, engines=("serial", BASELINE), limit_s=1e-9, max_engine_s=1e-9), False)
-    result = stream.Measurement(settings, "swwatch bench stream").run()
+    settings = StreamSettings(**given, engines=("serial", BASELINE), limit_s=1e-9, max_engine_s=1e-9).settled(
+        cuda=False
+    )
+    result = stream.measure(settings, "swwatch bench stream")
     assert "more than --max-engine-s 1e-09" in result["points"][0]["engines"]["serial"]["not_measured"]
     assert len(result["points"]) == 1
     settings = replace(settings, max_engine_s=100.0, engines=("serial",))
-    result = stream.Measurement(settings, "swwatch bench stream").run()
+    result = stream.measure(settings, "swwatch bench stream")
     assert [part["part"] for part in result["left_out"]] == ["toy: paced runs", "toy, 6 video tokens, K = 2, 5 steps"]
 
 
@@ -150,7 +152,7 @@ def test_what_takes_too_long_or_comes_too_late_is_listed(tmp_path):
         ({"video_tokens": "64,0"}, "video_tokens must be at least 1"),
         ({"steps": "3"}, "at least 4 steps"),
         ({"hold_s": "0"}, "hold_s must be above 0"),
-        ({"soak": "-1"}, "must not be negative"),
+        ({"soak": "-1"}, "soak must be at least 0"),
     ],
 )
 def test_what_makes_no_sense_is_refused(given, message):
@@ -160,7 +162,7 @@ def test_what_makes_no_sense_is_refused(given, message):
 
 def test_a_device_that_is_not_there_and_a_file_that_is_none_are_refused(tmp_path, capsys):
     with pytest.raises(UserError, match="no CUDA device"):
-        settle(StreamSettings(device="cuda"), cuda=False)
+        StreamSettings(device="cuda").settled(cuda=False)
     other = tmp_path / "other.json"
     other.write_text("{}")
     for path in (other, tmp_path / "missing.json"):
@@ -170,20 +172,20 @@ def test_a_device_that_is_not_there_and_a_file_that_is_none_are_refused(tmp_path
 
 def test_the_base_comes_first_and_the_others_vary_one_by_one_or_in_all_combinations():
     lists = {"shape": ("toy", "0.2b"), "video_tokens": (64, 16), "k": (3, 1), "steps": (30, 10)}
-    few = points(settle(StreamSettings(**lists), cuda=False))
+    few = points(StreamSettings(**lists).settled(cuda=False))
     assert len(few) == 2 * 4 and str(few[0]) == "toy, 64 video tokens, K = 3, 30 steps"
     assert [(p.video_tokens, p.k, p.steps) for p in few[:4]] == [(64, 3, 30), (64, 3, 10), (16, 3, 10), (64, 1, 10)]
-    every = points(settle(StreamSettings(**lists, full=True), cuda=False))
+    every = points(StreamSettings(**lists, full=True).settled(cuda=False))
     assert len(every) == len(set(every)) == 2 * 8 and every[0] == few[0]
-    default = settle(StreamSettings(), cuda=True)
+    default = StreamSettings().settled(cuda=True)
     assert default.shape == ("7b",) and default.precision == "bfloat16" and default.fast and default.device == "cuda"
-    assert settle(StreamSettings(full=True), cuda=False).video_tokens == (64, 16, 128, 256, 512, 1024)
+    assert StreamSettings(full=True).settled(cuda=False).video_tokens == (64, 16, 128, 256, 512, 1024)
 
 
 def test_a_run_that_is_stopped_keeps_what_it_has(monkeypatch):
-    settings = settle(
-        StreamSettings(shape=("toy",), video_tokens=(4, 6), k=(1,), steps=(4,), repeats=1, engines=("serial",)), False
-    )
+    settings = StreamSettings(
+        shape=("toy",), video_tokens=(4, 6), k=(1,), steps=(4,), repeats=1, engines=("serial",)
+    ).settled(cuda=False)
     paced = stream.Measurement.paced
 
     def stop(*arguments):
@@ -192,25 +194,25 @@ def test_a_run_that_is_stopped_keeps_what_it_has(monkeypatch):
 
     monkeypatch.setattr(stream.Measurement, "paced", stop)
     before = signal.getsignal(signal.SIGTERM)
-    result = stream.Measurement(settings, "swwatch bench stream").run()
+    result = stream.measure(settings, "swwatch bench stream")
     assert len(result["points"]) == 1 and len(result["paced"]) == 2 and signal.getsignal(signal.SIGTERM) is before
     assert result["left_out"] == [{"part": "what was still to come", "reason": "stopped from outside"}]
 
 
 def test_a_checkpoint_is_measured_in_place_of_a_shape(tiny_checkpoint):
     settings = load_settings(StreamSettings, flags={"model": str(tiny_checkpoint), "engines": "serial,fused"})
-    settings = settle(replace(settings, video_tokens=(4,), k=(1,), steps=(4,), repeats=1, paced=False), False)
-    result = stream.Measurement(settings, "swwatch bench stream").run()
+    settings = replace(settings, video_tokens=(4,), k=(1,), steps=(4,), repeats=1, paced=False).settled(cuda=False)
+    result = stream.measure(settings, "swwatch bench stream")
     assert list(result["shapes"]) == [str(tiny_checkpoint)]
     assert all(row["step_s"] > 0 for row in result["points"][0]["engines"].values())
 
 
 def test_it_needs_no_video_decoder_data_sets_or_training():
     """A borrowed GPU machine may have none of them."""
-    code = "import sys, swwatch.bench.stream.command, swwatch.bench.stream.plots\n"
+    code = "import sys, swwatch.bench.stream.measure, swwatch.bench.stream.plots\n"
     code += "import swwatch.model.fast, swwatch.engine.fused\n"
     code += (
-        "import swwatch.bench.live.command, swwatch.bench.endless.command; from swwatch.data.budget import BUDGETS\n"
+        "import swwatch.bench.live.measure, swwatch.bench.endless.measure; from swwatch.data.budget import BUDGETS\n"
     )
     code += "BUDGETS['declared'].size(720, 1280, None)\n"
     code += (

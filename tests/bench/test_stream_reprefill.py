@@ -2,10 +2,11 @@
 
 import pytest
 
-from swwatch.bench.shapes import random_model, shape_config
+from swwatch.bench.made import PROMPT_LEN, prompt_of, random_steps
+from swwatch.bench.models import random_model, shape_config
+from swwatch.bench.source import Ready
 from swwatch.bench.stream.bounds import reprefill_tokens, serial_tokens
 from swwatch.bench.stream.reprefill import Reprefill
-from swwatch.bench.stream.source import PROMPT_LEN, Ready, prompt_of, random_steps
 from swwatch.engine.requests import drive
 from swwatch.engine.serial import SerialSession
 from swwatch.engine.trace import SimulatedClock

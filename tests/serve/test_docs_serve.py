@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from swwatch.bench.shapes import SHAPES, shape_config
+from swwatch.bench.models import shape_config
+from swwatch.bench.shapes import SHAPES
 from swwatch.config import add_flags
 from swwatch.data.budget import BUDGETS
 from swwatch.model.modeling import WatchingQwen2_5_VL

@@ -4,33 +4,42 @@ import statistics
 from collections.abc import Callable
 
 from swwatch.bench import page
-from swwatch.bench.train.table import markdown, size
+from swwatch.bench.page import known, size, table
 
 PARTS = 5  # stretches of the stream, a column each
 
-QUANTITIES: dict[str, tuple[str, Callable]] = {  # column of the curve -> heading, how a number is written
-    "token_s": ("Wall time a token, watching included", lambda value: f"{1000 * value:,.1f} ms"),
-    "cpu_s": ("CPU time a step", lambda value: f"{1000 * value:,.0f} ms"),
-    "gap_s": ("From one word to the next", lambda value: f"{1000 * value:,.1f} ms"),
-    "fed": ("Tokens fed a step", lambda value: f"{value:,.0f}"),
-    "cache": ("Keys and values", size),
-    "memory": ("Memory of the process, more than before", size),
-    "position": ("Largest position", lambda value: f"{value:,.0f}"),
+
+def _milliseconds(digits: int) -> Callable[[float], str]:
+    return lambda seconds: f"{1000 * seconds:,.{digits}f} ms"
+
+
+def _whole(value: float) -> str:
+    return f"{value:,.0f}"
+
+
+# column of the curve -> heading, what is told of a stretch, how a number is written
+QUANTITIES: dict[str, tuple[str, Callable, Callable[[float], str]]] = {
+    "token_s": ("Wall time a token, watching included", statistics.median, _milliseconds(1)),
+    "cpu_s": ("CPU time a step", statistics.median, _milliseconds(0)),
+    "gap_s": ("From one word to the next", statistics.median, _milliseconds(1)),
+    "fed": ("Tokens fed a step", max, _whole),
+    "cache": ("Keys and values", max, size),
+    "memory": ("Memory of the process, more than before", max, size),
+    "position": ("Largest position", max, _whole),
 }
-MEDIANS = ("token_s", "cpu_s", "gap_s")  # of a stretch; of the others the largest
 
 
 def report(result: dict) -> str:
     """All there is.
 
     Args:
-        result: as swwatch.bench.endless.command writes it to JSON.
+        result: as swwatch.bench.endless.measure gives it.
     """
     parts = [head(result), page.judged(result["verdict"], "the wall times"), "## Modes", summary(result)]
-    for name, (heading, _) in QUANTITIES.items():
-        if rows := over_time(result, name):
-            parts += [f"## {heading}", rows]
-    parts += [f"Not measured: {line}." for line in result["left_out"]]
+    if result["modes"]:
+        for name, (heading, _, _) in QUANTITIES.items():
+            parts += [f"## {heading}", over_time(result, name)]
+    parts += [f"Not measured: {one['part']}: {one['reason']}." for one in result["left_out"]]
     return "\n\n".join(parts)
 
 
@@ -53,17 +62,21 @@ def head(result: dict) -> str:
 
 def summary(result: dict) -> str:
     """One line for each mode: how far it came, and whether it keeps up with its stream."""
-    lines = [("mode", "what it does", "came to", "steps slower than real time", "growth (CPU)")]
-    for name, mode in result["modes"].items():
-        steps = mode["curve"]["step_s"]
-        late = sum(step_s > 1 for step_s in steps[1:])
-        came = f"{mode['reached_s']:.0f} s" + (f" ({mode['ended']})" if mode["ended"] else "")
-        growth = growth_of(mode["curve"]["cpu_s"])
-        told = "n/a" if growth is None else f"{growth:.2f}"
-        lines.append((name, mode["what"], came, f"{late} of {max(0, len(steps) - 1)}", told))
-    note = "Growth: CPU time of a step in the last fifth by that in the second fifth; 1 is flat."
+    columns = (
+        ("mode", lambda mode: mode["name"]),
+        ("what it does", lambda mode: mode["what"]),
+        ("came to", lambda mode: f"{mode['reached_s']:.0f} s" + (f" ({mode['ended']})" if mode["ended"] else "")),
+        ("steps slower than real time", lambda mode: _late(mode["curve"]["step_s"][1:])),
+        ("growth (CPU)", lambda mode: known(growth_of(mode["curve"]["cpu_s"]), ".2f")),
+    )
+    modes = [{"name": name} | mode for name, mode in result["modes"].items()]
     needed = f"Real time needs {result['settings']['tokens']} tokens a second: a step a second."
-    return f"{markdown(lines)}\n\n{needed} {note}"
+    note = "Growth: CPU time of a step in the last fifth by that in the second fifth; 1 is flat."
+    return f"{table(modes, columns)}\n\n{needed} {note}"
+
+
+def _late(steps: list[float]) -> str:
+    return f"{sum(step_s > 1 for step_s in steps)} of {len(steps)}"
 
 
 def growth_of(values: list[float]) -> float | None:
@@ -75,18 +88,18 @@ def growth_of(values: list[float]) -> float | None:
 
 def over_time(result: dict, quantity: str) -> str:
     """A line for each mode, a column for each fifth of the stream."""
-    seconds, write = result["settings"]["seconds"], QUANTITIES[quantity][1]
-    ends = [seconds * (i + 1) / PARTS for i in range(PARTS)]
-    lines = [("mode", *(f"to {end:.0f} s" for end in ends))]
-    for name, mode in result["modes"].items():
+    tokens, part_s = result["settings"]["tokens"], result["settings"]["seconds"] / PARTS
+    _, take, write = QUANTITIES[quantity]
+
+    def stretch(mode: dict, end: float) -> str:
         curve = mode["curve"]
-        values = [step / result["settings"]["tokens"] for step in curve["step_s"]]
-        values = values if quantity == "token_s" else curve[quantity]
-        cells = []
-        for i, end in enumerate(ends):
-            begin = ends[i - 1] if i else 0.0
-            inside = [v for at, v in zip(curve["at_s"], values, strict=True) if begin < at <= end and v is not None]
-            take = statistics.median if quantity in MEDIANS else max
-            cells.append(write(take(inside)) if inside else "not measured")
-        lines.append((name, *cells))
-    return markdown(lines) if len(lines) > 1 else ""
+        values = curve[quantity] if quantity != "token_s" else [step_s / tokens for step_s in curve["step_s"]]
+        at = zip(curve["at_s"], values, strict=True)
+        inside = [value for at_s, value in at if end - part_s < at_s <= end and value is not None]
+        return write(take(inside)) if inside else "not measured"
+
+    columns = [("mode", lambda mode: mode["name"])]
+    for number in range(1, PARTS + 1):
+        end = number * part_s
+        columns.append((f"to {end:.0f} s", lambda mode, end=end: stretch(mode, end)))
+    return table([{"name": name} | mode for name, mode in result["modes"].items()], columns)

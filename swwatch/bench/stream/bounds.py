@@ -17,24 +17,6 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from swwatch.bench.flops import of_gpu
-
-# bytes a second of the GPU's memory by part of its name, from the vendors' data sheets; the longest match counts
-BANDWIDTH = {
-    "H200": 4.8e12,
-    "GH200": 4.8e12,
-    "H100": 3.35e12,
-    "H100 PCIe": 2.0e12,
-    "H100 NVL": 3.9e12,
-    "A100-SXM4-80GB": 2.039e12,
-    "A100 80GB": 1.935e12,
-    "A100": 1.555e12,
-    "A40": 696e9,
-    "RTX A6000": 768e9,
-    "L40S": 864e9,
-    "L4": 300e9,
-}
-
 
 @dataclass(frozen=True)
 class Roof:
@@ -79,11 +61,6 @@ class Roof:
 def overlap_gain(watch_s: float, speak_s: float, a: float = 1.0, b: float = 1.0) -> float:
     """S = (p + g) / max(a p, b g); with a = b = 1 the paper's bound."""
     return (watch_s + speak_s) / max(a * watch_s, b * speak_s)
-
-
-def known_bandwidth(gpu: str) -> float | None:
-    """Bytes a second of a GPU's memory by its data sheet; None where its name is not known."""
-    return of_gpu(BANDWIDTH, gpu)
 
 
 def weights_read(model: nn.Module) -> dict[str, int]:

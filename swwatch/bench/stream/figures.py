@@ -6,19 +6,17 @@ from collections.abc import Sequence
 import numpy as np
 
 from swwatch.bench.stream.bounds import Roof, overlap_gain
-from swwatch.bench.stream.measure import Played, differences
+from swwatch.bench.stream.played import Played, differences
 from swwatch.bench.stream.settings import BASELINE, REFERENCE, Point
 from swwatch.metrics.timing import distribution
 
 
-def engine_row(plays: Sequence[Played], *, fed: int, peak: int | None, watched_beside: Sequence[float] = ()) -> dict:
+def engine_row(plays: Sequence[Played], *, peak: int | None) -> dict:
     """The figures of one engine at one point.
 
     Args:
         plays: its runs over the same stream, warm-ups left out.
-        fed: tokens that its caches took in, in one run.
         peak: bytes of memory in use at most.
-        watched_beside: seconds a step that a watcher of its own was busy with, for each run.
     Returns:
         step_s: seconds a step, mean over the steps of each step's median over the runs (the first and the last step
         left out, see `Played.step_times`); step_times: these medians; spread: see `spread`; growth: see `growth`,
@@ -27,22 +25,37 @@ def engine_row(plays: Sequence[Played], *, fed: int, peak: int | None, watched_b
         tower; first_token_s; gap_s: seconds between tokens, while nothing and while something is watched.
     """
     times = [play.step_times() for play in plays]
-    medians = [statistics.median(column) for column in zip(*times, strict=True)]
-    row = {"runs": len(plays), "fed": fed, "num_tokens": len(plays[0].tokens), "peak_memory": peak}
-    row |= {"step_s": statistics.mean(medians), "step_times": medians, "spread": spread(times)}
-    row |= {"growth": growth(medians), "cpu_step_s": statistics.median(map(_cpu_step, plays))}
+    medians = _median_steps(times)
+    beside = [play.beside_s for play in plays if play.beside_s is not None]
+
+    def median_of(*kinds: str) -> float:
+        return statistics.median(play.seconds_of(*kinds) for play in plays)
+
+    row = {
+        "runs": len(plays),
+        "fed": plays[0].fed,
+        "num_tokens": len(plays[0].tokens),
+        "peak_memory": peak,
+        "step_s": statistics.mean(medians),
+        "step_times": medians,
+        "spread": spread(times),
+        "growth": growth(medians),
+        "cpu_step_s": statistics.median(map(_cpu_step, plays)),
+        "watch_s": median_of("look", "watch", "both") + (statistics.median(beside) if beside else 0.0),
+        "speak_s": median_of("speak", "both"),
+        "vision_s": median_of("look"),
+        "first_token_s": statistics.median(play.first_token_s() for play in plays),
+    }
     if "attention_s" in plays[0].meters:
-        aside = [_aside(play) for play in plays]
-        row["growth_aside"] = growth([statistics.median(column) for column in zip(*aside, strict=True)])
-    beside = statistics.median(watched_beside) if watched_beside else 0.0
-    watching = [play.seconds_of("look", "watch", "both") for play in plays]
-    row["watch_s"] = statistics.median(watching) + beside
-    row["speak_s"] = statistics.median(play.seconds_of("speak", "both") for play in plays)
-    row["vision_s"] = statistics.median(play.seconds_of("look") for play in plays)
-    row["first_token_s"] = statistics.median(play.first_token_s() for play in plays)
+        row["growth_aside"] = growth(_median_steps([_aside(play) for play in plays]))
     alone, while_watching = ([gap for play in plays for gap in play.gaps()[i]] for i in range(2))
     row["gap_s"] = {"alone": distribution(alone), "while_watching": distribution(while_watching)}
     return row
+
+
+def _median_steps(times: Sequence[Sequence[float]]) -> list[float]:
+    """Of each step the median over the runs."""
+    return [statistics.median(column) for column in zip(*times, strict=True)]
 
 
 def _cpu_step(play: Played) -> float:

@@ -1,239 +1,221 @@
-"""One run of one engine, looked at from outside: when it asked the model for what, and when its tokens came out.
+"""All engines on one set of weights: at the base point, in the further parts that are asked for, over the sweep."""
 
-The model is replaced by a `Stopwatch` in front of it, so that every engine is measured by the same code and none of
-them knows. A piece of work lasts from the moment it is asked for to the moment the next one is: on a GPU the forward
-itself returns before it is done, and the engine then waits for the token that it gives.
-"""
+import statistics
 
-import contextlib
-import os
-import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-
-import psutil
 import torch
 
-from swwatch.engine.requests import Run, Wait, drive
-from swwatch.engine.trace import Spoken
-from swwatch.rules.layout import KINDS, Kind
+from swwatch.bench.made import PROMPT_LEN
+from swwatch.bench.process import forget_peak, memory_peak
+from swwatch.bench.record import Record
+from swwatch.bench.source import Camera
+from swwatch.bench.stream.bed import Bed, Played
+from swwatch.bench.stream.bounds import Roof, reprefill_tokens
+from swwatch.bench.stream.figures import compare, engine_row, same_tokens
+from swwatch.bench.stream.page import report
+from swwatch.bench.stream.rates import device_rates
+from swwatch.bench.stream.settings import BASELINE, REFERENCE, Point, StreamSettings, points
+from swwatch.bench.stream.soak import soak
+from swwatch.bench.stream.sustain import attempt, sustained
+from swwatch.engine.trace import SimulatedClock
+from swwatch.errors import UserError
+from swwatch.metrics.timing import distribution
 
-Meters = dict[str, Callable[[], float]]
-SAYS = [KINDS.index(kind) for kind in (Kind.HEADER, Kind.ANSWER)]
-
-
-@dataclass(frozen=True)
-class Work:
-    """Something the model was asked for.
-
-    Attributes:
-        what: "look" (the vision tower), "watch" (rows of prompt and video), "speak" (rows of text), "both".
-        watched, said: rows of either kind; patches for a look.
-        begin_s, end_s: on time.perf_counter.
-    """
-
-    what: str
-    watched: int
-    said: int
-    begin_s: float
-    end_s: float
-
-    @property
-    def seconds(self) -> float:
-        return self.end_s - self.begin_s
+LONG_S = 20.0  # the baseline is run once where a run takes longer, and left out of the parts that need many
+CANNOT = (UserError, torch.OutOfMemoryError)  # of one engine, with nothing wrong with the others
 
 
-class Stopwatch:
-    """Stands for a model in front of `requests.drive`: hands on what it is asked for, and notes when.
+def measure(settings: StreamSettings, command: str) -> dict:
+    """Measure all that is asked for, and write it after every part.
 
     Args:
-        wait: wait for the device after each piece of work, so that its time is its own. Slows a GPU down a little.
+        settings: settled.
     """
-
-    def __init__(self, model, wait: bool = False):
-        self._model, self._wait = model, wait
-        self._open: tuple | None = None
-        self.work: list[Work] = []
-        self.watched = 0  # rows and patches asked for so far
-
-    def __getattr__(self, name: str):
-        return getattr(self._model, name)
-
-    def _begin(self, what: str, watched: int, said: int) -> None:
-        self.stop()
-        self._open = (what, watched, said, time.perf_counter())
-        self.watched += watched
-
-    def stop(self) -> None:
-        """The piece of work under way is over."""
-        if self._open is not None:
-            self.work.append(Work(*self._open, time.perf_counter()))
-            self._open = None
-
-    def _done(self, answer):
-        if self._wait:
-            torch.cuda.synchronize()
-            self.stop()
-        return answer
-
-    def watch_video(self, pixel_values, grid_thw):
-        self._begin("look", len(pixel_values), 0)
-        return self._done(self._model.watch_video(pixel_values, grid_thw))
-
-    def begin_watching(self, pixel_values, grid_thw):
-        self._begin("look", len(pixel_values), 0)
-        return self._done(self._model.begin_watching(pixel_values, grid_thw))
-
-    def step(self, cache, rows, embeds, predicts=-1):
-        said = sum(int((rows.kind_ids == kind).sum()) for kind in SAYS)
-        watched = len(rows) - said
-        self._begin("both" if said and watched else "speak" if said else "watch", watched, said)
-        return self._done(self._model.step(cache, rows, embeds, predicts))
+    return Measurement(settings, command).run()
 
 
-@dataclass
-class Played:
-    """What one run gave.
+class Measurement:
+    """One run of the program. `result` holds what is known so far."""
 
-    Attributes:
-        tokens: ids in order; emit_s: when each came out, on time.perf_counter; steps: at which step each was said.
-        lags_s: of each token, emission - arrival of the newest step that it could see, on the engine's own clock.
-        meters: name -> what it read when each token came out; "watched" (rows and patches asked for) is always there.
-        work: what the model was asked for since the first step was.
-        first_s: when the first step was asked for (the prompt had been fed); end_s: of the run.
-        cpu_s: CPU time between the two, see `cpu_seconds`.
-    """
+    def __init__(self, settings: StreamSettings, command: str):
+        self.settings, self.cuda = settings, settings.device == "cuda"
+        self.record = Record("stream", settings, command, report)
+        self.say, self.result = self.record.say, self.record.result
+        self.rates = device_rates(settings.device, getattr(torch, settings.precision), settings.bandwidth)
+        self.result |= {"rates": self.rates, "shapes": {}, "points": [], "paced": [], "sustain": [], "soak": []}
 
-    tokens: list[int] = field(default_factory=list)
-    emit_s: list[float] = field(default_factory=list)
-    steps: list[int] = field(default_factory=list)
-    lags_s: list[float] = field(default_factory=list)
-    meters: dict[str, list[float]] = field(default_factory=dict)
-    work: list[Work] = field(default_factory=list)
-    first_s: float = 0.0
-    end_s: float = 0.0
-    cpu_s: float = 0.0
+    def run(self) -> dict:
+        with self.record.until_stopped():
+            for shape in self.settings.models:
+                self.shape(shape)
+        return self.save()
 
-    def at_step_ends(self, values: Sequence[float]) -> list[float]:
-        """Of values for each token, those of the last token of each step."""
-        return list(dict(zip(self.steps, values, strict=True)).values())
+    def save(self) -> dict:
+        """Judge what there is by the base of every shape, and write it."""
+        bases: dict[str, dict] = {}
+        for point in self.result["points"]:
+            bases.setdefault(point["shape"], point["engines"])
+        rows = [(f"{name} ({shape})", row) for shape, engines in bases.items() for name, row in engines.items()]
+        return self.record.save([(name, row.get("spread")) for name, row in rows])
 
-    def step_times(self) -> list[float]:
-        """Seconds from the end of a step's last token to that of the next, for all steps but the first and the last.
+    def shape(self, shape: str) -> None:
+        """All that is asked of one model."""
+        settings = self.settings
+        base, *others = [point for point in points(settings) if point.shape == shape]
+        self.say(f"{shape}: making the model")
+        bed = Bed(settings, shape, self.longest([base, *others]))
+        try:
+            self.result["shapes"][shape] = bed.facts()
+            roof = Roof(**bed.facts()["llm"], bandwidth=self.rates["bandwidth"], flops=self.rates["flops"])
+            rows = self.point(bed, base, roof)["engines"]
+            if "step_s" not in rows[REFERENCE]:
+                return
+            if settings.paced:
+                self.part(f"{shape}: paced runs", lambda: self.paced(bed, base, rows))
+            if settings.sustain:
+                for engine in sorted(rows, key=lambda name: name != "fused"):  # the most important one first
+                    self.part(f"{shape}: highest rate of {engine}", lambda e=engine: self.sustain(bed, base, e, rows))
+            for point in others:
+                self.part(str(point), lambda p=point: self.point(bed, p, roof))
+            if settings.soak:
+                self.part(f"{shape}: {settings.soak:g} minutes", lambda: self.soak(bed, base, rows))
+        finally:
+            bed.close()
 
-        An engine that watches ahead has done so in the first step and has nothing left to watch in the last. Between
-        the two every engine watches and speaks as often.
-        """
-        return differences(self.at_step_ends(self.emit_s))[:-1]
+    def longest(self, places: list[Point]) -> tuple[int, int]:
+        """The most tokens that a session watches, and says."""
+        base, settings = places[0], self.settings
+        streams = [(place.video_tokens, place.k, place.steps) for place in places]
+        streams += [(base.video_tokens, base.k, steps) for steps in (settings.session_steps, settings.soak_steps)]
+        return max(tokens * steps for tokens, _, steps in streams), max(k * steps for _, k, steps in streams)
 
-    def seconds_of(self, *kinds: str) -> float:
-        """Seconds of such work in a step, mean over those steps."""
-        ends = self.at_step_ends(self.emit_s)
-        inside = [work.seconds for work in self.work if work.what in kinds and ends[0] <= work.begin_s < ends[-2]]
-        return sum(inside) / (len(ends) - 2)
+    def part(self, name: str, work) -> None:
+        """Do it, if there is time, and keep what came out."""
+        limit = self.settings.limit_s
+        if limit is not None and self.record.elapsed_s > limit:
+            self.result["left_out"].append({"part": name, "reason": f"the time of --limit-s {limit:g} was up"})
+        else:
+            work()
+        self.save()
 
-    def gaps(self) -> tuple[list[float], list[float]]:
-        """Seconds between tokens: those in which nothing was watched, those in which something was."""
-        found: tuple[list[float], list[float]] = ([], [])
-        watched = differences(self.meters["watched"])
-        for gap, more in zip(differences(self.emit_s), watched, strict=True):
-            found[more > 0].append(gap)
+    # ---- one point of the sweep -------------------------------------------------------------------------------------
+
+    def point(self, bed: Bed, point: Point, roof: Roof) -> dict:
+        """All engines at one point, in turns."""
+        self.say(str(point))
+        rows = {name: {"not_measured": bed.reasons[name]} for name in self.settings.engines if name in bed.reasons}
+        once = self.warm_up(bed, point, rows)
+        plays, peaks = self.turns(bed, point, rows, once)
+        said = plays[REFERENCE][0].tokens if REFERENCE in plays else []
+        for name, made in plays.items():
+            rows[name] = engine_row(made, peak=peaks[name]) | {"same_tokens": same_tokens(made[0].tokens, said)}
+        split = bed.run(REFERENCE, point, wait=True) if self.cuda and said else None
+        found = compare(point, {name: rows[name] for name in self.settings.engines}, split, roof)
+        self.result["points"].append(found)
+        self.save()
         return found
 
-    def first_token_s(self) -> float:
-        """From when the first step was asked for, which is when it arrives, to the first token."""
-        return self.emit_s[0] - self.first_s
+    def warm_up(self, bed: Bed, point: Point, rows: dict) -> set[str]:
+        """Run every engine without counting; the serial engine tells how long the baseline will take.
 
+        Returns:
+            Engines that are to be run once, for a run takes long. Those that cannot run are written into `rows`.
+        """
+        settings, once, token_s = self.settings, set(), None
+        for name in [name for name in settings.engines if name not in rows]:
+            # over static memory the whole stream, for every length of it is recorded once
+            steps = point.steps if bed.fast is not None and name != BASELINE else min(4, point.steps)
+            try:
+                for _ in range(max(1, settings.warmup)):
+                    warm = bed.run(name, point, steps=steps)
+            except CANNOT as error:
+                rows[name] = {"not_measured": _reason(error)}
+                continue
 
-def differences(values: Sequence[float]) -> list[float]:
-    """Of each value to the one before."""
-    return [b - a for a, b in zip(values, values[1:], strict=False)]
+            expected = statistics.median(warm.step_times()) * point.steps
+            if name == REFERENCE:
+                token_s = warm.seconds_of("look", "watch", "both") / point.video_tokens
+            if name == BASELINE and token_s is not None:
+                fed = reprefill_tokens(point.video_tokens, point.k, point.steps, prompt=PROMPT_LEN, suffix=3, header=3)
+                expected = expected if self.cuda else fed * token_s
+                once |= {name} if expected > LONG_S else set()
+            if expected > settings.max_engine_s:
+                limit = f"--max-engine-s {settings.max_engine_s:g}"
+                rows[name] = {"not_measured": f"a run would take about {expected:.0f} s, more than {limit}"}
+        return once
 
+    def turns(self, bed: Bed, point: Point, rows: dict, once: set[str]) -> tuple[dict[str, list[Played]], dict]:
+        """Run the engines one after the other, again and again.
 
-class FirstPoll:
-    """A source that notes when it was first polled."""
+        Returns:
+            The runs of each, and its peak of memory. Engines that cannot run are written into `rows`.
+        """
+        plays: dict[str, list[Played]] = {name: [] for name in self.settings.engines if name not in rows}
+        peaks: dict[str, int | None] = dict.fromkeys(plays)
+        base = not any(found["shape"] == point.shape for found in self.result["points"])
+        repeats = self.settings.repeats if base else self.settings.sweep_repeats
+        for turn in range(repeats):
+            for name in [name for name in plays if turn == 0 or name not in once]:
+                forget_peak(self.cuda)
+                try:
+                    played = bed.run(name, point)
+                except CANNOT as error:
+                    rows[name] = {"not_measured": _reason(error)}
+                    del plays[name]
+                    continue
+                plays[name].append(played)
+                peaks[name] = max(filter(None, (peaks[name], memory_peak(self.cuda))), default=None)
+                self.say(f"  {name} {turn + 1}/{repeats}: {statistics.median(played.step_times()):.4f} s a step")
+        return plays, peaks
 
-    def __init__(self, source):
-        self._source = source
-        self.at_s = self.cpu_s = None
+    # ---- further parts ----------------------------------------------------------------------------------------------
 
-    def __getattr__(self, name: str):
-        return getattr(self._source, name)
+    def quick(self, rows: dict, name: str, steps: int) -> bool:
+        """Whether an engine was measured, and is not a baseline that takes minutes."""
+        return "step_s" in rows[name] and (name != BASELINE or rows[name]["step_s"] * steps < LONG_S)
 
-    def poll(self):
-        if self.at_s is None:
-            self.at_s, self.cpu_s = time.perf_counter(), cpu_seconds()
-        return self._source.poll()
+    def paced(self, bed: Bed, base: Point, rows: dict) -> None:
+        """How stale tokens are at 2 frames a second, and at nine tenths of what the serial engine can take in."""
+        self.say("paced runs")
+        rates = {"2 frames a second": 1.0, "90 % of serial": 0.9 / rows[REFERENCE]["step_s"]}
+        for name in [name for name in rows if self.quick(rows, name, base.steps)]:
+            for label, rate in rates.items():
+                for _ in range(2 if bed.fast else 1):  # the first one records what only a pace brings about
+                    clock = SimulatedClock()
+                    camera = Camera(bed.pictures(base.video_tokens, base.steps), clock, rate, base.steps, base.steps)
+                    played = bed.play(name, bed.open(name, base.k, base.steps, clock), camera)
+                told = {"shape": base.shape, "engine": name, "pace": label, "rate": rate}
+                told["staleness_s"] = distribution(played.lags_s)
+                told["longest_queue"] = max(length for _, length in camera.backlog)
+                self.result["paced"].append(told)
 
-
-def attended(run: Run, stopwatch: Stopwatch) -> Run:
-    """The same run; where it begins to wait, for its source or for a watcher, the work before is over."""
-    answer = None
-    while True:
-        try:
-            event = run.send(answer)
-        except StopIteration:
+    def sustain(self, bed: Bed, base: Point, name: str, rows: dict) -> None:
+        """The highest rate of one engine."""
+        steps = self.settings.session_steps
+        if not self.quick(rows, name, steps):
+            reason = rows[name].get("not_measured", f"the baseline takes {rows[name].get('step_s', 0):.1f} s a step")
+            self.result["sustain"].append({"shape": base.shape, "engine": name, "not_measured": reason})
             return
-        if isinstance(event, Wait):
-            stopwatch.stop()
-        answer = yield event
+        self.say(f"highest rate of {name}")
+
+        def run_session(part) -> int:
+            session = bed.open(name, base.k, steps, part.stream.clock)
+            return len(bed.play(name, session, part).tokens)
+
+        guess = 1 / rows[name]["step_s"]
+        how = {"hold_s": self.settings.hold_s, "session_steps": steps, "queue": self.settings.queue}
+        pictures = bed.pictures(base.video_tokens, 8)
+        if bed.fast:  # a rehearsal records what only a pace brings about
+            attempt(run_session, pictures, SimulatedClock(), 0.8 * guess, **how)
+        found = sustained(run_session, pictures, SimulatedClock, guess, **how)
+        self.result["sustain"].append({"shape": base.shape, "engine": name} | found)
+
+    def soak(self, bed: Bed, base: Point, rows: dict) -> None:
+        """One session for minutes: the fused engine on a GPU, else the serial one."""
+        name = "fused" if self.cuda and "step_s" in rows.get("fused", {}) else REFERENCE
+        self.say(f"{self.settings.soak:g} minutes of {name}")
+        found = soak(bed, name, base, self.settings)
+        self.result["soak"].append({"shape": base.shape, "engine": name} | found)
 
 
-def cpu_seconds() -> float:
-    """CPU time so far, of all threads of this process and of the processes that it started."""
-    ended, alive = os.times(), 0.0
-    for child in psutil.Process().children(recursive=True):
-        with contextlib.suppress(psutil.NoSuchProcess):  # it has just ended
-            used = child.cpu_times()
-            alive += used.user + used.system
-    return time.process_time() + ended.children_user + ended.children_system + alive
-
-
-def play(
-    session, model, source, *, wait: bool = False, meters: dict[str, Callable[[], float]] | None = None
-) -> Played:
-    """Run a session over a source to its end.
-
-    Args:
-        model: answers its requests.
-        wait: see `Stopwatch`.
-        meters: read whenever a token comes out.
-    """
-    stopwatch, played = Stopwatch(model, wait), Played()
-    first = FirstPoll(source)
-    meters = {"watched": lambda: stopwatch.watched} | (meters or {})
-    played.meters = {name: [] for name in meters}
-    for event in drive(stopwatch, attended(session.run(first), stopwatch)):
-        if isinstance(event, Spoken):
-            played.emit_s.append(time.perf_counter())
-            played.tokens.append(event.token_id)
-            played.steps.append(event.step)
-            played.lags_s.append(event.t_emit_s - event.t_frame_s)
-            for name, read in meters.items():
-                played.meters[name].append(read())
-    stopwatch.stop()
-    played.end_s, played.first_s = time.perf_counter(), first.at_s
-    played.cpu_s = cpu_seconds() - first.cpu_s
-    played.work = [work for work in stopwatch.work if work.begin_s >= first.at_s]
-    return played
-
-
-class AttentionTime:
-    """Seconds in the LLM's attention modules, projections and cache included: what grows with the stream. CPU only."""
-
-    def __init__(self, model):
-        self.seconds, self._since = 0.0, 0.0
-        self._hooks = []
-        for layer in model.model.language_model.layers:
-            self._hooks.append(layer.self_attn.register_forward_pre_hook(lambda *_: self._enter()))
-            self._hooks.append(layer.self_attn.register_forward_hook(lambda *_: self._leave()))
-
-    def _enter(self) -> None:
-        self._since = time.perf_counter()
-
-    def _leave(self) -> None:
-        self.seconds += time.perf_counter() - self._since
-
-    def remove(self) -> None:
-        for hook in self._hooks:
-            hook.remove()
+def _reason(error: Exception) -> str:
+    return "it does not fit into memory" if isinstance(error, torch.OutOfMemoryError) else str(error)

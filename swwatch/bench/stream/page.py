@@ -1,9 +1,9 @@
 """The streaming benchmark as a page of Markdown that reads well in a terminal too."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from swwatch.bench import page
-from swwatch.bench.train.table import markdown, size
+from swwatch.bench.page import known, milliseconds, size, table
 from swwatch.rules.schedule import STEP_S
 
 WORDS = {
@@ -25,7 +25,7 @@ def report(result: dict) -> str:
     """All there is.
 
     Args:
-        result: as swwatch.bench.stream.command writes it to JSON.
+        result: as swwatch.bench.stream.measure gives it.
     """
     parts = [head(result), page.judged(result["verdict"])]
     for shape in result["shapes"]:
@@ -69,8 +69,8 @@ def bounds(point: dict) -> str:
     if "watch_s" not in point:
         return "The serial engine was not measured here, so that there is nothing to compare with."
     lines = [
-        f"- p, watching a step: {_ms(point['watch_s'])} ({_ms(point['vision_s'])} of it in the vision tower); "
-        f"g, speaking {point['k']} tokens: {_ms(point['speak_s'])}",
+        f"- p, watching a step: {milliseconds(point['watch_s'])} ({milliseconds(point['vision_s'])} of it in the "
+        f"vision tower); g, speaking {point['k']} tokens: {milliseconds(point['speak_s'])}",
         f"- the paper's bound (p + g) / max(p, g): **{point['bound']:.2f}**; roofline of the fused engine: "
         f"**{point['fused_bound']:.2f}** for the LLM's part, {point['fused_bound_in_line']:.2f} with a vision tower "
         "that waits its turn",
@@ -84,94 +84,139 @@ def bounds(point: dict) -> str:
 
 def engines(point: dict) -> str:
     """One line for every engine."""
-    heads = ("engine", "tokens fed", "s a step", "spread", "S (CPU)", "a, b", "x reprefill (CPU)", "growth", "aside")
-    lines = [(*heads, "peak memory", "same tokens", "runs")]
-    for name, row in point["engines"].items():
-        if "not_measured" in row:
-            lines.append((name, "not measured", *[""] * (len(lines[0]) - 2)))
-            continue
-        slow = f"{row['a']:.2f}, {row['b']:.2f}" if "a" in row else ""
-        again = f"{row['times_reprefill']:.1f} ({row['times_reprefill_cpu']:.1f})" if "times_reprefill" in row else ""
-        cells = [name, f"{row['fed']:,}", f"{row['step_s']:.4f}", _share(row["spread"])]
-        cells += [f"{row['gain']:.2f} ({row['gain_cpu']:.2f})" if "gain" in row else "", slow, again]
-        cells += [f"{row['growth']:.2f}", f"{row['growth_aside']:.2f}" if "growth_aside" in row else ""]
-        same = "all" if row["same_tokens"] == row["num_tokens"] else f"the first {row['same_tokens']}"
-        lines.append((*cells, size(row["peak_memory"]), same, str(row["runs"])))
-    return markdown(lines)
+    return table(_engine_rows(point), ENGINE_COLUMNS)
+
+
+def _engine_rows(point: dict) -> list[dict]:
+    return [{"engine": name} | row for name, row in point["engines"].items()]
+
+
+def _in_cpu_time(key: str, form: str) -> Callable[[dict], str]:
+    """A ratio, and in brackets the same in CPU time."""
+    return lambda row: f"{row[key]:{form}} ({row[key + '_cpu']:{form}})" if key in row else ""
+
+
+def _same(row: dict) -> str:
+    return "all" if row["same_tokens"] == row["num_tokens"] else f"the first {row['same_tokens']}"
+
+
+ENGINE_COLUMNS = (
+    ("engine", lambda row: row["engine"]),
+    ("tokens fed", lambda row: f"{row['fed']:,}"),
+    ("s a step", lambda row: f"{row['step_s']:.4f}"),
+    ("spread", lambda row: known(row["spread"], ".0%")),
+    ("S (CPU)", _in_cpu_time("gain", ".2f")),
+    ("a, b", lambda row: f"{row['a']:.2f}, {row['b']:.2f}" if "a" in row else ""),
+    ("x reprefill (CPU)", _in_cpu_time("times_reprefill", ".1f")),
+    ("growth", lambda row: f"{row['growth']:.2f}"),
+    ("aside", lambda row: f"{row['growth_aside']:.2f}" if "growth_aside" in row else ""),
+    ("peak memory", lambda row: size(row["peak_memory"])),
+    ("same tokens", _same),
+    ("runs", lambda row: str(row["runs"])),
+)
 
 
 def times(point: dict) -> str:
     """First token and gaps of every engine."""
-    lines = [("engine", "first token", "gap alone P50, P95, P99", "gap while watching P50, P95, P99")]
-    for name, row in point["engines"].items():
-        if "gap_s" in row:
-            gaps = [_three(row["gap_s"][key]) for key in ("alone", "while_watching")]
-            lines.append((name, _ms(row["first_token_s"]), *gaps))
-    return markdown(lines) if len(lines) > 1 else ""
+    columns = (
+        ("engine", lambda row: row["engine"]),
+        ("first token", lambda row: milliseconds(row["first_token_s"])),
+        ("gap alone P50, P95, P99", lambda row: _three(row["gap_s"]["alone"])),
+        ("gap while watching P50, P95, P99", lambda row: _three(row["gap_s"]["while_watching"])),
+    )
+    rows = [row for row in _engine_rows(point) if "gap_s" in row]
+    return table(rows, columns) if rows else ""
 
 
 def sweep(points: Sequence[dict]) -> str:
     """One line for every point: bounds and gains."""
-    names = list(points[0]["engines"])
-    heads = ("video tokens", "K", "steps", "p", "g", "bound", "fused bound", "decode of bound")
-    lines = [(*heads, *(f"{name}: s a step, S" for name in names))]
-    for point in points:
-        place = [str(point[key]) for key in ("video_tokens", "k", "steps")]
-        told = [_ms(point["watch_s"]), _ms(point["speak_s"])] if "watch_s" in point else ["", ""]
-        shares = [f"{point[key]:.2f}" if key in point else "" for key in ("bound", "fused_bound", "decode_share")]
-        cells = [
-            "not measured" if "not_measured" in row else f"{row['step_s']:.4f}, {row.get('gain', 0):.2f}"
-            for row in point["engines"].values()
-        ]
-        lines.append((*place, *told, *shares, *cells))
-    return markdown(lines)
+
+    def where_known(key: str, write: Callable[[float], str]) -> Callable[[dict], str]:
+        return lambda point: write(point[key]) if key in point else ""
+
+    def step(name: str) -> Callable[[dict], str]:
+        return lambda point: _step(point["engines"][name])
+
+    ratio = "{:.2f}".format
+    columns = [
+        ("video tokens", lambda point: str(point["video_tokens"])),
+        ("K", lambda point: str(point["k"])),
+        ("steps", lambda point: str(point["steps"])),
+        ("p", where_known("watch_s", milliseconds)),
+        ("g", where_known("speak_s", milliseconds)),
+        ("bound", where_known("bound", ratio)),
+        ("fused bound", where_known("fused_bound", ratio)),
+        ("decode of bound", where_known("decode_share", ratio)),
+    ]
+    return table(points, columns + [(f"{name}: s a step, S", step(name)) for name in points[0]["engines"]])
+
+
+def _step(row: dict) -> str:
+    return "not measured" if "not_measured" in row else f"{row['step_s']:.4f}, {row.get('gain', 0):.2f}"
 
 
 def _further(result: dict, shape: str) -> list[str]:
     """Paced runs, highest rates, the soak."""
     parts = []
-    if paced := [row for row in result["paced"] if row["shape"] == shape]:
-        lines = [("engine", "pace", "steps/s", "staleness P50, P95, P99", "longest queue")]
-        for row in paced:
-            stale = _three(row["staleness_s"])
-            lines.append((row["engine"], row["pace"], f"{row['rate']:.2f}", stale, str(row["longest_queue"])))
-        note = "Staleness: emission of a token - arrival of the newest step that it could see. The clock counts all "
-        note += "computing and skips idle waiting; nothing is dropped."
-        parts += [f"## Paced, {shape}", markdown(lines), note]
-    if held := [row for row in result["sustain"] if row["shape"] == shape and "trials" in row]:
-        lines = [("engine", "highest rate", "video frames/s", "lowest rate that failed", "dropped there", "trials")]
-        lines += [_rate(row) for row in held]
-        how = held[0]
-        note = f"Held: no step dropped from a queue of {how['queue']} and at most one waiting at the end, over "
-        note += (
-            f"{how['hold_s']:g} s of the stream at least; sessions of {how['session_steps']} steps follow one another."
-        )
-        parts += [f"## Highest rate while narrating, {shape}", markdown(lines), note]
-    for row in [row for row in result["soak"] if row["shape"] == shape]:
+    paced, sustained, soaked = (
+        [row for row in result[name] if row["shape"] == shape] for name in ("paced", "sustain", "soak")
+    )
+    if paced:
+        parts += [f"## Paced, {shape}", table(paced, PACED_COLUMNS), STALENESS]
+    if held := [row for row in sustained if "trials" in row]:
+        note = HELD.format(**held[0])
+        parts += [f"## Highest rate while narrating, {shape}", table(held, RATE_COLUMNS), note]
+    for row in soaked:
         parts += [f"## {row['minutes']:g} minutes of one session, {shape}, {row['engine']}", _soak(row)]
     return parts
 
 
-def _rate(row: dict) -> tuple[str, ...]:
-    failed = sorted((trial for trial in row["trials"] if not trial["held"]), key=lambda trial: trial["rate"])
-    lowest = (f"{failed[0]['rate']:.2f}", str(failed[0]["dropped"])) if failed else ("none", "")
-    if row["rate"] is None:
-        return (row["engine"], "none held", "", *lowest, str(len(row["trials"])))
-    frames = f"{row['frames_per_s']:.1f}"
-    return (row["engine"], f"{row['rate']:.2f} steps/s", frames, *lowest, str(len(row["trials"])))
+STALENESS = (
+    "Staleness: emission of a token - arrival of the newest step that it could see. The clock counts all computing "
+    "and skips idle waiting; nothing is dropped."
+)
+PACED_COLUMNS = (
+    ("engine", lambda row: row["engine"]),
+    ("pace", lambda row: row["pace"]),
+    ("steps/s", lambda row: f"{row['rate']:.2f}"),
+    ("staleness P50, P95, P99", lambda row: _three(row["staleness_s"])),
+    ("longest queue", lambda row: str(row["longest_queue"])),
+)
+
+
+def _lowest_failed(row: dict) -> dict | None:
+    failed = [trial for trial in row["trials"] if not trial["held"]]
+    return min(failed, key=lambda trial: trial["rate"], default=None)
+
+
+HELD = (
+    "Held: no step dropped from a queue of {queue} and at most one waiting at the end, over {hold_s:g} s of the "
+    "stream at least; sessions of {session_steps} steps follow one another."
+)
+RATE_COLUMNS = (
+    ("engine", lambda row: row["engine"]),
+    ("highest rate", lambda row: "none held" if row["rate"] is None else f"{row['rate']:.2f} steps/s"),
+    ("video frames/s", lambda row: "" if row["rate"] is None else f"{row['frames_per_s']:.1f}"),
+    ("lowest rate that failed", lambda row: f"{failed['rate']:.2f}" if (failed := _lowest_failed(row)) else "none"),
+    ("dropped there", lambda row: str(failed["dropped"]) if (failed := _lowest_failed(row)) else ""),
+    ("trials", lambda row: str(len(row["trials"]))),
+)
+SOAK_COLUMNS = (
+    ("from", lambda period: f"{period['from_s']:.0f} s"),
+    ("busy in a step", lambda period: milliseconds(period["step_s"])),
+    ("lag", lambda period: milliseconds(period["lag_s"])),
+    ("memory", lambda period: size(period["memory"])),
+    ("keys and values", lambda period: size(period["cache"])),
+    ("largest position", lambda period: f"{period['position']:,}"),
+)
 
 
 def _soak(row: dict) -> str:
-    lines = [("from", "busy in a step", "lag", "memory", "keys and values", "largest position")]
-    for period in row["periods"]:
-        sizes = (size(period["memory"]), size(period["cache"]))
-        times = (f"{period['from_s']:.0f} s", _ms(period["step_s"]), _ms(period["lag_s"]))
-        lines.append((*times, *sizes, f"{period['position']:,}"))
-    told = f"{row['steps']} steps at {row['rate']:g} a second ({row['rate'] / STEP_S:g} times real time), "
-    told += (
+    told = (
+        f"{row['steps']} steps at {row['rate']:g} a second ({row['rate'] / STEP_S:g} times real time), "
         f"{row['dropped']} dropped; a step at the end takes {row['drift']:.2f} times what it takes at the beginning."
     )
-    return f"{markdown(lines)}\n\n{told}"
+    return f"{table(row['periods'], SOAK_COLUMNS)}\n\n{told}"
 
 
 def left_out(result: dict) -> list[str]:
@@ -192,15 +237,7 @@ def _count(number: int) -> str:
     return f"{number / 1e9:.2f} B" if number >= 1e8 else f"{number / 1e6:.2f} M"
 
 
-def _ms(seconds: float) -> str:
-    return f"{1000 * seconds:,.1f} ms"
-
-
 def _three(told: dict) -> str:
     if not told["n"]:
         return "none"
     return ", ".join(f"{1000 * told[key]:,.1f}" for key in ("median", "p95", "p99")) + " ms"
-
-
-def _share(value: float | None) -> str:
-    return "n/a" if value is None else f"{value:.0%}"

@@ -4,7 +4,7 @@ import time
 
 import torch
 
-from swwatch.bench.stream.bounds import known_bandwidth
+from swwatch.bench.gpus import known_bandwidth
 
 REPEATS = 5
 

@@ -2,9 +2,9 @@
 
 from dataclasses import dataclass, replace
 from itertools import product
-from pathlib import Path
-from typing import Literal
+from typing import Self
 
+from swwatch.bench.settings import TRUST, BenchSettings, check_known, check_model
 from swwatch.bench.shapes import SHAPES
 from swwatch.config import setting
 from swwatch.errors import UserError
@@ -15,16 +15,11 @@ BASELINE, REFERENCE = "reprefill", "serial"
 ENGINES = (REFERENCE, "fused", "streams", "two_device", BASELINE)  # in the order of the table
 NO_LIMIT = 1e9
 # what is swept where nothing is asked for: the first of each list is the base
+FULL = {"video_tokens": (64, 16, 128, 256, 512, 1024), "k": (3, 1, 8), "steps": (30, 10, 120)}
 SWEEPS = {
     "cpu": {"shape": ("0.2b",), "video_tokens": (64, 16, 256), "k": (3, 1, 8), "steps": (30, 10)},
-    "cuda": {
-        "shape": ("7b",),
-        "video_tokens": (64, 16, 128, 256, 512, 1024),
-        "k": (3, 1, 8),
-        "steps": (30, 10, 120),
-    },
+    "cuda": {"shape": ("7b",), **FULL},
 }
-FULL = {"video_tokens": (64, 16, 128, 256, 512, 1024), "k": (3, 1, 8), "steps": (30, 10, 120)}
 
 
 @dataclass(frozen=True)
@@ -41,8 +36,16 @@ class Point:
 
 
 @dataclass(frozen=True)
-class StreamSettings:
-    """Settings of `swwatch bench stream`."""
+class StreamSettings(BenchSettings):
+    """Measure watching while speaking: all engines on one set of weights, next to what is possible at best.
+
+    Every engine narrates the same stream of random pixels and must say the same words. `reprefill` is what the papers'
+    public release does: everything again for every frame. `serial` watches a step, then speaks; `fused`, `streams` and
+    `two_device` watch the next step meanwhile, and gain S over it, which is told next to the bound
+    (p + g) / max(p, g). The base point comes first, then the parts that are asked for, then the sweep. What could not
+    be measured is listed with its reason, and the file is written anew after every part, so that a run that is cut
+    short keeps what it has.
+    """
 
     # what
     shape: tuple[str, ...] | None = setting(None, f"random models of: {', '.join(SHAPES)} (default: 0.2b, on cuda 7b)")
@@ -57,13 +60,10 @@ class StreamSettings:
     steps: tuple[int, ...] | None = setting(None, "steps of a stream (default: 30,10; on cuda 120 too)")
     full: bool = setting(False, "all combinations of the lists (default lists: up to 1024 tokens and 120 steps)")
     # how
-    device: Literal["auto", "cpu", "cuda"] = setting("auto", "cpu or cuda (auto: cuda where there is one)")
-    precision: Literal["auto", "float32", "bfloat16"] = setting("auto", "of the weights (auto: bfloat16 on cuda)")
     fast: bool | None = setting(None, "static memory and CUDA graphs (default: on cuda)")
     warmup: int = setting(1, "runs of each engine at the base that are not counted")
     repeats: int = setting(3, "runs of each engine at the base; the engines take turns")
     sweep_repeats: int | None = setting(None, "the same at the other points (default: 1, on cuda 3)")
-    threads: int | None = setting(None, "CPU threads (default: torch's own choice)")
     max_engine_s: float | None = setting(
         None, "leave out an engine at a point where a run would take longer (default: 300 on a CPU)"
     )
@@ -77,70 +77,51 @@ class StreamSettings:
     queue: int = setting(8, "steps that may wait")
     soak: float = setting(0.0, "minutes of one paced session: drift of step time, memory and positions")
     soak_rate: float = setting(1.0, "its steps a second (1: video of 2 frames a second)")
-    # judging
-    max_load: float = setting(0.5, "too busy: load average before the start above this share of the cores")
-    max_others: float = setting(0.25, "too busy: other programs used more than this share of the cores meanwhile")
-    max_spread: float = setting(0.15, "too busy: step times of an engine at the base spread by more than this")
-    seed: int = setting(0, "of random weights, pixels and words")
-    output: Path | None = setting(None, "folder for bench_stream.json, .md and the figures")
-    report: Path | None = setting(None, "measure nothing: draw the table and figures of this JSON file again")
+    max_spread: float = setting(0.15, "step times of an engine at the base spread by more than this", group=TRUST)
+
+    def __post_init__(self):
+        if variants.get(self.variant).speaks is Speaks.OFFLINE:
+            streaming = speaking(Speaks.ALTERNATING, Speaks.PARALLEL)
+            raise UserError(f"{self.variant!r} speaks after the whole video: choose one of {', '.join(streaming)}")
+        check_model(self.model, self.shape)
+        check_known("engine", self.engines, ENGINES)
+        if self.engines and REFERENCE not in self.engines:
+            raise UserError(f"every gain is told against {REFERENCE}: add it to --engines")
+        counts = ("video_tokens", "k", "steps", "repeats", "sweep_repeats", "threads", "queue", "session_steps")
+        self.check_least(1, *counts)
+        self.check_above_zero("hold_s", "soak_rate", "max_engine_s", "limit_s", "bandwidth")
+        self.check_least(0, "warmup", "soak")
+        if any(steps < 4 for steps in self.steps or ()):
+            raise UserError("a stream needs at least 4 steps: the first and the last one are not counted")
 
     @property
     def models(self) -> tuple[str, ...]:
         """The shapes, or the one checkpoint."""
         return self.shape or (self.model,)
 
-    def __post_init__(self):
-        if variants.get(self.variant).speaks is Speaks.OFFLINE:
-            streaming = speaking(Speaks.ALTERNATING, Speaks.PARALLEL)
-            raise UserError(f"{self.variant!r} speaks after the whole video: choose one of {', '.join(streaming)}")
-        for name, known in (("engine", ENGINES), ("shape", tuple(SHAPES))):
-            asked = self.engines if name == "engine" else self.shape
-            unknown = [value for value in asked or () if value not in known]
-            if unknown:
-                raise UserError(f"no {name} {unknown[0]!r}: choose from {', '.join(known)}")
-        if self.engines and REFERENCE not in self.engines:
-            raise UserError(f"every gain is told against {REFERENCE}: add it to --engines")
-        if self.model is not None and self.shape:
-            raise UserError("--model and --shape both say which model: give one of them")
-        for name in ("video_tokens", "k", "steps", "repeats", "sweep_repeats", "threads", "queue", "session_steps"):
-            value = getattr(self, name)
-            values = value if isinstance(value, tuple) else () if value is None else (value,)
-            if any(one < 1 for one in values):
-                raise UserError(f"{name} must be at least 1, not {min(values)}")
-        if any(steps < 4 for steps in self.steps or ()):
-            raise UserError("a stream needs at least 4 steps: the first and the last one are not counted")
-        for name in ("hold_s", "soak_rate", "max_engine_s", "limit_s", "bandwidth"):
-            if (value := getattr(self, name)) is not None and value <= 0:
-                raise UserError(f"{name} must be above 0, not {value:g}")
-        if self.warmup < 0 or self.soak < 0:
-            raise UserError("warmup and soak must not be negative")
+    @property
+    def soak_steps(self) -> int:
+        return max(2, round(60 * self.soak * self.soak_rate))
 
+    @property
+    def steadiness(self) -> str:
+        return f"the step times of every engine at the base spread by at most {self.max_spread:.0%}"
 
-def settle(settings: StreamSettings, cuda: bool) -> StreamSettings:
-    """Decide what depends on the machine.
-
-    Raises:
-        UserError: what was asked for cannot be had here.
-    """
-    device = settings.device if settings.device != "auto" else "cuda" if cuda else "cpu"
-    if device == "cuda" and not cuda:
-        raise UserError("device cuda was asked for, but this machine has no CUDA device: use --device cpu")
-    lists = SWEEPS[device] | (FULL if settings.full else {})
-    found = {key: getattr(settings, key) or value for key, value in lists.items()}
-    if settings.model is not None:
-        found["shape"] = None
-    precision = "bfloat16" if device == "cuda" else "float32"
-    return replace(
-        settings,
-        **found,
-        device=device,
-        engines=settings.engines or ENGINES,
-        precision=precision if settings.precision == "auto" else settings.precision,
-        sweep_repeats=settings.sweep_repeats or (3 if device == "cuda" else 1),
-        fast=device == "cuda" if settings.fast is None else settings.fast,
-        max_engine_s=settings.max_engine_s or (NO_LIMIT if device == "cuda" else 300.0),
-    )
+    def settled(self, cuda: bool) -> Self:
+        settled = super().settled(cuda)
+        on_gpu = settled.device == "cuda"
+        lists = SWEEPS[settled.device] | (FULL if self.full else {})
+        found = {key: getattr(self, key) or value for key, value in lists.items()}
+        if self.model is not None:
+            found["shape"] = None
+        return replace(
+            settled,
+            **found,
+            engines=self.engines or ENGINES,
+            sweep_repeats=self.sweep_repeats or (3 if on_gpu else 1),
+            fast=on_gpu if self.fast is None else self.fast,
+            max_engine_s=self.max_engine_s or (NO_LIMIT if on_gpu else 300.0),
+        )
 
 
 def points(settings: StreamSettings) -> list[Point]:

@@ -1,53 +1,37 @@
 """What becomes of one session that runs for minutes: step time, lag, memory and positions over time."""
 
 import statistics
-import time
 from collections.abc import Sequence
 from itertools import pairwise
 
-from swwatch.bench.memory import memory_now
-from swwatch.bench.stream.measure import Stopwatch, attended
-from swwatch.bench.stream.source import Camera
-from swwatch.engine.requests import drive
-from swwatch.engine.trace import RealTimeClock, Spoken
+from swwatch.bench.process import memory_now
+from swwatch.bench.source import Camera
+from swwatch.bench.stream.bed import Bed
+from swwatch.bench.stream.played import differences, play
+from swwatch.bench.stream.settings import Point, StreamSettings
+from swwatch.engine.trace import RealTimeClock
 
 PERIODS = 10  # lines of the table
 
 
-class Noted(Stopwatch):
-    """Also notes the largest position that was fed."""
-
-    largest = 0
-
-    def step(self, cache, rows, embeds, predicts=-1):
-        self.largest = max(self.largest, int(rows.position_ids.max()))
-        return super().step(cache, rows, embeds, predicts)
-
-
-def soak(open_session, model, pictures, *, minutes: float, rate: float, queue: int, cuda: bool) -> dict:
+def soak(bed: Bed, engine: str, point: Point, settings: StreamSettings) -> dict:
     """One session, paced in real time.
 
-    Args:
-        open_session: takes a clock, returns a session; model: answers it.
-        pictures: steps to show in turn; rate: of them in a second.
     Returns:
         minutes, rate, steps, dropped, `periods` (see `summary`) and drift: the last period's step time by the first's.
     """
-    clock = RealTimeClock()
-    session = open_session(clock)
-    stream = Camera(pictures, clock, rate, max(2, round(60 * minutes * rate)), queue)
-    stopwatch, samples = Noted(model), []
-    for event in drive(stopwatch, attended(session.run(stream), stopwatch)):
-        if isinstance(event, Spoken):
-            now = time.perf_counter()
-            busy = sum(work.seconds for work in stopwatch.work)
-            stopwatch.work.clear()
-            memory = {"memory": memory_now(cuda), "cache": session.cache.nbytes, "position": stopwatch.largest}
-            lag = event.t_emit_s - event.t_frame_s
-            samples.append({"at_s": now, "step": event.step, "busy_s": busy, "lag_s": lag} | memory)
+    clock, steps = RealTimeClock(), settings.soak_steps
+    session = bed.open(engine, point.k, steps, clock)
+    stream = Camera(bed.pictures(point.video_tokens, 8), clock, settings.soak_rate, steps, settings.queue)
+    meters = {"memory": lambda: memory_now(bed.cuda), "cache": lambda: session.cache.nbytes}
+    played = play(session, bed.answering(engine), stream, meters=meters)
+
+    columns = {"at_s": played.emit_s, "step": played.steps, "lag_s": played.lags_s, **played.meters}
+    columns["busy_s"] = differences([0.0, *played.meters["busy_s"]])
+    samples = [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
     periods = summary(samples)
-    result = {"minutes": minutes, "rate": rate, "steps": stream.count, "dropped": stream.dropped, "periods": periods}
-    return result | {"drift": periods[-1]["step_s"] / periods[0]["step_s"]}
+    result = {"minutes": settings.soak, "rate": settings.soak_rate, "steps": steps, "dropped": stream.dropped}
+    return result | {"periods": periods, "drift": periods[-1]["step_s"] / periods[0]["step_s"]}
 
 
 def summary(samples: Sequence[dict], periods: int = PERIODS) -> list[dict]:

@@ -4,7 +4,7 @@ import statistics
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 
-from swwatch.bench.stream.source import Camera, Part
+from swwatch.bench.source import Camera, Stretch
 
 CLOSE = 1.04  # the search ends when the lowest rate that failed is this close to the highest that was held
 FIRST_STRIDE, LONGEST_STRIDE = 1.3, 4.0
@@ -13,7 +13,7 @@ SHORTEST = 6  # a rate is tried with at least so many queues' worth of steps: le
 
 
 @dataclass(frozen=True)
-class Trial:
+class RateTrial:
     """One rate, tried.
 
     Attributes:
@@ -36,7 +36,7 @@ class Trial:
         return self.dropped == 0 and self.backlog <= 1
 
 
-def search(attempt: Callable[[float], Trial], guess: float) -> tuple[float | None, list[Trial]]:
+def search(attempt: Callable[[float], RateTrial], guess: float) -> tuple[float | None, list[RateTrial]]:
     """The highest rate that is held: in growing strides until it lies between two, then by bisection.
 
     Args:
@@ -45,7 +45,7 @@ def search(attempt: Callable[[float], Trial], guess: float) -> tuple[float | Non
     Returns:
         The highest rate held (None if none was), and all trials.
     """
-    trials: list[Trial] = []
+    trials: list[RateTrial] = []
     low = high = None
     rate, stride = guess, FIRST_STRIDE
     while len(trials) < MOST_TRIALS and (low is None or high is None or high / low > CLOSE):
@@ -62,7 +62,7 @@ def search(attempt: Callable[[float], Trial], guess: float) -> tuple[float | Non
 
 def attempt(
     run_session: Callable, pictures, clock, rate: float, hold_s: float, session_steps: int, queue: int
-) -> Trial:
+) -> RateTrial:
     """Try a rate: sessions follow one another on a stream that does not wait for them.
 
     Args:
@@ -74,10 +74,10 @@ def attempt(
     stream = Camera(pictures, clock, rate, count, queue)
     tokens = 0
     while not stream.ended:
-        tokens += run_session(Part(stream, session_steps))
+        tokens += run_session(Stretch(stream, session_steps))
     lengths = [length for _, length in stream.backlog]
     last = lengths[-max(1, len(lengths) // 4) :]
-    return Trial(rate, count, stream.dropped, statistics.median(last), max(lengths), clock.now(), tokens)
+    return RateTrial(rate, count, stream.dropped, statistics.median(last), max(lengths), clock.now(), tokens)
 
 
 def sustained(run_session: Callable, pictures, new_clock: Callable, guess: float, **how) -> dict:

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import torch
 
-from swwatch.bench.train.settings import BenchSettings, Row
+from swwatch.bench.made import PROMPT_LEN, most_square, random_video
+from swwatch.bench.train.settings import TrainBenchSettings, TrainRow
 from swwatch.data.annotations import read_jsonl
 from swwatch.data.budget import BUDGETS
 from swwatch.data.collator import Collator
@@ -17,7 +18,6 @@ from swwatch.errors import UserError
 from swwatch.model.loading import Loaded
 from swwatch.rules.cursor import layout
 
-PROMPT_LEN = 30  # about that of the system text and a question
 WORDS_PER_S = 4  # answer tokens a second: PE-Video's captions have 3 to 5
 PACK_TOKENS, SAMPLES_A_PACK = 8192, 16  # where `pack_tokens` is not given
 
@@ -67,7 +67,7 @@ class MadeUp:
         saved = config.swwatch
         self.variant = saved["variant"]
         self.markup = Markup(**{k: tuple(v) if isinstance(v, list | tuple) else v for k, v in saved["markup"].items()})
-        self.vision, self.grid = config.vision_config, _most_square(tokens_per_step)
+        self.vision, self.grid = config.vision_config, most_square(tokens_per_step)
         self.vocabulary = config.text_config.vocab_size
         self.drawn, self.generator = random.Random(seed), torch.Generator().manual_seed(seed)
 
@@ -90,8 +90,7 @@ class MadeUp:
 
     def sample(self, seconds: int, prompt_len: int) -> Sample:
         """A sample of so many steps of one second."""
-        markup, merge = self.markup, self.vision.spatial_merge_size
-        answer_len = WORDS_PER_S * seconds + 1
+        markup, answer_len = self.markup, WORDS_PER_S * seconds + 1
         sizes = {"suffix_len": len(markup.suffix), "header_len": len(markup.header)}
         tokens = layout(
             self.variant,
@@ -104,19 +103,11 @@ class MadeUp:
         words = [word for word in range(20, min(200, self.vocabulary)) if word != markup.video]
         prompt = self.drawn.choices(words, k=prompt_len - 1) + [markup.vision_start]
         answer = self.drawn.choices(words, k=answer_len - 1) + [markup.im_end]
-        grid_thw = torch.tensor([[seconds, self.grid[0] * merge, self.grid[1] * merge]])
-        width = self.vision.in_channels * self.vision.temporal_patch_size * self.vision.patch_size**2
-        pixels = torch.randn(int(grid_thw.prod()), width, generator=self.generator)
+        pixels, grid_thw = random_video(self.vision, seconds, self.grid, self.generator)
         return Sample(*fill(tokens, markup, prompt, answer), tokens, pixels, grid_thw)
 
 
-def _most_square(tokens: int) -> tuple[int, int]:
-    """(rows, columns) whose product is `tokens`."""
-    rows = next(n for n in range(int(tokens**0.5), 0, -1) if tokens % n == 0)
-    return rows, tokens // rows
-
-
-def forwards(samples: list[Sample], row: Row, settings: BenchSettings, collator: Collator) -> list[dict]:
+def forwards(samples: list[Sample], row: TrainRow, settings: TrainBenchSettings, collator: Collator) -> list[dict]:
     """The model's inputs of all forwards of a step: every sample is in one of them.
 
     Raises:

@@ -2,17 +2,19 @@
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Self
 
+from swwatch.bench.settings import HOW, TRUST, BenchSettings, check_known
 from swwatch.config import setting
 from swwatch.errors import UserError
+from swwatch.model.checks import check_checkpoint
 from swwatch.rules import variants
 
 BASELINE = "dense-eager"
 
 
 @dataclass(frozen=True)
-class Row:
+class TrainRow:
     """One way to train on the same samples.
 
     Attributes:
@@ -30,22 +32,31 @@ class Row:
 ROWS = {
     row.name: row
     for row in (
-        Row(BASELINE, "eager", "one", upstream=True),  # what the public release does, with the right mask
-        Row("sdpa", "sdpa", "one"),
-        Row("sdpa-padded", "sdpa", "padded"),
-        Row("sdpa-packed", "sdpa", "packed"),
-        Row("flex", "flex", "one"),
-        Row("flex-packed", "flex", "packed"),
-        Row("flash", "flash_attention_2", "one"),
-        Row("flash-packed", "flash_attention_2", "packed"),
+        TrainRow(BASELINE, "eager", "one", upstream=True),  # what the public release does, with the right mask
+        TrainRow("sdpa", "sdpa", "one"),
+        TrainRow("sdpa-padded", "sdpa", "padded"),
+        TrainRow("sdpa-packed", "sdpa", "packed"),
+        TrainRow("flex", "flex", "one"),
+        TrainRow("flex-packed", "flex", "packed"),
+        TrainRow("flash", "flash_attention_2", "one"),
+        TrainRow("flash-packed", "flash_attention_2", "packed"),
     )
 }
 SWEPT = ("flex", "flash", "sdpa", BASELINE)  # rows of a sweep over lengths, unless `rows` says otherwise
 
 
 @dataclass(frozen=True)
-class BenchSettings:
-    """Settings of `swwatch bench train`."""
+class TrainBenchSettings(BenchSettings):
+    """Measure training steps: attention backends, padding and packing, on one set of weights and the same samples.
+
+    Every row of the table is a process of its own that takes optimizer steps (forward, backward, clipping, AdamW) over
+    all samples, in as many forwards as the row needs. On a CPU the rows take turns step by step, so that other
+    programs slow them all alike; on a GPU they come one after the other. By default the toy model learns from toy
+    clips.
+
+    The row dense-eager is what the public release does: one sample a forward, eager attention with a dense mask,
+    transformers' own vision tower and loss. All other rows run as `swwatch train` would run them.
+    """
 
     # the model
     shape: Literal["toy", "0.2b", "3b", "7b"] = setting("toy", "model with random weights: toy, 0.2b, 3b or 7b")
@@ -62,57 +73,52 @@ class BenchSettings:
     batch_size: int = setting(4, "samples of a padded batch")
     pack_tokens: int | None = setting(None, "tokens of a pack (default: 16 of the longest sample, at most 8192)")
     # how
-    precision: Literal["auto", "float32", "bfloat16", "autocast"] = setting(
-        "auto", "weights in float32 or bfloat16, or bfloat16 autocast over float32 (auto: bfloat16 on cuda)"
-    )
     train_vision: bool | None = setting(
         None, "train the vision tower too (default: as configs/train: toy yes, else no)"
     )
     gradient_checkpointing: bool = setting(False, "recompute activations in the backward pass")
     warmup: int = setting(2, "optimizer steps before any is timed")
     repeats: int = setting(5, "optimizer steps that are timed")
-    max_spread: float = setting(0.1, "warn where the step times' interquartile range is more of the median than this")
-    threads: int | None = setting(None, "CPU threads (default: torch's own choice)")
     peak_tflops: float | None = setting(None, "dense bf16 peak of the GPU, where its name is not known")
-    seed: int = setting(0, "of random weights and made-up samples")
-    output: Path | None = setting(None, "folder for bench_train.json and bench_train.md")
+    precision: Literal["auto", "float32", "bfloat16", "autocast"] = setting(
+        "auto", "weights in float32 or bfloat16, or bfloat16 autocast over float32 (auto: bfloat16 on cuda)", group=HOW
+    )
+    max_load: float = setting(1.0, "load average before the start above this share of the cores", group=TRUST)
+    max_spread: float = setting(
+        0.1, "the step times' interquartile range is more of the median than this", group=TRUST
+    )
 
     def __post_init__(self):
         variants.get(self.variant)
-        unknown = [name for name in self.rows if name not in ROWS]
-        if unknown:
-            raise UserError(f"no row {unknown[0]!r}: choose from {', '.join(ROWS)}")
-        at_least = {"samples": 1, "tokens_per_step": 1, "batch_size": 1, "warmup": 1, "repeats": 1, "threads": 1}
-        for key, least in at_least.items():
-            if getattr(self, key) is not None and getattr(self, key) < least:
-                raise UserError(f"{key} must be at least {least}, not {getattr(self, key)}")
+        if self.model is not None:
+            check_checkpoint(self.model)
+        check_known("row", self.rows, ROWS)
+        self.check_least(1, "samples", "tokens_per_step", "batch_size", "warmup", "repeats", "threads")
         if len(self.seconds) != 2 or not 1 <= self.seconds[0] <= self.seconds[1]:
             raise UserError(f"seconds must be the shortest and the longest, such as 5,30, not {self.seconds}")
         if self.data is not None and self.model is None:
             raise UserError("--data needs the tokenizer of a checkpoint: give --model too")
 
+    @property
+    def steadiness(self) -> str:
+        return f"the step times of every row spread by at most {self.max_spread:.0%} (interquartile range by median)"
 
-def settle(settings: BenchSettings, cuda: bool) -> BenchSettings:
-    """Decide what depends on others: precision, and whether the vision tower learns.
-
-    Raises:
-        UserError: bfloat16 where it is not computed.
-    """
-    if settings.train_vision is None:
-        settings = replace(settings, train_vision=settings.shape == "toy" and settings.model is None)
-    if settings.precision == "auto":
-        return replace(settings, precision="bfloat16" if cuda else "float32")
-    if settings.precision != "float32" and not cuda:
-        raise UserError(f"precision {settings.precision} needs a CUDA device: use --precision float32")
-    return settings
+    def settled(self, cuda: bool) -> Self:
+        settled = super().settled(cuda)
+        if settled.precision != "float32" and settled.device == "cpu":
+            raise UserError(f"precision {settled.precision} needs a CUDA device: use --precision float32")
+        if settled.train_vision is None:
+            settled = replace(settled, train_vision=settled.shape == "toy" and settled.model is None)
+        return settled
 
 
-def why_not(row: Row, settings: BenchSettings, cuda: bool, flash_available: bool, causal: bool) -> str | None:
+def why_not(row: TrainRow, settings: TrainBenchSettings, *, flash_available: bool, causal: bool) -> str | None:
     """Why a row cannot be measured here; None where it can.
 
     Args:
-        settings: with `precision` settled.
+        settings: settled.
     """
+    cuda = settings.device == "cuda"
     if row.attention == "flex" and not cuda:
         return "FlexAttention has no backward pass on a CPU"
     if row.attention == "flash_attention_2":

@@ -10,11 +10,11 @@ import time
 import torch
 from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import Qwen2_5_VLVisionAttention
 
-from swwatch.bench.flops import llm_sizes
-from swwatch.bench.memory import forget_peak, memory_now, memory_peak
-from swwatch.bench.shapes import random_model, shape_config
+from swwatch.bench.models import num_parameters, random_model, shape_config
+from swwatch.bench.process import forget_peak, memory_now, memory_peak
+from swwatch.bench.train.figures import llm_sizes
 from swwatch.bench.train.samples import MadeUp, clip_samples, forwards, visible_pairs
-from swwatch.bench.train.settings import BenchSettings, Row
+from swwatch.bench.train.settings import TrainBenchSettings, TrainRow
 from swwatch.data.collator import Collator
 from swwatch.data.dataset import Sample
 from swwatch.data.prompt import IGNORED
@@ -29,35 +29,35 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "autocast": torc
 CANNOT = (UserError, NotImplementedError, ImportError, torch.OutOfMemoryError)
 
 
-def serve(settings: BenchSettings, row: Row, length: int | None, pipe) -> None:
+def serve(settings: TrainBenchSettings, row: TrainRow, length: int | None, pipe) -> None:
     """Answer requests until "end" or until the other side is gone.
 
     Args:
-        settings: with `precision` settled.
+        settings: settled.
         length: of the one made-up sample of a sweep; None: the settings' samples.
         pipe: multiprocessing connection; answers are ("ready" | "step" | "end", dict) or ("cannot", reason).
     """
     try:
-        job = Job(settings, row, length)
-        pipe.send(("ready", job.facts()))
+        training = RowTraining(settings, row, length)
+        pipe.send(("ready", training.facts()))
         with contextlib.suppress(EOFError):
             while pipe.recv() == "step":
-                pipe.send(("step", job.step()))
-            pipe.send(("end", job.memory()))
+                pipe.send(("step", training.step()))
+            pipe.send(("end", training.memory()))
     except CANNOT as error:
         text = "out of memory" if isinstance(error, torch.OutOfMemoryError) else str(error).splitlines()[0]
         pipe.send(("cannot", text))
 
 
-class Job:
+class RowTraining:
     """Model, optimizer and batches of a row."""
 
-    def __init__(self, settings: BenchSettings, row: Row, length: int | None):
+    def __init__(self, settings: TrainBenchSettings, row: TrainRow, length: int | None):
         if settings.threads:
             torch.set_num_threads(settings.threads)
         self.settings, self.row = settings, row
-        self.cuda = torch.cuda.is_available()
-        self.device = torch.device("cuda" if self.cuda else "cpu")
+        self.cuda = settings.device == "cuda"
+        self.device = torch.device(settings.device)
         self.autocast = settings.precision == "autocast"
         self.model, loaded = self._model()
         samples, self.build_s = self._samples(loaded, length)
@@ -108,7 +108,7 @@ class Job:
 
     def facts(self) -> dict:
         facts = {**self.counts, **llm_sizes(self.model), "build_s": self.build_s}
-        facts["parameters"] = sum(p.numel() for p in self.model.parameters())
+        facts["parameters"] = num_parameters(self.model)
         facts |= {"loss_way": self.model.loss_way, "weights": str(self.model.dtype).removeprefix("torch.")}
         return facts | {"trained": sum(p.numel() for p in self.trained), "threads": torch.get_num_threads()}
 

@@ -1,4 +1,4 @@
-"""Was the machine quiet enough to believe the figures? One rule, stated with the verdict."""
+"""Was the machine quiet enough to believe the figures? One rule for all benchmarks, stated with the verdict."""
 
 import os
 import time
@@ -7,14 +7,14 @@ from pathlib import Path
 
 import torch
 
-from swwatch.bench.stream.measure import cpu_seconds
-from swwatch.bench.stream.settings import StreamSettings
+from swwatch.bench.process import cpu_seconds
+from swwatch.bench.settings import BenchSettings
 
 FOREIGN_BYTES = 1e9  # of a GPU's memory
 
 
 class Neighbours:
-    """How much of this process's cores others use, from Linux's own books; None where there are none.
+    """What else the machine does: how much of this process's cores others use, from Linux's own books.
 
     Attributes:
         load: average number of processes that wanted to run in the minute before the start, when nothing of ours did.
@@ -42,38 +42,43 @@ class Neighbours:
         return time.perf_counter(), busy, cpu_seconds()
 
     def share(self) -> float | None:
-        """Share of the cores that others used since the start."""
+        """Share of the cores that others used since the start; None where there are no such books."""
         now = self._now()
         if now is None or self._start is None or now[0] == self._start[0]:
             return None
         elapsed, busy, own = (b - a for a, b in zip(self._start, now, strict=True))
         return max(0.0, busy - own) / elapsed / len(self.cores)
 
+    def seen(self) -> dict:
+        """So far, as `verdict` takes it."""
+        return {"load": self.load, "cores": len(self.cores), "others": self.share(), "gpu_bytes": self.gpu_bytes}
 
-def rule(settings: StreamSettings) -> str:
+
+def rule(settings: BenchSettings) -> str:
     """The rule of `verdict` in words."""
     return (
         f"trusted when the load average before the start is at most {settings.max_load:g} for each core, other "
-        f"programs use at most {settings.max_others:.0%} of the cores meanwhile, and the step times of every engine "
-        f"at the base spread by at most {settings.max_spread:.0%}"
+        f"programs use at most {settings.max_others:.0%} of the cores meanwhile, and {settings.steadiness}"
     )
 
 
 def verdict(
-    settings: StreamSettings,
+    settings: BenchSettings,
     *,
     load: float,
     cores: int,
     others: float | None,
-    spreads: Sequence[tuple[str, float | None]],
     gpu_bytes: float | None = None,
+    spreads: Sequence[tuple[str, float | None]] = (),
+    doubts: Sequence[str] = (),
 ) -> dict:
     """Judge a run.
 
     Args:
         load: load average before the start; others: share of the cores that other programs used, None if not known.
-        spreads: of each engine at each base.
         gpu_bytes: memory of the GPU that others held.
+        spreads: of the step times of what was measured, None if not known; held against `settings.max_spread`.
+        doubts: what else a benchmark has against its own figures.
     Returns:
         trusted, reasons (what speaks against it), rule, and the numbers judged.
     """
@@ -87,5 +92,6 @@ def verdict(
     for name, value in spreads:
         if value is not None and value > settings.max_spread:
             reasons.append(f"step times of {name} spread by {value:.0%}")
+    reasons += doubts
     numbers = {"load_before": load, "others": others, "gpu_bytes_of_others": gpu_bytes}
     return {"trusted": not reasons, "reasons": reasons, "rule": rule(settings), **numbers}

@@ -1,8 +1,11 @@
-"""Memory of this process, on its GPU where it uses one: in use now, and at most since it was asked to forget."""
+"""This process: memory in use, on its GPU where it uses one, and CPU time of all that it started."""
 
+import contextlib
 import os
+import time
 from pathlib import Path
 
+import psutil
 import torch
 
 
@@ -32,3 +35,13 @@ def _status(key: str) -> int | None:
     path = Path("/proc/self/status")
     lines = path.read_text().splitlines() if path.exists() else []
     return next((int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{key}:")), None)
+
+
+def cpu_seconds() -> float:
+    """CPU time so far, of all threads of this process and of the processes that it started."""
+    ended, alive = os.times(), 0.0
+    for child in psutil.Process().children(recursive=True):
+        with contextlib.suppress(psutil.NoSuchProcess):  # it has just ended
+            used = child.cpu_times()
+            alive += used.user + used.system
+    return time.process_time() + ended.children_user + ended.children_system + alive

@@ -2,19 +2,20 @@
 
 import torch
 
-from swwatch.bench.shapes import SHAPES, random_model, shape_config
+from swwatch.bench.made import PROMPT_LEN, prompt_of, random_steps
+from swwatch.bench.models import num_parameters, streaming_model
+from swwatch.bench.source import Ready
 from swwatch.bench.stream.bounds import weights_read
-from swwatch.bench.stream.measure import AttentionTime, Played, play
+from swwatch.bench.stream.played import AttentionTime, Played, play
 from swwatch.bench.stream.reprefill import Reprefill
 from swwatch.bench.stream.settings import BASELINE, Point, StreamSettings
-from swwatch.bench.stream.source import PROMPT_LEN, Ready, prompt_of, random_steps
 from swwatch.engine import choose
 from swwatch.engine.trace import SimulatedClock
+from swwatch.engine.two_device import second_device
 from swwatch.errors import UserError
 from swwatch.policies.choose import Greedy
 from swwatch.policies.speak import WaitK
 
-BESIDE = ("streams", "two_device")  # engines with a watcher of their own
 MARKUP_ROOM = 16  # tokens of suffix and header, and some to spare
 
 
@@ -29,7 +30,7 @@ class Bed:
     def __init__(self, settings: StreamSettings, shape: str, longest: tuple[int, int]):
         """Args: `longest`, the most tokens that a session watches and says."""
         self.settings, self.cuda = settings, settings.device == "cuda"
-        self.model = make_model(settings, shape)
+        self.model = streaming_model(settings, shape)
         self.prompt = prompt_of(self.model, settings.seed)
         self.fast = None
         if settings.fast:
@@ -51,14 +52,12 @@ class Bed:
             Reprefill(self.model, self.prompt)
             return
         choose.check(engine, self.settings.variant)
-        if engine == "streams":
-            from swwatch.engine.watcher import ThreadWatcher
-
-            self.watchers[engine] = Noting(ThreadWatcher(self.model))
-        elif engine == "two_device":
-            from swwatch.engine.two_device import second_device
-
-            self.watchers[engine] = Noting(second_device(self.model, threads=torch.get_num_threads()))
+        if engine == "two_device":
+            watcher = second_device(self.model, threads=torch.get_num_threads())
+        else:
+            watcher = choose.open_watcher(engine, self.model)
+        if watcher is not None:
+            self.watchers[engine] = Noting(watcher)
 
     def close(self) -> None:
         for watcher in self.watchers.values():
@@ -81,14 +80,14 @@ class Bed:
             self.model.config.vision_config, video_tokens, count, self.settings.seed, self.settings.device
         )
 
-    def run(self, engine: str, point: Point, *, steps: int | None = None, wait: bool = False) -> "Run":
+    def run(self, engine: str, point: Point, *, steps: int | None = None, wait: bool = False) -> Played:
         """One run over a stream whose steps are all there when they are asked for."""
         count = steps or point.steps
         clock = SimulatedClock()
         session = self.open(engine, point.k, count, clock)
         return self.play(engine, session, Ready(self.pictures(point.video_tokens, count), clock), wait)
 
-    def play(self, engine: str, session, source, wait: bool = False) -> "Run":
+    def play(self, engine: str, session, source, wait: bool = False) -> Played:
         """Run an open session over a source."""
         watcher, meters = self.watchers.get(engine), {}
         attention = None if self.cuda or self.fast is not None else AttentionTime(self.model)
@@ -102,21 +101,15 @@ class Bed:
         finally:
             if attention is not None:
                 attention.remove()
-        fed = session.num_fed if engine == BASELINE else session.cache.num_fed
-        return Run(played, fed, watcher.step_s() if watcher else None)
+        played.fed = session.num_fed if engine == BASELINE else session.cache.num_fed
+        played.beside_s = watcher.step_s() if watcher else None
+        return played
 
     def facts(self) -> dict:
         """What was measured: sizes of the model."""
-        facts = {"parameters": sum(p.numel() for p in self.model.parameters()), "llm": weights_read(self.model)}
-        vision = sum(p.numel() for p in self.model.model.visual.parameters())
+        facts = {"parameters": num_parameters(self.model), "llm": weights_read(self.model)}
+        vision = num_parameters(self.model.model.visual)
         return facts | {"vision_parameters": vision, "precision": self.settings.precision}
-
-
-class Run:
-    """One run: what was seen of it, tokens that its caches took in, seconds a step that its watcher was busy."""
-
-    def __init__(self, played: Played, fed: int, beside_s: float | None):
-        self.played, self.fed, self.beside_s = played, fed, beside_s
 
 
 class Noting:
@@ -154,15 +147,3 @@ class _Noted:
         handed = self._ticket.take()
         self._noting.spent.append(handed.spent.vision_s + handed.spent.prefill_s)
         return handed
-
-
-def make_model(settings: StreamSettings, shape: str):
-    """The plain model: random weights of a shape, or a checkpoint."""
-    dtype = getattr(torch, settings.precision)
-    if shape in SHAPES:
-        config = shape_config(shape, settings.variant)
-        return random_model(config, "sdpa", settings.device, dtype, settings.seed).eval().requires_grad_(False)
-    from swwatch.model.loading import load
-
-    loaded = load(shape, variant=settings.variant, device=settings.device, dtype=dtype, attention="sdpa")
-    return loaded.model.requires_grad_(False)

@@ -1,41 +1,24 @@
-"""Steps of random pixels for the benchmark, as fast as they are taken or paced like a camera that does not wait."""
+"""Where a benchmark's steps come from: as fast as they are taken, or paced like a camera that does not wait."""
 
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
-import torch
-
 from swwatch.engine.source import Ask, Order, Step
 
-PROMPT_LEN = 30  # about that of the system text and a question
 
+class MadeSource:
+    """What made sources share: they cannot be told anything, and where all is there nothing is waited for."""
 
-def most_square(tokens: int) -> tuple[int, int]:
-    """(rows, columns) whose product is `tokens`."""
-    rows = next(n for n in range(int(tokens**0.5), 0, -1) if tokens % n == 0)
-    return rows, tokens // rows
+    def wait(self, timeout_s: float | None = None) -> None:
+        raise AssertionError("a source whose steps are all there is never waited for")
 
-
-def prompt_of(model, seed: int) -> list[int]:
-    """PROMPT_LEN random words, the last of them <|vision_start|>."""
-    generator = torch.Generator().manual_seed(seed)
-    words = torch.randint(20, min(200, model.config.text_config.vocab_size), (PROMPT_LEN - 1,), generator=generator)
-    return [*words.tolist(), model.markup.vision_start]
-
-
-def random_steps(vision_config, video_tokens: int, count: int, seed: int, device: str = "cpu") -> list[Step]:
-    """Steps of so many merged tokens, on the device; a few pictures in turn, for pixels of hours would fill memory."""
-    merge, (rows, columns) = vision_config.spatial_merge_size, most_square(video_tokens)
-    grid = torch.tensor([[1, merge * rows, merge * columns]])
-    width = vision_config.in_channels * vision_config.temporal_patch_size * vision_config.patch_size**2
-    generator = torch.Generator().manual_seed(seed)
-    pictures = [torch.randn(int(grid.prod()), width, generator=generator).to(device) for _ in range(min(8, count))]
-    return [Step(pictures[i % len(pictures)], grid, 0.0) for i in range(count)]
+    def orders(self) -> list[Ask | Order]:
+        return []
 
 
 @dataclass
-class Ready:
+class Ready(MadeSource):
     """Every step is there whenever it is asked for: how fast can an engine go?"""
 
     steps: Sequence[Step]
@@ -52,15 +35,9 @@ class Ready:
         self.taken += 1
         return replace(self.steps[self.taken - 1], arrival_s=self.clock.now(), last=self.ended)
 
-    def wait(self, timeout_s: float | None = None) -> None:
-        raise AssertionError("a source whose steps are all there is never waited for")
-
-    def orders(self) -> list[Ask | Order]:
-        return []
-
 
 @dataclass
-class Camera:
+class Camera(MadeSource):
     """Steps arrive at a pace of their own into a bounded queue; where it is full the oldest is dropped and counted.
 
     One thread is enough: between two polls the queue only grows, so who fell out of it can be told afterwards.
@@ -124,12 +101,9 @@ class Camera:
         self.clock.arrive(until if timeout_s is None else min(until, before + timeout_s))
         self.waited_s += self.clock.now() - before
 
-    def orders(self) -> list[Ask | Order]:
-        return []
-
 
 @dataclass
-class Part:
+class Stretch(MadeSource):
     """The next `count` steps of a longer stream, for one of several sessions that follow one another."""
 
     stream: Camera
@@ -151,6 +125,3 @@ class Part:
 
     def wait(self, timeout_s: float | None = None) -> None:
         self.stream.wait(timeout_s)
-
-    def orders(self) -> list[Ask | Order]:
-        return []

@@ -1,0 +1,141 @@
+"""A session of each mode of the endless benchmark, and one stream through it, watched."""
+
+import gc
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from itertools import cycle
+
+import torch
+
+from swwatch.bench.endless.modes import Mode
+from swwatch.bench.endless.settings import EndlessSettings
+from swwatch.bench.made import prompt_of
+from swwatch.bench.process import memory_now
+from swwatch.bench.source import MadeSource
+from swwatch.bench.stopwatch import Stopwatch
+from swwatch.data.turns.prompt import Turns
+from swwatch.engine import choose
+from swwatch.engine.endless import Window
+from swwatch.engine.requests import drive
+from swwatch.engine.session import Session
+from swwatch.engine.source import Step
+from swwatch.engine.trace import Spoken
+from swwatch.engine.turns import STEP_S, TurnSession
+from swwatch.model.dummy import Pieces, Saying
+from swwatch.policies.choose import Greedy, parse_choose
+from swwatch.policies.keep import Windows
+from swwatch.policies.speak import WaitK
+from swwatch.rules.systems import SYSTEMS
+
+
+def open_session(mode: Mode, model, settings: EndlessSettings) -> Session | TurnSession:
+    """A session of a mode.
+
+    Args:
+        settings: settled.
+    """
+    sink, window, tokens = settings.text_sink, settings.text_window, settings.tokens
+    if mode.engine:
+        options = {"schedule": WaitK(tokens), "choose": Greedy(max_new_tokens=None)}
+        keeps = Window(settings.vision_s, sink, window)
+        return choose.open_session(mode.engine, model, prompt_of(model, settings.seed), window=keeps, **options)
+    vision_s = settings.restart_s if mode.eviction == "restart" else float(settings.vision_s)
+    turns = Turns(Pieces(), SYSTEMS[mode.system])
+    session = TurnSession(
+        model,
+        turns,
+        eviction=mode.eviction,
+        policy=mode.positions,
+        windows=Windows(vision_s, vision_s, sink, window, settings.flush_s),
+        choose=Greedy(parse_choose(turns.system.choose).penalty, tokens),
+    )
+    session.chooser = Saying(session.chooser, tokens, (*turns.ellipsis, turns.im_end), cycle(range(100, 150)))
+    return session
+
+
+@dataclass
+class Tape(MadeSource):
+    """Seconds without end that are there whenever they are asked for: a few pictures in turn."""
+
+    pictures: Sequence[Step]
+    taken: int = 0
+    ended: bool = False
+
+    def poll(self) -> Step:
+        self.taken += 1
+        return replace(self.pictures[self.taken % len(self.pictures)], arrival_s=self.taken - STEP_S / 2, last=False)
+
+
+@dataclass
+class Second:
+    """A second of the stream, or in a first turn more.
+
+    Attributes:
+        at_s: stream time at its end.
+        step_s, cpu_s: wall and CPU seconds since the last token of the step before.
+        gap_s: seconds from one word to the next, mean within the step.
+        fed: tokens that went through the LLM.
+        held: tokens in the cache; cache: their bytes.
+        memory: bytes of the process, on a GPU of its tensors, more than before the mode began.
+        position: the largest that was fed.
+    """
+
+    at_s: float
+    step_s: float
+    cpu_s: float
+    gap_s: float
+    fed: int
+    held: int
+    cache: int
+    memory: int | None
+    position: int
+
+
+def play(
+    session: Session | TurnSession, pictures: Sequence[Step], settings: EndlessSettings
+) -> tuple[list[Second], str | None]:
+    """One stream through a session.
+
+    Args:
+        settings: settled.
+    Returns:
+        Its seconds, and why it ended before `settings.seconds`, or None.
+    """
+    cuda, stopwatch, seconds, emitted = settings.device == "cuda", Stopwatch(session.model), [], []
+    gc.collect()
+    before, begun = memory_now(cuda), time.perf_counter()
+    last_s, last_cpu = begun, time.process_time()
+    try:
+        for event in drive(stopwatch, session.run(Tape(pictures))):
+            if not isinstance(event, Spoken):
+                continue
+            emitted.append(time.perf_counter())
+            if len(emitted) < settings.tokens:
+                continue
+
+            now, cpu, memory = emitted[-1], time.process_time(), memory_now(cuda)
+            seconds.append(
+                Second(
+                    at_s=event.t_frame_s + STEP_S / 2,
+                    step_s=now - last_s,
+                    cpu_s=cpu - last_cpu,
+                    gap_s=(now - emitted[0]) / (len(emitted) - 1),
+                    fed=sum(work.watched + work.said for work in stopwatch.work if work.what != "look"),
+                    held=sum(map(len, session.cache.tokens.values())),
+                    cache=session.cache.nbytes,
+                    memory=None if memory is None else memory - before,
+                    position=stopwatch.largest_position,
+                )
+            )
+            emitted.clear()
+            stopwatch.forget()
+            last_s, last_cpu = time.perf_counter(), time.process_time()
+            if seconds[-1].at_s >= settings.seconds:
+                break
+            if last_s - begun > settings.mode_s:
+                limit = f"the {settings.mode_s:g} s of --mode-s were up"
+                return seconds, f"stopped at second {seconds[-1].at_s:.0f}: {limit}"
+    except torch.OutOfMemoryError:
+        return seconds, f"no memory left after second {seconds[-1].at_s if seconds else 0:.0f}"
+    return seconds, None

@@ -1,0 +1,72 @@
+"""Every setting of `swwatch bench live`."""
+
+from dataclasses import dataclass, replace
+from typing import Self
+
+from swwatch.bench.settings import BenchSettings, check_model
+from swwatch.bench.shapes import SHAPES
+from swwatch.config import setting
+from swwatch.data.video import FRAMES_PER_SECOND
+from swwatch.errors import UserError
+from swwatch.rules import variants
+from swwatch.rules.schedule import STEP_S
+from swwatch.rules.variants import Speaks
+
+LATE_S = 0.1  # a sender that is so late with a frame is no camera any more
+
+
+@dataclass(frozen=True)
+class LiveSettings(BenchSettings):
+    """Measure how many live sessions one device holds at 2 frames a second.
+
+    Sessions are opened on one stage, as `swwatch serve` does it, and get frames at the pace of a camera. Their
+    beginnings are spread evenly, and where one ends the next begins. A number of sessions is held when no step is
+    lost, every session is answered, and 95 of 100 tokens come within --max-lag-s of the newest picture that they could
+    see. The number is doubled until it is not held any more, or first responses come too late, and then found by
+    bisection.
+    """
+
+    shape: str | None = setting(None, f"a random model: {', '.join(SHAPES)} (default: 0.2b, on cuda 7b)")
+    model: str | None = setting(None, "checkpoint folder or hub id, instead of a shape")
+    variant: str = setting("group", "one of the variants that speak while they watch")
+    engine: str = setting("auto", "serial, fused, streams, two_device, or auto")
+    sessions: tuple[int, ...] | None = setting(None, "try these numbers, and search no further")
+    begin: int = setting(1, "the first number that is tried")
+    most: int = setting(128, "the highest number that is tried")
+    rate: float = setting(2.0, "frames a second of each camera; a step is a second in any case")
+    k: int = setting(3, "tokens spoken a step")
+    width: int = setting(224, "of the frames that are pushed, pixels")
+    height: int = setting(224, "of the frames that are pushed, pixels")
+    queue: int = setting(8, "steps of a session that may wait; then the oldest is dropped")
+    session_s: float = setting(20.0, "length of a session, seconds; the next one takes its place")
+    seconds: float = setting(20.0, "measured for each number, after as many as one session lasts")
+    max_first_s: float = setting(0.5, "first responses must come within so many seconds (P95)")
+    max_lag_s: float = setting(1.0, "tokens must come within so many seconds (P95)")
+    senders: int = setting(4, "threads that push frames")
+
+    def __post_init__(self):
+        check_model(self.model, self.shape)
+        if variants.get(self.variant).speaks is Speaks.OFFLINE:
+            raise UserError(f"{self.variant!r} speaks after the whole video, and a live stream has no end")
+        self.check_least(1, "begin", "k", "width", "height", "queue", "senders", "threads", "sessions")
+        self.check_above_zero("rate", "session_s", "seconds", "max_first_s", "max_lag_s")
+        if self.most < self.begin:
+            raise UserError(f"most {self.most} is below begin {self.begin}")
+        if self.session_s < STEP_S or self.rate < FRAMES_PER_SECOND:
+            raise UserError(
+                f"a session needs {STEP_S:g} s of at least {FRAMES_PER_SECOND} frames: raise session_s or rate"
+            )
+
+    @property
+    def steadiness(self) -> str:
+        return f"frames are pushed at most {LATE_S:g} s late (P95)"
+
+    @property
+    def answer_s(self) -> float:
+        """How long before the end a session must have begun to be counted: a step, and what is allowed for it."""
+        return min(STEP_S + self.max_lag_s, self.seconds / 2)
+
+    def settled(self, cuda: bool) -> Self:
+        settled = super().settled(cuda)
+        shape = self.shape or (None if self.model else "7b" if settled.device == "cuda" else "0.2b")
+        return replace(settled, shape=shape)

@@ -1,0 +1,68 @@
+"""Models to measure: Qwen2.5-VL in a given shape with random weights, made where it is used, or a checkpoint."""
+
+from dataclasses import asdict
+
+import torch
+from transformers import Qwen2_5_VLConfig
+
+from swwatch.bench.settings import BenchSettings
+from swwatch.bench.shapes import SHAPES
+from swwatch.model.attention import BACKENDS, check_attention
+from swwatch.model.dummy import MARKUP
+from swwatch.model.modeling import WatchingQwen2_5_VL
+from swwatch.model.settings import Settings
+from swwatch.toy.checkpoint import mrope_section
+
+
+def shape_config(shape: str, variant: str) -> Qwen2_5_VLConfig:
+    """The configuration of a shape, annotated as a checkpoint of the variant is."""
+    text, vision = SHAPES[shape]
+    sections = mrope_section(text["hidden_size"] // text["num_attention_heads"])
+    rope = {"rope_type": "default", "rope_theta": 1e6, "mrope_section": sections}
+    limits = {"max_position_embeddings": 128_000, "rms_norm_eps": 1e-6, "bos_token_id": 0}
+    limits["eos_token_id"] = MARKUP.im_end
+    sizes = {"patch_size": 14, "spatial_merge_size": 2, "temporal_patch_size": 2, "window_size": 112}
+    config = Qwen2_5_VLConfig(
+        tie_word_embeddings=text["tie_word_embeddings"],
+        video_token_id=MARKUP.video,
+        vision_start_token_id=MARKUP.vision_start,
+        text_config=text | limits | {"rope_parameters": rope},
+        vision_config=vision | sizes | {"out_hidden_size": text["hidden_size"], "tokens_per_second": 2},
+    )
+    config.swwatch = Settings.resolve(None, variant=variant).as_dict() | {"markup": asdict(MARKUP)}
+    return config
+
+
+def random_model(config: Qwen2_5_VLConfig, attention: str, device: str, dtype: torch.dtype, seed: int):
+    """A WatchingQwen2_5_VL whose weights are drawn on the device, in the dtype: there is no copy of them elsewhere.
+
+    Raises:
+        UserError: the backend cannot execute the variant's mask.
+    """
+    check_attention(config.swwatch["variant"], attention)
+    torch.manual_seed(seed)
+    with torch.device(device):
+        model = WatchingQwen2_5_VL._from_config(config, dtype=dtype, attn_implementation="sdpa")
+    model.config.text_config._attn_implementation = BACKENDS[attention]
+    return model
+
+
+def streaming_model(settings: BenchSettings, shape: str):
+    """A model that is to stream in the settings' variant: random weights of a shape, or a checkpoint.
+
+    Args:
+        settings: settled.
+        shape: of SHAPES, or the checkpoint's folder or hub id.
+    """
+    dtype = getattr(torch, settings.precision)
+    if shape in SHAPES:
+        config = shape_config(shape, settings.variant)
+        return random_model(config, "sdpa", settings.device, dtype, settings.seed).eval().requires_grad_(False)
+    from swwatch.model.loading import load
+
+    loaded = load(shape, variant=settings.variant, device=settings.device, dtype=dtype, attention="sdpa")
+    return loaded.model.requires_grad_(False)
+
+
+def num_parameters(module: torch.nn.Module) -> int:
+    return sum(parameter.numel() for parameter in module.parameters())

@@ -1,0 +1,111 @@
+"""What a session asks its model for, looked at from outside, so that every engine is measured by the same code.
+
+The model is replaced by a `Stopwatch` in front of it, and no engine knows. A piece of work lasts from the moment it is
+asked for to the moment the next one is: on a GPU the forward itself returns before it is done, and the engine then
+waits for the token that it gives.
+"""
+
+import time
+from dataclasses import dataclass
+
+import torch
+
+from swwatch.engine.requests import Run, Wait
+from swwatch.rules.layout import KINDS, Kind
+
+SAYS = [KINDS.index(kind) for kind in (Kind.HEADER, Kind.ANSWER)]
+
+
+@dataclass(frozen=True)
+class Work:
+    """Something the model was asked for.
+
+    Attributes:
+        what: "look" (the vision tower), "watch" (rows of prompt and video), "speak" (rows of text), "both".
+        watched, said: rows of either kind; patches for a look.
+        begin_s, end_s: on time.perf_counter.
+    """
+
+    what: str
+    watched: int
+    said: int
+    begin_s: float
+    end_s: float
+
+    @property
+    def seconds(self) -> float:
+        return self.end_s - self.begin_s
+
+
+class Stopwatch:
+    """Stands for a model in front of `requests.drive`: hands on what it is asked for, and notes when.
+
+    Attributes:
+        work: what it was asked for and is over; busy_s: seconds of it.
+        watched: rows of prompt and video, and patches, asked for so far.
+        largest_position: that was fed.
+    """
+
+    def __init__(self, model, wait: bool = False):
+        """Args: `wait` for the device after each piece of work, so that its time is its own: a little slower."""
+        self._model, self._wait = model, wait
+        self._open: tuple | None = None
+        self.work: list[Work] = []
+        self.watched = self.largest_position = 0
+        self.busy_s = 0.0
+
+    def __getattr__(self, name: str):
+        return getattr(self._model, name)
+
+    def _begin(self, what: str, watched: int, said: int) -> None:
+        self.stop()
+        self._open = (what, watched, said, time.perf_counter())
+        self.watched += watched
+
+    def stop(self) -> None:
+        """The piece of work under way is over."""
+        if self._open is not None:
+            self.work.append(Work(*self._open, time.perf_counter()))
+            self.busy_s += self.work[-1].seconds
+            self._open = None
+
+    def forget(self) -> None:
+        """Begin anew with the work and the largest position."""
+        self.work.clear()
+        self.largest_position = 0
+
+    def _done(self, answer):
+        if self._wait:
+            torch.cuda.synchronize()
+            self.stop()
+        return answer
+
+    def watch_video(self, pixel_values, grid_thw):
+        return self._look(self._model.watch_video, pixel_values, grid_thw)
+
+    def begin_watching(self, pixel_values, grid_thw):
+        return self._look(self._model.begin_watching, pixel_values, grid_thw)
+
+    def _look(self, look, pixel_values, grid_thw):
+        self._begin("look", len(pixel_values), 0)
+        return self._done(look(pixel_values, grid_thw))
+
+    def step(self, cache, rows, embeds, predicts=-1):
+        self.largest_position = max(self.largest_position, int(rows.position_ids.max()))
+        said = sum(int((rows.kind_ids == kind).sum()) for kind in SAYS)
+        watched = len(rows) - said
+        self._begin("both" if said and watched else "speak" if said else "watch", watched, said)
+        return self._done(self._model.step(cache, rows, embeds, predicts))
+
+
+def attended(run: Run, stopwatch: Stopwatch) -> Run:
+    """The same run; where it begins to wait, for its source or for a watcher, the work before is over."""
+    answer = None
+    while True:
+        try:
+            event = run.send(answer)
+        except StopIteration:
+            return
+        if isinstance(event, Wait):
+            stopwatch.stop()
+        answer = yield event

@@ -1,0 +1,140 @@
+"""One run of one engine: when its tokens came out, and what the model was asked for meanwhile."""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from swwatch.bench.process import cpu_seconds
+from swwatch.bench.stopwatch import Stopwatch, Work, attended
+from swwatch.engine.requests import drive
+from swwatch.engine.trace import Spoken
+
+Meters = dict[str, Callable[[], float]]
+
+
+@dataclass
+class Played:
+    """What one run gave.
+
+    Attributes:
+        tokens: ids in order; emit_s: when each came out, on time.perf_counter; steps: at which step each was said.
+        lags_s: of each token, emission - arrival of the newest step that it could see, on the engine's own clock.
+        meters: name -> what it read when each token came out. Always there: "watched" (rows and patches asked for so
+            far), "busy_s" (of the work that is over), "position" (the largest so far).
+        work: what the model was asked for since the first step was.
+        first_s: when the first step was asked for (the prompt had been fed).
+        cpu_s: CPU time from then to the end, see `cpu_seconds`.
+        fed: tokens that the caches took in; beside_s: seconds a step that a watcher of its own was busy.
+    """
+
+    tokens: list[int] = field(default_factory=list)
+    emit_s: list[float] = field(default_factory=list)
+    steps: list[int] = field(default_factory=list)
+    lags_s: list[float] = field(default_factory=list)
+    meters: dict[str, list[float]] = field(default_factory=dict)
+    work: list[Work] = field(default_factory=list)
+    first_s: float = 0.0
+    cpu_s: float = 0.0
+    fed: int = 0
+    beside_s: float | None = None
+
+    def at_step_ends(self, values: Sequence[float]) -> list[float]:
+        """Of values for each token, those of the last token of each step."""
+        return list(dict(zip(self.steps, values, strict=True)).values())
+
+    def step_times(self) -> list[float]:
+        """Seconds from the end of a step's last token to that of the next, for all steps but the first and the last.
+
+        An engine that watches ahead has done so in the first step and has nothing left to watch in the last. Between
+        the two every engine watches and speaks as often.
+        """
+        return differences(self.at_step_ends(self.emit_s))[:-1]
+
+    def seconds_of(self, *kinds: str) -> float:
+        """Seconds of such work in a step, mean over those steps."""
+        ends = self.at_step_ends(self.emit_s)
+        inside = [work.seconds for work in self.work if work.what in kinds and ends[0] <= work.begin_s < ends[-2]]
+        return sum(inside) / (len(ends) - 2)
+
+    def gaps(self) -> tuple[list[float], list[float]]:
+        """Seconds between tokens: those in which nothing was watched, those in which something was."""
+        found: tuple[list[float], list[float]] = ([], [])
+        watched = differences(self.meters["watched"])
+        for gap, more in zip(differences(self.emit_s), watched, strict=True):
+            found[more > 0].append(gap)
+        return found
+
+    def first_token_s(self) -> float:
+        """From when the first step was asked for, which is when it arrives, to the first token."""
+        return self.emit_s[0] - self.first_s
+
+
+def differences(values: Sequence[float]) -> list[float]:
+    """Of each value to the one before."""
+    return [b - a for a, b in zip(values, values[1:], strict=False)]
+
+
+class FirstPoll:
+    """A source that notes when it was first polled."""
+
+    def __init__(self, source):
+        self._source = source
+        self.at_s = self.cpu_s = None
+
+    def __getattr__(self, name: str):
+        return getattr(self._source, name)
+
+    def poll(self):
+        if self.at_s is None:
+            self.at_s, self.cpu_s = time.perf_counter(), cpu_seconds()
+        return self._source.poll()
+
+
+def play(session, model, source, *, wait: bool = False, meters: Meters | None = None) -> Played:
+    """Run a session over a source to its end.
+
+    Args:
+        model: answers its requests.
+        wait: see `Stopwatch`.
+        meters: read whenever a token comes out.
+    """
+    stopwatch, played, first = Stopwatch(model, wait), Played(), FirstPoll(source)
+    meters = {
+        "watched": lambda: stopwatch.watched,
+        "busy_s": lambda: stopwatch.busy_s,
+        "position": lambda: stopwatch.largest_position,
+    } | (meters or {})
+    played.meters = {name: [] for name in meters}
+    for event in drive(stopwatch, attended(session.run(first), stopwatch)):
+        if isinstance(event, Spoken):
+            played.emit_s.append(time.perf_counter())
+            played.tokens.append(event.token_id)
+            played.steps.append(event.step)
+            played.lags_s.append(event.t_emit_s - event.t_frame_s)
+            for name, read in meters.items():
+                played.meters[name].append(read())
+    stopwatch.stop()
+    played.first_s, played.cpu_s = first.at_s, cpu_seconds() - first.cpu_s
+    played.work = [work for work in stopwatch.work if work.begin_s >= first.at_s]
+    return played
+
+
+class AttentionTime:
+    """Seconds in the LLM's attention modules, projections and cache included: what grows with the stream. CPU only."""
+
+    def __init__(self, model):
+        self.seconds, self._since = 0.0, 0.0
+        self._hooks = []
+        for layer in model.model.language_model.layers:
+            self._hooks.append(layer.self_attn.register_forward_pre_hook(lambda *_: self._enter()))
+            self._hooks.append(layer.self_attn.register_forward_hook(lambda *_: self._leave()))
+
+    def _enter(self) -> None:
+        self._since = time.perf_counter()
+
+    def _leave(self) -> None:
+        self.seconds += time.perf_counter() - self._since
+
+    def remove(self) -> None:
+        for hook in self._hooks:
+            hook.remove()

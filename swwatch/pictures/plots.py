@@ -1,0 +1,35 @@
+"""What plots share: plain axes, and files with the same bytes for the same figures."""
+
+from pathlib import Path
+
+import matplotlib
+
+matplotlib.use("Agg")
+from matplotlib import pyplot  # noqa: E402
+
+
+def panels(rows: int, columns: int, size: tuple[float, float], **options):
+    """A figure and its axes, row by row, without a frame above and to the right, with a faint grid behind.
+
+    Args:
+        size: of the whole figure, width and height in inches.
+        options: of pyplot.subplots.
+    """
+    figure, axes = pyplot.subplots(rows, columns, figsize=size, squeeze=False, **options)
+    for axis in axes.flat:
+        axis.spines[["top", "right"]].set_visible(False)
+        axis.grid(alpha=0.3)
+        axis.set_axisbelow(True)
+    return figure, list(axes.flat)
+
+
+def save(figure, path: Path, top: float = 1.0) -> Path:
+    """Write a figure as PNG.
+
+    Args:
+        top: what lies above this share of the height is left to a title or legend.
+    """
+    figure.tight_layout(rect=(0, 0, 1, top))
+    figure.savefig(path, dpi=110, metadata={"Software": None})
+    pyplot.close(figure)
+    return path
