@@ -10,30 +10,35 @@
 Nothing here needs torch; `pip install 'swwatch[serve]'` brings what it does need.
 """
 
-from swwatch.client.asynchronous import AsyncClient
-from swwatch.client.errors import ServerError, Unreachable
-from swwatch.client.grid import on_grid
-from swwatch.client.progress import Counts, Reconnected
-from swwatch.client.protocol import Asked, Dropped, End, Error, File, Opened, Stats, Token, Upload, Url, Watched
-from swwatch.client.synchronous import Client
+from importlib import import_module
+from typing import Any
 
-__all__ = [
-    "Asked",
-    "AsyncClient",
-    "Client",
-    "Counts",
-    "Dropped",
-    "End",
-    "Error",
-    "File",
-    "Opened",
-    "Reconnected",
-    "ServerError",
-    "Stats",
-    "Token",
-    "Unreachable",
-    "Upload",
-    "Url",
-    "Watched",
-    "on_grid",
-]
+MODULES = {
+    "asynchronous": ("AsyncClient",),
+    "errors": ("ServerError", "Unreachable"),
+    "grid": ("on_grid",),
+    "progress": ("Counts", "Reconnected"),
+    "protocol": (
+        "Asked",
+        "Dropped",
+        "End",
+        "Error",
+        "File",
+        "Opened",
+        "Stats",
+        "Token",
+        "Upload",
+        "Url",
+        "Watched",
+    ),
+    "synchronous": ("Client",),
+}
+HOMES = {name: module for module, names in MODULES.items() for name in names}
+__all__ = sorted(HOMES)
+
+
+def __getattr__(name: str) -> Any:
+    """What is asked for is imported then: an address costs no import of a WebSocket."""
+    if name not in HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{HOMES[name]}"), name)

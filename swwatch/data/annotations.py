@@ -136,3 +136,8 @@ def resolve_video(record_path: str | None, jsonl_path: str | Path, video_root: s
             return place
     tried = "\n  ".join(str(place.absolute()) for place in places)
     raise UserError(f"no video file for {record_path!r} of {jsonl_path}; tried\n  {tried}")
+
+
+def seeks_file(path: Path) -> Path:
+    """Where the offsets of a file's lines are kept beside it: NAME_with_seeks.jsonl -> NAME_seeks.jsonl."""
+    return path.with_name(path.stem.removesuffix("_with_seeks") + "_seeks.jsonl")

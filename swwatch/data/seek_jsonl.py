@@ -15,18 +15,13 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from swwatch.data.annotations import no_file
+from swwatch.data.annotations import no_file, seeks_file
 from swwatch.data.records import LOOKS, Records, _scan, _stamp
 from swwatch.errors import UserError
 
 TAIL = 1 << 24  # bytes read at once from the end, to find the last line
 SAMPLES = 64  # lines that a fingerprint looks at where the offsets are known
 MEDIA = ("video", "image")
-
-
-def seeks_file(path: Path) -> Path:
-    """Where the offsets of a file's lines are kept beside it: NAME_with_seeks.jsonl -> NAME_seeks.jsonl."""
-    return path.with_name(path.stem.removesuffix("_with_seeks") + "_seeks.jsonl")
 
 
 class SeekFile(Records):

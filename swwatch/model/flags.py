@@ -9,7 +9,7 @@ settings.check_model(settings.model)  # mistakes are told before torch is import
 loaded = settings.load(settings.model)
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
@@ -75,8 +75,11 @@ class LoadFlags(DeviceFlags):
             raise UserError(f"no pixel budget {self.pixel_budget!r}: choose one of {', '.join(BUDGETS)}")
 
     def load(self, path: str | Path, **more) -> "Loaded":
-        """As above; the schedule is left out, which a program may choose as it likes."""
-        return super().load(path, **{"variant": self.variant, "pixel_budget": self.pixel_budget} | more)
+        """As above. A schedule other than the checkpoint's own is no mistake but the paper's disturbance test."""
+        loaded = super().load(path, **{"variant": self.variant, "pixel_budget": self.pixel_budget} | more)
+        if self.schedule is None:
+            return loaded
+        return replace(loaded, settings=replace(loaded.settings, schedule=parse_schedule(self.schedule)))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -18,7 +18,6 @@ from swwatch.engine.trace import RealTimeClock, SimulatedClock
 from swwatch.errors import UserError
 from swwatch.narrate.latency import show_lag
 from swwatch.narrate.words import Token, narration, quicken
-from swwatch.policies.speak import parse_schedule
 
 
 def stream(settings, first: StepFrames, steps: Iterator[StepFrames]) -> int:
@@ -33,7 +32,6 @@ def stream(settings, first: StepFrames, steps: Iterator[StepFrames]) -> int:
     prompts, model = load_prompts(), loaded.model
     asked = {"question": settings.question or prompts.eval_question, "system": prompts.system}
     asked["max_new_tokens"] = settings.max_new_tokens
-    schedule = parse_schedule(settings.schedule or loaded.settings.schedule)
 
     num_devices = torch.cuda.device_count() if model.device.type == "cuda" else 1
     engine, why = choose(settings.engine, loaded.settings.variant, model.device, num_devices)
@@ -41,14 +39,13 @@ def stream(settings, first: StepFrames, steps: Iterator[StepFrames]) -> int:
     if model.device.type == "cuda" and not settings.attention and keeps_all:
         num_steps = (first.num_frames or settings.max_frames) // FRAMES_PER_STEP
         loaded = quicken(loaded, first, **asked, num_steps=num_steps, warm=settings.realtime)
-    about = f"{settings.video} | {loaded.settings.variant}, {schedule} | {asked['question']}"
+    about = f"{settings.video} | {loaded.settings.variant}, {loaded.settings.schedule} | {asked['question']}"
     print(f"{about}\nengine {engine}: {why}", end="")
 
     run = narration(
         loaded,
         chain([first], steps),
         **asked,
-        schedule=schedule,
         repetition_penalty=settings.repetition_penalty,
         stop_early=settings.stop_early,
         clip_key=settings.video.stem,

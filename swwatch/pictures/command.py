@@ -4,109 +4,85 @@ With --seconds it is a stream without end: what is kept as time goes by, what wa
 for streamingvlm and livecc always.
 """
 
-import argparse
-from dataclasses import replace
+from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
-from swwatch.engine.endless import Window
+from swwatch.config import read_settings, setting
 from swwatch.errors import UserError
-from swwatch.pictures import endless as kept
-from swwatch.pictures import endless_drawing as kept_drawing
-from swwatch.pictures.sample import FEW, draw
-from swwatch.policies import keep as evict
+from swwatch.policies import keep
 from swwatch.policies.speak import parse_schedule
-from swwatch.rules import turn_positions as positions
-from swwatch.rules.cursor import layout
-from swwatch.rules.layout import Layout
-from swwatch.rules.systems import SYSTEMS
-from swwatch.rules.variants import VARIANTS
+from swwatch.rules import turn_positions, variants
+from swwatch.rules.variants import TURNS
 
 LONGEST_S = 600  # of a stream that is drawn
 
 
-def build_parser() -> argparse.ArgumentParser:
-    summary, _, details = __doc__.partition("\n\n")
-    parser = argparse.ArgumentParser(prog="swwatch inspect", description=summary, epilog=details)
-    parser.add_argument("--variant", default="all", choices=["all", *VARIANTS, *SYSTEMS], help="one, or all variants")
-    parser.add_argument("--out", type=Path, default=Path("output/inspect"), help="folder for <variant>.png")
-    parser.add_argument("--prompt-len", type=int, default=4, help="tokens before the video")
-    parser.add_argument("--steps", type=int, default=4, help="video steps (seconds)")
-    parser.add_argument("--grid", default="2x2", help="merged rows x columns of a step's patch")
-    parser.add_argument("--answer-len", type=int, default=13, help="spoken tokens, <|im_end|> included")
-    parser.add_argument("--schedule", default="wait-k:3", help="wait-k:3, random:3:seed=0")
-    parser.add_argument("--text", action="store_true", help="print a table of tokens instead of drawing")
-    endless = parser.add_argument_group("streams without end", "whose defaults are small, so that something goes")
-    endless.add_argument("--seconds", type=int, help="of the stream (default: 60 for streamingvlm and livecc)")
-    endless.add_argument("--words", type=int, default=3, help="said a second (%(default)s)")
-    endless.add_argument("--window", type=int, default=16, help="seconds of video that are kept (%(default)s)")
-    endless.add_argument("--text-sink", type=int, default=12, help="first words that are kept (%(default)s)")
-    endless.add_argument("--text-window", type=int, default=24, help="last words that are kept (%(default)s)")
-    endless.add_argument("--flush", type=int, default=20, help="all video goes when there is so much (%(default)s s)")
-    endless.add_argument("--eviction", choices=list(evict.POLICIES), help="of streamingvlm, livecc (default: theirs)")
-    endless.add_argument("--positions", choices=list(positions.POLICIES), help="likewise")
-    return parser
+@dataclass(frozen=True, kw_only=True)
+class StreamWithoutEnd:
+    """What is drawn of one; the defaults are small, so that something goes."""
+
+    heading: ClassVar[str] = "streams without end"
+
+    seconds: int | None = setting(None, "of the stream (default: 60 for streamingvlm and livecc)")
+    words: int = setting(3, "said a second")
+    window: int = setting(16, "seconds of video that are kept")
+    text_sink: int = setting(12, "first words that are kept")
+    text_window: int = setting(24, "last words that are kept")
+    flush: int = setting(20, "all video goes when there is so much, in seconds")
+    eviction: str | None = setting(None, f"of streamingvlm, livecc: {', '.join(keep.POLICIES)} (default: theirs)")
+    positions: str | None = setting(None, f"likewise: {', '.join(turn_positions.POLICIES)}")
 
 
-def table(tokens: Layout) -> str:
-    """One line a token: index, kind, step, t, h, w, number of visible tokens."""
-    lines = [f"{'i':>4} {'kind':7} {'step':>4} {'t':>6} {'h':>6} {'w':>6} {'sees':>5}"]
-    counts = tokens.visible().sum(1).tolist()
-    for i, (kind, step) in enumerate(zip(tokens.kind, tokens.step.tolist(), strict=True)):
-        t, h, w = tokens.position_ids[:, i].tolist()
-        lines.append(f"{i:>4} {kind:7} {step:>4} {t:>6} {h:>6} {w:>6} {counts[i]:>5}")
-    return "\n".join(lines)
+@dataclass(frozen=True, kw_only=True)
+class InspectSettings(StreamWithoutEnd):
+    """Flags of `swwatch inspect`."""
+
+    variant: str = setting("all", "one of the variants, streamingvlm, livecc, or all variants")
+    out: Path = setting(Path("output/inspect"), "folder for VARIANT.png")
+    prompt_len: int = setting(4, "tokens before the video")
+    steps: int = setting(4, "video steps (seconds)")
+    grid: str = setting("2x2", "merged rows x columns of a step's patch")
+    answer_len: int = setting(13, "spoken tokens, <|im_end|> included")
+    schedule: str = setting("wait-k:3", "wait-k:3, random:3:seed=0")
+    text: bool = setting(False, "print a table of tokens instead of drawing")
+
+    def __post_init__(self):
+        if self.variant != "all":
+            variants.get(self.variant)
+        parse_schedule(self.schedule)
+        if min(self.steps, *self.size) < 1 or min(self.prompt_len, self.answer_len) < 0:
+            raise UserError("--steps and --grid must be at least 1, --prompt-len and --answer-len at least 0")
+        if not self.has_no_end:
+            return
+        if self.seconds is not None and not 5 <= self.seconds <= LONGEST_S or self.words < 1:
+            raise UserError(f"--seconds must be 5 to {LONGEST_S}, --words at least 1")
+        if self.variant == "all":
+            raise UserError("a stream without end is drawn of one variant: say --variant group, streamingvlm, ...")
+        if self.variant not in TURNS and (self.eviction or self.positions):
+            raise UserError("--eviction and --positions are for --variant streamingvlm and livecc")
+        if self.eviction is not None:
+            keep.get(self.eviction)
+        if self.positions is not None:
+            turn_positions.get(self.positions)
+
+    @property
+    def has_no_end(self) -> bool:
+        """Whether a stream without end is drawn."""
+        return self.seconds is not None or self.variant in TURNS
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Rows and columns of a step's patch. Raises UserError: --grid is not understood."""
+        try:
+            rows, columns = (int(n) for n in self.grid.lower().split("x"))
+        except ValueError as error:
+            raise UserError(f"--grid {self.grid!r} is not understood: write rows x columns, as 2x3") from error
+        return rows, columns
 
 
 def main(argv: list[str]) -> int:
-    args = build_parser().parse_args(argv)
-    try:
-        height, width = (int(n) for n in args.grid.lower().split("x"))
-    except ValueError as error:
-        raise UserError(f"--grid {args.grid!r} is not understood: write rows x columns, as 2x3") from error
-    if min(args.steps, height, width) < 1 or min(args.prompt_len, args.answer_len) < 0:
-        raise UserError("--steps and --grid must be at least 1, --prompt-len and --answer-len at least 0")
-    if args.seconds is not None or args.variant in SYSTEMS:
-        return draw_story(args, height, width)
-    schedule = parse_schedule(args.schedule)
-    for name in VARIANTS if args.variant == "all" else [args.variant]:
-        tokens = layout(name, args.prompt_len, [(height, width)] * args.steps, args.answer_len, schedule=schedule)
-        if args.text:
-            print(f"{name}\n{table(tokens)}")
-            continue
-        if len(tokens) > FEW:
-            raise UserError(f"{len(tokens)} tokens cannot be drawn readably: choose fewer, or --text")
-        path = args.out / f"{name}.png"
-        draw(name, tokens, path, f"{args.steps} steps, schedule {schedule}")
-        print(path)
-    return 0
+    settings = read_settings(InspectSettings, argv, program="swwatch inspect", about=__doc__)
+    from swwatch.pictures.show import show_endless, show_samples
 
-
-def draw_story(args: argparse.Namespace, height: int, width: int) -> int:
-    """A stream without end."""
-    seconds = args.seconds if args.seconds is not None else 60
-    if not 5 <= seconds <= LONGEST_S or args.words < 1:
-        raise UserError(f"--seconds must be 5 to {LONGEST_S}, --words at least 1")
-    if args.variant == "all":
-        raise UserError("a stream without end is drawn of one variant: say --variant group, streamingvlm, ...")
-    if args.variant in SYSTEMS:
-        row = evict.default_windows(SYSTEMS[args.variant])
-        asked = {"vision_s": args.window, "turns_s": args.window, "text_sink": args.text_sink}
-        asked |= {"text_window": args.text_window, "flush_s": args.flush}
-        eviction = evict.get(args.eviction or SYSTEMS[args.variant].eviction)
-        used = ("vision_s", "turns_s", "text_sink", "text_window") if eviction.slides or eviction.restarts else ()
-        used += ("flush_s",) if eviction.flushes else ()
-        windows = replace(row, **{key: asked[key] for key in used})
-        how = {"eviction": args.eviction, "policy": args.positions, "windows": windows}
-        story = kept.turns_story(args.variant, seconds, (height, width), args.words, **how)
-    elif args.eviction or args.positions:
-        raise UserError("--eviction and --positions are for --variant streamingvlm and livecc")
-    else:
-        window = Window(args.window, args.text_sink, args.text_window)
-        story = kept.endless_story(args.variant, seconds, (height, width), args.words, args.prompt_len, window)
-    if args.text:
-        print(f"{story.title}\n{kept_drawing.table(story)}")
-        return 0
-    path = args.out / f"{args.variant}_endless.png"
-    kept_drawing.draw(story, height * width, path)
-    print(path)
-    return 0
+    return show_endless(settings) if settings.has_no_end else show_samples(settings)

@@ -23,11 +23,11 @@ from swwatch.client.codes import ProtocolError
 from swwatch.engine.choose import ENGINES
 from swwatch.serve.auth import Gate
 from swwatch.serve.connection import Connection
-from swwatch.serve.limits import Limits
 from swwatch.serve.log import log
 from swwatch.serve.metrics import Metrics
 from swwatch.serve.record import KINDS
 from swwatch.serve.sessions import Sessions
+from swwatch.serve.settings import Limits
 
 PAGE = Path(__file__).parent / "page"
 STATUS = {

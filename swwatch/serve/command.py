@@ -3,7 +3,6 @@
 Without --model it takes what scripts/quickstart.sh has trained, or makes an untrained toy checkpoint.
 """
 
-import argparse
 import importlib.util
 import math
 import os
@@ -13,9 +12,10 @@ import webbrowser
 from pathlib import Path
 
 from swwatch.client.address import is_loopback
-from swwatch.config import add_flags, load_settings
+from swwatch.config import read_settings
 from swwatch.errors import UserError
 from swwatch.rules.variants import VARIANTS
+from swwatch.serve.settings import ServeSettings
 from swwatch.toy.quickstart import toy_checkpoint
 
 PACKAGES = ("fastapi", "uvicorn", "websockets", "prometheus_client", "python_multipart", "pydantic")
@@ -23,67 +23,51 @@ SEND_BUFFER = 256 * 1024  # bytes that the system keeps for a client that reads 
 SPARE_S = 30  # of video: a sender's clock may run ahead of ours
 
 
-def build_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="swwatch serve", description=__doc__)
-    parser.add_argument("--model", action="append", help="checkpoint folder or hub id, also as group=PATH; repeat it")
-    parser.add_argument("--variant", choices=list(VARIANTS), help="needed where the checkpoint does not name one")
-    parser.add_argument("--engine", default="auto", help="how sessions run unless they choose (default: auto)")
-    parser.add_argument("--host", default="127.0.0.1", help="address to bind to (default: this machine alone)")
-    parser.add_argument("--port", type=int, default=8000, help="0 takes a free one (default: %(default)s)")
-    parser.add_argument("--open", action="store_true", help="show the page in the browser")
-    parser.add_argument("--token", help="what clients must show; auto makes one [SWWATCH_TOKEN]")
-    parser.add_argument("--no-token", action="store_true", help="let everybody in who can reach --host")
-    parser.add_argument("--allow-origin", action="append", default=[], help="a page elsewhere that may use the server")
-    parser.add_argument("--files", type=Path, metavar="FOLDER", help="sessions may watch the videos in this folder")
-    parser.add_argument("--allow-urls", action="store_true", help="sessions may watch public http and rtsp addresses")
-    parser.add_argument("--allow-private-urls", action="store_true", help="and those of this machine and its network")
-    parser.add_argument("--record-folder", type=Path, metavar="FOLDER", help="keep recorded sessions here")
-    parser.add_argument("--device", help="cpu or cuda (default: cuda where there is one)")
-    parser.add_argument("--dtype", help="float32, bfloat16, ... (default: bfloat16 on cuda, else float32)")
-    parser.add_argument("--attention", help="sdpa, eager or flash_attention_2 (default: the fastest that is exact)")
-    parser.add_argument("--log-level", choices=("debug", "info", "warning", "error"), default="info", help="to stderr")
-    return parser
+def parse(argv: list[str]) -> ServeSettings:
+    """The flags."""
+    return read_settings(ServeSettings, argv, program="swwatch serve", about=__doc__)
 
 
 def main(argv: list[str]) -> int:
+    settings = parse(argv)
     missing = [name for name in PACKAGES if importlib.util.find_spec(name) is None]
     if missing:
         raise UserError(f"serving needs {', '.join(missing)}: pip install 'swwatch[serve]'")
-    from swwatch.serve.limits import Limits
-
-    parser = build_parser()
-    add_flags(parser.add_argument_group("limits"), Limits)
-    flags = vars(parser.parse_args(argv))
-    limits = load_settings(Limits, flags={name: flags.pop(name) for name in Limits.__dataclass_fields__})
-    return serve(argparse.Namespace(**flags), limits)
+    for model in settings.model:
+        settings.check_model(split_model(model)[0])
+    if settings.files is not None and not settings.files.is_dir():
+        raise UserError(f"--files {settings.files}: there is no such folder")
+    return serve(settings)
 
 
-def serve(args: argparse.Namespace, limits) -> int:
+def serve(settings: ServeSettings) -> int:
     """Load, bind, print the address, and serve until a signal comes."""
     from swwatch.serve import auth
-    from swwatch.serve.log import log, to_stderr
-    from swwatch.serve.running import run
 
-    token = auth.choose_token(args.token or os.environ.get("SWWATCH_TOKEN"), args.host, args.no_token)
-    gate = auth.Gate(token, auth.check_origins(args.allow_origin), is_loopback(args.host))
-    listener = bind(args.host, args.port)  # before the model: a port in use should not cost its loading
+    token = auth.choose_token(settings.token, settings.host, settings.no_token)
+    gate = auth.Gate(token, auth.check_origins(settings.allow_origin), is_loopback(settings.host))
+    listener = bind(settings.host, settings.port)  # before the model: a port in use should not cost its loading
     try:
-        server = build(args, limits, gate)
+        server = build(settings, gate)
     except BaseException:
         listener.close()
         raise
-    to_stderr(args.log_level)
-    address = page_address(args.host, listener.getsockname()[1])
-    given = None if args.token else os.environ.get("SWWATCH_TOKEN")
+    from swwatch.serve.log import log, to_stderr
+    from swwatch.serve.running import run
+
+    to_stderr(settings.log_level)
+    port = listener.getsockname()[1]
+    address = page_address(settings.host, port)
     for note in server.notes:
         print(f"note: {note}")
-    print(f"serving {server.model} at {address}{told_token(token, given)}", flush=True)
+    told = told_token(token, os.environ.get("SWWATCH_TOKEN"))
+    print(f"serving {server.model} at {address}{told}", flush=True)
     if token is None and not gate.loopback:
         print("note: no token: everybody who can reach this address may use it", flush=True)
-    if args.open:
+    if settings.open:
         page = address + (f"#token={token}" if token else "")
         threading.Thread(target=webbrowser.open, args=(page,), daemon=True).start()
-    log("serving", host=args.host, port=listener.getsockname()[1], token=token is not None)
+    log("serving", host=settings.host, port=port, token=token is not None)
     run(server, listener)
     return 0
 
@@ -97,8 +81,6 @@ def told_token(token: str | None, environment: str | None) -> str:
 
 def bind(host: str, port: int) -> socket.socket:
     """A socket that listens. Raises UserError: the address is not to be had."""
-    if not 0 <= port <= 65535:  # some systems would take the rest of the division by 65536
-        raise UserError(f"--port {port}: a port is a number from 0 to 65535")
     try:
         family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
         listener = socket.socket(family, socket.SOCK_STREAM)
@@ -121,13 +103,12 @@ def page_address(host: str, port: int) -> str:
     return f"http://{name}:{port}/"
 
 
-def build(args: argparse.Namespace, limits, gate):
+def build(settings: ServeSettings, gate):
     """Everything of a server but its socket."""
     from transformers.utils.logging import disable_progress_bar
 
     from swwatch.data.prompt import load_prompts
     from swwatch.live.stage import Room
-    from swwatch.model.loading import load
     from swwatch.serve.app import Server
     from swwatch.serve.files import Folder, Uploads
     from swwatch.serve.metrics import Metrics
@@ -136,28 +117,26 @@ def build(args: argparse.Namespace, limits, gate):
     from swwatch.serve.stages import Checkpoint, Stages
 
     disable_progress_bar()  # stderr is for log lines
-    folder = Folder(args.files)
-    models, variant, notes = (args.model, args.variant, []) if args.model else toy_checkpoint()
-    how = {"device": args.device, "dtype": args.dtype, "attention": args.attention}
+    models, variant, notes = (settings.model, settings.variant, []) if settings.model else toy_checkpoint()
     checkpoints = []
     for model in models:
         path, named = split_model(model)
-        checkpoints.append(Checkpoint(Path(path).name or path, load(path, variant=named or variant, **how)))
-    room = Room(video_s=math.ceil(limits.total_s) + SPARE_S, tokens=limits.max_tokens)
-    stages = Stages(checkpoints, engine=args.engine, max_sessions=limits.max_sessions, room=room)
+        checkpoints.append(Checkpoint(Path(path).name or path, settings.load(path, variant=named or variant)))
+    room = Room(video_s=math.ceil(settings.total_s) + SPARE_S, tokens=settings.max_tokens)
+    stages = Stages(checkpoints, engine=settings.engine, max_sessions=settings.max_sessions, room=room)
     stages.begin()
     metrics = Metrics()
     sessions = Sessions(
         stages,
         load_prompts(),
-        limits=limits,
+        limits=settings,
         metrics=metrics,
-        uploads=Uploads(limits, metrics),
-        folder=folder,
-        recordings=Recordings(args.record_folder, limits.keep_s),
-        urls="all" if args.allow_private_urls else "public" if args.allow_urls else "none",
+        uploads=Uploads(settings, metrics),
+        folder=Folder(settings.files),
+        recordings=Recordings(settings.record_folder, settings.keep_s),
+        urls="all" if settings.allow_private_urls else "public" if settings.allow_urls else "none",
     )
-    return Server(gate, limits, metrics, sessions, ", ".join(one.name for one in checkpoints), notes)
+    return Server(gate, settings, metrics, sessions, ", ".join(one.name for one in checkpoints), notes)
 
 
 def split_model(model: str) -> tuple[str, str | None]:

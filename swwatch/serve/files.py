@@ -14,9 +14,8 @@ from python_multipart.exceptions import MultipartParseError
 from python_multipart.multipart import MultipartParser, parse_options_header
 
 from swwatch.client.codes import ProtocolError
-from swwatch.errors import UserError
-from swwatch.serve.limits import Limits
 from swwatch.serve.metrics import Metrics
+from swwatch.serve.settings import Limits
 
 SUFFIXES = (".mp4", ".mov", ".m4v", ".mkv", ".webm", ".avi")
 MAX_LISTED = 1000
@@ -211,10 +210,6 @@ class Folder:
 
     root: Path | None = None
     suffixes: tuple[str, ...] = field(default=SUFFIXES)
-
-    def __post_init__(self):
-        if self.root is not None and not self.root.is_dir():
-            raise UserError(f"--files {self.root}: there is no such folder")
 
     def names(self) -> list[str]:
         """Videos in it, sorted, at most 1000."""

@@ -14,11 +14,12 @@ from swwatch.client import protocol
 from swwatch.client.protocol import Ack, End, Error, Event, Frame, Opened, ProtocolError, Reason
 from swwatch.errors import UserError
 from swwatch.live.stage import Asked, Dropped, Ended, LiveSession, Token, Watched
-from swwatch.serve.limits import MAX_ASKS, ORDERS_PER_S, REPLAY, Bucket, Limits, decode
+from swwatch.serve.limits import MAX_ASKS, ORDERS_PER_S, REPLAY, Bucket, decode
 from swwatch.serve.log import log
 from swwatch.serve.metrics import Metrics
 from swwatch.serve.outbox import Outbox
 from swwatch.serve.record import Recorder
+from swwatch.serve.settings import Limits
 
 READ_S = 0.5  # how long a thread waits for the model's next event before it looks around
 STOP_WITHIN_S = 5.0  # a model that has not ended by then is not waited for

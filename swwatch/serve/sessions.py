@@ -11,11 +11,11 @@ from swwatch.live.stage import Full
 from swwatch.policies.choose import Greedy
 from swwatch.policies.speak import parse_schedule
 from swwatch.serve.files import Folder, Uploads
-from swwatch.serve.limits import Limits
 from swwatch.serve.log import log
 from swwatch.serve.metrics import Metrics
 from swwatch.serve.record import Recordings
 from swwatch.serve.session import Connected, Session, Threads
+from swwatch.serve.settings import Limits
 from swwatch.serve.sources import Reading
 from swwatch.serve.stages import Stages
 

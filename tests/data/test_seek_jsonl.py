@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from swwatch.data.seek_jsonl import Conversations, SeekFile, parse_conversation, seeks_file
+from swwatch.data.annotations import seeks_file
+from swwatch.data.seek_jsonl import Conversations, SeekFile, parse_conversation
 from swwatch.errors import UserError
 
 

@@ -3,9 +3,10 @@
 import json
 from pathlib import Path
 
+from swwatch.data.annotations import seeks_file
 from swwatch.data.budget import BUDGETS
 from swwatch.data.pixels import FrameEncoder
-from swwatch.data.seek_jsonl import Conversations, seeks_file
+from swwatch.data.seek_jsonl import Conversations
 from swwatch.data.turns.dataset import TurnDataset
 from swwatch.data.turns.prompt import Turns
 from swwatch.data.turns.samples import Form

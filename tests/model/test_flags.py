@@ -57,7 +57,7 @@ def test_flags_reach_the_loader(tiny_checkpoint):
     flags = LoadFlags(variant="gap", schedule="random:2", dtype="float64", device="cpu")
     loaded = flags.load(tiny_checkpoint)
     assert loaded.settings.variant == "gap" and str(loaded.model.dtype) == "torch.float64"
-    assert str(loaded.settings.schedule) == "wait-k:3", "how to speak is the program's choice"
+    assert str(loaded.settings.schedule) == "random:2:seed=0", "another schedule is the disturbance test"
     assert flags.load(tiny_checkpoint, variant="group").settings.variant == "group"
 
 

@@ -3,8 +3,9 @@
 import pytest
 
 from swwatch.errors import UserError
-from swwatch.pictures.command import main, table
+from swwatch.pictures.command import main
 from swwatch.pictures.sample import arrival_order
+from swwatch.pictures.show import table
 from swwatch.rules.cursor import layout
 from swwatch.rules.layout import Kind
 from swwatch.rules.variants import VARIANTS

@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from swwatch.serve.auth import choose_token
-from swwatch.serve.command import build_parser
+from swwatch.serve.command import parse
 
 ROOT = Path(__file__).resolve().parents[2]
 LOCK = (ROOT / "requirements.lock").read_text()
@@ -67,7 +67,7 @@ def test_the_cpu_image_takes_the_locks_torch_without_cuda(steps):
 def test_the_image_starts_a_server_that_wants_a_token_and_is_not_root(steps):
     (entry,) = (json.loads(rest) for rest in of(steps, "ENTRYPOINT"))
     assert entry[:2] == ["swwatch", "serve"]
-    args = build_parser().parse_args(entry[2:])
+    args = parse(entry[2:])
     with pytest.raises(Exception, match="give --token"):
         choose_token(None, args.host, args.no_token)
     made = next(rest for rest in of(steps, "RUN") if "useradd" in rest)
@@ -95,7 +95,7 @@ def test_compose_has_a_cpu_and_a_gpu_a_token_and_volumes(steps):
         mounted = [volume.split(":")[-2 if volume.endswith(":ro") else -1] for volume in service["volumes"]]
         assert set(volumes) < set(mounted) and "/videos" in mounted
         flags = re.fullmatch(r"\$\{SWWATCH_ARGS:-(.+)\}", service["command"])[1]
-        build_parser().parse_args(flags.split())
+        parse(flags.split())
     (device,) = service["deploy"]["resources"]["reservations"]["devices"]
     assert device["driver"] == "nvidia" and device["capabilities"] == ["gpu"]
     assert compose["volumes"].keys() == {"models", "recordings"}

@@ -1,5 +1,6 @@
 """docs/serve.md says what the code does: limits, sizes, metrics, flags."""
 
+import dataclasses
 import re
 import shlex
 from pathlib import Path
@@ -9,13 +10,12 @@ import torch
 
 from swwatch.bench.models import shape_config
 from swwatch.bench.shapes import SHAPES
-from swwatch.config import add_flags
+from swwatch.config import Parser, add_flags
 from swwatch.data.budget import BUDGETS
 from swwatch.model.modeling import WatchingQwen2_5_VL
 from swwatch.serve import limits
-from swwatch.serve.command import build_parser
-from swwatch.serve.limits import Limits
 from swwatch.serve.metrics import Metrics
+from swwatch.serve.settings import Limits, ServeSettings
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = (ROOT / "docs/serve.md").read_text()
@@ -30,8 +30,8 @@ def rows(heading: str) -> list[list[str]]:
 
 def test_the_table_of_limits_is_the_codes():
     told = {
-        f"`--{name.replace('_', '-')}`": (str(field.default), field.metadata["help"])
-        for name, field in Limits.__dataclass_fields__.items()
+        f"`--{field.name.replace('_', '-')}`": (str(field.default), field.metadata["help"])
+        for field in dataclasses.fields(Limits)
     }
     assert {flag: (default, text) for flag, default, text in rows("Limits")} == told
     section = " ".join(PAGE.split("\n## Limits\n")[1].split("|")[0].split())
@@ -46,8 +46,8 @@ def test_the_table_of_limits_is_the_codes():
 
 
 def test_every_flag_and_command_of_the_page_is_one():
-    parser = build_parser()
-    add_flags(parser, Limits)
+    parser = Parser("swwatch serve", "")
+    add_flags(parser, ServeSettings)
     known = {flag for action in parser._actions for flag in action.option_strings}
     others = {"--clips", "--server", "--clients", "--seconds", "--build-arg", "--profile", "--build"}
     assert set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", PAGE)) <= known | others

@@ -6,8 +6,8 @@ import pytest
 
 from swwatch.client.codes import ProtocolError
 from swwatch.serve.files import Folder, Uploads
-from swwatch.serve.limits import Limits
 from swwatch.serve.metrics import Metrics
+from swwatch.serve.settings import Limits
 
 KIND = "multipart/form-data; boundary=xyz"
 

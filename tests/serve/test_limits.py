@@ -12,7 +12,8 @@ from PIL import Image
 
 from swwatch.client.codes import ProtocolError
 from swwatch.errors import UserError
-from swwatch.serve.limits import Bucket, Limits, decode
+from swwatch.serve.limits import Bucket, decode
+from swwatch.serve.settings import Limits
 
 
 def picture(form: str, height: int = 40, width: int = 60, **options) -> bytes:

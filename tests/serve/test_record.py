@@ -6,8 +6,8 @@ import re
 import pytest
 
 from swwatch.client.protocol import Asked, End, Opened, ProtocolError, Token, parse_server
-from swwatch.serve.limits import Limits
 from swwatch.serve.record import Recordings
+from swwatch.serve.settings import Limits
 
 OPENED = Opened(
     session="secret",

@@ -11,9 +11,9 @@ from swwatch.client.protocol import Opened, ProtocolError
 from swwatch.errors import UserError
 from swwatch.live.stage import Ended, Pushed, Stats, Watched
 from swwatch.serve import session as sessions
-from swwatch.serve.limits import Limits
 from swwatch.serve.metrics import Metrics
 from swwatch.serve.session import Session, Threads
+from swwatch.serve.settings import Limits
 
 
 class FakeLive:

@@ -8,9 +8,9 @@ import pytest
 
 from swwatch.client.protocol import Open, ProtocolError
 from swwatch.live.stage import Ended, Stats
-from swwatch.serve.limits import Limits
 from swwatch.serve.metrics import Metrics
 from swwatch.serve.sessions import Sessions
+from swwatch.serve.settings import Limits
 
 
 class FakeLive:

@@ -7,14 +7,15 @@ beside it (OUT_seeks.jsonl) or in the last line. Source: arXiv 2510.09608, secti
 public.
 """
 
-import argparse
 import json
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
-from swwatch.data.seek_jsonl import seeks_file
+from swwatch.config import REQUIRED, read_settings, setting
+from swwatch.data.annotations import seeks_file
 from swwatch.data.turns.transcript import Transcript, Word, text_of
 from swwatch.errors import UserError
 from swwatch.rules.systems import get
@@ -122,24 +123,27 @@ def write_chunks(source: Path, out: Path, *, query: str, seeks: str, **options) 
     return counts
 
 
-def main(argv: list[str]) -> int:
-    parser = argparse.ArgumentParser(prog="swwatch chunk", description=__doc__)
-    parser.add_argument("transcripts", type=Path, metavar="TRANSCRIPTS", help="jsonl of videos with timestamped words")
-    parser.add_argument("out", type=Path, metavar="OUT", help="training file to write, such as train_with_seeks.jsonl")
-    parser.add_argument("--window", type=float, default=WINDOW_S, help="seconds of a chunk (%(default)g)")
-    parser.add_argument("--overlap", type=float, default=OVERLAP_S, help="seconds that two chunks share (%(default)g)")
-    parser.add_argument("--min-words", type=int, help="words that a chunk must have (default: two a second)")
-    parser.add_argument("--query", default=get("streamingvlm").query, help="what the user asks (%(default)s)")
-    parser.add_argument(
-        "--seeks",
-        choices=("beside", "last-line", "none"),
-        default="beside",
-        help="where line offsets go (%(default)s)",
+@dataclass(frozen=True, kw_only=True)
+class ChunkSettings:
+    """Flags of `swwatch chunk`."""
+
+    transcripts: Path = setting(REQUIRED, "jsonl of videos with timestamped words", positional=True)
+    out: Path = setting(REQUIRED, "training file to write, such as train_with_seeks.jsonl", positional=True)
+    window: float = setting(WINDOW_S, "seconds of a chunk")
+    overlap: float = setting(OVERLAP_S, "seconds that two chunks share")
+    min_words: int | None = setting(None, "words that a chunk must have (default: two a second)")
+    query: str = setting(get("streamingvlm").query, "what the user asks")
+    seeks: Literal["beside", "last-line", "none"] = setting(
+        "beside", "where line offsets go: beside, last-line or none"
     )
-    args = parser.parse_args(argv)
-    spans = {"window_s": args.window, "overlap_s": args.overlap, "min_words": args.min_words}
-    counts = write_chunks(args.transcripts, args.out, query=args.query, seeks=args.seeks, **spans)
-    print(f"{args.out}: {counts['chunks']} chunks of {counts['videos']} videos, {counts['words']} words")
+
+
+def main(argv: list[str]) -> int:
+    settings = read_settings(ChunkSettings, argv, program="swwatch chunk", about=__doc__)
+    out = settings.out
+    spans = {"window_s": settings.window, "overlap_s": settings.overlap, "min_words": settings.min_words}
+    counts = write_chunks(settings.transcripts, out, query=settings.query, seeks=settings.seeks, **spans)
+    print(f"{out}: {counts['chunks']} chunks of {counts['videos']} videos, {counts['words']} words")
     if counts["mended"]:
         print(f"{counts['mended']} words began behind their end; their times were exchanged")
     if not counts["chunks"]:

@@ -7,8 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from swwatch.data.annotations import seeks_file
 from swwatch.data.seek_jsonl import SeekFile
-from swwatch.data.turns.chunker import chunks, main, seeks_file
+from swwatch.data.turns.chunker import chunks, main
 from swwatch.data.turns.transcript import Transcript, by_turn, text_of
 from swwatch.errors import UserError
 

@@ -5,11 +5,11 @@ import pytest
 import torch
 from PIL import Image
 
+from swwatch.data.annotations import seeks_file
 from swwatch.data.collator import Collator
 from swwatch.data.lengths import lengths_of
 from swwatch.data.prompt import IGNORED
 from swwatch.data.samples import Sample, Skip
-from swwatch.data.seek_jsonl import seeks_file
 from swwatch.data.turns.dataset import training_budget
 from swwatch.data.video import VideoError, read_clip
 from swwatch.rules.layout import Kind

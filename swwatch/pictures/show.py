@@ -1,0 +1,66 @@
+"""What `swwatch inspect` does once its flags are read. `settings` are command.InspectSettings."""
+
+from dataclasses import replace
+
+from swwatch.engine.endless import Window
+from swwatch.errors import UserError
+from swwatch.pictures import endless, endless_drawing
+from swwatch.pictures.sample import FEW, draw
+from swwatch.policies import keep
+from swwatch.policies.speak import parse_schedule
+from swwatch.rules.cursor import layout
+from swwatch.rules.layout import Layout
+from swwatch.rules.systems import SYSTEMS
+from swwatch.rules.variants import VARIANTS
+
+
+def table(tokens: Layout) -> str:
+    """One line a token: index, kind, step, t, h, w, number of visible tokens."""
+    lines = [f"{'i':>4} {'kind':7} {'step':>4} {'t':>6} {'h':>6} {'w':>6} {'sees':>5}"]
+    counts = tokens.visible().sum(1).tolist()
+    for i, (kind, step) in enumerate(zip(tokens.kind, tokens.step.tolist(), strict=True)):
+        t, h, w = tokens.position_ids[:, i].tolist()
+        lines.append(f"{i:>4} {kind:7} {step:>4} {t:>6} {h:>6} {w:>6} {counts[i]:>5}")
+    return "\n".join(lines)
+
+
+def show_samples(settings) -> int:
+    """A sample of one variant, or of each."""
+    schedule, grids = parse_schedule(settings.schedule), [settings.size] * settings.steps
+    for name in VARIANTS if settings.variant == "all" else [settings.variant]:
+        tokens = layout(name, settings.prompt_len, grids, settings.answer_len, schedule=schedule)
+        if settings.text:
+            print(f"{name}\n{table(tokens)}")
+            continue
+        if len(tokens) > FEW:
+            raise UserError(f"{len(tokens)} tokens cannot be drawn readably: choose fewer, or --text")
+        path = settings.out / f"{name}.png"
+        draw(name, tokens, path, f"{settings.steps} steps, schedule {schedule}")
+        print(path)
+    return 0
+
+
+def show_endless(settings) -> int:
+    """A stream without end."""
+    name, seconds = settings.variant, 60 if settings.seconds is None else settings.seconds
+    if name in SYSTEMS:
+        asked = {"vision_s": settings.window, "turns_s": settings.window, "text_sink": settings.text_sink}
+        asked |= {"text_window": settings.text_window, "flush_s": settings.flush}
+        eviction = keep.get(settings.eviction or SYSTEMS[name].eviction)
+        used = ("vision_s", "turns_s", "text_sink", "text_window") if eviction.slides or eviction.restarts else ()
+        used += ("flush_s",) if eviction.flushes else ()
+        windows = replace(keep.default_windows(SYSTEMS[name]), **{key: asked[key] for key in used})
+        how = {"eviction": settings.eviction, "policy": settings.positions, "windows": windows}
+        story = endless.turns_story(name, seconds, settings.size, settings.words, **how)
+    else:
+        window = Window(settings.window, settings.text_sink, settings.text_window)
+        sizes = settings.size, settings.words, settings.prompt_len
+        story = endless.endless_story(name, seconds, *sizes, window)
+    if settings.text:
+        print(f"{story.title}\n{endless_drawing.table(story)}")
+        return 0
+    rows, columns = settings.size
+    path = settings.out / f"{name}_endless.png"
+    endless_drawing.draw(story, rows * columns, path)
+    print(path)
+    return 0

@@ -1,0 +1,93 @@
+"""How programs start: no help and no mistake in a flag waits for torch, and every help is short work."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from swwatch import cli
+
+# every command, and the sub-commands that have flags of their own
+SUB_COMMANDS = {
+    "toy": ("data", "funqa", "transcripts", "model"),
+    "prepare": ("--task funqa",),
+    "commentary": ("generate", "judge"),
+    "bench": ("train", "stream", "endless", "live"),
+}
+PROGRAMS = [*cli.COMMANDS, *(f"{name} {sub}" for name, subs in SUB_COMMANDS.items() for sub in subs)]
+WAITING = (
+    "train",
+    "eval",
+    "disturb",
+    "quiz",
+    "commentary",
+    "commentary generate",
+    "commentary judge",
+    "bench train",
+    "bench stream",
+    "bench endless",
+    "bench live",
+)  # programs that still import torch for their help
+HEAVY = ("torch", "transformers")
+CPU_S = 0.3
+MISTAKES = [
+    "stream --model x/y --video a.mp4 --variant gruop",
+    "stream --model x/y --video a.mp4 --engine warp",
+    "stream --model x/y --video a.mp4 --device gpu",
+    "stream --model x/y --video a.mp4 --max-new-tokens 0",
+    "stream --model x/y --video a.mp4 --max-framse 3",
+    "stream --model /nowhere --video a.mp4",
+    "stream --model x/y --video /nowhere.mp4",
+    "turns --model x/y --video a.mp4 --system livecc --eviction append --flush-seconds 9",
+    "turns --model x/y --video /nowhere.mp4",
+    "serve --model /nowhere --port 0",
+    "serve --model x/y --port 99999",
+    "serve --model x/y --port 0 --files /nowhere",
+    "serve --model x/y --port 0 --token short",
+    "inspect --grid 2",
+    "inspect --variant all --seconds 9",
+    "merge /nowhere --out x",
+    "chunk /nowhere out.jsonl",
+    "toy data",
+    "toy model --family llama x",
+    "prepare --sample 0",
+    "flow",
+]
+# runs a program and tells what it printed, its exit code, the modules that it imported and its own CPU seconds
+PROBE = """
+import contextlib, io, json, resource, sys
+from swwatch import cli
+out, err = io.StringIO(), io.StringIO()
+with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+    try:
+        code = cli.main(sys.argv[1:])
+    except SystemExit as stop:
+        code = stop.code
+used = resource.getrusage(resource.RUSAGE_SELF)
+print(json.dumps([code, out.getvalue(), err.getvalue(), list(sys.modules), used.ru_utime + used.ru_stime]))
+"""
+
+
+def start(command: str) -> tuple[int, str, str, list[str], float]:
+    """Exit code, standard output, standard error, heavy modules and CPU seconds of a program."""
+    done = subprocess.run([sys.executable, "-c", PROBE, *command.split()], capture_output=True, text=True, check=True)
+    code, out, err, modules, cpu_s = json.loads(done.stdout)
+    return code, out, err, [name for name in HEAVY if name in modules], cpu_s
+
+
+@pytest.mark.parametrize("program", PROGRAMS)
+def test_help_needs_no_torch_and_little_time(program, request):
+    if program in WAITING:
+        request.applymarker(pytest.mark.xfail(reason="imports torch for its help", strict=False))
+    code, out, err, heavy, cpu_s = start(f"{program} --help")
+    assert code == 0 and "usage:" in out and not err
+    assert heavy == []
+    assert cpu_s < 3 * CPU_S, "three times what a quiet machine takes"
+
+
+@pytest.mark.parametrize("command", MISTAKES)
+def test_a_mistake_is_told_before_torch_is_imported(command):
+    code, out, err, heavy, _ = start(command)
+    assert code == 2 and "error: " in err and "Traceback" not in err
+    assert heavy == []
