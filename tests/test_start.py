@@ -17,7 +17,6 @@ SUB_COMMANDS = {
 }
 PROGRAMS = [*cli.COMMANDS, *(f"{name} {sub}" for name, subs in SUB_COMMANDS.items() for sub in subs)]
 WAITING = (
-    "train",
     "eval",
     "disturb",
     "quiz",
