@@ -23,10 +23,6 @@ WAITING = (
     "commentary",
     "commentary generate",
     "commentary judge",
-    "bench train",
-    "bench stream",
-    "bench endless",
-    "bench live",
 )  # programs that still import torch for their help
 HEAVY = ("torch", "transformers")
 CPU_S = 0.3
