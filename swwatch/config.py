@@ -39,8 +39,8 @@ def setting(default: Any, help: str, *, env: str | None = None, **facts: Any) ->
     Args:
         default: REQUIRED for none.
         facts: more that is known of the field, kept in its metadata. `check_least` reads `least`; `add_flags` reads
-            `metavar`, `positional` (True: no dashes before its name) and `repeat` (True: a list whose flag is given
-            once for each item, which may then hold a comma).
+            `metavar`, `positional` (True: no dashes before its name), `repeat` (True: a list whose flag is given once
+            for each item, which may then hold a comma) and `also` (another name of the same setting).
     """
     metadata = {"help": help, "env": env, **facts}
     if isinstance(default, list | dict):
@@ -111,6 +111,8 @@ def add_flags(parser: argparse.ArgumentParser, cls: type) -> None:
             groups[group] = parser.add_argument_group(group)
         text = (facts.get("help", "") + default + env).replace("%", "%%")
         groups[group].add_argument(flag, default=None, help=text, **how)
+        if also := facts.get("also"):
+            groups[group].add_argument(f"--{also}", default=None, help=f"another name of {flag}", **how)
 
 
 def read_settings(cls: type[T], argv: list[str], *, program: str, about: str, yaml_path: Path | None = None) -> T:
@@ -153,17 +155,17 @@ def load_settings(
     given: dict[str, tuple[Any, str]] = {}
     # 1) lowest first, so that later sources overwrite
     if yaml_path is not None:
-        for key, value in _read_yaml(Path(yaml_path)).items():
+        for key, value in _by_own_names(_read_yaml(Path(yaml_path)), fields).items():
             _check_key(key, fields, f"{yaml_path}: unknown key {key!r}")
             given[key] = (value, f"{yaml_path}: {key}")
     for name, field in fields.items():
         variable = field.metadata.get("env")
         if variable and env.get(variable):
             given[name] = (env[variable], f"environment variable {variable}")
-    for key, value in flags.items():
+    for key in _by_own_names(dict.fromkeys(flags), fields):
         _check_key(key, fields, f"unknown setting {key!r}")
-        if value is not None:
-            given[key] = (value, _flag(fields[key]))
+    for key, value in _by_own_names({key: flags[key] for key in flags if flags[key] is not None}, fields).items():
+        given[key] = (value, _flag(fields[key]))
     # 2) convert, by the same rules whatever the source
     values = {name: _convert(value, hints[name], source) for name, (value, source) in given.items()}
     needed = [n for n, f in fields.items() if n not in values and _is_required(f)]
@@ -183,6 +185,18 @@ def _read_yaml(path: Path) -> dict:
     if not isinstance(content, dict):
         raise UserError(f"{path}: a mapping from setting to value is wanted, this is {type(content).__name__}")
     return content
+
+
+def _by_own_names(values: Mapping[Any, Any], fields: Mapping[str, Any]) -> dict[Any, Any]:
+    """What one source says, by the own names of settings that have another one, too."""
+    own, named = {field.metadata.get("also"): name for name, field in fields.items()}, {}
+    for key, value in values.items():
+        name = own.get(key, key)
+        if name in named and named[name] != value:
+            also, said = fields[name].metadata["also"], f"{named[name]} and {value}"
+            raise UserError(f"{name} and {also} are two names of one setting and say {said}: give one of them")
+        named[name] = value
+    return named
 
 
 def _check_key(key: Any, fields: Mapping[str, Any], problem: str) -> None:

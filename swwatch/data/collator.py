@@ -10,6 +10,7 @@ from swwatch.data.batch import stack_rows
 from swwatch.data.dataset import Draw, Sample
 from swwatch.data.packing import Pack
 from swwatch.data.prompt import IGNORED
+from swwatch.policies.see import kept_features
 
 
 @dataclass(frozen=True)
@@ -51,11 +52,13 @@ class Collator:
 
         Returns:
             input_ids, labels (B, L) int64; position_ids (3, B, L) int64; columns (B, 5, L) int64, see batch.COLUMNS;
-            pixel_values_videos (patches, D) float32 and video_grid_thw (samples, 3), row by row.
+            pixel_values_videos (patches, D) float32 and video_grid_thw (samples, 3), row by row; and where the SEE
+            policy drops tokens, kept (K,) int64: which of all merged tokens the rows hold.
         """
         samples = [sample for row in rows for sample in row]
         longest = max(sum(len(sample.tokens) for sample in row) for row in rows)
         length = -(-longest // self.multiple) * self.multiple
+        kept = kept_features(patch for sample in samples for patch in sample.patches)
         position_ids, columns = stack_rows([[sample.tokens for sample in row] for row in rows], length)
         return {
             "input_ids": self._side_by_side([[s.input_ids for s in row] for row in rows], length, self.pad_id),
@@ -64,7 +67,7 @@ class Collator:
             "columns": columns,
             "pixel_values_videos": torch.cat([s.pixel_values for s in samples]),
             "video_grid_thw": torch.cat([s.video_grid_thw for s in samples]),
-        }
+        } | ({} if kept is None else {"kept": torch.tensor(kept, dtype=torch.int64)})
 
     @staticmethod
     def _side_by_side(rows: list[list[torch.Tensor]], length: int, padding: int) -> torch.Tensor:

@@ -18,6 +18,7 @@ from swwatch.data.samples import MAX_REPLACEMENTS, Draw, Sample, Samples, Size, 
 from swwatch.data.token_counts import TokenCounter
 from swwatch.data.video import FRAMES_PER_STEP, measure, read_clip
 from swwatch.errors import UserError
+from swwatch.policies.see import ALL, See, see_video
 from swwatch.policies.speak import Speak
 from swwatch.rules.cursor import layout
 from swwatch.rules.layout import Layout
@@ -58,10 +59,10 @@ class ClipDataset(Samples):
         records: a Records, or from annotations.read_jsonl; data: their file, which their paths are relative to.
         tokenizer, markup: of the checkpoint.
         encoder: frames -> pixel values.
-        variant, schedule: how samples are laid out.
+        variant, schedule: how samples are laid out; see: which of their video tokens they hold.
         merge: spatial_merge_size; t_per_step: temporal positions per step of one second.
         prompts: system text, and the questions for records without one of their own.
-        max_length: tokens; max_frames: frames at 2 fps.
+        max_length: tokens, those included that `see` drops; max_frames: frames at 2 fps.
         truncate: a sample longer than max_length loses the last seconds of its video, as many as it takes.
         seed: of questions and replacements.
         cache_gb: see EncodedClips; 0 keeps nothing. frame_cache: of decoded frames on disk.
@@ -83,6 +84,7 @@ class ClipDataset(Samples):
         merge: int,
         t_per_step: int,
         prompts: Prompts,
+        see: See = ALL,
         max_length: int = 8192,
         max_frames: int = 60,
         truncate: bool = False,
@@ -95,7 +97,7 @@ class ClipDataset(Samples):
         self.video_root = video_root
         self.tokenizer, self.markup, self.encoder = tokenizer, markup, encoder
         self.variant, self.schedule, self.merge, self.t_per_step = variant, schedule, merge, t_per_step
-        self.prompts = prompts
+        self.prompts, self.see = prompts, see
         self.prompt_ids = {text: prompt_ids(tokenizer, prompts.system, text) for text in prompts.train_questions}
         self.max_length, self.max_frames, self.truncate = max_length, max_frames, truncate
         self.cache, self.frame_cache = EncodedClips(cache_gb), frame_cache
@@ -117,8 +119,11 @@ class ClipDataset(Samples):
         if num_cut := len(grids) - kept:  # patches are in the order of time, and each step's are its own
             grids, pixel_values = grids[:kept], pixel_values[: len(pixel_values) // len(grids) * kept].clone()
             grid_thw = grid_thw - torch.tensor([[num_cut, 0, 0]])
-        tokens = _layout(self.variant, len(prompt), grids, len(answer), self.schedule.for_clip(video_id), *sizes)
-        return Sample(*fill(tokens, self.markup, prompt, answer), tokens, pixel_values, grid_thw, num_cut)
+        patches = tuple(see_video(self.see, pixel_values, grids))
+        how = self.variant, len(prompt), patches, len(answer), self.schedule.for_clip(video_id), *sizes
+        tokens = (_layout if self.see.drops else _shared_layout)(*how)  # what is dropped differs from clip to clip
+        held = patches if self.see.drops else ()
+        return Sample(*fill(tokens, self.markup, prompt, answer), tokens, pixel_values, grid_thw, num_cut, held)
 
     def steps_kept(self, num_text: int, num_steps: int, per_step: int) -> int:
         """How many of a sample's steps are used: all, or with `truncate` as many as fit.
@@ -249,8 +254,11 @@ class EpochOrder(Sampler):
         return ((epoch, index) for index in order)
 
 
-@lru_cache(maxsize=4096)
-def _layout(variant, prompt_len, grids, answer_len, schedule, suffix_len, header_len, t_per_step) -> Layout:
-    """`layout`, remembered: clips of equal length and size share theirs. Its tensors must not be written to."""
+def _layout(variant, prompt_len, patches, answer_len, schedule, suffix_len, header_len, t_per_step) -> Layout:
+    """`layout` with arguments that can be remembered."""
     sizes = {"suffix_len": suffix_len, "header_len": header_len, "t_per_step": t_per_step}
-    return layout(variant, prompt_len, list(grids), answer_len, schedule=schedule, **sizes)
+    return layout(variant, prompt_len, patches, answer_len, schedule=schedule, **sizes)
+
+
+# clips of equal length and size share theirs, whose tensors must not be written to
+_shared_layout = lru_cache(maxsize=4096)(_layout)

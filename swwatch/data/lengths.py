@@ -23,7 +23,8 @@ class Lengths:
     """Token counts of records' samples.
 
     Attributes:
-        tokens: of each record, with the longest question that it may be asked; 0 where it gives no sample.
+        tokens: of each record, with the longest question that it may be asked and nothing dropped by a SEE policy: an
+            upper bound, which is all that packing and ordering need; 0 where it gives no sample.
         skips: those records, with the reason: unreadable, or longer than the limits.
         num_cut: samples whose video loses its end to max_length.
     """

@@ -1,5 +1,6 @@
 """From strings to the token ids of a sample, and back from token ids to its layout."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -11,6 +12,7 @@ from swwatch.errors import UserError
 from swwatch.paths import CONFIGS
 from swwatch.rules.cursor import layout
 from swwatch.rules.layout import Kind, Layout
+from swwatch.rules.patch import Patch
 from swwatch.rules.schedule import Schedule
 
 IGNORED = -100  # label of tokens without a loss
@@ -133,7 +135,7 @@ def fill(tokens: Layout, markup: Markup, prompt: list[int], answer: list[int]) -
 
 def parse(
     ids: torch.Tensor,
-    grids: list[tuple[int, int]],
+    patches: Sequence[Patch],
     markup: Markup,
     variant: str,
     schedule: Schedule,
@@ -143,23 +145,24 @@ def parse(
 
     Args:
         ids: (L,) token ids in the variant's training order, answer included if there is one.
-        grids: merged (rows, columns) of each step.
+        patches: of each step.
     Raises:
-        UserError: the sequence does not have the form that the variant, schedule and grids demand.
+        UserError: the sequence does not have the form that the variant, schedule and patches demand.
     """
     is_video = ids == markup.video
-    num_video, fixed = sum(r * c for r, c in grids), len(markup.suffix) + len(markup.header)
-    prompt_len = int(is_video.int().argmax()) if bool(is_video.any()) else len(ids)
-    answer_len = len(ids) - prompt_len - num_video - fixed
+    num_video = sum(patch.num_arrived - patch.num_dropped for patch in patches)
+    begun = (ids == markup.vision_start).int()  # the first patch may have no token left
+    prompt_len = int(begun.argmax()) + 1 if bool(begun.any()) else 0
+    answer_len = len(ids) - prompt_len - num_video - len(markup.suffix) - len(markup.header)
+    if not prompt_len or bool(is_video[:prompt_len].any()):
+        raise UserError(f"cannot read the sequence as {variant!r}: no <|vision_start|> before the first video token")
     if int(is_video.sum()) != num_video or answer_len < 0:
         raise UserError(
             f"cannot read the sequence as {variant!r}: {int(is_video.sum())} video tokens against {num_video} in the "
             f"grids, {len(ids)} tokens in all. Expected prompt, video, suffix, assistant header, answer."
         )
-    if not prompt_len or int(ids[prompt_len - 1]) != markup.vision_start:
-        raise UserError(f"cannot read the sequence as {variant!r}: no <|vision_start|> before the first video token")
     sizes = {"suffix_len": len(markup.suffix), "header_len": len(markup.header), "t_per_step": t_per_step}
-    tokens = layout(variant, prompt_len, grids, answer_len, schedule=schedule, **sizes)
+    tokens = layout(variant, prompt_len, patches, answer_len, schedule=schedule, **sizes)
     ids = ids.cpu()
     for kind, want in {Kind.SUFFIX: markup.suffix, Kind.HEADER: markup.header}.items():
         found = ids[tokens.where(kind)].tolist()

@@ -16,6 +16,7 @@ from swwatch.data.reading import Reading
 from swwatch.data.video import VideoError
 from swwatch.errors import UserError
 from swwatch.rules.layout import Layout
+from swwatch.rules.patch import Patch
 
 MAX_REPLACEMENTS = 20  # unusable draws in a row: by chance 1e-40 where 1 % of a file is bad
 
@@ -33,6 +34,7 @@ class Sample:
         pixel_values: (patches, D) float32, normalised.
         video_grid_thw: (1, 3) int64, patches before the spatial merge.
         num_cut: seconds that the end of the video lost to max_length.
+        patches: of each step of the video; none where all of its tokens are kept.
     """
 
     input_ids: torch.Tensor
@@ -41,6 +43,7 @@ class Sample:
     pixel_values: torch.Tensor
     video_grid_thw: torch.Tensor
     num_cut: int = 0
+    patches: tuple[Patch, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -108,7 +111,8 @@ class Samples(Dataset, ABC):
         """What counts the tokens of records' samples, many at once.
 
         It takes records and the sizes of their clips, or why there is none, and gives for each its tokens, with the
-        longest question that it may be asked, and whether it loses an end to the limits; or why it gives no sample.
+        longest question that it may be asked and nothing dropped by a SEE policy, and whether it loses an end to the
+        limits; or why it gives no sample.
         """
 
     def __len__(self) -> int:

@@ -172,7 +172,8 @@ def _watch(model: WatchingQwen2_5_VL, looks: list[Look]) -> list[torch.Tensor | 
     aside = getattr(model, "watches_aside", False)
     now = [look for look in looks if not (aside and look.aside)]
     seen = iter(watch_many(model, [look.pixel_values for look in now], [look.grid_thw for look in now]) if now else ())
-    return [model.begin_watching(x.pixel_values, x.grid_thw) if aside and x.aside else next(seen) for x in looks]
+    begin = model.begin_watching
+    return [x.select(begin(x.pixel_values, x.grid_thw) if aside and x.aside else next(seen)) for x in looks]
 
 
 def _step(model: WatchingQwen2_5_VL, feeds: list[Feed]) -> torch.Tensor:

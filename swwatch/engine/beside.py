@@ -20,7 +20,8 @@ class BesideSession(Session):
     """A session of a parallel variant whose watching is done by a `Watcher`, which it may share with others.
 
     Attributes:
-        spent: what the watcher needed for each step so far, the closing step without video included.
+        spent: what the watcher needed for each step so far, the closing step without video included; a step of which
+            nothing is kept needs nothing.
         num_beside: steps that were handed to the watcher while words were spoken.
     """
 
@@ -80,6 +81,8 @@ class BesideSession(Session):
         yield from self._tell_watched(incoming)
 
     def _submit(self, incoming: Incoming | None, rows: Layout, parts: list) -> None:
+        if not len(rows):  # a patch of which nothing is kept
+            return
         self._tickets.append((incoming, self._watcher.submit(self._key, Work(rows, tuple(parts)))))
 
 

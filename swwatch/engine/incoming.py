@@ -8,6 +8,7 @@ from swwatch.engine.requests import Look
 from swwatch.engine.source import Ask, Step
 from swwatch.model.tower import Looked
 from swwatch.rules.layout import Layout
+from swwatch.rules.patch import Patch
 
 
 @dataclass
@@ -20,6 +21,7 @@ class Incoming:
         last: nothing follows.
         asks: questions in effect from this step on.
         rows: (Q,) Layout of what is watched, in order: questions, video, suffix.
+        patch: the video of the step.
         parts: what the rows are, in the same order: token ids, pixels for the vision tower, or what it made of them.
         embeds: (Q, D), once they are known.
         num_in: so many of the rows are in the cache.
@@ -30,6 +32,7 @@ class Incoming:
     last: bool
     asks: list[Ask]
     rows: Layout
+    patch: Patch
     parts: list[tuple[int, ...] | Look | Looked | torch.Tensor]
     embeds: torch.Tensor | None = None
     num_in: int = 0

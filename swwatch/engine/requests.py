@@ -5,7 +5,7 @@ has to tell (see trace.py).
 """
 
 from collections.abc import Generator, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -13,21 +13,30 @@ import torch
 from swwatch.engine.source import Source
 from swwatch.model.cache import StreamCache
 from swwatch.model.modeling import WatchingQwen2_5_VL
+from swwatch.model.tower import Looked
 from swwatch.policies.chooser import Chooser
 from swwatch.rules.layout import Layout
 
 
 @dataclass(frozen=True)
 class Look:
-    """Through the vision tower: pixels (patches, D) with their grid (1, 3) -> embeddings (merged tokens, D).
+    """Through the vision tower: pixels (patches, D) with their grid (1, 3) -> embeddings (kept tokens, D).
 
     Attributes:
+        kept: which of the merged tokens are wanted, rising; None: all.
         aside: it may go on beside what is asked for next, and the answer may be a model.tower.Looked.
     """
 
     pixel_values: torch.Tensor
     grid_thw: torch.Tensor
+    kept: tuple[int, ...] | None = None
     aside: bool = False
+
+    def select(self, seen: torch.Tensor | Looked) -> torch.Tensor | Looked:
+        """What is kept of the tower's answer."""
+        if self.kept is None:
+            return seen
+        return replace(seen, kept=self.kept) if isinstance(seen, Looked) else seen[list(self.kept)]
 
 
 @dataclass(frozen=True)
@@ -84,7 +93,7 @@ def answer_to(model: WatchingQwen2_5_VL, request: Request) -> Any:
     match request:
         case Look():
             look = model.begin_watching if request.aside else model.watch_video
-            return look(request.pixel_values, request.grid_thw)
+            return request.select(look(request.pixel_values, request.grid_thw))
         case Feed():
             return model.step(request.cache, request.rows, request.embeds, request.predicts)
         case Choose():

@@ -34,9 +34,11 @@ from swwatch.model.modeling import WatchingQwen2_5_VL
 from swwatch.model.tower import Looked
 from swwatch.policies.choose import Choosing, Greedy
 from swwatch.policies.chooser import Chooser
+from swwatch.policies.see import Seen
 from swwatch.rules import variants
 from swwatch.rules.cursor import Cursor
 from swwatch.rules.layout import Kind, Layout
+from swwatch.rules.patch import Patch
 from swwatch.rules.schedule import Now, Schedule
 from swwatch.rules.variants import Speaks, Variant
 
@@ -51,6 +53,7 @@ class Session:
         ahead: the step that is being watched while this one's words are spoken.
         pending: said, but not yet fed to the LLM: ids and layout.
         logits: (V,) after the newest row, when that row predicts the next token.
+        seen: what the SEE policy let through: fed + dropped video tokens are those that arrived.
     """
 
     name, while_speaking = "serial", False
@@ -82,6 +85,11 @@ class Session:
         if self.while_speaking:
             check_parallel(self.name, self.variant)
         self.schedule = schedule or model.settings.schedule
+        self.seen = Seen(model.settings.see)
+        if window is not None and model.settings.see.drops:
+            raise UserError(
+                f"see {model.settings.see}: a stream with a window sees all, choose a checkpoint that does"
+            )
         self.clock = clock or SimulatedClock()
         self.cursor = Cursor(self.variant, model.t_per_step)
         self.cache = model.new_cache() if window is None else model.new_cache(endless=True)
@@ -194,22 +202,23 @@ class Session:
         """Lay out the next step (None: the end), behind the questions that were asked since the last one."""
         if step is None and not self.arrivals:
             raise UserError("the stream ended before its first frame: nothing to describe")
-        grid = (0, 0)
+        patch = Patch(0, 0)
         if step is not None:
             grid, *more = merged_grids(step.grid_thw, self.model.config.vision_config.spatial_merge_size)
             if more:
                 raise ValueError(f"watch takes one step at a time, got {1 + len(more)}")
+            patch = self.seen.patch(step.pixel_values, grid)
             self.arrivals.append(step.arrival_s)
         index, last = self.cursor.num_steps, step is None or step.last
         asks, self.asks = self.asks, []
         rows, parts = [self.cursor.ask(len(ask.ids)) for ask in asks], [ask.ids for ask in asks]
-        rows.append(self.cursor.watch(*grid))
-        if step is not None:
-            parts.append(Look(step.pixel_values, step.grid_thw))
+        rows.append(self.cursor.watch(*patch))
+        if patch.num_arrived > patch.num_dropped:
+            parts.append(Look(step.pixel_values, step.grid_thw, patch.kept))
         if last:
             rows.append(self.cursor.suffix(len(self.markup.suffix)))
             parts.append(self.markup.suffix)
-        return Incoming(index, step, last, asks, Layout.cat(rows), parts)
+        return Incoming(index, step, last, asks, Layout.cat(rows), patch, parts)
 
     def _look(self, incoming: Incoming) -> Run:
         """Find the embeddings of a step."""
@@ -217,13 +226,15 @@ class Session:
         for part in incoming.parts:
             seen = (yield part) if isinstance(part, Look) else part.take() if isinstance(part, Looked) else part
             embeds.append(self._embed(seen) if isinstance(seen, tuple) else seen.to(self._dtype))
-        incoming.embeds = torch.cat(embeds)
+        incoming.embeds = torch.cat(embeds) if embeds else self._embed([])  # nothing of a patch may be kept
 
     def _bring_in(self, incoming: Incoming) -> Run:
         """What is left of a step into the cache. In one sequence, what was said before comes first."""
         if incoming.embeds is None:
             yield from self._look(incoming)
         if not incoming.num_left:
+            if not len(incoming.rows):  # else it was told with the last of them
+                yield from self._tell_watched(incoming)
             return
         rows, embeds = incoming.take(incoming.num_left)
         one_sequence = self.variant.speaks is Speaks.ALTERNATING
@@ -243,7 +254,8 @@ class Session:
         """Tell of the steps that are in by now, or wait for them."""
         while self._untold and (wait or self._untold[0][1].passed):
             incoming, moment = self._untold.pop(0)
-            yield Watched(incoming.index, incoming.step.arrival_s, moment.at_s())
+            dropped = incoming.patch.num_dropped
+            yield Watched(incoming.index, incoming.step.arrival_s, moment.at_s(), dropped)
 
     # ---- what goes out ----------------------------------------------------------------------------------------------
 

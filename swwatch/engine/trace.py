@@ -33,11 +33,13 @@ class Watched:
         step: 0-based video step.
         arrival_s: when it had arrived, in seconds of stream time.
         t_s: when its last token was in, on the same clock.
+        num_dropped: tokens of it that were not fed, by the checkpoint's SEE policy.
     """
 
     step: int
     arrival_s: float
     t_s: float
+    num_dropped: int = 0
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import BrokenExecutor, ProcessPoolExecutor
 from copy import deepcopy
-from dataclasses import fields
+from dataclasses import fields, replace
 from functools import partial
 from multiprocessing.connection import wait
 
@@ -139,7 +139,8 @@ def _to_share(part: tuple[int, ...] | Look) -> tuple[int, ...] | Look:
     if not isinstance(part, Look):
         return part
     # a copy: sending moves a tensor's memory into shared memory, where the session's own would stay
-    return Look(part.pixel_values.to("cpu", copy=True), part.grid_thw.to("cpu", copy=True))
+    pixels, grid = (tensor.to("cpu", copy=True) for tensor in (part.pixel_values, part.grid_thw))
+    return replace(part, pixel_values=pixels, grid_thw=grid)
 
 
 def _plain(model):

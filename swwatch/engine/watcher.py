@@ -116,7 +116,7 @@ class Eye:
     @torch.no_grad()
     def _embed(self, part: tuple[int, ...] | Look) -> torch.Tensor:
         if isinstance(part, Look):
-            return self.model.watch_video(part.pixel_values, part.grid_thw)
+            return part.select(self.model.watch_video(part.pixel_values, part.grid_thw))
         return self.model.embed(part)
 
     def forget(self, key: int) -> None:

@@ -9,6 +9,7 @@ import torch
 from swwatch.data.prompt import Markup
 from swwatch.model.cache import StreamCache
 from swwatch.policies.chooser import Chooser
+from swwatch.policies.see import ALL
 from swwatch.policies.speak import WaitK
 from swwatch.rules.layout import Layout
 from swwatch.rules.schedule import Schedule
@@ -70,7 +71,7 @@ class Blank:
         vision = SimpleNamespace(spatial_merge_size=1, tokens_per_second=t_per_step)
         text = SimpleNamespace(vocab_size=vocab_size)
         self.config = SimpleNamespace(vision_config=vision, text_config=text)
-        self.settings = SimpleNamespace(variant=variant, schedule=schedule or WaitK())
+        self.settings = SimpleNamespace(variant=variant, schedule=schedule or WaitK(), see=ALL)
         self.generation_config = SimpleNamespace(eos_token_id=MARKUP.im_end)
         self.markup, self.t_per_step = MARKUP, t_per_step
         self.dtype, self.device = torch.float32, torch.device("cpu")

@@ -17,7 +17,9 @@ from swwatch.config import REQUIRED, setting
 from swwatch.data.budget import BUDGETS
 from swwatch.errors import UserError
 from swwatch.model.checks import check_checkpoint, check_device, check_dtype
+from swwatch.policies.see import SEE, parse_see
 from swwatch.policies.speak import FORMS, parse_schedule
+from swwatch.policies.table import forms
 from swwatch.rules import variants
 
 if TYPE_CHECKING:
@@ -62,7 +64,12 @@ class LoadFlags(DeviceFlags):
     heading: ClassVar[str] = "model"
 
     variant: str | None = setting(None, "needed where the checkpoint does not name one")
-    schedule: str | None = setting(None, f"when words are said: {FORMS} (default: the checkpoint's own)")
+    schedule: str | None = setting(
+        None, f"how many words are said when: {FORMS} (default: the checkpoint's own)", also="speak"
+    )
+    see: str | None = setting(
+        None, f"which tokens of the video are seen: {forms(SEE)}; needed where the checkpoint does not name it"
+    )
     pixel_budget: str | None = setting(None, "declared or release (default: the checkpoint's own, else declared)")
 
     def __post_init__(self):
@@ -71,12 +78,15 @@ class LoadFlags(DeviceFlags):
             variants.get(self.variant)
         if self.schedule is not None:
             parse_schedule(self.schedule)
+        if self.see is not None:
+            parse_see(self.see)
         if self.pixel_budget is not None and self.pixel_budget not in BUDGETS:
             raise UserError(f"no pixel budget {self.pixel_budget!r}: choose one of {', '.join(BUDGETS)}")
 
     def load(self, path: str | Path, **more) -> "Loaded":
         """As above. A schedule other than the checkpoint's own is no mistake but the paper's disturbance test."""
-        loaded = super().load(path, **{"variant": self.variant, "pixel_budget": self.pixel_budget} | more)
+        names = ("variant", "pixel_budget", "see")
+        loaded = super().load(path, **{name: getattr(self, name) for name in names} | more)
         if self.schedule is None:
             return loaded
         return replace(loaded, settings=replace(loaded.settings, schedule=parse_schedule(self.schedule)))

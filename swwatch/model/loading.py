@@ -35,6 +35,7 @@ def load(
     variant: str | None = None,
     schedule=None,
     pixel_budget: str | None = None,
+    see=None,
     device: str | None = None,
     dtype: torch.dtype | str | None = None,
     attention: str | None = None,
@@ -44,7 +45,7 @@ def load(
     """Load a Qwen2.5-VL or Qwen2-VL folder or hub id, or an adapter's folder, which is merged into its base model.
 
     Args:
-        variant, schedule, pixel_budget: needed only where the checkpoint does not know them.
+        variant, schedule, pixel_budget, see: needed only where the checkpoint does not know them.
         device: by default cuda where there is one, else cpu.
         dtype: by default bfloat16 on cuda, float32 on the CPU.
         attention: by default flash_attention_2 on cuda where it is installed and the variant is causal, else sdpa.
@@ -54,9 +55,12 @@ def load(
         UserError: not a checkpoint, no variant known, or a contradiction with what the checkpoint knows.
     """
     path = str(path)
+    asked = {"variant": variant, "schedule": schedule, "pixel_budget": pixel_budget, "see": see}
     if (Path(path) / ADAPTER).exists():
         how = {"device": device, "dtype": dtype, "attention": attention}
-        return _load_adapter(path, base, {"variant": variant, "schedule": schedule, "pixel_budget": pixel_budget}, how)
+        return _load_adapter(
+            path, base, {"variant": variant, "schedule": schedule, "pixel_budget": pixel_budget, "see": see}, how
+        )
     check_checkpoint(path, base)
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     check_device(device)
@@ -66,7 +70,6 @@ def load(
         check_dtype(dtype)
         dtype = getattr(torch, dtype)
     dtype = dtype or (torch.bfloat16 if device.startswith("cuda") else torch.float32)
-    asked = {"variant": variant, "schedule": schedule, "pixel_budget": pixel_budget}
     held = {"quantization_config": quantisation, "device_map": {"": device}} if quantisation else {"device_map": None}
     try:
         kind = PretrainedConfig.get_config_dict(path)[0].get("model_type")

@@ -5,6 +5,7 @@ and its `generate` disagrees with a cached forward, so positions never come from
 Legend: B batch, L sequence, Q new tokens, K keys, D width.
 """
 
+import itertools
 from dataclasses import asdict
 from pathlib import Path
 
@@ -32,8 +33,10 @@ from swwatch.model.ragged import RaggedAttention, RaggedQwen2Attention
 from swwatch.model.settings import Settings
 from swwatch.model.tower import Looked
 from swwatch.model.vision import BatchedQwen2VisionAttention, BatchedVisionAttention, PatchProduct
+from swwatch.policies.see import kept_features, see_video
 from swwatch.rules import variants
 from swwatch.rules.layout import Layout
+from swwatch.rules.patch import Patch
 from swwatch.rules.turn_positions import t_step
 
 
@@ -71,12 +74,12 @@ class Watching:
         self.markup = Markup(**{**saved["markup"], **{k: tuple(saved["markup"][k]) for k in ("suffix", "header")}})
 
     @classmethod
-    def from_pretrained(cls, path, *args, variant=None, schedule=None, pixel_budget=None, **kwargs):
+    def from_pretrained(cls, path, *args, variant=None, schedule=None, pixel_budget=None, see=None, **kwargs):
         """Load a folder or hub id of this family.
 
         Args:
             path: folder or hub id; its tokenizer is read for the special token ids.
-            variant, schedule, pixel_budget: asked for; may be left out where config.json knows them.
+            variant, schedule, pixel_budget, see: asked for; may be left out where config.json knows them.
             args, kwargs: as transformers' own (dtype, attn_implementation, device_map, ...).
         Raises:
             UserError: no variant known, a contradiction with the checkpoint, or an attention backend that cannot
@@ -86,7 +89,7 @@ class Watching:
         config = kwargs.pop("config", None)
         if config is None:
             config = cls.config_type.from_pretrained(path, **hub)
-        asked = {"variant": variant, "schedule": schedule, "pixel_budget": pixel_budget}
+        asked = {"variant": variant, "schedule": schedule, "pixel_budget": pixel_budget, "see": see}
         config = annotate(config, AutoTokenizer.from_pretrained(path, **hub), where=str(path), **asked)
         attention = kwargs.pop("attn_implementation", "sdpa")
         check_attention(config.swwatch["variant"], attention)
@@ -118,26 +121,57 @@ class Watching:
         """Temporal positions per step of one second."""
         return t_step(self.config)
 
-    def layouts(self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None, grids_thw) -> list[Layout]:
+    def patches(self, pixel_values: torch.Tensor | None, grids_thw: torch.Tensor | None) -> list[list[Patch]]:
+        """What the SEE policy leaves of each video, step by step.
+
+        Args:
+            pixel_values: (patches, D) of all videos; may be None where the policy drops nothing.
+            grids_thw: (videos, 3) patches before the merge.
+        """
+        merge, patches, begin = self.config.vision_config.spatial_merge_size, [], 0
+        for grid in () if grids_thw is None else grids_thw:
+            end = begin + int(grid.prod())
+            pixels = None if pixel_values is None else pixel_values[begin:end]
+            patches.append(see_video(self.settings.see, pixels, merged_grids(grid[None], merge)))
+            begin = end
+        return patches
+
+    def layouts(
+        self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None, patches: list[list[Patch]]
+    ) -> list[Layout]:
         """Parse a padded batch (B, L) of one video per sample into its layouts.
 
         Args:
             attention_mask: (B, L), 0 at padding; None: no padding.
-            grids_thw: (B, 3) patches before the merge.
+            patches: of each video; see `patches`.
         Raises:
             UserError: a sequence that the variant cannot have produced.
         """
-        num_videos = 0 if grids_thw is None else len(grids_thw)
-        if num_videos != len(input_ids):
-            raise UserError(f"need one video per sample, got {num_videos} grids for {len(input_ids)} sequences")
+        if len(patches) != len(input_ids):
+            raise UserError(f"need one video per sample, got {len(patches)} grids for {len(input_ids)} sequences")
         if attention_mask is None:
             attention_mask = torch.ones_like(input_ids)
-        merge = self.config.vision_config.spatial_merge_size
         rules = (self.markup, self.settings.variant, self.settings.schedule, self.t_per_step)
         return [
-            parse(ids[real.bool()], merged_grids(grid[None], merge), *rules)
-            for ids, real, grid in zip(input_ids, attention_mask, grids_thw, strict=True)
+            parse(ids[real.bool()], video, *rules)
+            for ids, real, video in zip(input_ids, attention_mask, patches, strict=True)
         ]
+
+    def embed_kept(
+        self, input_ids: torch.Tensor, pixel_values: torch.Tensor, grids_thw: torch.Tensor, kept: torch.Tensor
+    ) -> torch.Tensor:
+        """Embeddings (B, L, D) of sequences which hold a placeholder for the kept video tokens alone.
+
+        Args:
+            kept: (K,) indices into the merged tokens of all videos, in the order of the placeholders.
+        Raises:
+            UserError: another number of placeholders.
+        """
+        embeds, places = self.get_input_embeddings()(input_ids), input_ids == self.markup.video
+        if int(places.sum()) != len(kept):
+            raise UserError(f"{int(places.sum())} video tokens in the sequences against {len(kept)} that are kept")
+        features = torch.cat(self.model.get_video_features(pixel_values, grids_thw).pooler_output)[kept]
+        return embeds.masked_scatter(places[..., None], features.to(embeds))
 
     def forward(
         self,
@@ -146,8 +180,10 @@ class Watching:
         position_ids=None,
         past_key_values=None,
         inputs_embeds=None,
+        pixel_values_videos=None,
         video_grid_thw=None,
         columns=None,
+        kept=None,
         labels=None,
         **kwargs,
     ):
@@ -159,6 +195,8 @@ class Watching:
             columns: (B, 5, L) of data.batch.stack_rows; each backend makes its own mask from them.
             attention_mask: (B, 1, L, K) bool, true where a row may attend, or (B, L) padding mask (0 at padding).
             pixel_values_videos: (patches, D); video_grid_thw: (samples, 3), one video per sample.
+            kept: (K,) int64, which merged tokens of all videos the sequences hold; None: all, or, where positions are
+                left to the variant, those of the SEE policy.
             labels: (B, L); the loss is computed in the way `self.loss_way`, and without logits unless that is "whole".
         Raises:
             UserError: a sequence that cannot be parsed, explicit positions without the mask that belongs to them, or
@@ -171,7 +209,9 @@ class Watching:
             if padding is not None and padding.ndim != 2:
                 raise UserError("a 4-D mask needs its position_ids: pass both, or a (B, L) padding mask alone")
             left = padding is not None and not bool(padding[:, 0].all())
-            layouts = self.layouts(input_ids, padding, video_grid_thw)
+            patches = self.patches(pixel_values_videos, video_grid_thw)
+            kept = kept_features(itertools.chain.from_iterable(patches))
+            layouts = self.layouts(input_ids, padding, patches)
             position_ids, columns = stack_rows([[tokens] for tokens in layouts], input_ids.shape[1], left)
             position_ids, columns = position_ids.to(input_ids.device), columns.to(input_ids.device)
         if columns is not None:
@@ -184,12 +224,17 @@ class Watching:
                 raise UserError(
                     f"{self.settings.variant!r} has a mask of its own: pass it (B, 1, L, K) with position_ids"
                 )
+        if kept is not None:
+            kept = torch.as_tensor(kept, dtype=torch.int64, device=input_ids.device)
+            inputs_embeds = self.embed_kept(input_ids, pixel_values_videos, video_grid_thw, kept)
+            input_ids = pixel_values_videos = None
         inputs = {
             "input_ids": input_ids,
             "attention_mask": self.executable(attention_mask),
             "position_ids": position_ids,
             "past_key_values": past_key_values,
             "inputs_embeds": inputs_embeds,
+            "pixel_values_videos": pixel_values_videos,
             "video_grid_thw": video_grid_thw,
         }
         if labels is None or self.loss_way == "whole":
@@ -302,7 +347,7 @@ FAMILIES = {family.config_type.model_type: family for family in (WatchingQwen2_5
 
 
 def annotate(config: PretrainedConfig, tokenizer, *, where: str = "the checkpoint", **asked) -> PretrainedConfig:
-    """Write the settled variant, schedule, pixel budget and markup ids into a configuration."""
+    """Write the settled variant, policies, pixel budget and markup ids into a configuration."""
     settings = Settings.resolve(getattr(config, "swwatch", None), where=where, **asked)
     markup = Markup.of(tokenizer)
     config.swwatch = settings.as_dict() | {"markup": asdict(markup)}

@@ -1,28 +1,34 @@
-"""What a checkpoint must know about itself: variant, schedule, pixel budget. Kept under "swwatch" in config.json."""
+"""What a checkpoint must know about itself: variant, policies, pixel budget. Kept under "swwatch" in config.json."""
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 from swwatch.data.budget import BUDGETS
 from swwatch.errors import UserError
 from swwatch.model.checks import ADAPTER
+from swwatch.policies.see import ALL, See, parse_see
 from swwatch.policies.speak import Speak, parse_schedule
 from swwatch.rules import variants
 
-DEFAULT_SCHEDULE, DEFAULT_BUDGET = "wait-k:3", "declared"
+DEFAULT_SCHEDULE, DEFAULT_SEE, DEFAULT_BUDGET = "wait-k:3", "all", "declared"
 
 
 @dataclass(frozen=True)
 class Settings:
-    """How a model was, or is to be, trained and used."""
+    """How a model was, or is to be, trained and used.
+
+    Attributes:
+        schedule: of the table SPEAK; see: of the table SEE.
+    """
 
     variant: str
     schedule: Speak
     pixel_budget: str
+    see: See = ALL
 
     def as_dict(self) -> dict[str, str]:
-        return {"variant": self.variant, "schedule": str(self.schedule), "pixel_budget": self.pixel_budget}
+        return {field.name: str(getattr(self, field.name)) for field in fields(self)}
 
     @classmethod
     def resolve(
@@ -32,12 +38,14 @@ class Settings:
         variant: str | None = None,
         schedule: str | Speak | None = None,
         pixel_budget: str | None = None,
+        see: str | See | None = None,
         where: str = "the checkpoint",
     ) -> "Settings":
         """Settle what the caller asked for with what the checkpoint knows.
 
         Args:
-            saved: config.json's "swwatch" entry, None for a checkpoint without one (a plain Qwen2.5-VL).
+            saved: config.json's "swwatch" entry, None for a checkpoint without one (a plain Qwen2.5-VL). What an older
+                one does not name is the default.
             where: the checkpoint's path, for messages.
         Raises:
             UserError: no variant known, an unknown name, or a request that contradicts the checkpoint.
@@ -47,6 +55,7 @@ class Settings:
             "variant": variant,
             "schedule": None if schedule is None else str(parse_schedule(schedule)),
             "pixel_budget": pixel_budget,
+            "see": None if see is None else str(parse_see(see)),
         }
         for key, value in asked.items():
             if value is not None and key in saved and value != saved[key]:
@@ -66,7 +75,10 @@ class Settings:
         budget = settled["pixel_budget"] or own
         if budget not in BUDGETS:
             raise UserError(f"no pixel budget {budget!r}: choose one of {', '.join(BUDGETS)}")
-        return cls(settled["variant"], parse_schedule(settled["schedule"] or DEFAULT_SCHEDULE), budget)
+        see = parse_see(settled["see"] or DEFAULT_SEE)
+        if see.drops and settled["variant"] in variants.TURNS:
+            raise UserError(f"see {see}: {settled['variant']} sees all tokens of its turns, leave see out")
+        return cls(settled["variant"], parse_schedule(settled["schedule"] or DEFAULT_SCHEDULE), budget, see)
 
 
 def base_of(folder: str | Path) -> str:

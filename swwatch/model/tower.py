@@ -21,10 +21,15 @@ Grids = tuple[tuple[int, int, int], ...]
 
 @dataclass(frozen=True)
 class Looked:
-    """Embeddings (merged tokens, D) that may not be there yet."""
+    """Embeddings (merged tokens, D) that may not be there yet.
+
+    Attributes:
+        kept: which of them are wanted; None: all.
+    """
 
     embeds: torch.Tensor
     done: torch.cuda.Event | None = None
+    kept: tuple[int, ...] | None = None
 
     @property
     def ready(self) -> bool:
@@ -37,7 +42,7 @@ class Looked:
             here = torch.cuda.current_stream(self.embeds.device)
             here.wait_event(self.done)
             self.embeds.record_stream(here)  # or their memory could be given away while this stream reads
-        return self.embeds
+        return self.embeds if self.kept is None else self.embeds[list(self.kept)]
 
 
 class Tower:

@@ -53,7 +53,8 @@ def banner(
 def _variant(settings: TrainSettings, loaded: Loaded) -> str:
     name = loaded.settings.variant
     if name not in TURNS:
-        return f"{name}, schedule {loaded.settings.schedule}"
+        see = f", see {loaded.settings.see}" if loaded.settings.see.drops else ""
+        return f"{name}, schedule {loaded.settings.schedule}{see}"
     return f"{name}, positions {settings.positions}, context {settings.context}"
 
 

@@ -15,6 +15,8 @@ from swwatch.errors import UserError
 from swwatch.model.checks import check_checkpoint, saved_settings
 from swwatch.model.settings import Settings
 from swwatch.paths import ROOT
+from swwatch.policies.see import SEE
+from swwatch.policies.table import forms
 from swwatch.rules.variants import TURNS, VARIANTS
 from swwatch.train.parallel import deepspeed_settings
 from swwatch.train.trackers import choose_trackers
@@ -65,7 +67,14 @@ class TrainSettings:
         "where checkpoints and the model go (default: output/qwen2_5vl-<pe|funqa>-<variant> in the repository)",
         free=True,
     )
-    schedule: str | None = setting(None, "wait-k:3 or random:3:seed=0 (default: the checkpoint's own, else wait-k:3)")
+    schedule: str | None = setting(
+        None, "wait-k:3 or random:3:seed=0 (default: the checkpoint's own, else wait-k:3)", also="speak"
+    )
+    see: str | None = setting(
+        None,
+        f"which tokens of the video are seen: {forms(SEE)} (default: the checkpoint's own, else all)",
+        since="0.1",
+    )
     pixel_budget: str | None = setting(None, "declared or release (default: the checkpoint's own, else declared)")
     max_length: int = setting(
         8192, "longest sample in tokens; longer ones are skipped and listed, or see truncate", least=1
@@ -265,9 +274,9 @@ def complete(settings: TrainSettings) -> TrainSettings:
     saved = saved_settings(model_path) if is_here or settings.variant is None else {}  # else loading will tell
     if not (settings.variant or saved):
         raise UserError(f"which variant? Set QWEN2_5_VL_VARIANT or --variant to one of {', '.join(VARIANTS | TURNS)}")
-    asked = {name: getattr(settings, name) for name in ("variant", "schedule", "pixel_budget")}
+    asked = {name: getattr(settings, name) for name in ("variant", "schedule", "see", "pixel_budget")}
     variant = Settings.resolve(saved, **asked, where=model_path).variant
-    for name in ("schedule",) if variant in TURNS else ("more_data", "positions", "context"):
+    for name in ("schedule", "see") if variant in TURNS else ("more_data", "positions", "context"):
         if getattr(settings, name) != getattr(TrainSettings, name):
             others = ", ".join(VARIANTS if variant in TURNS else TURNS)
             raise UserError(f"{name} is for {others}; {variant} has no use for it: leave it out")

@@ -92,7 +92,7 @@ def load_model(settings: TrainSettings, begin: Path | None, engine: Engine) -> L
     Raises:
         UserError: it cannot be loaded, or not in the way an adapter needs.
     """
-    asked = {"variant": settings.variant, "schedule": settings.schedule, "pixel_budget": settings.pixel_budget}
+    asked = {name: getattr(settings, name) for name in ("variant", "schedule", "see", "pixel_budget")}
     how = {"dtype": base_dtype(settings, engine), "attention": settings.attention, "device": engine.device()}
     if settings.adapter == "none":
         return load(begin or settings.model_path, **asked, **how)
@@ -147,6 +147,7 @@ def clips_of(settings: TrainSettings, records: Data, data: Path, loaded: Loaded,
         markup=loaded.markup,
         variant=loaded.settings.variant,
         schedule=loaded.settings.schedule,
+        see=loaded.settings.see,
         t_per_step=loaded.model.t_per_step,
         prompts=load_prompts(),
         max_length=settings.max_length,

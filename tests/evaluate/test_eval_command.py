@@ -17,6 +17,7 @@ from swwatch.evaluate.caption import command
 from swwatch.evaluate.caption.settings import CONFIG, ROOT, EvalSettings
 from swwatch.metrics import captions
 from swwatch.narrate.words import Token
+from swwatch.policies.see import ALL
 from swwatch.toy.world import make_scene, render
 
 SCENES = {f"clip{i}": make_scene(3, i) for i in range(4)}
@@ -54,7 +55,7 @@ class World:
         self.loads.append(options)
         if options["variant"] not in (None, "group"):
             raise UserError("the checkpoint was trained with variant 'group'")
-        settings = SimpleNamespace(variant="group", schedule="wait-k:3", pixel_budget="declared")
+        settings = SimpleNamespace(variant="group", schedule="wait-k:3", pixel_budget="declared", see=ALL)
         return SimpleNamespace(settings=settings, model=SimpleNamespace(dtype=torch.float32, device="cpu"))
 
     def iter_steps(self, path, *, max_frames):

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from swwatch.config import load_settings
+from swwatch.config import load_settings, read_settings
 from swwatch.errors import UserError
 from swwatch.model.checks import saved_settings
 from swwatch.model.flags import LoadFlags, ModelFlags
@@ -22,6 +22,8 @@ class Demo(ModelFlags):
     [
         ("variant", "gruop", "gruop"),
         ("schedule", "wait:3", "wait-k:3"),
+        ("speak", "wait:3", "wait-k:3"),
+        ("see", "most", "Write all"),
         ("pixel_budget", "large", "declared"),
         ("device", "gpu", "cuda:0"),
         ("dtype", "int8", "bfloat16"),
@@ -71,3 +73,15 @@ def test_what_a_checkpoint_says_of_itself_is_read_from_its_folder(tmp_path):
         saved_settings(tmp_path / "damaged")
     with pytest.raises(UserError, match="no checkpoint at"):
         saved_settings(tmp_path / "none")
+
+
+def test_speak_is_another_name_of_schedule_from_every_source(tmp_path):
+    yaml = tmp_path / "demo.yaml"
+    yaml.write_text("speak: wait-k:5\n", encoding="utf-8")
+    assert load_settings(Demo, yaml_path=yaml, flags={"model": "x"}).schedule == "wait-k:5"
+    for flags in ({"speak": "wait-k:2"}, {"schedule": "wait-k:2"}, {"speak": "wait-k:2", "schedule": "wait-k:2"}):
+        assert load_settings(Demo, yaml_path=yaml, flags={"model": "x", **flags}).schedule == "wait-k:2"
+    with pytest.raises(UserError, match="two names of one setting and say wait-k:2 and wait-k:3"):
+        load_settings(Demo, flags={"model": "x", "schedule": "wait-k:2", "speak": "wait-k:3"})
+    settings = read_settings(Demo, ["--model", "x", "--speak", "random"], program="demo", about="A demo.")
+    assert settings.schedule == "random"

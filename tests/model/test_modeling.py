@@ -131,7 +131,7 @@ def test_checkpoint_knows_itself(load_tiny, tmp_path):
     loaded.processor.save_pretrained(tmp_path)
     config = json.loads((tmp_path / "config.json").read_text())
     assert config["swwatch"]["variant"] == "gap"
-    assert config["swwatch"]["schedule"] == "wait-k:3"
+    assert config["swwatch"]["schedule"] == "wait-k:3" and config["swwatch"]["see"] == "all"
     assert config["swwatch"]["pixel_budget"] == "declared"
     assert config["architectures"] == ["Qwen2_5_VLForConditionalGeneration"]
     again = load(tmp_path, device="cpu")

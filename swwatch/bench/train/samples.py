@@ -36,6 +36,7 @@ def clip_samples(data: Path, loaded: Loaded, count: int, seed: int) -> list[Samp
         encoder=FrameEncoder(loaded.processor.video_processor, BUDGETS[loaded.settings.pixel_budget]),
         variant=loaded.settings.variant,
         schedule=loaded.settings.schedule,
+        see=loaded.settings.see,
         merge=loaded.model.config.vision_config.spatial_merge_size,
         t_per_step=loaded.model.t_per_step,
         prompts=load_prompts(),

@@ -53,6 +53,7 @@ def evaluate(settings: EvalSettings, ranks: Alone, *, restart: bool = False) -> 
         settings.model,
         variant=settings.variant,
         pixel_budget=settings.pixel_budget,
+        see=settings.see,
         device=device_of(settings.device, ranks),
         dtype=settings.dtype,
         attention=settings.attention,
@@ -179,7 +180,7 @@ def learned_metrics(settings: EvalSettings) -> list[Metric]:
 def describe_run(settings: EvalSettings, loaded: Loaded, prompts: Prompts) -> dict:
     """What the results depend on (`settings`: results are only continued under equal ones) and, for the reader, where
     things lay (`about`). --max-count is in neither: a run may be extended."""
-    data = settings.data_path
+    data, see = settings.data_path, loaded.settings.see
     return {
         "settings": {
             "variant": loaded.settings.variant,
@@ -194,7 +195,8 @@ def describe_run(settings: EvalSettings, loaded: Loaded, prompts: Prompts) -> di
             "max_frames": settings.max_frames,
             "max_new_tokens": settings.max_new_tokens,
             "repetition_penalty": settings.repetition_penalty,
-        },
+        }
+        | ({"see": str(see)} if see.drops else {}),  # a run of before knows nothing of it
         "about": {
             "model": settings.model,
             "data": str(data),

@@ -10,7 +10,9 @@ from swwatch.config import add_flags, load_settings, setting
 from swwatch.data.tasks import TASKS
 from swwatch.errors import UserError
 from swwatch.paths import CONFIGS, ROOT
+from swwatch.policies.see import SEE
 from swwatch.policies.speak import FORMS
+from swwatch.policies.table import forms
 from swwatch.rules import variants
 
 CONFIG = CONFIGS / "eval.yaml"
@@ -53,7 +55,10 @@ class EvalSettings:
     )
     max_count: int = setting(400, "evaluate the first so many clips of the file")
     schedule: str | None = setting(
-        None, f"{FORMS}: speak by another schedule than the checkpoint's own (the disturbance test)"
+        None, f"{FORMS}: speak by another schedule than the checkpoint's own (the disturbance test)", also="speak"
+    )
+    see: str | None = setting(
+        None, f"which tokens of the video are seen: {forms(SEE)}, if the checkpoint does not name it"
     )
     pixel_budget: str | None = setting(None, "declared or release, if the checkpoint does not name its own")
     max_frames: int = setting(60, "longest video that is accepted, in frames at 2 fps")

@@ -1,0 +1,336 @@
+"""The seam for ideas, on worked examples outside the tables: what is trained is what is streamed, whatever the policy.
+
+A SEE policy that drops every second token, one that drops by content and now and then a whole patch, and a SPEAK
+policy that speaks at every third step. Samples come from real clips through dataset and collator, streams from the
+same clips.
+"""
+
+import json
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import ClassVar
+from unittest import mock
+
+import pytest
+import torch
+
+from swwatch.data.collator import Collator
+from swwatch.data.packing import Pack
+from swwatch.data.prompt import IGNORED, load_prompts
+from swwatch.engine.batch import Batch, Ended
+from swwatch.engine.beside import StreamsSession, TwoDeviceSession
+from swwatch.engine.fused import FusedSession
+from swwatch.engine.requests import drive
+from swwatch.engine.session import Session
+from swwatch.engine.trace import Spoken, Watched
+from swwatch.engine.two_device import Copy, ProcessWatcher
+from swwatch.engine.watcher import ThreadWatcher
+from swwatch.errors import UserError
+from swwatch.model.loading import load
+from swwatch.model.settings import Settings
+from swwatch.policies.choose import Greedy
+from swwatch.policies.see import ALL, SEE, See, Seen
+from swwatch.policies.speak import SPEAK, Speak, WaitK
+from swwatch.rules.layout import Kind
+from swwatch.rules.schedule import Now
+from swwatch.rules.variants import VARIANTS, Speaks
+from swwatch.rules.visibility import WATCHED
+from swwatch.train.command import main as train
+from tests.helpers.small_clips import clip_dataset, write_video
+from tests.helpers.streams import Paced, Stream, ToldSession, fed_positions, plain, spoken_by
+from tests.helpers.watcher_work import hesitant_copy
+
+PARALLEL = [name for name, variant in VARIANTS.items() if variant.speaks is Speaks.PARALLEL]
+SECONDS = (7, 4, 3)
+CHOOSE = Greedy(1.0, 40)
+
+
+@dataclass(frozen=True)
+class EverySecond(See):
+    """Every second token, the even ones and the odd ones by turns."""
+
+    name: ClassVar[str] = "every_second"
+
+    def begin(self):
+        return TakingTurns()
+
+
+class TakingTurns:
+    count = 0
+
+    def keep(self, pixels, rows, columns):
+        first, self.count = self.count % 2, self.count + 1
+        return range(first, rows * columns, 2)
+
+
+@dataclass(frozen=True)
+class Bright(See):
+    """Tokens brighter than the mean of their patch, and nothing of the first and of every third patch after it."""
+
+    name: ClassVar[str] = "bright"
+
+    def begin(self):
+        return CountingPatches()
+
+
+class CountingPatches:
+    count = 0
+
+    def keep(self, pixels, rows, columns):
+        self.count += 1
+        light = pixels.mean(1)
+        return [] if self.count % 3 == 1 else (light > light.mean()).nonzero()[:, 0].tolist()
+
+
+@dataclass(frozen=True)
+class EveryThird(Speak):
+    """All that was due at every third step."""
+
+    name: ClassVar[str] = "every_third"
+
+    def budget(self, now: Now) -> int:
+        assert now.at_s == now.step + 0.5, "the clock of a stream whose steps come in time"
+        return 3 * self.k if now.step % 3 == 2 else 0
+
+
+SEES = [EverySecond(), Bright()]
+SPEAKS = [WaitK(2), EveryThird(2)]
+
+
+@pytest.fixture(scope="module")
+def clips(made_once):
+    """An annotation file of clips whose merged grid is 2 x 4."""
+
+    def make(folder):
+        lines = []
+        for number, seconds in enumerate(SECONDS):
+            write_video(folder / f"{number}.mp4", seconds, seed=number, size=(56, 112))
+            caption = "a red circle moves, " * 2 * seconds
+            lines.append({"video_id": number, "human_caption": caption, "video_path": f"{number}.mp4"})
+            lines[-1]["video_duration_in_s"] = float(seconds)
+        (folder / "clips.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+
+    return made_once("seam-clips", make) / "clips.jsonl"
+
+
+@pytest.fixture
+def world(load_tiny, clips):
+    """world(variant, see, speak) -> the model under these policies, and the samples of all clips."""
+    undo = []
+
+    def build(variant, see, speak):
+        loaded = load_tiny(variant)
+        patch = mock.patch.object(loaded.model, "settings", replace(loaded.settings, see=see, schedule=speak))
+        patch.start()
+        undo.append(patch)
+        dataset = clip_dataset(loaded, clips, variant, speak, see=see, prompts=load_prompts())
+        return loaded.model, [dataset[0, i].sample for i in range(len(SECONDS))]
+
+    yield build
+    for patch in undo:
+        patch.stop()
+
+
+def stream_of(sample) -> Stream:
+    """The clip of a sample as it would come in, with all its pixels."""
+    steps, rows, columns = sample.video_grid_thw[0].tolist()
+    prompt = sample.input_ids[sample.tokens.where(Kind.PROMPT)].tolist()
+    answer = sample.input_ids[sample.tokens.where(Kind.ANSWER)].tolist()
+    pixels = list(sample.pixel_values.split(rows * columns))
+    return Stream(prompt, pixels, [torch.tensor([[1, rows, columns]])] * steps, answer)
+
+
+def told(model, stream: Stream) -> ToldSession:
+    """A session that says the answer of a stream."""
+    return ToldSession(model, stream.prompt, choose=Greedy(max_new_tokens=len(stream.answer))).tell(stream.answer)
+
+
+def trained(model, sample) -> torch.Tensor:
+    """Logits that predict the answer, from one forward of the collated sample."""
+    with torch.no_grad():
+        logits = model(**Collator(0).batch([sample])).logits[0]
+    return logits[:-1][sample.labels[1:] != IGNORED]
+
+
+@pytest.mark.parametrize("speak", SPEAKS, ids=str)
+@pytest.mark.parametrize("see", SEES, ids=str)
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_p1_and_p4_what_is_streamed_is_what_was_trained_and_every_token_is_fed_or_counted(world, variant, see, speak):
+    model, samples = world(variant, see, speak)
+    for sample in samples:
+        stream, arrived = stream_of(sample), 8 * int(sample.video_grid_thw[0, 0])
+        assert sum(patch.num_arrived for patch in sample.patches) == arrived
+        held = int((sample.input_ids == model.markup.video).sum())
+        assert 0 < held == arrived - sum(patch.num_dropped for patch in sample.patches) < arrived
+        session = ToldSession(model, stream.prompt, choose=Greedy(max_new_tokens=len(stream.answer))).tell(
+            stream.answer
+        )
+        events = list(drive(model, session.run(Paced(stream))))
+        torch.testing.assert_close(torch.stack(session.seen_logits), trained(model, sample), atol=1e-4, rtol=0)
+        watched = [event for event in events if isinstance(event, Watched)]
+        assert [event.num_dropped for event in watched] == [patch.num_dropped for patch in sample.patches]
+        assert session.seen.num_arrived == arrived == held + session.seen.num_dropped
+        fed = session.cache.tokens[WATCHED]
+        assert int(fed.where(Kind.VIDEO).sum()) == held and session.cache.num_fed == len(sample.tokens) - 1
+        spoken = [event.step for event in events if isinstance(event, Spoken)]
+        offline = VARIANTS[variant].speaks is Speaks.OFFLINE
+        assert offline or spoken == sample.tokens.step[sample.tokens.where(Kind.ANSWER)].tolist()
+
+
+@pytest.mark.parametrize("see", SEES, ids=str)
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_p9_loss_and_gradients_of_packed_and_padded_samples_are_those_of_the_samples_alone(world, variant, see):
+    model, samples = world(variant, see, EveryThird(2))
+    collate, total = Collator(0), sum(int((s.labels != IGNORED).sum()) for s in samples)
+
+    def run(batches):
+        model.zero_grad()
+        losses = [model(**batch, num_items_in_batch=total).loss for batch in batches]
+        sum(losses).backward()
+        gradients = [p.grad.clone() for p in model.parameters() if p.grad is not None]
+        model.zero_grad()
+        return sum(losses).item(), gradients
+
+    alone, theirs = run([collate.batch([sample]) for sample in samples])
+    packed = collate([Pack(tuple(samples[:2])), Pack(tuple(samples[2:]))])
+    inputs = {name: value for name, value in packed.items() if name not in ("skips", "counts")}
+    for batch in (inputs, collate.batch(samples)):
+        loss, ours = run([batch])
+        assert loss == pytest.approx(alone, abs=1e-5) and len(ours) == len(theirs) > 50
+        for one, other in zip(ours, theirs, strict=True):
+            # tol = float32 rounding of sums over some hundred tokens, relative to the largest gradient of the tensor
+            torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-4 * max(1e-3, float(other.abs().max())))
+
+
+@pytest.mark.parametrize("see", SEES, ids=str)
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_the_model_derives_what_the_collator_gives(world, variant, see):
+    model, samples = world(variant, see, EveryThird(2))
+    batch = Collator(0).batch(samples)
+    padding = torch.zeros_like(batch["input_ids"])
+    for row, sample in zip(padding, samples, strict=True):
+        row[: len(sample.tokens)] = 1
+    left = {name: value for name, value in batch.items() if name not in ("position_ids", "columns", "kept")}
+    assert model(**batch).loss.item() == model(**left, attention_mask=padding).loss.item()
+    short = batch | {"kept": batch["kept"][1:]}
+    with pytest.raises(UserError, match="video tokens in the sequences against"):
+        model(**short)
+
+
+@pytest.mark.parametrize("speak", SPEAKS, ids=str)
+@pytest.mark.parametrize("see", SEES, ids=str)
+@pytest.mark.parametrize("variant", PARALLEL)
+def test_p2_engines_agree(world, variant, see, speak):
+    model, samples = world(variant, see, speak)
+    stream = stream_of(samples[0])
+    serial = Session(model, stream.prompt, choose=CHOOSE)
+    theirs = spoken_by(model, serial, Paced(stream))
+    with ThreadWatcher(model) as watcher:
+        for gaps in ([0] * 7, [0, 1, 3, 0, 9, 2, 1], [9] * 7):
+            fused = FusedSession(model, stream.prompt, choose=CHOOSE)
+            beside = StreamsSession(model, stream.prompt, choose=CHOOSE, watcher=watcher)
+            for session in (fused, beside):
+                assert spoken_by(model, session, Paced(stream, gaps)) == theirs
+                assert fed_positions(session) == fed_positions(serial)
+                assert session.seen.num_dropped == serial.seen.num_dropped
+
+
+def test_p2_a_watcher_in_another_process_agrees(world):
+    model, samples = world("overlap", Bright(), WaitK(2))
+    stream = stream_of(samples[0])
+    theirs = spoken_by(model, Session(model, stream.prompt, choose=CHOOSE), Paced(stream))
+    with ProcessWatcher(partial(hesitant_copy, Copy(model), 0.0)) as watcher:
+        beside = TwoDeviceSession(model, stream.prompt, choose=CHOOSE, watcher=watcher)
+        assert spoken_by(model, beside, Paced(stream, [0, 1, 3, 0, 9, 2, 1])) == theirs
+
+
+@pytest.mark.parametrize("see", SEES, ids=str)
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_p9_sessions_together_say_what_each_says_alone(world, variant, see):
+    model, samples = world(variant, see, EveryThird(2))
+    streams = [stream_of(sample) for sample in samples]
+    kinds = [FusedSession if VARIANTS[variant].speaks is Speaks.PARALLEL else Session, Session, Session]
+    alone = [spoken_by(model, Session(model, s.prompt, choose=CHOOSE), Paced(s)) for s in streams]
+    batch, said = Batch(model), {number: [] for number in range(len(streams))}
+    for number, (kind, stream) in enumerate(zip(kinds, streams, strict=True)):
+        batch.add(number, kind(model, stream.prompt, choose=CHOOSE).run(Paced(stream, [0, 2, 1] * 3)))
+    while len(batch):
+        for number, event in batch.advance():
+            assert not isinstance(event, Ended) or event.error is None
+            said[number].append(event)
+    assert [plain(events) for events in said.values()] == alone
+
+
+@pytest.mark.parametrize("see", SEES, ids=str)
+@pytest.mark.parametrize("variant", [name for name, v in VARIANTS.items() if v.speaks is not Speaks.OFFLINE])
+def test_p3_no_peeking(world, variant, see):
+    """Later frames change nothing earlier: not what is kept, not a logit, not a token."""
+    model, samples = world(variant, see, EveryThird(2))
+    stream, runs = stream_of(samples[0]), []
+    for change in (False, True):
+        if change:
+            stream.pixels[4:] = [torch.randn_like(pixels) for pixels in stream.pixels[4:]]
+        session = ToldSession(model, stream.prompt, choose=Greedy(max_new_tokens=len(stream.answer))).tell(
+            stream.answer
+        )
+        events = list(drive(model, session.run(Paced(stream))))
+        dropped = [event.num_dropped for event in events if isinstance(event, Watched)]
+        early = sum(isinstance(event, Spoken) and event.step < 4 for event in events)
+        kept = session.cache.tokens[WATCHED]
+        runs.append((early, dropped[:4], kept.position_ids[:, kept.step < 4], torch.stack(session.seen_logits)))
+    (early, *before, ours), (_, *after, theirs) = runs
+    assert early == 6 and before[0] == after[0] and torch.equal(before[1], after[1])
+    assert torch.equal(ours[:early], theirs[:early]) and not torch.equal(ours, theirs)
+
+
+@dataclass(frozen=True)
+class ByFeatures(EverySecond):
+    name: ClassVar[str] = "by_features"
+    needs: ClassVar[str] = "features"
+
+
+@dataclass(frozen=True)
+class Backwards(EverySecond):
+    name: ClassVar[str] = "backwards"
+
+    def begin(self):
+        return self
+
+    def keep(self, pixels, rows, columns):
+        return [1, 0]
+
+
+def test_what_cannot_be_done_is_refused():
+    with pytest.raises(UserError, match="by_features: it decides by features .* take a policy that decides by pixels"):
+        Seen(ByFeatures())
+    with pytest.raises(ValueError, match="rising order"):
+        Seen(Backwards()).patch(torch.zeros(8, 3), (1, 2))
+
+
+@pytest.fixture
+def in_the_tables(monkeypatch):
+    monkeypatch.setitem(SEE, EverySecond.name, EverySecond)
+    monkeypatch.setitem(SPEAK, EveryThird.name, EveryThird)
+
+
+def test_a_policy_in_its_table_is_trained_saved_and_not_contradicted(in_the_tables, tiny_checkpoint, clips, tmp_path):
+    argv = ["--variant", "group", "--model-path", str(tiny_checkpoint), "--train-data", str(clips), "--max-steps", "2"]
+    argv += ["--output-dir", str(tmp_path / "out"), "--batch-size", "1", "--accumulation", "1", "--num-workers", "0"]
+    assert train(argv + ["--see", "every_second", "--speak", "every_third:2"]) == 0
+    settings = load(tmp_path / "out", device="cpu").settings
+    assert settings.see == EverySecond() and settings.schedule == EveryThird(2)
+    saved = json.loads((tmp_path / "out" / "config.json").read_text())["swwatch"]
+    assert saved["see"] == "every_second" and saved["schedule"] == "every_third:2"
+    for wrong in ({"see": "all"}, {"schedule": "wait-k:2"}):
+        with pytest.raises(UserError, match="was trained with"):
+            Settings.resolve(saved, **wrong)
+    assert Settings.resolve(saved, see="every_second", schedule="every_third:2") == settings
+
+
+def test_an_older_checkpoint_sees_all_and_chat_turns_always_do(in_the_tables):
+    old = {"variant": "group", "schedule": "wait-k:3", "pixel_budget": "declared"}
+    assert Settings.resolve(old).see == ALL and Settings.resolve(old, see="every_second").see == EverySecond()
+    with pytest.raises(UserError, match="livecc sees all tokens of its turns, leave see out"):
+        Settings.resolve({"variant": "livecc"}, see="every_second")
+    with pytest.raises(UserError, match="Write all or every_second"):
+        Settings.resolve(old, see="most")
