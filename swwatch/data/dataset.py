@@ -16,7 +16,7 @@ from swwatch.data.pixels import FrameEncoder, merged_grids
 from swwatch.data.prompt import Markup, Prompts, answer_ids, fill, prompt_ids, question_of
 from swwatch.data.samples import MAX_REPLACEMENTS, Draw, Sample, Samples, Size, Skip
 from swwatch.data.token_counts import TokenCounter
-from swwatch.data.video import FRAMES_PER_STEP, measure, read_clip
+from swwatch.data.video import FRAMES_PER_STEP, iter_steps, measure
 from swwatch.errors import UserError
 from swwatch.policies.see import ALL, See, see_video
 from swwatch.policies.speak import Speak
@@ -167,8 +167,7 @@ class ClipDataset(Samples):
         return clip
 
     def _frames(self, path: Path) -> torch.Tensor:
-        frames = read_clip(path, max_frames=self.max_frames).frames
-        return self.encoder.resize(frames, len(frames))
+        return self.encoder.resize_steps(iter_steps(path, max_frames=self.max_frames))
 
 
 class _Counter:

@@ -28,14 +28,14 @@ import numpy as np
 import torch
 
 from swwatch.data import budget, pixels, video
-from swwatch.data.video import WHOLE, Span
+from swwatch.data.video import READERS, WHOLE, Span
 from swwatch.errors import UserError
 from swwatch.paths import make_folder
 
 PARTS = 16  # by the first hexadecimal digit of an entry's name
 SUFFIX = ".frames"
 HEADER_BYTES = 1 << 16  # at most
-LIBRARIES = ("decord", "torch", "torchvision", "qwen-vl-utils")
+LIBRARIES = ("av", "decord", "torch", "torchvision", "qwen-vl-utils")
 
 
 class FrameCache:
@@ -139,10 +139,12 @@ class FrameCache:
         return True
 
 
-def how_made(encoder: pixels.FrameEncoder, max_frames: int) -> dict:
+def how_made(encoder: pixels.FrameEncoder, max_frames: int, reader: str = READERS[0]) -> dict:
     """What the resized frames of a video depend on, apart from the video: sampling, pixel budget, code, libraries."""
-    code = b"".join(Path(module.__file__).read_bytes() for module in (video, budget, pixels))
+    files = [Path(budget.__file__), Path(pixels.__file__), *sorted(Path(video.__file__).parent.glob("*.py"))]
+    code = b"".join(file.read_bytes() for file in files)
     return {
+        "reader": reader,
         "max_frames": max_frames,
         "budget": asdict(encoder.budget),
         "factor": encoder.factor,

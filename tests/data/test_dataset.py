@@ -139,7 +139,7 @@ def test_a_line_that_is_no_record_is_a_skip_with_its_number(make, folder, tmp_pa
 
 
 def test_an_unforeseen_error_in_a_worker_names_the_clip(make, monkeypatch):
-    monkeypatch.setattr("swwatch.data.dataset.read_clip", lambda path, **k: 1 / 0)
+    monkeypatch.setattr("swwatch.data.dataset.iter_steps", lambda path, **k: 1 / 0)
     loader = torch.utils.data.DataLoader(make(), batch_size=None, sampler=[(0, 4)], num_workers=1)
     with pytest.raises(ZeroDivisionError, match="video_id 4, videos/4.mp4"):
         list(loader)
@@ -173,7 +173,7 @@ def test_records_of_one_video_share_its_frames(make, folder, monkeypatch):
     dataset = make(cache_gb=1)
     dataset.records = [record | {"video_path": "videos/1.mp4"} for record in dataset.records]
     dataset[0, 0]
-    monkeypatch.setattr("swwatch.data.dataset.read_clip", lambda *a, **k: pytest.fail("decoded again"))
+    monkeypatch.setattr("swwatch.data.dataset.iter_steps", lambda *a, **k: pytest.fail("decoded again"))
     dataset[0, 1]
 
 
@@ -196,7 +196,7 @@ def test_the_cache_is_bounded_and_spares_decoding(make, monkeypatch):
     for i in range(6):
         small[0, i]
     assert small.cache.num_bytes <= size + 1 and 1 <= len(small.cache.clips) < 6
-    monkeypatch.setattr("swwatch.data.dataset.read_clip", lambda *a, **k: pytest.fail("decoded again"))
+    monkeypatch.setattr("swwatch.data.dataset.iter_steps", lambda *a, **k: pytest.fail("decoded again"))
     assert same(dataset[1, 0], dataset[1, 0])
 
 

@@ -208,7 +208,7 @@ def test_a_sample_from_the_cache_is_the_decoded_one_bit_for_bit(make, tmp_path, 
     cache = FrameCache(tmp_path / "c", 1, how_made(plain.encoder, 60))
     first = make(data, frame_cache=cache)
     missed = [first[0, i].sample for i in range(3)]
-    monkeypatch.setattr("swwatch.data.dataset.read_clip", lambda *a, **k: never())
+    monkeypatch.setattr("swwatch.data.dataset.iter_steps", lambda *a, **k: never())
     hit = [make(data, frame_cache=cache)[0, i].sample for i in range(3)]
     monkeypatch.undo()
     for ours, theirs, decoded in zip(hit, missed, (plain[0, i].sample for i in range(3)), strict=True):

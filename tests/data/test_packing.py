@@ -113,7 +113,7 @@ def test_lengths_are_those_of_the_samples_with_the_longest_question(make, tmp_pa
 def test_a_sample_over_the_limit_is_listed_before_anything_is_decoded(make, tmp_path, monkeypatch):
     all_lengths = sample_lengths(make(), tmp_path / "a.jsonl", threads=1).tokens
     limit = sorted(all_lengths)[4]
-    monkeypatch.setattr("swwatch.data.dataset.read_clip", lambda *a, **k: pytest.fail("decoded"))
+    monkeypatch.setattr("swwatch.data.dataset.iter_steps", lambda *a, **k: pytest.fail("decoded"))
     found = sample_lengths(make(max_length=limit), tmp_path / "a.jsonl", threads=1)
     assert found.tokens == [n if n <= limit else 0 for n in all_lengths]
     assert sum(f"more than max_length {limit}" in s.reason for s in found.skips) == sum(n > limit for n in all_lengths)

@@ -65,7 +65,7 @@ def test_a_run_continues_to_the_bit_with_workers_ahead_of_it(flags, tmp_path):
 
 
 def test_a_clip_that_kills_its_worker_is_named(flags, tmp_path, monkeypatch):
-    real = dataset.read_clip
+    real = dataset.iter_steps
 
     def crash(path, **options):
         if path.name == "5.mp4":
@@ -73,7 +73,7 @@ def test_a_clip_that_kills_its_worker_is_named(flags, tmp_path, monkeypatch):
             os.kill(os.getpid(), signal.SIGABRT)
         return real(path, **options)
 
-    monkeypatch.setattr(dataset, "read_clip", crash)
+    monkeypatch.setattr(dataset, "iter_steps", crash)
     told = r"a loader worker crashed while it read video_id 5, videos/5.mp4 \(Aborted"
     with pytest.raises(UserError, match=told):
         main(flags(num_workers=2))
@@ -97,7 +97,7 @@ def test_why_a_worker_died_is_told(code, told):
 
 
 def test_an_unforeseen_error_in_a_worker_ends_the_run_and_names_the_clip(flags, monkeypatch):
-    monkeypatch.setattr(dataset, "read_clip", lambda path, **options: 1 / 0)
+    monkeypatch.setattr(dataset, "iter_steps", lambda path, **options: 1 / 0)
     with pytest.raises(ZeroDivisionError, match="while reading video_id"):
         main(flags(num_workers=1))
 

@@ -10,15 +10,14 @@ from urllib.parse import urlsplit
 
 import av.device
 
+from swwatch.data.video.source import FORMATS
 from swwatch.errors import UserError
 
 SCHEMES = {"http": 80, "https": 443, "rtsp": 554, "rtsps": 322}  # and their ports
 CAMERA = "camera:"
-# What FFmpeg may open behind an address, and what it may take the content for. A playlist names other addresses, so
-# it is read only where any address may be opened; scripts (concat) and pictures never are.
+# What FFmpeg may open behind an address. A playlist names other addresses, so it is read only where any may be opened.
 WEB_PROTOCOLS = "http,https,tcp,tls,httpproxy,crypto"
 RTSP_PROTOCOLS = "rtp,tcp,tls,udp"
-FORMATS = "mov,matroska,webm,avi,mpegts,mpeg,flv,ogg,asf,ivf,h264,hevc,mpegvideo,mjpeg,mpjpeg"
 PLAYLISTS = "hls,dash"
 MAX_LENGTH = 2048  # of an address
 CAMERA_FORMATS = {"linux": "v4l2", "darwin": "avfoundation", "win32": "dshow"}

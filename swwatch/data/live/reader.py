@@ -8,15 +8,14 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import av
-import numpy as np
 
 from swwatch.data.live.addresses import Location, check_url
+from swwatch.data.video.source import most_pixels, readable, shown_stream, too_large, why_not
 from swwatch.errors import UserError
 
 CAPACITY = 4  # frames that wait for the consumer
 STEADY_S = 30.0  # a connection that gave frames for so long gives the next one all its attempts again
 LONGEST_WAIT_S = 8.0  # between two attempts
-PADDING = 2**21  # pixels that a decoder may add to those of a frame, whose sides it rounds up
 PROMISED_S = 1.0  # a recording may end so much before the length that it states
 PARTED = ("hls", "dash")  # playlists: their parts may each begin at time 0, so times do not tell how much is left
 TIMELESS = ("mjpeg", "mpjpeg")  # pictures without times, as network cameras send them: the clock decides
@@ -100,7 +99,7 @@ class Reader:
         backoff_s: float,
         on_reconnect: Callable[[Reconnect], None] | None,
         allow_private: bool,
-        max_pixels: int | None = None,
+        max_pixels: int,
     ):
         """Args: `timeouts_s` to open and to read; `attempts` to open it again."""
         self.location, self.buffer = location, Buffer()
@@ -155,30 +154,32 @@ class Reader:
     def _play(self) -> None:
         """From opening to the end. Raises Broken for what another attempt might mend."""
         where, asked_s = self.location, time.monotonic()
-        try:
-            container = av.open(
-                where.address, format=where.format, options=dict(where.options), timeout=self.timeouts_s
-            )
-        except av.FFmpegError as error:
-            raise Broken(_why(error, where, self.timeouts_s[0], asked_s)) from error
+        options = where.options | most_pixels(self.max_pixels)
+        with readable(where.address) as address:
+            try:
+                container = av.open(
+                    address, format=where.format, options=options, timeout=self.timeouts_s, metadata_errors="replace"
+                )
+            except av.FFmpegError as error:
+                raise Broken(_why(error, where, self.timeouts_s[0], asked_s)) from error
+            self._read(container)
+
+    def _read(self, container) -> None:
+        """To the end of an opened source."""
+        where = self.location
         with container:
-            stream = next((one for one in container.streams.video if not _is_cover(one)), None)
-            if stream is None:
-                raise UserError(f"{where.shown} has no video that can be decoded")
-            self._check_pixels(stream.codec_context)
-            if self.max_pixels is not None:  # what the source tells may be a lie; decoders count pixels of padding too
-                stream.codec_context.options = {"max_pixels": str(2 * self.max_pixels + PADDING)}
+            stream = shown_stream(container)
+            self._check(why_not(stream, self.max_pixels))
+            stream.codec_context.options = most_pixels(self.max_pixels)  # what the source tells may be a lie
             if self.is_live is None:
                 self.is_live = _is_live(where.kind, container)
             if self.is_live:
                 self._zero_s = None  # another connection, another clock
             self._decode(container, stream)
 
-    def _check_pixels(self, frame) -> None:
-        """Of a frame, or of a decoder that was told how large its frames will be."""
-        if self.max_pixels is not None and frame.width * frame.height > self.max_pixels:
-            size = f"{frame.width}x{frame.height}"
-            raise UserError(f"{self.location.shown}: frames of {size} are over the limit of {self.max_pixels} pixels")
+    def _check(self, reason: str | None) -> None:
+        if reason is not None:
+            raise UserError(f"{self.location.shown}: {reason}")
 
     def _decode(self, container, stream) -> None:
         start_s = (container.start_time or 0) / av.time_base
@@ -253,7 +254,7 @@ class Reader:
             raise Broken("one of its frames cannot be decoded: the file is damaged or cut short") from error
 
     def _deliver(self, frame: av.VideoFrame, timeless: bool) -> None:
-        self._check_pixels(frame)
+        self._check(too_large(frame, self.max_pixels))
         now_s = time.monotonic()
         is_timed = frame.pts is not None and not timeless
         if not is_timed and not self.is_live:
@@ -277,17 +278,6 @@ class Reader:
         self.buffer.put(timestamp_s, frame, self.is_live)
         if now_s - self._began_s > STEADY_S:
             self._failed = 0
-
-
-def picture_of(frame: av.VideoFrame) -> np.ndarray:
-    """(H, W, 3) uint8, RGB, turned the way that the source says it is to be seen."""
-    picture = frame.to_ndarray(format="rgb24")
-    return np.ascontiguousarray(np.rot90(picture, frame.rotation // 90)) if frame.rotation % 360 else picture
-
-
-def _is_cover(stream) -> bool:
-    """A still picture in a file of sound."""
-    return bool(stream.disposition & av.stream.Disposition.attached_pic)
 
 
 def _is_live(kind: str, container) -> bool:

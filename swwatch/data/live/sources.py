@@ -11,7 +11,9 @@ from pathlib import Path
 import numpy as np
 
 from swwatch.data.live.addresses import check_url, locate
-from swwatch.data.live.reader import Reader, Reconnect, picture_of
+from swwatch.data.live.reader import Reader, Reconnect
+from swwatch.data.video.picture import Pictures
+from swwatch.data.video.source import MAX_PIXELS
 
 __all__ = ["FrameStream", "Reconnect", "check_url", "frames_of"]
 
@@ -56,7 +58,7 @@ class FrameStream:
         on_reconnect: Callable[[Reconnect], None] | None = None,
         allow_private: bool = True,
         rtsp_transport: str = "tcp",
-        max_pixels: int | None = None,
+        max_pixels: int = MAX_PIXELS,
     ):
         """
         Args:
@@ -84,6 +86,7 @@ class FrameStream:
             allow_private=allow_private,
             max_pixels=max_pixels,
         )
+        self._pictures = Pictures()
         weakref.finalize(self, self._reader.buffer.stop)  # a stream that nobody holds any more reads no further
         threading.Thread(target=self._reader.run, name=f"frames of {location.shown}", daemon=True).start()
 
@@ -92,7 +95,7 @@ class FrameStream:
 
     def __next__(self) -> tuple[float, np.ndarray]:
         timestamp_s, frame = self._reader.buffer.get()
-        return timestamp_s, picture_of(frame)
+        return timestamp_s, self._pictures.of(frame)
 
     def stop(self) -> None:
         """End the iteration, from any thread."""

@@ -17,7 +17,7 @@ from swwatch.data.samples import Sample, Samples, Size
 from swwatch.data.seek_jsonl import Conversations
 from swwatch.data.turns import conversation
 from swwatch.data.turns.samples import Form
-from swwatch.data.video import FRAMES_PER_STEP, VideoError, measure, read_clip
+from swwatch.data.video import FRAMES_PER_STEP, VideoError, iter_steps, measure
 from swwatch.errors import UserError
 from swwatch.rules.cursor import layout_of
 from swwatch.rules.spans import Part, ids_of
@@ -119,8 +119,7 @@ class TurnDataset(Samples):
         return clip
 
     def _frames(self, path, span) -> torch.Tensor:
-        frames = read_clip(path, max_frames=self.max_frames, span=span).frames
-        return self.encoder.resize(frames, len(frames))
+        return self.encoder.resize_steps(iter_steps(path, max_frames=self.max_frames, span=span))
 
     def _path(self, record: dict):
         return resolve_video(record["video_path"], record["file"], self.video_root)

@@ -1,0 +1,104 @@
+"""From a video file to frames on a strict 2 fps grid: one sampler for training, evaluation and streaming.
+
+Grid times are 0, 0.5, 1.0, ... seconds from the first picture, as long as the video lasts; the frame of a grid time is
+the one on display then, by FFmpeg's own answer: edit lists, rotation and mirroring, gaps and variable rates included.
+Two grid frames are one temporal patch: one second, one step.
+
+`frames` says what a grid frame is, `container` what a file is, `source` opens it and chooses a stream, `timetable`
+lists its pictures without decoding them, `references` says which of them nothing refers to, `reader` decodes,
+`picture` turns what was decoded into RGB. `by_decord` reads with decord, only where that is asked for. What costs an
+import of PyAV is imported when a file is opened.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from swwatch.data.video.frames import (
+    FRAMES_PER_SECOND,
+    FRAMES_PER_STEP,
+    MAX_FRAMES,
+    READERS,
+    TIME_TOLERANCE_S,
+    WHOLE,
+    Clip,
+    Span,
+    StepFrames,
+    VideoError,
+    grid_indices,
+    steps_of,
+)
+from swwatch.errors import UserError
+
+__all__ = ["FRAMES_PER_SECOND", "FRAMES_PER_STEP", "MAX_FRAMES", "READERS", "TIME_TOLERANCE_S", "WHOLE", "Clip"]
+__all__ += ["Span", "StepFrames", "VideoError", "grid_indices", "iter_steps", "measure", "measure_duration_s"]
+__all__ += ["read_clip", "steps_of"]
+
+
+def read_clip(path: Path | str, *, max_frames: int | None = MAX_FRAMES, on_long: str = "error", **options) -> Clip:
+    """All grid frames of a video file, or of a span of it, in full size; `iter_steps` holds one step at a time.
+
+    Args:
+        path: MP4/MOV, Matroska/WebM, AVI, MPEG-TS and others that FFmpeg reads; the content decides, not the name.
+        max_frames: the most grid frames that may be used; None for no limit.
+        on_long: what to do with a longer video: "error", or "truncate" to the first `max_frames`.
+        span: seconds; the grid begins where the span does, and decoding at the nearest key frame before it.
+        reader: one of READERS; "pyav" by default.
+    Raises:
+        VideoError: missing, empty, truncated or damaged file, no video in it, too long, or over before the span.
+    """
+    grid = _grid(path, max_frames, on_long, **options)
+    frames = None
+    for step in grid.steps():
+        if frames is None:
+            frames = np.empty((step.num_frames, *step.frames.shape[1:]), np.uint8)
+        frames[step.step * FRAMES_PER_STEP :][:FRAMES_PER_STEP] = step.frames
+    return Clip(frames, grid.duration_s)
+
+
+def measure(path: Path | str, *, max_frames: int | None = MAX_FRAMES, **options) -> tuple[int, int, int]:
+    """Grid frames, height and width of what `read_clip` would give, at the cost of the first frame.
+
+    Raises:
+        VideoError: as `read_clip`, but for damage behind the first frame.
+    """
+    grid = _grid(path, max_frames, "error", **options)
+    height, width, _ = grid.first().shape
+    return len(grid.indices), height, width
+
+
+def iter_steps(
+    path: Path | str, *, max_frames: int | None = MAX_FRAMES, on_long: str = "error", **options
+) -> Iterator[StepFrames]:
+    """The very frames of `read_clip`, step by step; a step is decoded when it is asked for.
+
+    Args and errors as for `read_clip`; what can be known before decoding is raised by the call itself.
+    """
+    return _grid(path, max_frames, on_long, **options).steps()
+
+
+def measure_duration_s(path: Path | str) -> float:
+    """Seconds from the first frame to the end of the last, as `Clip.duration_s` has them; decodes no frame.
+
+    Raises:
+        VideoError: as `read_clip`, as far as it can be known before decoding.
+    """
+    from swwatch.data.video.reader import VideoFile
+
+    return VideoFile(Path(path)).table.end_s
+
+
+def _grid(path: Path | str, max_frames: int | None, on_long: str, *, span: Span = WHOLE, reader: str = READERS[0]):
+    """An opened video, read by the reader that was chosen."""
+    if on_long not in ("error", "truncate"):
+        raise ValueError(f"on_long must be 'error' or 'truncate', not {on_long!r}")
+    if reader not in READERS:
+        raise UserError(f"no reader {reader!r}: choose {' or '.join(READERS)}")
+    if reader == "decord":
+        from swwatch.data.video.by_decord import DecordFile as File
+    else:
+        from swwatch.data.video.reader import VideoFile as File
+    from swwatch.data.video.reader import Grid
+
+    return Grid(File(Path(path)), max_frames, on_long, span)

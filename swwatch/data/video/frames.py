@@ -1,0 +1,81 @@
+"""What a grid frame, a step and a clip are, and which picture is on display at a grid time."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from swwatch.errors import UserError
+
+READERS = ("pyav", "decord")
+FRAMES_PER_SECOND = 2
+FRAMES_PER_STEP = 2
+MAX_FRAMES = 60  # of the paper's training: 30 s
+TIME_TOLERANCE_S = 1e-4  # a sender's times may be float32; 23.976 fps frames miss a grid time by 5e-4 s at the least
+
+Span = tuple[float, float | None]  # seconds of a video, from the first frame; None: to its end
+WHOLE: Span = (0.0, None)
+
+
+class VideoError(UserError):
+    """A video that cannot be used. `path` and `reason` are kept apart for lists of skipped samples."""
+
+    def __init__(self, path: Path | str, reason: str):
+        super().__init__(path, reason)  # both, so that it survives pickling between worker processes
+        self.path = Path(path)
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"cannot use the video {self.path}: {self.reason}"
+
+
+@dataclass(frozen=True)
+class Clip:
+    """All grid frames of a video."""
+
+    frames: np.ndarray  # (2 * num_steps, H, W, 3) uint8, RGB
+    duration_s: float  # from the first frame to the end of the last, as the frames themselves say, not the metadata
+
+    @property
+    def num_steps(self) -> int:
+        return len(self.frames) // FRAMES_PER_STEP
+
+
+@dataclass(frozen=True)
+class StepFrames:
+    """What arrives in one second."""
+
+    step: int  # from 0
+    frames: np.ndarray  # (2, H, W, 3) uint8, RGB
+    arrival_s: float  # video time at which the step is complete: its second frame is on display
+    last: bool
+    num_frames: int | None = None  # of the whole video on the grid, where that is known
+
+    @classmethod
+    def of(cls, step: int, frames: np.ndarray, num_steps: int) -> "StepFrames":
+        """A step of a video that has `num_steps` of them."""
+        arrival_s = step + 1 / FRAMES_PER_SECOND
+        return cls(step, frames, arrival_s, step == num_steps - 1, num_steps * FRAMES_PER_STEP)
+
+
+def steps_of(clip: Clip) -> Iterator[StepFrames]:
+    """The steps of a clip in memory, as `iter_steps` gives them for its file."""
+    for step in range(clip.num_steps):
+        frames = clip.frames[step * FRAMES_PER_STEP : (step + 1) * FRAMES_PER_STEP]
+        yield StepFrames.of(step, frames, clip.num_steps)
+
+
+def grid_indices(starts_s: np.ndarray, end_s: float, begin_s: float = 0.0) -> np.ndarray:
+    """Which source frame is on display at each grid time.
+
+    Args:
+        starts_s: (N,) display time of each frame, ascending, the first one 0.
+        end_s: end of the last frame, or of the span.
+        begin_s: the first grid time.
+    Returns:
+        (G,) indices into `starts_s` for the times begin_s, begin_s + 0.5, ... < `end_s`; at least one.
+    """
+    num_grid = max(1, int(np.ceil((end_s - begin_s - TIME_TOLERANCE_S) * FRAMES_PER_SECOND)))
+    grid_s = begin_s + np.arange(num_grid) / FRAMES_PER_SECOND
+    return np.searchsorted(starts_s, grid_s + TIME_TOLERANCE_S, side="right") - 1

@@ -1,0 +1,47 @@
+"""From a decoded frame to a picture as FFmpeg shows it: RGB, turned and mirrored by its display matrix."""
+
+import struct
+
+import av
+import numpy as np
+from av.sidedata.sidedata import Type
+
+MATRIX = struct.Struct("=9i")
+
+
+class Pictures:
+    """Makes pictures of the frames of one stream.
+
+    A frame whose side data was looked at is only freed by the garbage collector, so its display matrix is looked at
+    once, and again where its angle changes.
+    """
+
+    def __init__(self, size: tuple[int, int] | None = None):
+        """
+        Args:
+            size: width and height of all pictures before turning; None for each frame's own. A file whose size
+                changes keeps the first one, as with the ffmpeg command.
+        """
+        self.size = size
+        self._angle: int | None = None
+        self._matrix: tuple[int, ...] | None = None
+
+    def of(self, frame: av.VideoFrame) -> np.ndarray:
+        """(H, W, 3) uint8, RGB, as the source says that it is to be seen."""
+        if frame.rotation != self._angle:
+            self._angle, matrix = frame.rotation, frame.side_data.get(Type.DISPLAYMATRIX)
+            self._matrix = None if matrix is None else MATRIX.unpack(bytes(matrix)[: MATRIX.size])
+        how = {}
+        if self.size not in (None, (frame.width, frame.height)):
+            how = {"width": self.size[0], "height": self.size[1], "interpolation": "BICUBIC"}
+        picture = frame.to_ndarray(format="rgb24", threads=1, **how)
+        return picture if self._matrix is None else upright(picture, *self._matrix)
+
+
+def upright(picture: np.ndarray, a: int, b: int, _u: int, c: int, d: int, *_: int) -> np.ndarray:
+    """A picture turned by quarters and mirrored. A pixel at (x, y) is to be shown at (a x + c y, b x + d y)."""
+    if abs(b) + abs(c) > abs(a) + abs(d):
+        picture, across, down = picture.transpose(1, 0, 2), c, b
+    else:
+        across, down = a, d
+    return np.ascontiguousarray(picture[:: -1 if down < 0 else 1, :: -1 if across < 0 else 1])

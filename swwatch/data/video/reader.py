@@ -1,0 +1,225 @@
+"""Decodes the pictures of a file that are asked for, and puts them on the grid.
+
+Of a file only the pictures of grid times are converted. The decoder is not given the packets of other pictures that
+nothing refers to (see `references`). Every picture that it gives is checked against the timetable; where one does not
+come, all packets are decoded, and where it still does not come, the file is damaged.
+"""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import av
+import numpy as np
+
+from swwatch.data.video.container import check_file
+from swwatch.data.video.frames import (
+    FRAMES_PER_SECOND,
+    FRAMES_PER_STEP,
+    WHOLE,
+    Span,
+    StepFrames,
+    VideoError,
+    grid_indices,
+)
+from swwatch.data.video.picture import Pictures
+from swwatch.data.video.source import decoded, opened
+from swwatch.data.video.timetable import Packets, by_packets, by_pictures
+from swwatch.errors import UserError
+
+
+class Unlike(Exception):
+    """The pictures do not come as the timetable tells."""
+
+
+class VideoFile:
+    """The pictures of a file and when they are shown.
+
+    Attributes:
+        table: their timetable.
+    Raises:
+        VideoError: it cannot be read, as far as that is known before decoding.
+    """
+
+    def __init__(self, path: Path):
+        check_file(path)
+        self.path, self.table = path, by_packets(path)
+
+    def look(self) -> None:
+        """Make the timetable of what can be decoded, where packets tell of other pictures than there are.
+
+        Raises:
+            VideoError: what is missing is lost.
+        """
+        self.table = by_pictures(self.path, promised=self.table)
+
+    def pictures(self, wanted: Sequence[int], to_end: bool = False) -> Iterator[np.ndarray]:
+        """Pictures in full size, (H, W, 3) uint8, RGB.
+
+        Args:
+            wanted: their numbers, rising.
+            to_end: decode what lies behind the last of them too, so that damage there comes to light.
+        Raises:
+            VideoError: damage.
+            Unlike: the pictures do not come as the timetable tells.
+        """
+        done = 0
+        for is_thorough in (False, True):
+            try:
+                for number, frame, pictures in self._decode(wanted[done:], to_end, is_thorough):
+                    if done < len(wanted) and number == wanted[done]:
+                        yield pictures.of(frame)
+                        done += 1
+                return
+            except Unlike:
+                if is_thorough or self.table.packets is None:
+                    raise
+
+    def _decode(self, wanted: Sequence[int], to_end: bool, is_thorough: bool) -> Iterator[tuple]:
+        """(number, frame, what makes a picture of it) of all that is decoded for the sake of `wanted`."""
+        packets, numbers = self.table.packets, range(len(self.table.pts))
+        first, given = 0, None
+        if packets is not None:
+            first, given, numbers = _plan(packets, wanted, to_end, is_thorough)
+        last = numbers[-1] if to_end or not wanted else wanted[-1]
+        with opened(self.path) as (container, stream):
+            context = stream.codec_context
+            pictures = Pictures((context.width, context.height))
+            source = container.demux(stream) if given is None else _chosen(container, stream, packets, first, given)
+            expected = iter(numbers)
+            for frame in decoded(self.path, context, source, self.table.is_cut_in):
+                if first and frame.pts is not None and frame.pts < packets.pts[first]:
+                    continue  # refers to what lies before the entry
+                number = next(expected, None)
+                if number is None or frame.pts != self.table.pts[number]:
+                    raise Unlike
+                yield number, frame, pictures
+                if number == last and not to_end:
+                    return
+            if next(expected, None) is not None:
+                raise Unlike
+
+
+def _plan(packets: Packets, wanted: Sequence[int], to_end: bool, is_thorough: bool):
+    """Which packets to decode: (the first, (P,) bool, numbers of the pictures that will come)."""
+    place = np.empty(len(packets.pts), np.int64)  # number of the picture in a packet, -1 for none
+    place[:] = -1
+    place[packets.order] = np.arange(len(packets.order))
+    given = np.ones(len(packets.pts), bool)
+    first = 0
+    if wanted and not is_thorough:
+        given = ~packets.spare
+        given[packets.order[list(wanted)]] = True
+        if wanted[0] and not to_end:
+            target = packets.order[wanted[0]]
+            entries = np.flatnonzero(packets.entry[: target + 1] & (packets.pts[: target + 1] <= packets.pts[target]))
+            first = int(entries[-1]) if len(entries) else 0
+    given[:first] = False
+    coming = place[given & (place >= 0)]
+    coming = np.sort(coming[packets.pts[packets.order[coming]] >= packets.pts[first]] if first else coming)
+    return first, given, coming.tolist()
+
+
+def _chosen(container, stream: av.VideoStream, packets: Packets, first: int, given: np.ndarray) -> Iterator[av.Packet]:
+    """The packets of a file that are to be decoded.
+
+    Raises:
+        Unlike: they are others than they were.
+    """
+    position, places = 0, {}
+    if first:
+        times = zip(packets.pts.tolist(), packets.dts.tolist(), strict=True)
+        places = {time: place for place, time in enumerate(times)}
+        container.seek(int(packets.dts[first]), stream=stream)
+    for packet in container.demux(stream):
+        if not packet.size:
+            continue
+        if places:
+            position, places = places.get((packet.pts, packet.dts), first + 1), {}
+            if position > first:
+                raise Unlike  # what lies before is not found by seeking
+        if position >= len(given) or packet.pts != packets.pts[position]:
+            raise Unlike
+        if given[position]:
+            yield packet
+        position += 1
+
+
+class Grid:
+    """The pictures of a video on the 2 fps grid.
+
+    Args:
+        file: a VideoFile, or what has its attributes and methods.
+        max_frames, on_long, span: as for `read_clip`.
+    Attributes:
+        indices: (2 * steps,) number of the picture on display at each grid time.
+        duration_s: of the span.
+    """
+
+    def __init__(self, file, max_frames: int | None, on_long: str, span: Span = WHOLE):
+        if max_frames is not None and max_frames < FRAMES_PER_STEP:
+            raise UserError(f"max_frames {max_frames}: one step needs {FRAMES_PER_STEP} frames")
+        self.file, self.max_frames, self.on_long, self.span = file, max_frames, on_long, span
+        self._lay()
+
+    def _lay(self) -> None:
+        table, (begin_s, end_s) = self.file.table, self.span
+        if begin_s and begin_s >= table.end_s:
+            reason = f"it lasts {table.end_s:.1f} s, and the clip would begin at {begin_s:g} s"
+            raise VideoError(self.file.path, reason)
+        end_s = table.end_s if end_s is None else min(table.end_s, end_s)
+        self.duration_s = end_s - begin_s
+        indices = grid_indices(table.starts_s, end_s, begin_s)
+        if len(indices) == 1:
+            indices = indices.repeat(FRAMES_PER_STEP)  # a lone frame makes its own pair
+        self.indices = indices[: len(indices) // FRAMES_PER_STEP * FRAMES_PER_STEP]
+        self._to_end = self.span == WHOLE
+        if self.max_frames is not None and len(self.indices) > self.max_frames:
+            if self.on_long == "error":
+                raise VideoError(
+                    self.file.path,
+                    f"it lasts {self.duration_s:.1f} s, that is {len(self.indices)} frames at {FRAMES_PER_SECOND} "
+                    f"a second, and the limit is {self.max_frames}: cut the video or raise the limit",
+                )
+            self.indices = self.indices[: self.max_frames // FRAMES_PER_STEP * FRAMES_PER_STEP]
+            self._to_end = False
+
+    def first(self) -> np.ndarray:
+        """The first picture, (H, W, 3)."""
+        return next(self._pictures(lambda: self.indices[:1].tolist(), False))
+
+    def steps(self) -> Iterator[StepFrames]:
+        """Step by step; of the last one no sooner than all that is to be decoded was."""
+        pictures = self._pictures(lambda: np.unique(self.indices).tolist(), self._to_end)
+        shown, picture, step = -1, None, 0
+        while step < len(self.indices) // FRAMES_PER_STEP:
+            pair = []
+            for place in range(step * FRAMES_PER_STEP, (step + 1) * FRAMES_PER_STEP):
+                if self.indices[place] != shown:  # else the same picture is still on display
+                    picture = next(pictures)
+                    shown = self.indices[place]
+                pair.append(picture)
+            num_steps = len(self.indices) // FRAMES_PER_STEP
+            if step == num_steps - 1:
+                next(pictures, None)
+            yield StepFrames.of(step, np.stack(pair), num_steps)
+            step += 1
+
+    def _pictures(self, wanted, to_end: bool) -> Iterator[np.ndarray]:
+        """Pictures of the grid. Where they do not come as told, the timetable is made anew, and with it the grid."""
+        had: list[int] = []  # when those that were handed out are shown
+        while True:
+            numbers = wanted()
+            try:
+                for picture in self.file.pictures(numbers[len(had) :], to_end):
+                    had.append(int(self.file.table.pts[numbers[len(had)]]))
+                    yield picture
+                return
+            except Unlike as error:
+                damage = VideoError(self.file.path, "its frames do not come at the times it tells: it is damaged")
+                if self.file.table.packets is None:
+                    raise damage from error
+            num_frames = len(self.indices)
+            self.file.look()
+            self._lay()
+            if had and (len(self.indices) != num_frames or self.file.table.pts[wanted()][: len(had)].tolist() != had):
+                raise damage

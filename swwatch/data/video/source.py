@@ -1,0 +1,129 @@
+"""Opens a video file with PyAV: which stream is shown, what may be opened at all, how many threads decode."""
+
+import multiprocessing
+import os
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from itertools import chain
+from pathlib import Path
+
+import av
+
+from swwatch.data.video.frames import VideoError
+
+# What FFmpeg may take the content for. Playlists and scripts (concat) name other addresses, so they are none of them;
+# nor are pictures.
+FORMATS = "mov,matroska,webm,avi,mpegts,mpeg,flv,ogg,asf,ivf,h264,hevc,mpegvideo,mjpeg,mpjpeg"
+MAX_PIXELS = 1 << 26  # of a picture: 8192 x 8192, 200 MB as RGB
+DEFAULT_BONUS = 5_000_000  # pixels that a stream marked as default may lack, as with the ffmpeg command
+MAX_THREADS = 4  # each holds a picture of its own
+
+CONVERT = "convert it (ffmpeg -i IN OUT.mp4)"
+NO_DECODER = f"it has no decoder here: {CONVERT}, or install PyAV's own wheel (pip install av), which brings one"
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[tuple[av.container.InputContainer, av.VideoStream]]:
+    """A file and the stream that is shown.
+
+    Raises:
+        VideoError: it is no video file, has no video, or one that cannot be decoded here.
+    """
+    options = {"protocol_whitelist": "file", "format_whitelist": FORMATS} | most_pixels()
+    with readable(f"file:{path.absolute()}") as source:
+        try:
+            container = av.open(source, options=options, metadata_errors="replace")
+        except (av.FFmpegError, EOFError) as error:
+            reason = f"it cannot be opened: the file is damaged, incomplete or no video; if it is one, {CONVERT}"
+            raise VideoError(path, reason) from error
+        with container:
+            stream = shown_stream(container)
+            reason = why_not(stream)
+            if reason is not None:
+                raise VideoError(path, reason)
+            yield container, stream
+
+
+@contextmanager
+def readable(name: str):
+    """What PyAV can open: an address, or "file:" and a path; where that is not UTF-8, the file itself, opened."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        with open(name.removeprefix("file:"), "rb") as file:
+            yield file
+    else:
+        yield name
+
+
+def shown_stream(container: av.container.InputContainer) -> av.VideoStream | None:
+    """The stream that the ffmpeg command shows: the largest, with a bonus for one marked as default; no cover."""
+    streams = [stream for stream in container.streams.video if not _is_cover(stream)]
+    return max(streams, key=_rank, default=None)
+
+
+def _rank(stream: av.VideoStream) -> int:
+    context = stream.codec_context
+    pixels = 0 if context is None else context.width * context.height
+    return pixels + DEFAULT_BONUS * bool(stream.disposition & av.stream.Disposition.default)
+
+
+def _is_cover(stream: av.VideoStream) -> bool:
+    """A still picture in a file of sound."""
+    return bool(stream.disposition & av.stream.Disposition.attached_pic)
+
+
+def why_not(stream: av.VideoStream | None, max_pixels: int = MAX_PIXELS) -> str | None:
+    """Why a stream cannot be shown, before anything of it is decoded; None where it can."""
+    if stream is None:
+        return "it has no video stream (sound only, or no video file at all)"
+    context = stream.codec_context
+    if context is None:
+        return f"its codec is not known: {NO_DECODER}"
+    if context.name == "av1":  # FFmpeg's own, which needs a graphics card
+        return f"it is AV1, and {NO_DECODER}"
+    return too_large(context, max_pixels)
+
+
+def too_large(frame: av.VideoFrame | av.VideoCodecContext, max_pixels: int) -> str | None:
+    """What is wrong with a frame, or a decoder that was told how large its frames will be, of too many pixels."""
+    if frame.width * frame.height <= max_pixels:
+        return None
+    return f"its pictures of {frame.width}x{frame.height} are over the limit of {max_pixels} pixels: make them smaller"
+
+
+def most_pixels(max_pixels: int = MAX_PIXELS) -> dict[str, str]:
+    """The option of a decoder that makes no room for larger ones; it rounds sides up and counts what it adds."""
+    return {"max_pixels": str(2 * max_pixels + (1 << 21))}
+
+
+def decoded(
+    path: Path, context: av.VideoCodecContext, packets: Iterable[av.Packet], is_cut_in: bool = False
+) -> Iterator[av.VideoFrame]:
+    """The pictures of packets.
+
+    Args:
+        is_cut_in: the file begins between key frames: what cannot be decoded before the first picture is passed over.
+    Raises:
+        VideoError: a packet cannot be decoded.
+    """
+    context.thread_type, context.thread_count = "FRAME", free_threads()  # threads within a picture would hide damage
+    context.options = most_pixels()
+    is_begun = False
+    for packet in chain((packet for packet in packets if packet.size), [None]):
+        try:
+            frames = context.decode(packet)
+        except (av.FFmpegError, EOFError) as error:
+            if is_begun or not is_cut_in:
+                raise VideoError(path, "one of its frames cannot be decoded: the file is damaged") from error
+            continue
+        is_begun = is_begun or bool(frames)
+        yield from frames
+
+
+def free_threads() -> int:
+    """Threads for a decoder: one in a worker process, whose siblings fill the cores, else a share of the cores."""
+    if multiprocessing.parent_process() is not None:
+        return 1
+    ranks = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+    return max(1, min(MAX_THREADS, (os.cpu_count() or 1) // ranks))

@@ -1,0 +1,152 @@
+"""When each picture of a file is shown, from its packets alone, or, where these cannot tell, from decoding it once."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import av
+import numpy as np
+
+from swwatch.data.video.frames import VideoError
+from swwatch.data.video.references import Proof, Prover
+from swwatch.data.video.source import CONVERT, decoded, opened
+
+MAX_DURATION_S = 7 * 86_400  # beyond it the file's times are garbage
+PROGRESSIVE = 1  # AVFieldOrder; 0 is unknown, what is above it has fields
+PROMISED_S = 0.25  # a file may end so much before the length that it states
+
+
+@dataclass(frozen=True)
+class Packets:
+    """The packets of the shown stream, in the order of the file; P of them.
+
+    Attributes:
+        pts, dts: (P,) int64, in the stream's time base.
+        order: (N,) which packets hold the N pictures, in the order in which they are shown.
+        spare: (P,) bool: nothing refers to its picture.
+        entry: (P,) bool: decoding may begin here.
+    """
+
+    pts: np.ndarray
+    dts: np.ndarray
+    order: np.ndarray
+    spare: np.ndarray
+    entry: np.ndarray
+
+
+@dataclass(frozen=True)
+class Timetable:
+    """N pictures in the order in which they are shown.
+
+    Attributes:
+        pts: (N,) int64, when each is shown, in the stream's time base.
+        starts_s: (N,) float64, the same in seconds from the first; end_s: when the last one ends.
+        packets: None where the times are those of decoded pictures.
+        is_cut_in: the file begins between key frames.
+    """
+
+    pts: np.ndarray
+    starts_s: np.ndarray
+    end_s: float
+    packets: Packets | None = None
+    is_cut_in: bool = False
+
+    @classmethod
+    def make(cls, path: Path, pts: list[int], last: int, time_base, **how) -> "Timetable":
+        """Args: last: how long the last picture stays, in the time base; 0 where that is not known."""
+        shown = np.array(pts, np.int64)
+        starts_s = (shown - shown[0]).astype(np.float64) * float(time_base)
+        last_s = float(last * time_base) or (starts_s[-1] - starts_s[-2] if len(shown) > 1 else 0.0)
+        if (np.diff(shown) < 0).any() or starts_s[-1] > MAX_DURATION_S:
+            raise VideoError(path, f"its frames carry no usable times: {CONVERT}")
+        return cls(shown, starts_s, float(starts_s[-1] + last_s), **how)
+
+
+def by_packets(path: Path) -> Timetable:
+    """The timetable of a file, or of its decoded pictures where the packets alone do not tell it.
+
+    Raises:
+        VideoError: no video, or one that breaks off.
+    """
+    pts, dts, lasts, proofs, shown = [], [], [], [], []
+    reached_s, is_cut = 0.0, False
+    with opened(path) as (container, stream):
+        start_s = (container.start_time or 0) / av.time_base
+        context, time_base = stream.codec_context, stream.time_base
+        prover = Prover(context.name, context.extradata)
+        try:
+            for packet in container.demux():
+                if packet.pts is not None:
+                    end_s = float((packet.pts + (packet.duration or 0)) * packet.time_base)
+                    reached_s = max(reached_s, end_s - start_s)
+                if packet.stream_index != stream.index or not packet.size:
+                    continue
+                is_cut_in = not pts and not packet.is_keyframe
+                if packet.pts is None or is_cut_in:
+                    return by_pictures(path, is_cut_in)
+                is_cut = packet.is_corrupt
+                proof = prover.of(bytes(packet), packet.is_keyframe)
+                if not packet.is_discard and not proof.is_hidden:
+                    shown.append(len(pts))
+                pts.append(packet.pts)
+                dts.append(packet.pts if packet.dts is None else packet.dts)
+                lasts.append(packet.duration or 0)
+                proofs.append(proof)
+        except av.FFmpegError as error:
+            raise VideoError(path, "it breaks off: the file is damaged or cut short") from error
+        stated_s = _stated_s(container)
+        end = None if None in (stream.start_time, stream.duration) else stream.start_time + stream.duration
+    if is_cut:
+        raise VideoError(path, "it breaks off in the middle of a picture: the file is damaged or cut short")
+    if stated_s is not None and reached_s < stated_s - PROMISED_S:
+        reason = f"it breaks off after {reached_s:.2f} of {stated_s:.2f} s: the file is damaged or cut short"
+        raise VideoError(path, reason)
+    if not shown:
+        raise VideoError(path, "it has no frames")
+    times = np.array(pts, np.int64)
+    order = np.array(shown)[np.argsort(times[shown], kind="stable")]
+    packets = Packets(times, np.array(dts, np.int64), order, _spare(proofs), np.array([p.is_entry for p in proofs]))
+    last = lasts[order[-1]]
+    if end is not None and end > times[order[-1]]:  # MP4 with B pictures: durations are those of the order of decoding
+        last = min(last, end - int(times[order[-1]]))
+    return Timetable.make(path, times[order].tolist(), last, time_base, packets=packets)
+
+
+def by_pictures(path: Path, is_cut_in: bool = False, promised: Timetable | None = None) -> Timetable:
+    """The timetable of what can be decoded, for files whose packets do not tell: it costs decoding them once.
+
+    Args:
+        is_cut_in: the file begins between key frames.
+        promised: what the packets tell. Pictures may be missing at the beginning, and one of two where each packet
+            holds a field of an interlaced picture.
+    Raises:
+        VideoError: damage, or no usable times.
+    """
+    pts, last = [], 0
+    with opened(path) as (container, stream):
+        for frame in decoded(path, stream.codec_context, container.demux(stream), is_cut_in):
+            if frame.pts is None:
+                raise VideoError(path, f"its frames carry no usable times: {CONVERT}")
+            pts.append(frame.pts)
+            last = frame.duration or 0
+        time_base, is_interlaced = stream.time_base, stream.codec_context.field_order > PROGRESSIVE
+    if not pts:
+        raise VideoError(path, "none of its frames can be decoded: the file is damaged")
+    if promised is not None:
+        is_lost = ~np.isin(promised.pts[promised.pts >= pts[0]], pts)
+        if is_lost.any() and not (is_interlaced and not (is_lost[1:] & is_lost[:-1]).any()):
+            reason = f"{is_lost.sum()} of its {len(promised.pts)} frames cannot be decoded: the file is damaged"
+            raise VideoError(path, reason)
+    return Timetable.make(path, pts, last, time_base, is_cut_in=is_cut_in)
+
+
+def _stated_s(container) -> float | None:
+    """How long the file says it is. An MP4's list of samples is what it says, and was read to its end."""
+    if container.duration is None or container.format.name.startswith("mov"):
+        return None
+    return container.duration / av.time_base
+
+
+def _spare(proofs: list[Proof]) -> np.ndarray:
+    """(P,) bool: nothing refers to the packet's picture, which in H.265 holds for the highest sub-layer alone."""
+    highest = max(proof.layer for proof in proofs)
+    return np.array([proof.is_spare and proof.layer == highest for proof in proofs])
