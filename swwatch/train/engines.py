@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from swwatch.errors import UserError
-from swwatch.train import distributed
+from swwatch.train import distributed, upstream
 from swwatch.train.parallel import deepspeed_settings
 
 
@@ -65,28 +65,11 @@ class Engine:
         elif self.name == "fsdp2":
             values |= {"fsdp": True, "fsdp_config": {"version": 2, "state_dict_type": "FULL_STATE_DICT"}}
         if not torch.cuda.is_available():
-            values |= self._on_cpu(values)
+            os.environ.setdefault("ACCELERATE_TORCH_DEVICE", "cpu")  # else "cpu:0", which torch.load refuses
+            if self.deepspeed is not None:
+                values["deepspeed"]["zero_optimization"]["overlap_comm"] = False
+            values |= upstream.shard_on_cpu(self.name == "fsdp2") if self.needs_group else {"use_cpu": True}
         return values
-
-    def _on_cpu(self, values: dict) -> dict:
-        """What accelerate needs to be told without a GPU, where `use_cpu` would drop ZeRO and FSDP without a word."""
-        os.environ.setdefault("ACCELERATE_TORCH_DEVICE", "cpu")  # else "cpu:0", which torch.load refuses
-        if not self.needs_group:
-            return {"use_cpu": True}
-        from accelerate import PartialState
-        from accelerate.utils import DistributedType
-
-        if self.deepspeed is not None:
-            os.environ.update(ACCELERATE_USE_DEEPSPEED="true", DS_ACCELERATOR="cpu")
-            values["deepspeed"]["zero_optimization"]["overlap_comm"] = False
-            from deepspeed import ops
-
-            ops.__compatible_ops__["deepspeed_shm_comm"] = False  # compiled for minutes, and gloo serves as well
-        PartialState._reset_state()
-        PartialState(backend="gloo")
-        if self.name == "fsdp2":
-            PartialState._shared_state["distributed_type"] = DistributedType.MULTI_GPU
-        return {"use_cpu": False, "accelerator_config": {"use_configured_state": True}}
 
     def check(self, wrapped: nn.Module) -> str:
         """See that the engine which was asked for has the model; libraries have been known to leave it out silently.

@@ -74,7 +74,7 @@ class HeldOut(TrainerCallback):
         loss, tokens, num_samples, count = 0.0, 0, 0, distributed.num_processes()
         for start in range(distributed.rank(), -(-len(self.rows) // count) * count, count):
             samples = self._read(self.rows[start]) if start < len(self.rows) else []
-            inputs = self.trainer._prepare_inputs(self.collator.batch(samples or [self.spare]))
+            inputs = self.trainer.on_device(self.collator.batch(samples or [self.spare]))
             one = torch.ones((), device=inputs["labels"].device)
             total = float(model(**inputs, num_items_in_batch=one, use_cache=False).loss)
             if samples:

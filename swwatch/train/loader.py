@@ -5,7 +5,6 @@ import math
 import signal
 from collections.abc import Callable, Iterator
 from multiprocessing.connection import wait
-from multiprocessing.process import BaseProcess
 
 from torch.utils.data import DataLoader
 
@@ -13,6 +12,7 @@ from swwatch.data.reading import worker_died
 from swwatch.data.samples import Samples
 from swwatch.launch.signals import die_with_parent, ignore_stop_signals
 from swwatch.train.settings import TrainSettings
+from swwatch.train.upstream import end_workers, loader_workers
 
 DYING_S = 10.0  # between a closed connection and the end of the process, with a core dump
 
@@ -47,7 +47,7 @@ def workers_end(loader_of: Callable[[], DataLoader | None], clips: Samples) -> I
         yield
     except (RuntimeError, OSError, EOFError) as error:  # any of these, depending on what the loader was at
         with _deaf_to_children():
-            workers = _workers(loader_of())
+            workers = loader_workers(loader_of())
             ended = wait([worker.sentinel for worker in workers], 0.0 if isinstance(error, RuntimeError) else DYING_S)
             for worker in workers:
                 worker.join(DYING_S if worker.sentinel in ended else 0.0)  # its files are closed a little earlier
@@ -57,21 +57,7 @@ def workers_end(loader_of: Callable[[], DataLoader | None], clips: Samples) -> I
         raise died from error
     finally:
         with _deaf_to_children():
-            _end(loader_of())
-
-
-def _workers(loader: DataLoader | None) -> list[BaseProcess]:
-    return loader._iterator._workers if loader and loader._iterator else []  # where persistent workers are kept
-
-
-def _end(loader: DataLoader | None) -> None:
-    """End a loader's workers also where an error broke off its reading: at exit each would be waited for 5 s."""
-    workers = _workers(loader)
-    if workers:
-        loader._iterator._shutdown_workers()
-    for worker in workers:
-        worker.kill()  # what is still decoding does not heed SIGTERM, see start_worker
-        worker.join()
+            end_workers(loader_of())
 
 
 @contextlib.contextmanager

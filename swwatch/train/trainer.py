@@ -9,8 +9,7 @@ from pathlib import Path
 
 import torch
 from torch.utils.data import Sampler
-from transformers import Trainer, TrainerCallback, TrainingArguments
-from transformers.trainer_callback import PrinterCallback, ProgressCallback
+from transformers import TrainerCallback, TrainingArguments
 
 from swwatch.errors import UserError
 from swwatch.train import distributed
@@ -25,11 +24,10 @@ from swwatch.train.progress import COUNTS, Progress
 from swwatch.train.settings import TrainSettings
 from swwatch.train.setup import Setup
 from swwatch.train.skips import SkipList
+from swwatch.train.upstream import OpenTrainer, one_device
 
-SPECIAL = {"use_cache", "bos_token_id", "eos_token_id", "pad_token_id"}  # of a configuration, which Trainer changes
 
-
-class WatchTrainer(Trainer):
+class WatchTrainer(OpenTrainer):
     """Trainer with a stateless data order, listed skips and checkpoints that are known to be whole.
 
     Args:
@@ -60,10 +58,8 @@ class WatchTrainer(Trainer):
         self.settings, self.engine, self.order = settings, setup.engine, arranged.order
         self.skip_list, self.begin, self.stop = skip_list, begin, distributed.StopSignals()
         self.rows_per_step = settings.batch_size * settings.accumulation
-        model = setup.model
-        self.as_loaded = [(holder, _special(holder)) for holder in (model.config, model.generation_config)]
         super().__init__(
-            model,
+            setup.model,
             training_arguments(settings, setup.engine, steps),
             data_collator=setup.collator,
             train_dataset=arranged.dataset,
@@ -74,12 +70,6 @@ class WatchTrainer(Trainer):
                 StopBetweenSteps(self.stop),
             ],
         )
-        self._special_as_loaded()
-        # transformers' class says False, and Trainer would then take a mean of the forwards' means: with batches of
-        # unequal length not the mean over tokens. The model's loss does take num_items_in_batch.
-        self.model_accepts_loss_kwargs = True
-        self.remove_callback(ProgressCallback)
-        self.remove_callback(PrinterCallback)
         self.counts, self.told, self.began, self.waited = Counter(), {}, 0.0, 0.0  # of a step: what else to log, ...
         if held_out:
             held_out.trainer = self
@@ -93,14 +83,10 @@ class WatchTrainer(Trainer):
                 return self.state.global_step
             self.save_model(str(out))
         elif distributed.rank() == 0:  # it was interrupted while the model was written
-            self._save(str(out))  # the engine has not been set up: the weights are whole
+            self.save_unwrapped(out)
         return self.args.max_steps
 
-    def _get_train_sampler(self, train_dataset=None) -> Sampler:
-        """What the whole run reads, which is one epoch to transformers: so every step is full.
-
-        accelerate deals it out batch by batch, so that the processes share each step's stretch of it.
-        """
+    def run_order(self) -> Sampler:
         return RunOrder(self.order, self.args.max_steps * self.rows_per_step)
 
     def train(self, *args, **kwargs):
@@ -114,19 +100,9 @@ class WatchTrainer(Trainer):
             loader.worker_init_fn = start_worker  # in place of one that seeds generators, which nothing here uses
         return loader
 
-    def _special_as_loaded(self) -> None:
-        """Undo what Trainer writes into the configurations, where each continued run would add to it."""
-        for holder, values in self.as_loaded:
-            for name in SPECIAL & vars(holder).keys():
-                delattr(holder, name)
-            vars(holder).update(values)
-
-    def _prepare_for_training(self, *args, **kwargs):
-        self._special_as_loaded()
-        prepared = super()._prepare_for_training(*args, **kwargs)
+    def model_wrapped_up(self) -> None:
         with distributed.alike():
             self.engine.check(self.model_wrapped)
-        return prepared
 
     def create_optimizer(self, model=None):
         new = self.optimizer is None
@@ -162,30 +138,13 @@ class WatchTrainer(Trainer):
     def compute_loss(self, model, inputs, *args, **kwargs):
         return super().compute_loss(model, inputs | {"use_cache": False}, *args, **kwargs)
 
-    def _load_from_checkpoint(self, resume_from_checkpoint, model=None):
-        """Nothing is left to load: `load` has read the weights.
-
-        Trainer would read them without the renaming of keys that from_pretrained does, find no key that fits, and
-        go on with the weights that it has.
-        """
-        if Path(resume_from_checkpoint) != self.begin:
-            raise ValueError(f"the model was loaded from {self.begin}, not from {resume_from_checkpoint}")
-
-    def _save_checkpoint(self, model, trial):
-        super()._save_checkpoint(model, trial)
-        folder = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
-        if self.is_fsdp_enabled and self.args.should_save:
-            (folder / "pytorch_model_fsdp.bin").unlink(missing_ok=True)  # the weights once more
+    def checkpoint_written(self, folder: Path) -> None:
         distributed.barrier()  # every process has written its part
         if self.args.should_save:
             # the older ones go only after the new one counts, so that a kill at any moment leaves one to continue from
             mark_complete(folder)
-            keep_newest(Path(self.args.output_dir), self.settings.save_total_limit)
+            keep_newest(folder.parent, self.settings.save_total_limit)
         distributed.barrier()  # none ends before it counts: torchrun would end the main process with it
-
-
-def _special(configuration) -> dict:
-    return {name: value for name, value in vars(configuration).items() if name in SPECIAL}
 
 
 class StopBetweenSteps(TrainerCallback):
@@ -259,14 +218,11 @@ def training_arguments(settings: TrainSettings, engine: Engine, steps: int) -> T
         "logging_nan_inf_filter": False,
         "save_strategy": "steps",
         "save_steps": settings.save_steps,
-        "save_total_limit": None,  # see WatchTrainer._save_checkpoint
+        "save_total_limit": None,  # see WatchTrainer.checkpoint_written
         "remove_unused_columns": False,
         "report_to": "none",
     }
     try:
-        args = TrainingArguments(**values, **engine.arguments())
+        return one_device(TrainingArguments(**values, **engine.arguments()))
     except ValueError as error:
         raise UserError(f"parallel {engine.name}: {error}") from error
-    if args.n_gpu > 1:
-        args._n_gpu = 1  # DataParallel would split position_ids (3, B, L) along the axes t, h, w
-    return args
