@@ -38,9 +38,10 @@ def setting(default: Any, help: str, *, env: str | None = None, **facts: Any) ->
 
     Args:
         default: REQUIRED for none.
-        facts: more that is known of the field, kept in its metadata. `check_least` reads `least`; `add_flags` reads
-            `metavar`, `positional` (True: no dashes before its name), `repeat` (True: a list whose flag is given once
-            for each item, which may then hold a comma) and `also` (another name of the same setting).
+        facts: more that is known of the field, kept in its metadata. `check_least` reads `least` and `above`;
+            `add_flags` reads `metavar`, `positional` (True: no dashes before its name), `repeat` (True: a list whose
+            flag is given once for each item, which may then hold a comma) and `also` (another name of the same
+            setting).
     """
     metadata = {"help": help, "env": env, **facts}
     if isinstance(default, list | dict):
@@ -52,12 +53,16 @@ def check_least(settings: Any) -> None:
     """For a dataclass's __post_init__.
 
     Raises:
-        UserError: a field is below the least value that its setting names.
+        UserError: a field, or an item of one, is below the least value that its setting names, or not above another.
     """
     for field in dataclasses.fields(settings):
-        least, value = field.metadata.get("least"), getattr(settings, field.name)
-        if least is not None and value is not None and value < least:
-            raise UserError(f"{field.name} must be at least {least}, not {value}")
+        least, above = field.metadata.get("least"), field.metadata.get("above")
+        given = getattr(settings, field.name)
+        for value in given if isinstance(given, list | tuple) else (given,):
+            if least is not None and value is not None and value < least:
+                raise UserError(f"{field.name} must be at least {least}, not {value}")
+            if above is not None and value is not None and value <= above:
+                raise UserError(f"{field.name} must be above {above}, not {value:g}")
 
 
 class Parser(argparse.ArgumentParser):

@@ -47,6 +47,11 @@ MISTAKES = [
     "toy data",
     "toy model --family llama x",
     "prepare --sample 0",
+    "bench stream --k 3,0",
+    "bench train --model /nowhere",
+    "bench endless --modes full,fast",
+    "bench live --begin 9 --most 2",
+    "study --jobs 0",
     "flow",
 ]
 # runs a program and tells what it printed, its exit code, the modules that it imported and its own CPU seconds

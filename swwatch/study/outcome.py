@@ -83,12 +83,7 @@ def read_outcome(plan: Plan, folder: Path) -> Outcome:
     if not path.exists():
         raise UserError(f"there is no study in {folder}: run it first")
     records = read_jsonl(path)[: plan.test_clips]
-    cells = {
-        (variant, seed, schedule): _cell(folder / "eval", _name(variant, seed, schedule), records)
-        for variant in plan.variants
-        for seed in plan.seeds
-        for schedule in plan.schedules(variant)
-    }
+    cells = {cell: _cell(folder / "eval", _name(*cell), records) for cell in plan.cells()}
     names = ["clips", "annotations", *(f"model-{seed}" for seed in plan.seeds)]
     names += [f"{v}-{seed}" for v in plan.variants for seed in plan.seeds] + [f"eval-{_name(*cell)}" for cell in cells]
     paths = {name: folder / "jobs" / f"{name}.json" for name in names}  # others are of a larger plan

@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,11 @@ FLUENCY = ("parses", "broken", "repeats")
 CONTENT = ("right", "told", "true", "told_direction")
 POSITION = ("color", "shape", "direction", "new_color", "count")
 CAPTION = ("BLEU-4", "ROUGE-L", "CIDEr")
+TIMING = {
+    "told after the event's end, s": ("events", "delay_s"),
+    "staleness, s": ("staleness_s",),
+    "tail, s": ("tail_s",),
+}
 
 
 def write_page(outcome: Outcome, folder: Path) -> Path:
@@ -37,9 +43,9 @@ def write_page(outcome: Outcome, folder: Path) -> Path:
         *[_claim(claim) for claim in judged],
         "## Numbers",
         "Mean over training seeds, in brackets the lowest and the highest seed. Shares in %.",
-        _section("Language", outcome, FLUENCY),
-        _section("Content, by alignment in order", outcome, CONTENT),
-        _section("Content, by position (one lost phrase and all later ones count as wrong)", outcome, POSITION),
+        _shares("Language", outcome, FLUENCY),
+        _shares("Content, by alignment in order", outcome, CONTENT),
+        _shares("Content, by position (one lost phrase and all later ones count as wrong)", outcome, POSITION),
         _caption_scores(outcome),
         _timing(outcome),
         _examples(outcome),
@@ -54,7 +60,7 @@ def write_page(outcome: Outcome, folder: Path) -> Path:
 def summary(outcome: Outcome) -> str:
     """A few lines for the terminal: fluency and content under each schedule, and the verdicts."""
     lines = [f"{'':12}{'schedule':10}" + "".join(f"{name:>10}" for name in ("parses", "right", "true"))]
-    for variant, schedule in _rows(outcome):
+    for variant, schedule in outcome.plan.rows():
         cells = (
             f"{100 * np.mean(outcome.over_seeds(variant, schedule, s)):9.1f}%" for s in ("parses", "right", "true")
         )
@@ -108,29 +114,48 @@ def _claim(claim: Claim) -> str:
     return "\n".join(lines)
 
 
-def _section(title: str, outcome: Outcome, shares: tuple[str, ...]) -> str:
-    rows = [[_spread(100 * outcome.over_seeds(*row, share)) for share in shares] for row in _rows(outcome)]
-    meaning = "; ".join(f"`{share}`: {MEANING[share]}" for share in shares)
-    return f"### {title}\n\n{_table(outcome, shares, rows)}\n\n{meaning}."
+def _table(title: str, outcome: Outcome, columns: dict[str, Callable], digits: int, note: str = "") -> str:
+    """A line for every variant and schedule.
+
+    Args:
+        columns: heading -> (variant, schedule) -> (S,) a number for each seed.
+    """
+    lines = ["| variant | schedule | " + " | ".join(columns) + " |", "|---" * (2 + len(columns)) + "|"]
+    for variant, schedule in outcome.plan.rows():
+        cells = [_spread(values(variant, schedule), digits) for values in columns.values()]
+        lines.append(f"| `{variant}` | {schedule} | " + " | ".join(cells) + " |")
+    return "\n\n".join(filter(None, [f"### {title}", "\n".join(lines), note]))
+
+
+def _spread(values: np.ndarray, digits: int) -> str:
+    values = values[~np.isnan(values)]
+    if not len(values):
+        return "n/a"
+    mean = f"{values.mean():.{digits}f}"
+    return mean if len(values) == 1 else f"{mean} [{values.min():.{digits}f}, {values.max():.{digits}f}]"
+
+
+def _shares(title: str, outcome: Outcome, shares: tuple[str, ...]) -> str:
+    columns = {name: lambda v, s, name=name: 100 * outcome.over_seeds(v, s, name) for name in shares}
+    meaning = "; ".join(f"`{name}`: {MEANING[name]}" for name in shares)
+    return _table(title, outcome, columns, 1, f"{meaning}.")
 
 
 def _caption_scores(outcome: Outcome) -> str:
-    rows = [
-        [_spread(100 * outcome.metric(*row, "scores", "corpus", metric)) for metric in CAPTION]
-        for row in _rows(outcome)
-    ]
-    return f"### Caption metrics (times 100)\n\n{_table(outcome, CAPTION, rows)}"
+    columns = {n: lambda v, s, n=n: 100 * outcome.metric(v, s, "scores", "corpus", n) for n in CAPTION}
+    return _table("Caption metrics (times 100)", outcome, columns, 1)
 
 
 def _timing(outcome: Outcome) -> str:
-    columns = ("told after the event's end, s", "staleness, s", "tail, s")
-    paths = (("events", "delay_s"), ("staleness_s",), ("tail_s",))
-    rows = [[_spread(outcome.metric(*row, "timing", *path, "median"), 2) for path in paths] for row in _rows(outcome)]
+    columns = {
+        heading: lambda v, s, path=path: outcome.metric(v, s, "timing", *path, "median")
+        for heading, path in TIMING.items()
+    }
     note = (
         "Medians, in stream time on the clock of a paced run (docs/metrics.md). Several processes shared the machine, "
         "so the computing part is an upper bound; here it is small beside the waiting."
     )
-    return f"### Timing\n\n{_table(outcome, columns, rows)}\n\n{note}"
+    return _table("Timing", outcome, columns, 2, note)
 
 
 def _examples(outcome: Outcome) -> str:
@@ -138,17 +163,18 @@ def _examples(outcome: Outcome) -> str:
     record, seed = outcome.records[0], outcome.plan.seeds[0]
     key = str(record["video_id"])
     lines = [f"reference: {record['human_caption']}"]
-    lines += [f"{v}, {s}: {outcome.cells[v, seed, s].said[key]}" for v, s in _rows(outcome)]
+    lines += [f"{v}, {s}: {outcome.cells[v, seed, s].said[key]}" for v, s in outcome.plan.rows()]
     return f"## The first clip of the test file (seed {seed})\n\n```text\n" + "\n".join(lines) + "\n```"
 
 
 def _provenance(outcome: Outcome) -> str:
     notes = outcome.jobs.values()
     begins, ends = [note["begin"] for note in notes], [note["end"] for note in notes]
-    kinds = {"training": [], "test": [], "preparation": []}
+    kinds, commands = {"training": [], "test": [], "preparation": []}, {}
     for note in notes:
         kind = {"train": "training", "eval": "test"}.get(note["argv"][0], "preparation")
         kinds[kind].append(note["seconds"])
+        commands.setdefault(kind, " ".join(["swwatch", *note["argv"]]))
     loads = [note["load"][0] for note in (*begins, *ends)]
 
     def each(key: str) -> str:
@@ -156,10 +182,8 @@ def _provenance(outcome: Outcome) -> str:
 
     gpus = ", ".join(dict.fromkeys(name for note in begins for name in note["gpus"])) or "no GPU"
     spent = "; ".join(f"{len(s)} x {kind}, {sum(s) / 60:.0f} min in all" for kind, s in kinds.items() if s)
-    training = next((note["argv"] for note in notes if note["argv"][0] == "train"), [])
-    test = next((note["argv"] for note in notes if note["argv"][0] == "eval"), [])
-    commands = [" ".join(["swwatch", *argv]) for argv in (training, test) if argv]
-    shown = re.sub(r"\S*/(?=configs/)", "", "\n".join(commands).replace(str(outcome.folder), "STUDY"))
+    examples = "\n".join(commands[kind] for kind in ("training", "test") if kind in commands)
+    shown = re.sub(r"\S*/(?=configs/)", "", examples.replace(str(outcome.folder), "STUDY"))
     at_once = ", ".join(sorted({str(note["at_once"]) for note in notes}))
     return (
         f"## How it was made\n\n`bash scripts/study.sh --size {outcome.plan.name}`, which runs for each seed and "
@@ -179,26 +203,7 @@ def _numbers(outcome: Outcome, judged: list[Claim]) -> dict:
             share: [None if np.isnan(x) else round(float(x), 4) for x in outcome.over_seeds(variant, schedule, share)]
             for share in (*FLUENCY, *CONTENT, *POSITION)
         }
-        for variant, schedule in _rows(outcome)
+        for variant, schedule in outcome.plan.rows()
     }
     verdicts = [{"claim": claim.text, "rule": claim.rule, "verdict": claim.verdict} for claim in judged]
     return {"plan": outcome.plan.name, "seeds": list(outcome.plan.seeds), "shares": shares, "claims": verdicts}
-
-
-def _rows(outcome: Outcome) -> list[tuple[str, str]]:
-    return [(variant, schedule) for variant in outcome.plan.variants for schedule in outcome.plan.schedules(variant)]
-
-
-def _table(outcome: Outcome, columns: tuple[str, ...], rows: list[list[str]]) -> str:
-    lines = ["| variant | schedule | " + " | ".join(columns) + " |", "|---" * (2 + len(columns)) + "|"]
-    for (variant, schedule), cells in zip(_rows(outcome), rows, strict=True):
-        lines.append(f"| `{variant}` | {schedule} | " + " | ".join(cells) + " |")
-    return "\n".join(lines)
-
-
-def _spread(values: np.ndarray, digits: int = 1) -> str:
-    values = values[~np.isnan(values)]
-    if not len(values):
-        return "n/a"
-    mean = f"{values.mean():.{digits}f}"
-    return mean if len(values) == 1 else f"{mean} [{values.min():.{digits}f}, {values.max():.{digits}f}]"

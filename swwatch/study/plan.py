@@ -36,6 +36,14 @@ class Plan:
         """The schedules under which a variant is tested; one that speaks after the video knows none."""
         return {"fixed": TRAINED} if VARIANTS[variant].speaks is Speaks.OFFLINE else SCHEDULES
 
+    def rows(self) -> list[tuple[str, str]]:
+        """(variant, schedule's name) of everything that is tested, as the tables have it."""
+        return [(variant, schedule) for variant in self.variants for schedule in self.schedules(variant)]
+
+    def cells(self) -> list[tuple[str, int, str]]:
+        """(variant, seed, schedule's name) of every test; seeds in turn."""
+        return [(variant, seed, schedule) for seed in self.seeds for variant, schedule in self.rows()]
+
 
 ALL = tuple(VARIANTS)
 PLANS = {

@@ -2,13 +2,11 @@
 
 from pathlib import Path
 
-import matplotlib
 import numpy as np
+from matplotlib.patches import Patch
 
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt  # noqa: E402
-
-from swwatch.study.outcome import Outcome  # noqa: E402
+from swwatch.pictures.plots import panels, save
+from swwatch.study.outcome import Outcome
 
 SHARES = {
     "parses": "clips whose text is whole",
@@ -20,24 +18,26 @@ COLORS = ("#3b6ea5", "#d9822b", "#7a9e3d")  # of schedules
 
 def draw_shares(outcome: Outcome, path: Path) -> Path:
     """One panel a share, one group of bars a variant, one bar a schedule."""
-    variants, schedules = outcome.plan.variants, _schedules(outcome)
-    figure, axes = plt.subplots(len(SHARES), 1, figsize=(1.6 + 1.4 * len(variants), 6.4), sharex=True)
+    schedules = _schedules(outcome)
+    figure, axes = panels(len(SHARES), 1, (_width(outcome), 6.4), sharex=True)
     for axis, (share, title) in zip(axes, SHARES.items(), strict=True):
         _bars(axis, outcome, lambda v, s, share=share: 100 * outcome.over_seeds(v, s, share))
         axis.set(ylim=(0, 108), ylabel="%", title=title)
-    axes[-1].set_xticks(range(len(variants)), variants)
-    handles = [plt.Rectangle((0, 0), 1, 1, color=color) for color in COLORS[: len(schedules)]]
+    handles = [Patch(color=color) for color in COLORS[: len(schedules)]]
     figure.legend(handles, schedules, loc="upper center", ncols=len(schedules), frameon=False, title="schedule")
-    return _save(figure, path, top=0.88)
+    return save(figure, path, top=0.88)
 
 
 def draw_delay(outcome: Outcome, path: Path) -> Path:
     """How long after the end of an event it has been told, median over events."""
-    figure, axis = plt.subplots(figsize=(1.6 + 1.4 * len(outcome.plan.variants), 3))
+    figure, (axis,) = panels(1, 1, (_width(outcome), 3))
     _bars(axis, outcome, lambda v, s: outcome.metric(v, s, "timing", "events", "delay_s", "median"))
     axis.set(ylabel="s", title="told this long after the event was over (median)")
-    axis.set_xticks(range(len(outcome.plan.variants)), outcome.plan.variants)
-    return _save(figure, path)
+    return save(figure, path)
+
+
+def _width(outcome: Outcome) -> float:
+    return 1.6 + 1.4 * len(outcome.plan.variants)
 
 
 def _schedules(outcome: Outcome) -> list[str]:
@@ -45,9 +45,9 @@ def _schedules(outcome: Outcome) -> list[str]:
 
 
 def _bars(axis, outcome: Outcome, values) -> None:
-    schedules = _schedules(outcome)
+    schedules, variants = _schedules(outcome), outcome.plan.variants
     width = 0.8 / len(schedules)
-    for i, variant in enumerate(outcome.plan.variants):
+    for i, variant in enumerate(variants):
         mine = list(outcome.plan.schedules(variant))
         for j, schedule in enumerate(mine):
             seeds = values(variant, schedule)
@@ -56,13 +56,5 @@ def _bars(axis, outcome: Outcome, values) -> None:
                 continue
             axis.bar(x, np.nanmean(seeds), width * 0.9, color=COLORS[schedules.index(schedule)])
             axis.scatter([x] * len(seeds), seeds, s=9, color="black", zorder=3)
-    axis.spines[["top", "right"]].set_visible(False)
-    axis.grid(axis="y", alpha=0.3)
-    axis.set_axisbelow(True)
-
-
-def _save(figure, path: Path, top: float = 1.0) -> Path:
-    figure.tight_layout(rect=(0, 0, 1, top))
-    figure.savefig(path, dpi=110, metadata={"Software": None})  # the same bytes for the same figures
-    plt.close(figure)
-    return path
+    axis.set_xticks(range(len(variants)), variants)
+    axis.grid(visible=False, axis="x")

@@ -150,7 +150,7 @@ def test_what_takes_too_long_or_comes_too_late_is_listed(tmp_path):
         ({"variant": "origin"}, "speaks after the whole video.*group"),
         ({"shape": "toy", "model": "x"}, "give one of them"),
         ({"video_tokens": "64,0"}, "video_tokens must be at least 1"),
-        ({"steps": "3"}, "at least 4 steps"),
+        ({"steps": "3"}, "steps must be at least 4"),
         ({"hold_s": "0"}, "hold_s must be above 0"),
         ({"soak": "-1"}, "soak must be at least 0"),
     ],

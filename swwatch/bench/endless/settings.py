@@ -4,7 +4,7 @@ from dataclasses import dataclass, replace
 from typing import Self
 
 from swwatch.bench.endless.modes import MODES
-from swwatch.bench.settings import TRUST, BenchSettings, check_known
+from swwatch.bench.settings import BenchSettings, check_known
 from swwatch.bench.shapes import SHAPES
 from swwatch.config import setting
 from swwatch.errors import UserError
@@ -36,30 +36,27 @@ class EndlessSettings(BenchSettings):
     modes: tuple[str, ...] | None = setting(None, f"which (default: all): {', '.join(MODES)}")
     shape: str | None = setting(None, f"random model of: {', '.join(SHAPES)} (default: toy, on cuda 7b)")
     variant: str = setting("group", f"of the modes serial and fused: {', '.join(PARALLEL)}")
-    seconds: int | None = setting(None, "of the stream, a step each (default: 240, on cuda 1000)")
-    video_tokens: int | None = setting(None, "a second (default: 16, on cuda 256)")
-    tokens: int = setting(10, 'said a second; in chat turns the last two are " ..." and <|im_end|>')
+    seconds: int | None = setting(None, "of the stream, a step each (default: 240, on cuda 1000)", least=5)
+    video_tokens: int | None = setting(None, "a second (default: 16, on cuda 256)", above=0)
+    tokens: int = setting(10, 'said a second; in chat turns the last two are " ..." and <|im_end|>', least=3)
     # windows
-    vision_s: int = setting(16, "seconds of video that windows keep")
-    restart_s: float | None = setting(None, "the window without overlap (default: 60, on cuda 100)")
-    flush_s: float | None = setting(None, "all video goes when there is so much of it (default: 60, on cuda 240)")
-    text_sink: int | None = setting(None, "first tokens of what was said that stay (default: 64, on cuda 512)")
-    text_window: int | None = setting(None, "last tokens of it that stay (default: 64, on cuda 512)")
+    vision_s: int = setting(16, "seconds of video that windows keep", above=0)
+    restart_s: float | None = setting(None, "the window without overlap (default: 60, on cuda 100)", above=0)
+    flush_s: float | None = setting(
+        None, "all video goes at so many seconds of it (default: 60, on cuda 240)", above=0
+    )
+    text_sink: int | None = setting(None, "first tokens of what was said that stay (default: 64, cuda 512)", least=0)
+    text_window: int | None = setting(None, "last tokens of it that stay (default: 64, on cuda 512)", above=0)
     # how
-    mode_s: float | None = setting(None, "a mode is stopped after so many seconds (default: 60, on cuda 240)")
-    max_spread: float = setting(0.15, "step times of a mode of constant cost spread by more than this", group=TRUST)
+    mode_s: float | None = setting(None, "a mode is stopped after so many seconds (default: 60, on cuda 240)", above=0)
+    max_spread: float = setting(0.15, "too busy: step times of a mode of constant cost spread by more than this")
 
     def __post_init__(self):
+        super().__post_init__()
         check_known("mode", self.modes, MODES)
         check_known("shape", self.shape, SHAPES)
         if variants.get(self.variant).name not in PARALLEL:
             raise UserError(f"the variant {self.variant!r} has no endless form: choose {', '.join(PARALLEL)}")
-        if self.tokens < 3:
-            raise UserError(f'tokens must be at least 3, a word, " ..." and <|im_end|>, not {self.tokens}')
-        if self.seconds is not None and self.seconds < 5:
-            raise UserError(f"a stream needs at least 5 seconds, not {self.seconds}")
-        self.check_above_zero("video_tokens", "vision_s", "restart_s", "flush_s", "text_window", "mode_s", "threads")
-        self.check_least(0, "text_sink")
 
     @property
     def steadiness(self) -> str:

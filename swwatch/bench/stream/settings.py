@@ -4,7 +4,7 @@ from dataclasses import dataclass, replace
 from itertools import product
 from typing import Self
 
-from swwatch.bench.settings import TRUST, BenchSettings, check_known, check_model
+from swwatch.bench.settings import BenchSettings, check_known, check_model
 from swwatch.bench.shapes import SHAPES
 from swwatch.config import setting
 from swwatch.errors import UserError
@@ -54,32 +54,35 @@ class StreamSettings(BenchSettings):
     engines: tuple[str, ...] | None = setting(None, f"which (default: all): {', '.join(ENGINES)}")
     # the sweep: the first of each list is the base; video tokens and k vary one by one over the fewest steps
     video_tokens: tuple[int, ...] | None = setting(
-        None, "video tokens a step, the first is the base (default: 64,16,256)"
+        None, "of a step, the first is the base (default: 64,16,256)", least=1
     )
-    k: tuple[int, ...] | None = setting(None, "tokens spoken a step (default: 3,1,8)")
-    steps: tuple[int, ...] | None = setting(None, "steps of a stream (default: 30,10; on cuda 120 too)")
+    k: tuple[int, ...] | None = setting(None, "tokens spoken a step (default: 3,1,8)", least=1)
+    steps: tuple[int, ...] | None = setting(
+        None, "of a stream; first and last are not counted (default: 30,10; on cuda 120 too)", least=4
+    )
     full: bool = setting(False, "all combinations of the lists (default lists: up to 1024 tokens and 120 steps)")
     # how
     fast: bool | None = setting(None, "static memory and CUDA graphs (default: on cuda)")
-    warmup: int = setting(1, "runs of each engine at the base that are not counted")
-    repeats: int = setting(3, "runs of each engine at the base; the engines take turns")
-    sweep_repeats: int | None = setting(None, "the same at the other points (default: 1, on cuda 3)")
+    warmup: int = setting(1, "runs of each engine at the base that are not counted", least=0)
+    repeats: int = setting(3, "runs of each engine at the base; the engines take turns", least=1)
+    sweep_repeats: int | None = setting(None, "the same at the other points (default: 1, on cuda 3)", least=1)
     max_engine_s: float | None = setting(
-        None, "leave out an engine at a point where a run would take longer (default: 300 on a CPU)"
+        None, "leave out an engine where a run would take longer (default: 300 on a CPU)", above=0
     )
-    limit_s: float | None = setting(None, "begin no further point or part after so many seconds; it is then listed")
-    bandwidth: float | None = setting(None, "memory bandwidth in GB/s, where the table does not know the GPU")
+    limit_s: float | None = setting(None, "begin no further part after so many seconds; it is then listed", above=0)
+    bandwidth: float | None = setting(None, "memory bandwidth in GB/s, where the table does not know the GPU", above=0)
     # further parts
     paced: bool = setting(True, "paced runs at the base: staleness at 2 frames a second and under load")
     sustain: bool = setting(False, "search the highest rate that is held without a dropped frame")
-    hold_s: float = setting(10.0, "a rate is held when it is held for so many seconds of the stream")
-    session_steps: int = setting(30, "steps of one session in that search; the next one follows at once")
-    queue: int = setting(8, "steps that may wait")
-    soak: float = setting(0.0, "minutes of one paced session: drift of step time, memory and positions")
-    soak_rate: float = setting(1.0, "its steps a second (1: video of 2 frames a second)")
-    max_spread: float = setting(0.15, "step times of an engine at the base spread by more than this", group=TRUST)
+    hold_s: float = setting(10.0, "a rate is held when it is held for so many seconds of the stream", above=0)
+    session_steps: int = setting(30, "steps of one session in that search; the next one follows at once", least=1)
+    queue: int = setting(8, "steps that may wait", least=1)
+    soak: float = setting(0.0, "minutes of one paced session: drift of step time, memory and positions", least=0)
+    soak_rate: float = setting(1.0, "its steps a second (1: video of 2 frames a second)", above=0)
+    max_spread: float = setting(0.15, "too busy: step times of an engine at the base spread by more than this")
 
     def __post_init__(self):
+        super().__post_init__()
         if variants.get(self.variant).speaks is Speaks.OFFLINE:
             streaming = speaking(Speaks.ALTERNATING, Speaks.PARALLEL)
             raise UserError(f"{self.variant!r} speaks after the whole video: choose one of {', '.join(streaming)}")
@@ -87,12 +90,6 @@ class StreamSettings(BenchSettings):
         check_known("engine", self.engines, ENGINES)
         if self.engines and REFERENCE not in self.engines:
             raise UserError(f"every gain is told against {REFERENCE}: add it to --engines")
-        counts = ("video_tokens", "k", "steps", "repeats", "sweep_repeats", "threads", "queue", "session_steps")
-        self.check_least(1, *counts)
-        self.check_above_zero("hold_s", "soak_rate", "max_engine_s", "limit_s", "bandwidth")
-        self.check_least(0, "warmup", "soak")
-        if any(steps < 4 for steps in self.steps or ()):
-            raise UserError("a stream needs at least 4 steps: the first and the last one are not counted")
 
     @property
     def models(self) -> tuple[str, ...]:

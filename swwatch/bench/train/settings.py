@@ -4,7 +4,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, Self
 
-from swwatch.bench.settings import HOW, TRUST, BenchSettings, check_known
+from swwatch.bench.settings import BenchSettings, check_known
 from swwatch.config import setting
 from swwatch.errors import UserError
 from swwatch.model.checks import check_checkpoint
@@ -64,36 +64,34 @@ class TrainBenchSettings(BenchSettings):
     variant: str = setting("group", f"one of {', '.join(variants.VARIANTS)}")
     # the samples, the same for all rows; a step takes all of them
     data: Path | None = setting(None, "annotation file: its first clips, decoded before anything is timed")
-    samples: int = setting(32, "samples of an optimizer step")
-    tokens_per_step: int = setting(64, "video tokens of a second, where samples are made up")
+    samples: int = setting(32, "samples of an optimizer step", least=1)
+    tokens_per_step: int = setting(64, "video tokens of a second, where samples are made up", least=1)
     seconds: tuple[int, ...] = setting((5, 30), "shortest and longest of made-up samples, drawn evenly between")
     sweep_length: tuple[int, ...] = setting((), "then one made-up sample of so many tokens each, such as 2048,8192")
     # the rows
     rows: tuple[str, ...] = setting((), f"which rows (default: all): {', '.join(ROWS)}")
-    batch_size: int = setting(4, "samples of a padded batch")
-    pack_tokens: int | None = setting(None, "tokens of a pack (default: 16 of the longest sample, at most 8192)")
+    batch_size: int = setting(4, "samples of a padded batch", least=1)
+    pack_tokens: int | None = setting(None, "tokens of a pack (default: 16 longest samples, at most 8192)", least=1)
     # how
     train_vision: bool | None = setting(
         None, "train the vision tower too (default: as configs/train: toy yes, else no)"
     )
     gradient_checkpointing: bool = setting(False, "recompute activations in the backward pass")
-    warmup: int = setting(2, "optimizer steps before any is timed")
-    repeats: int = setting(5, "optimizer steps that are timed")
+    warmup: int = setting(2, "optimizer steps before any is timed", least=1)
+    repeats: int = setting(5, "optimizer steps that are timed", least=1)
     peak_tflops: float | None = setting(None, "dense bf16 peak of the GPU, where its name is not known")
     precision: Literal["auto", "float32", "bfloat16", "autocast"] = setting(
-        "auto", "weights in float32 or bfloat16, or bfloat16 autocast over float32 (auto: bfloat16 on cuda)", group=HOW
+        "auto", "weights in float32 or bfloat16, or bfloat16 autocast over float32 (auto: bfloat16 on cuda)"
     )
-    max_load: float = setting(1.0, "load average before the start above this share of the cores", group=TRUST)
-    max_spread: float = setting(
-        0.1, "the step times' interquartile range is more of the median than this", group=TRUST
-    )
+    max_load: float = setting(1.0, "too busy: load average before the start above this share of the cores")
+    max_spread: float = setting(0.1, "too busy: the step times' interquartile range is more of the median than this")
 
     def __post_init__(self):
+        super().__post_init__()
         variants.get(self.variant)
         if self.model is not None:
             check_checkpoint(self.model)
         check_known("row", self.rows, ROWS)
-        self.check_least(1, "samples", "tokens_per_step", "batch_size", "warmup", "repeats", "threads")
         if len(self.seconds) != 2 or not 1 <= self.seconds[0] <= self.seconds[1]:
             raise UserError(f"seconds must be the shortest and the longest, such as 5,30, not {self.seconds}")
         if self.data is not None and self.model is None:
