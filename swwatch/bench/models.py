@@ -9,7 +9,7 @@ from swwatch.bench.settings import BenchSettings
 from swwatch.bench.shapes import SHAPES
 from swwatch.model.attention import BACKENDS, check_attention
 from swwatch.model.dummy import MARKUP
-from swwatch.model.modeling import WatchingQwen2_5_VL
+from swwatch.model.families.qwen2_5_vl import WatchingQwen2_5_VL
 from swwatch.model.settings import Settings
 from swwatch.toy.checkpoint import mrope_section
 

@@ -14,7 +14,7 @@ import torch
 
 from swwatch.engine.requests import Choose, Feed, Look, Request, Run, Wait
 from swwatch.errors import UserError
-from swwatch.model.modeling import WatchingQwen2_5_VL
+from swwatch.model.modeling import Watching
 from swwatch.model.ragged import step_many, watch_many
 from swwatch.model.tower import Looked
 from swwatch.policies.chooser import pick_many
@@ -48,7 +48,7 @@ class Batch:
             forgotten when a run ends, for that gives memory back.
     """
 
-    def __init__(self, model: WatchingQwen2_5_VL | None):
+    def __init__(self, model: Watching | None):
         """Args: the model that answers; None for runs that ask nothing."""
         self.model = model
         self.at_most: int | None = None
@@ -167,7 +167,7 @@ class Batch:
         return [*events, (key, end)]
 
 
-def _watch(model: WatchingQwen2_5_VL, looks: list[Look]) -> list[torch.Tensor | Looked]:
+def _watch(model: Watching, looks: list[Look]) -> list[torch.Tensor | Looked]:
     """Beside the words, one by one, where the model has a place for it and the run allows it; all others at once."""
     aside = getattr(model, "watches_aside", False)
     now = [look for look in looks if not (aside and look.aside)]
@@ -176,7 +176,7 @@ def _watch(model: WatchingQwen2_5_VL, looks: list[Look]) -> list[torch.Tensor | 
     return [x.select(begin(x.pixel_values, x.grid_thw) if aside and x.aside else next(seen)) for x in looks]
 
 
-def _step(model: WatchingQwen2_5_VL, feeds: list[Feed]) -> torch.Tensor:
+def _step(model: Watching, feeds: list[Feed]) -> torch.Tensor:
     return step_many(model, *([getattr(f, name) for f in feeds] for name in ("cache", "rows", "embeds", "predicts")))
 
 

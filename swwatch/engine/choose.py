@@ -108,7 +108,7 @@ def open_session(engine: str, model, prompt: list[int], *, watcher=None, **optio
 
     Args:
         engine: of `ENGINES`; "auto" is settled by `choose`.
-        model: a WatchingQwen2_5_VL or what has its methods.
+        model: a Watching or what has its methods.
         prompt: token ids up to and including <|vision_start|>.
         watcher: for streams and two_device; see `open_watcher`. Sessions may share one, and it outlives them.
         options: of `Session`.

@@ -12,7 +12,7 @@ import torch
 
 from swwatch.engine.source import Source
 from swwatch.model.cache import StreamCache
-from swwatch.model.modeling import WatchingQwen2_5_VL
+from swwatch.model.modeling import Watching
 from swwatch.model.tower import Looked
 from swwatch.policies.chooser import Chooser
 from swwatch.rules.layout import Layout
@@ -73,7 +73,7 @@ Request = Look | Feed | Choose | Wait
 Run = Generator[Any, Any, Any]  # yields requests and what is said; is sent the answers
 
 
-def drive(model: WatchingQwen2_5_VL, run: Run) -> Iterator:
+def drive(model: Watching, run: Run) -> Iterator:
     """Answer one session's requests as they come; yield what it says."""
     answer = None
     while True:
@@ -88,7 +88,7 @@ def drive(model: WatchingQwen2_5_VL, run: Run) -> Iterator:
             yield event
 
 
-def answer_to(model: WatchingQwen2_5_VL, request: Request) -> Any:
+def answer_to(model: Watching, request: Request) -> Any:
     """The answer to one request of one session."""
     match request:
         case Look():

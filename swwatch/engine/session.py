@@ -30,7 +30,7 @@ from swwatch.engine.requests import Choose, Feed, Look, Run, Wait
 from swwatch.engine.source import Ask, Order, Source, Step
 from swwatch.engine.trace import Asked, Moment, SimulatedClock, Spoken, Watched
 from swwatch.errors import UserError
-from swwatch.model.modeling import WatchingQwen2_5_VL
+from swwatch.model.modeling import Watching
 from swwatch.model.tower import Looked
 from swwatch.policies.choose import Choosing, Greedy
 from swwatch.policies.chooser import Chooser
@@ -60,7 +60,7 @@ class Session:
 
     def __init__(
         self,
-        model: WatchingQwen2_5_VL,
+        model: Watching,
         prompt: list[int],
         *,
         schedule: Schedule | None = None,

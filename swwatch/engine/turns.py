@@ -24,6 +24,7 @@ from swwatch.policies.chooser import Chooser
 from swwatch.policies.keep import Windows, default_windows
 from swwatch.rules import turn_positions as positions
 from swwatch.rules.cursor import layout_of
+from swwatch.rules.families import t_step
 from swwatch.rules.spans import Part, Span, ids_of
 from swwatch.rules.visibility import WATCHED
 
@@ -98,7 +99,7 @@ class TurnSession:
         self.chooser = Chooser(choose, vocab_size, model.device, ellipsis=turns.ellipsis[0])
         self.clock = clock or SimulatedClock()
         self.steps_per_turn = steps_per_turn
-        self.t_step = positions.t_step(model.config)
+        self.t_step = t_step(model.config)
         self.query = self.system.query if query is None else query
         self.context: list[Span] = turns.begin(previous if isinstance(previous, str) else tuple(previous), system_text)
         self.context = evict.shorten(self.context, self.windows)

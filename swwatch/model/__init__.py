@@ -1,1 +1,1 @@
-"""Room 3: loading Qwen2.5-VL with a variant's positions and masks, and the KV cache."""
+"""Models with a variant's positions and masks: families, loading, attention, KV caches, the CUDA fast path."""

@@ -24,7 +24,7 @@ class Adapted(PeftModel):
         """As peft's, with config.json beside it (variant, schedule, pixel budget)."""
         super().save_pretrained(save_directory, **{"save_embedding_layers": False} | kwargs)
         config = copy.deepcopy(self.get_base_model().config)
-        config.architectures = [self.get_base_model().upstream]
+        config.architectures = [self.get_base_model().family.upstream]
         if hasattr(config, "quantization_config"):  # how the base was held in training, not what the adapter needs
             del config.quantization_config
         config.save_pretrained(save_directory)

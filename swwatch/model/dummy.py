@@ -70,7 +70,7 @@ class Blank:
     def __init__(self, variant: str, schedule: Schedule | None = None, t_per_step: int = 2, vocab_size: int = 10_000):
         vision = SimpleNamespace(spatial_merge_size=1, tokens_per_second=t_per_step)
         text = SimpleNamespace(vocab_size=vocab_size)
-        self.config = SimpleNamespace(vision_config=vision, text_config=text)
+        self.config = SimpleNamespace(model_type="qwen2_5_vl", vision_config=vision, text_config=text)
         self.settings = SimpleNamespace(variant=variant, schedule=schedule or WaitK(), see=ALL)
         self.generation_config = SimpleNamespace(eos_token_id=MARKUP.im_end)
         self.markup, self.t_per_step = MARKUP, t_per_step

@@ -23,7 +23,7 @@ from torch.nn.functional import rms_norm, scaled_dot_product_attention
 
 from swwatch.errors import UserError
 from swwatch.model.graphs import Graphs
-from swwatch.model.modeling import WatchingQwen2_5_VL
+from swwatch.model.modeling import Watching
 from swwatch.model.static_cache import StaticCache, Store
 from swwatch.model.tower import Looked, Tower
 from swwatch.rules import variants
@@ -64,7 +64,7 @@ class Bucket:
 
 
 class FastModel:
-    """A WatchingQwen2_5_VL as engines use it, over static memory. Same tokens, same methods.
+    """A Watching as engines use it, over static memory. Same tokens, same methods.
 
     One thread and one CUDA stream at a time: its inputs and working memory are shared by all its forwards. A second
     thread takes `another()`, which shares the weights alone.
@@ -77,7 +77,7 @@ class FastModel:
 
     def __init__(
         self,
-        model: WatchingQwen2_5_VL,
+        model: Watching,
         max_watched: int,
         max_said: int,
         graphs: bool | None = None,
@@ -158,7 +158,7 @@ class FastModel:
         return self._text.embed_tokens(torch.as_tensor(ids, dtype=torch.int64).to(self.device, non_blocking=True))
 
     def watch_video(self, pixel_values: torch.Tensor, grid_thw: torch.Tensor) -> torch.Tensor:
-        """As `WatchingQwen2_5_VL.watch_video`."""
+        """As `Watching.watch_video`."""
         return self.tower.look(pixel_values, grid_thw).take()
 
     def begin_watching(self, pixel_values: torch.Tensor, grid_thw: torch.Tensor) -> Looked:
@@ -168,7 +168,7 @@ class FastModel:
     def step(
         self, cache: StaticCache, rows: Layout, embeds: torch.Tensor, predicts: int | None = -1
     ) -> torch.Tensor | None:
-        """As `WatchingQwen2_5_VL.step`."""
+        """As `Watching.step`."""
         return self.step_many([cache], [rows], [embeds], [predicts])[0]
 
     @torch.no_grad()

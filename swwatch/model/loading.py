@@ -10,7 +10,8 @@ from transformers.utils import is_flash_attn_2_available
 from swwatch.data.prompt import Markup
 from swwatch.errors import UserError
 from swwatch.model.checks import ADAPTER, check_checkpoint, check_device, check_dtype, saved_settings
-from swwatch.model.modeling import FAMILIES, Watching
+from swwatch.model.families import model_class
+from swwatch.model.modeling import Watching
 from swwatch.model.settings import Settings, base_of
 from swwatch.rules import variants
 
@@ -42,7 +43,7 @@ def load(
     base: str | Path | None = None,
     quantisation=None,
 ) -> Loaded:
-    """Load a Qwen2.5-VL or Qwen2-VL folder or hub id, or an adapter's folder, which is merged into its base model.
+    """Load a folder or hub id of one of the families, or an adapter's folder, which is merged into its base model.
 
     Args:
         variant, schedule, pixel_budget, see: needed only where the checkpoint does not know them.
@@ -72,12 +73,8 @@ def load(
     dtype = dtype or (torch.bfloat16 if device.startswith("cuda") else torch.float32)
     held = {"quantization_config": quantisation, "device_map": {"": device}} if quantisation else {"device_map": None}
     try:
-        kind = PretrainedConfig.get_config_dict(path)[0].get("model_type")
-        if kind not in FAMILIES:
-            raise UserError(f"{path} is a model of the type {kind!r}: give one of {', '.join(FAMILIES)}")
-        model = FAMILIES[kind].from_pretrained(
-            path, **asked, dtype=dtype, attn_implementation=attention or "sdpa", **held
-        )
+        family = model_class(PretrainedConfig.get_config_dict(path)[0].get("model_type"), path)
+        model = family.from_pretrained(path, **asked, dtype=dtype, attn_implementation=attention or "sdpa", **held)
         processor = AutoProcessor.from_pretrained(path)
     except ImportError as error:  # transformers' answer to a backend that is not installed
         raise UserError(f"{error}. Install it, or leave attention to the default (sdpa)") from error

@@ -1,7 +1,7 @@
-"""Qwen2.5-VL and Qwen2-VL that carry a variant: transformers' own models, positions and masks from rules.variants.
+"""Models that carry a variant: transformers' own, with positions and masks from rules.variants.
 
-Nothing of the modelling code is copied or patched. transformers' `get_rope_index` changed its rule between releases
-and its `generate` disagrees with a cached forward, so positions never come from there.
+Families are in model/families; nothing of their modelling code is copied. transformers' `get_rope_index` changed its
+rule between releases and its `generate` disagrees with a cached forward, so positions never come from there.
 Legend: B batch, L sequence, Q new tokens, K keys, D width.
 """
 
@@ -11,16 +11,8 @@ from pathlib import Path
 
 import torch
 from torch.nn.attention.flex_attention import BlockMask
-from transformers import (
-    AutoTokenizer,
-    PretrainedConfig,
-    Qwen2_5_VLConfig,
-    Qwen2_5_VLForConditionalGeneration,
-    Qwen2VLConfig,
-    Qwen2VLForConditionalGeneration,
-)
-from transformers.conversion_mapping import get_checkpoint_conversion_mapping, register_checkpoint_conversion_mapping
-from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import Qwen2_5_VLCausalLMOutputWithPast
+from transformers import AutoTokenizer, PretrainedConfig
+from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from swwatch.data.batch import stack_rows
 from swwatch.data.pixels import merged_grids
@@ -29,43 +21,40 @@ from swwatch.errors import UserError
 from swwatch.model.attention import BACKENDS, block_mask, check_attention, dense_mask, flash_segments, samples_apart
 from swwatch.model.cache import StreamCache
 from swwatch.model.loss import token_loss
-from swwatch.model.ragged import RaggedAttention, RaggedQwen2Attention
 from swwatch.model.settings import Settings
 from swwatch.model.tower import Looked
-from swwatch.model.vision import BatchedQwen2VisionAttention, BatchedVisionAttention, PatchProduct
+from swwatch.model.upstream import swap_class
+from swwatch.model.vision import PatchProduct
 from swwatch.policies.see import kept_features, see_video
 from swwatch.rules import variants
+from swwatch.rules.families import Family, t_step
 from swwatch.rules.layout import Layout
 from swwatch.rules.patch import Patch
-from swwatch.rules.turn_positions import t_step
 
 
 class Watching:
-    """What both families share: a model in one of the variants. FAMILIES, at the end, names them.
+    """What all families share: a model in one of the variants. See model.families for what a family says.
 
     `forward` derives positions and mask from token ids and grids when they are not given, by the same rule that the
     training collator and the streaming engines use. `watch_video` and `step` are what engines call.
 
     Attributes:
         loss_way: "whole" (transformers' own), or a way of model.loss.token_loss.
-        config_type: of the family's configuration.
-        upstream: the class that config.json names, so that other tools load our checkpoints.
-        text_attention, vision_attention: how attention is run here; same parameters, same result.
+        family, text_attention, vision_attention: see model.families.
     """
 
     loss_way = "whole"
-    config_type: type[PretrainedConfig]
-    upstream: str
+    family: Family
     text_attention: type
     vision_attention: type
 
     def __init__(self, config: PretrainedConfig):
         super().__init__(config)
-        self.model.visual.patch_embed.proj.__class__ = PatchProduct  # same parameters, another way to run
+        swap_class(self.model.visual.patch_embed.proj, PatchProduct)
         for block in self.model.visual.blocks:
-            block.attn.__class__ = self.vision_attention  # likewise
+            swap_class(block.attn, self.vision_attention)
         for layer in self.model.language_model.layers:
-            layer.self_attn.__class__ = self.text_attention  # likewise
+            swap_class(layer.self_attn, self.text_attention)
         self.loss_type = "ForCausalLM"  # transformers guesses it from the class name
         saved = getattr(config, "swwatch", None)
         if not saved:
@@ -88,7 +77,7 @@ class Watching:
         hub = {key: kwargs[key] for key in ("revision", "token", "cache_dir", "local_files_only") if key in kwargs}
         config = kwargs.pop("config", None)
         if config is None:
-            config = cls.config_type.from_pretrained(path, **hub)
+            config = cls.config_class.from_pretrained(path, **hub)
         asked = {"variant": variant, "schedule": schedule, "pixel_budget": pixel_budget, "see": see}
         config = annotate(config, AutoTokenizer.from_pretrained(path, **hub), where=str(path), **asked)
         attention = kwargs.pop("attn_implementation", "sdpa")
@@ -107,7 +96,7 @@ class Watching:
         """As transformers', with the upstream class name in config.json, so that other tools load the folder too."""
         super().save_pretrained(save_directory, **kwargs)
         if (Path(save_directory) / "config.json").exists():  # not written by processes other than the main one
-            self.config.architectures = [self.upstream]
+            self.config.architectures = [self.family.upstream]
             self.config.save_pretrained(save_directory)
 
     @property
@@ -242,7 +231,7 @@ class Watching:
         num_items = kwargs.pop("num_items_in_batch", None)
         hidden = self.model(**inputs, **kwargs).last_hidden_state
         loss = token_loss(hidden, labels, self.lm_head, num_items=num_items, way=self.loss_way)
-        return Qwen2_5_VLCausalLMOutputWithPast(loss=loss)
+        return CausalLMOutputWithPast(loss=loss)
 
     def execute(self, columns: torch.Tensor) -> tuple[torch.Tensor | BlockMask | dict | None, dict]:
         """(B, 5, L) columns -> the attention mask of this backend, and further arguments for its kernel.
@@ -329,23 +318,6 @@ class Watching:
         return table(torch.as_tensor(ids, dtype=torch.int64, device=table.weight.device))
 
 
-class WatchingQwen2_5_VL(Watching, Qwen2_5_VLForConditionalGeneration):
-    """Qwen2.5-VL."""
-
-    config_type, upstream = Qwen2_5_VLConfig, "Qwen2_5_VLForConditionalGeneration"
-    text_attention, vision_attention = RaggedAttention, BatchedVisionAttention
-
-
-class WatchingQwen2VL(Watching, Qwen2VLForConditionalGeneration):
-    """Qwen2-VL, LiveCC's family: no windows in its vision tower, and one temporal position a patch."""
-
-    config_type, upstream = Qwen2VLConfig, "Qwen2VLForConditionalGeneration"
-    text_attention, vision_attention = RaggedQwen2Attention, BatchedQwen2VisionAttention
-
-
-FAMILIES = {family.config_type.model_type: family for family in (WatchingQwen2_5_VL, WatchingQwen2VL)}
-
-
 def annotate(config: PretrainedConfig, tokenizer, *, where: str = "the checkpoint", **asked) -> PretrainedConfig:
     """Write the settled variant, policies, pixel budget and markup ids into a configuration."""
     settings = Settings.resolve(getattr(config, "swwatch", None), where=where, **asked)
@@ -354,9 +326,3 @@ def annotate(config: PretrainedConfig, tokenizer, *, where: str = "the checkpoin
     if config.video_token_id != markup.video:
         raise UserError(f"{where}: config.json and tokenizer disagree about <|video_pad|>: is the folder mixed up?")
     return config
-
-
-# transformers finds the renaming of stored weights (model.layers -> model.language_model.layers) by class name, and
-# would start from random weights without it
-for family in FAMILIES.values():
-    register_checkpoint_conversion_mapping(family.__name__, get_checkpoint_conversion_mapping(family.upstream))

@@ -12,12 +12,7 @@ from itertools import accumulate
 import torch
 from torch.nn.functional import scaled_dot_product_attention
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
-from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import (
-    Qwen2_5_VLAttention,
-    apply_rotary_pos_emb,
-    eager_attention_forward,
-)
-from transformers.models.qwen2_vl.modeling_qwen2_vl import Qwen2VLAttention
+from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import apply_rotary_pos_emb, eager_attention_forward
 
 from swwatch.model.attention import Apart
 from swwatch.model.cache import StreamCache
@@ -32,7 +27,7 @@ class Ragged:
     sizes: Sequence[int]
 
 
-class _Ragged:
+class BatchedTextAttention:
     """The LLM's attention; given a StreamCache, or a `Ragged` and n masks, it runs session by session, given an
     `Apart` on the samples of a batch as rows of their own, anything else as upstream."""
 
@@ -80,14 +75,6 @@ class _Ragged:
             keys, values = cache.update(*qkv[1:], self.layer_idx)
             outputs.append(attend(self, qkv[0], keys, values, mask, **options)[0])  # (1, Q of the session, N, D/N)
         return self.o_proj(torch.cat(outputs, dim=1).flatten(2)), None
-
-
-class RaggedAttention(_Ragged, Qwen2_5_VLAttention):
-    """Qwen2.5-VL's, run so."""
-
-
-class RaggedQwen2Attention(_Ragged, Qwen2VLAttention):
-    """Qwen2-VL's, which computes the same, run so."""
 
 
 def grouped_sdpa(

@@ -10,11 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 from torch.nn.functional import linear, scaled_dot_product_attention
-from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import (
-    Qwen2_5_VLVisionAttention,
-    apply_rotary_pos_emb_vision,
-)
-from transformers.models.qwen2_vl.modeling_qwen2_vl import VisionAttention as Qwen2VLVisionAttention
+from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import apply_rotary_pos_emb_vision
 
 # borders between samples in the LLM's sequence: transformers hands them to the vision tower too
 LLM_ONLY = ("cu_seq_lens_q", "cu_seq_lens_k", "max_length_q", "max_length_k")
@@ -44,7 +40,7 @@ class Chunks:
         return cls(tuple(groups))
 
 
-class _Batched:
+class BatchedVisionAttention:
     """Vision attention; under sdpa one call for each length of chunk, anything else runs as upstream."""
 
     def forward(self, hidden_states, cu_seqlens, position_embeddings=None, **kwargs) -> torch.Tensor:
@@ -76,14 +72,6 @@ class _Batched:
                 out = torch.empty_like(qkv[0]) if out is None else out
                 out = out.index_copy(0, index, attend(qkv[:, index], length))
         return self.proj(out.flatten(1))
-
-
-class BatchedVisionAttention(_Batched, Qwen2_5_VLVisionAttention):
-    """Qwen2.5-VL's, run so."""
-
-
-class BatchedQwen2VisionAttention(_Batched, Qwen2VLVisionAttention):
-    """Qwen2-VL's, which has no windows, run so."""
 
 
 class PatchProduct(nn.Conv3d):

@@ -1,8 +1,8 @@
 """Positions of spans: one rule for text and video, and the policies that systems apply it by.
 
 The rule of both Qwen2-VL and Qwen2.5-VL: text counts on by one on all three axes; a video block that begins at s has
-t = s + patch x t_step, h = s + row, w = s + column; what follows begins one past the largest position so far. The two
-families differ in t_step alone: see `t_step`.
+t = s + patch x t_step, h = s + row, w = s + column; what follows begins one past the largest position so far. Families
+differ in t_step alone: see rules.families.
 Source: arXiv 2409.12191 and 2502.13923; policies: arXiv 2510.09608 (StreamingVLM), 2504.16030 (LiveCC).
 """
 
@@ -40,7 +40,7 @@ class Policy:
         Args:
             spans: of any rounds; those before the first turn count to it.
             start: position of the first token; 0, or what the call before returned.
-            t_step: of the model, see `t_step`; patches stand at whole positions, rounded down.
+            t_step: of the model, see rules.families; patches stand at whole positions, rounded down.
         Returns:
             (3, L) int64, and the position of whatever comes next.
         """
@@ -83,18 +83,3 @@ def get(name: str) -> Policy:
     if name not in POLICIES:
         raise UserError(f"no position policy {name!r}: choose one of {', '.join(POLICIES)}")
     return POLICIES[name]
-
-
-def t_step(config, seconds_per_patch: float = 1.0) -> float:
-    """Temporal positions from one patch to the next.
-
-    Args:
-        config: of the model; Qwen2.5-VL counts time (`tokens_per_second`), Qwen2-VL counts patches.
-        seconds_per_patch: 1 is 2 frames at 2 frames a second; more where frames were left out. Then the result need
-            not be whole.
-    """
-    per_second = getattr(config.vision_config, "tokens_per_second", None)
-    if per_second is None:
-        return 1
-    step = per_second * seconds_per_patch
-    return int(step) if step == int(step) else step

@@ -1,4 +1,4 @@
-"""A tiny Qwen2.5-VL or Qwen2-VL checkpoint folder of random weights: the form of the real ones, without a download."""
+"""A tiny checkpoint folder of random weights, of any family: the form of the real ones, without a download."""
 
 import json
 import os
@@ -7,20 +7,15 @@ import tempfile
 from pathlib import Path
 
 import torch
+import transformers
 from tokenizers import Regex as TokenizerRegex
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
-from transformers import (
-    GenerationConfig,
-    Qwen2_5_VLConfig,
-    Qwen2_5_VLForConditionalGeneration,
-    Qwen2Tokenizer,
-    Qwen2VLConfig,
-    Qwen2VLForConditionalGeneration,
-)
+from transformers import AutoConfig, GenerationConfig, PretrainedConfig, Qwen2Tokenizer
 from transformers.models.qwen2.tokenization_qwen2 import PRETOKENIZE_REGEX
 
 from swwatch.data.prompt import load_prompts
 from swwatch.errors import UserError
+from swwatch.rules.families import FAMILIES, Family
 from swwatch.toy import world
 
 RECIPE = "toy_model.json"  # says with which arguments a folder was made; written last
@@ -67,11 +62,6 @@ PREPROCESSOR = {
     "image_std": [0.26862954, 0.26130258, 0.27577711],
     "image_processor_type": "Qwen2VLImageProcessor",
 }
-# model_type -> configuration, model, processor
-FAMILIES = {
-    "qwen2_5_vl": (Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration, "Qwen2_5_VLProcessor"),
-    "qwen2_vl": (Qwen2VLConfig, Qwen2VLForConditionalGeneration, "Qwen2VLProcessor"),
-}
 
 
 def make_checkpoint(
@@ -95,7 +85,7 @@ def make_checkpoint(
 
     Args:
         out: the folder to make; it may exist when empty or made by this function with the same arguments.
-        family: a key of FAMILIES.
+        family: a row of rules.families.
         seed: of the weights.
         hidden, layers, heads, kv_heads: size of the language model; `hidden / heads` is the head size.
         intermediate, vision_intermediate: width of the feed-forward layers, by default three times the hidden size.
@@ -108,60 +98,25 @@ def make_checkpoint(
     recipe = {key: value for key, value in locals().items() if key != "out"}
     if family == "qwen2_5_vl":
         del recipe["family"]  # as folders made by earlier versions have it
-    config_type, model_type, processor = FAMILIES[family]
+    if family not in FAMILIES:
+        raise UserError(f"no family {family!r}: choose one of {', '.join(FAMILIES)}")
     _check_sizes(hidden, heads, kv_heads, vision_hidden, vision_heads)
     if _is_made(out, recipe):
         return out
-    tokenizer = make_tokenizer()
-    vision_intermediate = vision_intermediate or 3 * vision_hidden
+
+    row, tokenizer = FAMILIES[family], make_tokenizer()
+    text = {
+        "vocab_size": (len(tokenizer) // 16 + 1) * 16,  # like the real ones, some rows to spare
+        "hidden_size": hidden,
+        "intermediate_size": intermediate or 3 * hidden,
+        "num_hidden_layers": layers,
+        "num_attention_heads": heads,
+        "num_key_value_heads": kv_heads,
+    }
     vision = {"depth": vision_depth, "num_heads": vision_heads}
-    vision |= {"patch_size": 14, "spatial_merge_size": 2, "temporal_patch_size": 2}
-    if family == "qwen2_vl":
-        ratio = vision_intermediate // vision_hidden
-        vision |= {"embed_dim": vision_hidden, "mlp_ratio": ratio, "hidden_size": hidden}
-    else:
-        vision |= {"hidden_size": vision_hidden, "intermediate_size": vision_intermediate, "out_hidden_size": hidden}
-        every_fourth = list(range(vision_depth - 1, -1, -4))[::-1]  # and the last
-        vision |= {"tokens_per_second": 2, "window_size": 112, "fullatt_block_indexes": every_fourth}
-    config = config_type(
-        architectures=[model_type.__name__],
-        dtype="float32",
-        tie_word_embeddings=False,
-        image_token_id=tokenizer.convert_tokens_to_ids(IMAGE_PAD),
-        video_token_id=tokenizer.convert_tokens_to_ids(VIDEO_PAD),
-        vision_start_token_id=tokenizer.convert_tokens_to_ids(VISION_START),
-        vision_end_token_id=tokenizer.convert_tokens_to_ids(VISION_END),
-        text_config={
-            "vocab_size": (len(tokenizer) // 16 + 1) * 16,  # like the real ones, some rows to spare
-            "hidden_size": hidden,
-            "intermediate_size": intermediate or 3 * hidden,
-            "num_hidden_layers": layers,
-            "num_attention_heads": heads,
-            "num_key_value_heads": kv_heads,
-            "rms_norm_eps": 1e-6,
-            "rope_parameters": {
-                "rope_type": "default",
-                "rope_theta": 1e4,
-                "mrope_section": mrope_section(hidden // heads),
-            },
-            "bos_token_id": tokenizer.convert_tokens_to_ids(END_OF_TEXT),
-            "eos_token_id": tokenizer.convert_tokens_to_ids(IM_END),
-            "pad_token_id": tokenizer.convert_tokens_to_ids(END_OF_TEXT),
-        },
-        vision_config=vision,
-    )
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        model = model_type(config)
-        _scale_weights(model)
-    model.generation_config = GenerationConfig(
-        bos_token_id=config.text_config.bos_token_id,
-        eos_token_id=[config.text_config.eos_token_id, config.text_config.bos_token_id],
-        pad_token_id=config.text_config.pad_token_id,
-        do_sample=True,
-        temperature=1e-6,
-        repetition_penalty=1.05,
-    )
+    inner = vision_intermediate or 3 * vision_hidden
+    vision |= row.vision(vision_depth, vision_hidden, inner, hidden)
+    model = _random_model(row, _configuration(row, tokenizer, text, vision), seed)
 
     # A folder beside the target is filled and then renamed: whoever finds `out` finds it whole.
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -170,7 +125,7 @@ def make_checkpoint(
         model.save_pretrained(part)
         tokenizer.save_pretrained(part)
         (part / "preprocessor_config.json").write_text(
-            json.dumps(PREPROCESSOR | {"processor_class": processor}, indent=2) + "\n"
+            json.dumps(PREPROCESSOR | {"processor_class": row.processor}, indent=2) + "\n"
         )
         (part / RECIPE).write_text(json.dumps(recipe, indent=2) + "\n")
         part.chmod(0o755)
@@ -180,6 +135,50 @@ def make_checkpoint(
     finally:
         shutil.rmtree(part, ignore_errors=True)
     return out
+
+
+def _configuration(family: Family, tokenizer: Qwen2Tokenizer, text: dict, vision: dict) -> PretrainedConfig:
+    """The configuration of a model of these sizes for this tokenizer."""
+    text |= {
+        "rms_norm_eps": 1e-6,
+        "rope_parameters": {
+            "rope_type": "default",
+            "rope_theta": 1e4,
+            "mrope_section": mrope_section(text["hidden_size"] // text["num_attention_heads"]),
+        },
+        "bos_token_id": tokenizer.convert_tokens_to_ids(END_OF_TEXT),
+        "eos_token_id": tokenizer.convert_tokens_to_ids(IM_END),
+        "pad_token_id": tokenizer.convert_tokens_to_ids(END_OF_TEXT),
+    }
+    return AutoConfig.for_model(
+        family.name,
+        architectures=[family.upstream],
+        dtype="float32",
+        tie_word_embeddings=False,
+        image_token_id=tokenizer.convert_tokens_to_ids(IMAGE_PAD),
+        video_token_id=tokenizer.convert_tokens_to_ids(VIDEO_PAD),
+        vision_start_token_id=tokenizer.convert_tokens_to_ids(VISION_START),
+        vision_end_token_id=tokenizer.convert_tokens_to_ids(VISION_END),
+        text_config=text,
+        vision_config=vision | {"patch_size": 14, "spatial_merge_size": 2, "temporal_patch_size": 2},
+    )
+
+
+def _random_model(family: Family, config: PretrainedConfig, seed: int) -> torch.nn.Module:
+    """transformers' own model of this configuration; the same seed gives the same weights."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = getattr(transformers, family.upstream)(config)
+        _scale_weights(model)
+    model.generation_config = GenerationConfig(
+        bos_token_id=config.text_config.bos_token_id,
+        eos_token_id=[config.text_config.eos_token_id, config.text_config.bos_token_id],
+        pad_token_id=config.text_config.pad_token_id,
+        do_sample=True,
+        temperature=1e-6,
+        repetition_penalty=1.05,
+    )
+    return model
 
 
 @torch.no_grad()

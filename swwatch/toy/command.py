@@ -4,6 +4,7 @@ import argparse
 import os
 from pathlib import Path
 
+from swwatch.rules.families import FAMILIES
 from swwatch.toy.clips import FORMS, Recipe, write_dataset
 from swwatch.toy.commentary import write_transcripts
 from swwatch.toy.funqa import FunqaRecipe, write_funqa
@@ -37,9 +38,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
     model = kinds.add_parser("model", help="a Qwen2.5-VL checkpoint folder of 1.6 M random weights")
     model.add_argument("out", type=Path, metavar="OUT", help="the folder to make: new, empty or ours")
     model.add_argument("--seed", type=int, default=0, help="seed of the weights (%(default)s)")
-    model.add_argument(
-        "--family", choices=("qwen2_5_vl", "qwen2_vl"), default="qwen2_5_vl", help="of the model (%(default)s)"
-    )
+    model.add_argument("--family", choices=list(FAMILIES), default="qwen2_5_vl", help="of the model (%(default)s)")
     return parser.parse_args(argv)
 
 

@@ -26,6 +26,7 @@ from swwatch.model.loading import Loaded, load
 from swwatch.model.loss import choose_loss
 from swwatch.rules import systems
 from swwatch.rules import turn_positions as positions
+from swwatch.rules.families import t_step
 from swwatch.rules.variants import TURNS
 from swwatch.train.adapters import adapt, quantisation
 from swwatch.train.engines import Engine
@@ -138,8 +139,8 @@ def clips_of(settings: TrainSettings, records: Data, data: Path, loaded: Loaded,
     if in_turns:
         turns = Turns(loaded.tokenizer, systems.get(loaded.settings.variant))
         form = Form(turns, settings.context, settings.max_length, settings.truncate)
-        policy, t_step = positions.get(settings.positions), positions.t_step(loaded.model.config)
-        return TurnDataset(records, form=form, policy=policy, t_step=t_step, **common)
+        policy, step = positions.get(settings.positions), t_step(loaded.model.config)
+        return TurnDataset(records, form=form, policy=policy, t_step=step, **common)
     return ClipDataset(
         records,
         data,

@@ -9,8 +9,9 @@ from swwatch.engine.requests import drive
 from swwatch.engine.turns import TurnSession
 from swwatch.model.loading import load
 from swwatch.policies.keep import Windows
+from swwatch.rules.families import t_step
 from swwatch.rules.spans import Part, ids_of
-from swwatch.rules.turn_positions import POLICIES, t_step
+from swwatch.rules.turn_positions import POLICIES
 from swwatch.rules.visibility import WATCHED
 from swwatch.toy.checkpoint import make_checkpoint
 from tests.helpers.turn_streams import (

@@ -11,6 +11,7 @@ from swwatch.data.turns.dataset import TurnDataset
 from swwatch.data.turns.prompt import Turns
 from swwatch.data.turns.samples import Form
 from swwatch.rules import turn_positions as positions
+from swwatch.rules.families import t_step
 from swwatch.rules.systems import SYSTEMS
 
 SAID = "a red circle moving left and now a blue square moving right past it".split()
@@ -54,6 +55,6 @@ def dataset(loaded, *paths: Path, policy: str = "mrope_full", form: dict | None 
         policy=positions.get(policy),
         encoder=FrameEncoder(loaded.processor.video_processor, BUDGETS["declared"]),
         merge=2,
-        t_step=positions.t_step(loaded.model.config),
+        t_step=t_step(loaded.model.config),
         **options,
     )

@@ -12,6 +12,7 @@ from swwatch.engine.source import Step
 from swwatch.engine.turns import Said, TurnSession
 from swwatch.policies.choose import Greedy
 from swwatch.rules import turn_positions as positions
+from swwatch.rules.families import t_step
 from swwatch.rules.spans import Part, ids_of
 from swwatch.rules.systems import SYSTEMS
 
@@ -85,7 +86,7 @@ def play(session: TurnSession, steps: list[Step], look=None) -> list[Said]:
 def forward(loaded, context, policy: str, videos: list[torch.Tensor]) -> torch.Tensor:
     """(L, V) logits of one forward over a context, with the positions of a policy from 0 on."""
     model = loaded.model
-    where, _ = positions.get(policy).place(context, 0, positions.t_step(model.config))
+    where, _ = positions.get(policy).place(context, 0, t_step(model.config))
     ids = torch.tensor(ids_of(context))
     embeds = model.embed(ids)
     if videos:

@@ -1,30 +1,40 @@
-"""Qwen2-VL beside Qwen2.5-VL: one loader, one set of methods, the same promises."""
+"""Every family of the list: one loader, one set of methods, the same promises."""
 
 import json
 
 import pytest
 import torch
+import transformers
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from swwatch.errors import UserError
+from swwatch.model.families import model_class
 from swwatch.model.loading import load
-from swwatch.model.modeling import WatchingQwen2_5_VL, WatchingQwen2VL
+from swwatch.model.modeling import Watching
+from swwatch.model.ragged import BatchedTextAttention
+from swwatch.model.vision import BatchedVisionAttention
 from swwatch.policies.choose import Greedy
 from swwatch.policies.speak import WaitK
+from swwatch.rules.families import FAMILIES, Family
 from swwatch.rules.variants import VARIANTS
 from swwatch.toy.checkpoint import make_checkpoint
 from tests.helpers.streams import Told, full_forward, play, random_stream
 
 
+@pytest.fixture(scope="module", params=FAMILIES)
+def family(request) -> Family:
+    return FAMILIES[request.param]
+
+
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory):
+def folder(tmp_path_factory, family):
     sizes = {"hidden": 32, "layers": 2, "heads": 2, "kv_heads": 1, "vision_depth": 2, "vision_hidden": 32}
-    return make_checkpoint(tmp_path_factory.mktemp("qwen2") / "model", family="qwen2_vl", seed=1, **sizes)
+    return make_checkpoint(tmp_path_factory.mktemp("one") / "model", family=family.name, seed=1, **sizes)
 
 
 @pytest.fixture(scope="module")
-def qwen2(folder):
+def in_variant(folder):
     made = {}
 
     def build(variant: str):
@@ -35,10 +45,14 @@ def qwen2(folder):
     return build
 
 
-def test_the_loader_knows_the_family_by_its_configuration(folder, qwen2, tiny_checkpoint, tmp_path):
-    loaded = qwen2("group")
-    assert type(loaded.model) is WatchingQwen2VL and loaded.model.t_per_step == 1
-    assert type(load(tiny_checkpoint, variant="group", device="cpu").model) is WatchingQwen2_5_VL
+def upstream(family: Family) -> type:
+    return getattr(transformers, family.upstream)
+
+
+def test_the_loader_knows_the_family_by_its_configuration(family, in_variant, tmp_path):
+    model = in_variant("group").model
+    assert type(model) is model_class(family.name)
+    assert model.t_per_step == (2 if family.counts_seconds else 1)
     other = tmp_path / "other"
     other.mkdir()
     (other / "config.json").write_text(json.dumps({"model_type": "llama"}))
@@ -46,12 +60,22 @@ def test_the_loader_knows_the_family_by_its_configuration(folder, qwen2, tiny_ch
         load(other, variant="group")
 
 
-def test_vision_and_text_compute_what_transformers_computes(folder, qwen2):
-    from transformers import Qwen2VLForConditionalGeneration
+@pytest.mark.parametrize("name", FAMILIES)
+def test_a_row_has_a_file_whose_classes_run_upstreams(name):
+    model, theirs = model_class(name), upstream(FAMILIES[name])
+    assert model.family is FAMILIES[name] and model.config_class.model_type == name
+    assert model.__bases__ == (Watching, theirs)
+    for ours, mixin in (
+        (model.text_attention, BatchedTextAttention),
+        (model.vision_attention, BatchedVisionAttention),
+    ):
+        assert ours.__bases__[0] is mixin and ours.__bases__[1].__module__ == theirs.__module__
 
-    model, plain = qwen2("origin").model, Qwen2VLForConditionalGeneration.from_pretrained(folder).eval()
-    stream = random_stream(qwen2("origin"), [(2, 3), (2, 3)], answer_len=4)
-    ours, tokens = full_forward(qwen2("origin"), stream, WaitK(3))
+
+def test_vision_and_text_compute_what_transformers_computes(family, folder, in_variant):
+    model, plain = in_variant("origin").model, upstream(family).from_pretrained(folder).eval()
+    stream = random_stream(in_variant("origin"), [(2, 3), (2, 3)], answer_len=4)
+    ours, tokens = full_forward(in_variant("origin"), stream, WaitK(3))
     for pixels, grid in zip(stream.pixels, stream.grids, strict=True):
         theirs = torch.cat(plain.model.get_video_features(pixels, grid).pooler_output)
         torch.testing.assert_close(model.watch_video(pixels, grid), theirs, atol=1e-5, rtol=0)
@@ -67,8 +91,8 @@ def test_vision_and_text_compute_what_transformers_computes(folder, qwen2):
 @pytest.mark.parametrize("variant", sorted(VARIANTS))
 @given(st.lists(st.tuples(st.integers(1, 3), st.integers(1, 3)), min_size=1, max_size=5), st.integers(0, 99))
 @settings(max_examples=5)
-def test_p1_streaming_equals_training_for_qwen2_too(qwen2, variant, sizes, seed):
-    loaded = qwen2(variant)
+def test_p1_streaming_equals_training_in_every_family(in_variant, variant, sizes, seed):
+    loaded = in_variant(variant)
     stream = random_stream(loaded, sizes, seed=seed)
     theirs, _ = full_forward(loaded, stream, WaitK(3))
     session = Told(loaded.model, stream.prompt, schedule=WaitK(3), choose=Greedy(max_new_tokens=20)).tell(
@@ -78,12 +102,10 @@ def test_p1_streaming_equals_training_for_qwen2_too(qwen2, variant, sizes, seed)
     torch.testing.assert_close(torch.stack(session.seen_logits), theirs, atol=1e-4, rtol=0)
 
 
-def test_a_saved_model_is_an_upstream_checkpoint_again(qwen2, tmp_path):
-    from transformers import Qwen2VLForConditionalGeneration
-
-    qwen2("gap").model.save_pretrained(tmp_path)
-    assert json.loads((tmp_path / "config.json").read_text())["architectures"] == ["Qwen2VLForConditionalGeneration"]
-    _, info = Qwen2VLForConditionalGeneration.from_pretrained(tmp_path, output_loading_info=True)
+def test_a_saved_model_is_an_upstream_checkpoint_again(family, in_variant, tmp_path):
+    in_variant("gap").model.save_pretrained(tmp_path)
+    assert json.loads((tmp_path / "config.json").read_text())["architectures"] == [family.upstream]
+    _, info = upstream(family).from_pretrained(tmp_path, output_loading_info=True)
     assert not info["missing_keys"] and not info["unexpected_keys"]
 
 

@@ -7,8 +7,8 @@ import torch
 
 from swwatch.data.prompt import fill
 from swwatch.errors import UserError
+from swwatch.model.families.qwen2_5_vl import WatchingQwen2_5_VL
 from swwatch.model.loading import load
-from swwatch.model.modeling import WatchingQwen2_5_VL
 from swwatch.policies.speak import RandomK, WaitK
 from swwatch.rules.cursor import layout
 from swwatch.rules.variants import VARIANTS, Speaks, speaking

@@ -13,11 +13,11 @@ import torch
 from safetensors.torch import save_file
 
 from swwatch.model.loading import load
+from swwatch.rules.families import FAMILIES
 from swwatch.toy.checkpoint import CHAT_TEMPLATE, SPECIAL_TOKENS, make_checkpoint
 from tests.helpers.turn_streams import begin, play, random_steps
 
 SYSTEM = {"qwen2_5_vl": "streamingvlm", "qwen2_vl": "livecc"}
-CLASS = {"qwen2_5_vl": "Qwen2_5_VL", "qwen2_vl": "Qwen2VL"}
 SIZES = {"hidden": 64, "layers": 2, "heads": 4, "kv_heads": 2, "vision_depth": 2, "vision_hidden": 32}
 
 
@@ -43,7 +43,7 @@ def old_config(config, family: str, rope_scaling: dict) -> dict:
         sizes |= {"fullatt_block_indexes": vision.fullatt_block_indexes}
     return {key: getattr(text, key) for key in own} | {
         "_name_or_path": "checkpoints/stage_1",
-        "architectures": [f"{CLASS[family]}ForConditionalGeneration"],
+        "architectures": [FAMILIES[family].upstream],
         "bos_token_id": text.bos_token_id,
         "eos_token_id": text.eos_token_id,
         "image_token_id": config.image_token_id,
@@ -86,7 +86,7 @@ def write_tokenizer(folder: Path, tokenizer, family: str) -> None:
         "model_max_length": 32768,
         "pad_token": "<|endoftext|>",
         "padding_side": "right",
-        "processor_class": f"{CLASS[family]}Processor",
+        "processor_class": FAMILIES[family].processor,
         "split_special_tokens": False,
         "tokenizer_class": "Qwen2Tokenizer",
         "unk_token": None,
@@ -132,7 +132,7 @@ def write_released(folder: Path, ours, family: str, rope_scaling: dict) -> Path:
                 "merge_size": 2,
                 "min_pixels": 3136,
                 "patch_size": 14,
-                "processor_class": f"{CLASS[family]}Processor",
+                "processor_class": FAMILIES[family].processor,
                 "resample": 3,
                 "rescale_factor": 0.00392156862745098,
                 "size": {"longest_edge": 12845056, "shortest_edge": 3136},

@@ -5,14 +5,15 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+import transformers
 from hypothesis import given
 from hypothesis import strategies as st
-from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import Qwen2_5_VLModel
-from transformers.models.qwen2_vl.modeling_qwen2_vl import Qwen2VLModel
+from transformers import AutoConfig
 
 from swwatch.errors import UserError
+from swwatch.rules.families import FAMILIES, t_step
 from swwatch.rules.spans import Part, Span
-from swwatch.rules.turn_positions import POLICIES, get, t_step
+from swwatch.rules.turn_positions import POLICIES, get
 
 
 def text(length: int, number: int = 0) -> Span:
@@ -64,12 +65,12 @@ def test_a_stream_placed_in_two_goes_stands_as_in_one(run, cut, name):
     assert torch.equal(whole, torch.cat([before, after], dim=1)) and last == end
 
 
-@pytest.mark.parametrize("family", [Qwen2_5_VLModel, Qwen2VLModel])
+@pytest.mark.parametrize("family", FAMILIES)
 @given(st.lists(st.tuples(st.integers(1, 5), st.integers(1, 3), st.integers(1, 6), st.integers(1, 6)), min_size=1))
 def test_a_whole_conversation_stands_as_transformers_has_it(family, turns):
     """Where a video's pictures reach as far as its time does; behind longer ones its releases disagree."""
-    vision = {"spatial_merge_size": 2} | ({"tokens_per_second": 2} if family is Qwen2_5_VLModel else {})
-    config = SimpleNamespace(vision_config=SimpleNamespace(**vision))
+    upstream = getattr(transformers, f"{FAMILIES[family].prefix}Model")
+    config = AutoConfig.for_model(family, vision_config=FAMILIES[family].vision(1, 32, 64, 32))
     run, step = [], t_step(config)
     for number, (length, patches, rows, columns) in enumerate(turns):
         patches = min(patches, (max(rows, columns) - 1) // step + 1)
@@ -77,8 +78,8 @@ def test_a_whole_conversation_stands_as_transformers_has_it(family, turns):
     run.append(text(2, len(turns)))
     kinds = torch.tensor([2 * (span.part is Part.VIDEO) for span in run for _ in span.ids])
     grids = torch.tensor([[span.grid[0], 2 * span.grid[1], 2 * span.grid[2]] for span in run if span.grid])
-    stock = SimpleNamespace(config=config, get_vision_position_ids=partial(family.get_vision_position_ids, None))
-    theirs, _ = family.get_rope_index(stock, torch.zeros_like(kinds)[None], kinds[None], video_grid_thw=grids)
+    stock = SimpleNamespace(config=config, get_vision_position_ids=partial(upstream.get_vision_position_ids, None))
+    theirs, _ = upstream.get_rope_index(stock, torch.zeros_like(kinds)[None], kinds[None], video_grid_thw=grids)
     ours, _ = get("mrope_full").place(run, 0, step)
     assert torch.equal(ours, theirs[:, 0]) and torch.equal(ours, get("mrope_contiguous").place(run, 0, step)[0])
 

@@ -12,7 +12,7 @@ from swwatch.bench.models import shape_config
 from swwatch.bench.shapes import SHAPES
 from swwatch.config import Parser, add_flags
 from swwatch.data.budget import BUDGETS
-from swwatch.model.modeling import WatchingQwen2_5_VL
+from swwatch.model.families.qwen2_5_vl import WatchingQwen2_5_VL
 from swwatch.serve import limits
 from swwatch.serve.metrics import Metrics
 from swwatch.serve.settings import Limits, ServeSettings

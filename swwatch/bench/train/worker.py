@@ -8,7 +8,6 @@ import contextlib
 import time
 
 import torch
-from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import Qwen2_5_VLVisionAttention
 
 from swwatch.bench.models import num_parameters, random_model, shape_config
 from swwatch.bench.process import forget_peak, memory_now, memory_peak
@@ -22,6 +21,7 @@ from swwatch.errors import UserError
 from swwatch.model.attention import BACKENDS, BLOCK
 from swwatch.model.loading import load
 from swwatch.model.loss import choose_loss
+from swwatch.model.upstream import swap_back
 
 LEARNING_RATE, MAX_GRAD_NORM = 1e-5, 1.0
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "autocast": torch.float32}  # of the weights
@@ -143,9 +143,9 @@ class RowTraining:
 def restore_vision_tower(model) -> None:
     """Have the vision tower run as transformers runs it under eager attention: window by window."""
     visual = model.model.visual
-    visual.patch_embed.proj.__class__ = torch.nn.Conv3d
+    swap_back(visual.patch_embed.proj)
     for block in visual.blocks:
-        block.attn.__class__ = Qwen2_5_VLVisionAttention
+        swap_back(block.attn)
     model.config.vision_config._attn_implementation = BACKENDS["eager"]
 
 

@@ -46,7 +46,7 @@ class TurnDataset(Samples):
     Args:
         records: of data.seek_jsonl.
         form: conversation -> spans.
-        policy: where tokens stand; t_step: see rules.turn_positions.
+        policy: where tokens stand; t_step: see rules.families.
         encoder: frames -> pixel values; merge: spatial_merge_size.
         max_frames: frames of a clip at 2 fps.
         seed, cache_gb, frame_cache, video_root: as ClipDataset's.

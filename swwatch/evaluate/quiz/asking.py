@@ -27,6 +27,7 @@ from swwatch.evaluate.quiz.tasks import Task
 from swwatch.model.loading import Loaded
 from swwatch.rules import turn_positions as positions
 from swwatch.rules.cursor import layout_of
+from swwatch.rules.families import t_step
 from swwatch.rules.spans import Part, Span, ids_of
 from swwatch.rules.systems import SYSTEMS
 
@@ -121,8 +122,7 @@ class Plain:
         video, grid = self._look(shown)
         spans = [*self.turns.begin(), *self.turns.plain_turn(0, [grid, item.prompt])]
         spans.append(Span(Part.ANSWER, beginning[0], None, 0))
-        t_step = positions.t_step(model.config, shown.seconds_per_patch)
-        where, _ = self.policy.place(spans, 0, t_step)
+        where, _ = self.policy.place(spans, 0, t_step(model.config, shown.seconds_per_patch))
         with torch.no_grad():
             embeds = model.embed(ids_of(spans)).to(model.dtype)
         is_video = torch.cat([torch.full((len(span),), span.part is Part.VIDEO) for span in spans])

@@ -17,6 +17,7 @@ from swwatch.evaluate.quiz.asking import Plain, Streaming, choice_tokens, choose
 from swwatch.evaluate.quiz.items import Item
 from swwatch.evaluate.quiz.wording import read_wording
 from swwatch.rules import turn_positions as positions
+from swwatch.rules.families import t_step
 from swwatch.rules.spans import Part, Span
 from tests.helpers.turn_streams import forward
 
@@ -181,10 +182,10 @@ def test_whole_clips_are_asked_by_one_forward_at_stated_positions(load_tiny, sho
 
 def test_patches_further_apart_stand_further_apart_in_time(load_tiny):
     config = load_tiny("origin").model.config
-    step = positions.t_step(config, 1.25)
+    step = t_step(config, 1.25)
     where, end = positions.get("mrope_full").place([Span(Part.VIDEO, (1,) * 5, (5, 1, 1), 0)], 3, step)
     assert where[0].tolist() == [3, 5, 8, 10, 13] and end == 14  # rounded down: 2.5 positions a patch
-    assert positions.t_step(config) == 2 and isinstance(positions.t_step(config), int)
+    assert t_step(config) == 2 and isinstance(t_step(config), int)
 
 
 @pytest.mark.parametrize("family", ["qwen2_5_vl", "qwen2_vl"])

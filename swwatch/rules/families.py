@@ -1,0 +1,67 @@
+"""The families of models: ONE list (FAMILIES, at the end) of what must be known of each before there is a model.
+
+What runs is in swwatch/model/families, one file for each family, under the contract that is written there.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Family:
+    """A row of the list.
+
+    Attributes:
+        name: "model_type" in config.json, and the name of the family's file.
+        prefix: what the names of its classes in transformers begin with.
+        counts_seconds: temporal positions go by `tokens_per_second` of its configuration; else by patches.
+        vision: configuration of its vision tower, from depth, width, width inside the feed-forward layers, and the
+            LLM's width.
+    """
+
+    name: str
+    prefix: str
+    counts_seconds: bool
+    vision: Callable[[int, int, int, int], dict]
+
+    @property
+    def upstream(self) -> str:
+        """The class that config.json names, so that other tools load our checkpoints."""
+        return f"{self.prefix}ForConditionalGeneration"
+
+    @property
+    def processor(self) -> str:
+        return f"{self.prefix}Processor"
+
+
+def t_step(config, seconds_per_patch: float = 1.0) -> float:
+    """Temporal positions from one patch to the next.
+
+    Args:
+        config: of a model of any family.
+        seconds_per_patch: 1 is 2 frames at 2 frames a second; more where frames were left out. Then the result need
+            not be whole.
+    """
+    if not FAMILIES[config.model_type].counts_seconds:
+        return 1
+    step = config.vision_config.tokens_per_second * seconds_per_patch
+    return int(step) if step == int(step) else step
+
+
+def _windowed_vision(depth: int, width: int, inner: int, llm_width: int) -> dict:
+    full = list(range(depth - 1, -1, -4))[::-1]  # blocks without windows: every fourth, and the last
+    sizes = {"hidden_size": width, "intermediate_size": inner, "out_hidden_size": llm_width}
+    return sizes | {"tokens_per_second": 2, "window_size": 112, "fullatt_block_indexes": full}
+
+
+def _plain_vision(depth: int, width: int, inner: int, llm_width: int) -> dict:
+    return {"embed_dim": width, "mlp_ratio": inner // width, "hidden_size": llm_width}
+
+
+FAMILIES = {
+    family.name: family
+    for family in (
+        Family("qwen2_5_vl", "Qwen2_5_VL", True, _windowed_vision),
+        Family("qwen2_vl", "Qwen2VL", False, _plain_vision),
+    )
+}
