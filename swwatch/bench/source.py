@@ -1,14 +1,31 @@
 """Where a benchmark's steps come from: as fast as they are taken, or paced like a camera that does not wait."""
 
+import time
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
+from swwatch.bench.process import cpu_seconds
 from swwatch.engine.source import Ask, Order, Step
 
 
 class MadeSource:
-    """What made sources share: they cannot be told anything, and where all is there nothing is waited for."""
+    """What made sources share: they cannot be told anything, and where all is there nothing is waited for.
+
+    Attributes:
+        first_s, first_cpu_s: time.perf_counter and `process.cpu_seconds` when the first step was asked for.
+    """
+
+    first_s = first_cpu_s = None
+
+    def poll(self) -> Step | None:
+        """The next step, if it is there."""
+        if self.first_s is None:
+            self.first_s, self.first_cpu_s = time.perf_counter(), cpu_seconds()
+        return self.next_step()
+
+    def next_step(self) -> Step | None:
+        raise NotImplementedError
 
     def wait(self, timeout_s: float | None = None) -> None:
         raise AssertionError("a source whose steps are all there is never waited for")
@@ -29,7 +46,7 @@ class Ready(MadeSource):
     def ended(self) -> bool:
         return self.taken == len(self.steps)
 
-    def poll(self) -> Step | None:
+    def next_step(self) -> Step | None:
         if self.ended:
             return None
         self.taken += 1
@@ -84,7 +101,7 @@ class Camera(MadeSource):
     def ended(self) -> bool:
         return self.arrived == self.count and not self.queue
 
-    def poll(self) -> Step | None:
+    def next_step(self) -> Step | None:
         self.backlog.append((self._admit(), len(self.queue)))
         if not self.queue:
             return None
@@ -114,7 +131,7 @@ class Stretch(MadeSource):
     def ended(self) -> bool:
         return self.taken == self.count or self.stream.ended
 
-    def poll(self) -> Step | None:
+    def next_step(self) -> Step | None:
         if self.taken == self.count:
             return None
         step = self.stream.poll()

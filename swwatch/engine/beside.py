@@ -23,6 +23,7 @@ class BesideSession(Session):
         spent: what the watcher needed for each step so far, the closing step without video included; a step of which
             nothing is kept needs nothing.
         num_beside: steps that were handed to the watcher while words were spoken.
+        num_handed: rows that it was handed so far.
     """
 
     name, while_speaking = "beside", True
@@ -39,7 +40,7 @@ class BesideSession(Session):
             raise UserError(f"the engine {self.name!r} has no window: take serial or fused for a stream without end")
         super().__init__(model, prompt, **options)
         self.spent: list[Spent] = []
-        self.num_beside = 0
+        self.num_beside = self.num_handed = 0
         self._watcher, self._key = watcher, watcher.open()
         self._tickets: deque[tuple[Incoming | None, Ticket]] = deque()  # in order of submission; None: the prompt
 
@@ -81,6 +82,7 @@ class BesideSession(Session):
         yield from self._tell_watched(incoming)
 
     def _submit(self, incoming: Incoming | None, rows: Layout, parts: list) -> None:
+        self.num_handed += len(rows)
         if not len(rows):  # a patch of which nothing is kept
             return
         self._tickets.append((incoming, self._watcher.submit(self._key, Work(rows, tuple(parts)))))

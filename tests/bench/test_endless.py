@@ -134,7 +134,8 @@ def test_a_run_that_is_stopped_keeps_what_it_has(monkeypatch):
 
 
 def test_a_long_curve_is_thinned_and_keeps_its_peaks():
-    seconds = [endless.Second(i + 1.0, 1.0 + (i == 7), 0.5, 0.1, 3, i, 8 * i, None, i % 5) for i in range(700)]
+    rows = [(i + 1.0, 1.0 + (i == 7), 0.5, 0.1, 3, i, 8 * i, None, i % 5) for i in range(700)]
+    seconds = [dict(zip(endless.COLUMNS, row, strict=True)) for row in rows]
     curve = endless.thinned(seconds)
     assert len(curve["at_s"]) <= endless.POINTS and curve["at_s"][-1] == 700 and curve["held"][-1] == 699
     assert set(curve["step_s"]) == {1.0} and curve["memory"][0] is None and max(curve["position"]) == 4

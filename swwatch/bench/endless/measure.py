@@ -1,19 +1,20 @@
 """All modes of the endless benchmark on one set of weights, one after the other."""
 
 import statistics
-from dataclasses import fields, replace
+from dataclasses import replace
 
 import torch
 
 from swwatch.bench.endless.modes import MODES
 from swwatch.bench.endless.page import report
-from swwatch.bench.endless.sessions import Second, open_session, play
+from swwatch.bench.endless.sessions import open_session, play
 from swwatch.bench.endless.settings import EndlessSettings
 from swwatch.bench.made import random_steps
 from swwatch.bench.models import num_parameters, streaming_model
 from swwatch.bench.record import Record
 
 POINTS = 300  # of a curve at most
+COLUMNS = ("at_s", "step_s", "cpu_s", "gap_s", "fed", "held", "cache", "memory", "position")
 
 
 @torch.no_grad()
@@ -38,23 +39,23 @@ def measure(settings: EndlessSettings, command: str) -> dict:
             record.say(f"{name}: {mode.what}")
             play(open_session(mode, model, settings), pictures, replace(settings, seconds=5))  # not counted
             seconds, ended = play(open_session(mode, model, settings), pictures, settings)
-            reached = seconds[-1].at_s if seconds else 0.0
+            reached = seconds[-1]["at_s"] if seconds else 0.0
             curve = thinned(seconds)
             result["modes"][name] = {"what": mode.what, "reached_s": reached, "ended": ended, "curve": curve}
             if mode.constant:
-                spreads.append((name, spread([second.step_s for second in seconds[len(seconds) // 2 :]])))
+                spreads.append((name, spread([second["step_s"] for second in seconds[len(seconds) // 2 :]])))
             record.save(spreads)
     return record.save(spreads)
 
 
-def thinned(seconds: list[Second]) -> dict[str, list]:
+def thinned(seconds: list[dict]) -> dict[str, list]:
     """Seconds as columns, neighbours taken together where there are many: times are medians, sizes the largest."""
     size = -(-len(seconds) // POINTS) or 1
-    groups = [seconds[i : i + size] for i in range(0, len(seconds), size)]
     columns: dict[str, list] = {}
-    for field in fields(Second):
-        take = statistics.median if field.name in ("step_s", "cpu_s", "gap_s") else max
-        columns[field.name] = [_number(take, [getattr(second, field.name) for second in group]) for group in groups]
+    for name in COLUMNS:
+        take = statistics.median if name in ("step_s", "cpu_s", "gap_s") else max
+        values = [second[name] for second in seconds]
+        columns[name] = [_number(take, values[at : at + size]) for at in range(0, len(values), size)]
     return columns
 
 

@@ -62,45 +62,24 @@ class Tape(MadeSource):
     taken: int = 0
     ended: bool = False
 
-    def poll(self) -> Step:
+    def next_step(self) -> Step:
         self.taken += 1
         return replace(self.pictures[self.taken % len(self.pictures)], arrival_s=self.taken - STEP_S / 2, last=False)
 
 
-@dataclass
-class Second:
-    """A second of the stream, or in a first turn more.
-
-    Attributes:
-        at_s: stream time at its end.
-        step_s, cpu_s: wall and CPU seconds since the last token of the step before.
-        gap_s: seconds from one word to the next, mean within the step.
-        fed: tokens that went through the LLM.
-        held: tokens in the cache; cache: their bytes.
-        memory: bytes of the process, on a GPU of its tensors, more than before the mode began.
-        position: the largest that was fed.
-    """
-
-    at_s: float
-    step_s: float
-    cpu_s: float
-    gap_s: float
-    fed: int
-    held: int
-    cache: int
-    memory: int | None
-    position: int
-
-
 def play(
     session: Session | TurnSession, pictures: Sequence[Step], settings: EndlessSettings
-) -> tuple[list[Second], str | None]:
+) -> tuple[list[dict], str | None]:
     """One stream through a session.
 
     Args:
         settings: settled.
     Returns:
-        Its seconds, and why it ended before `settings.seconds`, or None.
+        For each second of the stream, or in a first turn more: at_s: stream time at its end; step_s, cpu_s: wall and
+        CPU seconds since the last token of the step before; gap_s: seconds from one word to the next, mean within the
+        step; fed: tokens that went through the LLM; held: tokens in the cache; cache: their bytes; memory: bytes of
+        the process, on a GPU of its tensors, more than before the mode began; position: the largest that was fed.
+        And why it ended before `settings.seconds`, or None.
     """
     cuda, stopwatch, seconds, emitted = settings.device == "cuda", Stopwatch(session.model), [], []
     gc.collect()
@@ -115,27 +94,21 @@ def play(
                 continue
 
             now, cpu, memory = emitted[-1], time.process_time(), memory_now(cuda)
-            seconds.append(
-                Second(
-                    at_s=event.t_frame_s + STEP_S / 2,
-                    step_s=now - last_s,
-                    cpu_s=cpu - last_cpu,
-                    gap_s=(now - emitted[0]) / (len(emitted) - 1),
-                    fed=sum(work.watched + work.said for work in stopwatch.work if work.what != "look"),
-                    held=sum(map(len, session.cache.tokens.values())),
-                    cache=session.cache.nbytes,
-                    memory=None if memory is None else memory - before,
-                    position=stopwatch.largest_position,
-                )
-            )
+            second = {"at_s": event.t_frame_s + STEP_S / 2, "step_s": now - last_s, "cpu_s": cpu - last_cpu}
+            second["gap_s"] = (now - emitted[0]) / (len(emitted) - 1)
+            second["fed"] = sum(work.watched + work.said for work in stopwatch.work if work.what != "look")
+            second["held"] = sum(map(len, session.cache.tokens.values()))
+            second["cache"], second["position"] = session.cache.nbytes, stopwatch.largest_position
+            second["memory"] = None if memory is None else memory - before
+            seconds.append(second)
             emitted.clear()
             stopwatch.forget()
             last_s, last_cpu = time.perf_counter(), time.process_time()
-            if seconds[-1].at_s >= settings.seconds:
+            if second["at_s"] >= settings.seconds:
                 break
             if last_s - begun > settings.mode_s:
                 limit = f"the {settings.mode_s:g} s of --mode-s were up"
-                return seconds, f"stopped at second {seconds[-1].at_s:.0f}: {limit}"
+                return seconds, f"stopped at second {second['at_s']:.0f}: {limit}"
     except torch.OutOfMemoryError:
-        return seconds, f"no memory left after second {seconds[-1].at_s if seconds else 0:.0f}"
+        return seconds, f"no memory left after second {seconds[-1]['at_s'] if seconds else 0:.0f}"
     return seconds, None

@@ -12,7 +12,7 @@ from transformers import AutoProcessor
 
 from swwatch.bench.live.page import report
 from swwatch.bench.live.settings import LATE_S, LiveSettings
-from swwatch.bench.live.trial import QUESTION, Trial, attempt
+from swwatch.bench.live.trial import QUESTION, attempt
 from swwatch.bench.models import num_parameters, random_model, shape_config
 from swwatch.bench.record import Record
 from swwatch.data.budget import BUDGETS
@@ -55,7 +55,7 @@ def measure(settings: LiveSettings, command: str) -> dict:
     def good(sessions: int) -> bool:
         record.say(f"{sessions} sessions")
         trial = attempt(open_stage, sessions, settings, pictures)
-        result["trials"].append(asdict(trial) | judge(trial, settings))
+        result["trials"].append(trial | judge(trial, settings))
         for name in ("held", "good"):
             result[f"sessions_{name}"] = max((one["sessions"] for one in result["trials"] if one[name]), default=0)
         record.save(doubts=late_senders(result["trials"]))
@@ -75,11 +75,12 @@ def room_of(settings: LiveSettings) -> Room:
     return Room(steps, settings.k * steps)
 
 
-def judge(trial: Trial, settings: LiveSettings) -> dict:
-    """`held`, and `good`: held, and first responses came in time."""
-    held = trial.holds(settings.max_lag_s)
-    in_time = bool(trial.first_response_s) and trial.first_response_s["p95"] < settings.max_first_s
-    return {"held": held, "good": held and in_time}
+def judge(trial: dict, settings: LiveSettings) -> dict:
+    """`held`: nothing was lost, nobody was left without an answer, and words kept up with the video; `good`: held, and
+    first responses came in time."""
+    lost = trial["lost"] or trial["unanswered"] or trial["errors"]
+    held = not lost and trial["lag_s"].get("p95", math.inf) <= settings.max_lag_s
+    return {"held": held, "good": held and trial["first_response_s"].get("p95", math.inf) < settings.max_first_s}
 
 
 def late_senders(trials: list[dict]) -> list[str]:

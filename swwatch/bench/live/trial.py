@@ -23,42 +23,6 @@ EVENTS = 1_000_000  # they are read when the session is over
 PERCENTILES = (50, 95, 99)
 
 
-@dataclass(frozen=True)
-class Trial:
-    """What came of `sessions` at once.
-
-    Attributes:
-        first_response_s: from the arrival of a session's first step to its first token, by percentile.
-        lag_s: from the arrival of the newest step that a token could see to the token, by percentile.
-        first_frame_s: as the first, from the session's first frame on: the camera needs half a second for a step.
-        begun, unanswered: sessions that began while measured; those of them that said nothing.
-        lost: steps dropped; most_queued: steps that waited at once in one session.
-        sender_late_s: by how much the 95th percentile of the frames was pushed too late: the benchmark's own fault.
-        cores: CPU cores used, by model and senders; load: load average at the end.
-        errors: what ended sessions before their time.
-    """
-
-    sessions: int
-    first_response_s: dict[str, float]
-    lag_s: dict[str, float]
-    first_frame_s: dict[str, float]
-    begun: int
-    unanswered: int
-    lost: int
-    most_queued: int
-    tokens_per_s: float
-    steps_per_s: float
-    sender_late_s: float
-    cores: float
-    load: float
-    errors: tuple[str, ...] = ()
-
-    def holds(self, max_lag_s: float) -> bool:
-        """Nothing was lost, nobody was left without an answer, and words kept up with the video."""
-        kept_up = bool(self.lag_s) and self.lag_s["p95"] <= max_lag_s
-        return kept_up and not (self.lost or self.unanswered or self.errors)
-
-
 @dataclass
 class Visit:
     """One session, when it began on the wall clock, and what became of its frames."""
@@ -110,12 +74,20 @@ class Place:
 
 def attempt(
     open_stage: Callable[[int], Stage], sessions: int, settings: LiveSettings, pictures: Sequence[np.ndarray]
-) -> Trial:
+) -> dict:
     """Run so many sessions, begun evenly over the length of one, and measure when all are there.
 
     Args:
         open_stage: max_sessions -> a new Stage.
         pictures: frames (H, W, 3), shown in turn.
+    Returns:
+        sessions; first_response_s: from the arrival of a session's first step to its first token, by percentile;
+        lag_s: from the arrival of the newest step that a token could see to the token, by percentile; first_frame_s:
+        as the first, from the session's first frame on, for the camera needs half a second for a step; begun,
+        unanswered: sessions that began while measured, those of them that said nothing; lost: steps dropped;
+        most_queued: steps that waited at once in one session; tokens_per_s, steps_per_s; sender_late_s: by how much
+        the 95th percentile of the frames was pushed too late, the benchmark's own fault; cores: CPU cores used, by
+        model and senders; load: load average at the end; errors: what ended sessions before their time.
     """
     stage, over = open_stage(2 * sessions), threading.Event()  # one that was stopped may need a moment to end
     offsets = [number / sessions * settings.session_s for number in range(sessions)]
@@ -170,10 +142,10 @@ def _read(live: LiveSession) -> list:
 
 def _figures(
     sessions: int, settings: LiveSettings, heard, measured: tuple[float, float], late: list[float], cores: float
-) -> Trial:
+) -> dict:
     begin, end = measured
     first, first_frame, lags, errors = [], [], [], []
-    begun = unanswered = steps = 0
+    unanswered = steps = 0
     for visit, events in heard:
         tokens = [event for event in events if isinstance(event, Token)]
         inside = [token for token in tokens if begin <= visit.begun_s + token.t_emit_s < end]
@@ -182,26 +154,25 @@ def _figures(
         if events[-1].error is not None:
             errors.append(str(events[-1].error) or repr(events[-1].error))
         if begin <= visit.begun_s < end - settings.answer_s:
-            begun += 1
             unanswered += not tokens
             first += [token.t_emit_s - token.t_frame_s for token in tokens[:1]]
             first_frame += [token.t_emit_s for token in tokens[:1]]
-    return Trial(
-        sessions=sessions,
-        first_response_s=percentiles(first),
-        lag_s=percentiles(lags),
-        first_frame_s=percentiles(first_frame),
-        begun=begun,
-        unanswered=unanswered,
-        lost=sum(visit.lost for visit, _ in heard),
-        most_queued=max(visit.most_queued for visit, _ in heard),
-        tokens_per_s=len(lags) / settings.seconds,
-        steps_per_s=steps / settings.seconds,
-        sender_late_s=float(np.percentile(late, 95)),
-        cores=cores,
-        load=os.getloadavg()[0],
-        errors=tuple(dict.fromkeys(errors)),
-    )
+    return {
+        "sessions": sessions,
+        "first_response_s": percentiles(first),
+        "lag_s": percentiles(lags),
+        "first_frame_s": percentiles(first_frame),
+        "begun": len(first) + unanswered,
+        "unanswered": unanswered,
+        "lost": sum(visit.lost for visit, _ in heard),
+        "most_queued": max(visit.most_queued for visit, _ in heard),
+        "tokens_per_s": len(lags) / settings.seconds,
+        "steps_per_s": steps / settings.seconds,
+        "sender_late_s": float(np.percentile(late, 95)),
+        "cores": cores,
+        "load": os.getloadavg()[0],
+        "errors": list(dict.fromkeys(errors)),
+    }
 
 
 def percentiles(values: Sequence[float]) -> dict[str, float]:

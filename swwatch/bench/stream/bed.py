@@ -1,5 +1,7 @@
 """The engines on one set of weights: which can run here, how a session of each is opened, how often it is run."""
 
+import statistics
+
 import torch
 
 from swwatch.bench.made import PROMPT_LEN, prompt_of, random_steps
@@ -12,6 +14,7 @@ from swwatch.bench.stream.settings import BASELINE, Point, StreamSettings
 from swwatch.engine import choose
 from swwatch.engine.trace import SimulatedClock
 from swwatch.engine.two_device import second_device
+from swwatch.engine.watcher import Watcher
 from swwatch.errors import UserError
 from swwatch.policies.choose import Greedy
 from swwatch.policies.speak import WaitK
@@ -38,7 +41,7 @@ class Bed:
 
             watched, said = longest
             self.fast = FastModel(self.model, PROMPT_LEN + watched + MARKUP_ROOM, said + MARKUP_ROOM)
-        self.watchers: dict[str, Noting] = {}
+        self.watchers: dict[str, Watcher] = {}
         self.reasons: dict[str, str] = {}
         for engine in settings.engines:
             try:
@@ -57,7 +60,7 @@ class Bed:
         else:
             watcher = choose.open_watcher(engine, self.model)
         if watcher is not None:
-            self.watchers[engine] = Noting(watcher)
+            self.watchers[engine] = watcher
 
     def close(self) -> None:
         for watcher in self.watchers.values():
@@ -89,20 +92,21 @@ class Bed:
 
     def play(self, engine: str, session, source, wait: bool = False) -> Played:
         """Run an open session over a source."""
-        watcher, meters = self.watchers.get(engine), {}
+        beside, meters = engine in self.watchers, {}
         attention = None if self.cuda or self.fast is not None else AttentionTime(self.model)
-        if attention is not None and watcher is None:  # hooks know nothing of threads and processes
+        if attention is not None and not beside:  # hooks know nothing of threads and processes
             meters["attention_s"] = lambda: attention.seconds
-        if watcher is not None:
-            watcher.begin()
-            meters["watched"] = lambda: watcher.rows
+        if beside:
+            meters["watched"] = lambda: session.num_handed
         try:
             played = play(session, self.answering(engine), source, wait=wait, meters=meters)
         finally:
             if attention is not None:
                 attention.remove()
         played.fed = session.num_fed if engine == BASELINE else session.cache.num_fed
-        played.beside_s = watcher.step_s() if watcher else None
+        if beside:  # without the step before the first word
+            later = [spent.vision_s + spent.prefill_s for spent in session.spent[1:]]
+            played.beside_s = statistics.fmean(later) if later else None
         return played
 
     def facts(self) -> dict:
@@ -110,40 +114,3 @@ class Bed:
         facts = {"parameters": num_parameters(self.model), "llm": weights_read(self.model)}
         vision = num_parameters(self.model.model.visual)
         return facts | {"vision_parameters": vision, "precision": self.settings.precision}
-
-
-class Noting:
-    """A watcher that counts the rows it is given and the seconds it takes for them."""
-
-    def __init__(self, watcher):
-        self._watcher = watcher
-        self.begin()
-
-    def __getattr__(self, name: str):
-        return getattr(self._watcher, name)
-
-    def begin(self) -> None:
-        """A new run."""
-        self.rows, self.spent = 0, []
-
-    def submit(self, key, work):
-        self.rows += len(work.rows)
-        return _Noted(self, self._watcher.submit(key, work))
-
-    def step_s(self) -> float | None:
-        """Seconds for a piece of work, mean without the first two (the prompt, and the step before the first word)."""
-        later = self.spent[2:]
-        return sum(later) / len(later) if later else None
-
-
-class _Noted:
-    def __init__(self, noting: Noting, ticket):
-        self._noting, self._ticket = noting, ticket
-
-    def __getattr__(self, name: str):
-        return getattr(self._ticket, name)
-
-    def take(self):
-        handed = self._ticket.take()
-        self._noting.spent.append(handed.spent.vision_s + handed.spent.prefill_s)
-        return handed

@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from swwatch.bench.process import cpu_seconds
+from swwatch.bench.source import MadeSource
 from swwatch.bench.stopwatch import Stopwatch, Work, attended
 from swwatch.engine.requests import drive
 from swwatch.engine.trace import Spoken
@@ -74,23 +75,7 @@ def differences(values: Sequence[float]) -> list[float]:
     return [b - a for a, b in zip(values, values[1:], strict=False)]
 
 
-class FirstPoll:
-    """A source that notes when it was first polled."""
-
-    def __init__(self, source):
-        self._source = source
-        self.at_s = self.cpu_s = None
-
-    def __getattr__(self, name: str):
-        return getattr(self._source, name)
-
-    def poll(self):
-        if self.at_s is None:
-            self.at_s, self.cpu_s = time.perf_counter(), cpu_seconds()
-        return self._source.poll()
-
-
-def play(session, model, source, *, wait: bool = False, meters: Meters | None = None) -> Played:
+def play(session, model, source: MadeSource, *, wait: bool = False, meters: Meters | None = None) -> Played:
     """Run a session over a source to its end.
 
     Args:
@@ -98,14 +83,14 @@ def play(session, model, source, *, wait: bool = False, meters: Meters | None = 
         wait: see `Stopwatch`.
         meters: read whenever a token comes out.
     """
-    stopwatch, played, first = Stopwatch(model, wait), Played(), FirstPoll(source)
+    stopwatch, played = Stopwatch(model, wait), Played()
     meters = {
         "watched": lambda: stopwatch.watched,
         "busy_s": lambda: stopwatch.busy_s,
         "position": lambda: stopwatch.largest_position,
     } | (meters or {})
     played.meters = {name: [] for name in meters}
-    for event in drive(stopwatch, attended(session.run(first), stopwatch)):
+    for event in drive(stopwatch, attended(session.run(source), stopwatch)):
         if isinstance(event, Spoken):
             played.emit_s.append(time.perf_counter())
             played.tokens.append(event.token_id)
@@ -114,8 +99,8 @@ def play(session, model, source, *, wait: bool = False, meters: Meters | None = 
             for name, read in meters.items():
                 played.meters[name].append(read())
     stopwatch.stop()
-    played.first_s, played.cpu_s = first.at_s, cpu_seconds() - first.cpu_s
-    played.work = [work for work in stopwatch.work if work.begin_s >= first.at_s]
+    played.first_s, played.cpu_s = source.first_s, cpu_seconds() - source.first_cpu_s
+    played.work = [work for work in stopwatch.work if work.begin_s >= source.first_s]
     return played
 
 
