@@ -23,6 +23,9 @@ from swwatch.data.live.addresses import locate
 from swwatch.data.live.sources import frames_of
 from swwatch.errors import UserError
 from swwatch.narrate.latency import show_lag
+from swwatch.policies.see import SEE, parse_see
+from swwatch.policies.speak import FORMS, parse_schedule
+from swwatch.policies.table import forms
 
 MOST_TOKENS = 4096
 PACKAGES = ("websockets", "pydantic")
@@ -43,7 +46,11 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--model", help="checkpoint folder or hub id (default: the quick start's, or a made toy)")
     parser.add_argument("--variant", help="needed where the checkpoint does not name one; of a server: which of its")
-    parser.add_argument("--schedule", help="wait-k:3, random:3:seed=0 (default: the checkpoint's own)")
+    parser.add_argument("--schedule", help=f"how many words are said when: {FORMS} (default: the checkpoint's own)")
+    parser.add_argument("--speak", help="another name of --schedule")
+    parser.add_argument(
+        "--see", help=f"which video tokens are seen: {forms(SEE)}; needed where the checkpoint does not name it"
+    )
     parser.add_argument("--engine", default="auto", help="who watches while words are said (default: auto)")
     parser.add_argument("--question", help="what to ask (default: the evaluation question)")
     parser.add_argument(
@@ -90,11 +97,17 @@ def main(argv: list[str]) -> int:
 
 def check(args: argparse.Namespace) -> None:
     """Tell mistakes before a model is loaded. Raises UserError."""
+    if None not in (args.schedule, args.speak) and args.schedule != args.speak:
+        raise UserError("--schedule and --speak are two names of one flag: give one of them")
+    args.schedule = args.schedule or args.speak
+    for text, policy in ((args.schedule, parse_schedule), (args.see, parse_see)):
+        if text is not None:
+            policy(text)
     if args.server:
         missing = [name for name in PACKAGES if importlib.util.find_spec(name) is None]
         if missing:
             raise UserError(f"--server needs {', '.join(missing)}: pip install 'swwatch[serve]'")
-        for flag in ("model", "device", "dtype", "attention", "max-new-tokens"):
+        for flag in ("model", "see", "device", "dtype", "attention", "max-new-tokens"):
             if getattr(args, flag.replace("-", "_")) is not None:
                 raise UserError(f"--{flag} is for a model here: leave it out with --server")
         if not args.realtime:

@@ -28,7 +28,7 @@ class Here:
         """Args: the flags of `swwatch watch`."""
         models, variant, self.notes = ([args.model], args.variant, []) if args.model else toy_checkpoint()
         variant = args.variant or variant
-        how = {"device": args.device, "dtype": args.dtype, "attention": args.attention}
+        how = {"device": args.device, "dtype": args.dtype, "attention": args.attention, "see": args.see}
         loaded = load(models[0], variant=variant, **how)
         schedule = parse_schedule(args.schedule or loaded.settings.schedule)
         question = args.question or load_prompts().eval_question
