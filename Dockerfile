@@ -28,7 +28,7 @@ WORKDIR /app
 COPY requirements.lock ./
 RUN if [ "$DEVICE" = cpu ]; then sed -i -E '/^(nvidia-|cuda-|triton=)/d' requirements.lock; fi \
     && /opt/venv/bin/python -m pip install --disable-pip-version-check --no-cache-dir --quiet -r requirements.lock
-COPY pyproject.toml README.md LICENSE ./
+COPY pyproject.toml setup.py README.md LICENSE ./
 COPY configs ./configs
 COPY swwatch ./swwatch
 RUN /opt/venv/bin/python -m pip install --disable-pip-version-check --no-cache-dir --quiet --no-deps --editable .

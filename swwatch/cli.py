@@ -3,6 +3,8 @@
 import importlib
 import sys
 
+from swwatch import __version__
+from swwatch.config import near
 from swwatch.errors import run
 
 # name -> (module with `main(argv) -> exit code`, one line of help); imported only when asked for
@@ -42,12 +44,15 @@ def usage() -> str:
 
 def main(argv: list[str] | None = None) -> int:
     argv = sys.argv[1:] if argv is None else argv
-    if not argv or argv[0] in ("-h", "--help"):
+    if not argv or argv[0] in ("-h", "--help", "help"):
         print(usage())
         return 0
     name, rest = argv[0], argv[1:]
+    if name == "--version":
+        print(f"swwatch {__version__}")
+        return 0
     if name not in COMMANDS:
-        print(f"error: no command {name!r}\n{usage()}", file=sys.stderr)
+        print(f"error: no command {name!r}{near(name, COMMANDS)}\n{usage()}", file=sys.stderr)
         return 2
     return run(importlib.import_module(COMMANDS[name][0]).main, rest)
 

@@ -1,4 +1,4 @@
-"""Where things are by default: folders of the repository that this package runs from."""
+"""Where things are by default: in the checkout that this package runs from, else (a wheel) in the current folder."""
 
 import contextlib
 import errno
@@ -10,8 +10,11 @@ from pathlib import Path
 
 from swwatch.errors import UserError
 
-ROOT = Path(__file__).resolve().parents[1]
-CONFIGS = ROOT / "configs"
+PACKAGE = Path(__file__).resolve().parent
+IS_INSTALLED = (PACKAGE / "configs").is_dir()  # setup.py puts it there; a checkout has it beside the package
+CODE = PACKAGE.parent  # what must be on the path of a new process
+ROOT = Path.cwd() if IS_INSTALLED else CODE  # of output/ and dataset/
+CONFIGS = (PACKAGE if IS_INSTALLED else CODE) / "configs"
 LOCK = ".lock"  # in a folder that one process at a time may write
 NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)
 
@@ -53,3 +56,8 @@ def only_one(folder: Path, what: str) -> Iterator[None]:
                 raise
             print(f"{folder} has no locks ({error.strerror}): see that no second run writes it", file=sys.stderr)
         yield
+
+
+def find_config(path: Path) -> Path:
+    """A settings file as given or, where there is none, the one of this project: configs/train/toy.yaml."""
+    return path if path.exists() or path.parts[:1] != ("configs",) else CONFIGS.parent / path

@@ -6,6 +6,7 @@ import sys
 
 import pytest
 
+import swwatch
 from swwatch import cli
 from swwatch.errors import UserError
 
@@ -34,8 +35,18 @@ def test_user_error_is_one_line_and_exit_code_two(capsys):
 
 
 def test_unknown_command_exits_with_two():
-    done = subprocess.run([sys.executable, "-m", "swwatch.cli", "fly"], capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-m", "swwatch", "fly"], capture_output=True, text=True)
     assert done.returncode == 2 and "no command 'fly'" in done.stderr
+
+
+def test_a_mistyped_command_is_told_with_the_nearest(capsys):
+    assert cli.main(["steam", "--help"]) == 2
+    assert "no command 'steam'; did you mean 'stream'?" in capsys.readouterr().err
+
+
+def test_the_version_is_that_of_the_package(capsys):
+    assert cli.main(["--version"]) == 0
+    assert capsys.readouterr().out == f"swwatch {swwatch.__version__}\n"
 
 
 def test_every_module_imports():

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 
-from swwatch.paths import ROOT
+from swwatch.paths import CODE, IS_INSTALLED
 
 
 def machine() -> dict:
@@ -31,8 +31,10 @@ def machine() -> dict:
 
 def commit() -> str | None:
     """The commit of the code that runs, with "+changes" where files differ from it; None outside a git checkout."""
+    if IS_INSTALLED:
+        return None
     try:
-        git = ["git", "-C", str(ROOT)]
+        git = ["git", "-C", str(CODE)]
         head = subprocess.run([*git, "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=True)
         status = subprocess.run([*git, "status", "--porcelain", "-uno"], capture_output=True, text=True, check=True)
     except (OSError, subprocess.CalledProcessError):

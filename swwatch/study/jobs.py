@@ -13,7 +13,7 @@ from pathlib import Path
 from swwatch.data.annotations import write_atomic
 from swwatch.errors import UserError
 from swwatch.metrics.machine import machine
-from swwatch.paths import ROOT
+from swwatch.paths import CODE, ROOT
 
 
 @dataclass(frozen=True)
@@ -64,14 +64,14 @@ def run_all(jobs: Iterable[Job], notes: Path, *, at_once: int, devices: int = 0)
 
 def _run(job: Job, notes: Path, at_once: int, device: int | None) -> tuple[int, float]:
     environment = {key: value for key, value in os.environ.items() if not key.startswith("QWEN2_5_VL_")}
-    environment["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), environment.get("PYTHONPATH")]))
+    environment["PYTHONPATH"] = os.pathsep.join(filter(None, [str(CODE), environment.get("PYTHONPATH")]))
     # one thread a process: with these small steps a second one gains little alone and loses much in company
     environment.setdefault("OMP_NUM_THREADS", "1")
     if device is not None:
         environment["CUDA_VISIBLE_DEVICES"] = str(device)
     begin, start = machine(), time.monotonic()
     with (notes / f"{job.name}.log").open("a") as log:
-        command = [sys.executable, "-m", "swwatch.cli", *job.argv]
+        command = [sys.executable, "-m", "swwatch", *job.argv]
         code = subprocess.run(command, stdout=log, stderr=subprocess.STDOUT, env=environment, cwd=ROOT).returncode
     seconds = time.monotonic() - start
     if code == 0:

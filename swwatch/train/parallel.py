@@ -5,9 +5,9 @@ import json
 from pathlib import Path
 
 from swwatch.errors import UserError
-from swwatch.paths import ROOT
+from swwatch.paths import CONFIGS
 
-DEEPSPEED_FOLDER = ROOT / "configs" / "deepspeed"
+DEEPSPEED_FOLDER = CONFIGS / "deepspeed"
 ZERO = ("zero2", "zero3", "zero3_offload")
 NAMES = ("ddp", *ZERO, "fsdp2")
 # what the settings decide; a DeepSpeed file may say "auto" or leave it out
