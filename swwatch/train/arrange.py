@@ -6,7 +6,6 @@ from pathlib import Path
 
 from torch.utils.data import Dataset, Sampler
 
-from swwatch.data.collator import Collator
 from swwatch.data.dataset import EpochOrder, spread
 from swwatch.data.lengths import sample_lengths
 from swwatch.data.packing import LengthOrder, PackedClips, PackOrder, PackPlan
@@ -79,18 +78,3 @@ def arrange(settings: TrainSettings, clips: Samples, folder: Path) -> Arrangemen
         summary,
         plan.num_tokens / len(plan),
     )
-
-
-def packed_batch(clips: Samples, lengths: list[int], pack_tokens: int, collator: Collator, epoch: int = 0) -> dict:
-    """The model's inputs for the first pack of an epoch, as a training run builds them: for measuring.
-
-    Args:
-        lengths: tokens of each record's sample, from data.lengths.sample_lengths.
-    Raises:
-        UserError: its clips cannot be read.
-    """
-    plan = PackPlan(lengths, pack_tokens, clips.seed)
-    pack = PackedClips(clips, pack_tokens, len(plan))[epoch, plan.epoch(epoch)[0]]
-    if not pack.samples:
-        raise UserError(f"{pack.skips[-1].path}: {pack.skips[-1].reason}")
-    return collator.rows([pack.samples])

@@ -19,7 +19,7 @@ class MergeSettings:
     adapter: Path = setting(REQUIRED, "folder of an adapter, such as a training run's output", positional=True)
     out: Path = setting(REQUIRED, "folder to write; must not exist")
     base: str | None = setting(None, "base model, where it is not where the adapter says")
-    dtype: Literal["float32", "bfloat16", "float16"] = setting("float32", "of the weights")
+    dtype: Literal["float32", "bfloat16", "float16"] = setting("float32", "of the weights: float32, bfloat16, float16")
 
 
 def main(argv: list[str]) -> int:

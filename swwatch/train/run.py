@@ -6,6 +6,7 @@ import re
 import tempfile
 import time
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -22,16 +23,18 @@ from swwatch.train.dry_run import dry_run
 from swwatch.train.folder import Beginning, check_records, check_shared, clean_up, take
 from swwatch.train.held_out import HeldOut
 from swwatch.train.machine import settle
-from swwatch.train.settings import TrainSettings, read
+from swwatch.train.settings import TrainSettings
 from swwatch.train.setup import Data, Setup, clips_of, records_of, set_up
 from swwatch.train.skips import SkipList
 from swwatch.train.trackers import choose_trackers, start_trackers
 from swwatch.train.trainer import WatchTrainer, num_steps
 
 
-def run(argv: list[str]) -> int:
+def run(read: Callable[[], TrainSettings]) -> int:
     """Train, or continue, or find that all is done.
 
+    Args:
+        read: gives the settings that were asked for; every process calls it.
     Returns:
         Exit code: 0, or 75 when a signal stopped the run after a checkpoint.
     Raises:
@@ -41,7 +44,7 @@ def run(argv: list[str]) -> int:
         os.environ.setdefault("DS_ACCELERATOR", "cpu")  # else deepspeed, which accelerate imports, remarks on it
     transformers_logging.set_verbosity_error()
     with distributed.processes(), contextlib.ExitStack() as held:
-        settings, records = distributed.together(lambda: settled(argv))
+        settings, records = distributed.together(lambda: settled(read))
         if settings.dry_run:
             return rehearse(settings, records)
         beginning = distributed.on_main(lambda: take(settings, records, held))
@@ -59,12 +62,12 @@ def run(argv: list[str]) -> int:
         return train(trainer, settings.output_dir)
 
 
-def settled(argv: list[str]) -> tuple[TrainSettings, Data]:
+def settled(read: Callable[[], TrainSettings]) -> tuple[TrainSettings, Data]:
     """The settings with all that is left open filled, and the records of the annotation files."""
     with contextlib.ExitStack() as stack:
         if distributed.rank() > 0:  # the main process tells what is wrong with the flags
             stack.enter_context(contextlib.redirect_stderr(None))
-        settings = settle(read(argv))
+        settings = settle(read())
     records = records_of(settings, settings.annotations)
     if settings.eval_data is not None:
         records_of(settings, [settings.eval_data])

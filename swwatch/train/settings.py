@@ -1,30 +1,17 @@
-"""Every setting of a training run. Its name is a key of configs/train/*.yaml and a flag; defaults are the paper's.
-
-Nothing here imports torch, so that help and mistakes come at once.
-"""
+"""Every setting of a training run. Its name is a key of configs/train/*.yaml and a flag; defaults are the paper's."""
 
 import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from swwatch.config import check_least, read_settings, setting
-from swwatch.data.annotations import no_file
+from swwatch.config import check_least, setting
 from swwatch.data.tasks import TASKS
 from swwatch.errors import UserError
-from swwatch.model.checks import check_checkpoint, saved_settings
-from swwatch.model.settings import Settings
 from swwatch.paths import ROOT
 from swwatch.policies.see import SEE
 from swwatch.policies.table import forms
 from swwatch.rules.variants import TURNS, VARIANTS
-from swwatch.train.parallel import deepspeed_settings
-from swwatch.train.trackers import choose_trackers
-
-ABOUT = """Fine-tune Qwen2.5-VL in one of the variants, or to stream in turns (also: bash scripts/sft.sh).
-
-Settings come from flags, then the environment, then --config, then the defaults above. A run that was interrupted
-continues from its last complete checkpoint when it is started again with the same settings."""
 
 
 @dataclass(frozen=True)
@@ -244,53 +231,6 @@ class TrainSettings:
             if not field.metadata.get("free") and not unknown:
                 values[field.name] = _as_json(value)
         return values
-
-
-def read(argv: list[str]) -> TrainSettings:
-    """The settings of command line, environment and file, completed; all that can be told without torch is told.
-
-    Raises:
-        UserError: settings that cannot be, or a file that is not there.
-    """
-    settings = read_settings(TrainSettings, argv, program="swwatch train", about=ABOUT)
-    for path in filter(None, (*settings.annotations, settings.eval_data)):
-        if not path.is_file():
-            raise no_file(path)
-    deepspeed_settings(settings.parallel)
-    choose_trackers(settings.log_to)
-    return complete(settings)
-
-
-def complete(settings: TrainSettings) -> TrainSettings:
-    """Fill what the checkpoint knows, variant and output folder, and make paths absolute.
-
-    Raises:
-        UserError: there is no checkpoint, nobody names a variant, or it has no use for a setting.
-    """
-    model = Path(settings.model_path).expanduser()
-    model_path = str(model.resolve()) if model.exists() else settings.model_path
-    check_checkpoint(model_path)
-    is_here = Path(model_path).is_dir()
-    saved = saved_settings(model_path) if is_here or settings.variant is None else {}  # else loading will tell
-    if not (settings.variant or saved):
-        raise UserError(f"which variant? Set QWEN2_5_VL_VARIANT or --variant to one of {', '.join(VARIANTS | TURNS)}")
-    asked = {name: getattr(settings, name) for name in ("variant", "schedule", "see", "pixel_budget")}
-    variant = Settings.resolve(saved, **asked, where=model_path).variant
-    for name in ("schedule", "see") if variant in TURNS else ("more_data", "positions", "context"):
-        if getattr(settings, name) != getattr(TrainSettings, name):
-            others = ", ".join(VARIANTS if variant in TURNS else TURNS)
-            raise UserError(f"{name} is for {others}; {variant} has no use for it: leave it out")
-    output = settings.output_dir or ROOT / "output" / f"qwen2_5vl-{TASKS[settings.task].label}-{variant}"
-    paths = ("train_data", "more_data", "eval_data", "video_root", "frames_cache_dir")
-    absolute = {name: _absolute(getattr(settings, name)) for name in paths}
-    own = {"variant": variant, "model_path": model_path, "output_dir": output.resolve()}
-    return dataclasses.replace(settings, **own, **absolute)
-
-
-def _absolute(path: Any) -> Any:
-    if isinstance(path, list):
-        return [one.resolve() for one in path]
-    return path and path.resolve()
 
 
 def _as_json(value: Any) -> Any:

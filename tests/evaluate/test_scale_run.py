@@ -193,17 +193,18 @@ def test_any_rank_may_be_killed_at_any_moment_again_and_again(tmp_path, alone):
     assert contents(path) == alone
 
 
-def launch(num_processes, *argv):
-    """`bash eval.sh`, with this interpreter."""
-    env = {
-        **os.environ,
-        "NPROC_PER_NODE": str(num_processes),
-        "SWWATCH_PYTHON": sys.executable,
-        "OMP_NUM_THREADS": "1",
-    }
-    return subprocess.run(
-        ["bash", str(ROOT / "eval.sh"), *map(str, argv)], env=env, capture_output=True, text=True, timeout=300
-    )
+def begin(num_processes, *argv) -> subprocess.Popen:
+    """Start `bash eval.sh`, with this interpreter."""
+    own = {"NPROC_PER_NODE": str(num_processes), "SWWATCH_PYTHON": sys.executable, "OMP_NUM_THREADS": "1"}
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    return subprocess.Popen(["bash", str(ROOT / "eval.sh"), *map(str, argv)], env=os.environ | own, **pipes)
+
+
+def launch(num_processes, *argv) -> subprocess.CompletedProcess:
+    """`bash eval.sh` to its end."""
+    process = begin(num_processes, *argv)
+    out, told = process.communicate(timeout=300)
+    return subprocess.CompletedProcess(argv, process.returncode, out, told)
 
 
 @pytest.mark.slow
@@ -225,6 +226,25 @@ def test_eval_sh_gives_the_same_captions_with_two_processes_and_with_several_cli
     assert one == two and len(one.splitlines()) == 4
     about = json.loads((tmp_path / "two/group_run.json").read_text())["about"]
     assert (about["clips_at_once"], about["num_processes"]) == (2, 2)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("num_processes", [1, 2])
+def test_a_stop_signal_ends_eval_sh_with_75_and_the_same_command_ends_it(
+    tiny_checkpoint, small_test_set, tmp_path, num_processes
+):
+    argv = ["--model-path", tiny_checkpoint, "--variant", "group", "--data-dir", small_test_set(tmp_path, 40)]
+    argv += ["--device", "cpu", "--max-new-tokens", 60, "--output-dir", tmp_path / "out"]
+    evaluation = begin(num_processes, *argv)
+    while not any(path.stat().st_size for path in (tmp_path / "out").rglob("*.jsonl*")):
+        assert evaluation.poll() is None, evaluation.stderr.read()
+        time.sleep(0.02)
+    evaluation.send_signal(signal.SIGTERM)
+    _, told = evaluation.communicate(timeout=100)
+    assert evaluation.returncode == 75, told
+    assert told.count("stopped by a signal: the same command continues") == 1 and "Traceback" not in told
+    done = launch(num_processes, *argv)
+    assert done.returncode == 0 and "40 clips scored, 0 skipped" in done.stdout, done.stderr
 
 
 def test_a_mistake_is_told_once_before_processes_are_started(tmp_path):

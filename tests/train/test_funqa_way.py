@@ -21,7 +21,6 @@ from swwatch.policies.speak import WaitK
 from swwatch.rules.layout import Kind
 from swwatch.toy import command as toy
 from swwatch.train import command as training
-from swwatch.train import settings
 from swwatch.train.settings import TrainSettings
 
 
@@ -105,7 +104,7 @@ def test_the_task_chooses_the_default_places(monkeypatch):
     assert funqa.train_data == ROOT / "dataset/funqa_train.jsonl"
     given = load_settings(TrainSettings, flags={"task": "funqa", "train_data": "mine.jsonl"})
     assert str(given.train_data) == "mine.jsonl"
-    settled = settings.complete(load_settings(TrainSettings, flags={"task": "funqa", "variant": "gap"}))
+    settled = training.complete(load_settings(TrainSettings, flags={"task": "funqa", "variant": "gap"}))
     assert settled.output_dir == ROOT / "output/qwen2_5vl-funqa-gap"
     plain, funqa = EvalSettings(), load_settings(EvalSettings, flags={"task": "funqa"})
     assert (plain.data_path.name, funqa.data_path.name) == ("test_3_5.jsonl", "funqa_test.jsonl")

@@ -7,12 +7,10 @@ import torch
 from safetensors.torch import load_file
 
 from swwatch.data.collator import Collator
-from swwatch.data.lengths import sample_lengths
 from swwatch.data.prompt import IGNORED, load_prompts
 from swwatch.errors import UserError
 from swwatch.policies.speak import RandomK, WaitK
 from swwatch.rules.variants import VARIANTS
-from swwatch.train.arrange import packed_batch
 from swwatch.train.command import main
 from swwatch.train.machine import settle
 from swwatch.train.settings import TrainSettings
@@ -117,15 +115,6 @@ def test_a_packed_run_lists_what_it_leaves_out_before_the_first_step(flags, tmp_
 def test_samples_that_are_all_too_long_end_the_run_before_it_begins(flags):
     with pytest.raises(UserError, match="no record gives a sample.*more than max_length 20"):
         main(flags(**PACKED | {"pack_tokens": 20, "max_length": 20}))
-
-
-def test_the_batch_for_measuring_is_a_pack_as_training_builds_it(load_tiny, clips, tmp_path):
-    loaded = load_tiny("group")
-    dataset = clip_dataset(loaded, clips, "group", prompts=load_prompts(), max_length=400)
-    lengths = sample_lengths(dataset, tmp_path / "sizes.jsonl", threads=1).tokens
-    batch = packed_batch(dataset, lengths, 400, Collator(0))
-    assert batch["input_ids"].shape[0] == 1 and batch["input_ids"].shape[1] <= 400 and len(batch["video_grid_thw"]) > 1
-    assert torch.isfinite(loaded.model(**batch).loss)
 
 
 @pytest.mark.parametrize(

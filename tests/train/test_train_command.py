@@ -17,9 +17,9 @@ from swwatch.config import load_settings
 from swwatch.errors import UserError, run
 from swwatch.model.loading import load
 from swwatch.paths import ROOT
-from swwatch.train.command import main
+from swwatch.train.command import complete, main
 from swwatch.train.machine import settle
-from swwatch.train.settings import TrainSettings, complete
+from swwatch.train.settings import TrainSettings
 from swwatch.train.trainer import WatchTrainer
 from tests.helpers.forked import Forked
 from tests.helpers.small_clips import make_clips
@@ -150,7 +150,7 @@ def test_bad_input_is_told_before_the_first_step(flags, tmp_path, make, named):
 
 
 def test_missing_data_is_told_before_the_model_is_looked_for(tmp_path, monkeypatch):
-    monkeypatch.setattr("swwatch.train.settings.saved_settings", lambda path: pytest.fail("looked for the model"))
+    monkeypatch.setattr("swwatch.train.command.saved_settings", lambda path: pytest.fail("looked for the model"))
     with pytest.raises(UserError, match="none.jsonl.*mani_data.py"):
         main(["--train-data", str(tmp_path / "none.jsonl"), "--output-dir", str(tmp_path / "out")])
 
