@@ -11,8 +11,9 @@ from swwatch.errors import UserError
 from swwatch.evaluate.predictions import Predictions, read_object, read_predictions, some
 from swwatch.evaluate.results import beside
 from swwatch.metrics.captions import Measured, measure
+from swwatch.metrics.paper import AS_IT_IS
 from swwatch.metrics.significance import NUM_RESAMPLES, Statistic, compare, mean_of, ratio_of
-from swwatch.metrics.table import AS_IT_IS
+from swwatch.metrics.tables import as_text, interval
 from swwatch.toy.scores import clip_counts, toy_events
 
 METHOD = (
@@ -124,13 +125,14 @@ def describe(found: dict) -> str:
     for name, what in (("only_a", "only in A"), ("only_b", "only in B"), ("without_reference", "without a reference")):
         if found[name]:
             lines.append(f"{len(found[name])} {what}, left out: {some(found[name])}")
-    width = max(map(len, found["metrics"]))
-    lines.append(f"{'':{width}}{'clips':>7}{'A':>9}{'B':>9}{'B - A':>9}{'95 % interval':>20}{'p':>8}")
+    rows = [("", "clips", "A", "B", "B - A", "95 % interval", "p")]
     for name, row in found["metrics"].items():
         times = 1 if name in AS_IT_IS else 100
-        values = "".join(f"{times * row[key]:9.2f}" for key in ("a", "b", "difference"))
-        span = f"[{times * row['ci95'][0]:.2f}, {times * row['ci95'][1]:.2f}]"
-        lines.append(f"{name:{width}}{row['num_clips']:7}{values}{span:>20}{row['p_value']:8.3f}")
+        values = [f"{times * row[key]:.2f}" for key in ("a", "b", "difference")]
+        rows.append(
+            (name, str(row["num_clips"]), *values, interval(row["ci95"], times=times), f"{row['p_value']:.3f}")
+        )
+    lines.append(as_text(rows))
     lines += [f"no {name}: {why}" for name, why in found["left_out"].items()]
     return "\n".join([*lines, f"{found['method']} {found['num_resamples']} rounds, seed {found['seed']}."])
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from swwatch.data.annotations import write_atomic
+from swwatch.metrics.tables import as_markdown
 from swwatch.paths import make_folder
 from swwatch.rules.variants import VARIANTS
 from swwatch.study.claims import LEARNED, Claim, claims, learned
@@ -101,8 +102,7 @@ def _unlearned(outcome: Outcome) -> str:
 
 
 def _claim(claim: Claim) -> str:
-    lines = [f"### {claim.verdict.capitalize()}: {claim.text}", f"Measured: {claim.rule}.", ""]
-    lines += ["| comparison | difference in points, per seed [95 % interval] | speaks |", "|---|---|---|"]
+    lines = [["comparison", "difference in points, per seed [95 % interval]", "speaks"]]
     for one in claim.evidence:
         pairs = zip(one.differences, one.intervals, strict=True)
         cells = "; ".join(f"{100 * d:+.1f} [{100 * low:+.1f}, {100 * high:+.1f}]" for d, (low, high) in pairs)
@@ -110,8 +110,9 @@ def _claim(claim: Claim) -> str:
             "not learned" if blind else {1: "for", 0: "open", -1: "against"}[sign]
             for sign, blind in zip(one.signs, one.unlearned, strict=True)
         )
-        lines.append(f"| {one.text} | {cells} | {says} |")
-    return "\n".join(lines)
+        lines.append([one.text, cells, says])
+    head = f"### {claim.verdict.capitalize()}: {claim.text}\nMeasured: {claim.rule}."
+    return f"{head}\n\n{as_markdown(lines, numeric=False)}"
 
 
 def _table(title: str, outcome: Outcome, columns: dict[str, Callable], digits: int, note: str = "") -> str:
@@ -120,11 +121,11 @@ def _table(title: str, outcome: Outcome, columns: dict[str, Callable], digits: i
     Args:
         columns: heading -> (variant, schedule) -> (S,) a number for each seed.
     """
-    lines = ["| variant | schedule | " + " | ".join(columns) + " |", "|---" * (2 + len(columns)) + "|"]
+    lines = [["variant", "schedule", *columns]]
     for variant, schedule in outcome.plan.rows():
         cells = [_spread(values(variant, schedule), digits) for values in columns.values()]
-        lines.append(f"| `{variant}` | {schedule} | " + " | ".join(cells) + " |")
-    return "\n\n".join(filter(None, [f"### {title}", "\n".join(lines), note]))
+        lines.append([f"`{variant}`", schedule, *cells])
+    return "\n\n".join(filter(None, [f"### {title}", as_markdown(lines, num_names=2), note]))
 
 
 def _spread(values: np.ndarray, digits: int) -> str:

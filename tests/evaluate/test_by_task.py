@@ -7,7 +7,7 @@ from swwatch.evaluate.caption.by_task import by_task, describe_tasks
 from swwatch.evaluate.caption.scoring import describe, score
 from swwatch.metrics import captions
 from swwatch.metrics.captions import caption_scores
-from swwatch.metrics.table import COLUMNS
+from swwatch.metrics.paper import COLUMNS
 
 MEANT = ["a dog pushes the door", "the cat drinks from a glass", "a man turns into a bird", "two children swim away"]
 SAID = ["a dog opens the door", "the cat drinks water", "a man becomes a bird", "two fish swim away"]

@@ -13,9 +13,9 @@ from swwatch.evaluate.disturb import command as disturb
 from swwatch.evaluate.disturb import table as disturb_table
 from swwatch.evaluate.disturb.command import find_checkpoints
 from swwatch.evaluate.disturb.table import PAPER, Row, build_table
-from swwatch.evaluate.disturb.text import as_markdown, as_text
+from swwatch.evaluate.disturb.text import disturbance_markdown, disturbance_text
 from swwatch.metrics import captions
-from swwatch.metrics.table import paper_disturbed
+from swwatch.metrics.paper import paper_disturbed
 from swwatch.toy.clips import encode
 from swwatch.toy.world import make_scene
 
@@ -129,7 +129,7 @@ def test_the_table_shows_value_change_and_certainty_beside_the_papers_rows():
             "origin": {"wait-k:3": {"value": 0.5312}},
         }
     )
-    lines = [line.split("|")[1:-1] for line in as_markdown(table).splitlines() if line.startswith("|")]
+    lines = [line.split("|")[1:-1] for line in disturbance_markdown(table).splitlines() if line.startswith("|")]
     assert [[cell.strip() for cell in line] for line in lines if "---" not in line[0]] == [
         ["model", "trained (wait-k:3)", "random:3:seed=0", "burst:3:every=2"],
         ["interleave", "50.00", "40.00 (-10.00*)", "45.00 (-5.00)"],
@@ -138,9 +138,9 @@ def test_the_table_shows_value_change_and_certainty_beside_the_papers_rows():
         ["interleave, paper", "44.11", "40.56 (-3.55)", ""],
         ["group, paper", "51.53", "51.76 (+0.23)", ""],
     ]
-    text = as_text(table)
+    text = disturbance_text(table)
     assert "the paper's: Qwen2.5-VL-3B on PE-Video" in text and "evaluated once" in text
-    assert "paper" not in as_text(table_of({"group": {"wait-k:3": {"value": 0.5}}}, "CIDEr", schedules=[]))
+    assert "paper" not in disturbance_text(table_of({"group": {"wait-k:3": {"value": 0.5}}}, "CIDEr", schedules=[]))
 
 
 def test_models_trained_under_different_schedules_have_a_column_of_their_own():
@@ -156,7 +156,7 @@ def test_models_trained_under_different_schedules_have_a_column_of_their_own():
         }
     }
     table["rows"][0]["cells"]["CIDEr"]["burst:3:every=2"] = {"value": 0.5, "difference": 0.0, "p_value": 1}
-    shaken = next(line for line in as_markdown(table).splitlines() if line.startswith("| shaken"))
+    shaken = next(line for line in disturbance_markdown(table).splitlines() if line.startswith("| shaken"))
     assert shaken == "| shaken | 30.00 | 20.00 (-10.00*) | as trained | 20.00 (-10.00) |"
 
 

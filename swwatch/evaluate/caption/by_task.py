@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 from swwatch.data.tasks import SUBTASKS
 from swwatch.metrics.captions import measure
-from swwatch.metrics.table import format_table, our_row, paper_rows
+from swwatch.metrics.paper import format_table, our_row, paper_rows
 
 
 def by_task(predictions: list[dict], per_clip: Mapping[str, Mapping[str, float]] | None = None) -> dict:

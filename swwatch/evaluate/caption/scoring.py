@@ -9,8 +9,8 @@ from swwatch.errors import UserError
 from swwatch.evaluate.caption.by_task import by_task, describe_tasks
 from swwatch.evaluate.predictions import some
 from swwatch.metrics.captions import Metric, caption_scores
+from swwatch.metrics.paper import format_table, our_interval, our_row, paper_rows
 from swwatch.metrics.significance import interval, ratio_of
-from swwatch.metrics.table import format_table, our_interval, our_row, paper_rows
 from swwatch.metrics.timing import planned_arrivals, summarize
 from swwatch.toy.mentions import mentions
 from swwatch.toy.scores import clip_counts, toy_events, toy_scores

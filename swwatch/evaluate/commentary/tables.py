@@ -1,5 +1,7 @@
 """Summaries as Markdown."""
 
+from swwatch.metrics.tables import as_markdown, interval
+
 FIGURES = {"inf-streams": ("win_share", "win share"), "livesports-cc": ("win_rate", "win rate")}
 RULES = {
     "inf-streams": "Win share: votes for A / all votes, each segment judged in both orders.",
@@ -13,37 +15,31 @@ def markdown(task: str, reports: list[dict]) -> str:
     Args:
         reports: of match.summarize, with the names of the runs and the judge.
     """
-    key, name = FIGURES[task]
-    first, of_b = reports[0], f" {name} of B |" if task == "livesports-cc" else ""  # ties are losses: the rest is ties
-    lines = [
+    (key, name), first = FIGURES[task], reports[0]
+    has_ties = task == "livesports-cc"  # ties are losses of both: the rest is ties
+    heads = ["A", "B", f"{name} of A", "95 % interval", *[f"{name} of B"] * has_ties, "compared"]
+    lines = [[*heads, "A silent", "B silent", "failed", "shown first preferred"]]
+    for report in reports:
+        rate_of_b = [percent(report["win_rate_of_b"])] if has_ties else []
+        counts = (report["num_judged"], *(report["num_silent"][side] for side in "AB"), report["num_failed"])
+        shares = [percent(report[key]), interval(report["ci95"], times=100), *rate_of_b]
+        lines.append([report["a"], report["b"], *shares, *map(str, counts), percent(report["first_share"])])
+    parts = [
         f"# {first['a']}: {task}",
-        "",
         f"{RULES[task]} Judge: {first['model']} at {first['endpoint']}, by {first['criterion']}. The values "
         "depend on the judge and on its prompt: they do not compare across papers, nor with another judge.",
-        "",
-        f"| A | B | {name} of A | 95 % interval |{of_b} compared | A silent | B silent | failed | "
-        "shown first preferred |",
-        "|---" * (10 if of_b else 9) + "|",
+        as_markdown(lines, num_names=2),
+        "Silent texts, missing ones among them, lose without being shown. Intervals, in percent: bootstrap over "
+        "videos.",
     ]
-    for report in reports:
-        rate_of_b = f" {percent(report['win_rate_of_b'])} |" if of_b else ""
-        interval = "-" if report["ci95"] is None else " to ".join(percent(value) for value in report["ci95"])
-        lines.append(
-            f"| {report['a']} | {report['b']} | {percent(report[key])} | {interval} |{rate_of_b} "
-            f"{report['num_judged']} | {report['num_silent']['A']} | {report['num_silent']['B']} | "
-            f"{report['num_failed']} | {percent(report['first_share'])} |"
-        )
-    lines += ["", "Silent texts, missing ones among them, lose without being shown. Intervals: bootstrap over videos."]
     if task == "inf-streams":
-        lines += ["", f"| video | B | segments | votes A | votes B | {name} of A |", "|---|---|---|---|---|---|"]
+        videos = [["video", "B", "segments", "votes A", "votes B", f"{name} of A"]]
         for report in reports:
             for video, part in report["per_video"].items():
-                votes = part["votes"]
-                lines.append(
-                    f"| {video} | {report['b']} | {part['num_pairs']} | {votes['A']} | {votes['B']} | "
-                    f"{percent(part[key])} |"
-                )
-    return "\n".join(lines) + "\n"
+                counts = (part["num_pairs"], part["votes"]["A"], part["votes"]["B"])
+                videos.append([video, report["b"], *map(str, counts), percent(part[key])])
+        parts.append(as_markdown(videos, num_names=2))
+    return "\n\n".join(parts) + "\n"
 
 
 def percent(share: float | None) -> str:

@@ -22,7 +22,7 @@ from swwatch.errors import UserError
 from swwatch.evaluate.caption import command
 from swwatch.evaluate.caption.settings import CONFIG, EvalSettings
 from swwatch.evaluate.disturb.table import Row, build_table
-from swwatch.evaluate.disturb.text import as_markdown, as_text
+from swwatch.evaluate.disturb.text import disturbance_markdown, disturbance_text
 from swwatch.launch.ranks import Alone
 from swwatch.model.settings import Settings
 from swwatch.policies.speak import FORMS, parse_schedule
@@ -89,9 +89,9 @@ def main(argv: list[str]) -> int:
         for checkpoint, runs in run_all(checkpoints, asked, settings, restart=restart)
     ]
     table = build_table(rows, asked, records, metrics)
-    text, folder = as_text(table), settings.output_dir
+    text, folder = disturbance_text(table), settings.output_dir
     files = {"json": json.dumps(table, indent=2, ensure_ascii=False, allow_nan=False), "txt": text}
-    for ending, content in {**files, "md": as_markdown(table)}.items():
+    for ending, content in {**files, "md": disturbance_markdown(table)}.items():
         write_atomic(folder / f"disturbance.{ending}", [content + "\n"])
     print(f"\n{text}\ntable in {folder / 'disturbance.json'}, .md and .txt")
     return 0

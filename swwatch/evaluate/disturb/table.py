@@ -10,8 +10,8 @@ from swwatch.errors import UserError
 from swwatch.evaluate.predictions import read_predictions
 from swwatch.evaluate.results import beside, read_lines
 from swwatch.metrics.captions import bleu_counts
+from swwatch.metrics.paper import paper_disturbed
 from swwatch.metrics.significance import Statistic, bleu_of, compare, ratio_of
-from swwatch.metrics.table import paper_disturbed
 from swwatch.metrics.timing import summarize
 from swwatch.metrics.tokenize import java_problem, tokenize_java, tokenize_python
 from swwatch.toy.scores import clip_counts, toy_events

@@ -2,32 +2,21 @@
 
 from collections.abc import Mapping
 
+from swwatch.metrics.tables import as_markdown, as_text
+
 SURE = 0.05  # a p-value below it earns a star
 
 
-def as_text(table: Mapping) -> str:
+def disturbance_text(table: Mapping) -> str:
     """One aligned block a metric."""
-    blocks = []
-    for metric in table["metrics"]:
-        header, *lines = _grid(table, metric)
-        widths = [max(len(line[i]) for line in (header, *lines)) for i in range(len(header))]
-        aligned = [
-            "  ".join([line[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(line[1:], widths[1:], strict=True))])
-            for line in (header, *lines)
-        ]
-        blocks.append("\n".join([_title(table, metric), *aligned]))
+    blocks = [f"{_title(table, metric)}\n{as_text(_grid(table, metric))}" for metric in table["metrics"]]
     return "\n\n".join([*blocks, _legend(table)])
 
 
-def as_markdown(table: Mapping) -> str:
+def disturbance_markdown(table: Mapping) -> str:
     """One table a metric."""
-    blocks = ["# What a disturbed schedule costs"]
-    for metric in table["metrics"]:
-        header, *lines = _grid(table, metric)
-        rule = ["---", *("---:" for _ in header[1:])]
-        cells = [f"| {' | '.join(line)} |" for line in (header, rule, *lines)]
-        blocks.append("\n".join([f"## {_title(table, metric)}", "", *cells]))
-    return "\n\n".join([*blocks, _legend(table)])
+    blocks = [f"## {_title(table, metric)}\n\n{as_markdown(_grid(table, metric))}" for metric in table["metrics"]]
+    return "\n\n".join(["# What a disturbed schedule costs", *blocks, _legend(table)])
 
 
 def _title(table: Mapping, metric: str) -> str:

@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+from swwatch.metrics.tables import as_text, interval
+
 
 def describe_grades(reports: list[dict]) -> str:
     """A row a run, then what was left out, what was asked and where it is written."""
@@ -11,7 +13,7 @@ def describe_grades(reports: list[dict]) -> str:
         (
             Path(report["run"]).stem.removesuffix("_infer"),
             f"{report['fluency']:.2f}",
-            _interval(report["ci95"]),
+            interval(report["ci95"]),
             *(str(report[name]) for name in ("num_judged", "num_empty", "num_failed")),
             *(str(count) for count in report["grades"].values()),
         )
@@ -19,7 +21,7 @@ def describe_grades(reports: list[dict]) -> str:
     ]
     lines = [
         f"{first['criterion'].capitalize()} from 1 to 5, judged by {first['model']} (last columns: clips per grade)",
-        *_table(heads, rows),
+        as_text([heads, *rows]),
         "Empty captions were not asked and count as 1. Failed clips are in no mean.",
         *_last_lines(reports),
     ]
@@ -33,8 +35,8 @@ def describe_pair(reports: list[dict]) -> str:
         bias = report["position_bias"]
         lines = [
             f"{report['a']} against {report['b']} by {report['criterion']}, judged by {report['model']}",
-            f"  win rate of {report['a']}  {100 * report['win_rate']:.1f} %  {_interval(report['ci95'], 100)}  (95 %; "
-            f"50 is no difference)",
+            f"  win rate of {report['a']}  {100 * report['win_rate']:.1f} %  {interval(report['ci95'], '.1f', 100)}  "
+            "(95 %; 50 is no difference)",
             f"  clips: {report['num_won']} won, {report['num_tied']} tied, {report['num_lost']} lost; "
             f"{report['num_not_asked']} of them equal or empty, not asked; {report['num_failed']} failed, left out",
         ]
@@ -70,19 +72,3 @@ def _last_lines(reports: list[dict]) -> list[str]:
             + (f", cost {sum(cost):.4f}" if cost else "")
         )
     return lines + [f"results in {report['file']}" for report in reports]
-
-
-def _interval(ci95: list[float], times: float = 1) -> str:
-    return f"[{times * ci95[0]:.{1 if times > 1 else 2}f}, {times * ci95[1]:.{1 if times > 1 else 2}f}]"
-
-
-def _table(heads: tuple[str, ...], rows: list[tuple[str, ...]]) -> list[str]:
-    """Columns as wide as their widest cell; the first to the left, the others to the right."""
-    widths = [max(len(row[column]) for row in [heads, *rows]) for column in range(len(heads))]
-    return [
-        "  ".join(
-            cell.ljust(width) if i == 0 else cell.rjust(width)
-            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
-        )
-        for row in [heads, *rows]
-    ]

@@ -7,6 +7,8 @@ import numpy as np
 from swwatch.errors import UserError
 from swwatch.evaluate.quiz.tasks import Task
 from swwatch.metrics.significance import Statistic, interval
+from swwatch.metrics.tables import as_markdown
+from swwatch.metrics.tables import interval as span
 
 Rows = list[Mapping]
 
@@ -100,24 +102,16 @@ MEANS = {
 
 def describe(report: Mapping) -> str:
     """The report as a Markdown table, percent."""
-    lines = [
-        f"# {report['task']}" + (f", {report['how']}" if report.get("how") else ""),
-        "",
-        "| | accuracy | 95 % | guessing | questions |",
-        "|---|---|---|---|---|",
-        _line("**all**", report),
-    ]
-    for name in ("modes", "groups", "tags"):
-        lines += [
-            _line(f"{'*' * (name == 'modes')}{key}{'*' * (name == 'modes')}", row) for key, row in report[name].items()
-        ]
+    title = f"# {report['task']}" + (f", {report['how']}" if report.get("how") else "")
+    lines = [("", "accuracy", "95 %", "guessing", "questions"), _line("**all**", report)]
+    lines += [_line(f"*{name}*", row) for name, row in report["modes"].items()]
+    lines += [_line(name, row) for kind in ("groups", "tags") for name, row in report[kind].items()]
     told = f"{report['num_questions']} of {report['num_items']} questions about {report['num_videos']} videos answered"
     skipped = f", {report['num_skipped']} skipped" if report["num_skipped"] else ""
-    lines += ["", f"{told}{skipped}. **all**: {MEANS[report['mean']]}. Intervals: bootstrap over videos."]
-    return "\n".join(lines) + "\n"
+    note = f"{told}{skipped}. **all**: {MEANS[report['mean']]}. Intervals: bootstrap over videos."
+    return "\n\n".join([title, as_markdown(lines), note]) + "\n"
 
 
-def _line(name: str, row: Mapping) -> str:
-    between = "-" if row["ci95"] is None else " to ".join(f"{100 * edge:.1f}" for edge in row["ci95"])
-    values = f"{100 * row['accuracy']:.1f} | {between} | {100 * row['guessing']:.1f}"
-    return f"| {name.replace('|', '/')} | {values} | {row['num_questions']} |"
+def _line(name: str, row: Mapping) -> tuple[str, ...]:
+    shares = [f"{100 * row[key]:.1f}" for key in ("accuracy", "guessing")]
+    return name, shares[0], span(row["ci95"], ".1f", 100), shares[1], str(row["num_questions"])

@@ -10,7 +10,7 @@ from importlib.resources import files
 from swwatch.evaluate.report.gather import Run
 from swwatch.evaluate.report.plots import Plot
 from swwatch.evaluate.report.tables import Table, sentence
-from swwatch.metrics.table import AS_IT_IS
+from swwatch.metrics.paper import AS_IT_IS
 
 NOTES_SHOWN = 6  # more notes of one table are folded away
 

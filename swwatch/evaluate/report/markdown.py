@@ -5,6 +5,7 @@ import re
 from swwatch.evaluate.report.gather import Run
 from swwatch.evaluate.report.plots import Plot
 from swwatch.evaluate.report.tables import Table, sentence
+from swwatch.metrics.tables import as_markdown
 
 NUM_EXAMPLES = 3
 
@@ -21,14 +22,13 @@ def markdown(runs: list[Run], tables: list[Table], plots: list[Plot], clips: lis
 
 
 def table_markdown(table: Table) -> str:
-    num_values = len(table.columns) - table.num_names
-    align = ["---"] * table.num_names + ["---:" if table.numeric else "---"] * num_values
-    lines = [_row([plain(name) or " " for name in table.columns]), _row(align)]
+    lines = [[plain(name) or " " for name in table.columns]]
     for number, row in enumerate(table.rows):
         mark = "*" if number in table.paper else ""
-        lines.append(_row([f"{mark}{plain(cell)}{mark}" for cell in row]))
+        lines.append([f"{mark}{plain(cell)}{mark}" for cell in row])
     notes = "\n".join(f"- {plain(note)}" for note in table.notes)
-    return f"## {table.title}\n\n" + "\n".join(lines) + (f"\n\n{notes}" if notes else "")
+    shown = as_markdown(lines, table.num_names, numeric=table.numeric)
+    return f"## {table.title}\n\n{shown}" + (f"\n\n{notes}" if notes else "")
 
 
 def examples(runs: list[Run], clips: list[dict]) -> str:
@@ -57,7 +57,3 @@ def _spoken(said: dict) -> str:
         text += f" [{step + 1}] {word}" if word and step != last else word
         last = step if word else last
     return plain(text)
-
-
-def _row(cells: list[str]) -> str:
-    return "| " + " | ".join(cells) + " |"

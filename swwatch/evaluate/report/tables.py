@@ -4,7 +4,7 @@ import re
 from dataclasses import dataclass, field
 
 from swwatch.evaluate.report.gather import Run, is_number
-from swwatch.metrics.table import AS_IT_IS, COLUMNS, paper_disturbed, paper_rows
+from swwatch.metrics.paper import AS_IT_IS, COLUMNS, paper_disturbed, paper_rows
 from swwatch.rules.variants import VARIANTS
 from swwatch.toy.scores import MEANING
 

@@ -5,6 +5,8 @@ All values are times 100, but Fluency, which is a judge's grade from 1 to 5.
 
 from collections.abc import Mapping, Sequence
 
+from swwatch.metrics.tables import as_text
+
 COLUMNS = ("CIDEr", "BLEU-1", "BLEU-4", "METEOR", "ROUGE-L", "BLEURT", "Fluency")
 AS_IT_IS = frozenset({"Fluency"})
 _VIDEO_DESCRIPTION = {  # on PE-Video: variant -> size -> the values of COLUMNS; there is no fluency for 7B
@@ -84,19 +86,19 @@ def paper_disturbed(variant: str) -> dict[str, float] | None:
     return None if row is None else dict(zip(("fixed", "random"), row, strict=True))
 
 
-def format_table(
-    rows: Sequence[Row],
-    intervals: Mapping[str, Mapping[str, tuple[float, float]]] | None = None,
-    *,
-    markdown: bool = False,
-) -> str:
+def format_table(rows: Sequence[Row], intervals: Mapping[str, Mapping[str, tuple[float, float]]] | None = None) -> str:
     """Rows of (name, values) in the paper's column order; "n/a" where there is no value.
 
     Args:
-        intervals: name of a row -> column -> its 95 % interval; below the row in text, in the cell in Markdown.
-        markdown: a Markdown table instead of aligned text.
+        intervals: name of a row -> column -> its 95 % interval, which stands below the row.
     """
-    return (_markdown if markdown else _text)(rows, intervals or {})
+    lines = [("", *COLUMNS)]
+    for name, values in rows:
+        lines.append((name, *(_cell(values.get(column)) for column in COLUMNS)))
+        ends = (intervals or {}).get(name) or {}
+        for i, label in enumerate(("  95 % from", "  95 % to") if ends else ()):
+            lines.append((label, *(f"{ends[column][i]:.2f}" if column in ends else "" for column in COLUMNS)))
+    return as_text(lines)
 
 
 def _shown(column: str, value: float) -> float:
@@ -105,24 +107,3 @@ def _shown(column: str, value: float) -> float:
 
 def _cell(value: float | None) -> str:
     return "n/a" if value is None else f"{value:.2f}"
-
-
-def _text(rows: Sequence[Row], intervals: Mapping) -> str:
-    lines = [("", COLUMNS)]
-    for name, values in rows:
-        lines.append((name, [_cell(values.get(column)) for column in COLUMNS]))
-        ends = intervals.get(name) or {}
-        for i, label in enumerate(("  95 % from", "  95 % to") if ends else ()):
-            lines.append((label, [f"{ends[column][i]:.2f}" if column in ends else "" for column in COLUMNS]))
-    width = max(len(name) for name, _ in lines)
-    return "\n".join(f"{name:{width}}" + "".join(f"{cell:>9}" for cell in cells) for name, cells in lines)
-
-
-def _markdown(rows: Sequence[Row], intervals: Mapping) -> str:
-    lines = [["", *COLUMNS], ["---", *["---:"] * len(COLUMNS)]]
-    for name, values in rows:
-        ends = intervals.get(name) or {}
-        spans = [f" [{ends[column][0]:.2f}, {ends[column][1]:.2f}]" if column in ends else "" for column in COLUMNS]
-        cells = [_cell(values.get(column)) + span for column, span in zip(COLUMNS, spans, strict=True)]
-        lines.append([name.replace("|", "\\|"), *cells])
-    return "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
