@@ -16,51 +16,10 @@ from hypothesis import strategies as st
 from swwatch.data.video import VideoError, grid_indices, iter_steps, read_clip, reader, source, steps_of
 from swwatch.data.video.picture import Pictures
 from swwatch.errors import UserError
+from tests.helpers.numbered_videos import HEIGHT, WIDTH, number_of, numbers_in, write, write_constant
 
 RATES = [Fraction(10), Fraction(24000, 1001), Fraction(24), Fraction(25), Fraction(30000, 1001), Fraction(30)]
 RATES += [Fraction(60)]
-HEIGHT, WIDTH, CELL = 48, 64, 16  # 12 cells: the bits of a frame's number, so that compression cannot blur it
-
-
-def picture(number):
-    bits = [(number >> bit) & 1 for bit in range(12)]
-    return np.kron(np.array(bits, np.uint8).reshape(3, 4), np.full((CELL, CELL), 255, np.uint8))[..., None].repeat(
-        3, 2
-    )
-
-
-def number_of(frame):
-    cells = frame[..., 0].reshape(3, CELL, 4, CELL).mean((1, 3)).reshape(-1) > 128
-    return int(sum(1 << bit for bit in np.flatnonzero(cells)))
-
-
-def write(path, pts, time_base, *, codec="libx264", container=None, options=None, movflags="", rate=25, sound_s=0):
-    """Frames that show their own number, at the given times; sound beside them when `sound_s`."""
-    pts = list(pts)
-    with av.open(str(path), "w", format=container, options={"movflags": movflags} if movflags else {}) as file:
-        stream = None
-        if pts:
-            stream = file.add_stream(codec, rate=rate, options=options or {})
-            stream.height, stream.width, stream.pix_fmt = HEIGHT, WIDTH, "yuv420p"
-            stream.codec_context.time_base = time_base
-        sound = file.add_stream("aac", rate=16000) if sound_s else None
-        for number, time in enumerate(pts):
-            frame = av.VideoFrame.from_ndarray(picture(number), format="rgb24")
-            frame.pts, frame.time_base = int(time), time_base
-            file.mux(stream.encode(frame))
-        if stream:
-            file.mux(stream.encode())
-        if sound:
-            for i in range(sound_s * 16000 // 1024):
-                frame = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.float32), format="fltp", layout="mono")
-                frame.rate, frame.pts = 16000, i * 1024
-                file.mux(sound.encode(frame))
-            file.mux(sound.encode())
-    return path
-
-
-def write_constant(path, rate, num_frames, **options):
-    return write(path, range(num_frames), 1 / rate, rate=rate, **options)
 
 
 def numbers_on_display(path):
@@ -75,10 +34,6 @@ def numbers_on_display(path):
     first = shown[0][0]
     grid = [Fraction(j, 2) for j in range(max(1, math.ceil(2 * (end - first))))]
     return [next(number for time, number in reversed(shown) if time - first <= t) for t in grid]
-
-
-def numbers_in(clip):
-    return [number_of(frame) for frame in clip.frames]
 
 
 @pytest.mark.parametrize("rate", RATES, ids=lambda rate: f"{float(rate):.3f}fps")

@@ -1,6 +1,7 @@
 """Reads one live source in a thread: opens it, decodes it, opens it again when the connection is lost."""
 
 import errno
+import math
 import threading
 import time
 from collections import deque
@@ -10,7 +11,7 @@ from dataclasses import dataclass
 import av
 
 from swwatch.data.live.addresses import Location, check_url
-from swwatch.data.video.source import most_pixels, readable, shown_stream, too_large, why_not
+from swwatch.data.video.source import most_pixels, readable, shown_stream, stated_end_s, too_large, why_not
 from swwatch.errors import UserError
 
 CAPACITY = 4  # frames that wait for the consumer
@@ -114,9 +115,9 @@ class Reader:
         self._came_s = 0.0  # when it came, by the clock
         self._playing_s: float | None = None  # when the first of all frames came, by the clock
         self._zero_s: float | None = None  # the source's own time at timestamp 0
-        # of this connection: when it began, by the clock; how long the recording is and how far it was read
+        # of this connection: when it began, by the clock; when the recording is to end and how far it was read
         self._began_s = self._reached_s = 0.0
-        self._length_s: float | None = None
+        self._stated_s: float | None = None
 
     def run(self) -> None:
         """Read to the end, or until the buffer is stopped."""
@@ -182,10 +183,8 @@ class Reader:
             raise UserError(f"{self.location.shown}: {reason}")
 
     def _decode(self, container, stream) -> None:
-        start_s = (container.start_time or 0) / av.time_base
-        if container.duration is not None and container.format.name not in PARTED:
-            self._length_s = container.duration / av.time_base
-        self._reached_s, video_end_s = 0.0, None  # where all streams and where the video have come to
+        self._stated_s = None if container.format.name in PARTED else stated_end_s(container)
+        self._reached_s, video_end_s = -math.inf, None  # where all streams and where the video have come to
         timeless = container.format.name in TIMELESS
         self._began_s = heard_s = time.monotonic()
         for packet in self._packets(container, stream):
@@ -193,7 +192,7 @@ class Reader:
                 return
             if packet.pts is not None:
                 end_s = float((packet.pts + (packet.duration or 0)) * packet.time_base)
-                self._reached_s = max(self._reached_s, end_s - start_s)
+                self._reached_s = max(self._reached_s, end_s)
             if packet.stream.index == stream.index:
                 if packet.pts is not None:
                     video_end_s = end_s if video_end_s is None else max(video_end_s, end_s)
@@ -205,7 +204,7 @@ class Reader:
         if self.is_live and self.location.kind != "http":
             raise Broken("it ended")
         if not self.is_live and not self._is_read_to(PROMISED_S):
-            raise Broken(f"it breaks off after {self._reached_s:.1f} of {self._length_s:.1f} s")
+            raise Broken(f"it breaks off, {self._stated_s - self._reached_s:.1f} s are missing at its end")
         if self._newest_s is None:
             raise UserError(f"{self.location.shown} has no frames")
         if not self.is_live and video_end_s is not None and container.format.name not in PARTED:
@@ -213,7 +212,7 @@ class Reader:
 
     def _is_read_to(self, tolerance_s: float) -> bool:
         """Whether a recording was read to its end; where its length is unknown, it is not known to be longer."""
-        return self._length_s is None or self._reached_s >= self._length_s - tolerance_s
+        return self._stated_s is None or self._reached_s >= self._stated_s - tolerance_s
 
     def _packets(self, container, stream) -> Iterator[av.Packet]:
         """Of all streams: they tell how far the source goes. At the end an empty one for what the decoder holds.
@@ -227,7 +226,7 @@ class Reader:
             try:
                 packet = next(packets, None)
             except av.FFmpegError as error:
-                if self.is_live or self._length_s is None or not self._is_read_to(tolerance_s=0.01):
+                if self.is_live or self._stated_s is None or not self._is_read_to(tolerance_s=0.01):
                     raise Broken(_why(error, self.location, self.timeouts_s[1], asked_s)) from error
                 # where a server tells the end by closing the connection, FFmpeg takes it for an accident
                 packets, packet = iter(()), av.Packet()

@@ -12,6 +12,7 @@ from swwatch.data.video.frames import VideoError
 
 MP4_BEGINS = (b"ftyp", b"styp", b"moov", b"mdat", b"free", b"skip", b"wide", b"pnot")
 MP4_PARENTS = (b"moov", b"trak", b"mdia", b"minf", b"stbl", b"moof", b"traf")
+TAIL = 256  # bytes
 SAMPLE_SIZES, RUN = b"stsz", b"trun"  # boxes with a count of samples
 
 
@@ -48,8 +49,10 @@ def _promised_size(path: Path, file: BinaryIO, size: int) -> int:
         header_bytes, header_length = _ebml_size(head, 4)
         start = 4 + header_length + (header_bytes or 0)
         segment_bytes, segment_length = _ebml_size(head, start + 4)
+        _check_tail(path, file, size)
         return 0 if segment_bytes is None else start + 4 + segment_length + segment_bytes
     if head[4:8] not in MP4_BEGINS:
+        _check_tail(path, file, size)
         return 0
     end, kinds = 0, set()
     for kind, start, length in _boxes(file, 0, size):
@@ -61,6 +64,13 @@ def _promised_size(path: Path, file: BinaryIO, size: int) -> int:
     if b"moof" in kinds and end < size and not _is_box(file, end):
         raise VideoError(path, f"its parts end after {end} of {size} bytes: the file is damaged")
     return end
+
+
+def _check_tail(path: Path, file: BinaryIO, size: int) -> None:
+    """Refuse zeros at the end, as a download leaves them that has room for what never came."""
+    file.seek(max(0, size - TAIL))
+    if size > TAIL and not file.read(TAIL).strip(b"\0"):
+        raise VideoError(path, "it ends in zeros: the file is damaged or incomplete; copy or download it again")
 
 
 def _boxes(file: BinaryIO, start: int, end: int) -> Iterator[tuple[bytes, int, int]]:

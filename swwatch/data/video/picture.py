@@ -1,11 +1,14 @@
 """From a decoded frame to a picture as FFmpeg shows it: RGB, turned and mirrored by its display matrix."""
 
 import struct
+from fractions import Fraction
 
 import av
 import numpy as np
+from av.filter import Graph
 from av.sidedata.sidedata import Type
 
+TICK = Fraction(1, 1000)  # of frames without times
 MATRIX = struct.Struct("=9i")
 
 
@@ -23,6 +26,8 @@ class Pictures:
                 changes keeps the first one, as with the ffmpeg command.
         """
         self.size = size
+        self._graph: Graph | None = None
+        self._form: tuple | None = None  # of the frames that the graph is made for
         self._angle: int | None = None
         self._matrix: tuple[int, ...] | None = None
 
@@ -31,11 +36,28 @@ class Pictures:
         if frame.rotation != self._angle:
             self._angle, matrix = frame.rotation, frame.side_data.get(Type.DISPLAYMATRIX)
             self._matrix = None if matrix is None else MATRIX.unpack(bytes(matrix)[: MATRIX.size])
-        how = {}
-        if self.size not in (None, (frame.width, frame.height)):
-            how = {"width": self.size[0], "height": self.size[1], "interpolation": "BICUBIC"}
-        picture = frame.to_ndarray(format="rgb24", threads=1, **how)
+        form = frame.width, frame.height, frame.format.name
+        if form != self._form:
+            self._form, self._graph = form, _scaler(frame, self.size or form[:2])
+        self._graph.push(frame)
+        picture = self._graph.pull().to_ndarray()
         return picture if self._matrix is None else upright(picture, *self._matrix)
+
+
+def _scaler(frame: av.VideoFrame, size: tuple[int, int]) -> Graph:
+    """FFmpeg's own filter from frames of this form to RGB, which knows of fields, of ranges and of deep colours."""
+    graph = Graph()
+    graph.threads = 1
+    chain = [
+        graph.add_buffer(
+            width=frame.width, height=frame.height, format=frame.format, time_base=frame.time_base or TICK
+        ),
+        graph.add("scale", f"{size[0]}:{size[1]}:flags=bicubic"),
+        graph.add("format", "rgb24"),
+        graph.add("buffersink"),
+    ]
+    graph.link_nodes(*chain).configure()
+    return graph
 
 
 def upright(picture: np.ndarray, a: int, b: int, _u: int, c: int, d: int, *_: int) -> np.ndarray:

@@ -29,7 +29,7 @@ def opened(path: Path) -> Iterator[tuple[av.container.InputContainer, av.VideoSt
     Raises:
         VideoError: it is no video file, has no video, or one that cannot be decoded here.
     """
-    options = {"protocol_whitelist": "file", "format_whitelist": FORMATS} | most_pixels()
+    options = {"protocol_whitelist": "file", "format_whitelist": FORMATS} | most_pixels(MAX_PIXELS)
     with readable(f"file:{path.absolute()}") as source:
         try:
             container = av.open(source, options=options, metadata_errors="replace")
@@ -38,7 +38,7 @@ def opened(path: Path) -> Iterator[tuple[av.container.InputContainer, av.VideoSt
             raise VideoError(path, reason) from error
         with container:
             stream = shown_stream(container)
-            reason = why_not(stream)
+            reason = why_not(stream, MAX_PIXELS)
             if reason is not None:
                 raise VideoError(path, reason)
             yield container, stream
@@ -73,7 +73,7 @@ def _is_cover(stream: av.VideoStream) -> bool:
     return bool(stream.disposition & av.stream.Disposition.attached_pic)
 
 
-def why_not(stream: av.VideoStream | None, max_pixels: int = MAX_PIXELS) -> str | None:
+def why_not(stream: av.VideoStream | None, max_pixels: int) -> str | None:
     """Why a stream cannot be shown, before anything of it is decoded; None where it can."""
     if stream is None:
         return "it has no video stream (sound only, or no video file at all)"
@@ -92,9 +92,17 @@ def too_large(frame: av.VideoFrame | av.VideoCodecContext, max_pixels: int) -> s
     return f"its pictures of {frame.width}x{frame.height} are over the limit of {max_pixels} pixels: make them smaller"
 
 
-def most_pixels(max_pixels: int = MAX_PIXELS) -> dict[str, str]:
+def most_pixels(max_pixels: int) -> dict[str, str]:
     """The option of a decoder that makes no room for larger ones; it rounds sides up and counts what it adds."""
     return {"max_pixels": str(2 * max_pixels + (1 << 21))}
+
+
+def stated_end_s(container: av.container.InputContainer) -> float | None:
+    """When the last stream ends, in the streams' own time, as the container states; None where it does not."""
+    if container.duration is None:
+        return None
+    start = 0 if container.format.name.startswith("matroska") else container.start_time or 0  # which counts from 0
+    return (start + container.duration) / av.time_base
 
 
 def decoded(
@@ -108,7 +116,7 @@ def decoded(
         VideoError: a packet cannot be decoded.
     """
     context.thread_type, context.thread_count = "FRAME", free_threads()  # threads within a picture would hide damage
-    context.options = most_pixels()
+    context.options = most_pixels(MAX_PIXELS)
     is_begun = False
     for packet in chain((packet for packet in packets if packet.size), [None]):
         try:

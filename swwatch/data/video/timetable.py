@@ -1,5 +1,6 @@
 """When each picture of a file is shown, from its packets alone, or, where these cannot tell, from decoding it once."""
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -8,7 +9,7 @@ import numpy as np
 
 from swwatch.data.video.frames import VideoError
 from swwatch.data.video.references import Proof, Prover
-from swwatch.data.video.source import CONVERT, decoded, opened
+from swwatch.data.video.source import CONVERT, decoded, opened, stated_end_s
 
 MAX_DURATION_S = 7 * 86_400  # beyond it the file's times are garbage
 PROGRESSIVE = 1  # AVFieldOrder; 0 is unknown, what is above it has fields
@@ -68,16 +69,14 @@ def by_packets(path: Path) -> Timetable:
         VideoError: no video, or one that breaks off.
     """
     pts, dts, lasts, proofs, shown = [], [], [], [], []
-    reached_s, is_cut = 0.0, False
+    reached_s, is_cut = -math.inf, False
     with opened(path) as (container, stream):
-        start_s = (container.start_time or 0) / av.time_base
         context, time_base = stream.codec_context, stream.time_base
         prover = Prover(context.name, context.extradata)
         try:
             for packet in container.demux():
                 if packet.pts is not None:
-                    end_s = float((packet.pts + (packet.duration or 0)) * packet.time_base)
-                    reached_s = max(reached_s, end_s - start_s)
+                    reached_s = max(reached_s, float((packet.pts + (packet.duration or 0)) * packet.time_base))
                 if packet.stream_index != stream.index or not packet.size:
                     continue
                 is_cut_in = not pts and not packet.is_keyframe
@@ -93,13 +92,14 @@ def by_packets(path: Path) -> Timetable:
                 proofs.append(proof)
         except av.FFmpegError as error:
             raise VideoError(path, "it breaks off: the file is damaged or cut short") from error
-        stated_s = _stated_s(container)
+        # an MP4's list of samples is what it states, and was read to its end
+        stated_s = None if container.format.name.startswith("mov") else stated_end_s(container)
         end = None if None in (stream.start_time, stream.duration) else stream.start_time + stream.duration
     if is_cut:
         raise VideoError(path, "it breaks off in the middle of a picture: the file is damaged or cut short")
     if stated_s is not None and reached_s < stated_s - PROMISED_S:
-        reason = f"it breaks off after {reached_s:.2f} of {stated_s:.2f} s: the file is damaged or cut short"
-        raise VideoError(path, reason)
+        missing_s = f"{stated_s - reached_s:.2f} s are missing"
+        raise VideoError(path, f"it breaks off, {missing_s} at its end: the file is damaged or cut short")
     if not shown:
         raise VideoError(path, "it has no frames")
     times = np.array(pts, np.int64)
@@ -137,13 +137,6 @@ def by_pictures(path: Path, is_cut_in: bool = False, promised: Timetable | None 
             reason = f"{is_lost.sum()} of its {len(promised.pts)} frames cannot be decoded: the file is damaged"
             raise VideoError(path, reason)
     return Timetable.make(path, pts, last, time_base, is_cut_in=is_cut_in)
-
-
-def _stated_s(container) -> float | None:
-    """How long the file says it is. An MP4's list of samples is what it says, and was read to its end."""
-    if container.duration is None or container.format.name.startswith("mov"):
-        return None
-    return container.duration / av.time_base
 
 
 def _spare(proofs: list[Proof]) -> np.ndarray:
