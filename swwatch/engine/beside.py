@@ -52,6 +52,12 @@ class BesideSession(Session):
             self._tickets.clear()
             self._watcher.forget(self._key)
 
+    def state(self) -> dict:
+        """Raises UserError: a part of the session is in its watcher."""
+        raise UserError(
+            f"a session of {self.name!r} cannot be kept, its watcher holds a part of it: take serial or fused"
+        )
+
     def begin(self) -> Run:
         """Have the prompt fed. It is waited for with the first step."""
         self._submit(None, self.cursor.prompt(len(self._prompt)), [tuple(self._prompt)])
@@ -79,7 +85,7 @@ class BesideSession(Session):
         incoming.num_in = len(incoming.rows)
         if incoming.last:  # nothing is watched any more, and the last words may be many
             self._watcher.forget(self._key)
-        yield from self._tell_watched(incoming)
+        yield from self._tell_watched(incoming.index, incoming.step, num_dropped=incoming.patch.num_dropped)
 
     def _submit(self, incoming: Incoming | None, rows: Layout, parts: list) -> None:
         self.num_handed += len(rows)

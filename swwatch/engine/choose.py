@@ -14,9 +14,12 @@ from swwatch.rules.variants import Speaks
 if TYPE_CHECKING:
     import torch
 
-    from swwatch.engine.session import Session
+    from swwatch.data.turns.prompt import Turns
+    from swwatch.engine.base import BaseSession
+    from swwatch.rules.variants import Variant
 
 AUTO = "auto"
+TURN_SESSION = ("swwatch.engine.turns", "TurnSession")  # of the serial engine, where a variant speaks in chat turns
 
 
 @dataclass(frozen=True)
@@ -34,7 +37,7 @@ class Engine:
     watcher: tuple[str, str] | None = None
 
     @property
-    def session(self) -> "type[Session]":
+    def session(self) -> "type[BaseSession]":
         return _find(self.where)
 
 
@@ -74,7 +77,12 @@ def choose(name: str, variant: str, device: "torch.device | str", num_devices: i
         return name, "asked for"
     speaks = variants.get(variant).speaks
     if speaks is not Speaks.PARALLEL:
-        kind = "alternates in one sequence" if speaks is Speaks.ALTERNATING else "speaks after the whole video"
+        kinds = {
+            Speaks.ALTERNATING: "alternates in one sequence",
+            Speaks.OFFLINE: "speaks after the whole video",
+            Speaks.TURNS: "watches between its turns",
+        }
+        kind = kinds[speaks]
         return "serial", f"{variant} {kind}: there is nothing to do at the same time"
     if not str(device).startswith("cuda"):
         return "serial", "on a CPU watching and speaking are both bound by computing, and at once they share its cores"
@@ -98,20 +106,34 @@ def check(name: str, variant: str) -> None:
     """
     check_name(name)
     if name != "serial":
-        from swwatch.engine.session import check_parallel
-
         check_parallel(name, variants.get(variant))
 
 
-def open_session(engine: str, model, prompt: list[int], *, watcher=None, **options) -> "Session":
-    """A session of a named engine. It is begun by driving its `run`.
+def check_parallel(engine: str, variant: "Variant") -> None:
+    """Refuse an engine that watches while it speaks where the variant cannot.
+
+    Raises:
+        UserError: which engine to take instead.
+    """
+    if variant.speaks is Speaks.PARALLEL:
+        return
+    why = {
+        Speaks.ALTERNATING: "what is watched stands behind what is said in one sequence",
+        Speaks.OFFLINE: "it speaks after the whole video",
+        Speaks.TURNS: "it speaks in chat turns, each of which ends before the next second is watched",
+    }[variant.speaks]
+    raise UserError(f"the engine {engine!r} cannot run the variant {variant.name!r}: {why}. Take the engine 'serial'")
+
+
+def open_session(engine: str, model, prompt: "list[int] | Turns", *, watcher=None, **options) -> "BaseSession":
+    """A session of a named engine, in the form in which the checkpoint's variant speaks. Driving its `run` begins it.
 
     Args:
         engine: of `ENGINES`; "auto" is settled by `choose`.
         model: a Watching or what has its methods.
-        prompt: token ids up to and including <|vision_start|>.
+        prompt: token ids up to and including <|vision_start|>; for chat turns what makes their spans.
         watcher: for streams and two_device; see `open_watcher`. Sessions may share one, and it outlives them.
-        options: of `Session`.
+        options: of `Session`, or of `TurnSession`.
     Raises:
         UserError: as `check`; or the engine needs a watcher and was given none, or the other way round.
     """
@@ -119,6 +141,8 @@ def open_session(engine: str, model, prompt: list[int], *, watcher=None, **optio
     row = ENGINES[engine]
     if (watcher is None) != (row.watcher is None):
         raise UserError(f"the engine {engine!r} " + ("needs a watcher" if row.watcher else "has no watcher"))
+    if variants.get(model.settings.variant).speaks is Speaks.TURNS:
+        return _find(TURN_SESSION)(model, prompt, **options)
     return row.session(model, prompt, **options, **({} if watcher is None else {"watcher": watcher}))
 
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
+from swwatch.engine.keeping import hold
 from swwatch.errors import UserError
 from swwatch.rules.layout import KINDS, Kind, Layout
 from swwatch.rules.variants import Speaks, Variant, VideoThenText, speaking
@@ -143,26 +144,16 @@ class Forgetting:
         watched, pending = cache.tokens[WATCHED], [rows for _, rows in session.pending]
         fed = cache.tokens.get(SAID)
         said = Layout.cat([part for part in (fed, *pending) if part is not None]) if fed or pending else watched[:0]
-        num_fed = 0 if fed is None else len(fed)
-        left, words = self.window.watched(watched), self.window.said(said.kind_ids)
-        if left is None and words is None:
+        stays = {WATCHED: self.window.watched(watched), SAID: self.window.said(said.kind_ids)}
+        stays = {stream: index for stream, index in stays.items() if index is not None}
+        if not stays:
             return False
-        if left is not None:
-            cache.keep(WATCHED, left)
-        if words is not None:
-            self.said_ids = [self.said_ids[i] for i in words.tolist()]
-            said = said[words]
-            kept = words[words < num_fed]
-            num_fed = len(kept)
-            cache.keep(SAID, kept)
+        if SAID in stays:
+            self.said_ids = [self.said_ids[i] for i in stays[SAID].tolist()]
+            said = said[stays[SAID]]
+        watched = watched[stays[WATCHED]] if WATCHED in stays else watched
         variant, t_per_step = session.variant, session.model.t_per_step
-        watched, said, session.cursor.rule = lay_out(variant, t_per_step, cache.tokens[WATCHED], said)
-        cache.reindex(WATCHED, watched.position_ids)
-        if num_fed:
-            cache.reindex(SAID, said.position_ids[:, :num_fed])
-        place = num_fed
-        for number, (ids, rows) in enumerate(session.pending):
-            moved = replace(rows, position_ids=said.position_ids[:, place : place + len(rows)])
-            session.pending[number] = ids, moved
-            place += len(rows)
+        watched, said, session.cursor.rule = lay_out(variant, t_per_step, watched, said)
+        where = {WATCHED: watched.position_ids, SAID: said.position_ids}
+        session.pending = hold(cache, session.pending, stays, where, SAID)
         return True

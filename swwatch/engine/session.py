@@ -24,39 +24,39 @@ slow speaker holds the watcher back by one step and what the source's queue can 
 import torch
 
 from swwatch.data.pixels import merged_grids
+from swwatch.engine.base import BaseSession
+from swwatch.engine.choose import check_parallel
 from swwatch.engine.endless import Forgetting, Window
 from swwatch.engine.incoming import Incoming
-from swwatch.engine.requests import Choose, Feed, Look, Run, Wait
-from swwatch.engine.source import Ask, Order, Source, Step
-from swwatch.engine.trace import Asked, Moment, SimulatedClock, Spoken, Watched
+from swwatch.engine.requests import Feed, Look, Run
+from swwatch.engine.source import Step
+from swwatch.engine.trace import Asked, Spoken
 from swwatch.errors import UserError
 from swwatch.model.modeling import Watching
 from swwatch.model.tower import Looked
 from swwatch.policies.choose import Choosing, Greedy
-from swwatch.policies.chooser import Chooser
 from swwatch.policies.see import Seen
-from swwatch.rules import variants
 from swwatch.rules.cursor import Cursor
 from swwatch.rules.layout import Kind, Layout
 from swwatch.rules.patch import Patch
 from swwatch.rules.schedule import Now, Schedule
-from swwatch.rules.variants import Speaks, Variant
+from swwatch.rules.variants import Speaks
 
 
-class Session:
+class Session(BaseSession):
     """One stream being narrated. `run` is the whole of it; `begin`, `watch` and `close` are its parts, for those who
     have the steps in hand: exhaust one before starting the next.
 
     Attributes:
-        name: of the engine.
         while_speaking: it watches while it speaks, which parallel variants alone permit.
         ahead: the step that is being watched while this one's words are spoken.
-        pending: said, but not yet fed to the LLM: ids and layout.
-        logits: (V,) after the newest row, when that row predicts the next token.
         seen: what the SEE policy let through: fed + dropped video tokens are those that arrived.
+        arrivals: of each real step, stream seconds.
+        num_spoken: in this answer; finished: it has ended.
     """
 
-    name, while_speaking = "serial", False
+    while_speaking = False
+    FACTS = (*BaseSession.FACTS, "arrivals", "num_spoken", "finished", "_asked")
 
     def __init__(
         self,
@@ -78,10 +78,10 @@ class Session:
         Raises:
             UserError: the engine cannot run the checkpoint's variant, or not with a window.
         """
-        self.model, self.markup = model, model.markup
-        self.variant = variants.get(model.settings.variant)
+        self._window = window
+        super().__init__(model, choose=choose or Greedy(), clock=clock)
         if self.variant.speaks is Speaks.TURNS:
-            raise UserError(f"{self.variant.name!r} streams in chat turns: use `swwatch turns`")
+            raise ValueError(f"{self.variant.name!r} speaks in chat turns: open_session has a form for it")
         if self.while_speaking:
             check_parallel(self.name, self.variant)
         self.schedule = schedule or model.settings.schedule
@@ -90,54 +90,21 @@ class Session:
             raise UserError(
                 f"see {model.settings.see}: a stream with a window sees all, choose a checkpoint that does"
             )
-        self.clock = clock or SimulatedClock()
         self.cursor = Cursor(self.variant, model.t_per_step)
-        self.cache = model.new_cache() if window is None else model.new_cache(endless=True)
-        self.pending: list[tuple[list[int], Layout]] = []
         self.ahead: Incoming | None = None
-        self.asks: list[Ask] = []  # heard, and in effect from the next step that is laid out
-        self.num_spoken = 0  # in this answer
-        self.arrivals: list[float] = []  # of each real step, stream seconds
-        self.closed = self.finished = self.speaking = self.paused = self.stopped = False
-        self.logits = None
-        self._untold: list[tuple[Incoming, Moment]] = []  # watched, but the device may not have come to it
-        self._source: Source | None = None
-        self._prompt, self._dtype = list(prompt), model.dtype
-        self._stops = stop_ids(model)
-        choose = (choose or Greedy()).settled(model.generation_config)
-        self.chooser = Chooser(choose, model.config.text_config.vocab_size, model.device, stops=self._stops)
+        self.num_spoken, self.finished = 0, False
+        self.arrivals: list[float] = []
+        self._prompt = list(prompt)
         self._asked = [*prompt, self.markup.video]  # ids that stay in view for ever
         self.chooser.see(self._asked)
         self._memory = None if window is None else Forgetting(window, self)
 
     # ---- the whole --------------------------------------------------------------------------------------------------
 
-    def run(self, source: Source) -> Run:
-        """Narrate a stream from its prompt to its end.
-
-        A question takes effect with the next step that is taken from the source, PAUSE, RESUME and STOP before the
-        next token. What a pause keeps from being said at a step is not made up for; a stream that ends in a pause ends
-        in silence. A question that comes after the last step was taken has no effect.
-
-        Yields:
-            Requests, and Watched, Asked and Spoken.
-        Raises:
-            UserError: the stream ended before its first frame.
-        """
-        self._source = source
-        yield from self.begin()
-        while not self.closed:
-            self._listen()
-            if self.stopped:
-                return
-            incoming = self._next()
-            if incoming is None:
-                yield Wait(source)
-            else:
-                yield from self._advance(incoming)
-
     def begin(self) -> Run:
         """Feed the prompt."""
+        if self.cache.num_fed:  # it goes on from a state
+            return
         yield Feed(self.cache, self.cursor.prompt(len(self._prompt)), self._embed(self._prompt), predicts=None)
 
     def watch(self, pixel_values: torch.Tensor, grid_thw: torch.Tensor, arrival_s: float, last: bool = False) -> Run:
@@ -170,18 +137,6 @@ class Session:
             raise ValueError("the tokens of the step before have not all been taken: exhaust its generator first")
 
     # ---- what comes in ----------------------------------------------------------------------------------------------
-
-    def _listen(self) -> None:
-        """Take orders."""
-        if self._source is None:
-            return
-        for order in self._source.orders():
-            if isinstance(order, Ask):
-                self.asks.append(order)
-            elif order is Order.STOP:
-                self.stopped = True
-            else:
-                self.paused = order is Order.PAUSE
 
     def _next(self) -> Incoming | None:
         """The step that was begun ahead, else one that has arrived, else the end; None: it has not come yet."""
@@ -234,28 +189,15 @@ class Session:
             yield from self._look(incoming)
         if not incoming.num_left:
             if not len(incoming.rows):  # else it was told with the last of them
-                yield from self._tell_watched(incoming)
+                yield from self._tell_watched(incoming.index, incoming.step, num_dropped=incoming.patch.num_dropped)
             return
         rows, embeds = incoming.take(incoming.num_left)
         one_sequence = self.variant.speaks is Speaks.ALTERNATING
         if one_sequence and self.pending:
-            said = self._take_pending(incoming.index)
+            said = self._take_words(incoming.index)
             rows, embeds = Layout.cat([said[0], rows]), torch.cat([said[1], embeds])
         self.logits = yield Feed(self.cache, rows, embeds, -1 if one_sequence else None)
-        yield from self._tell_watched(incoming)
-
-    def _tell_watched(self, incoming: Incoming) -> Run:
-        """The last rows of a step have been fed: tell it, on a GPU when these have been computed."""
-        if incoming.step is not None:
-            self._untold.append((incoming, Moment(self.model.device, self.clock)))
-        yield from self._tell(wait=False)
-
-    def _tell(self, wait: bool) -> Run:
-        """Tell of the steps that are in by now, or wait for them."""
-        while self._untold and (wait or self._untold[0][1].passed):
-            incoming, moment = self._untold.pop(0)
-            dropped = incoming.patch.num_dropped
-            yield Watched(incoming.index, incoming.step.arrival_s, moment.at_s(), dropped)
+        yield from self._tell_watched(incoming.index, incoming.step, num_dropped=incoming.patch.num_dropped)
 
     # ---- what goes out ----------------------------------------------------------------------------------------------
 
@@ -295,7 +237,7 @@ class Session:
             if self.paused or self.stopped:
                 return
             if self.pending:  # else the last row that was watched predicts the next token
-                self.logits = yield from self._predict(*self._take_pending(index), budget)
+                self.logits = yield from self._predict(*self._take_words(index), budget)
             row = self.cursor.say(1, index)  # on a GPU the logits are still being computed
             token = yield from self._choose(last or self.chooser.choose.stop_early)
             yield from self._tell(wait=True)  # the choice has waited for all that was fed
@@ -320,40 +262,32 @@ class Session:
         """
         return (yield Feed(self.cache, rows, embeds))
 
-    def _choose(self, may_stop: bool) -> Run:
-        return (yield Choose(self.chooser, self.logits, may_stop))
-
-    def _take_pending(self, index: int) -> tuple[Layout, torch.Tensor]:
+    def _take_words(self, index: int) -> tuple[Layout, torch.Tensor]:
         """Rows and embeddings of what was said and is to be fed at step `index`, where the last row predicts."""
-        ids, runs = [token for ids, _ in self.pending for token in ids], [run for _, run in self.pending]
-        self.pending = []
-        rows = Layout.cat(runs) if len(runs) > 1 else runs[0]
+        ids, rows = self._take_pending()
         if len(ids) > 1:
             rows.sees[:-1] = rows.step[1:]  # a row sees as far as what it predicts
         rows.sees[-1] = index
         return rows, self._embed(ids)
 
-    def _embed(self, ids) -> torch.Tensor:
-        return self.model.embed(ids).to(self._dtype)
+    # ---- keeping ----------------------------------------------------------------------------------------------------
 
+    def _new_cache(self):
+        return self.model.new_cache() if self._window is None else self.model.new_cache(endless=True)
 
-def stop_ids(model) -> set[int]:
-    """Ids that end an answer: <|im_end|>, and what the checkpoint's generation_config names."""
-    ends = model.generation_config.eos_token_id
-    return {model.markup.im_end, *([] if ends is None else ends if isinstance(ends, list) else [ends])}
+    def state(self) -> dict:
+        rule = dict(vars(self.cursor.rule))
+        return super().state() | {
+            "cursor": {"rule": rule, "num_steps": self.cursor.num_steps, "counts": dict(self.cursor.counts)},
+            "seen": self.seen.state(),
+            "said_ids": [] if self._memory is None else list(self._memory.said_ids),
+        }
 
-
-def check_parallel(engine: str, variant: Variant) -> None:
-    """Refuse an engine that watches while it speaks where the variant cannot.
-
-    Raises:
-        UserError: which engine to take instead.
-    """
-    if variant.speaks is Speaks.PARALLEL:
-        return
-    why = (
-        "what is watched stands behind what is said in one sequence"
-        if variant.speaks is Speaks.ALTERNATING
-        else "it speaks after the whole video"
-    )
-    raise UserError(f"the engine {engine!r} cannot run the variant {variant.name!r}: {why}. Take the engine 'serial'")
+    def restore(self, state: dict) -> None:
+        super().restore(state)
+        cursor = state["cursor"]
+        vars(self.cursor.rule).update(cursor["rule"])
+        self.cursor.num_steps, self.cursor.counts = cursor["num_steps"], dict(cursor["counts"])
+        self.seen.load_state(state["seen"])
+        if self._memory is not None:
+            self._memory.said_ids = list(state["said_ids"])

@@ -1,30 +1,30 @@
 """A stream in chat turns: watch a second, say its words, forget what is too old, and again, without end.
 
-A session is a coroutine like engine.session's: it yields requests (engine.requests) and tells Spoken and Said, so that
-the same drivers serve one or many. What it holds is its `context`, a list of spans; the cache holds the same
-tokens in the same order, but for `pending`, which was said and is fed with the next turn. Systems differ in their row
-of rules.systems alone: prompt form, what is forgotten, where tokens stand.
+What a session holds is its `context`, a list of spans; the cache holds the same tokens in the same order, but for
+those `pending`, which were said and are fed with the next turn. Systems differ in their row of rules.systems alone:
+prompt form, what is forgotten, where tokens stand.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import astuple, dataclass, replace
 
 import torch
 
 from swwatch.data.pixels import merged_grids
 from swwatch.data.turns.prompt import SYSTEM_TEXT, Turns
-from swwatch.engine.requests import Choose, Feed, Look, Run, Wait
-from swwatch.engine.session import stop_ids
-from swwatch.engine.source import Ask, Order, Source, Step
-from swwatch.engine.trace import SimulatedClock, Spoken
+from swwatch.engine.base import BaseSession
+from swwatch.engine.keeping import hold
+from swwatch.engine.requests import Feed, Look, Run
+from swwatch.engine.source import Step
+from swwatch.engine.trace import Asked, Spoken
 from swwatch.errors import UserError
 from swwatch.policies import keep as evict
 from swwatch.policies.choose import Choosing, parse_choose
-from swwatch.policies.chooser import Chooser
 from swwatch.policies.keep import Windows, default_windows
 from swwatch.rules import turn_positions as positions
 from swwatch.rules.cursor import layout_of
 from swwatch.rules.families import t_step
+from swwatch.rules.layout import Layout
 from swwatch.rules.spans import Part, Span, ids_of
 from swwatch.rules.visibility import WATCHED
 
@@ -52,15 +52,20 @@ class Said:
     t_s: float
 
 
-class TurnSession:
+class TurnSession(BaseSession):
     """One stream.
+
+    A question takes effect with the next turn, other orders between two turns; in a pause turns are watched and
+    nothing is said. All that is told is numbered by turns. A stream may be continued: `run` with another source.
 
     Attributes:
         context: what the model has in view, in order.
-        pending: ids at the end of the context that are not in the cache yet.
         next_position: of the next token to be laid out.
-        num_rounds: turns begun.
+        num_rounds: turns begun; num_laid: tokens laid out; num_fed: tokens fed, again and again where they were read
+            anew.
     """
+
+    FACTS = (*BaseSession.FACTS, "query", "next_position", "num_rounds", "num_laid", "num_fed")
 
     def __init__(
         self,
@@ -90,55 +95,46 @@ class TurnSession:
         Raises:
             UserError: an unknown policy.
         """
-        self.model, self.turns, self.system = model, turns, turns.system
+        self.turns, self.system = turns, turns.system
         self.eviction = evict.get(eviction or self.system.eviction)
         self.windows = windows or default_windows(self.system)
         self.policy = positions.get(policy or self.system.positions)
-        choose = parse_choose(choose or self.system.choose).settled(model.generation_config)
-        vocab_size = model.config.text_config.vocab_size
-        self.chooser = Chooser(choose, vocab_size, model.device, ellipsis=turns.ellipsis[0])
-        self.clock = clock or SimulatedClock()
+        choose = parse_choose(choose or self.system.choose)
+        super().__init__(model, choose=choose, clock=clock, ellipsis=turns.ellipsis[0])
         self.steps_per_turn = steps_per_turn
         self.t_step = t_step(model.config)
         self.query = self.system.query if query is None else query
         self.context: list[Span] = turns.begin(previous if isinstance(previous, str) else tuple(previous), system_text)
         self.context = evict.shorten(self.context, self.windows)
         self._begin_context = list(self.context)
-        self.pending: list[int] = []
-        self.cache = self._new_cache()
-        self.next_position = self.num_rounds = self.num_fed = 0
-        self.stopped = self.paused = False
+        self.next_position = self.num_rounds = self.num_laid = self.num_fed = 0
+        self._waiting: list[Step] = []  # for the rest of their turn
         self._seen: dict[int, torch.Tensor] = {}  # round -> embeddings of its video, where they are needed again
-        self.logits: torch.Tensor | None = None
-        self._stops = stop_ids(model)
 
     # ---- the whole --------------------------------------------------------------------------------------------------
 
-    def run(self, source: Source) -> Run:
-        """Watch and speak until the source ends or STOP. A question takes effect with the next turn; in a pause turns
-        are watched and nothing is said."""
-        steps: list[Step] = []
-        while not self.stopped:
-            for order in source.orders():
-                if isinstance(order, Ask):
-                    self.query = order.text
-                else:
-                    self.stopped |= order is Order.STOP
-                    self.paused = order is Order.PAUSE if order is not Order.STOP else self.paused
-            if self.stopped:
-                return
-            step = source.poll()
-            if step is not None:
-                steps.append(step)
-            elif not source.ended:
-                yield Wait(source)
-                continue
-            over = step is None or step.last
-            while count := self.num_ready(steps, over):
-                yield from self.turn(steps[:count], silent=self.paused)
-                steps = steps[count:]
-            if over:
-                return
+    def begin(self) -> Run:
+        """Nothing: the first turn brings what precedes it."""
+        self.closed = False
+        yield from ()
+
+    def _next(self) -> list[Step] | None:
+        """The step that has arrived; [] at the end."""
+        step = self._source.poll()
+        if step is None:
+            return [] if self._source.ended else None
+        return [step]
+
+    def _advance(self, arrived: list[Step]) -> Run:
+        """The turns that can be held now."""
+        self._waiting += arrived
+        over = not arrived or arrived[-1].last
+        if over and not self._waiting and not self.num_rounds:
+            raise UserError("the stream ended before its first frame: nothing to describe")
+        while count := self.num_ready(self._waiting, over):
+            steps, self._waiting = self._waiting[:count], self._waiting[count:]
+            yield from self.turn(steps, silent=self.paused)
+        self.closed = over
 
     @property
     def steps_due(self) -> int:
@@ -173,7 +169,7 @@ class TurnSession:
         embeds = []
         for step in steps:
             embeds.append((yield Look(step.pixel_values, step.grid_thw)))
-        yield from self._converse(start_s, end_s, (len(steps), *grids[0]), torch.cat(embeds), steps[-1], silent)
+        yield from self._converse(start_s, end_s, (len(steps), *grids[0]), torch.cat(embeds), steps, silent)
 
     def answer(self, question: str, max_new_tokens: int = 512) -> Run:
         """A turn of text alone about what has been watched: a question and its whole answer."""
@@ -183,7 +179,7 @@ class TurnSession:
         how = self.chooser.choose
         self.chooser.choose = replace(how, max_new_tokens=max_new_tokens, threshold=None, threshold_step=0.0)
         try:
-            yield from self._converse(last, last, None, None, None, False)
+            yield from self._converse(last, last, None, None, (), False)
         finally:
             self.chooser.choose, self.query = how, asked  # a question for the next turn still waits
 
@@ -203,8 +199,14 @@ class TurnSession:
 
     # ---- one turn ---------------------------------------------------------------------------------------------------
 
-    def _converse(self, start_s: float, end_s: float, grid, video: torch.Tensor | None, newest: Step | None, silent):
+    def _converse(
+        self, start_s: float, end_s: float, grid, video: torch.Tensor | None, steps: Sequence[Step], silent: bool
+    ) -> Run:
+        self.speaking = True
         number, self.num_rounds = self.num_rounds, self.num_rounds + 1
+        asks, self.asks = (self.asks, []) if steps else ([], self.asks)
+        if asks:
+            self.query = "\n".join(ask.text for ask in asks)
         query, self.query = self.query, None
         spans = self._closing()
         spans += self.turns.turn(number, start_s, end_s, grid, query)
@@ -213,30 +215,37 @@ class TurnSession:
         if not self.num_fed:
             spans, self.context = [*self.context, *spans], []
         self.logits = yield from self._read(spans, video)
-        said: list[int] = []
+        for step in steps:
+            yield from self._tell_watched(number, step)
+        for ask in asks:
+            yield Asked(number, ask.text, self.clock.now())
+
         self.context.append(Span(Part.ANSWER, (), None, number, start_s, end_s))
-        arrival_s = newest.arrival_s if newest else self.clock.now()
+        if silent:
+            self._say([*self.turns.ellipsis, self.turns.im_end])
+        else:
+            yield from self._speak(number, steps[-1].arrival_s if steps else self.clock.now())
+        yield from self._tell(wait=True)
+        ids = self.context[-1].ids
+        words = ids[: len(ids) - evict.len_of_mute(ids, self._mute)]
+        self.speaking = False
+        yield Said(number, start_s, end_s, ids, words, self.clock.now())
+
+    def _speak(self, number: int, arrival_s: float) -> Run:
         self.chooser.begin_anew(ids_of(self.context))
         self.chooser.begin_turn()
-        if silent:
-            said = [*self.turns.ellipsis, self.turns.im_end]
-            self._say(said)
-        while not silent:
-            token = yield from self._choose()
+        while True:
+            token = yield from self._choose(True)
             token = self.turns.im_end if token in self._stops else token  # the chat form knows one end
-            said.append(token)
+            yield from self._tell(wait=True)  # the choice has waited for all that was fed
             self._say([token])
             yield Spoken(number, token, number, arrival_s, self.clock.now())
-            if token == self.turns.im_end or self.chooser.choose.left(len(said)) <= 0:
-                break
+            if token == self.turns.im_end:
+                return
+            if self.chooser.choose.left(len(self.context[-1])) <= 0:
+                self._say([self.turns.im_end])  # cut off, and no word is lost
+                return
             self.logits = yield from self._read()
-        if said[-1] != self.turns.im_end:  # cut off, and no word is lost
-            self._say([self.turns.im_end])
-        ids, mute = self.context[-1].ids, evict.len_of_mute(self.context[-1].ids, self._mute)
-        yield Said(number, start_s, end_s, ids, ids[: len(ids) - mute], self.clock.now())
-
-    def _choose(self) -> Run:
-        return (yield Choose(self.chooser, self.logits, True))
 
     def _closing(self) -> list[Span]:
         """What closes the turn before; it is forgotten with that turn's answer."""
@@ -251,25 +260,28 @@ class TurnSession:
 
     def _say(self, ids: list[int]) -> None:
         """Put ids at the end of the answer; they are fed later."""
-        self.context[-1] = replace(self.context[-1], ids=(*self.context[-1].ids, *ids))
-        self.pending += ids
+        answer = self.context[-1]
+        self.pending.append((ids, self._lay([replace(answer, ids=tuple(ids))])))
+        self.context[-1] = replace(answer, ids=(*answer.ids, *ids))
+
+    def _lay(self, spans: Sequence[Span]) -> Layout:
+        """Where spans stand behind all that was laid out before."""
+        where, self.next_position = self.policy.place(spans, self.next_position, self.t_step)
+        rows = layout_of(spans, where, self.num_laid)
+        self.num_laid += len(rows)
+        return rows
 
     def _read(self, spans: Sequence[Span] = (), video: torch.Tensor | None = None) -> Run:
         """Feed what is pending and then new spans, if any; returns the logits after the last token."""
-        ids, self.pending = self.pending, []
-        tail = [replace(self.context[-1], ids=tuple(ids))] if ids else []
-        logits = yield from self._feed([*tail, *spans], video)
-        self.context += spans
-        return logits
-
-    def _feed(self, spans: list[Span], video: torch.Tensor | None) -> Run:
-        where, self.next_position = self.policy.place(spans, self.next_position, self.t_step)
-        embeds = self.model.embed(ids_of(spans)).to(self.model.dtype)
+        said, rows = self._take_pending() if self.pending else ([], None)
+        rows = Layout.cat([part for part in (rows, self._lay(spans) if spans else None) if part is not None])
+        embeds = self._embed([*said, *ids_of(spans)])
         if video is not None:
             shown = torch.cat([torch.full((len(span),), span.part is Part.VIDEO) for span in spans])
-            embeds[shown.to(embeds.device)] = video.to(embeds)
-        rows, logits = layout_of(spans, where, self.num_fed), None
+            embeds[len(said) :][shown.to(embeds.device)] = video.to(embeds)
         self.num_fed += len(rows)
+        self.context += spans
+        logits = None
         for begin in range(0, len(rows), AT_ONCE):
             part, last = slice(begin, begin + AT_ONCE), begin + AT_ONCE >= len(rows)
             logits = yield Feed(self.cache, rows[part], embeds[part], -1 if last else None)
@@ -304,14 +316,11 @@ class TurnSession:
         if how.recomputes:
             yield from self._begin_anew(evict.joined(left))
             return
-        num_cached = len(ids_of(self.context)) - len(self.pending)
-        index = torch.tensor([i for _, place in left for i in place if i < num_cached], dtype=torch.int64)
+        stays, where = torch.tensor([i for _, place in left for i in place], dtype=torch.int64), {}
         self.context = evict.joined(left)
-        self.cache.keep(WATCHED, index)
         if self.policy.compact:
-            where, end = self.policy.place(self.context, 0, self.t_step)
-            self.cache.reindex(WATCHED, where[:, : len(index)])
-            self.next_position = end - len(self.pending)  # which are text, one position each
+            where[WATCHED], self.next_position = self.policy.place(self.context, 0, self.t_step)
+        self.pending = hold(self.cache, self.pending, {WATCHED: stays}, where, WATCHED)
 
     def _begin_anew(self, context: list[Span]) -> Run:
         """Read a context into an empty cache."""
@@ -319,8 +328,7 @@ class TurnSession:
         self.context, rounds = [], {span.round for span in context}
         self._seen = {number: video for number, video in self._seen.items() if number in rounds}
         shown = [self._seen[span.round] for span in context if span.part is Part.VIDEO]
-        yield from self._feed(list(context), torch.cat(shown) if shown else None)
-        self.context = list(context)
+        yield from self._read(list(context), torch.cat(shown) if shown else None)
 
     def _new_cache(self):
         return self.model.new_cache(endless=self.policy.compact and self.eviction.slides)
@@ -328,28 +336,24 @@ class TurnSession:
     # ---- keeping ----------------------------------------------------------------------------------------------------
 
     def state(self) -> dict:
-        """All that a stream is, between two turns, for `restore` or torch.save: later turns do not change it."""
-        names = ("context", "pending", "query", "next_position", "num_rounds", "num_fed", "paused", "_begin_context")
-        kept = {name: _copied(getattr(self, name)) for name in names}
-        stores = [(dict(layer.stores), dict(layer.first_keys)) for layer in self.cache.layers]
-        kept |= {"stores": stores, "tokens": dict(self.cache.tokens), "seen": dict(self._seen)}
-        return kept | {
-            "first_positions": dict(self.cache.first_positions),
-            "chooser": self.chooser.state(),
+        return super().state() | {
+            "context": [_plain(span) for span in self.context],
+            "begin_context": [_plain(span) for span in self._begin_context],
+            "waiting": [dict(vars(step)) for step in self._waiting],
+            "seen": dict(self._seen),
         }
 
     def restore(self, state: dict) -> None:
-        """Go on from a `state` of a session made with the same arguments."""
-        for name, value in state.items():
-            if name not in ("stores", "tokens", "seen", "first_positions", "chooser"):
-                setattr(self, name, _copied(value))
-        self.cache = self._new_cache()
-        self.cache.tokens, self.cache.first_positions = dict(state["tokens"]), dict(state["first_positions"])
-        for layer, (stores, first_keys) in zip(self.cache.layers, state["stores"], strict=True):
-            layer.stores, layer.first_keys = dict(stores), dict(first_keys)
-        self._seen = dict(state["seen"])
-        self.chooser.load_state(state["chooser"])
+        super().restore(state)
+        self.context = [_span(*values) for values in state["context"]]
+        self._begin_context = [_span(*values) for values in state["begin_context"]]
+        self._waiting = [Step(**step) for step in state["waiting"]]
+        self._seen, self.speaking = dict(state["seen"]), False
 
 
-def _copied(value):
-    return list(value) if isinstance(value, list) else value
+def _plain(span: Span) -> tuple:
+    return str(span.part), *astuple(span)[1:]
+
+
+def _span(part: str, ids: Sequence[int], grid: Sequence[int] | None, *rest) -> Span:
+    return Span(Part(part), tuple(ids), None if grid is None else tuple(grid), *rest)

@@ -228,6 +228,33 @@ class StreamCache(Cache):
                 layer.cut(stream, length)
         self.incoming, self.readable, self.num_fed = {}, (), mark.num_fed
 
+    def state(self) -> dict:
+        """All that the cache holds, in dicts of tensors and numbers, for `load_state`: a layer's stores, and of each
+        stream the columns of its tokens. Nothing is copied, and nothing that happens to this cache changes it."""
+        return {
+            "tokens": {stream: dict(vars(tokens)) for stream, tokens in self.tokens.items()},
+            "stores": [dict(layer.stores) for layer in self.layers],
+            "first_keys": [dict(layer.first_keys) for layer in self.layers],
+            "first_positions": dict(self.first_positions),
+            "num_fed": self.num_fed,
+        }
+
+    def load_state(self, state: dict) -> None:
+        """Hold what another cache held.
+
+        Raises:
+            ValueError: that one had another number of layers, or could not be re-indexed as this one can.
+        """
+        if len(state["stores"]) != len(self.layers):
+            raise ValueError(f"a state of {len(state['stores'])} layers does not fit {len(self.layers)}")
+        if self.rotary is not None and state["tokens"] and not state["first_positions"]:
+            raise ValueError("the state is of a cache that cannot be re-indexed, and this one can")
+        self.tokens = {stream: Layout(**columns) for stream, columns in state["tokens"].items()}
+        self.first_positions, self.num_fed = dict(state["first_positions"]), state["num_fed"]
+        self.evictions += 1  # no older mark is of this content
+        for layer, stores, first_keys in zip(self.layers, state["stores"], state["first_keys"], strict=True):
+            layer.stores, layer.first_keys = dict(stores), dict(first_keys)
+
     @property
     def nbytes(self) -> int:
         """Bytes that the keys and values take."""

@@ -183,8 +183,7 @@ class StaticCache(Cache):
             raise ValueError("nothing has been watched yet")
         slots = self.slots_of(WATCHED)[num_from:]
         index = slots.to(self.store.device)
-        pairs = zip(self.store.keys, self.store.values, strict=True)
-        found = [torch.stack([part[self.seat].index_select(1, index) for part in pair]) for pair in pairs]
+        found = [torch.stack([part[self.seat].index_select(1, index) for part in pair]) for pair in self._pairs]
         return self.rows[slots], torch.stack(found)[:, :, None]
 
     def receive(self, rows: Layout, keys_values: torch.Tensor) -> None:
@@ -225,6 +224,33 @@ class StaticCache(Cache):
         self.counts = {WATCHED: 0, SAID: 0, **mark.lengths}
         self.length, self.num_fed = length, mark.num_fed
         self.store.clear(self.seat, length)
+
+    @property
+    def _pairs(self) -> zip:
+        """Keys and values, layer by layer."""
+        return zip(self.store.keys, self.store.values, strict=True)
+
+    def state(self) -> dict:
+        """As `StreamCache.state`, in the same form, but a copy."""
+        slots = {stream: self.slots_of(stream).to(self.store.device) for stream, count in self.counts.items() if count}
+        pairs = [torch.stack([part[self.seat] for part in pair]) for pair in self._pairs]
+        return {
+            "tokens": {stream: dict(vars(tokens)) for stream, tokens in self.tokens.items()},
+            "stores": [{stream: pair[:, None, :, index] for stream, index in slots.items()} for pair in pairs],
+            "first_keys": [{} for _ in pairs],
+            "first_positions": {},
+            "num_fed": self.num_fed,
+        }
+
+    def load_state(self, state: dict) -> None:
+        """As `StreamCache.load_state`, into an empty seat."""
+        if len(state["stores"]) != len(self.store.keys):
+            raise ValueError(f"a state of {len(state['stores'])} layers does not fit {len(self.store.keys)}")
+        for stream, columns in state["tokens"].items():
+            self.admit(Layout(**columns))
+            for layer, stores in enumerate(state["stores"]):
+                self.update(*stores[stream].to(self.store.device), layer)
+        self.num_fed = state["num_fed"]
 
     @property
     def nbytes(self) -> int:

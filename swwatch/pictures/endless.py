@@ -178,8 +178,7 @@ def _moments(session, source: Seconds, seconds: int, words: int = 0) -> Iterator
 def _turn_runs(session: TurnSession, said_at: list[int]) -> Iterator[Run]:
     """The context, with the positions of what is in the cache and of what will be fed next."""
     cached = session.cache.tokens[WATCHED].position_ids
-    later = torch.arange(session.next_position, session.next_position + len(session.pending)).expand(3, -1)
-    where, place = torch.cat([cached, later], dim=1), 0
+    where, place = torch.cat([cached, *(rows.position_ids for _, rows in session.pending)], dim=1), 0
     for span in session.context:
         yield from _split(span, where[:, place : place + len(span)], said_at)
         place += len(span)

@@ -5,6 +5,7 @@ and the ones before, and nothing of what follows. What it drops is never fed, an
 """
 
 from collections.abc import Iterable, Sequence
+from copy import deepcopy
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Protocol
 
@@ -92,6 +93,15 @@ class Seen:
             )
         self.policy, self._state = policy, policy.begin()
         self.num_arrived = self.num_dropped = 0
+
+    def state(self) -> dict:
+        """What later patches depend on, in what the policy's own state is made of."""
+        return deepcopy(vars(self) | {"policy": str(self.policy), "_state": vars(self._state)})
+
+    def load_state(self, state: dict) -> None:
+        """Go on from a `state` of the same policy."""
+        self.num_arrived, self.num_dropped = state["num_arrived"], state["num_dropped"]
+        vars(self._state).update(deepcopy(state["_state"]))
 
     def patch(self, pixel_values: "torch.Tensor", grid: tuple[int, int]) -> Patch:
         """The next patch.

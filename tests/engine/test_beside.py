@@ -125,7 +125,7 @@ def test_without_waiting_for_the_watcher_it_would_be_noticed(world, monkeypatch)
     theirs = told_logits(ToldSession, loaded, stream)
 
     def never(self, incoming):
-        yield from self._tell_watched(incoming)
+        yield from self._tell_watched(incoming.index, incoming.step)
 
     monkeypatch.setattr(ToldBeside, "_bring_in", never, raising=False)
     assert float((told_logits(ToldBeside, loaded, stream, watcher=watcher) - theirs).abs().max()) > 1e-2

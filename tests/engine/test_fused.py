@@ -172,9 +172,9 @@ def test_a_wrong_mask_position_or_order_would_be_noticed(load_tiny, monkeypatch,
     if wrong == "mask":  # words that see what rides along with them
 
         def take_pending(self, index):
-            return FusedSession._take_pending(self, index + (self.ahead is not None))
+            return FusedSession._take_words(self, index + (self.ahead is not None))
 
-        monkeypatch.setattr(ToldFused, "_take_pending", take_pending, raising=False)
+        monkeypatch.setattr(ToldFused, "_take_words", take_pending, raising=False)
     elif wrong == "positions":  # two steps ahead: the patch begins before it is known where
 
         def watch_ahead(self):

@@ -147,7 +147,7 @@ def test_what_is_kept_after_every_turn(load_tiny):
         assert starts == ends, "every turn that is open is closed"
         answered, closed = ([s.round for s in session.context if s.part is p] for p in (Part.ANSWER, Part.CLOSE))
         assert closed == answered[:-1], "a line end between an answer and the next turn, and nowhere else"
-        assert session.cache.get_seq_length() == len(ids) - len(session.pending)
+        assert session.cache.get_seq_length() == len(ids) - session.num_pending
 
     play(session, random_steps(loaded, 14), look)
 
@@ -220,7 +220,7 @@ def test_a_flush_drops_all_video_keeps_all_text_and_reads_it_anew(load_tiny):
     def look(session):
         texts.append([ids_of([s]) for s in session.context if s.part not in (Part.VISION, Part.VIDEO)])
         videos.append(sum(s.end_s - s.start_s for s in session.context if s.part is Part.VIDEO))
-        assert session.cache.get_seq_length() == len(ids_of(session.context)) - len(session.pending)
+        assert session.cache.get_seq_length() == len(ids_of(session.context)) - session.num_pending
 
     said = play(session, random_steps(loaded, 15), look)
     assert max(videos) == 5.0 and videos[3:5] == [1.0, 2.0]
@@ -251,7 +251,7 @@ def test_every_token_is_fed_once_and_the_cache_holds_what_was_fed(load_tiny):
         loaded = load_tiny(name)
         session = begin(loaded)
         fed, _ = count_feeds(loaded.model, session.run(Steps(random_steps(loaded, 6))))
-        assert fed == len(ids_of(session.context)) - len(session.pending) == session.cache.get_seq_length()
+        assert fed == len(ids_of(session.context)) - session.num_pending == session.cache.get_seq_length()
 
 
 def test_two_streams_on_one_model_do_not_disturb_each_other(load_tiny):

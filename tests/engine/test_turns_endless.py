@@ -68,11 +68,11 @@ def test_hours_are_held_in_bounded_memory_and_positions(small, seconds):
             )
             assert int(where.min()) == 0
             assert sum(span.part is Part.VIDEO for span in session.context) <= 16
-            assert len(session.pending) <= len(session._mute)
+            assert session.num_pending <= len(session._mute)
             stores = [
                 part for layer in session.cache.layers for part in (*layer.stores.values(), *layer.first_keys.values())
             ]
-            assert {store.shape[-2] for store in stores} == {len(ids_of(session.context)) - len(session.pending)}
+            assert {store.shape[-2] for store in stores} == {len(ids_of(session.context)) - session.num_pending}
     assert len(lengths) == seconds
     assert max(lengths) <= bound and max(highest) <= bound
     steady = lengths[seconds // 2 :]
@@ -121,7 +121,7 @@ def test_a_flushed_stream_never_holds_more_than_240_seconds_of_video(seconds, a_
             held.append(round(sum(span.end_s - span.start_s for span in videos)))
             unseen = sum(len(span) for span in session.context if span.part in (Part.VISION, Part.VIDEO))
             texts.append(len(ids_of(session.context)) - unseen)
-            assert session.cache.get_seq_length() == len(ids_of(session.context)) - len(session.pending)
+            assert session.cache.get_seq_length() == len(ids_of(session.context)) - session.num_pending
     until = list(range(first, 241, a_turn))
     assert held[: len(until) + 2] == [*until, a_turn, 2 * a_turn], "at 240 s all of it goes"
     assert max(held) == 240 and held.count(240) == seconds // 240

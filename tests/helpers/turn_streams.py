@@ -66,7 +66,7 @@ class Scripted(TurnSession):
         self.seen_logits, self.script = [], iter([token for answer in answers for token in answer])
         return self
 
-    def _choose(self):
+    def _choose(self, may_stop: bool):
         yield from ()  # nothing is asked
         self.seen_logits.append(self.logits)
         return next(self.script)

@@ -5,12 +5,14 @@ import json
 import numpy as np
 import pytest
 
+from swwatch.data.turns.prompt import Turns
 from swwatch.data.video import iter_steps
 from swwatch.engine.requests import drive
 from swwatch.errors import UserError
 from swwatch.narrate import turns_command as command
 from swwatch.narrate.turns import Turn, TurnStream, live_cc, open_turns, turn_narration
 from swwatch.rules.spans import Part
+from swwatch.rules.systems import SYSTEMS
 from swwatch.toy.clips import Recipe, write_dataset
 from tests.helpers.turn_streams import GREEDY
 
@@ -124,11 +126,20 @@ def test_draws_depend_on_the_seed_alone(load_tiny, clip, tmp_path, tiny_checkpoi
     assert said[0] == said[1] != said[2]
 
 
-def test_engines_of_the_six_variants_refuse_it(load_tiny):
+def test_the_door_opens_it_with_the_serial_engine_alone(load_tiny):
+    from swwatch.engine.choose import ENGINES, choose, open_session
     from swwatch.engine.serial import SerialSession
+    from swwatch.engine.turns import TurnSession
 
-    with pytest.raises(UserError, match="swwatch turns"):
-        SerialSession(load_tiny("livecc").model, [1, 2])
+    loaded = load_tiny("livecc")
+    turns = Turns(loaded.tokenizer, SYSTEMS["livecc"])
+    assert type(open_session("serial", loaded.model, turns)) is TurnSession
+    assert choose("auto", "livecc", "cuda", 2)[0] == "serial"
+    for engine in sorted(set(ENGINES) - {"serial"}):
+        with pytest.raises(UserError, match="chat turns.* Take the engine 'serial'"):
+            open_session(engine, loaded.model, turns)
+    with pytest.raises(ValueError, match="chat turns"):
+        SerialSession(loaded.model, [1, 2])
 
 
 def test_mistakes_are_told(load_tiny, clip, tiny_checkpoint):

@@ -9,8 +9,8 @@ steps cost grow with T squared. Positions and visibility are the variant's: it s
 import torch
 
 from swwatch.data.pixels import merged_grids
+from swwatch.engine.base import stop_ids
 from swwatch.engine.requests import Feed, Look, Run, Wait
-from swwatch.engine.session import stop_ids
 from swwatch.engine.source import Source, Step
 from swwatch.engine.trace import SimulatedClock, Spoken
 from swwatch.errors import UserError
