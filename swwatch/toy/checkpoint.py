@@ -17,6 +17,7 @@ from swwatch.data.prompt import load_prompts
 from swwatch.errors import UserError
 from swwatch.rules.families import FAMILIES, Family
 from swwatch.toy import world
+from swwatch.toy.recipe import was_made
 
 RECIPE = "toy_model.json"  # says with which arguments a folder was made; written last
 END_OF_TEXT, IM_START, IM_END = "<|endoftext|>", "<|im_start|>", "<|im_end|>"
@@ -101,7 +102,7 @@ def make_checkpoint(
     if family not in FAMILIES:
         raise UserError(f"no family {family!r}: choose one of {', '.join(FAMILIES)}")
     _check_sizes(hidden, heads, kv_heads, vision_hidden, vision_heads)
-    if _is_made(out, recipe):
+    if was_made(out, RECIPE, recipe):
         return out
 
     row, tokenizer = FAMILIES[family], make_tokenizer()
@@ -207,25 +208,6 @@ def _check_sizes(hidden: int, heads: int, kv_heads: int, vision_hidden: int, vis
         raise UserError(f"{heads} heads cannot share {kv_heads} key/value heads evenly")
     if vision_hidden % vision_heads or vision_hidden // vision_heads % 4:
         raise UserError(f"vision_hidden {vision_hidden} over {vision_heads} heads: the head size must divide by 4")
-
-
-def _is_made(out: Path, recipe: dict) -> bool:
-    """True when `out` is this very checkpoint, False when there is room for it.
-
-    Raises:
-        UserError: something else is there.
-    """
-    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
-        return False
-    if not (out / RECIPE).is_file():
-        raise UserError(f"{out} exists and is no toy checkpoint: choose another folder")
-    found = json.loads((out / RECIPE).read_text())
-    if found != recipe:
-        differing = [f"{key} {found.get(key)}" for key in recipe if found.get(key) != recipe[key]]
-        raise UserError(
-            f"{out} is a toy checkpoint made with {', '.join(differing)}: remove it or choose another folder"
-        )
-    return True
 
 
 def make_tokenizer() -> Qwen2Tokenizer:

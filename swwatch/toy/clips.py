@@ -22,45 +22,35 @@ import numpy as np
 from tqdm import tqdm
 
 from swwatch.errors import UserError
+from swwatch.toy.recipe import DataRecipe, was_made
 from swwatch.toy.world import LEVELS, MIXTURES, OPENING, SPLITS, Scene, make_scene, render
 
 FORMS = ("json", "tar")
 FRAME_RATES = (10, 25)  # clips take turns
 CLIPS_PER_SHARD = 250
-CLIPS_PER_JOB = 25  # json form: what a worker process is given at once
+CLIPS_PER_PORTION = 25  # json form: what a worker process is given at once
 RECIPE = "toy.json"  # in the data set's root: what it was asked to hold
 NAME = "PE-Video"
 
 
 @dataclass(frozen=True)
-class Recipe:
+class Recipe(DataRecipe):
     """Everything that decides the bytes of a toy data set."""
 
-    clips: int
-    test_clips: int = 60
-    seed: int = 0
     level: str = "single"
     form: str = "json"
     noise: float = 0.0  # share of records that the data filter must drop
 
     def __post_init__(self):
+        super().__post_init__()
         if self.level not in {**LEVELS, **MIXTURES}:
             raise UserError(f"no level {self.level!r}: choose one of {', '.join([*LEVELS, *MIXTURES])}")
         if self.form not in FORMS:
             raise UserError(f"no form {self.form!r}: choose one of {', '.join(FORMS)}")
-        if self.clips < 0 or self.test_clips < 0 or self.clips + self.test_clips == 0:
-            raise UserError(f"{self.clips} training and {self.test_clips} test clips: there must be some")
-        if self.seed < 0:
-            raise UserError(f"seed {self.seed} must not be negative")
-        if not 0 <= self.noise <= 1:
-            raise UserError(f"noise {self.noise} must be a share between 0 and 1")
-
-    def num_clips(self, split: str) -> int:
-        return self.clips if split == "train" else self.test_clips
 
 
 @dataclass(frozen=True)
-class Job:
+class Portion:
     """Clips `start` to `stop` of a split: what one worker makes in one go; in tar form one shard."""
 
     recipe: Recipe
@@ -101,25 +91,25 @@ def write_dataset(root: Path, recipe: Recipe, *, workers: int = 1) -> int:
     if workers < 1:
         raise UserError(f"workers {workers} must be at least 1")
     claim_folder(root, recipe)
-    jobs = list(_jobs(root, recipe))
-    for split in {job.split for job in jobs}:
+    portions = list(_portions(root, recipe))
+    for split in {portion.split for portion in portions}:
         (root / NAME / split).mkdir(parents=True, exist_ok=True)
         if recipe.form == "json":
             (root / NAME / "videos" / split).mkdir(parents=True, exist_ok=True)
-    num_missing = {job: len(job.missing()) for job in jobs}
-    todo = [job for job in jobs if num_missing[job]]
+    num_missing = {portion: len(portion.missing()) for portion in portions}
+    todo = [portion for portion in portions if num_missing[portion]]
     total = sum(recipe.num_clips(split) for split in SPLITS)
     made = sum(num_missing.values())
     with tqdm(total=total, initial=total - made, desc="toy clips", unit="clip", disable=not made) as bar:
         if workers == 1 or len(todo) <= 1:
-            for job in todo:
-                bar.update(run(job))
+            for portion in todo:
+                bar.update(make_portion(portion))
         else:
             # spawn: a forked child may inherit locks of the threads that numpy or torch run in the parent
             context = multiprocessing.get_context("spawn")
             with ProcessPoolExecutor(min(workers, len(todo)), mp_context=context) as pool:
                 try:
-                    for done in as_completed([pool.submit(run, job) for job in todo]):
+                    for done in as_completed([pool.submit(make_portion, portion) for portion in todo]):
                         bar.update(done.result())
                 except BaseException:
                     pool.shutdown(cancel_futures=True)
@@ -127,51 +117,38 @@ def write_dataset(root: Path, recipe: Recipe, *, workers: int = 1) -> int:
     return made
 
 
-def claim_folder(root: Path, recipe: Recipe) -> None:
+def claim_folder(root: Path, recipe: DataRecipe) -> None:
     """Make `root` ours: empty ones get the recipe, those with the same recipe are continued, others are refused."""
-    if root.exists() and not root.is_dir():
-        raise UserError(f"{root} is a file: choose a folder")
-    if not root.exists() or not any(root.iterdir()):
+    if not was_made(root, RECIPE, asdict(recipe)):
         root.mkdir(parents=True, exist_ok=True)
         write_whole(root / RECIPE, json.dumps(asdict(recipe), indent=2).encode() + b"\n")
-        return
-    if not (root / RECIPE).is_file():
-        raise UserError(f"{root} is not empty and holds no toy data: choose another folder")
-    found = json.loads((root / RECIPE).read_text())
-    if found != asdict(recipe):
-        differing = [
-            f"--{key.replace('_', '-')} {found.get(key)}"
-            for key, value in asdict(recipe).items()
-            if found.get(key) != value
-        ]
-        raise UserError(f"{root} was made with {', '.join(differing)}: remove it or choose another folder")
 
 
-def _jobs(root: Path, recipe: Recipe) -> Iterator[Job]:
-    size = CLIPS_PER_SHARD if recipe.form == "tar" else CLIPS_PER_JOB
+def _portions(root: Path, recipe: Recipe) -> Iterator[Portion]:
+    size = CLIPS_PER_SHARD if recipe.form == "tar" else CLIPS_PER_PORTION
     for split in SPLITS:
         num_clips = recipe.num_clips(split)
         for start in range(0, num_clips, size):
-            yield Job(recipe, root, split, start, min(start + size, num_clips))
+            yield Portion(recipe, root, split, start, min(start + size, num_clips))
 
 
-def run(job: Job) -> int:
-    """Make the missing clips of a job; returns their number."""
-    missing = job.missing()
-    if job.recipe.form == "tar":
+def make_portion(portion: Portion) -> int:
+    """Make the missing clips of a portion; returns their number."""
+    missing = portion.missing()
+    if portion.recipe.form == "tar":
         shard = io.BytesIO()
         with tarfile.open(fileobj=shard, mode="w") as tar:
             for index in missing:
-                video, record = make_clip(job.recipe, job.split, index)
+                video, record = make_clip(portion.recipe, portion.split, index)
                 for suffix, data in ((".json", record), (".mp4", video)):
-                    member = tarfile.TarInfo(clip_id(job.split, index) + suffix)
+                    member = tarfile.TarInfo(clip_id(portion.split, index) + suffix)
                     member.size = len(data)
                     tar.addfile(member, io.BytesIO(data))
         if missing:
-            write_whole(job.shard, shard.getvalue())
+            write_whole(portion.shard, shard.getvalue())
     else:
         for index in missing:
-            for path, data in zip(job.paths(index), make_clip(job.recipe, job.split, index), strict=True):
+            for path, data in zip(portion.paths(index), make_clip(portion.recipe, portion.split, index), strict=True):
                 write_whole(path, data)
     return len(missing)
 

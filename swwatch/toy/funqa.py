@@ -13,12 +13,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from itertools import cycle, islice
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 from tqdm import tqdm
 
-from swwatch.errors import UserError
 from swwatch.toy.clips import FRAME_RATES, claim_folder, encode, write_whole
+from swwatch.toy.recipe import DataRecipe
 from swwatch.toy.world import Scene, make_scene
 
 NAME = "FunQA"
@@ -32,25 +33,13 @@ FLAWS = ("too short", "too long", "terse", "wordy", "empty")  # of videos and an
 
 
 @dataclass(frozen=True)
-class FunqaRecipe:
+class FunqaRecipe(DataRecipe):
     """Everything that decides the content: numbers of videos, seed, share of videos that the filter must drop."""
 
-    clips: int
-    test_clips: int = 60
-    seed: int = 0
+    least: ClassVar[int] = 1
+
     noise: float = 0.1
     task: str = "funqa"
-
-    def __post_init__(self):
-        if self.clips < 1 or self.test_clips < 1:
-            raise UserError(f"{self.clips} training and {self.test_clips} test videos: at least one each is needed")
-        if self.seed < 0:
-            raise UserError(f"seed {self.seed} must not be negative")
-        if not 0 <= self.noise <= 1:
-            raise UserError(f"noise {self.noise} must be a share between 0 and 1")
-
-    def num_clips(self, split: str) -> int:
-        return self.clips if split == "train" else self.test_clips
 
 
 @dataclass(frozen=True)

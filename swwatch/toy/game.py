@@ -15,6 +15,7 @@ from pathlib import Path
 from swwatch.errors import UserError, run
 from swwatch.toy.clips import encode, write_whole
 from swwatch.toy.commentary import transcript
+from swwatch.toy.recipe import check_empty
 from swwatch.toy.world import Scene, make_scene
 
 START_S = 20  # where commenting on a toy game begins; the benchmark's 1000 s would be a long wait
@@ -30,8 +31,7 @@ def write_games(root: Path, *, games: int = 2, seconds: int = 220, seed: int = 0
     Raises:
         UserError: `root` is not empty, or games too few or too short for an event.
     """
-    if root.exists() and (not root.is_dir() or any(root.iterdir())):
-        raise UserError(f"{root} is not an empty folder: choose another")
+    check_empty(root)
     if games < 1 or seconds < START_S + EVENT_S:
         raise UserError(f"{games} games of {seconds} s: one of {START_S + EVENT_S} s is the least")
     (root / "videos").mkdir(parents=True)

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from swwatch.errors import UserError, run
 from swwatch.toy.clips import FRAME_RATES, encode, write_whole
+from swwatch.toy.recipe import check_empty
 from swwatch.toy.world import COLORS, Event, Scene, make_scene, render
 
 OPTIONS = [f"{letter}. {color}" for letter, color in zip("ABCD", COLORS, strict=True)]
@@ -27,8 +28,7 @@ def write_quiz(root: Path, *, videos: int = 4, seed: int = 0) -> dict[str, Path]
     Raises:
         UserError: `root` is not empty.
     """
-    if root.exists() and (not root.is_dir() or any(root.iterdir())):
-        raise UserError(f"{root} is not an empty folder: choose another")
+    check_empty(root)
     if videos < 1:
         raise UserError(f"{videos} videos: one at least is needed")
     scenes = [make_scene(seed, i, split="test") for i in range(videos)]

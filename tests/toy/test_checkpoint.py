@@ -160,7 +160,7 @@ def test_a_finished_folder_is_kept_and_anything_else_refused(tmp_path):
         make_checkpoint(folder, seed=1, **TINY)
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").touch()
-    with pytest.raises(UserError, match="no toy checkpoint"):
+    with pytest.raises(UserError, match="nothing that is made here"):
         make_checkpoint(tmp_path / "mine", **TINY)
     (tmp_path / "empty").mkdir()
     assert json.loads((make_checkpoint(tmp_path / "empty", **TINY) / "toy_model.json").read_text())["hidden"] == 32

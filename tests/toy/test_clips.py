@@ -83,7 +83,7 @@ def test_tar_form_holds_the_same_bytes(small, tmp_path, monkeypatch):
 
 
 def test_worker_processes_change_nothing(small, tmp_path, monkeypatch):
-    monkeypatch.setattr(clips, "CLIPS_PER_JOB", 2)
+    monkeypatch.setattr(clips, "CLIPS_PER_PORTION", 2)
     write_dataset(tmp_path / "data", Recipe(4, 2, seed=5), workers=2)
     assert files(tmp_path / "data") == files(small)
 
