@@ -11,6 +11,7 @@ from swwatch.model.attention import BACKENDS, check_attention
 from swwatch.model.dummy import MARKUP
 from swwatch.model.families.qwen2_5_vl import WatchingQwen2_5_VL
 from swwatch.model.settings import Settings
+from swwatch.model.upstream import set_attention
 from swwatch.toy.checkpoint import mrope_section
 
 
@@ -43,7 +44,7 @@ def random_model(config: Qwen2_5_VLConfig, attention: str, device: str, dtype: t
     torch.manual_seed(seed)
     with torch.device(device):
         model = WatchingQwen2_5_VL._from_config(config, dtype=dtype, attn_implementation="sdpa")
-    model.config.text_config._attn_implementation = BACKENDS[attention]
+    set_attention(model.config.text_config, BACKENDS[attention])
     return model
 
 

@@ -22,6 +22,7 @@ from swwatch.engine.requests import Look
 from swwatch.engine.watcher import Eye, Spent, ThreadWatcher, Watcher, WatcherGone, Work
 from swwatch.errors import UserError
 from swwatch.model.loading import load
+from swwatch.model.upstream import attention_of, set_attention
 from swwatch.rules.layout import Layout
 
 
@@ -31,7 +32,7 @@ class Copy:
     def __init__(self, model):
         model = _plain(model)
         self.family, self.config, self.dtype = type(model), deepcopy(model.config), model.dtype
-        self.attention = [c._attn_implementation for c in (model.config.text_config, model.config.vision_config)]
+        self.attention = [attention_of(c) for c in (model.config.text_config, model.config.vision_config)]
         self.state = model.state_dict()
 
     def on(self, device: torch.device | str):
@@ -40,7 +41,7 @@ class Copy:
             model = self.family._from_config(deepcopy(self.config), dtype=self.dtype)
         configs = model.config.text_config, model.config.vision_config
         for config, attention in zip(configs, self.attention, strict=True):
-            config._attn_implementation = attention
+            set_attention(config, attention)
         on_cpu = torch.device(device).type == "cpu"
         state = {name: value.to(device) for name, value in self.state.items()} if on_cpu else self.state
         model.load_state_dict(state, assign=on_cpu)

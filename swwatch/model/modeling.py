@@ -23,7 +23,7 @@ from swwatch.model.cache import StreamCache
 from swwatch.model.loss import token_loss
 from swwatch.model.settings import Settings
 from swwatch.model.tower import Looked
-from swwatch.model.upstream import swap_class
+from swwatch.model.upstream import attention_of, mask_as_it_is, set_attention, swap_class
 from swwatch.model.vision import PatchProduct
 from swwatch.policies.see import kept_features, see_video
 from swwatch.rules import variants
@@ -89,7 +89,7 @@ class Watching:
         if wrong:  # transformers would go on with random numbers in their place
             raise UserError(f"{path}: {len(wrong)} weights are missing or of another shape, the first is {wrong[0]}")
         if attention == "flex":
-            model.config.text_config._attn_implementation = BACKENDS["flex"]  # the vision tower stays with sdpa
+            set_attention(model.config.text_config, BACKENDS["flex"])  # the vision tower stays with sdpa
         return (model, info) if wants_info else model
 
     def save_pretrained(self, save_directory, **kwargs):
@@ -102,7 +102,7 @@ class Watching:
     @property
     def attention(self) -> str:
         """The LLM's attention backend, a key of attention.BACKENDS."""
-        running = self.config.text_config._attn_implementation
+        running = attention_of(self.config.text_config)
         return next((ours for ours, theirs in BACKENDS.items() if theirs == running), running)
 
     @property
@@ -242,8 +242,7 @@ class Watching:
         if self.attention == "flash_attention_2":
             return None, flash_segments(columns)
         if self.attention == "sdpa" and (apart := samples_apart(columns)) is not None:
-            # a dict reaches the attention as it is; anything else transformers would take for one mask
-            return dict.fromkeys(self.config.text_config.layer_types, apart), {}
+            return mask_as_it_is(self.config.text_config, apart), {}
         if self.attention != "flex":
             return self.executable(dense_mask(columns)), {}
         if columns.device.type == "cpu" and torch.is_grad_enabled():

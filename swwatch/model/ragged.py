@@ -16,6 +16,7 @@ from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import apply_rotary_pos_
 
 from swwatch.model.attention import Apart
 from swwatch.model.cache import StreamCache
+from swwatch.model.upstream import attention_of, mask_as_it_is
 from swwatch.rules.layout import Layout
 
 
@@ -57,7 +58,7 @@ class BatchedTextAttention:
         projections = (self.q_proj, self.k_proj, self.v_proj)
         q, k, v = (project(hidden_states).view(heads).transpose(1, 2) for project in projections)
         q, k = apply_rotary_pos_emb(q, k, *position_embeddings)
-        attend = ALL_ATTENTION_FUNCTIONS.get_interface(self.config._attn_implementation, eager_attention_forward)
+        attend = ALL_ATTENTION_FUNCTIONS.get_interface(attention_of(self.config), eager_attention_forward)
         dropout = self.attention_dropout if self.training else 0.0
         options = {"dropout": dropout, "scaling": self.scaling, "sliding_window": self.sliding_window, **kwargs}
         if isinstance(attention_mask, Apart):
@@ -67,7 +68,7 @@ class BatchedTextAttention:
             output = attend(self, q, k, v, attention_mask.mask, **options)[0]  # (S, M, N, D/N)
             output = output.flatten(0, 1).index_select(0, attention_mask.back)
             return self.o_proj(output.view(*hidden_states.shape[:2], -1)), None
-        if self.config._attn_implementation == "sdpa" and hidden_states.device.type == "cpu":
+        if attention_of(self.config) == "sdpa" and hidden_states.device.type == "cpu":
             attend = grouped_sdpa
         outputs = []
         parts = (x.split(past_key_values.sizes, dim=2) for x in (q, k, v))
@@ -139,8 +140,7 @@ def step_many(
     hidden = text(
         inputs_embeds=torch.cat(list(embeds))[None],
         position_ids=torch.cat([new.position_ids for new in rows], dim=1)[:, None].to(device),
-        # a dict reaches the attention as it is; anything else transformers would take for one mask
-        attention_mask=dict.fromkeys(text.config.layer_types, [model.executable(mask) for mask in masks]),
+        attention_mask=mask_as_it_is(text.config, [model.executable(mask) for mask in masks]),
         past_key_values=Ragged(caches, sizes),
         use_cache=True,
     ).last_hidden_state

@@ -1,26 +1,38 @@
-"""What is used of other libraries beyond what they document, in one place, each with what it relies on.
+"""What models use of transformers beyond what it promises, in one place; train/upstream.py has what training uses.
 
-Checked with transformers 5.17, accelerate 1.15, torch 2.11 and DeepSpeed 0.19. Where an upstream release differs,
-these functions say so instead of going on; tests/model/test_upstream.py takes each thing away and looks for that.
+Checked on transformers 5.17.0. Where a release differs, these functions say so instead of going on;
+tests/model/test_upstream.py takes each thing away and looks for that message.
 """
 
-import importlib.metadata
+from typing import Any
 
+import transformers
 from torch import nn
+from transformers import PretrainedConfig
 from transformers.conversion_mapping import get_checkpoint_conversion_mapping, register_checkpoint_conversion_mapping
 
 from swwatch.errors import UserError
 
-CHECKED = {"transformers": "5.17", "accelerate": "1.15", "torch": "2.11", "deepspeed": "0.19"}
+CHECKED = "5.17.0"
 
 
-def changed(library: str, what: str) -> UserError:
-    """The error that says an upstream library is no longer what this was written for."""
-    here = importlib.metadata.version(library)
+def changed(what: str) -> UserError:
+    """The error that says transformers is no longer what this was written for."""
     return UserError(
-        f"{what}: {library} {here} is not what swwatch was checked with, {library} {CHECKED[library]}: "
+        f"{what}: transformers {transformers.__version__} is not what swwatch was checked with, {CHECKED}; "
         "install the versions of requirements.lock"
     )
+
+
+def private(owner: Any, name: str) -> Any:
+    """A private attribute of an object of transformers.
+
+    Raises:
+        UserError: it has none of this name.
+    """
+    if not hasattr(owner, name):
+        raise changed(f"{type(owner).__name__} has no {name}")
+    return getattr(owner, name)
 
 
 def swap_class(module: nn.Module, ours: type) -> None:
@@ -31,8 +43,7 @@ def swap_class(module: nn.Module, ours: type) -> None:
     """
     theirs = ours.__bases__[-1]
     if type(module) is not theirs:
-        library = theirs.__module__.partition(".")[0]
-        raise changed(library, f"expected a {theirs.__name__} and found a {type(module).__name__}")
+        raise changed(f"expected a {theirs.__name__} and found a {type(module).__name__}")
     module.__class__ = ours
 
 
@@ -53,5 +64,27 @@ def keep_names_of_weights(ours: type) -> None:
     theirs = ours.__bases__[-1].__name__
     renaming = get_checkpoint_conversion_mapping(theirs)
     if renaming is None:
-        raise changed("transformers", f"there is no renaming of stored weights for {theirs}")
+        raise changed(f"there is no renaming of stored weights for {theirs}")
     register_checkpoint_conversion_mapping(ours.__name__, renaming, overwrite=True)
+
+
+def mask_as_it_is(config: PretrainedConfig, mask: Any) -> dict:
+    """What makes transformers hand `mask` to every layer's attention as it is.
+
+    A dict by kind of layer counts as masks that are ready made; anything else it would take for one dense mask.
+
+    Args:
+        config: of the LLM.
+    """
+    return dict.fromkeys(private(config, "layer_types"), mask)
+
+
+def attention_of(config: PretrainedConfig) -> str:
+    """transformers' name of the attention backend that a part of a model runs with."""
+    return private(config, "_attn_implementation")
+
+
+def set_attention(config: PretrainedConfig, backend: str) -> None:
+    """Have one part of a model run with another backend; the public way sets all parts."""
+    private(config, "_attn_implementation")
+    config._attn_implementation = backend

@@ -12,6 +12,8 @@ from torch import nn
 from torch.nn.functional import linear, scaled_dot_product_attention
 from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import apply_rotary_pos_emb_vision
 
+from swwatch.model.upstream import attention_of
+
 # borders between samples in the LLM's sequence: transformers hands them to the vision tower too
 LLM_ONLY = ("cu_seq_lens_q", "cu_seq_lens_k", "max_length_q", "max_length_k")
 
@@ -51,7 +53,7 @@ class BatchedVisionAttention:
         kwargs = {key: value for key, value in kwargs.items() if key not in LLM_ONLY}
         chunks = cu_seqlens
         if not isinstance(chunks, Chunks):
-            if self.config._attn_implementation != "sdpa":
+            if attention_of(self.config) != "sdpa":
                 return super().forward(hidden_states, cu_seqlens, position_embeddings, **kwargs)
             chunks = Chunks.of(cu_seqlens, hidden_states.device)
         qkv = self.qkv(hidden_states).view(len(hidden_states), 3, self.num_heads, -1)

@@ -21,7 +21,7 @@ from swwatch.errors import UserError
 from swwatch.model.attention import BACKENDS, BLOCK
 from swwatch.model.loading import load
 from swwatch.model.loss import choose_loss
-from swwatch.model.upstream import swap_back
+from swwatch.model.upstream import set_attention, swap_back
 
 LEARNING_RATE, MAX_GRAD_NORM = 1e-5, 1.0
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "autocast": torch.float32}  # of the weights
@@ -83,7 +83,7 @@ class RowTraining:
             how = {"device": str(self.device), "dtype": dtype, "attention": self.row.attention}
             loaded = load(settings.model, variant=settings.variant, **how)
             model = loaded.model
-            model.config.vision_config._attn_implementation = BACKENDS["sdpa"]  # one vision tower for all rows
+            set_attention(model.config.vision_config, BACKENDS["sdpa"])  # one vision tower for all rows
         model.loss_way, _ = choose_loss("off" if self.row.upstream else "auto", cuda=self.cuda, sharded=False)
         if self.row.upstream:
             restore_vision_tower(model)
@@ -146,7 +146,7 @@ def restore_vision_tower(model) -> None:
     swap_back(visual.patch_embed.proj)
     for block in visual.blocks:
         swap_back(block.attn)
-    model.config.vision_config._attn_implementation = BACKENDS["eager"]
+    set_attention(model.config.vision_config, BACKENDS["eager"])
 
 
 class VisionTime:
