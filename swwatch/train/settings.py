@@ -25,15 +25,10 @@ class TrainSettings:
 
     # what is trained on what
     task: Literal["pe-video", "funqa"] = setting(
-        "pe-video",
-        "pe-video or funqa: chooses the defaults of train_data and output_dir",
-        env="QWEN2_5_VL_TASK",
-        free=True,
+        "pe-video", "pe-video or funqa: the defaults of train_data and output_dir", env="QWEN2_5_VL_TASK", free=True
     )
     variant: str | None = setting(
-        None,
-        f"one of {', '.join([*VARIANTS, *TURNS])}, if the checkpoint does not name its own",
-        env="QWEN2_5_VL_VARIANT",
+        None, f"one of {', '.join([*VARIANTS, *TURNS])}, where the checkpoint names none", env="QWEN2_5_VL_VARIANT"
     )
     model_path: str = setting(
         "Qwen/Qwen2.5-VL-7B-Instruct", "checkpoint folder or hub id to start from", env="QWEN2_5_VL_MODEL_PATH"
@@ -44,23 +39,17 @@ class TrainSettings:
         env="QWEN2_5_VL_TRAIN_DATA",
     )
     more_data: list[Path] | None = setting(
-        None,
-        "further files of conversations (streamingvlm, livecc), with commas; one named again is seen again",
-        since="0.1",
+        None, "more files of conversations (streamingvlm, livecc), with commas; named twice, seen twice", since="0.1"
     )
     video_root: Path | None = setting(None, "folder of all videos (default: where the records' video_path says)")
     output_dir: Path | None = setting(
-        None,
-        "where checkpoints and the model go (default: output/qwen2_5vl-<pe|funqa>-<variant> in the repository)",
-        free=True,
+        None, "of checkpoints and model (default: the repository's output/qwen2_5vl-<pe|funqa>-<variant>)", free=True
     )
     schedule: str | None = setting(
         None, "wait-k:3 or random:3:seed=0 (default: the checkpoint's own, else wait-k:3)", also="speak"
     )
     see: str | None = setting(
-        None,
-        f"which tokens of the video are seen: {forms(SEE)} (default: the checkpoint's own, else all)",
-        since="0.1",
+        None, f"which video tokens are seen: {forms(SEE)} (default: the checkpoint's own, else all)", since="0.1"
     )
     pixel_budget: str | None = setting(None, "declared or release (default: the checkpoint's own, else declared)")
     max_length: int = setting(
@@ -71,24 +60,18 @@ class TrainSettings:
         False, "samples beyond max_length lose the end of their video, never of their answer", since="0.1"
     )
     positions: Literal["mrope_full", "flat_1d"] = setting(
-        "mrope_full",
-        "of streamingvlm and livecc: flat_1d is what LiveCC's released weights were trained with",
-        since="0.1",
+        "mrope_full", "of streamingvlm and livecc; LiveCC's released weights were trained with flat_1d", since="0.1"
     )
     context: Literal["none", "title", "previous", "previous_or_title", "both"] = setting(
         "none", "of livecc: what a query tells besides, the video's title or what was said before", since="0.1"
     )
-    max_bad_fraction: float = setting(
-        0.01, "stop when more than this share of the records is unusable", least=0, free=True
-    )
+    max_bad_fraction: float = setting(0.01, "stop when a larger share of records is unusable", least=0, free=True)
     # what learns
     train_vision: bool = setting(False, "train the vision tower")
     train_merger: bool = setting(True, "train the merger between vision tower and LLM")
     train_llm: bool = setting(True, "train the LLM")
     adapter: Literal["none", "lora", "dora", "qlora"] = setting(
-        "none",
-        "train small adapters instead of the LLM's own weights; qlora holds these in 4 bits (cuda only)",
-        since="0.1",
+        "none", "train adapters instead of the LLM's own weights; qlora holds these in 4 bits (cuda only)", since="0.1"
     )
     lora_rank: int = setting(16, "rank of the adapters", least=1, since="0.1")
     lora_alpha: float = setting(32.0, "the adapters' output counts lora_alpha / lora_rank", least=0, since="0.1")
@@ -103,22 +86,16 @@ class TrainSettings:
     epochs: float = setting(1.0, "passes over the data")
     max_steps: int | None = setting(None, "optimizer steps, instead of epochs")
     batch_size: int = setting(1, "rows per forward: samples, or packs of samples with pack_tokens", least=1)
-    pack_tokens: int | None = setting(
-        None, "pack samples into sequences of up to so many tokens (default: no packing)"
-    )
+    pack_tokens: int | None = setting(None, "pack samples into sequences of up to so many tokens (default: off)")
     group_by_length: bool = setting(False, "batches of samples of like length, which need less padding")
     accumulation: int = setting(
         64, "forwards per optimizer step, shared among the processes (the paper: 64 on 4 GPUs, 16 each)", least=1
     )
     learning_rate: float = setting(2e-5, "peak learning rate of AdamW", least=0)
     merger_learning_rate: float | None = setting(None, "the merger's (default: learning_rate)", least=0, since="0.1")
-    vision_learning_rate: float | None = setting(
-        None, "the vision tower's (default: learning_rate)", least=0, since="0.1"
-    )
+    vision_learning_rate: float | None = setting(None, "the tower's (default: learning_rate)", least=0, since="0.1")
     lr_schedule: Literal["cosine", "linear", "constant"] = setting("cosine", "cosine, linear or constant")
-    warmup: float = setting(
-        0.03, "linear warm-up: a share of all steps where below 1, else a number of steps", least=0
-    )
+    warmup: float = setting(0.03, "linear warm-up: a share of all steps if below 1, else a number of steps", least=0)
     weight_decay: float = setting(0.0, "AdamW's weight decay", least=0)
     max_grad_norm: float = setting(1.0, "gradients are clipped to this norm; 0 is off", least=0)
     seed: int = setting(42, "of the data order, the questions and everything else that is drawn")
@@ -132,9 +109,7 @@ class TrainSettings:
     attention: Literal["auto", "sdpa", "eager", "flex", "flash_attention_2"] = setting(
         "auto", "attention backend; flash_attention_2 for variants of one stream only, flex on cuda only"
     )
-    tf32: bool = setting(
-        False, "let CUDA compute float32 products in TensorFloat-32: faster, and less exact", since="0.1"
-    )
+    tf32: bool = setting(False, "float32 products in TensorFloat-32 on CUDA: faster, and less exact", since="0.1")
     fused_loss: Literal["auto", "liger", "chunked", "off"] = setting(
         "auto",
         "loss without logits of all tokens at once: by liger-kernel, or in chunks of answer tokens (auto: liger where "
@@ -143,27 +118,16 @@ class TrainSettings:
     )
     gradient_checkpointing: bool = setting(True, "recompute activations in the backward pass to save memory")
     num_workers: int | None = setting(
-        None,
-        "processes that decode and encode clips ahead; 0: the training process does it (default: 8 on cuda, else 0)",
-        least=0,
-        free=True,
+        None, "processes that decode clips ahead; 0: training does it (default: 8 on cuda, else 0)", least=0, free=True
     )
     prefetch_factor: int | None = setting(
-        None,
-        "batches that each of them keeps ready (default: together those of an optimizer step, 2 at the least)",
-        least=1,
-        free=True,
+        None, "batches each keeps ready (default: together those of an optimizer step, at least 2)", least=1, free=True
     )
     cache_frames_gb: float = setting(
-        0.0,
-        "keep encoded clips in memory up to this size (split among workers, who keep their own)",
-        least=0,
-        free=True,
+        0.0, "keep encoded clips in memory, up to this size (workers have equal shares)", least=0, free=True
     )
     frames_cache_dir: Path | None = setting(
-        None,
-        "folder that keeps decoded frames for all processes, epochs and runs that use it (default: none)",
-        free=True,
+        None, "folder of decoded frames for all processes, epochs and runs that use it (default: none)", free=True
     )
     frames_cache_gb: float = setting(
         50.0, "size of frames_cache_dir at most; not more than its disk has room for", least=0, free=True
@@ -172,7 +136,7 @@ class TrainSettings:
     save_total_limit: int = setting(1, "complete checkpoints kept", least=1, free=True)
     # what it tells
     eval_data: Path | None = setting(
-        None, "annotation file of held-out clips whose loss is told while training", free=True
+        None, "annotations of held-out clips whose loss is told while training", free=True
     )
     eval_steps: int = setting(50, "steps between such evaluations; the last step always has one", least=1, free=True)
     eval_samples: int = setting(64, "clips of eval_data taken, spread evenly; 0: all", least=0, free=True)
@@ -183,9 +147,7 @@ class TrainSettings:
         free=True,
     )
     dry_run: bool = setting(
-        False,
-        "build model and first batches, print what they hold, draw a sample, and train nothing",
-        free=True,
+        False, "build model and first batches, print what they hold, draw a sample, and train nothing", free=True
     )
 
     def __post_init__(self):
