@@ -26,13 +26,13 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import numpy as np  # noqa: E402
 from PIL import Image  # noqa: E402
 
-from swwatch.bench.page import markdown  # noqa: E402
 from swwatch.cli import run  # noqa: E402
 from swwatch.client import AsyncClient, Dropped, Error, Token, Watched, on_grid  # noqa: E402
 from swwatch.data.annotations import write_atomic  # noqa: E402
 from swwatch.data.video import FRAMES_PER_STEP  # noqa: E402
 from swwatch.errors import UserError  # noqa: E402
 from swwatch.metrics.machine import machine  # noqa: E402
+from swwatch.metrics.tables import as_aligned_markdown  # noqa: E402
 from swwatch.paths import make_folder  # noqa: E402
 
 RATE = 2.0  # frames a second: the model's grid
@@ -210,7 +210,7 @@ def report(result: dict) -> str:
             (str(trial["clients"]), held, *shown, *counts, *rates)
             + (f"{trial['sender_late_s']:.3f}", f"{trial['load']:.1f}")
         )
-    parts = ["\n".join(f"- {key}: {text}" for key, text in lines.items()), markdown(rows)]
+    parts = ["\n".join(f"- {key}: {text}" for key, text in lines.items()), as_aligned_markdown(rows)]
     if any(trial["sender_late_s"] > LATE_S for trial in result["trials"]):
         parts.append("**Warning**: frames were sent late: the clients were short of CPU, the server may hold more.")
     return "\n\n".join(parts)

@@ -2,6 +2,8 @@
 
 from collections.abc import Callable, Mapping, Sequence
 
+from swwatch.metrics.tables import as_aligned_markdown
+
 Column = tuple[str, Callable[[dict], str]]  # its heading, and a row's cell in it
 
 
@@ -41,15 +43,7 @@ def table(rows: Sequence[dict], columns: Sequence[Column], named: int = 1) -> st
             lines.append((*cells, "not measured", *[""] * (len(columns) - named - 1)))
         else:
             lines.append(tuple(cell(row) for _, cell in columns))
-    return markdown(lines)
-
-
-def markdown(lines: Sequence[Sequence[str]]) -> str:
-    """Rows of cells, the heads first, as a table whose columns are aligned."""
-    widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
-    shown = [[cell.ljust(width) for cell, width in zip(line, widths, strict=True)] for line in lines]
-    shown.insert(1, ["-" * width for width in widths])
-    return "\n".join("| " + " | ".join(cells) + " |" for cells in shown)
+    return as_aligned_markdown(lines)
 
 
 def size(count: int | None) -> str:

@@ -31,9 +31,22 @@ def as_markdown(lines: Lines, num_names: int = 1, *, numeric: bool = True) -> st
     Args:
         numeric: columns behind the names stand to the right.
     """
-    first, *rest = [[BAR.sub(r"\\|", cell) for cell in line] for line in lines]
+    first, *rest = _escaped(lines)
     rule = ["---"] * num_names + ["---:" if numeric else "---"] * (len(first) - num_names)
     return "\n".join(f"| {' | '.join(line)} |" for line in (first, rule, *rest))
+
+
+def as_aligned_markdown(lines: Lines) -> str:
+    """Markdown that reads well in a terminal too: columns as wide as their widest cell, all to the left."""
+    lines = _escaped(lines)
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    lines.insert(1, ["-" * width for width in widths])
+    shown = ([cell.ljust(width) for cell, width in zip(line, widths, strict=True)] for line in lines)
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in shown)
+
+
+def _escaped(lines: Lines) -> list[list[str]]:
+    return [[BAR.sub(r"\\|", cell) for cell in line] for line in lines]
 
 
 def interval(ends: Sequence[float] | None, form: str = ".2f", times: float = 1) -> str:

@@ -14,7 +14,6 @@ from swwatch.bench.live.measure import judge, make_loaded, room_of, search
 from swwatch.bench.live.page import report
 from swwatch.bench.live.settings import LiveSettings
 from swwatch.bench.live.trial import attempt, percentiles
-from swwatch.bench.page import markdown
 from swwatch.errors import UserError
 from swwatch.live.stage import Room, Stage
 
@@ -57,7 +56,7 @@ def test_all_that_is_asked_for_is_measured_and_written(tmp_path, capsys):
     assert result["video_tokens"] == 4 and result["begin"]["cores"] and "trusted" in result["verdict"]
     told = (tmp_path / "bench_live.md").read_text()
     assert told.strip() == report(result) and told.strip() in capsys.readouterr().out
-    assert "under 500 s: **3, the most that was tried**" in told and markdown([("a",)])[0] == "|"
+    assert "under 500 s: **3, the most that was tried**" in told
 
 
 def test_given_numbers_are_tried_and_no_others(tmp_path):

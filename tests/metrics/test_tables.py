@@ -2,7 +2,7 @@
 
 import re
 
-from swwatch.metrics.tables import as_markdown, as_text, interval
+from swwatch.metrics.tables import as_aligned_markdown, as_markdown, as_text, interval
 
 LINES = [["run", "a|b", "clips"], ["one", "1.00", "12"], ["the other", "12.50 [1.00, 2.00]", "7"]]
 
@@ -23,6 +23,15 @@ def test_markdown_keeps_its_columns_whatever_a_cell_holds():
     assert rows[-1] == "| escaped already | a\\|b |  |"
     assert {len(re.split(r"(?<!\\)\|", line)) for line in (head, rule, *rows)} == {5}
     assert as_markdown(LINES, num_names=2, numeric=False).splitlines()[1] == "| --- | --- | --- |"
+
+
+def test_markdown_for_a_terminal_too_is_aligned():
+    assert as_aligned_markdown(LINES).splitlines() == [
+        "| run       | a\\|b               | clips |",
+        "| --------- | ------------------ | ----- |",
+        "| one       | 1.00               | 12    |",
+        "| the other | 12.50 [1.00, 2.00] | 7     |",
+    ]
 
 
 def test_an_interval_is_told_in_its_own_form():

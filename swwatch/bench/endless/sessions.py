@@ -16,12 +16,12 @@ from swwatch.bench.source import MadeSource
 from swwatch.bench.stopwatch import Stopwatch
 from swwatch.data.turns.prompt import Turns
 from swwatch.engine import choose
+from swwatch.engine.base import BaseSession
 from swwatch.engine.endless import Window
 from swwatch.engine.requests import drive
-from swwatch.engine.session import Session
 from swwatch.engine.source import Step
 from swwatch.engine.trace import Spoken
-from swwatch.engine.turns import STEP_S, TurnSession
+from swwatch.engine.turns import STEP_S
 from swwatch.model.dummy import Pieces, Saying
 from swwatch.policies.choose import Greedy, parse_choose
 from swwatch.policies.keep import Windows
@@ -29,20 +29,22 @@ from swwatch.policies.speak import WaitK
 from swwatch.rules.systems import SYSTEMS
 
 
-def open_session(mode: Mode, model, settings: EndlessSettings) -> Session | TurnSession:
-    """A session of a mode.
+def open_session(mode: Mode, model, settings: EndlessSettings) -> BaseSession:
+    """A session of a mode, by the same door as everywhere. The model becomes one of the mode's variant.
 
     Args:
         settings: settled.
     """
     sink, window, tokens = settings.text_sink, settings.text_window, settings.tokens
+    model.settings = replace(model.settings, variant=mode.system or settings.variant)
     if mode.engine:
         options = {"schedule": WaitK(tokens), "choose": Greedy(max_new_tokens=None)}
         keeps = Window(settings.vision_s, sink, window)
         return choose.open_session(mode.engine, model, prompt_of(model, settings.seed), window=keeps, **options)
     vision_s = settings.restart_s if mode.eviction == "restart" else float(settings.vision_s)
     turns = Turns(Pieces(), SYSTEMS[mode.system])
-    session = TurnSession(
+    session = choose.open_session(
+        "serial",
         model,
         turns,
         eviction=mode.eviction,
@@ -67,9 +69,7 @@ class Tape(MadeSource):
         return replace(self.pictures[self.taken % len(self.pictures)], arrival_s=self.taken - STEP_S / 2, last=False)
 
 
-def play(
-    session: Session | TurnSession, pictures: Sequence[Step], settings: EndlessSettings
-) -> tuple[list[dict], str | None]:
+def play(session: BaseSession, pictures: Sequence[Step], settings: EndlessSettings) -> tuple[list[dict], str | None]:
     """One stream through a session.
 
     Args:
