@@ -42,7 +42,7 @@ class Choosing(Policy):
 
     def left(self, num_spoken: int) -> int:
         """How many tokens may be spoken yet."""
-        return (LIMIT if self.max_new_tokens is None else self.max_new_tokens) - num_spoken
+        return LIMIT if self.max_new_tokens is None else self.max_new_tokens - num_spoken
 
     def settled(self, own) -> "Choosing":
         """The same, with what is left open as the checkpoint has it; `own` is its generation_config."""
