@@ -9,6 +9,7 @@ The moment is the same in every engine, so that all say the same: the next step,
 after them, sees what these words see.
 """
 
+from bisect import bisect_left
 from dataclasses import dataclass, replace
 
 import torch
@@ -16,11 +17,11 @@ import torch
 from swwatch.engine.keeping import hold
 from swwatch.errors import UserError
 from swwatch.rules.layout import KINDS, Kind, Layout
+from swwatch.rules.patch import Placed
 from swwatch.rules.variants import Speaks, Variant, VideoThenText, speaking
 from swwatch.rules.visibility import SAID, WATCHED
 
 HEADER = KINDS.index(Kind.HEADER)
-VIDEO = KINDS.index(Kind.VIDEO)
 
 
 @dataclass(frozen=True)
@@ -52,13 +53,6 @@ class Window:
                 "a system of `swwatch turns`"
             )
 
-    def watched(self, tokens: Layout) -> torch.Tensor | None:
-        """(K',) which watched tokens stay; None: all."""
-        shown = tokens.kind_ids == VIDEO
-        oldest = int(tokens.step[shown].max()) - self.vision_s + 1
-        gone = shown & (tokens.step < oldest)
-        return (~gone).nonzero()[:, 0] if bool(gone.any()) else None
-
     def said(self, kinds: torch.Tensor) -> torch.Tensor | None:
         """(K',) which of the said tokens stay, given their kinds (K,); None: all. Headers are not counted."""
         words = (kinds != HEADER).nonzero()[:, 0]
@@ -69,40 +63,49 @@ class Window:
         return stays.nonzero()[:, 0]
 
 
-def lay_out(variant: Variant, t_per_step: int, watched: Layout, said: Layout) -> tuple[Layout, Layout, VideoThenText]:
+def lay_out(
+    variant: Variant, t_per_step: int, watched: Layout, said: Layout, placed: dict[int, Placed]
+) -> tuple[Layout, Layout, VideoThenText]:
     """Where tokens stand in a stream that begins with the oldest step among them.
 
     Args:
         watched, said: what is kept, in the order it came. Steps may be missing, at the beginning of the video and
             anywhere in the answer.
+        placed: where the patches of the kept steps stood; it is written anew. A patch may have lost any of its tokens,
+            or all: its grid moves, and they with it.
     Returns:
         Both with new positions, and the rule as it is when they have been laid out, ready for the step after them.
     """
     rule = variant.positions(t_per_step)
-    steps = watched.step[watched.kind_ids == VIDEO].unique().tolist() or [int(watched.step.max())]
+    steps = sorted(placed)
     there, here = watched.position_ids.clone(), said.position_ids.clone()
     # what came before the oldest step that is left, or with a step that is gone, counts to the next one
     ranks, spoken = (_ranks(steps, tokens.step) for tokens in (watched, said))
-    for rank in range(max(int(ranks.max()), int(spoken.max()) if len(said) else 0) + 1):
-        for run in _runs(watched, ranks == rank):
-            kind = KINDS[int(watched.kind_ids[run[0]])]
-            if kind is Kind.PROMPT:
-                start = (rule.question_start(rank),) * 3
-            elif kind is Kind.VIDEO:
-                start = rule.patch_start(rank)
-            else:
-                start = (rule.suffix_start(),) * 3
-            there[:, run] += torch.tensor(start)[:, None] - there[:, run[:1]]
-            rule.watched_end = max(rule.watched_end, int(there[:, run].max()))
-            if kind is Kind.PROMPT:
-                rule.begin_grid(rank)
+    newest = max(steps[-1], int(watched.step.max()))
+    last = bisect_left(steps, newest)
+    for rank in range(max(last, int(spoken.max()) if len(said) else 0) + 1):
+        arrived = ranks == rank
+        for run in _runs(watched, arrived & watched.where(Kind.PROMPT)):
+            start = rule.question_start(rank)
+            there[:, run] = torch.arange(start, start + len(run))
+            rule.watched_end = start + len(run) - 1
+            rule.begin_grid(rank)
+        if rank < len(steps):
+            old = placed[steps[rank]]
+            new = placed[steps[rank]] = old._replace(start=rule.patch_start(rank))
+            there[:, arrived & watched.where(Kind.VIDEO)] += torch.tensor([new.start]).T - torch.tensor([old.start]).T
+            rule.watched_end = max(rule.watched_end, new.end)
+        suffix = (arrived & watched.where(Kind.SUFFIX)).nonzero()[:, 0]
+        if len(suffix):
+            start = rule.suffix_start()
+            there[:, suffix] = torch.arange(start, start + len(suffix))
+            rule.watched_end = max(rule.watched_end, start + len(suffix) - 1)
         words = (spoken == rank).nonzero()[:, 0]
         if len(words):
             start = rule.text_start(rank)
             here[:, words] = torch.arange(start, start + len(words))
             rule.said_end = max(rule.said_end, start + len(words) - 1)
-    newest = int(watched.step.max())
-    rule.renumber(newest - int(ranks.max()))
+    rule.renumber(newest - last)
     return replace(watched, position_ids=there), replace(said, position_ids=here), rule
 
 
@@ -112,13 +115,11 @@ def _ranks(steps: list[int], of: torch.Tensor) -> torch.Tensor:
 
 
 def _runs(tokens: Layout, chosen: torch.Tensor) -> list[torch.Tensor]:
-    """Indices of chosen tokens, part by part: a question, a patch, a suffix. Neighbours of one kind that came at
-    different steps are parts of their own."""
+    """Indices of chosen tokens, question by question; neighbours that came at different steps are two."""
     index = chosen.nonzero()[:, 0]
     if not len(index):
         return []
-    kind, step, order = (column[index] for column in (tokens.kind_ids, tokens.step, tokens.order))
-    borders = (kind.diff() != 0) | (step.diff() != 0) | (order.diff() != 1)
+    borders = (tokens.step[index].diff() != 0) | (tokens.order[index].diff() != 1)
     return list(index.tensor_split((borders.nonzero()[:, 0] + 1).tolist()))
 
 
@@ -144,16 +145,21 @@ class Forgetting:
         watched, pending = cache.tokens[WATCHED], [rows for _, rows in session.pending]
         fed = cache.tokens.get(SAID)
         said = Layout.cat([part for part in (fed, *pending) if part is not None]) if fed or pending else watched[:0]
-        stays = {WATCHED: self.window.watched(watched), SAID: self.window.said(said.kind_ids)}
-        stays = {stream: index for stream, index in stays.items() if index is not None}
+        placed, words = session.cursor.placed, self.window.said(said.kind_ids)
+        oldest, stays = max(placed) - self.window.vision_s + 1, {}
+        gone = [step for step in placed if step < oldest]
+        if gone:
+            stays[WATCHED] = (~watched.where(Kind.VIDEO) | (watched.step >= oldest)).nonzero()[:, 0]
+            watched = watched[stays[WATCHED]]
+        if words is not None:
+            stays[SAID] = words
+            said, self.said_ids = said[words], [self.said_ids[i] for i in words.tolist()]
         if not stays:
             return False
-        if SAID in stays:
-            self.said_ids = [self.said_ids[i] for i in stays[SAID].tolist()]
-            said = said[stays[SAID]]
-        watched = watched[stays[WATCHED]] if WATCHED in stays else watched
+        for step in gone:
+            del placed[step]
         variant, t_per_step = session.variant, session.model.t_per_step
-        watched, said, session.cursor.rule = lay_out(variant, t_per_step, watched, said)
+        watched, said, session.cursor.rule = lay_out(variant, t_per_step, watched, said, placed)
         where = {WATCHED: watched.position_ids, SAID: said.position_ids}
         session.pending = hold(cache, session.pending, stays, where, SAID)
         return True

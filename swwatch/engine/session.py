@@ -86,10 +86,6 @@ class Session(BaseSession):
             check_parallel(self.name, self.variant)
         self.schedule = schedule or model.settings.schedule
         self.seen = Seen(model.settings.see)
-        if window is not None and model.settings.see.drops:
-            raise UserError(
-                f"see {model.settings.see}: a stream with a window sees all, choose a checkpoint that does"
-            )
         self.cursor = Cursor(self.variant, model.t_per_step)
         self.ahead: Incoming | None = None
         self.num_spoken, self.finished = 0, False
@@ -276,18 +272,15 @@ class Session(BaseSession):
         return self.model.new_cache() if self._window is None else self.model.new_cache(endless=True)
 
     def state(self) -> dict:
-        rule = dict(vars(self.cursor.rule))
         return super().state() | {
-            "cursor": {"rule": rule, "num_steps": self.cursor.num_steps, "counts": dict(self.cursor.counts)},
+            "cursor": self.cursor.state(),
             "seen": self.seen.state(),
             "said_ids": [] if self._memory is None else list(self._memory.said_ids),
         }
 
     def restore(self, state: dict) -> None:
         super().restore(state)
-        cursor = state["cursor"]
-        vars(self.cursor.rule).update(cursor["rule"])
-        self.cursor.num_steps, self.cursor.counts = cursor["num_steps"], dict(cursor["counts"])
+        self.cursor.load_state(state["cursor"])
         self.seen.load_state(state["seen"])
         if self._memory is not None:
             self._memory.said_ids = list(state["said_ids"])

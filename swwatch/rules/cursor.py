@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 import torch
 
 from swwatch.rules.layout import KINDS, Kind, Layout
-from swwatch.rules.patch import Patch
+from swwatch.rules.patch import Patch, Placed
 from swwatch.rules.schedule import Schedule, Steady, spoken_steps
 from swwatch.rules.spans import Part, Span
 from swwatch.rules.variants import Speaks, Variant, get
@@ -20,6 +20,9 @@ class Cursor:
 
     Call `prompt` once, then `watch` for every patch, `suffix` after the last, and `say` for text as it is spoken;
     `ask` where a further question comes in mid-stream.
+
+    Attributes:
+        placed: step -> where its patch stands.
     """
 
     def __init__(self, variant: Variant, t_per_step: int = 2):
@@ -27,6 +30,7 @@ class Cursor:
         self.rule = variant.positions(t_per_step)
         self.num_steps = 0
         self.counts = {WATCHED: 0, SAID: 0}
+        self.placed: dict[int, Placed] = {}
 
     def _run(self, kind: Kind, position_ids: torch.Tensor, step: int, sees: int, end: int = -1) -> Layout:
         """A run of tokens. `end`: a position that it reaches even where the tokens that stood there are dropped."""
@@ -63,10 +67,11 @@ class Cursor:
         grid_h = torch.arange(h, h + rows).repeat_interleave(columns)
         grid_w = torch.arange(w, w + columns).repeat(rows)
         where = torch.stack([torch.full_like(grid_h, t), grid_h, grid_w])
-        end = max(t, h + rows - 1, w + columns - 1) if rows and columns else -1
         if kept is not None:
             where = where[:, list(kept)]
-        run = self._run(Kind.VIDEO, where, step, step, end)
+        if rows and columns:
+            self.placed[step] = Placed((t, h, w), rows, columns)
+        run = self._run(Kind.VIDEO, where, step, step, self.placed[step].end if step in self.placed else -1)
         self.num_steps += 1
         return run
 
@@ -78,6 +83,18 @@ class Cursor:
         """Text spoken at `step`. `sees`: newest step that the tokens it PREDICTS may see; by default `step`."""
         start = self.rule.text_start(step) if length else 0
         return self._run(kind, _line(start, length), step, step if sees is None else sees)
+
+    def state(self) -> dict:
+        """What later tokens depend on, in numbers and texts."""
+        placed = {step: tuple(patch) for step, patch in self.placed.items()}
+        facts = {"num_steps": self.num_steps, "counts": dict(self.counts)}
+        return facts | {"rule": dict(vars(self.rule)), "placed": placed}
+
+    def load_state(self, state: dict) -> None:
+        """Go on from a `state` of the same variant."""
+        vars(self.rule).update(state["rule"])
+        self.num_steps, self.counts = state["num_steps"], dict(state["counts"])
+        self.placed = {step: Placed(*patch) for step, patch in state["placed"].items()}
 
 
 def _line(start: int, length: int) -> torch.Tensor:

@@ -26,3 +26,21 @@ class Patch(NamedTuple):
     @property
     def num_dropped(self) -> int:
         return 0 if self.kept is None else self.num_arrived - len(self.kept)
+
+
+class Placed(NamedTuple):
+    """Where the grid of a patch stands, whichever of its tokens are kept.
+
+    Attributes:
+        start: (t, h, w) of its first cell.
+    """
+
+    start: tuple[int, int, int]
+    rows: int
+    columns: int
+
+    @property
+    def end(self) -> int:
+        """The largest position that it reaches."""
+        t, h, w = self.start
+        return max(t, h + self.rows - 1, w + self.columns - 1)

@@ -18,6 +18,8 @@ from swwatch.policies.choose import Greedy
 from swwatch.policies.speak import RandomK, WaitK
 from swwatch.rules.cursor import layout
 from swwatch.rules.layout import KINDS, Kind, Layout
+from swwatch.rules.patch import Placed
+from swwatch.rules.schedule import Now
 from swwatch.rules.variants import Speaks, get, speaking
 from swwatch.rules.visibility import SAID, WATCHED
 from swwatch.toy.checkpoint import make_checkpoint
@@ -161,8 +163,8 @@ class Said(WaitK):
         object.__setattr__(self, "at", at)
         object.__setattr__(self, "k", 1)
 
-    def budget(self, step: int) -> int:
-        return self.at.get(step, 0)
+    def budget(self, now: Now) -> int:
+        return self.at.get(now.step, 0)
 
 
 @pytest.mark.parametrize("variant", PARALLEL)
@@ -171,7 +173,11 @@ class Said(WaitK):
 def test_laying_out_a_whole_stream_anew_gives_the_layout_it_had(variant, sizes, schedule):
     whole = layout(variant, 5, sizes, 14, schedule=schedule)
     watched, said = (whole[whole.stream == stream] for stream in (WATCHED, SAID))
-    again, words, _ = lay_out(get(variant), 2, watched, said)
+    firsts = [
+        watched[watched.where(Kind.VIDEO) & (watched.step == step)].position_ids[:, 0] for step in range(len(sizes))
+    ]
+    placed = {step: Placed(tuple(first.tolist()), *sizes[step]) for step, first in enumerate(firsts)}
+    again, words, _ = lay_out(get(variant), 2, watched, said, dict(placed))
     assert torch.equal(again.position_ids, watched.position_ids)
     assert torch.equal(words.position_ids, said.position_ids)
 

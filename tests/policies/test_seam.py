@@ -19,6 +19,7 @@ from swwatch.data.packing import Pack
 from swwatch.data.prompt import IGNORED, load_prompts
 from swwatch.engine.batch import Batch, Ended
 from swwatch.engine.beside import StreamsSession, TwoDeviceSession
+from swwatch.engine.endless import Window
 from swwatch.engine.fused import FusedSession
 from swwatch.engine.requests import drive
 from swwatch.engine.session import Session
@@ -259,6 +260,43 @@ def test_p9_sessions_together_say_what_each_says_alone(world, variant, see):
             assert not isinstance(event, Ended) or event.error is None
             said[number].append(event)
     assert [plain(events) for events in said.values()] == alone
+
+
+@pytest.mark.parametrize("see", SEES, ids=str)
+@pytest.mark.parametrize("variant", PARALLEL)
+def test_a_window_strikes_out_what_see_drops_and_moves_nothing_else(world, variant, see):
+    """What is left stands where it would if nothing had been dropped, in every engine; a state knows it."""
+    model, samples = world(variant, see, EveryThird(2))
+    stream = stream_of(samples[0])
+    answer = stream.answer[:20]
+    how = {"window": Window(vision_s=3, text_sink=2, text_window=5), "choose": Greedy(max_new_tokens=20)}
+
+    def watched_after(step, policy=see, again=False):
+        with mock.patch.object(model, "settings", replace(model.settings, see=policy)):
+            session, last = (ToldSession(model, stream.prompt, **how).tell(answer) for _ in range(2))
+            for _ in drive(model, session.begin()):
+                pass
+            for number in range(step + 1):
+                if again and number == step:
+                    last.restore(session.state())
+                    last.seen_logits = list(session.seen_logits)
+                    session = last
+                for _ in drive(model, session.watch(stream.pixels[number], stream.grids[number], number + 0.5)):
+                    pass
+        return session
+
+    for step in range(7):
+        ours, whole = watched_after(step), watched_after(step, ALL)
+        kept, everything = ours.cache.tokens[WATCHED], whole.cache.tokens[WATCHED]
+        places = everything.position_ids.T.tolist()
+        assert [place for place in kept.position_ids.T.tolist() if place not in places] == []
+        assert vars(ours.cursor.rule) == vars(whole.cursor.rule) and ours.cursor.placed == whole.cursor.placed
+        assert len(ours.cursor.placed) <= 3 and len(kept) < len(everything)
+        restored = watched_after(step, again=True)
+        assert torch.equal(restored.cache.tokens[WATCHED].position_ids, kept.position_ids)
+        assert restored.cursor.placed == ours.cursor.placed
+    serial, fused = (kind(model, stream.prompt, **how) for kind in (Session, FusedSession))
+    assert spoken_by(model, fused, Paced(stream)) == spoken_by(model, serial, Paced(stream))
 
 
 @pytest.mark.parametrize("see", SEES, ids=str)

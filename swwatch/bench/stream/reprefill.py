@@ -49,6 +49,8 @@ class Reprefill:
         self.variant = variants.get(model.settings.variant)
         if self.variant.speaks is Speaks.OFFLINE:
             raise UserError(f"reprefill runs every step again, and {self.variant.name!r} speaks after the last alone")
+        if model.settings.see.drops:
+            raise UserError(f"reprefill feeds all tokens, and the checkpoint sees {model.settings.see}: leave it out")
         self.schedule, choose = schedule or model.settings.schedule, choose or Greedy()
         self.clock = clock or SimulatedClock()
         self.cursor = Cursor(self.variant, model.t_per_step)
