@@ -28,6 +28,7 @@ BESIDE = {
     ("toy", "data"),
     ("toy", "metrics"),
     ("live", "narrate"),
+    ("live", "client"),  # the messages of its protocol
     ("watch", "client"),
 }
 FLOOR_OF = {room: number for number, floor in enumerate(FLOORS) for room in floor}

@@ -13,6 +13,7 @@ from typing import Protocol
 from swwatch.client import protocol
 from swwatch.client.protocol import Ack, End, Error, Event, Frame, Opened, ProtocolError, Reason
 from swwatch.errors import UserError
+from swwatch.live.messages import Messages
 from swwatch.live.stage import Asked, Dropped, Ended, LiveSession, Token, Watched
 from swwatch.serve.limits import MAX_ASKS, ORDERS_PER_S, REPLAY, Bucket, decode
 from swwatch.serve.log import log
@@ -64,8 +65,8 @@ class Session:
         self._away_s: float | None = now()
         self._bucket, self._told_fast_s = Bucket(limits.max_frame_rate, now), -math.inf
         self._orders, self._asks = Bucket(ORDERS_PER_S, now), 0  # questions that have not taken effect
-        self._frames_in = self._refused = self._frames_before = self._tokens = 0
-        self._dropped_before = self._steps_dropped = 0
+        self._messages = Messages()
+        self._frames_in = self._refused = self._frames_before = self._dropped_before = 0
         self._finishing = False  # no more frames will come
         self._tasks = [asyncio.create_task(self._guard(work)) for work in (self._pump(), self._tick())]
 
@@ -230,12 +231,13 @@ class Session:
             self.metrics.errors.labels("model_error").inc()
             self._reason = "error"
         reason = self._reason or "finished"
-        self._put(End(reason=reason, tokens=self._tokens, recording=self.opened.recording))
+        self._put(End(reason=reason, tokens=self._messages.num_tokens, recording=self.opened.recording))
         self.over = True
         if self.source is not None:
             self.source.stop()
         self.metrics.ended.labels(reason).inc()
-        log("session ended", reason=reason, tokens=self._tokens, frames=self._frames_in, refused=self._refused)
+        counts = {"tokens": self._messages.num_tokens, "frames": self._frames_in, "refused": self._refused}
+        log("session ended", reason=reason, **counts)
         self._on_over(self)
 
     def cancel(self) -> None:
@@ -262,7 +264,7 @@ class Session:
                 if isinstance(event, Ended):
                     self._finish(event.error)
                 elif not self.over:
-                    self._put(self._told(event))
+                    self._put(self._message(event))
 
     async def _tick(self) -> None:
         """Once a second: statistics, and who has waited too long."""
@@ -294,27 +296,19 @@ class Session:
             frame_rate=round(rate, 2),
         )
 
-    def _told(self, event) -> Event:
-        """The message of one of the model's events."""
+    def _message(self, event) -> Event:
+        """The message of one of the model's events, which is counted."""
         match event:
             case Token():
-                lag_s, index = event.t_emit_s - event.t_frame_s, self._tokens
-                self._tokens += 1
                 self.metrics.tokens.inc()
-                self.metrics.lag.observe(lag_s)
-                names = ("text", "step", "newest_visible_step", "t_frame_s", "t_emit_s")
-                return protocol.Token(**{n: getattr(event, n) for n in names}, lag_s=lag_s, index=index)
+                self.metrics.lag.observe(event.t_emit_s - event.t_frame_s)
             case Watched():
                 self.metrics.steps.inc()
-                return protocol.Watched(step=event.step, arrival_s=event.arrival_s, t_s=event.t_s)
             case Asked():
                 self._asks -= 1
-                return protocol.Asked(step=event.step, question=event.text, t_s=event.t_s)
             case Dropped():
                 self.metrics.steps_dropped.inc(event.steps)
-                self._steps_dropped += event.steps
-                return protocol.Dropped(steps=event.steps, total=self._steps_dropped, reason=event.reason)
-        raise TypeError(f"no message for {type(event).__name__}")
+        return self._messages.message(event)
 
     def _put(self, event: Event) -> None:
         event = self.outbox.put(event)

@@ -168,7 +168,7 @@ def test_a_second_ctrl_c_leaves_at_once(run, clips, tmp_path, capsys):
         (["camera:0", "--server", "http://h", "--see", "all"], "--see is for a model here"),
         (["camera:0", "--see", "most"], "Write all"),
         (["camera:0", "--speak", "often"], "wait-k:3"),
-        (["camera:0", "--speak", "wait-k:2", "--schedule", "wait-k:3"], "two names of one flag"),
+        (["camera:0", "--speak", "wait-k:2", "--schedule", "wait-k:3"], "two names of one setting"),
         (["camera:0", "--server", "http://h", "--max-new-tokens", "9"], "--max-new-tokens is for a model here"),
         (["camera:0", "--server", "http://h", "--no-realtime"], "the stream's own pace"),
         (["camera:0", "--remote"], "are for --server"),

@@ -1,0 +1,33 @@
+"""What a live session tells, in the messages of the live protocol: for a server, and for a model in this process."""
+
+from swwatch.client import protocol
+from swwatch.live.stage import Asked, Dropped, Token, Watched
+
+
+class Messages:
+    """Of one session.
+
+    Attributes:
+        num_tokens, num_dropped: tokens said and steps lost so far.
+    """
+
+    def __init__(self):
+        self.num_tokens = self.num_dropped = 0
+
+    def message(self, event: Token | Watched | Asked | Dropped) -> protocol.Event:
+        """The message of an event, without its number."""
+        match event:
+            case Token():
+                self.num_tokens += 1
+                names = ("text", "step", "newest_visible_step", "t_frame_s", "t_emit_s")
+                facts = {name: getattr(event, name) for name in names}
+                lag_s = event.t_emit_s - event.t_frame_s
+                return protocol.Token(**facts, lag_s=lag_s, index=self.num_tokens - 1)
+            case Watched():
+                return protocol.Watched(step=event.step, arrival_s=event.arrival_s, t_s=event.t_s)
+            case Asked():
+                return protocol.Asked(step=event.step, question=event.text, t_s=event.t_s)
+            case Dropped():
+                self.num_dropped += event.steps
+                return protocol.Dropped(steps=event.steps, total=self.num_dropped, reason=event.reason)
+        raise TypeError(f"no message for {type(event).__name__}")

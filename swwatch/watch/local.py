@@ -1,0 +1,119 @@
+"""A model in this process narrates a live source: frames in, a server's messages out."""
+
+import threading
+from collections.abc import Iterable, Iterator
+
+import numpy as np
+
+from swwatch.client import protocol
+from swwatch.data.prompt import load_prompts
+from swwatch.errors import UserError
+from swwatch.live.messages import Messages
+from swwatch.live.stage import Ended, Room, Stage
+from swwatch.model.loading import Loaded
+from swwatch.policies.choose import Greedy
+
+LONGEST_S = 1800  # of video on a GPU, where memory is set aside beforehand; elsewhere there is no limit
+MOST_TOKENS = 4096
+
+
+class LocalNarrator:
+    """One session on a stage of its own. A context manager.
+
+    Attributes:
+        about: what narrates, in words; notes: what the user should know.
+    """
+
+    def __init__(
+        self,
+        loaded: Loaded,
+        *,
+        question: str | None = None,
+        engine: str = "auto",
+        max_new_tokens: int = MOST_TOKENS,
+        keeps_up: bool = True,
+        notes: Iterable[str] = (),
+    ):
+        """
+        Args:
+            question: by default the evaluation question.
+            max_new_tokens: of the whole answer.
+            keeps_up: steps that the model is too slow for are dropped; else the source waits.
+        Raises:
+            UserError: the engine cannot run the variant, or no memory is left.
+        """
+        self.notes, question = list(notes), question or load_prompts().eval_question
+        self._stage = Stage(loaded, engine=engine, max_sessions=1, room=Room(LONGEST_S, max_new_tokens))
+        try:
+            self._session = self._stage.open(
+                question=question,
+                choose=Greedy(max_new_tokens=max_new_tokens),
+                policy="drop_oldest" if keeps_up else "block",
+            )
+        except BaseException:
+            self._stage.close()
+            raise
+        settings = loaded.settings
+        why = f"engine {self._stage.engine}: {self._stage.why}"
+        self.about = f"{settings.variant}, {settings.schedule} | {question}\n{why}"
+        self.ask, self.pause = self._session.ask, self._session.pause
+        self.resume, self.end = self._session.resume, self._session.end
+        self._messages, self._stopped = Messages(), False
+
+    def stop(self) -> None:
+        """End now."""
+        self._stopped = True
+        self._session.stop()
+
+    def watch(self, frames: Iterable[tuple[float, np.ndarray]]) -> Iterator[protocol.Event]:
+        """Feed a source from a thread and iterate over the events, numbered, `End` as the last.
+
+        Args:
+            frames: (seconds of the stream, (H, W, 3) uint8 RGB), at any rate.
+        Raises:
+            UserError: the session's own, or once the rest is said what `frames` raises.
+        """
+        failures: list[BaseException] = []
+
+        def push() -> None:
+            try:
+                for timestamp_s, frame in frames:
+                    if self._session.push(timestamp_s, frame).reason == "ended":
+                        break
+            except BaseException as error:  # told where the events are read
+                failures.append(error)
+            self._session.end()
+
+        threading.Thread(target=push, name="watch", daemon=True).start()
+        try:
+            for number, event in enumerate(self._events()):
+                yield self._message(event).model_copy(update={"n": number})
+        except UserError:
+            if failures:  # why there was nothing to watch is the better reason
+                raise failures[0] from None
+            raise
+        if failures:
+            raise failures[0]
+
+    def _events(self) -> Iterator:
+        while events := self._session.read():
+            yield from events
+
+    def _message(self, event) -> protocol.Event:
+        if not isinstance(event, Ended):
+            return self._messages.message(event)
+        if event.error is not None:
+            raise event.error
+        return protocol.End(reason="stopped" if self._stopped else "finished", tokens=self._messages.num_tokens)
+
+    def summary(self) -> str:
+        """What came in and what became of it."""
+        stats = self._session.stats()
+        frames = f"frames {stats.frames_in}, dropped {stats.frames_dropped}"
+        return f"{frames}; seconds watched {stats.steps_watched}; tokens {stats.tokens}"
+
+    def __enter__(self) -> "LocalNarrator":
+        return self
+
+    def __exit__(self, *_) -> None:
+        self._stage.close()

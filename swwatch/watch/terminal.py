@@ -1,0 +1,87 @@
+"""A terminal in front of a narration: events are shown and written, typed lines are questions, Ctrl-C ends it."""
+
+import contextlib
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator
+
+from swwatch.errors import UserError
+from swwatch.narrate.latency import show_lag
+
+
+def event_type(event) -> str:
+    """A message's type; the client's own events have none."""
+    return getattr(event, "type", "")
+
+
+def follow(events: Iterator, out):
+    """Show every event and write it. Returns the last one, an End."""
+    end = None
+    for event in show_lag(events, notice=notice):
+        if event_type(event) == "end":
+            end = event
+        if out and getattr(event, "n", None) is not None:
+            print(event.wire(), file=out, flush=True)
+    return end
+
+
+def notice(event) -> str | None:
+    """What an event has to say besides words."""
+    match event_type(event):
+        case "asked":
+            return f"asked, from second {event.step + 1} on: {event.question}"
+        case "dropped":
+            return f"seconds not watched: {event.steps} ({event.total} so far): {event.reason}"
+        case "error":
+            return f"the server says {event.code}: {event.message}"
+        case "" if hasattr(event, "away_s"):
+            return f"connected again after {event.away_s:.1f} s, {event.lost} frames lost"
+    return None
+
+
+def typed_lines():
+    """Lines of stdin, through a reader of its own: Python cannot leave while a thread holds sys.stdin's."""
+    return open(sys.stdin.fileno(), encoding="utf-8", errors="replace", closefd=False)
+
+
+def listen(lines, narrator) -> None:
+    """Questions and orders, a line each, until there are no more."""
+    orders: dict[str, Callable[[], None]] = {
+        "/pause": narrator.pause,
+        "/resume": narrator.resume,
+        "/stop": narrator.stop,
+    }
+    for line in lines:
+        if not (text := line.strip()):
+            continue
+        try:
+            if text.startswith("/") and text not in orders:
+                raise UserError(f"{text}: write a question, or one of {', '.join(orders)}")
+            orders[text]() if text in orders else narrator.ask(text)
+        except UserError as error:  # the narration goes on
+            print(f"\n  [{error}]", file=sys.stderr, flush=True)
+
+
+@contextlib.contextmanager
+def interruptible(finish: Callable[[], None]) -> Iterator[None]:
+    """The first Ctrl-C calls `finish`, from a thread; the second one is as ever."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.getsignal(signal.SIGINT)
+
+    def on_first(*_) -> None:
+        signal.signal(signal.SIGINT, before)
+        print("\n  [Ctrl-C: no more is watched, the rest is said; again to leave]", file=sys.stderr, flush=True)
+        threading.Thread(target=finish, name="finish", daemon=True).start()  # may need a lock that this thread holds
+
+    signal.signal(signal.SIGINT, on_first)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def show_reconnect(reconnect) -> None:
+    print(f"\n  [the source is lost, trying again: {reconnect.reason}]", file=sys.stderr, flush=True)
