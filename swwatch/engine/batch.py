@@ -14,9 +14,9 @@ import torch
 
 from swwatch.engine.requests import Choose, Feed, Look, Request, Run, Wait
 from swwatch.errors import UserError
+from swwatch.model.batched import step_many, watch_many
 from swwatch.model.modeling import Watching
-from swwatch.model.ragged import step_many, watch_many
-from swwatch.model.tower import Looked
+from swwatch.model.vision_tower import VideoFeatures
 from swwatch.policies.chooser import pick_many
 
 
@@ -167,7 +167,7 @@ class Batch:
         return [*events, (key, end)]
 
 
-def _watch(model: Watching, looks: list[Look]) -> list[torch.Tensor | Looked]:
+def _watch(model: Watching, looks: list[Look]) -> list[torch.Tensor | VideoFeatures]:
     """Beside the words, one by one, where the model has a place for it and the run allows it; all others at once."""
     aside = getattr(model, "watches_aside", False)
     now = [look for look in looks if not (aside and look.aside)]

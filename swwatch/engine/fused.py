@@ -15,7 +15,7 @@ import torch
 from swwatch.engine.incoming import Incoming
 from swwatch.engine.requests import Feed, Look, Run
 from swwatch.engine.session import Session
-from swwatch.model.tower import Looked
+from swwatch.model.vision_tower import VideoFeatures
 from swwatch.rules.layout import Layout
 
 
@@ -52,5 +52,5 @@ class FusedSession(Session):
                 incoming.parts[i] = yield replace(part, aside=True)
 
 
-def _looked(incoming: Incoming) -> list[Looked]:
-    return [part for part in incoming.parts if isinstance(part, Looked)]
+def _looked(incoming: Incoming) -> list[VideoFeatures]:
+    return [part for part in incoming.parts if isinstance(part, VideoFeatures)]

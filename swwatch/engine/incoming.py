@@ -6,7 +6,7 @@ import torch
 
 from swwatch.engine.requests import Look
 from swwatch.engine.source import Ask, Step
-from swwatch.model.tower import Looked
+from swwatch.model.vision_tower import VideoFeatures
 from swwatch.rules.layout import Layout
 from swwatch.rules.patch import Patch
 
@@ -33,7 +33,7 @@ class Incoming:
     asks: list[Ask]
     rows: Layout
     patch: Patch
-    parts: list[tuple[int, ...] | Look | Looked | torch.Tensor]
+    parts: list[tuple[int, ...] | Look | VideoFeatures | torch.Tensor]
     embeds: torch.Tensor | None = None
     num_in: int = 0
 

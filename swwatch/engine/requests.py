@@ -13,7 +13,7 @@ import torch
 from swwatch.engine.source import Source
 from swwatch.model.cache import StreamCache
 from swwatch.model.modeling import Watching
-from swwatch.model.tower import Looked
+from swwatch.model.vision_tower import VideoFeatures
 from swwatch.policies.chooser import Chooser
 from swwatch.rules.layout import Layout
 
@@ -24,7 +24,7 @@ class Look:
 
     Attributes:
         kept: which of the merged tokens are wanted, rising; None: all.
-        aside: it may go on beside what is asked for next, and the answer may be a model.tower.Looked.
+        aside: it may go on beside what is asked for next, and the answer may be a model.vision_tower.VideoFeatures.
     """
 
     pixel_values: torch.Tensor
@@ -32,11 +32,11 @@ class Look:
     kept: tuple[int, ...] | None = None
     aside: bool = False
 
-    def select(self, seen: torch.Tensor | Looked) -> torch.Tensor | Looked:
+    def select(self, seen: torch.Tensor | VideoFeatures) -> torch.Tensor | VideoFeatures:
         """What is kept of the tower's answer."""
         if self.kept is None:
             return seen
-        return replace(seen, kept=self.kept) if isinstance(seen, Looked) else seen[list(self.kept)]
+        return replace(seen, kept=self.kept) if isinstance(seen, VideoFeatures) else seen[list(self.kept)]
 
 
 @dataclass(frozen=True)

@@ -33,7 +33,7 @@ from swwatch.engine.source import Step
 from swwatch.engine.trace import Asked, Spoken
 from swwatch.errors import UserError
 from swwatch.model.modeling import Watching
-from swwatch.model.tower import Looked
+from swwatch.model.vision_tower import VideoFeatures
 from swwatch.policies.choose import Choosing, Greedy
 from swwatch.policies.see import Seen
 from swwatch.rules.cursor import Cursor
@@ -175,7 +175,7 @@ class Session(BaseSession):
         """Find the embeddings of a step."""
         embeds = []
         for part in incoming.parts:
-            seen = (yield part) if isinstance(part, Look) else part.take() if isinstance(part, Looked) else part
+            seen = (yield part) if isinstance(part, Look) else part.take() if isinstance(part, VideoFeatures) else part
             embeds.append(self._embed(seen) if isinstance(seen, tuple) else seen.to(self._dtype))
         incoming.embeds = torch.cat(embeds) if embeds else self._embed([])  # nothing of a patch may be kept
 

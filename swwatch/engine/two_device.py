@@ -145,7 +145,7 @@ def _to_share(part: tuple[int, ...] | Look) -> tuple[int, ...] | Look:
 
 
 def _plain(model):
-    """A model itself, where the speaker's is a fast path around it (model/fast.py)."""
+    """A model itself, where the speaker's is a fast path around it (model/cuda_graph_model.py)."""
     return model.model if hasattr(model, "another") else model
 
 

@@ -228,7 +228,7 @@ class Watcher(ABC):
 class ThreadWatcher(Watcher):
     """A watcher in a thread of this process; on CUDA its kernels run in a stream of their own, beside the speaker's.
 
-    Both use the same weights, which are only read. A model that keeps memory between calls (model/fast.py) is asked
+    Both use the same weights, which are only read. A model that keeps memory between calls (CudaGraphModel) is asked
     for `another()`, which has its own.
     """
 

@@ -6,9 +6,9 @@ import torch
 
 from swwatch.data.budget import BUDGETS
 from swwatch.errors import UserError
-from swwatch.model.fast import FastModel
+from swwatch.model.cuda_graph_model import CudaGraphModel
 from swwatch.model.loading import Loaded
-from swwatch.model.static_cache import NoRoom
+from swwatch.model.static_cache import CacheFull
 
 QUESTIONS = 1024  # tokens: of the system prompt, all questions and the suffix
 HEADERS = 64  # tokens: an answer's header, once for each question that is answered anew
@@ -30,7 +30,7 @@ class Room:
         if self.video_s < 1 or self.tokens < 1:
             raise UserError(f"a session needs room for 1 second and 1 token at least: {self}")
 
-    def outgrown(self, error: NoRoom) -> UserError:
+    def outgrown(self, error: CacheFull) -> UserError:
         """What to say to the user of a session that came to its limit."""
         return UserError(
             f"the session has outgrown its room of {self.video_s} s of video and {self.tokens} spoken tokens: open "
@@ -52,7 +52,7 @@ def settle_fast(fast: bool | None, model) -> tuple[bool, str]:
 
 
 def quicken(loaded: Loaded, room: Room, seats: int) -> Loaded:
-    """The same model on the fast path (model.fast), with a seat for each of so many sessions.
+    """The same model on the fast path (model.cuda_graph_model), with a seat for each of so many sessions.
 
     Raises:
         UserError: the memory of so many seats is not there, or the fast path cannot run the model.
@@ -61,7 +61,7 @@ def quicken(loaded: Loaded, room: Room, seats: int) -> Loaded:
     most = budget.max_pixels // (processor.patch_size * processor.merge_size) ** 2  # tokens a step
     watched, said = QUESTIONS + room.video_s * most, HEADERS + room.tokens
     try:
-        return replace(loaded, model=FastModel(loaded.model, watched, said, seats=seats))
+        return replace(loaded, model=CudaGraphModel(loaded.model, watched, said, seats=seats))
     except (torch.OutOfMemoryError, MemoryError) as error:
         raise UserError(
             f"no memory for {seats} sessions of {room.video_s} s of video and {room.tokens} spoken tokens each: allow "

@@ -27,7 +27,7 @@ from swwatch.errors import UserError
 from swwatch.live.memory import Room, quicken, settle_fast
 from swwatch.live.session import Dropped, LiveClock, LiveSession, Pushed, Stats
 from swwatch.model.loading import Loaded
-from swwatch.model.static_cache import NoRoom
+from swwatch.model.static_cache import CacheFull
 from swwatch.narrate.words import Token, with_text
 from swwatch.policies.choose import Choosing
 from swwatch.policies.speak import Speak, parse_schedule
@@ -68,7 +68,7 @@ class Stage:
             max_sessions: so many may be open at once.
             room: of each session on the fast path, whose memory is taken at once; one that outgrows it ends with an
                 error. Elsewhere memory is taken as a session grows, and this says nothing.
-            fast: take the fast path (model/fast.py); by default on CUDA.
+            fast: take the fast path (model/cuda_graph_model.py); by default on CUDA.
             now: seconds on a clock that never goes back.
         Raises:
             UserError: an engine that cannot run the checkpoint's variant, a pixel budget for whole videos, or no
@@ -209,7 +209,7 @@ class Stage:
             if event.error is not None and not isinstance(event.error, UserError):
                 log.error("a live session failed", exc_info=event.error)
             error = event.error
-            self._end(session, self.room.outgrown(error) if isinstance(error, NoRoom) else error)
+            self._end(session, self.room.outgrown(error) if isinstance(error, CacheFull) else error)
             if isinstance(error, WatcherGone):
                 raise error  # all sessions share it, and so would those to come
 

@@ -74,7 +74,7 @@ def _visible(q: dict, k: dict):
 
 
 @dataclass(frozen=True)
-class Apart:
+class SplitSamples:
     """The S samples of a batch as rows of their own, padded to the longest (M tokens), for attention alone.
 
     Attributes:
@@ -88,7 +88,7 @@ class Apart:
     mask: torch.Tensor
 
 
-def samples_apart(columns: torch.Tensor) -> Apart | None:
+def split_samples(columns: torch.Tensor) -> SplitSamples | None:
     """(B, 5, L) columns -> its samples as rows, padding counting as a sample: in a packed row they see nothing of one
     another, and so they need cost little more than alone.
 
@@ -104,7 +104,7 @@ def samples_apart(columns: torch.Tensor) -> Apart | None:
     real = place < sizes[:, None]  # (S, M)
     index = (borders[:-1, None] + place.minimum(sizes[:, None] - 1)).flatten()
     rows = columns.transpose(0, 1).flatten(1)[:, index].unflatten(1, real.shape).transpose(0, 1)  # (S, 5, M)
-    return Apart(index, real.flatten().nonzero()[:, 0], dense_mask(rows) & real[:, None, None])
+    return SplitSamples(index, real.flatten().nonzero()[:, 0], dense_mask(rows) & real[:, None, None])
 
 
 def block_mask(columns: torch.Tensor) -> BlockMask:

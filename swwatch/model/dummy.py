@@ -19,7 +19,7 @@ MARKUP = Markup(video=10, vision_start=11, im_end=12, suffix=(13, 12, 14), heade
 WORD = 50  # what a blank model says, again and again
 
 
-class Pieces:
+class DummyTokenizer:
     """A tokenizer of its own: words, digits and marks become ids in the order they are met."""
 
     FIRST = 20
@@ -40,7 +40,7 @@ class Pieces:
         return "".join(names[number] for number in ids)
 
 
-class Saying(Chooser):
+class ScriptedChooser(Chooser):
     """Chooses as a session's own chooser does, and then says what it is told: so many tokens a turn.
 
     Args:
@@ -58,7 +58,7 @@ class Saying(Chooser):
         return self._end[len(self._end) - 1 - left] if left < len(self._end) else next(self._words)
 
 
-class Blank:
+class DummyModel:
     """Stands for a Watching: keeps a cache as one does, and has nothing to say but WORD.
 
     Args:

@@ -18,13 +18,13 @@ from swwatch.data.batch import stack_rows
 from swwatch.data.pixels import merged_grids
 from swwatch.data.prompt import Markup, parse
 from swwatch.errors import UserError
-from swwatch.model.attention import BACKENDS, block_mask, check_attention, dense_mask, flash_segments, samples_apart
+from swwatch.model.attention import BACKENDS, block_mask, check_attention, dense_mask, flash_segments, split_samples
 from swwatch.model.cache import StreamCache
 from swwatch.model.loss import token_loss
 from swwatch.model.settings import Settings
-from swwatch.model.tower import Looked
 from swwatch.model.upstream import attention_of, mask_as_it_is, set_attention, swap_class
-from swwatch.model.vision import PatchProduct
+from swwatch.model.vision_attention import LinearPatchEmbed
+from swwatch.model.vision_tower import VideoFeatures
 from swwatch.policies.see import kept_features, see_video
 from swwatch.rules import variants
 from swwatch.rules.families import Family, t_step
@@ -50,7 +50,7 @@ class Watching:
 
     def __init__(self, config: PretrainedConfig):
         super().__init__(config)
-        swap_class(self.model.visual.patch_embed.proj, PatchProduct)
+        swap_class(self.model.visual.patch_embed.proj, LinearPatchEmbed)
         for block in self.model.visual.blocks:
             swap_class(block.attn, self.vision_attention)
         for layer in self.model.language_model.layers:
@@ -206,7 +206,7 @@ class Watching:
         if columns is not None:
             if attention_mask is not None:
                 raise UserError("columns and attention_mask both say who may attend to whom: pass one of them")
-            attention_mask, segments = self.execute(columns)
+            attention_mask, segments = self.masks_for(columns)
             kwargs |= segments
         elif attention_mask is None or attention_mask.ndim != 4:
             if variants.get(self.settings.variant).streams > 1:
@@ -219,7 +219,7 @@ class Watching:
             input_ids = pixel_values_videos = None
         inputs = {
             "input_ids": input_ids,
-            "attention_mask": self.executable(attention_mask),
+            "attention_mask": self.backend_mask(attention_mask),
             "position_ids": position_ids,
             "past_key_values": past_key_values,
             "inputs_embeds": inputs_embeds,
@@ -233,7 +233,7 @@ class Watching:
         loss = token_loss(hidden, labels, self.lm_head, num_items=num_items, way=self.loss_way)
         return CausalLMOutputWithPast(loss=loss)
 
-    def execute(self, columns: torch.Tensor) -> tuple[torch.Tensor | BlockMask | dict | None, dict]:
+    def masks_for(self, columns: torch.Tensor) -> tuple[torch.Tensor | BlockMask | dict | None, dict]:
         """(B, 5, L) columns -> the attention mask of this backend, and further arguments for its kernel.
 
         Raises:
@@ -241,18 +241,18 @@ class Watching:
         """
         if self.attention == "flash_attention_2":
             return None, flash_segments(columns)
-        if self.attention == "sdpa" and (apart := samples_apart(columns)) is not None:
+        if self.attention == "sdpa" and (apart := split_samples(columns)) is not None:
             return mask_as_it_is(self.config.text_config, apart), {}
         if self.attention != "flex":
-            return self.executable(dense_mask(columns)), {}
+            return self.backend_mask(dense_mask(columns)), {}
         if columns.device.type == "cpu" and torch.is_grad_enabled():
             raise UserError("FlexAttention has no backward pass on a CPU: train with sdpa there, or under no_grad")
         return block_mask(columns), {}
 
-    def executable(self, mask: torch.Tensor | None) -> torch.Tensor | None:
+    def backend_mask(self, mask: torch.Tensor | None) -> torch.Tensor | None:
         """A dense mask in the form that the attention backend executes."""
         backend = self.attention
-        if isinstance(mask, BlockMask | dict):  # made by `execute`
+        if isinstance(mask, BlockMask | dict):  # made by `masks_for`
             return mask
         if backend == "flex":
             raise UserError("flex makes its mask from columns and feeds whole sequences only: use sdpa or eager here")
@@ -276,9 +276,9 @@ class Watching:
         features = self.model.get_video_features(pixel_values.to(device), grid_thw.to(device)).pooler_output
         return torch.cat(features)
 
-    def begin_watching(self, pixel_values: torch.Tensor, grid_thw: torch.Tensor) -> Looked:
+    def begin_watching(self, pixel_values: torch.Tensor, grid_thw: torch.Tensor) -> VideoFeatures:
         """`watch_video` for a caller that has other work meanwhile. This model has no stream to do it beside."""
-        return Looked(self.watch_video(pixel_values, grid_thw))
+        return VideoFeatures(self.watch_video(pixel_values, grid_thw))
 
     @torch.no_grad()
     def step(
@@ -300,7 +300,7 @@ class Watching:
         hidden = self.model.language_model(
             inputs_embeds=embeds[None],
             position_ids=rows.position_ids[:, None].to(embeds.device),
-            attention_mask=self.executable(mask),
+            attention_mask=self.backend_mask(mask),
             past_key_values=cache,
             use_cache=True,
         ).last_hidden_state

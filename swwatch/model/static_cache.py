@@ -1,9 +1,9 @@
 """Keys and values in memory that never moves: what a CUDA graph needs, and what needs no copying as a session grows.
 
-A `Store` is allocated once and has a seat for each session; a `StaticCache` is the session in one seat and does what
-`StreamCache` does. A token takes the next free slot of its seat, watched or said, so that the first n slots always
-hold all n tokens. Who may see a slot is told by its columns (stream, order, step), which lie beside it on the device:
-the mask of a forward is made there from the one rule in visibility.py. An empty slot belongs to no stream.
+A `SlotStore` is allocated once and has a seat for each session; a `StaticCache` is the session in one seat and does
+what `StreamCache` does. A token takes the next free slot of its seat, watched or said, so that the first n slots
+always hold all n tokens. Who may see a slot is told by its columns (stream, order, step), which lie beside it on the
+device: the mask of a forward is made there from the one rule in visibility.py. An empty slot belongs to no stream.
 """
 
 import gc
@@ -21,11 +21,11 @@ NOBODY = 2  # the stream of an empty slot: neither WATCHED nor SAID, so the rule
 ALIGNMENT = 64  # lengths that are read are multiples of it: attention kernels want aligned masks
 
 
-class NoRoom(UserError):
+class CacheFull(UserError):
     """A session has more tokens than its seat can take."""
 
 
-class Store:
+class SlotStore:
     """The slots of all seats, in every layer.
 
     Attributes:
@@ -91,7 +91,7 @@ class StaticCache(Cache):
         num_fed: tokens ever placed or received.
     """
 
-    def __init__(self, store: Store):
+    def __init__(self, store: SlotStore):
         super().__init__(layers=[])
         self.store, self.seat = store, store.seat(self)
         self.length = self.num_fed = self.evictions = 0
@@ -102,13 +102,13 @@ class StaticCache(Cache):
         """Take slots for new tokens, which the caller then fills; returns the first of them.
 
         Raises:
-            NoRoom: more tokens than this session may have. Nothing has changed then.
+            CacheFull: more tokens than this session may have. Nothing has changed then.
         """
         said = int(rows.stream.sum()) if len(rows) else 0
         counts = {WATCHED: self.counts[WATCHED] + len(rows) - said, SAID: self.counts[SAID] + said}
         for stream, name in ((WATCHED, "max_watched"), (SAID, "max_said")):
             if counts[stream] > self.store.limits[stream]:
-                raise NoRoom(
+                raise CacheFull(
                     f"this session needs room for {counts[stream]} tokens and has {self.store.limits[stream]}: "
                     f"raise {name}, or end it earlier"
                 )
@@ -191,7 +191,7 @@ class StaticCache(Cache):
 
         Raises:
             ValueError: rows that do not continue what was watched, or keys and values of another shape.
-            NoRoom: they are too many.
+            CacheFull: they are too many.
         """
         known = self.tokens.get(WATCHED)
         due = 0 if known is None else int(known.order[-1]) + 1

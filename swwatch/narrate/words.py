@@ -14,7 +14,7 @@ from swwatch.engine.endless import Window
 from swwatch.engine.requests import Run, drive
 from swwatch.engine.source import FileSource, Step
 from swwatch.engine.trace import SimulatedClock, Spoken
-from swwatch.model.fast import FastModel
+from swwatch.model.cuda_graph_model import CudaGraphModel
 from swwatch.model.loading import Loaded
 from swwatch.policies.choose import Greedy
 from swwatch.policies.speak import Speak, parse_schedule
@@ -107,7 +107,7 @@ def quicken(
     max_new_tokens: int = 300,
     warm: bool = False,
 ) -> Loaded:
-    """The same model on the fast path (model.fast), with room for one narration of frames like `first`.
+    """The same model on the fast path (model.cuda_graph_model), with room for one narration of frames like `first`.
 
     Args:
         num_steps: the most that will be watched.
@@ -121,7 +121,7 @@ def quicken(
     num_video = encoder.tokens_per_step(*first.frames.shape[1:3], first.num_frames)
     num_prompt, markup = len(prompt_ids(loaded.tokenizer, system, question)), loaded.markup
     watched = num_prompt + num_steps * num_video + len(markup.suffix)
-    model = FastModel(loaded.model, watched, len(markup.header) + max_new_tokens)
+    model = CudaGraphModel(loaded.model, watched, len(markup.header) + max_new_tokens)
     if warm:
         riding = -(-num_video // parse_schedule(loaded.settings.schedule).k)
         model.warm_up([(1,), (len(markup.header),), (num_video,), (riding + 1,)], [grid])

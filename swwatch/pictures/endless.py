@@ -17,7 +17,7 @@ from swwatch.engine.session import Session
 from swwatch.engine.source import Ask, Order, Step
 from swwatch.engine.trace import Spoken
 from swwatch.engine.turns import STEP_S, Said, TurnSession
-from swwatch.model.dummy import MARKUP, Blank, Pieces, Saying
+from swwatch.model.dummy import MARKUP, DummyModel, DummyTokenizer, ScriptedChooser
 from swwatch.policies.choose import Greedy
 from swwatch.policies.keep import default_windows
 from swwatch.policies.speak import WaitK
@@ -110,11 +110,15 @@ def turns_story(
     windows = windows or default_windows(row)
 
     def open_session(eviction: str | None, policy: str | None) -> TurnSession:
-        turns = Turns(Pieces(), row)
-        blank = Blank(system, t_per_step=1 if system == "livecc" else 2, vocab_size=FIRST_WORD + words * seconds + 1)
+        turns = Turns(DummyTokenizer(), row)
+        blank = DummyModel(
+            system, t_per_step=1 if system == "livecc" else 2, vocab_size=FIRST_WORD + words * seconds + 1
+        )
         options = {"eviction": eviction, "policy": policy, "windows": windows}
         session = TurnSession(blank, turns, choose=Greedy(1.0, words + 2), **options)
-        session.chooser = Saying(session.chooser, words + 2, (*turns.ellipsis, turns.im_end), count(FIRST_WORD))
+        session.chooser = ScriptedChooser(
+            session.chooser, words + 2, (*turns.ellipsis, turns.im_end), count(FIRST_WORD)
+        )
         return session
 
     session = open_session(eviction, policy)
@@ -142,7 +146,10 @@ def endless_story(variant: str, seconds: int, grid: tuple[int, int], words: int,
 
     def open_session(window: Window | None) -> Session:
         return Session(
-            Blank(variant, WaitK(words)), [MARKUP.im_end] * prompt, choose=Greedy(max_new_tokens=None), window=window
+            DummyModel(variant, WaitK(words)),
+            [MARKUP.im_end] * prompt,
+            choose=Greedy(max_new_tokens=None),
+            window=window,
         )
 
     session = open_session(window)

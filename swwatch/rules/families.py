@@ -15,6 +15,7 @@ class Family:
         name: "model_type" in config.json, and the name of the family's file.
         prefix: what the names of its classes in transformers begin with.
         counts_seconds: temporal positions go by `tokens_per_second` of its configuration; else by patches.
+        windows: most blocks of its vision tower attend within windows of a picture.
         vision: configuration of its vision tower, from depth, width, width inside the feed-forward layers, and the
             LLM's width.
     """
@@ -22,6 +23,7 @@ class Family:
     name: str
     prefix: str
     counts_seconds: bool
+    windows: bool
     vision: Callable[[int, int, int, int], dict]
 
     @property
@@ -61,7 +63,7 @@ def _plain_vision(depth: int, width: int, inner: int, llm_width: int) -> dict:
 FAMILIES = {
     family.name: family
     for family in (
-        Family("qwen2_5_vl", "Qwen2_5_VL", True, _windowed_vision),
-        Family("qwen2_vl", "Qwen2VL", False, _plain_vision),
+        Family("qwen2_5_vl", "Qwen2_5_VL", counts_seconds=True, windows=True, vision=_windowed_vision),
+        Family("qwen2_vl", "Qwen2VL", counts_seconds=False, windows=False, vision=_plain_vision),
     )
 }

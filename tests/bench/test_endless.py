@@ -17,7 +17,7 @@ from swwatch.bench.endless.settings import EndlessSettings
 from swwatch.config import load_settings
 from swwatch.data.turns.prompt import Turns
 from swwatch.errors import UserError
-from swwatch.model.dummy import Pieces
+from swwatch.model.dummy import DummyTokenizer
 from swwatch.rules.systems import SYSTEMS
 
 SECONDS = 24
@@ -175,7 +175,7 @@ def test_on_a_gpu_the_papers_sizes_are_the_default():
 
 
 def test_the_made_up_tokenizer_gives_text_back_and_cuts_labels_as_the_real_one():
-    pieces = Pieces()
+    pieces = DummyTokenizer()
     text = "<|im_start|>user\nTime=10.0-11.0s<|vision_start|>Commentate on this match ..."
     assert pieces.decode(pieces.encode(text)) == text
     turn = Turns(pieces, SYSTEMS["streamingvlm"]).turn(0, 1234.0, 1235.0, (1, 1, 1))

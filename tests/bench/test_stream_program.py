@@ -210,7 +210,7 @@ def test_a_checkpoint_is_measured_in_place_of_a_shape(tiny_checkpoint):
 def test_it_needs_no_video_decoder_data_sets_or_training():
     """A borrowed GPU machine may have none of them."""
     code = "import sys, swwatch.bench.stream.measure, swwatch.bench.stream.plots\n"
-    code += "import swwatch.model.fast, swwatch.engine.fused\n"
+    code += "import swwatch.model.cuda_graph_model, swwatch.engine.fused\n"
     code += (
         "import swwatch.bench.live.measure, swwatch.bench.endless.measure; from swwatch.data.budget import BUDGETS\n"
     )

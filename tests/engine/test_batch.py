@@ -15,9 +15,9 @@ from swwatch.engine.serial import SerialSession
 from swwatch.engine.session import Session
 from swwatch.engine.source import Step
 from swwatch.engine.trace import Spoken
-from swwatch.model import ragged
+from swwatch.model import batched
 from swwatch.model.cache import StreamCache
-from swwatch.model.tower import Looked
+from swwatch.model.vision_tower import VideoFeatures
 from swwatch.policies.choose import Greedy
 from swwatch.policies.chooser import pick_many
 from swwatch.policies.speak import RandomK, WaitK
@@ -220,7 +220,7 @@ def test_the_comparison_would_notice_another_sessions_cache(load_tiny, monkeypat
             cursors.append(session.cursor)
         rows = [cursor.watch(1, 2) for cursor in cursors]
         embeds = list(torch.randn(2, 2, loaded.model.config.text_config.hidden_size, generator=_seeded()))
-        logits[swapped] = ragged.step_many(loaded.model, caches[::-1] if swapped else caches, rows, embeds)
+        logits[swapped] = batched.step_many(loaded.model, caches[::-1] if swapped else caches, rows, embeds)
     right, wrong = (torch.stack(logits[swapped]) for swapped in (False, True))
     assert (wrong - right).abs().max() > 1e-2
 
@@ -238,7 +238,7 @@ def test_pictures_are_watched_aside_where_the_model_has_a_place_for_it(load_tiny
     monkeypatch.setattr(fast, "watches_aside", True)  # as with CUDA graphs
     begun, polls = [], []
 
-    class Later(Looked):
+    class Later(VideoFeatures):
         """Ready when asked for the third time."""
 
         @property

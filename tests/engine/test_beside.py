@@ -16,7 +16,7 @@ from swwatch.engine.source import Ask
 from swwatch.engine.trace import Spoken, Watched
 from swwatch.engine.watcher import ThreadWatcher
 from swwatch.errors import UserError
-from swwatch.model.fast import FastModel
+from swwatch.model.cuda_graph_model import CudaGraphModel
 from swwatch.policies.choose import Greedy
 from swwatch.policies.speak import RandomK, WaitK
 from swwatch.rules.variants import VARIANTS, Speaks, speaking
@@ -259,7 +259,7 @@ def test_the_table_of_engines_opens_it(load_tiny):
 def test_beside_a_fast_model_the_watcher_has_another_one(load_tiny):
     loaded = load_tiny("group")
     stream = random_stream(loaded, SIZES, answer_len=0)
-    fast = FastModel(loaded.model, 100, 60, seats=2, first_length=32)
+    fast = CudaGraphModel(loaded.model, 100, 60, seats=2, first_length=32)
     with ThreadWatcher(fast) as watcher:
         assert watcher._eye.model is not fast
         ours = spoken_by(fast, StreamsSession(fast, stream.prompt, watcher=watcher, **SHORT), Paced(stream))
@@ -293,7 +293,7 @@ def test_on_cuda_it_says_what_serial_says(load_tiny, variant, fast):
     loaded = load_tiny(variant)
     loaded.model.to("cuda")
     try:
-        model = FastModel(loaded.model, 400, 100, seats=3) if fast else loaded.model
+        model = CudaGraphModel(loaded.model, 400, 100, seats=3) if fast else loaded.model
         for seed in range(10):
             stream = random_stream(loaded, [(3, 4)] * 12, answer_len=0, seed=seed)
             options = {"schedule": RandomK(3, seed), "choose": Greedy(max_new_tokens=60)}

@@ -12,7 +12,7 @@ from swwatch.engine.session import Session
 from swwatch.engine.source import Ask
 from swwatch.engine.trace import Spoken, Watched
 from swwatch.errors import UserError
-from swwatch.model.tower import Looked
+from swwatch.model.vision_tower import VideoFeatures
 from swwatch.policies.choose import Greedy
 from swwatch.policies.speak import RandomK, WaitK
 from swwatch.rules.variants import VARIANTS, Speaks, speaking
@@ -95,7 +95,7 @@ def test_a_step_is_split_evenly_over_the_words_before_it(load_tiny):
     assert feeds_of(model, FusedSession(model, stream.prompt), Paced(stream, [0, 1, 9]))[7] == (8 + suffix, 0)
 
 
-class Slow(Looked):
+class Slow(VideoFeatures):
     """A vision tower that is through when it was asked so many times."""
 
     asked, after = 0, 2

@@ -11,7 +11,7 @@ from swwatch.data.turns.prompt import Turns
 from swwatch.engine.requests import Feed, Request, answer_to, drive
 from swwatch.engine.source import Step
 from swwatch.engine.turns import Said, TurnSession
-from swwatch.model.dummy import Blank, Pieces, Saying
+from swwatch.model.dummy import DummyModel, DummyTokenizer, ScriptedChooser
 from swwatch.model.loading import load
 from swwatch.policies.choose import Greedy
 from swwatch.policies.keep import Windows
@@ -109,10 +109,10 @@ def test_positions_and_work_are_the_same_late_as_early_where_windows_slide_and_g
 )
 def test_a_flushed_stream_never_holds_more_than_240_seconds_of_video(seconds, a_turn):
     """LiveCC's own number, on a model without weights, for its text grows; by how much each turn is known."""
-    turns = Turns(Pieces(), SYSTEMS["livecc"])
-    blank, choose = Blank("livecc", t_per_step=1), Greedy(1.0, 3)
+    turns = Turns(DummyTokenizer(), SYSTEMS["livecc"])
+    blank, choose = DummyModel("livecc", t_per_step=1), Greedy(1.0, 3)
     session = TurnSession(blank, turns, choose=choose, steps_per_turn=a_turn)
-    session.chooser = Saying(session.chooser, 3, (*turns.ellipsis, turns.im_end), cycle([100]))
+    session.chooser = ScriptedChooser(session.chooser, 3, (*turns.ellipsis, turns.im_end), cycle([100]))
     grid, first = torch.tensor([[1, 1, 2]]), max(3, a_turn)
     held, texts = [], []
     for event in drive(blank, session.run(Unending(Step(torch.zeros(2, 1), grid, 0.5), seconds))):

@@ -2,7 +2,7 @@
 
 import torch
 
-from swwatch.model.fast import FastModel
+from swwatch.model.cuda_graph_model import CudaGraphModel
 from swwatch.rules.cursor import layout
 from swwatch.rules.layout import Layout
 from swwatch.rules.visibility import SAID
@@ -43,9 +43,9 @@ def logits_of(model, feeds: list[Feed]) -> torch.Tensor:
     return torch.stack([model.step(cache, *feed) for feed in feeds])
 
 
-def small(model, **options) -> FastModel:
+def small(model, **options) -> CudaGraphModel:
     """A fast model with little room and many buckets."""
-    return FastModel(model, **{"max_watched": 160, "max_said": 60, "first_length": 8} | options)
+    return CudaGraphModel(model, **{"max_watched": 160, "max_said": 60, "first_length": 8} | options)
 
 
 class Arrived:

@@ -10,7 +10,7 @@ import torch
 from swwatch.engine.batch import Ended
 from swwatch.errors import UserError
 from swwatch.live.stage import Room, Stage, Token
-from swwatch.model.fast import FastModel
+from swwatch.model.cuda_graph_model import CudaGraphModel
 from swwatch.policies.choose import Greedy
 from tests.helpers.live_stages import (
     QUESTION,
@@ -36,7 +36,9 @@ def test_on_the_fast_path_sessions_say_the_same_and_seats_are_used_again(load_ti
     alone = [narrate_alone(loaded, clip, choose=ANSWER) for clip in clips]
     assert len({token for words in alone for token in words}) > 10, "all alike would prove nothing"
     with stage_of(loaded, max_sessions=2, engine=engine, fast=True, room=SMALL) as stage:
-        assert stage.fast and isinstance(stage.loaded.model, FastModel) and stage.loaded.model.store.num_seats == 2
+        assert (
+            stage.fast and isinstance(stage.loaded.model, CudaGraphModel) and stage.loaded.model.store.num_seats == 2
+        )
         for turn in range(3):  # six sessions in two seats
             heard = []
             pair = [(turn + i) % 3 for i in range(2)]
@@ -71,7 +73,7 @@ def test_memory_that_cannot_be_had_is_told_before_anybody_comes(load_tiny, monke
     def full(*args, **kwargs):
         raise MemoryError("nothing left")
 
-    monkeypatch.setattr("swwatch.live.memory.FastModel", full)
+    monkeypatch.setattr("swwatch.live.memory.CudaGraphModel", full)
     with pytest.raises(UserError, match="no memory for 3 sessions of 8 s .*: allow fewer sessions"):
         Stage(load_tiny("group"), max_sessions=3, fast=True, room=SMALL)
     with pytest.raises(UserError, match="at least"):

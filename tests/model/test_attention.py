@@ -19,7 +19,7 @@ from swwatch.model.attention import (
     choose_attention,
     dense_mask,
     flash_segments,
-    samples_apart,
+    split_samples,
 )
 from swwatch.policies.speak import WaitK
 from swwatch.rules.cursor import layout
@@ -214,7 +214,7 @@ def batch_of(loaded, sizes):
 )
 def test_samples_apart_see_what_they_see_in_the_dense_mask_and_nothing_else_is_visible_there(variant, sizes, left):
     columns = rows_of(variant, sizes, left)
-    dense, apart = dense_mask(columns)[:, 0], samples_apart(columns)
+    dense, apart = dense_mask(columns)[:, 0], split_samples(columns)
     if apart is None:  # where that is so is told by the next test
         return
     num_tokens, longest = columns[:, 0].numel(), apart.mask.shape[-1]
@@ -228,21 +228,21 @@ def test_samples_apart_see_what_they_see_in_the_dense_mask_and_nothing_else_is_v
 
 
 def test_samples_go_apart_where_that_saves_half_of_the_pairs():
-    assert samples_apart(rows_of("gap", [[(5, 3, 9)]])) is None  # one sample: nothing to save
-    assert samples_apart(rows_of("gap", [[(5, 3, 9)], [(5, 3, 8)]])) is None  # a little padding
-    assert len(samples_apart(rows_of("gap", [[(5, 3, 9)] * 2])).mask) == 2
-    assert samples_apart(rows_of("gap", [[(5, 30, 9), (5, 1, 9)]])) is None  # a long one and a short one
-    assert len(samples_apart(rows_of("gap", [[(5, 3, 9)] * 3, [(5, 3, 9)] * 2])).mask) == 6  # padding is one too
+    assert split_samples(rows_of("gap", [[(5, 3, 9)]])) is None  # one sample: nothing to save
+    assert split_samples(rows_of("gap", [[(5, 3, 9)], [(5, 3, 8)]])) is None  # a little padding
+    assert len(split_samples(rows_of("gap", [[(5, 3, 9)] * 2])).mask) == 2
+    assert split_samples(rows_of("gap", [[(5, 30, 9), (5, 1, 9)]])) is None  # a long one and a short one
+    assert len(split_samples(rows_of("gap", [[(5, 3, 9)] * 3, [(5, 3, 9)] * 2])).mask) == 6  # padding is one too
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_attention_of_samples_apart_gives_the_logits_of_the_dense_mask(load_tiny, variant, monkeypatch):
     model = load_tiny(variant).model
     batch = batch_of(load_tiny(variant), [(2, 6), (3, 8), (3, 6)])
-    assert isinstance(model.execute(batch["columns"])[0], dict)
+    assert isinstance(model.masks_for(batch["columns"])[0], dict)
     with torch.no_grad():
         ours = model(**batch, use_cache=True)
-        monkeypatch.setattr("swwatch.model.modeling.samples_apart", lambda columns: None)
+        monkeypatch.setattr("swwatch.model.modeling.split_samples", lambda columns: None)
         theirs = model(**batch, use_cache=True)
     torch.testing.assert_close(ours.logits, theirs.logits, atol=2e-5 * float(theirs.logits.abs().max()), rtol=0)
     length = batch["input_ids"].shape[1]

@@ -9,11 +9,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from swwatch.errors import UserError
+from swwatch.model.batched import BatchedTextAttention
 from swwatch.model.families import model_class
 from swwatch.model.loading import load
 from swwatch.model.modeling import Watching
-from swwatch.model.ragged import BatchedTextAttention
-from swwatch.model.vision import BatchedVisionAttention
+from swwatch.model.vision_attention import BatchedVisionAttention
 from swwatch.policies.choose import Greedy
 from swwatch.policies.speak import WaitK
 from swwatch.rules.families import FAMILIES, Family

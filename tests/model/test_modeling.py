@@ -213,7 +213,7 @@ def test_batched_vision_attention_equals_upstream(load_tiny, grids):
 
     from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import Qwen2_5_VLVisionAttention
 
-    from swwatch.model.vision import BatchedVisionAttention
+    from swwatch.model.vision_attention import BatchedVisionAttention
 
     model = load_tiny("group").model
     grid = torch.tensor(grids)

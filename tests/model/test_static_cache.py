@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from swwatch.errors import UserError
 from swwatch.model.cache import StreamCache
-from swwatch.model.static_cache import NOBODY, StaticCache, Store
+from swwatch.model.static_cache import NOBODY, SlotStore, StaticCache
 from swwatch.policies.choose import Greedy
 from swwatch.policies.speak import WaitK
 from swwatch.rules.cursor import Cursor
@@ -17,8 +17,8 @@ from swwatch.rules.visibility import SAID, WATCHED
 from tests.helpers.streams import Told, play, random_stream
 
 
-def store_of(model, max_watched=80, max_said=40, seats=1) -> Store:
-    return Store(model.config.text_config, max_watched, max_said, seats, dtype=model.dtype, device=model.device)
+def store_of(model, max_watched=80, max_said=40, seats=1) -> SlotStore:
+    return SlotStore(model.config.text_config, max_watched, max_said, seats, dtype=model.dtype, device=model.device)
 
 
 def fill(loaded, cache, stream, steps, words=()):

@@ -22,7 +22,7 @@ from swwatch.engine.requests import drive
 from swwatch.engine.source import Step
 from swwatch.engine.trace import Spoken
 from swwatch.engine.turns import STEP_S
-from swwatch.model.dummy import Pieces, Saying
+from swwatch.model.dummy import DummyTokenizer, ScriptedChooser
 from swwatch.policies.choose import Greedy, parse_choose
 from swwatch.policies.keep import Windows
 from swwatch.policies.speak import WaitK
@@ -42,7 +42,7 @@ def open_session(mode: Mode, model, settings: EndlessSettings) -> BaseSession:
         keeps = Window(settings.vision_s, sink, window)
         return choose.open_session(mode.engine, model, prompt_of(model, settings.seed), window=keeps, **options)
     vision_s = settings.restart_s if mode.eviction == "restart" else float(settings.vision_s)
-    turns = Turns(Pieces(), SYSTEMS[mode.system])
+    turns = Turns(DummyTokenizer(), SYSTEMS[mode.system])
     session = choose.open_session(
         "serial",
         model,
@@ -52,7 +52,7 @@ def open_session(mode: Mode, model, settings: EndlessSettings) -> BaseSession:
         windows=Windows(vision_s, vision_s, sink, window, settings.flush_s),
         choose=Greedy(parse_choose(turns.system.choose).penalty, tokens),
     )
-    session.chooser = Saying(session.chooser, tokens, (*turns.ellipsis, turns.im_end), cycle(range(100, 150)))
+    session.chooser = ScriptedChooser(session.chooser, tokens, (*turns.ellipsis, turns.im_end), cycle(range(100, 150)))
     return session
 
 

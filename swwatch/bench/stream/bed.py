@@ -37,10 +37,10 @@ class Bed:
         self.prompt = prompt_of(self.model, settings.seed)
         self.fast = None
         if settings.fast:
-            from swwatch.model.fast import FastModel
+            from swwatch.model.cuda_graph_model import CudaGraphModel
 
             watched, said = longest
-            self.fast = FastModel(self.model, PROMPT_LEN + watched + MARKUP_ROOM, said + MARKUP_ROOM)
+            self.fast = CudaGraphModel(self.model, PROMPT_LEN + watched + MARKUP_ROOM, said + MARKUP_ROOM)
         self.watchers: dict[str, Watcher] = {}
         self.reasons: dict[str, str] = {}
         for engine in settings.engines:

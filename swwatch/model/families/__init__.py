@@ -18,7 +18,7 @@ and the rest of the house relies on this:
     layers, too, returns those rows along with the embeddings, and `step` and `step_many` take both: who carries
     features from a look to a feed does not open them.
   * The LLM: cached keys are rotated by halves, and re-indexed so by cache.StreamCache; q, k and v are plain
-    projections, and its norms are RMSNorms, which model/fast.py computes by itself.
+    projections, and its norms are RMSNorms, which CudaGraphModel computes by itself.
 """
 
 from importlib import import_module

@@ -3,10 +3,10 @@
 from transformers import Qwen2_5_VLForConditionalGeneration
 from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import Qwen2_5_VLAttention, Qwen2_5_VLVisionAttention
 
+from swwatch.model.batched import BatchedTextAttention
 from swwatch.model.modeling import Watching
-from swwatch.model.ragged import BatchedTextAttention
 from swwatch.model.upstream import keep_names_of_weights
-from swwatch.model.vision import BatchedVisionAttention
+from swwatch.model.vision_attention import BatchedVisionAttention
 from swwatch.rules.families import FAMILIES
 
 

@@ -4,10 +4,10 @@ from transformers import Qwen2VLForConditionalGeneration
 from transformers.models.qwen2_vl.modeling_qwen2_vl import Qwen2VLAttention
 from transformers.models.qwen2_vl.modeling_qwen2_vl import VisionAttention as Qwen2VLVisionAttention
 
+from swwatch.model.batched import BatchedTextAttention
 from swwatch.model.modeling import Watching
-from swwatch.model.ragged import BatchedTextAttention
 from swwatch.model.upstream import keep_names_of_weights
-from swwatch.model.vision import BatchedVisionAttention
+from swwatch.model.vision_attention import BatchedVisionAttention
 from swwatch.rules.families import FAMILIES
 
 

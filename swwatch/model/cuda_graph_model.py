@@ -22,10 +22,10 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import rms_norm, scaled_dot_product_attention
 
 from swwatch.errors import UserError
-from swwatch.model.graphs import Graphs
+from swwatch.model.cuda_graphs import CudaGraphs
 from swwatch.model.modeling import Watching
-from swwatch.model.static_cache import StaticCache, Store
-from swwatch.model.tower import Looked, Tower
+from swwatch.model.static_cache import SlotStore, StaticCache
+from swwatch.model.vision_tower import VideoFeatures, VisionTower
 from swwatch.rules import variants
 from swwatch.rules.layout import Layout
 from swwatch.rules.visibility import can_see
@@ -63,7 +63,7 @@ class Bucket:
     wanted: bool
 
 
-class FastModel:
+class CudaGraphModel:
     """A Watching as engines use it, over static memory. Same tokens, same methods.
 
     One thread and one CUDA stream at a time: its inputs and working memory are shared by all its forwards. A second
@@ -112,12 +112,12 @@ class FastModel:
             raise UserError(f"first_length must be a power of two from 2 on, got {first_length}")
         self._options = {"max_watched": max_watched, "max_said": max_said, "seats": seats}
         self._options |= {"graphs": graphs, "first_length": first_length}
-        self._graphs = Graphs(self.device) if graphs else None
+        self._graphs = CudaGraphs(self.device) if graphs else None
         self._text, self._head, self._first_length = text, model.lm_head, first_length
         one_stream = variants.get(model.settings.variant).streams == 1
         limits = (max_watched + max_said, 1) if one_stream else (max_watched, max_said)
-        self.store = Store(text.config, *limits, seats, dtype=self.dtype, device=self.device)
-        self.tower, self.watches_aside = Tower(model, self.device, graphs), graphs
+        self.store = SlotStore(text.config, *limits, seats, dtype=self.dtype, device=self.device)
+        self.tower, self.watches_aside = VisionTower(model, self.device, graphs), graphs
         # where recorded forwards find their rows
         width = text.config.hidden_size
         self._embeds = torch.zeros((MAX_ROWS, width), dtype=self.dtype, device=self.device)
@@ -133,9 +133,9 @@ class FastModel:
         self._heads = torch.arange(self.store.heads, device=self.device) * self.store.slots
         self._kernels = partial(sdpa_kernel, KERNELS) if self.device.type == "cuda" else nullcontext
 
-    def another(self) -> "FastModel":
+    def another(self) -> "CudaGraphModel":
         """The same weights with seats, inputs and graphs of its own, for another thread or stream."""
-        return FastModel(self.model, **self._options)
+        return CudaGraphModel(self.model, **self._options)
 
     @property
     def num_graphs(self) -> int:
@@ -161,7 +161,7 @@ class FastModel:
         """As `Watching.watch_video`."""
         return self.tower.look(pixel_values, grid_thw).take()
 
-    def begin_watching(self, pixel_values: torch.Tensor, grid_thw: torch.Tensor) -> Looked:
+    def begin_watching(self, pixel_values: torch.Tensor, grid_thw: torch.Tensor) -> VideoFeatures:
         """`watch_video` on a CUDA stream of its own, beside what this one does; `take()` gives the embeddings."""
         return self.tower.look(pixel_values, grid_thw)
 

@@ -8,7 +8,7 @@ import torch
 RECORDING = Lock()  # of the process: one recording at a time
 
 
-class Graphs:
+class CudaGraphs:
     """Recorded computations of one caller, which never run at the same time: they share their working memory.
 
     What is recorded must read its input from, and write to, tensors that stay where they are, and must not wait for

@@ -14,14 +14,14 @@ from torch.nn.functional import scaled_dot_product_attention
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import apply_rotary_pos_emb, eager_attention_forward
 
-from swwatch.model.attention import Apart
+from swwatch.model.attention import SplitSamples
 from swwatch.model.cache import StreamCache
 from swwatch.model.upstream import attention_of, mask_as_it_is
 from swwatch.rules.layout import Layout
 
 
 @dataclass(frozen=True)
-class Ragged:
+class SessionBatch:
     """The caches of n sessions, and how many of the new rows belong to each."""
 
     caches: Sequence[StreamCache]
@@ -29,8 +29,8 @@ class Ragged:
 
 
 class BatchedTextAttention:
-    """The LLM's attention; given a StreamCache, or a `Ragged` and n masks, it runs session by session, given an
-    `Apart` on the samples of a batch as rows of their own, anything else as upstream."""
+    """The LLM's attention; given a StreamCache, or a `SessionBatch` and n masks, it runs session by session, given
+    `SplitSamples` on the samples of a batch as rows of their own, anything else as upstream."""
 
     def forward(
         self,
@@ -41,11 +41,11 @@ class BatchedTextAttention:
         position_embeddings=None,
         **kwargs,
     ):
-        """hidden_states (B, Q, D); with a Ragged B is 1 and attention_mask is a list of n masks."""
-        if isinstance(past_key_values, StreamCache) and not isinstance(attention_mask, Apart):
-            past_key_values = Ragged([past_key_values], [hidden_states.shape[1]])
+        """hidden_states (B, Q, D); with a SessionBatch B is 1 and attention_mask is a list of n masks."""
+        if isinstance(past_key_values, StreamCache) and not isinstance(attention_mask, SplitSamples):
+            past_key_values = SessionBatch([past_key_values], [hidden_states.shape[1]])
             attention_mask = [attention_mask]
-        if not isinstance(attention_mask, Apart) and not isinstance(past_key_values, Ragged):
+        if not isinstance(attention_mask, SplitSamples) and not isinstance(past_key_values, SessionBatch):
             return super().forward(
                 hidden_states,
                 attention_mask=attention_mask,
@@ -61,7 +61,7 @@ class BatchedTextAttention:
         attend = ALL_ATTENTION_FUNCTIONS.get_interface(attention_of(self.config), eager_attention_forward)
         dropout = self.attention_dropout if self.training else 0.0
         options = {"dropout": dropout, "scaling": self.scaling, "sliding_window": self.sliding_window, **kwargs}
-        if isinstance(attention_mask, Apart):
+        if isinstance(attention_mask, SplitSamples):
             if past_key_values is not None:
                 k, v = past_key_values.update(k, v, self.layer_idx)
             q, k, v = (_as_rows(x, attention_mask) for x in (q, k, v))
@@ -102,7 +102,7 @@ def grouped_sdpa(
     return output.unflatten(0, (batch, heads)).flatten(1, 2).transpose(1, 2).contiguous(), None
 
 
-def _as_rows(x: torch.Tensor, apart: Apart) -> torch.Tensor:
+def _as_rows(x: torch.Tensor, apart: SplitSamples) -> torch.Tensor:
     """(B, N, L, D/N) of a batch -> (S, N, M, D/N) of its samples."""
     samples = x.transpose(1, 2).flatten(0, 1).index_select(0, apart.index)
     return samples.unflatten(0, (len(apart.mask), -1)).transpose(1, 2)
@@ -130,7 +130,7 @@ def step_many(
     predicts = predicts or [-1] * len(caches)
     if len(caches) == 1:
         return [model.step(caches[0], rows[0], embeds[0], predicts[0])]
-    if hasattr(model, "step_many"):  # a FastModel has a way of its own
+    if hasattr(model, "step_many"):  # a CudaGraphModel has a way of its own
         return model.step_many(caches, rows, embeds, predicts)
     device, text = embeds[0].device, model.model.language_model
     masks = [cache.admit(new).to(device) for cache, new in zip(caches, rows, strict=True)]
@@ -140,8 +140,8 @@ def step_many(
     hidden = text(
         inputs_embeds=torch.cat(list(embeds))[None],
         position_ids=torch.cat([new.position_ids for new in rows], dim=1)[:, None].to(device),
-        attention_mask=mask_as_it_is(text.config, [model.executable(mask) for mask in masks]),
-        past_key_values=Ragged(caches, sizes),
+        attention_mask=mask_as_it_is(text.config, [model.backend_mask(mask) for mask in masks]),
+        past_key_values=SessionBatch(caches, sizes),
         use_cache=True,
     ).last_hidden_state
     begins = accumulate(sizes, initial=0)

@@ -15,9 +15,9 @@ from swwatch.engine.session import Session
 from swwatch.engine.source import Step
 from swwatch.engine.trace import Spoken
 from swwatch.errors import UserError
-from swwatch.model import fast
-from swwatch.model.fast import FastModel, length_bucket, row_bucket
-from swwatch.model.ragged import step_many
+from swwatch.model import cuda_graph_model
+from swwatch.model.batched import step_many
+from swwatch.model.cuda_graph_model import CudaGraphModel, length_bucket, row_bucket
 from swwatch.policies.choose import Greedy
 from swwatch.policies.speak import RandomK, WaitK
 from swwatch.rules.variants import VARIANTS
@@ -124,12 +124,12 @@ def test_a_forward_of_more_rows_than_are_recorded_is_the_same(load_tiny, monkeyp
     model = load_tiny("group").model
     feeds = random_feeds("group", [(3, 4)] * 2, 9, lambda low, high: high)
     expected = logits_of(small(model), feeds)
-    monkeypatch.setattr(fast, "MAX_ROWS", 5)
+    monkeypatch.setattr(cuda_graph_model, "MAX_ROWS", 5)
     torch.testing.assert_close(logits_of(small(model), feeds), expected, atol=1e-5, rtol=1e-5)
 
 
 class Recordings:
-    """Stands for model.graphs: what would be recorded, and run without."""
+    """Stands for model.cuda_graphs: what would be recorded, and run without."""
 
     def __init__(self):
         self.keys = set()
@@ -179,7 +179,7 @@ def test_the_tower_sees_what_the_plain_models_does_one_grid_or_several(load_tiny
 
 
 def test_the_tower_forgets_grids_that_came_long_ago(load_tiny, monkeypatch):
-    monkeypatch.setattr("swwatch.model.tower.MAX_LAYOUTS", 2)
+    monkeypatch.setattr("swwatch.model.vision_tower.MAX_LAYOUTS", 2)
     loaded = load_tiny("group")
     stream, quick = random_stream(loaded, [(1, 1), (1, 2), (2, 2), (1, 1)]), small(loaded.model)
     for pixels, grid in zip(stream.pixels, stream.grids, strict=True):
@@ -204,7 +204,7 @@ class Recorder:
         return self.result
 
 
-def recording(model, **options) -> FastModel:
+def recording(model, **options) -> CudaGraphModel:
     quick = small(model, **options)
     quick._graphs, quick.tower._graphs = Recorder(), Recorder()
     return quick
@@ -220,7 +220,7 @@ def test_what_would_be_recorded_reads_and_writes_memory_that_stays_where_it_is(l
 
 
 def test_what_would_be_recorded_of_the_tower_too(load_tiny, monkeypatch):
-    monkeypatch.setattr("swwatch.model.tower.MAX_RECORDED", 2)
+    monkeypatch.setattr("swwatch.model.vision_tower.MAX_RECORDED", 2)
     loaded = load_tiny("group")
     stream, quick = random_stream(loaded, [(2, 2), (2, 3), (2, 2), (1, 1), (2, 3)]), recording(loaded.model)
     looked = [quick.watch_video(*pair) for pair in zip(stream.pixels, stream.grids, strict=True)]
@@ -264,19 +264,19 @@ def test_another_shares_the_weights_and_nothing_else(load_tiny):
 def test_what_cannot_be_is_refused_with_what_to_do(load_tiny):
     model = load_tiny("group").model
     with pytest.raises(UserError, match="need a CUDA device"):
-        FastModel(model, 10, 10, graphs=True)
+        CudaGraphModel(model, 10, 10, graphs=True)
     with pytest.raises(UserError, match="power of two"):
-        FastModel(model, 10, 10, first_length=48)
+        CudaGraphModel(model, 10, 10, first_length=48)
     with pytest.raises(UserError, match="power of two"):
-        FastModel(model, 10, 10, first_length=1)
+        CudaGraphModel(model, 10, 10, first_length=1)
     with pytest.raises(UserError, match="at least 1"):
-        FastModel(model, 0, 10)
-    quick = FastModel(model, 10, 10)
+        CudaGraphModel(model, 0, 10)
+    quick = CudaGraphModel(model, 10, 10)
     cache = quick.new_cache()
     with pytest.raises(UserError, match="seats are taken"):
         quick.new_cache()
     del cache
     gc.collect()
     assert quick.new_cache().seat == 0
-    one_stream = FastModel(load_tiny("interleave").model, 10, 6)
+    one_stream = CudaGraphModel(load_tiny("interleave").model, 10, 6)
     assert sum(one_stream.store.limits.values()) == 17, "in one sequence the answer counts as watched"

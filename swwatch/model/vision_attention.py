@@ -76,7 +76,7 @@ class BatchedVisionAttention:
         return self.proj(out.flatten(1))
 
 
-class PatchProduct(nn.Conv3d):
+class LinearPatchEmbed(nn.Conv3d):
     """The embedding of patches: a convolution whose kernel is as large as a patch is a matrix product, and faster so.
 
     It stays the module that it was, so that engines which share out weights find them when it is called.

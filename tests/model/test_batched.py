@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
-from swwatch.model.ragged import grouped_sdpa
+from swwatch.model.batched import grouped_sdpa
 
 
 @given(

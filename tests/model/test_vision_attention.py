@@ -3,12 +3,12 @@
 import torch
 from torch import nn
 
-from swwatch.model.vision import PatchProduct
+from swwatch.model.vision_attention import LinearPatchEmbed
 
 
 def test_patches_are_embedded_as_by_the_convolution_and_learn_the_same(load_tiny):
     ours = load_tiny("group").model.model.visual.patch_embed.proj
-    assert type(ours) is PatchProduct
+    assert type(ours) is LinearPatchEmbed
     theirs = nn.Conv3d(3, ours.out_channels, ours.kernel_size, stride=ours.stride, bias=False)
     theirs.load_state_dict(ours.state_dict())
     patches, found = torch.randn(5, 3, 2, 14, 14, generator=torch.Generator().manual_seed(0)), []

@@ -14,7 +14,7 @@ from swwatch.engine.serial import SerialSession
 from swwatch.engine.session import Session
 from swwatch.engine.source import Step
 from swwatch.engine.trace import Spoken
-from swwatch.model.fast import FastModel, row_bucket
+from swwatch.model.cuda_graph_model import CudaGraphModel, row_bucket
 from swwatch.policies.choose import Greedy
 from swwatch.policies.chooser import Chooser, scores_of
 from swwatch.policies.speak import WaitK
@@ -108,7 +108,7 @@ def test_sessions_in_one_replayed_forward_are_sessions_alone(on_cuda):
 
 def test_a_step_and_its_words_wait_for_nothing_but_the_id_and_record_nothing_once_warm(on_cuda):
     loaded = on_cuda("group", torch.bfloat16)
-    model = FastModel(loaded.model, 600, 300)
+    model = CudaGraphModel(loaded.model, 600, 300)
     stream = random_stream(loaded, [(4, 4)] * 30)
     pixels = [each.cuda() for each in stream.pixels]
     recorded = model.warm_up([(1,), (5,), (16,), (1 + 4,)], stream.grids[:1])
@@ -144,7 +144,7 @@ def int_of(token: torch.Tensor) -> int:
 def test_a_whole_session_waits_for_its_ids_alone(on_cuda, monkeypatch, kind):
     """Nothing is recorded in it either: recording waits too."""
     loaded = on_cuda("group", torch.bfloat16)
-    model, stream = FastModel(loaded.model, 600, 300), random_stream(loaded, [(4, 4)] * 20)
+    model, stream = CudaGraphModel(loaded.model, 600, 300), random_stream(loaded, [(4, 4)] * 20)
     pixels = [each.cuda() for each in stream.pixels]
     recorded = model.warm_up({(row_bucket(n),) for n in range(1, 33)}, stream.grids[:1])
 
@@ -174,7 +174,7 @@ def test_the_tower_beside_the_words_sees_what_the_plain_models_does(on_cuda):
 def test_memory_stays_flat_over_a_thousand_steps(on_cuda):
     """Ten sessions of a hundred steps and two words each; what the first one needed is all that is ever needed."""
     loaded = on_cuda("group", torch.bfloat16)
-    model = FastModel(loaded.model, 450, 220)
+    model = CudaGraphModel(loaded.model, 450, 220)
     stream, used = random_stream(loaded, [(2, 2)]), []
     pixels, grid = stream.pixels[0].cuda(), stream.grids[0]
     for _ in range(10):

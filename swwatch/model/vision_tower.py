@@ -10,8 +10,8 @@ from dataclasses import dataclass
 import torch
 from transformers.vision_utils import get_vision_cu_seqlens, get_vision_position_ids, get_vision_window_index
 
-from swwatch.model.graphs import Graphs
-from swwatch.model.vision import Chunks
+from swwatch.model.cuda_graphs import CudaGraphs
+from swwatch.model.vision_attention import Chunks
 
 MAX_RECORDED = 16  # grids; a source that changes its resolution for ever must not fill the memory
 MAX_LAYOUTS = 64
@@ -20,7 +20,7 @@ Grids = tuple[tuple[int, int, int], ...]
 
 
 @dataclass(frozen=True)
-class Looked:
+class VideoFeatures:
     """Embeddings (merged tokens, D) that may not be there yet.
 
     Attributes:
@@ -45,14 +45,14 @@ class Looked:
         return self.embeds if self.kept is None else self.embeds[list(self.kept)]
 
 
-class Tower:
+class VisionTower:
     """A model's vision tower with merger."""
 
     def __init__(self, model, device: torch.device, graphs: bool):
-        self._visual, self._device = model.model.visual, device
+        self._visual, self._device, self._windows = model.model.visual, device, model.family.windows
         self._layouts: OrderedDict[Grids, dict] = OrderedDict()
         self._pixels: dict[Grids, torch.Tensor] = {}  # where recorded steps find theirs
-        self._graphs = Graphs(device) if graphs else None
+        self._graphs = CudaGraphs(device) if graphs else None
         self._stream = torch.cuda.Stream(device) if graphs else None
 
     @property
@@ -60,7 +60,7 @@ class Tower:
         return len(self._graphs or ())
 
     @torch.no_grad()
-    def look(self, pixel_values: torch.Tensor, grid_thw: torch.Tensor) -> Looked:
+    def look(self, pixel_values: torch.Tensor, grid_thw: torch.Tensor) -> VideoFeatures:
         """Pixels (patches, D) of one or more steps to embeddings, on a CUDA stream of its own where graphs are.
 
         Args:
@@ -68,7 +68,7 @@ class Tower:
         """
         grids = tuple(map(tuple, grid_thw.tolist()))
         if self._stream is None:
-            return Looked(self._run(pixel_values, grids))
+            return VideoFeatures(self._run(pixel_values, grids))
         self._stream.wait_stream(torch.cuda.current_stream(self._device))  # the pixels may still be in the making
         with torch.cuda.stream(self._stream):
             embeds = self._run(pixel_values, grids)
@@ -76,7 +76,7 @@ class Tower:
             done.record()
         if pixel_values.is_cuda:
             pixel_values.record_stream(self._stream)
-        return Looked(embeds, done)
+        return VideoFeatures(embeds, done)
 
     @torch.no_grad()
     def warm_up(self, grid_thw: torch.Tensor) -> None:
@@ -115,7 +115,7 @@ class Tower:
             "cu_seqlens": Chunks.of(get_vision_cu_seqlens(grid_thw), device),
             "max_seqlen": 0,  # flash-attention's backend would compute it from the borders; nobody reads it here
         }
-        if hasattr(visual, "window_size"):  # Qwen2-VL's tower has no windows
+        if self._windows:
             sizes = {"spatial_merge_size": visual.spatial_merge_size, "patch_size": visual.patch_size}
             index, borders = get_vision_window_index(grid_thw, window_size=visual.window_size, **sizes)
             layout |= {"window_index": index.to(device), "cu_window_seqlens": Chunks.of(borders, device)}
