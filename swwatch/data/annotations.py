@@ -5,9 +5,11 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 
-from swwatch.data.prepare.pe_video_rules import duration_seconds
+from swwatch.data.prepare.pe_video_rules import duration_seconds, is_unicode
 from swwatch.errors import UserError
 
+TEXTS = ("video_id", "human_caption", "question", "video_path")
+SHOWN = 200  # characters of a bad text in a message
 REQUIRED = ("video_id", "human_caption", "video_duration_in_s")
 
 
@@ -59,12 +61,7 @@ def parse_line(line: bytes) -> dict:
     Raises:
         UserError: it is none; the message does not say which line it is.
     """
-    try:
-        record = json.loads(line.decode("utf-8"))
-    except UnicodeDecodeError as error:
-        raise UserError(f"not UTF-8 text ({error.reason} at byte {error.start})") from None
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"not valid JSON ({error})") from None
+    record = decode_line(line)
     if not isinstance(record, dict):
         raise UserError(f"a JSON object is wanted, this is {type(record).__name__}")
     missing = [field for field in REQUIRED if record.get(field) is None]
@@ -72,6 +69,9 @@ def parse_line(line: bytes) -> dict:
         raise UserError(f"no {', '.join(missing)}")
     if not isinstance(record["human_caption"], str):
         raise UserError(f"human_caption is {type(record['human_caption']).__name__}, not text")
+    if not record["human_caption"].strip():
+        raise UserError("human_caption is empty")
+    refuse_halves({field: record.get(field) for field in TEXTS})
     if record.get("question") is not None and not (isinstance(record["question"], str) and record["question"].strip()):
         raise UserError(f"question {record['question']!r} is no text; without the field the prompts decide")
     if isinstance(record["video_id"], bool) or not isinstance(record["video_id"], int | str):
@@ -81,6 +81,27 @@ def parse_line(line: bytes) -> dict:
     except ValueError:
         raise UserError(f"video_duration_in_s is not a number: {record['video_duration_in_s']!r}") from None
     return record
+
+
+def refuse_halves(value) -> None:
+    """Raises: UserError: a text in a JSON value holds half a character, which no tokenizer and no file takes."""
+    if not is_unicode(json.dumps(value, ensure_ascii=False)):
+        raise UserError(f"half a character, as if a text was cut within an emoji: {json.dumps(value)[:SHOWN]}")
+
+
+def decode_line(line: bytes):
+    """What a line of a jsonl file holds; a byte order mark before it is no part of it.
+
+    Raises:
+        UserError: it is no JSON in UTF-8.
+    """
+    try:
+        value = json.loads(line.decode("utf-8-sig"))
+    except UnicodeDecodeError as error:
+        raise UserError(f"not UTF-8 text ({error.reason} at byte {error.start})") from None
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"not valid JSON ({error})") from None
+    return value
 
 
 def encode_line(record: dict) -> str:

@@ -1,6 +1,6 @@
 """From strings to the token ids of a sample, and back from token ids to its layout."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 import yaml
 
+from swwatch.data.prepare.pe_video_rules import is_unicode
 from swwatch.errors import UserError
 from swwatch.paths import CONFIGS
 from swwatch.rules.cursor import layout
@@ -81,10 +82,17 @@ def _encode(tokenizer, text: str) -> list[int]:
     return tokenizer.encode(text, add_special_tokens=False)
 
 
-def _refuse_markup(tokenizer, text: str) -> None:
-    inside = [token for token in tokenizer.get_added_vocab() if token in text]
+def refuse_markup(special: Iterable[str], text: str) -> None:
+    """Raises: UserError: a text that holds one of these tokens, or half a character, which no tokenizer takes."""
+    if not is_unicode(text):
+        raise UserError(f"the text {text!r} holds half a character or bytes that are no UTF-8: mend or remove them")
+    inside = [token for token in special if token in text]
     if inside:
         raise UserError(f"the text {text!r} must not contain {inside[0]}: remove it")
+
+
+def _refuse_markup(tokenizer, text: str) -> None:
+    refuse_markup(tokenizer.get_added_vocab(), text)
 
 
 def prompt_ids(tokenizer, system: str, question: str) -> list[int]:

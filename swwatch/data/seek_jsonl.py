@@ -5,6 +5,7 @@ byte offsets of the lines are a JSON list beside the file (NAME_seeks.jsonl for 
 StreamingVLM's style) or in its last line (LiveCC's); where there are none the file is read once.
 """
 
+import codecs
 import hashlib
 import json
 import os
@@ -15,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from swwatch.data.annotations import no_file, seeks_file
+from swwatch.data.annotations import decode_line, no_file, refuse_halves, seeks_file
 from swwatch.data.records import LOOKS, Records, _scan, _stamp
 from swwatch.errors import UserError
 
@@ -131,10 +132,9 @@ def parse_conversation(line: bytes) -> dict:
     Raises:
         UserError: it is none, or has no video or image, or several.
     """
-    try:
-        messages = json.loads(line.decode("utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"not valid JSON in UTF-8 ({error})") from None
+    messages = decode_line(line)
+    if b"\\u" in line:
+        refuse_halves(messages)
     if not isinstance(messages, list) or not messages:
         raise UserError(f"a JSON list of messages is wanted, this is {type(messages).__name__}")
     made = [_message(message) for message in messages]
@@ -181,11 +181,11 @@ def _last_line(path: Path) -> tuple[int, list[int] | None]:
 
 def _read_offsets(text: bytes) -> list[int] | None:
     """The numbers of a JSON list of them; None for anything else."""
-    first = text[:32].lstrip(b"[ ").split(b",")[0].strip(b"] \n")
+    first = text[:32].removeprefix(codecs.BOM_UTF8).lstrip(b"[ ").split(b",")[0].strip(b"] \n")
     if not first.isdigit():  # which spares reading what is no such list
         return None
     try:
-        offsets = json.loads(text)
+        offsets = json.loads(text.removeprefix(codecs.BOM_UTF8))
     except ValueError:
         return None
     return offsets if isinstance(offsets, list) and all(type(offset) is int for offset in offsets) else None

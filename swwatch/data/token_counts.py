@@ -8,6 +8,7 @@ words. Any other tokenizer, and any caption with other white space, is counted w
 
 import json
 
+from swwatch.data.prepare.pe_video_rules import is_unicode
 from swwatch.errors import UserError
 
 QWEN_PATTERN = (
@@ -77,5 +78,8 @@ class TokenCounter:
         return [starts[head] + sum(map(words.__getitem__, tail)) for head, tail in zip(heads, tails, strict=True)]
 
     def count_whole(self, texts: list[str]) -> list[int]:
+        broken = next((text for text in texts if not is_unicode(text)), None)
+        if broken is not None:
+            raise UserError(f"the text {broken!r} holds half a character, as one cut in the middle of an emoji")
         encodings = self.backend.encode_batch_fast(texts, add_special_tokens=False)
         return [len(encoding) for encoding in encodings]

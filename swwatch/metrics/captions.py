@@ -1,15 +1,18 @@
 """BLEU-1..4, ROUGE-L, CIDEr and METEOR of captions, by pycocoevalcap's own scorers."""
 
 import contextlib
+import subprocess
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 from pycocoevalcap.bleu.bleu_scorer import BleuScorer
 from pycocoevalcap.cider.cider import Cider
-from pycocoevalcap.meteor.meteor import Meteor
+from pycocoevalcap.meteor.meteor import METEOR_JAR, Meteor
+from pycocoevalcap.meteor.meteor import __file__ as meteor_folder
 from pycocoevalcap.rouge.rouge import Rouge
 
 from swwatch.errors import UserError
@@ -34,6 +37,7 @@ class Measured:
 
     Attributes:
         keys: the clips, in the order of every statistic.
+        left_out: clips whose references have no word, such as "...".
         statistics: metric -> its sums per clip; METEOR's aggregate over clips is the jar's own and not among them,
             the mean of its clip values is, as METEOR-mean.
         corpus: metric -> value, or {"value": None, "why": text}.
@@ -42,6 +46,7 @@ class Measured:
 
     keys: list[str]
     tokenizer: str
+    left_out: list[str] = field(default_factory=list)
     statistics: dict[str, Statistic] = field(default_factory=dict)
     corpus: dict[str, float | dict] = field(default_factory=dict)
     per_clip: dict[str, dict[str, float]] = field(default_factory=dict)
@@ -70,12 +75,14 @@ def caption_scores(
         "corpus": {"BLEU-1": x, ..., "BLEU-4", "ROUGE-L", "CIDEr", "METEOR"}, "per_clip": {id: the same},
         "ci95": {metric: [low, high]}}. Where METEOR cannot be had it is {"value": None, "why": text} in corpus and
         absent per clip. Corpus BLEU counts n-grams over all clips; the others are means, but METEOR aggregates by its
-        own rule. It has no interval; METEOR-mean, the mean of its clip values, has one.
+        own rule. It has no interval; METEOR-mean, the mean of its clip values, has one. Where clips have references
+        without a word, such as "...", "left_out" names them, and they are not scored.
     Raises:
         UserError: nothing to score, or clips with a caption and without a reference, or the other way round.
     """
     found = measure(predictions, references, learned=learned)
-    return {
+    left_out = {"left_out": found.left_out} if found.left_out else {}
+    return left_out | {
         "scale": SCALE,
         "tokenizer": found.tokenizer,
         "num_clips": len(found.keys),
@@ -96,12 +103,12 @@ def measure(
     keys = list(predictions)  # one fixed order for every scorer
     candidates, targets = _tokenized(tokenize, {k: [predictions[k]] for k in keys}, {k: refs[k] for k in keys})
     empty = [key for key in keys if not any(targets[key])]
-    if empty:
-        raise UserError(
-            f"{len(empty)} of {len(keys)} clips have only empty references, such as {empty[0]!r}: drop them"
-        )
+    if len(empty) == len(keys):
+        raise UserError(f"none of the {len(keys)} clips has a reference with a word in it: check the annotations")
+    keys = [key for key in keys if any(targets[key])]
+    candidates, targets = {key: candidates[key] for key in keys}, {key: targets[key] for key in keys}
 
-    found = Measured(keys, "ptb-python" if why_no_java else "ptb-java")
+    found = Measured(keys, "ptb-python" if why_no_java else "ptb-java", empty)
     counts = bleu_counts(targets, candidates)
     for n in range(1, BLEU_ORDERS + 1):
         found.put(f"BLEU-{n}", bleu_of(counts, n), [bleu_of(row[None], n).value for row in counts])
@@ -141,6 +148,25 @@ def bleu_counts(targets: Tokens, candidates: Tokens) -> np.ndarray:
     return np.array(rows, dtype=float)
 
 
+class EnglishMeteor(Meteor):
+    """pycocoevalcap's, whose numbers have points in every locale and whose folder may have blanks in its name."""
+
+    def __init__(self):
+        folder, pipe = Path(meteor_folder).parent, subprocess.PIPE
+        self.meteor_cmd = [
+            "java",
+            "-Duser.language=en",
+            "-Duser.country=US",
+            "-Xmx2G",
+            "-jar",
+            str(folder / METEOR_JAR),
+        ]
+        self.meteor_cmd += ["-", "-", "-stdio", "-l", "en", "-norm"]
+        self.meteor_cmd += ["-a", str(folder / "data" / "paraphrase-en.gz")]
+        self.meteor_p = subprocess.Popen(self.meteor_cmd, stdin=pipe, stdout=pipe, stderr=pipe)
+        self.lock = threading.Lock()
+
+
 class _Unavailable(Exception):
     """METEOR cannot be computed here; the text says why."""
 
@@ -168,7 +194,7 @@ def _meteor(targets: Tokens, candidates: Tokens, timeout_s: float = JAVA_TIMEOUT
         _Unavailable: the jar does not start, dies, hangs or answers nonsense.
     """
     try:
-        meteor = Meteor()
+        meteor = EnglishMeteor()
     except OSError as error:
         raise _Unavailable(f"the METEOR jar does not start: {error}") from error
     watchdog = threading.Timer(timeout_s, meteor.meteor_p.kill)
@@ -181,7 +207,8 @@ def _meteor(targets: Tokens, candidates: Tokens, timeout_s: float = JAVA_TIMEOUT
         with contextlib.suppress(BrokenPipeError):  # else Meteor.__del__ meets it
             meteor.meteor_p.stdin.close()
         said = meteor.meteor_p.stderr.read().decode(errors="replace").strip().splitlines()
-        raise _Unavailable(f"the METEOR jar failed: {said[-1] if said else error}") from error
+        told = [line for line in said if not line.startswith(("\t", "Picked up"))]  # no stack trace
+        raise _Unavailable(f"the METEOR jar failed: {told[0] if told else error}") from error
     finally:
         watchdog.cancel()
         if meteor.lock.locked():  # left locked by an exception, it would make Meteor.__del__ wait for ever

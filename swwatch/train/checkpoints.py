@@ -97,10 +97,10 @@ def truncate_log(path: Path, last_step: int) -> None:
     if not path.exists():
         return
     kept = []
-    for line in path.read_text(encoding="utf-8").splitlines(keepends=True):
+    for line in path.read_text(encoding="utf-8").split("\n")[:-1]:
         try:
-            if line.endswith("\n") and json.loads(line)["step"] <= last_step:
-                kept.append(line)
+            if json.loads(line)["step"] <= last_step:
+                kept.append(line + "\n")
         except (ValueError, KeyError):
             continue  # not a whole line
     write_atomic(path, kept)

@@ -25,9 +25,9 @@ class SkipList:
         self.path, self.num_records, self.max_bad_fraction = path, num_records, max_bad_fraction
         self.writes = writes
         self.seen: set[str] = set()
-        lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.exists() else []
-        whole = [line for line in lines if line.endswith("\n")]  # a kill may have cut the last one short
-        if whole != lines and writes:
+        lines = path.read_text(encoding="utf-8").split("\n") if path.exists() else [""]
+        whole = [line + "\n" for line in lines[:-1]]
+        if lines[-1] and writes:  # a kill has cut it short
             write_atomic(path, whole)
         self.seen.update(json.loads(line)["video_id"] for line in whole)
 

@@ -4,7 +4,8 @@ import json
 
 import pytest
 
-from swwatch.data.annotations import encode_line, read_jsonl, resolve_video, write_atomic
+from swwatch.data.annotations import encode_line, parse_line, read_jsonl, resolve_video, write_atomic
+from swwatch.data.records import Records
 from swwatch.errors import UserError
 
 GOOD = {"video_id": 1, "human_caption": "The video shows a fox", "video_duration_in_s": 7.5, "video_path": "a.mp4"}
@@ -62,6 +63,23 @@ def test_missing_and_empty_files_say_what_to_do(tmp_path):
 def test_text_that_is_not_utf8_is_escaped_not_lost(tmp_path):
     write_atomic(tmp_path / "a.jsonl", [encode_line({**GOOD, "title": "\ud800"})])
     assert read_jsonl(tmp_path / "a.jsonl")[0]["title"] == "\ud800"
+
+
+def test_half_a_character_and_an_empty_caption_are_told():
+    for field in ("human_caption", "question", "video_id"):
+        with pytest.raises(UserError, match="half a character.*ud83d"):
+            parse_line(json.dumps({**GOOD, field: "a \ud83d circle"}).encode())
+    for caption in ("", " \n\u2003"):
+        with pytest.raises(UserError, match="human_caption is empty"):
+            parse_line(json.dumps({**GOOD, "human_caption": caption}).encode())
+
+
+def test_a_byte_order_mark_and_unusual_line_ends_are_no_part_of_a_record(tmp_path):
+    record = {**GOOD, "human_caption": "one\u2028two\x85three"}
+    line = json.dumps(record, ensure_ascii=False).encode()
+    (tmp_path / "a.jsonl").write_bytes(b"\xef\xbb\xbf" + line + b"\r\n")
+    assert read_jsonl(tmp_path / "a.jsonl")[0]["human_caption"] == record["human_caption"]
+    assert Records(tmp_path / "a.jsonl")[0]["human_caption"] == record["human_caption"]
 
 
 def test_a_failed_write_leaves_the_old_file(tmp_path):

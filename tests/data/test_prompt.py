@@ -59,6 +59,14 @@ def test_markup_in_a_question_or_caption_is_refused(processor):
         answer_ids(processor.tokenizer, "The video shows <|video_pad|>.", Markup.of(processor.tokenizer))
 
 
+def test_half_a_character_in_a_question_or_caption_is_refused(processor):
+    """As a flag that was no UTF-8, or a caption that was cut within an emoji."""
+    with pytest.raises(UserError, match="half a character or bytes that are no UTF-8"):
+        prompt_ids(processor.tokenizer, "You help.", "What\udce9?")
+    with pytest.raises(UserError, match="half a character"):
+        answer_ids(processor.tokenizer, "a \ud83d", Markup.of(processor.tokenizer))
+
+
 def test_a_tokenizer_of_another_family_is_refused():
     class Other:
         def get_vocab(self):

@@ -111,6 +111,15 @@ def test_lines_that_are_no_conversation_are_told(line, words):
         parse_conversation(line)
 
 
+def test_half_a_character_in_any_text_is_told_and_a_byte_order_mark_is_not():
+    line = json.dumps(talk("a.mp4")).encode()
+    assert parse_conversation(b"\xef\xbb\xbf" + line) == parse_conversation(line)
+    broken = json.loads(line)
+    broken[0]["content"].append({"type": "text", "text": "a \ud83d"})
+    with pytest.raises(UserError, match="half a character"):
+        parse_conversation(json.dumps(broken).encode())
+
+
 def test_a_file_of_another_kind_is_told_by_check_with_what_is_wanted(tmp_path):
     path = tmp_path / "a.jsonl"
     path.write_text('{"video_id": 1}\n{"video_id": 2}\n')

@@ -2,8 +2,13 @@
 
 import gc
 import math
+import os
+import shutil
 import subprocess
+import sys
+from pathlib import Path
 
+import pycocoevalcap
 import pytest
 from pycocoevalcap.bleu.bleu import Bleu
 from pycocoevalcap.cider.cider import Cider
@@ -152,12 +157,44 @@ class BrokenMeteor(their_meteor.Meteor):
     ids=["dies", "answers nonsense", "hangs"],
 )
 def test_a_failing_meteor_jar_is_reported_and_the_other_scores_stand(monkeypatch, program, why):
-    monkeypatch.setattr(captions, "Meteor", type("Broken", (BrokenMeteor,), {"program": program}))
+    monkeypatch.setattr(captions, "EnglishMeteor", type("Broken", (BrokenMeteor,), {"program": program}))
     monkeypatch.setattr(captions._meteor, "__defaults__", (1.0,))  # the watchdog's patience in seconds
     got = caption_scores(PREDICTIONS, REFERENCES)
     gc.collect()  # Meteor.__del__ must not wait for a lock
     assert got["corpus"]["METEOR"]["value"] is None and why in got["corpus"]["METEOR"]["why"]
     assert got["corpus"]["CIDEr"] > 0
+
+
+@needs_java
+@pytest.mark.parametrize("kind", ["plain", "decimal comma", "blank in the path"])
+def test_meteor_in_every_locale_and_folder(tmp_path, kind):
+    """In a process of its own, whose Java and whose package are as a user may have them."""
+    environment = dict(os.environ)
+    if kind == "decimal comma":
+        environment["JAVA_TOOL_OPTIONS"] = "-Duser.language=de -Duser.country=DE"
+    if kind == "blank in the path":
+        folder = Path(pycocoevalcap.__path__[0])
+        (tmp_path / "with blank" / "pycocoevalcap").mkdir(parents=True)
+        for part in folder.iterdir():
+            (tmp_path / "with blank" / "pycocoevalcap" / part.name).symlink_to(part)
+        (tmp_path / "with blank" / "pycocoevalcap" / "meteor").unlink()
+        shutil.copytree(folder / "meteor", tmp_path / "with blank" / "pycocoevalcap" / "meteor")
+        environment["PYTHONPATH"] = os.pathsep.join([str(tmp_path / "with blank"), environment.get("PYTHONPATH", "")])
+    code = (
+        "from swwatch.metrics.captions import caption_scores as score; import pycocoevalcap\n"
+        "print(pycocoevalcap.__path__[0])\n"
+        "said, meant = {'a': 'A man runs.', 'b': 'A dog.'}, {'a': 'A man runs fast.', 'b': 'A cat.'}\n"
+        "print(score(said, meant)['corpus']['METEOR'])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    where, value = done.stdout.splitlines()
+    assert ("with blank" in where) == (kind == "blank in the path") and 0 < float(value) < 1
+
+
+def test_a_reference_without_a_word_leaves_out_its_clip_and_no_other(no_java):
+    got = caption_scores({**PREDICTIONS, "d": "a dog"}, {**REFERENCES, "d": "..."})
+    plain = caption_scores(PREDICTIONS, REFERENCES)
+    assert got.pop("left_out") == ["d"] and got == plain
 
 
 @pytest.mark.parametrize(
@@ -167,7 +204,7 @@ def test_a_failing_meteor_jar_is_reported_and_the_other_scores_stand(monkeypatch
         ({"a": "x", "b": "y"}, {"a": "x"}, "1 of 2 clips have no reference"),
         ({"a": "x"}, {"a": "x", "b": "y", "c": "z"}, "2 of 3 clips have no caption"),
         ({"a": "x"}, {"a": []}, "1 of 1 clips have no reference"),
-        ({"a": "x", "b": "."}, {"a": "x", "b": "..."}, "1 of 2 clips have only empty references"),
+        ({"a": "x", "b": "."}, {"a": "!", "b": "..."}, "none of the 2 clips has a reference with a word"),
     ],
 )
 def test_sets_that_do_not_match_are_refused_with_counts(no_java, predictions, references, message):

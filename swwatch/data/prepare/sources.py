@@ -137,11 +137,12 @@ def read_shard(tar: tarfile.TarFile, name: str) -> list[Entry]:
 
     try:
         for member in tar:
-            # WebDataset: the key ends at the first dot of the file name
-            stem, _, extension = PurePosixPath(member.name).name.partition(".")
-            key = str(PurePosixPath(member.name).with_name(stem)) if stem else ""
-            if not key or not member.isfile() or extension not in ("json", "mp4"):
+            # WebDataset's keys end at the first dot of the file name; those that hold dots themselves are kept whole
+            path = PurePosixPath(member.name)
+            stem, extension = path.stem, path.suffix.lower().removeprefix(".")
+            if not member.isfile() or extension not in ("json", "mp4"):
                 continue
+            key = str(path.with_name(stem))
             entry = entries.setdefault(key, Entry(f"{name}:{key}", stem))
             if (entry.raw if extension == "json" else entry.member) is not None:
                 extra.append(Entry(f"{name}:{member.name}", stem, problem="repeated_member"))
@@ -157,6 +158,10 @@ def read_shard(tar: tarfile.TarFile, name: str) -> list[Entry]:
         if tar.fileobj.read(tarfile.BLOCKSIZE) != tarfile.NUL * tarfile.BLOCKSIZE:
             broken(f"no end-of-archive mark after {len(entries)} samples: the file is damaged or cut short")
     size = os.fstat(tar.fileobj.fileno()).st_size
+    for key in [key for key, entry in entries.items() if entry.raw is None or entry.member is None]:
+        first = PurePosixPath(key).name.partition(".")[0]
+        if first != PurePosixPath(key).name and str(PurePosixPath(key).with_name(first)) in entries:
+            del entries[key]  # another member of the sample of that key, such as 0001.meta.json
     for entry in entries.values():
         cut = entry.member is not None and entry.member.offset_data + entry.member.size > size
         if entry.raw is None:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Literal
 
 from swwatch.config import REQUIRED, read_settings, setting
-from swwatch.data.annotations import seeks_file
+from swwatch.data.annotations import decode_line, seeks_file
 from swwatch.data.turns.transcript import Transcript, Word, text_of
 from swwatch.errors import UserError
 from swwatch.rules.systems import get
@@ -90,7 +90,7 @@ def write_chunks(source: Path, out: Path, *, query: str, seeks: str, **options) 
     counts = dict.fromkeys(("videos", "chunks", "words", "mended"), 0)
     offsets, part = [], out.with_name(out.name + ".part")
     try:
-        lines = source.open(encoding="utf-8")
+        lines = source.open("rb")
     except OSError as error:
         raise UserError(f"cannot read {source}: {error.strerror}") from error
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -100,9 +100,11 @@ def write_chunks(source: Path, out: Path, *, query: str, seeks: str, **options) 
                 continue
             where = f"{source}, line {number}"
             try:
-                row = json.loads(line)
+                row = decode_line(line)
                 video, content, title = row["video"], row["content"], row.get("title")
                 duration_s = None if row.get("duration") is None else float(row["duration"])
+            except UserError as error:
+                raise UserError(f"{where}: {error}") from None
             except (ValueError, KeyError, TypeError, AttributeError) as error:
                 raise UserError(f'{where}: need an object with "video" and "content"') from error
             transcript = Transcript.read(content, where)

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 
+from swwatch.data.prompt import refuse_markup
 from swwatch.errors import UserError
 from swwatch.rules.spans import Part, Span
 from swwatch.rules.systems import ELLIPSIS, LABEL, System
@@ -140,9 +141,7 @@ class Turns:
         return dict(self.tokenizer.get_added_vocab())
 
     def _refuse_markup(self, text: str) -> None:
-        inside = [token for token in self._special if token in text]
-        if inside:
-            raise UserError(f"the text {text!r} must not contain {inside[0]}: remove it")
+        refuse_markup(self._special, text)
 
 
 @lru_cache(maxsize=10_000)  # markup and labels come again and again

@@ -4,6 +4,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from swwatch.data.prepare.pe_video_rules import is_unicode
 from swwatch.errors import UserError
 
 TOLERANCE_S = 1e-6
@@ -42,6 +43,8 @@ class Transcript:
                 raise UserError(f"{where}, word {number}: {row!r} is not [start, end, word]") from error
             if not (0 <= start < float("inf") and 0 <= end < float("inf")):
                 raise UserError(f"{where}, word {number}: {row!r} has times that are none")
+            if not is_unicode(text):
+                raise UserError(f"{where}, word {number}: {text!r} holds half a character")
             mended += start > end
             if text:
                 words.append(Word(min(start, end), max(start, end), text))

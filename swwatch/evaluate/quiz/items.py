@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from swwatch.data.annotations import decode_line
 from swwatch.errors import UserError
 
 LETTERS = "ABCDEFGHIJ"
@@ -126,12 +127,12 @@ def read_rows(path: Path) -> list[Row]:
             with path.open(newline="", encoding="utf-8-sig") as file:
                 found = list(csv.DictReader(file))
         elif kind == ".jsonl":
-            found = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+            found = [decode_line(line) for line in path.read_bytes().split(b"\n") if line.strip()]
         elif kind == ".json":
-            found = json.loads(path.read_text(encoding="utf-8"))
+            found = json.loads(path.read_text(encoding="utf-8-sig"))
         else:
             raise UserError(f"{path}: a json, jsonl, csv or parquet file is wanted")
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, UserError) as error:
         raise UserError(f"{path} cannot be read: {error}") from error
     if not isinstance(found, list) or not all(isinstance(row, Mapping) for row in found):
         raise UserError(f"{path}: a list of objects is wanted")

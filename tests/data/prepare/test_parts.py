@@ -1,5 +1,6 @@
 """Preparation: what comes out depends on the input and the flags alone, whatever happens on the way."""
 
+import io
 import json
 import random
 import tarfile
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 
 from swwatch.data.annotations import read_jsonl, resolve_video
 from swwatch.data.prepare.parts import Sampler, prepare
+from swwatch.data.prepare.sources import read_shard
 from swwatch.errors import UserError
 from tests.helpers.pe_video_files import (
     REPOSITORY,
@@ -250,3 +252,15 @@ def test_a_sample_larger_than_what_passes_is_an_error_and_leaves_no_output(tmp_p
     with pytest.raises(UserError, match="only 20 train records pass"):
         prepared(tmp_path, sample=21)
     assert not (tmp_path / "train_3_5.jsonl").exists()
+
+
+def test_keys_with_dots_and_capital_endings_are_samples_and_other_members_of_one_are_not(tmp_path):
+    with tarfile.open(tmp_path / "0.tar", "w") as tar:
+        for name in ("0001.json", "0001.mp4", "0001.meta.json", "clip_1.5s.json", "clip_1.5s.mp4", "d/a.b.json"):
+            tar.addfile(tarfile.TarInfo(name), io.BytesIO())
+        for name in ("d/a.b.mp4", "0004.JSON", "0004.MP4", "lone.x.json"):
+            tar.addfile(tarfile.TarInfo(name), io.BytesIO())
+    with tarfile.open(tmp_path / "0.tar") as tar:
+        told = {entry.where: entry.problem for entry in read_shard(tar, "0.tar")}
+    keys = ("0001", "clip_1.5s", "d/a.b", "0004")
+    assert told == dict.fromkeys(f"0.tar:{key}" for key in keys) | {"0.tar:lone.x": "no_video_member"}
