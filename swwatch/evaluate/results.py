@@ -151,7 +151,7 @@ class Results(Part):
 
     def _write_run(self, run: dict) -> None:
         self.facts = run
-        write_atomic(self.run, [json.dumps(run, indent=2, ensure_ascii=False) + "\n"])
+        write_object(self.run, run)
 
     def _gather(self) -> dict[str, tuple[bytes, bytes]]:
         """Clip -> its lines in predictions and trace, of all clips that some pair of files holds whole."""
@@ -198,6 +198,11 @@ def parts_of(predictions: Path) -> Path:
 def part_of(predictions: Path, rank: int) -> Path:
     """Where the process of this rank writes its predictions."""
     return parts_of(predictions) / f"rank{rank}_infer.json"
+
+
+def write_object(path: Path, content: dict) -> None:
+    """Write a JSON file."""
+    write_atomic(path, [json.dumps(content, indent=2, ensure_ascii=False) + "\n"])
 
 
 def read_lines(path: Path, *, cut_tail: bool = True) -> dict[str, tuple[bytes, dict]]:

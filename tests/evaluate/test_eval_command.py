@@ -264,7 +264,7 @@ def test_fingerprint_follows_content_not_place(tmp_path):
     for name, weights in {"a": b"x" * 5_000_000, "b": b"x" * 5_000_000, "c": b"x" * 4_999_999 + b"y"}.items():
         (tmp_path / name).mkdir()
         (tmp_path / name / "model.safetensors").write_bytes(weights)
-    a, b, c = (command.fingerprint(str(tmp_path / name), None) for name in "abc")
+    a, b, c = (fingerprint(str(tmp_path / name), None) for name in "abc")
     assert a == b != c
 
 

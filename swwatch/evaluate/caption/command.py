@@ -15,10 +15,10 @@ from swwatch.engine.requests import Run
 from swwatch.errors import UserError
 from swwatch.evaluate.caption.clips_at_once import clips_at_once
 from swwatch.evaluate.caption.runner import Clip, Unreadable, run
-from swwatch.evaluate.caption.scoring import describe, score, write_metrics
+from swwatch.evaluate.caption.scoring import describe, score
 from swwatch.evaluate.caption.settings import EvalSettings, read_settings
 from swwatch.evaluate.predictions import read_object, read_predictions
-from swwatch.evaluate.results import Part, beside, read_lines
+from swwatch.evaluate.results import Part, beside, read_lines, write_object
 from swwatch.evaluate.sharing import shared
 from swwatch.launch.place import place_of
 from swwatch.launch.ranks import Alone, join
@@ -98,19 +98,10 @@ def evaluate(settings: EvalSettings, ranks: Alone, *, restart: bool = False) -> 
             "clips_at_once": results.facts["about"]["clips_at_once"],
         }
         report = score(rows, records, **spoken, learned=learned)
-        write_metrics(results.metrics, {**results.facts, "num_skipped": results.num_skipped, **report})
+        write_object(results.metrics, {**results.facts, "num_skipped": results.num_skipped, **report})
     print(describe(report, variant, results.num_skipped))
     print(f"metrics in {results.metrics}")
     return 0
-
-
-def device_of(asked: str | None, ranks: Alone) -> str | None:
-    """Each process of a node takes a GPU of its own, where it is not told which."""
-    if ranks.size == 1 or asked not in (None, "cuda") or not torch.cuda.is_available():
-        return asked
-    device = f"cuda:{ranks.local_rank % torch.cuda.device_count()}"
-    torch.cuda.set_device(device)
-    return device
 
 
 def narrate_clip(clip: Clip, loaded: Loaded, settings: EvalSettings, prompts: Prompts) -> Run:
@@ -150,7 +141,7 @@ def score_predictions(settings: EvalSettings) -> int:
     if told.problems:
         report["problems"] = told.problems
     variant = run_facts.get("settings", {}).get("variant", settings.variant)
-    write_metrics(beside(path, "metrics.json"), {**run_facts, "num_skipped": num_skipped, **report})
+    write_object(beside(path, "metrics.json"), {**run_facts, "num_skipped": num_skipped, **report})
     print(describe(report, variant, num_skipped))
     print(f"metrics in {beside(path, 'metrics.json')}")
     return 0
@@ -186,8 +177,7 @@ def describe_run(settings: EvalSettings, loaded: Loaded, prompts: Prompts) -> di
             "variant": loaded.settings.variant,
             "schedule": str(parse_schedule(settings.schedule or loaded.settings.schedule)),
             "pixel_budget": loaded.settings.pixel_budget,
-            "model_fingerprint": fingerprint(settings.model, loaded),
-            "dtype": str(loaded.model.dtype).removeprefix("torch."),
+            **identity(settings.model, loaded),
             "data_sha256": hashlib.sha256(data.read_bytes()).hexdigest(),
             "task": settings.label,
             "system": prompts.system,
@@ -201,31 +191,6 @@ def describe_run(settings: EvalSettings, loaded: Loaded, prompts: Prompts) -> di
             "model": settings.model,
             "data": str(data),
             "img_root": None if settings.img_root is None else str(settings.img_root),
-            "device": str(loaded.model.device),
-            "torch": torch.__version__,
-            "transformers": transformers.__version__,
+            **circumstances(loaded),
         },
     }
-
-
-def fingerprint(model_path: str, loaded: Loaded, samples: int = 32, piece: int = 1 << 16) -> str:
-    """Tells checkpoints apart by content: training on in the same folder changes it, moving the folder does not.
-
-    A folder's JSON files count in full, weight files by size and `samples` pieces spread evenly (all 15 GB of a 7B
-    model would take a minute to read). A hub id counts with its commit.
-    """
-    folder = Path(model_path)
-    if not folder.is_dir():
-        return f"{model_path}@{getattr(loaded.model.config, '_commit_hash', None)}"
-    digest = hashlib.sha256()
-    for path in sorted([*folder.glob("*.json"), *folder.glob("*.safetensors"), *folder.glob("*.bin")]):
-        size = path.stat().st_size
-        digest.update(f"{path.name}:{size};".encode())
-        with path.open("rb") as file:
-            if path.suffix == ".json" or size <= samples * piece:
-                digest.update(file.read())
-                continue
-            for i in range(samples):
-                file.seek((size - piece) * i // (samples - 1))
-                digest.update(file.read(piece))
-    return digest.hexdigest()

@@ -1,10 +1,7 @@
 """From predictions to numbers: the metrics file and what is printed at the end."""
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
 
-from swwatch.data.annotations import write_atomic
 from swwatch.errors import UserError
 from swwatch.evaluate.caption.by_task import by_task, describe_tasks
 from swwatch.evaluate.predictions import some
@@ -95,10 +92,6 @@ def _toy_intervals(clips: list[tuple[str, list[Event]]]) -> dict[str, list[float
         if sum(wholes):
             found[name] = interval(ratio_of(parts, wholes))
     return found
-
-
-def write_metrics(path: Path, report: dict) -> None:
-    write_atomic(path, [json.dumps(report, indent=2, ensure_ascii=False) + "\n"])
 
 
 def describe(report: dict, variant: str | None, num_skipped: int) -> str:

@@ -100,6 +100,11 @@ class Plain:
         self.turns = Turns(loaded.tokenizer, PLAIN)
         self.encoder = FrameEncoder(loaded.processor.video_processor, budget)
 
+    def describe(self) -> dict:
+        """What answers depend on; `how` is for people."""
+        how = f"whole clips ({self.policy.name})"
+        return {"how": how, "positions": self.policy.name, "max_frames": self.max_frames}
+
     def units(self, items: Sequence[Item]) -> list[list[Item]]:
         """Questions that are worked on together."""
         return [[item] for item in items]
@@ -160,6 +165,12 @@ class Streaming:
             raise UserError(f"{loaded.settings.variant!r} does not stream in turns: give --variant, one of {known}")
         self.turns = Turns(loaded.tokenizer, self.system)
         self.encoder = FrameEncoder(loaded.processor.video_processor, budget)
+
+    def describe(self) -> dict:
+        where = self.options.get("policy") or self.system.positions
+        eviction = self.options.get("eviction") or self.system.eviction
+        how = f"streaming as {self.system.name} ({eviction}, {where})"
+        return {"how": how, "positions": where, "eviction": eviction}
 
     def units(self, items: Sequence[Item]) -> list[list[Item]]:
         units: dict[tuple, list[Item]] = {}

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from swwatch.data.annotations import decode_line
+from swwatch.data.video import VideoError
 from swwatch.errors import UserError
 
 LETTERS = "ABCDEFGHIJ"
@@ -48,6 +49,19 @@ class Item:
             raise UserError(f"the question {self.key} needs two different choices at least, not {self.choices}")
         if self.start_s < 0 or (self.end_s is not None and self.end_s <= 0):
             raise UserError(f"the question {self.key} is about the seconds {self.start_s} to {self.end_s}")
+
+    def locate(self, root: Path) -> Path:
+        """The file or folder of the video, below the folder of all videos.
+
+        Raises:
+            VideoError: there is none.
+        """
+        for place in self.places:
+            path = root / place
+            if path.is_dir() if self.frames_per_second else path.is_file():
+                return path
+        kind = "folder" if self.frames_per_second else "file"
+        raise VideoError(root / self.places[0], f"there is no such {kind}")
 
 
 class Row:
@@ -147,6 +161,22 @@ def lettered(options: list[str]) -> list[str]:
     if len(options) == len(marks) and all(map(str.startswith, options, marks)):
         return options
     return [f"{mark} {option}" for mark, option in zip(marks, options, strict=True)]
+
+
+def multiple_choice(
+    row: Row, ask, options: list[str], *, key: str, video: str, places: tuple[str, ...], group: str, **more
+) -> Item:
+    """A question whose choices are the letters of its options.
+
+    Args:
+        row: it has `question`, and `answer` unless that is among `more`.
+        ask: question, options -> what the user says.
+        more: further fields of the Item.
+    """
+    if "answer" not in more:
+        more["answer"] = letter_answer(row, options)
+    prompt, choices = ask(row.text("question"), options), letters_of(row, options)
+    return Item(key=key, video=video, places=places, group=group, prompt=prompt, choices=choices, **more)
 
 
 def letters_of(row: Row, options: list[str]) -> tuple[str, ...]:

@@ -6,7 +6,7 @@ What comes after the moment of asking is never shown.
 import re
 from pathlib import Path
 
-from swwatch.evaluate.quiz.items import Item, Row, letter_answer, letters_of, read_rows, seconds
+from swwatch.evaluate.quiz.items import Item, Row, letters_of, multiple_choice, read_rows, seconds
 from swwatch.evaluate.quiz.wording import Wording
 
 # modes of OVO-Bench -> their tasks. Source: constant.py of github.com/JoeLeelyf/OVO-Bench
@@ -40,18 +40,9 @@ def ovobench(data: Path, wording: Wording) -> list[Item]:
             raise row.wrong(f"task {task!r} is none of OVO-Bench's")
         options = row.texts("options")
         letters = letters_of(row, options)
-        items.append(
-            Item(
-                number,
-                video,
-                places,
-                wording.ask(row.text("question"), options),
-                letters,
-                letters[row.index("gt", len(letters))],
-                task,
-                end_s=row.number("realtime"),
-            )
-        )
+        more = {"answer": letters[row.index("gt", len(letters))], "end_s": row.number("realtime")}
+        where = {"key": number, "video": video, "places": places, "group": task}
+        items.append(multiple_choice(row, wording.ask, options, **where, **more))
     return items
 
 
@@ -95,14 +86,5 @@ def streamingbench(data: Path, wording: Wording) -> list[Item]:
 
 
 def _streamed(row: Row, key: str, video: str, places: tuple[str, ...], wording: Wording) -> Item:
-    options = row.texts("options")
-    return Item(
-        key,
-        video,
-        places,
-        wording.ask(row.text("question"), options),
-        letters_of(row, options),
-        letter_answer(row, options),
-        row.text("task_type"),
-        end_s=seconds(row, "time_stamp"),
-    )
+    where = {"key": key, "video": video, "places": places, "group": row.text("task_type")}
+    return multiple_choice(row, wording.ask, row.texts("options"), **where, end_s=seconds(row, "time_stamp"))

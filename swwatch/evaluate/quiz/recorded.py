@@ -1,10 +1,10 @@
 """Benchmarks whose questions are about whole, recorded videos: VideoMME, MVBench, LiveSports-3K QA."""
 
+from dataclasses import replace
 from pathlib import Path
 
-from swwatch.data.video import VideoError
 from swwatch.errors import UserError
-from swwatch.evaluate.quiz.items import Item, Row, letter_answer, letters_of, read_rows, worded_answer
+from swwatch.evaluate.quiz.items import Item, Row, multiple_choice, read_rows, worded_answer
 from swwatch.evaluate.quiz.wording import Wording
 
 ENDINGS = (".mp4", ".mkv", ".webm", ".avi", ".mov")
@@ -23,24 +23,21 @@ def videomme(data: Path, wording: Wording, subtitles: Path | None = None) -> lis
     """
     items = []
     for row in read_rows(data):
-        video, options = row.text("videoID"), row.texts("options")
-        prompt = wording.ask(row.text("question"), options)
-        if subtitles is not None:
-            prompt = wording.subtitled.format(subtitles=read_srt(subtitles / f"{video}.srt"), question=prompt)
-        names = tuple(f"{folder}{video}{ending}" for folder in ("", "data/", "video/") for ending in ENDINGS)
-        tags = tuple(row.text(name) for name in ("domain", "task_type") if name in row)
-        items.append(
-            Item(
-                row.text("question_id"),
-                video,
-                names,
-                prompt,
-                letters_of(row, options),
-                letter_answer(row, options),
-                row.text("duration"),
-                tags,
-            )
+        video = row.text("videoID")
+        item = multiple_choice(
+            row,
+            wording.ask,
+            row.texts("options"),
+            key=row.text("question_id"),
+            video=video,
+            places=tuple(f"{folder}{video}{ending}" for folder in ("", "data/", "video/") for ending in ENDINGS),
+            group=row.text("duration"),
+            tags=tuple(row.text(name) for name in ("domain", "task_type") if name in row),
         )
+        if subtitles is not None:
+            said = read_srt(subtitles / f"{video}.srt")
+            item = replace(item, prompt=wording.subtitled.format(subtitles=said, question=item.prompt))
+        items.append(item)
     return items
 
 
@@ -95,21 +92,13 @@ def mvbench(data: Path, wording: Wording) -> list[Item]:
     for task, (name, folder, bounded) in MVBENCH.items():
         path = data / f"{name}.json"
         for number, row in enumerate(read_rows(path) if path.is_file() else []):
-            video, options = row.text("video"), row.texts("candidates")
-            span = {"start_s": row.number("start"), "end_s": row.number("end")} if bounded else {}
-            items.append(
-                Item(
-                    f"{name}/{number}",
-                    f"{folder}/{video}",
-                    (f"{folder}/{video}", f"video/{folder}/{video}"),
-                    wording.ask(row.text("question"), options),
-                    letters_of(row, options),
-                    worded_answer(row, options),
-                    task,
-                    frames_per_second=TVQA_FPS if "frames_fps3" in folder else None,
-                    **span,
-                )
-            )
+            video, options = f"{folder}/{row.text('video')}", row.texts("candidates")
+            shown = {"start_s": row.number("start"), "end_s": row.number("end")} if bounded else {}
+            if "frames_fps3" in folder:
+                shown["frames_per_second"] = TVQA_FPS
+            where = {"key": f"{name}/{number}", "video": video, "places": (video, f"video/{video}"), "group": task}
+            answer = worded_answer(row, options)
+            items.append(multiple_choice(row, wording.ask, options, answer=answer, **where, **shown))
     if not items:
         raise UserError(f"{data} holds no annotation file of MVBench, such as action_sequence.json")
     return items
@@ -130,15 +119,15 @@ def livesports(data: Path, wording: Wording) -> list[Item]:
         names = [row.text("video")] if "video" in row else []
         names += [f"{folder}{video}{ending}" for folder in ("", "videos/") for ending in ENDINGS]
         items.append(
-            Item(
-                f"{video}/{row.text('question_id')}",
-                video,
-                tuple(names),
-                wording.ask(row.text("question"), options),
-                letters_of(row, options),
-                letter_answer(row, options),
-                row.text("q_type"),
-                ("OCR",) if "OCR" in row and row.number("OCR") == 1 else (),
+            multiple_choice(
+                row,
+                wording.ask,
+                options,
+                key=f"{video}/{row.text('question_id')}",
+                video=video,
+                places=tuple(names),
+                group=row.text("q_type"),
+                tags=("OCR",) if "OCR" in row and row.number("OCR") == 1 else (),
                 **_span(row),
             )
         )
@@ -146,20 +135,9 @@ def livesports(data: Path, wording: Wording) -> list[Item]:
 
 
 def _span(row: Row) -> dict:
-    start = next((name for name in ("video_start", "begin") if name in row), None)
-    end = next((name for name in ("video_end", "end") if name in row), None)
-    span = {"start_s": row.number(start)} if start else {}
-    return span | ({"end_s": row.number(end)} if end else {})
-
-
-def locate(item: Item, root: Path) -> Path:
-    """The file or folder of an item's video.
-
-    Raises:
-        VideoError: there is none.
-    """
-    for place in item.places:
-        path = root / place
-        if path.is_dir() if item.frames_per_second else path.is_file():
-            return path
-    raise VideoError(root / item.places[0], f"there is no such {'folder' if item.frames_per_second else 'file'}")
+    known = {"video_start": "start_s", "begin": "start_s", "video_end": "end_s", "end": "end_s"}
+    found: dict[str, float] = {}
+    for name, field in known.items():
+        if name in row:
+            found.setdefault(field, row.number(name))
+    return found

@@ -1,19 +1,68 @@
-"""The loop of a quiz: every question is answered once, whatever happens on the way."""
+"""The measuring of a quiz: the model, and every question answered once, whatever happens on the way."""
 
+import hashlib
 from collections.abc import Callable, Iterator
+from dataclasses import asdict
 from pathlib import Path
 
 from tqdm import tqdm
 
+from swwatch.data.budget import BUDGETS
 from swwatch.errors import UserError
 from swwatch.evaluate.caption.runner import bar_options, check_skips, claimed
+from swwatch.evaluate.model import circumstances, identity, load_model
 from swwatch.evaluate.quiz.asking import Answered, Plain, Streaming
 from swwatch.evaluate.quiz.items import Item
+from swwatch.evaluate.quiz.settings import QuizSettings
+from swwatch.evaluate.quiz.wording import Wording
 from swwatch.evaluate.results import Part
 from swwatch.launch.ranks import Alone
+from swwatch.model.checks import saved_settings
 
 
-def run(
+def open_asker(settings: QuizSettings, ranks: Alone) -> Plain | Streaming:
+    """A model that is ready to be asked; one that names no variant is a plain causal one, unless it is to stream."""
+    variant, task = settings.variant, settings.benchmark
+    if variant is None and not saved_settings(settings.model):
+        if settings.streaming:
+            raise UserError(f"{settings.model} does not say how it streams: give --variant streamingvlm or livecc")
+        variant = "origin"
+    loaded = load_model(settings, settings.model, ranks, variant=variant)
+    if not settings.streaming:
+        return Plain(loaded, task, settings.budget, settings.positions or "mrope_full", settings.max_frames)
+    options = {"policy": settings.positions, "eviction": settings.eviction}
+    return Streaming(loaded, task, BUDGETS[loaded.settings.pixel_budget], **options)
+
+
+def describe_run(settings: QuizSettings, asker: Plain | Streaming, wording: Wording) -> dict:
+    """What the answers depend on (`settings`), and where things lay (`about`)."""
+    shown = asker.describe()
+    if settings.subtitles and not asker.streams:
+        shown["how"] += ", with subtitles"
+    data, digest = settings.data, hashlib.sha256()
+    for file in sorted(data.glob("*.json")) if data.is_dir() else [data]:
+        digest.update(file.read_bytes())
+    return {
+        "settings": {
+            "task": settings.task,
+            **shown,
+            "streaming": settings.streaming,
+            "subtitles": bool(settings.subtitles),
+            "pixels": asdict(asker.encoder.budget),
+            **identity(settings.model, asker.loaded),
+            "data_sha256": digest.hexdigest(),
+            "wording": asdict(wording),
+        },
+        "about": {
+            "model": settings.model,
+            "data": str(data),
+            "videos": None if settings.videos is None else str(settings.videos),
+            **circumstances(asker.loaded),
+        },
+    }
+
+
+def answer_all(
     items: list[Item],
     results: Part,
     *,

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from swwatch.data.budget import PixelBudget
 from swwatch.data.video import Clip, VideoError, read_clip, steps_of
 from swwatch.errors import UserError
-from swwatch.evaluate.quiz import asking, frames, recorded, tasks
+from swwatch.evaluate.quiz import asking, frames, tasks
 from swwatch.evaluate.quiz.asking import Plain, Streaming, choice_tokens, choose
 from swwatch.evaluate.quiz.items import Item
 from swwatch.evaluate.quiz.wording import read_wording
@@ -115,7 +115,7 @@ def test_frames_are_a_spread_of_the_grid_times_in_the_span(start_s, length_s, nu
 
 def test_frames_of_a_file_are_those_of_the_one_sampler(quiz, videos_of):
     item = tasks.get("videomme").items(quiz["videomme"], read_wording())[0]
-    path = recorded.locate(item, videos_of("videomme"))
+    path = item.locate(videos_of("videomme"))
     whole = read_clip(path).frames
     assert np.array_equal(frames.read_shown(item, path, 480).frames, whole)
     part = frames.read_shown(replace(item, start_s=1.0, end_s=3.25), path, 480)
@@ -132,7 +132,7 @@ def test_frames_of_a_file_are_those_of_the_one_sampler(quiz, videos_of):
 def test_a_folder_of_pictures_is_shown_as_a_video_of_its_rate(quiz, videos_of):
     items = tasks.get("mvbench").items(quiz["mvbench"], read_wording())
     item = next(item for item in items if item.frames_per_second)
-    path = recorded.locate(item, videos_of("mvbench"))
+    path = item.locate(videos_of("mvbench"))
     shown = frames.read_shown(replace(item, start_s=0.0, end_s=2.0), path, 480)
     names = sorted(path.iterdir())
     assert [name.name for name in names[:2]] == ["00001.jpg", "00002.jpg"]

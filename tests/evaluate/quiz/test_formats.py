@@ -28,7 +28,7 @@ def test_every_question_has_a_video_and_an_answer_that_can_be_said(quiz, videos_
     items = items_of(quiz, name)
     assert len(items) == len({item.key for item in items}) > 3
     for item in items:
-        assert recorded.locate(item, videos_of(name)).exists()
+        assert item.locate(videos_of(name)).exists()
         assert item.answer in item.choices
 
 
@@ -128,7 +128,7 @@ def test_streamingbench_finds_videos_whose_paths_are_of_another_machine(quiz, tm
     root = quiz["streamingbench"].parent
     items = tasks.get("streamingbench").items(path, read_wording())
     for folder in (root, root / "videos"):
-        assert [recorded.locate(item, folder).name for item in items[:1]] == ["sample_1_real.mp4"]
+        assert [item.locate(folder).name for item in items[:1]] == ["sample_1_real.mp4"]
 
 
 def test_livesports_reads_both_spellings_of_its_span_and_options(quiz, tmp_path):

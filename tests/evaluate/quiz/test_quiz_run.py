@@ -14,7 +14,7 @@ from swwatch.errors import UserError
 from swwatch.evaluate.quiz import command, tasks
 from swwatch.evaluate.quiz.asking import Plain, choose
 from swwatch.evaluate.quiz.items import Item
-from swwatch.evaluate.quiz.runner import run
+from swwatch.evaluate.quiz.runner import answer_all
 from swwatch.evaluate.results import beside, read_lines
 from swwatch.evaluate.sharing import shared
 from swwatch.launch.ranks import Alone, Stopped, Team
@@ -51,7 +51,7 @@ class Scripted:
 def ask(path, ranks, asker, items=ITEMS, max_bad_fraction=0.01):
     def work(results):
         where = {"asker": asker, "locate": lambda item: Path("/videos") / item.places[0]}
-        run(items, results, **where, ranks=ranks, max_bad_fraction=max_bad_fraction)
+        answer_all(items, results, **where, ranks=ranks, max_bad_fraction=max_bad_fraction)
 
     with ranks, shared(path, RUN, [item.key for item in items], work, ranks, label="toy"):
         pass
@@ -213,10 +213,10 @@ def test_answers_of_another_run_are_not_mixed(flags):
         (["--streaming"], "give --variant streamingvlm or livecc"),
         (["--streaming", "--max-frames", "8"], "leaves no frame out"),
         (["--eviction", "flush"], "goes with --streaming"),
-        (["--max-frames", "1"], "two frames at least"),
-        (["--max-count", "0"], "one question at least"),
+        (["--max-frames", "1"], "max_frames must be at least 2"),
+        (["--max-count", "0"], "max_count must be at least 1"),
         (["--max-bad-fraction", "2"], "a fraction from 0 to 1"),
-        (["--min-pixels", "0"], "--min-pixels must be above 0"),
+        (["--min-pixels", "0"], "min_pixels must be at least 1"),
         (["--videos", "nowhere"], "there is no folder nowhere"),
         (["--subtitles", "nowhere"], "livesports has no subtitles"),
         (["--data", "nowhere.json"], "there is no file nowhere.json"),
