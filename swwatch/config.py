@@ -41,8 +41,8 @@ def setting(default: Any, help: str, *, env: str | None = None, **facts: Any) ->
         default: REQUIRED for none.
         facts: more that is known of the field, kept in its metadata. `check_least` reads `least` and `above`;
             `add_flags` reads `metavar`, `positional` (True: no dashes before its name), `repeat` (True: a list whose
-            flag is given once for each item, which may then hold a comma) and `also` (another name of the same
-            setting).
+            flag is given once for each item, which may then hold a comma), `several` (True: a list of words), `hidden`
+            (True: no flag, where a program sets what it inherits) and `also` (another name of the same setting).
     """
     metadata = {"help": help, "env": env, **facts}
     if isinstance(default, list | dict):
@@ -111,6 +111,10 @@ def add_flags(parser: argparse.ArgumentParser, cls: type) -> None:
             flag, how["nargs"] = field.name, "?"
         if facts.get("repeat"):
             how["action"] = "append"
+        if facts.get("several"):
+            how["nargs"] = "+"
+        if facts.get("hidden"):
+            continue
         owner = next(kind for kind in cls.__mro__ if field.name in vars(kind).get("__annotations__", {}))
         group = vars(owner).get("heading")
         if group not in groups:

@@ -17,9 +17,6 @@ SUB_COMMANDS = {
 }
 PROGRAMS = [*cli.COMMANDS, *(f"{name} {sub}" for name, subs in SUB_COMMANDS.items() for sub in subs)]
 WAITING = (
-    "eval",
-    "disturb",
-    "quiz",
     "commentary",
     "commentary generate",
     "commentary judge",
@@ -56,6 +53,16 @@ MISTAKES = [
     "bench endless --modes full,fast",
     "bench live --begin 9 --most 2",
     "study --jobs 0",
+    "eval --model-path /nowhere",
+    "eval --variant gruop",
+    "eval --max-count 0",
+    "eval --data-dir /nowhere.jsonl --model-path x/y",
+    "eval --score-only --output-file /nowhere.json",
+    "disturb /nowhere",
+    "disturb",
+    "quiz mvbench",
+    "quiz nobench --data . --model x/y",
+    "quiz livesports --data /nowhere.json --model x/y",
     "flow",
 ]
 # runs a program and tells what it printed, its exit code, the modules that it imported and its own CPU seconds

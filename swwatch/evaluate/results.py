@@ -190,6 +190,12 @@ def beside(predictions: Path, what: str) -> Path:
     return predictions.with_name(f"{predictions.stem.removesuffix('_infer')}_{what}")
 
 
+def in_folder(folder: Path, name: str) -> Path:
+    """A bare name lies in the folder; a path is a path."""
+    path = Path(name)
+    return folder / path if path.name == name else path
+
+
 def parts_of(predictions: Path) -> Path:
     """The folder of the parts of several processes."""
     return beside(predictions, "parts")
@@ -226,6 +232,11 @@ def read_lines(path: Path, *, cut_tail: bool = True) -> dict[str, tuple[bytes, d
                 f"{path}, line {number}: not a result ({error!r}). Remove the line, or give --restart to begin anew"
             ) from error
     return lines
+
+
+def read_traces(predictions: Path) -> dict[str, list[dict]]:
+    """Clip -> its tokens, of every clip whose line in the trace is whole."""
+    return {key: row["tokens"] for key, (_, row) in read_lines(beside(predictions, "trace.jsonl")).items()}
 
 
 def _append(path: Path, record: dict) -> None:

@@ -8,11 +8,11 @@ import pytest
 
 from swwatch.cli import run as run_program
 from swwatch.errors import UserError
-from swwatch.evaluate.caption import command
+from swwatch.evaluate.caption import measure
 from swwatch.evaluate.disturb import command as disturb
 from swwatch.evaluate.disturb import table as disturb_table
-from swwatch.evaluate.disturb.command import find_checkpoints
-from swwatch.evaluate.disturb.table import PAPER, Row, build_table
+from swwatch.evaluate.disturb.settings import Row, find_checkpoints
+from swwatch.evaluate.disturb.table import PAPER, build_table
 from swwatch.evaluate.disturb.text import disturbance_markdown, disturbance_text
 from swwatch.metrics import captions
 from swwatch.metrics.paper import paper_disturbed
@@ -64,16 +64,16 @@ def arguments(models, data, out, *more, names=("group", "origin")):
 
 
 def test_every_model_under_every_schedule_and_again_after_a_kill(models, data, tmp_path, monkeypatch, capsys):
-    asked, evaluate = [], command.evaluate
+    asked, evaluate = [], measure.evaluate
 
-    def counted(settings, ranks, **options):
+    def counted(settings, records, ranks):
         if len(asked) == 2:
             asked.append("killed")
             raise KeyboardInterrupt
         asked.append((settings.output_file, settings.schedule, settings.variant))
-        return evaluate(settings, ranks, **options)
+        return evaluate(settings, records, ranks)
 
-    monkeypatch.setattr(command, "evaluate", counted)
+    monkeypatch.setattr(measure, "evaluate", counted)
     assert run_program(disturb.main, arguments(models, data, tmp_path)) == 130
     first = tmp_path / "group_wait-k-3_infer.json"
     written = first.stat().st_mtime_ns
@@ -219,7 +219,7 @@ def test_a_share_of_nothing_has_neither_value_nor_certainty(tmp_path):
 
 
 def test_a_wrong_model_is_told_before_any_is_run(models, tiny_checkpoint, data, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(command, "evaluate", lambda *args, **options: pytest.fail("evaluated"))
+    monkeypatch.setattr(measure, "evaluate", lambda *args: pytest.fail("evaluated"))
     argv = arguments(models, data, tmp_path)
     assert run_program(disturb.main, [str(tiny_checkpoint), *argv]) == 2
     assert "does not know its variant" in capsys.readouterr().err
@@ -241,7 +241,7 @@ def test_result_files_of_models_in_folders_of_the_same_name_do_not_collide(model
 
 def test_flags_of_the_evaluation_are_passed_on_and_those_that_differ_by_run_are_not_offered(capsys):
     with pytest.raises(SystemExit):
-        disturb.build_parser().parse_args(["--help"])
+        disturb.main(["--help"])
     told = capsys.readouterr().out
     assert "--max-count" in told and "--data-dir" in told and "--dtype" in told
     assert "--schedule " not in told and "--model-path" not in told and "--output-file" not in told

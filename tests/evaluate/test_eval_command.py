@@ -13,8 +13,9 @@ import torch
 from swwatch.cli import run as run_program
 from swwatch.data.video import VideoError
 from swwatch.errors import UserError
-from swwatch.evaluate.caption import command
+from swwatch.evaluate.caption import command, measure
 from swwatch.evaluate.caption.settings import CONFIG, ROOT, EvalSettings
+from swwatch.evaluate.model import fingerprint
 from swwatch.metrics import captions
 from swwatch.narrate.words import Token
 from swwatch.policies.see import ALL
@@ -45,17 +46,18 @@ class World:
         self.model = folder / "model"
         self.model.mkdir()
         (self.model / "config.json").write_text("{}")
-        for name in ("load", "iter_steps", "narration"):
-            monkeypatch.setattr(command, name, getattr(self, name))
+        for name in ("load_model", "iter_steps", "narration"):
+            monkeypatch.setattr(measure, name, getattr(self, name))
         monkeypatch.setattr(captions, "java_problem", lambda: "no `java` on the PATH")
         for name in [name for name in os.environ if name.startswith("QWEN2_5_VL_")]:
             monkeypatch.delenv(name)
 
-    def load(self, path, **options):
-        self.loads.append(options)
-        if options["variant"] not in (None, "group"):
+    def load_model(self, flags, path, ranks):
+        self.loads.append((flags, path))
+        if flags.variant not in (None, "group"):
             raise UserError("the checkpoint was trained with variant 'group'")
-        settings = SimpleNamespace(variant="group", schedule="wait-k:3", pixel_budget="declared", see=ALL)
+        schedule = flags.schedule or "wait-k:3"
+        settings = SimpleNamespace(variant="group", schedule=schedule, pixel_budget="declared", see=ALL)
         return SimpleNamespace(settings=settings, model=SimpleNamespace(dtype=torch.float32, device="cpu"))
 
     def iter_steps(self, path, *, max_frames):
@@ -165,7 +167,7 @@ def test_environment_serves_where_no_flag_is_given(world, monkeypatch):
         "QWEN2_5_VL_EVAL_OUTPUT_FILE": "mine.json",
     }.items():
         monkeypatch.setenv(name, value)
-    assert command.main([]) == 0 and world.loads[0]["variant"] == "group"
+    assert command.main([]) == 0 and world.loads[0][0].variant == "group"
     assert len(lines(world.folder / "elsewhere/mine.json")) == 4
     assert command.main(["--output-file", "flag.json"]) == 0 and (world.folder / "elsewhere/flag.json").exists()
 
@@ -175,8 +177,8 @@ def test_environment_serves_where_no_flag_is_given(world, monkeypatch):
     [
         (["--variant", "gap"], "trained with variant 'group'"),
         (["--variant", "grupp"], "no variant 'grupp'"),
-        (["--max-count", "0"], "--max-count 0"),
-        (["--max-new-tokens", "0"], "--max-new-tokens"),
+        (["--max-count", "0"], "max_count must be at least 1"),
+        (["--max-new-tokens", "0"], "max_new_tokens must be at least 1"),
         (["--max-bad-fraction", "2"], "--max-bad-fraction"),
         (["--data-dir", "nowhere.jsonl"], "no annotation file nowhere.jsonl"),
         (["--schedule", "sometimes"], "schedule 'sometimes'"),

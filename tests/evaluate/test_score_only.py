@@ -8,8 +8,9 @@ from transformers import BertConfig, BertModel
 
 from swwatch.cli import run as run_program
 from swwatch.errors import UserError
-from swwatch.evaluate.caption import command
+from swwatch.evaluate.caption import command, measure
 from swwatch.evaluate.caption.settings import EvalSettings
+from swwatch.launch.ranks import Alone
 from swwatch.metrics import captions
 
 WORDS = "[PAD] [UNK] [CLS] [SEP] [MASK] a red blue circle square moves".split()
@@ -109,7 +110,7 @@ def test_a_metric_that_was_asked_for_and_cannot_be_had_is_an_error(files, capsys
 
 
 def test_it_is_an_error_before_the_model_is_loaded_and_any_clip_captioned(files, monkeypatch):
-    monkeypatch.setattr(command, "load", lambda *args, **kwargs: pytest.fail("the model was loaded"))
+    monkeypatch.setattr(measure, "load_model", lambda *args, **kwargs: pytest.fail("the model was loaded"))
     settings = EvalSettings(data_dir=files, model_path="m", output_dir=files, bleurt=str(files / "none"))
     with pytest.raises(UserError, match="no BLEURT checkpoint"):
-        command.evaluate(settings, command.Alone())
+        measure.evaluate(settings, [], Alone())

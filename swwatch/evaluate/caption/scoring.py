@@ -4,6 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from swwatch.errors import UserError
 from swwatch.evaluate.caption.by_task import by_task, describe_tasks
+from swwatch.evaluate.caption.settings import EvalSettings
 from swwatch.evaluate.predictions import some
 from swwatch.metrics.captions import Metric, caption_scores
 from swwatch.metrics.paper import format_table, our_interval, our_row, paper_rows
@@ -12,6 +13,24 @@ from swwatch.metrics.timing import planned_arrivals, summarize
 from swwatch.toy.mentions import mentions
 from swwatch.toy.scores import clip_counts, toy_events, toy_scores
 from swwatch.toy.world import Event
+
+
+def learned_metrics(settings: EvalSettings) -> list[Metric]:
+    """BLEURT and BERTScore where they were asked for; the import of transformers' models waits until then."""
+    if settings.bleurt is None and settings.bertscore is None:
+        return []
+    import torch
+
+    from swwatch.metrics.learned import load_learned
+
+    return load_learned(
+        bleurt=settings.bleurt,
+        bertscore=settings.bertscore,
+        layer=settings.bertscore_layer,
+        idf=settings.bertscore_idf,
+        baseline=settings.bertscore_baseline,
+        device=settings.device or ("cuda" if torch.cuda.is_available() else "cpu"),
+    )
 
 
 def score(

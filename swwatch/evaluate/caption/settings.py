@@ -1,25 +1,21 @@
 """What can be set for an evaluation, and where the defaults point."""
 
-import argparse
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from swwatch.config import add_flags, load_settings, setting
+from swwatch.config import check_least, setting
 from swwatch.data.tasks import TASKS
 from swwatch.errors import UserError
+from swwatch.evaluate.results import in_folder
+from swwatch.model.flags import LoadFlags
 from swwatch.paths import CONFIGS, ROOT
-from swwatch.policies.see import SEE
-from swwatch.policies.speak import FORMS
-from swwatch.policies.table import forms
-from swwatch.rules import variants
 
 CONFIG = CONFIGS / "eval.yaml"
 
 
-@dataclass(frozen=True)
-class EvalSettings:
+@dataclass(frozen=True, kw_only=True)
+class EvalSettings(LoadFlags):
     """Flags and environment variables as the public release names them, then our own."""
 
     variant: str | None = setting(
@@ -53,22 +49,14 @@ class EvalSettings:
         "predictions: a name in the output folder, or a path (default: <variant>_infer.json; funqa_<variant>_...)",
         env="QWEN2_5_VL_EVAL_OUTPUT_FILE",
     )
-    max_count: int = setting(400, "evaluate the first so many clips of the file")
-    schedule: str | None = setting(
-        None, f"{FORMS}: speak by another schedule than the checkpoint's own (the disturbance test)", also="speak"
-    )
-    see: str | None = setting(
-        None, f"which tokens of the video are seen: {forms(SEE)}, if the checkpoint does not name it"
-    )
-    pixel_budget: str | None = setting(None, "declared or release, if the checkpoint does not name its own")
+    max_count: int = setting(400, "evaluate the first so many clips of the file", least=1)
     max_frames: int = setting(60, "longest video that is accepted, in frames at 2 fps")
-    max_new_tokens: int = setting(300, "limit of a whole answer")
-    repetition_penalty: float = setting(1.15, "1 is off")
+    max_new_tokens: int = setting(300, "limit of a whole answer", least=1)
+    repetition_penalty: float = setting(1.15, "1 is off", above=0)
     max_bad_fraction: float = setting(0.01, "stop when more of the clips than this cannot be read (0: at the first)")
     clips_at_once: str = setting("1", "so many clips share every forward, or auto: as many as memory holds")
-    device: str | None = setting(None, "cpu or cuda (default: cuda where there is one)")
-    dtype: str | None = setting(None, "float32, bfloat16, ... (default: bfloat16 on cuda, else float32)")
-    attention: str | None = setting(None, "sdpa, eager or flash_attention_2 (default: the fastest that is exact)")
+    restart: bool = setting(False, "delete earlier results of the same name first")
+    score_only: bool = setting(False, "score the predictions that are there; no model")
     bleurt: str | None = setting(None, "score BLEURT too: folder or hub id of BLEURT-20, lucadiliello/BLEURT-20")
     bertscore: str | None = setting(None, "score BERTScore too: folder or hub id of an encoder, roberta-large")
     bertscore_layer: int | None = setting(None, "its layer (default: the published best one of a known hub id)")
@@ -76,16 +64,12 @@ class EvalSettings:
     bertscore_baseline: Path | None = setting(None, "rescale it by a file of LAYER,P,R,F (default: raw values)")
 
     def __post_init__(self):
-        if self.variant is not None:
-            variants.get(self.variant)
+        super().__post_init__()
+        check_least(self)
         if self.task != "pe-video" and self.dataset != "3_5":
             raise UserError(
                 f"--dataset {self.dataset} names test data of pe-video: leave it out with --task {self.task}"
             )
-        if self.max_count < 1:
-            raise UserError(f"--max-count {self.max_count}: at least one clip is needed")
-        if self.max_new_tokens < 1 or self.repetition_penalty <= 0:
-            raise UserError("--max-new-tokens must be at least 1 and --repetition-penalty above 0")
         if self.bertscore is None and (
             self.bertscore_layer is not None or self.bertscore_idf or self.bertscore_baseline is not None
         ):
@@ -133,27 +117,4 @@ class EvalSettings:
         if not (self.output_file or variant):
             raise UserError("which results? Give --variant or --output-file")
         prefix = "" if self.task == "pe-video" else f"{self.task}_"
-        path = Path(self.output_file or f"{prefix}{variant}_infer.json")
-        return self.output_dir / path if path.name == str(path) else path
-
-
-def build_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="swwatch eval",
-        description="Caption a test set with a checkpoint and score the captions. "
-        "Continues where an earlier run was killed.",
-        epilog="Precedence: flags, then environment variables, then configs/eval.yaml, then the defaults.",
-    )
-    add_flags(parser, EvalSettings)
-    parser.add_argument("--config", type=Path, help="settings file instead of configs/eval.yaml")
-    parser.add_argument("--restart", action="store_true", help="delete earlier results of the same name first")
-    parser.add_argument("--score-only", action="store_true", help="score the predictions that are there; no model")
-    return parser
-
-
-def read_settings(argv: list[str]) -> tuple[EvalSettings, bool, bool]:
-    """The settings, and whether --restart and --score-only were given."""
-    flags = vars(build_parser().parse_args(argv))
-    config, restart, score_only = (flags.pop(name) for name in ("config", "restart", "score_only"))
-    yaml_path = config or (CONFIG if CONFIG.exists() else None)
-    return load_settings(EvalSettings, yaml_path=yaml_path, env=os.environ, flags=flags), restart, score_only
+        return in_folder(self.output_dir, self.output_file or f"{prefix}{variant}_infer.json")

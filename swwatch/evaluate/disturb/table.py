@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from swwatch.errors import UserError
+from swwatch.evaluate.disturb.settings import Row
 from swwatch.evaluate.predictions import read_predictions
 from swwatch.evaluate.results import beside, read_lines
 from swwatch.metrics.captions import bleu_counts
@@ -22,18 +23,6 @@ TOY = ("told", "true", "direction", "parses")  # in the toy world
 TIMING = ("time_to_first_token_s", "staleness_s", "gap_s", "laal_s", "real_time_factor")
 PER_TOKEN = ("staleness_s",)  # a mean over tokens, not over clips
 PAPER = "the paper's: Qwen2.5-VL-3B on PE-Video, trained with wait-k:3, no yardstick for other data"
-
-
-@dataclass(frozen=True)
-class Row:
-    """A model and its runs: schedule -> predictions file. An offline model has the one run under its own schedule."""
-
-    name: str
-    variant: str
-    model: str
-    trained: str
-    offline: bool
-    runs: Mapping[str, Path]
 
 
 def build_table(

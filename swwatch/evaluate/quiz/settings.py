@@ -8,6 +8,7 @@ from swwatch.data.budget import PixelBudget
 from swwatch.errors import UserError
 from swwatch.evaluate.quiz import tasks
 from swwatch.evaluate.quiz.tasks import Task
+from swwatch.evaluate.results import in_folder
 from swwatch.model.flags import DeviceFlags
 from swwatch.paths import CONFIGS, ROOT
 from swwatch.policies import keep
@@ -85,5 +86,4 @@ class QuizSettings(DeviceFlags):
     @property
     def predictions(self) -> Path:
         how = "_subtitles" * bool(self.subtitles) + "_streaming" * self.streaming
-        path = Path(self.output_file or f"{self.task}{how}.jsonl")
-        return self.output_dir / path if path.name == str(path) else path
+        return in_folder(self.output_dir, self.output_file or f"{self.task}{how}.jsonl")

@@ -1,0 +1,121 @@
+"""The measuring of an evaluation: the model captions the clips, alone or with other processes, and is scored."""
+
+import hashlib
+from pathlib import Path
+
+from swwatch.data.annotations import resolve_video
+from swwatch.data.prompt import Prompts, load_prompts
+from swwatch.data.video import iter_steps
+from swwatch.engine.requests import Run
+from swwatch.errors import UserError
+from swwatch.evaluate.caption.clips_at_once import clips_at_once
+from swwatch.evaluate.caption.runner import Clip, Unreadable, run
+from swwatch.evaluate.caption.scoring import describe, learned_metrics, score
+from swwatch.evaluate.caption.settings import EvalSettings
+from swwatch.evaluate.model import circumstances, identity, load_model
+from swwatch.evaluate.results import Part, Results, read_lines, read_traces, write_object
+from swwatch.evaluate.sharing import shared
+from swwatch.launch.ranks import Alone
+from swwatch.model.loading import Loaded
+from swwatch.narrate.words import narration
+
+
+def evaluate(settings: EvalSettings, records: list[dict], ranks: Alone) -> None:
+    """Narrate the test set, alone or with other ranks, and score it at rank 0."""
+    learned = [] if ranks.rank else learned_metrics(settings)  # first: what it lacks is told before hours of work
+    loaded = load_model(settings, settings.model, ranks)
+    prompts, variant = load_prompts(), loaded.settings.variant
+    limits = {"max_frames": settings.max_frames, "max_new_tokens": settings.max_new_tokens}
+    at_once = clips_at_once(settings.clips_at_once, loaded, **limits)
+
+    def locate(record_path: str | None) -> Path:
+        try:
+            return resolve_video(record_path, settings.data_path, settings.img_root)
+        except UserError as error:
+            raise Unreadable(str(error)) from error
+
+    def work(results: Part) -> None:
+        run(
+            records,
+            results,
+            locate=locate,
+            narrator=lambda clip: narrate_clip(clip, loaded, settings, prompts),
+            question=prompts.eval_question,
+            task=settings.label,
+            max_bad_fraction=settings.max_bad_fraction,
+            model=loaded.model,
+            clips_at_once=at_once,
+            ranks=ranks,
+        )
+
+    path, keys = settings.predictions_path(variant), [str(record["video_id"]) for record in records]
+    facts = describe_run(settings, loaded, prompts)
+    facts["about"] |= {"clips_at_once": at_once, "num_processes": ranks.size}
+    with shared(path, facts, keys, work, ranks, restart=settings.restart, label=variant) as results:
+        if results is not None:
+            score_results(results, records, learned)
+
+
+def score_results(results: Results, records: list[dict], learned: list) -> None:
+    """Write the metrics of complete results and print them."""
+    path, facts = results.predictions, results.facts
+    report = score(
+        [row for _, row in read_lines(path).values()],
+        records,
+        traces=read_traces(path),
+        schedule=facts["settings"]["schedule"],
+        clips_at_once=facts["about"]["clips_at_once"],
+        learned=learned,
+    )
+    write_object(results.metrics, {**facts, "num_skipped": results.num_skipped, **report})
+    print(describe(report, facts["settings"]["variant"], results.num_skipped))
+    print(f"metrics in {results.metrics}")
+
+
+def narrate_clip(clip: Clip, loaded: Loaded, settings: EvalSettings, prompts: Prompts) -> Run:
+    """Watch one clip and speak.
+
+    Raises:
+        Unreadable: its video cannot be decoded, is too long, or has a shape that the pixel budget cannot take.
+    """
+    try:
+        yield from narration(
+            loaded,
+            iter_steps(clip.video, max_frames=settings.max_frames),
+            question=clip.question,
+            system=prompts.system,
+            schedule=settings.schedule,
+            max_new_tokens=settings.max_new_tokens,
+            repetition_penalty=settings.repetition_penalty,
+            clip_key=clip.key,
+        )
+    except UserError as error:  # not VideoError alone: a picture may be too narrow for the pixel budget
+        raise Unreadable(str(error)) from error
+
+
+def describe_run(settings: EvalSettings, loaded: Loaded, prompts: Prompts) -> dict:
+    """What the results depend on (`settings`: results are only continued under equal ones) and, for the reader, where
+    things lay (`about`). --max-count is in neither: a run may be extended."""
+    data, own = settings.data_path, loaded.settings
+    made = {
+        "variant": own.variant,
+        "schedule": str(own.schedule),
+        "pixel_budget": own.pixel_budget,
+        **identity(settings.model, loaded),
+        "data_sha256": hashlib.sha256(data.read_bytes()).hexdigest(),
+        "task": settings.label,
+        "system": prompts.system,
+        "question": prompts.eval_question,
+        "max_frames": settings.max_frames,
+        "max_new_tokens": settings.max_new_tokens,
+        "repetition_penalty": settings.repetition_penalty,
+    }
+    if own.see.drops:  # a run of before knows nothing of it
+        made["see"] = str(own.see)
+    about = {
+        "model": settings.model,
+        "data": str(data),
+        "img_root": None if settings.img_root is None else str(settings.img_root),
+        **circumstances(loaded),
+    }
+    return {"settings": made, "about": about}

@@ -1,0 +1,88 @@
+"""What `swwatch disturb` is asked: which models, under which schedules, and how they are evaluated."""
+
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path, PurePath
+
+from swwatch.config import REQUIRED, setting
+from swwatch.errors import UserError
+from swwatch.evaluate.caption.settings import EvalSettings
+from swwatch.model.checks import saved_settings
+from swwatch.model.settings import Settings
+from swwatch.policies.speak import FORMS
+from swwatch.rules import variants
+from swwatch.rules.variants import Speaks
+
+SCHEDULES = ("wait-k:3", "random:3:seed=0", "burst:3:every=2", "stall:3:every=5:pause=2")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DisturbSettings(EvalSettings):
+    """As for `swwatch eval`, but what differs from run to run."""
+
+    models: list[str] = setting(
+        REQUIRED, "checkpoint folders or hub ids that know a variant", positional=True, several=True, metavar="MODEL"
+    )
+    schedules: list[str] = setting(list(SCHEDULES), f"any of {FORMS}", several=True, metavar="SCHEDULE")
+    metrics: list[str] | None = setting(
+        None, "instead of the usual ones, such as CIDEr told", several=True, metavar="METRIC"
+    )
+    variant: str | None = setting(None, "", hidden=True)
+    model_path: str | None = setting(None, "", hidden=True)
+    schedule: str | None = setting(None, "", hidden=True)
+    output_file: str | None = setting(None, "", hidden=True)
+    score_only: bool = setting(False, "", hidden=True)
+
+
+@dataclass(frozen=True)
+class Row:
+    """A model and its runs.
+
+    Attributes:
+        name: unique among the models of one command; begins the names of its result files.
+        trained: its own schedule.
+        offline: it speaks after the whole video, so that no schedule can reach it: it has the one run under its own.
+        runs: schedule -> predictions file.
+    """
+
+    name: str
+    variant: str
+    model: str
+    trained: str
+    offline: bool
+    runs: Mapping[str, Path] = field(default_factory=dict)
+
+    def predictions(self, folder: Path, schedule: str) -> Path:
+        return folder / f"{self.name}_{re.sub(r'[^a-z0-9-]+', '-', schedule)}_infer.json"
+
+
+def find_checkpoints(models: list[str]) -> list[Row]:
+    """What the models know of themselves, before any of them is loaded.
+
+    Raises:
+        UserError: one is no checkpoint, does not know its variant, or is given twice.
+    """
+    found = []
+    for path, name in zip(models, _names(models), strict=True):
+        saved = saved_settings(path)
+        if "variant" not in saved:
+            raise UserError(f"{path} does not know its variant, so it was not trained here: disturb trained models")
+        known = Settings.resolve(saved, where=path)
+        offline = variants.get(known.variant).speaks is Speaks.OFFLINE
+        prefix = "" if known.variant in name else f"{known.variant}-"
+        found.append(Row(prefix + name, known.variant, path, str(known.schedule), offline))
+    return found
+
+
+def _names(models: list[str]) -> list[str]:
+    """The shortest ends of the paths that tell all of them apart, such as seed0-group."""
+    parts = [PurePath(os.path.abspath(model) if Path(model).exists() else model).parts for model in models]
+    if len(set(parts)) < len(parts):
+        raise UserError("a model is given twice: name each once")
+    for length in range(1, max(map(len, parts)) + 1):
+        names = [re.sub(r"[^\w.-]+", "-", "-".join(part[-length:])).strip("-") for part in parts]
+        if len(set(names)) == len(names):
+            return names
+    raise UserError("the models' paths cannot be told apart in the names of result files: rename a folder")
