@@ -1,9 +1,11 @@
-"""`swwatch toy`: make toy clips in PE-Video's or FunQA's form, their transcripts, or a tiny checkpoint folder."""
+"""Toy clips in PE-Video's or FunQA's form, their transcripts, or a tiny checkpoint folder: `swwatch toy KIND OUT`."""
 
-import argparse
 import os
+from dataclasses import dataclass
 from pathlib import Path
 
+from swwatch.config import REQUIRED, Parser, near, read_settings, setting
+from swwatch.errors import UserError
 from swwatch.rules.families import FAMILIES
 from swwatch.toy.clips import FORMS, Recipe, write_dataset
 from swwatch.toy.commentary import write_transcripts
@@ -11,56 +13,83 @@ from swwatch.toy.funqa import FunqaRecipe, write_funqa
 from swwatch.toy.world import LEVELS, MIXTURES
 
 
-def parse(argv: list[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="swwatch toy", description=__doc__)
-    kinds = parser.add_subparsers(dest="kind", required=True, metavar="{data,funqa,transcripts,model}")
-    data = kinds.add_parser("data", help="short mp4 clips of moving shapes with captions, train and test split")
-    data.add_argument("out", type=Path, metavar="OUT", help="root folder of the data set: new, empty or ours")
-    data.add_argument("--clips", type=int, required=True, metavar="N", help="number of training clips")
-    data.add_argument("--test-clips", type=int, default=60, metavar="M", help="number of test clips (%(default)s)")
-    data.add_argument("--seed", type=int, default=0, help="another seed gives other clips (%(default)s)")
-    data.add_argument(
-        "--level", choices=[*LEVELS, *MIXTURES], default="single", help="what the scenes are made of (%(default)s)"
-    )
-    data.add_argument("--form", choices=FORMS, default="json", help="JSON and mp4 files, or tar shards (%(default)s)")
-    data.add_argument("--noise", type=float, default=0.0, metavar="F", help="share of records to be filtered out (0)")
-    data.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes (one a core)")
-    funqa = kinds.add_parser("funqa", help="the same clips with questions, in FunQA's official form")
-    funqa.add_argument("out", type=Path, metavar="OUT", help="root folder of the data set: new, empty or ours")
-    funqa.add_argument("--clips", type=int, required=True, metavar="N", help="number of training videos")
-    funqa.add_argument(
-        "--test-clips", type=int, default=60, metavar="M", help="videos of val and of test (%(default)s)"
-    )
-    funqa.add_argument("--seed", type=int, default=0, help="another seed gives other videos (%(default)s)")
-    funqa.add_argument("--noise", type=float, default=0.1, metavar="F", help="share to be filtered out (%(default)s)")
-    told = kinds.add_parser("transcripts", help="what is said of the clips of `toy data`, word by word with its times")
-    told.add_argument("out", type=Path, metavar="OUT", help="root folder of the clips")
-    model = kinds.add_parser("model", help="a Qwen2.5-VL checkpoint folder of 1.6 M random weights")
-    model.add_argument("out", type=Path, metavar="OUT", help="the folder to make: new, empty or ours")
-    model.add_argument("--seed", type=int, default=0, help="seed of the weights (%(default)s)")
-    model.add_argument("--family", choices=list(FAMILIES), default="qwen2_5_vl", help="of the model (%(default)s)")
-    return parser.parse_args(argv)
+@dataclass(frozen=True, kw_only=True)
+class ToyData:
+    """Short mp4 clips of moving shapes with captions, train and test split."""
+
+    out: Path = setting(REQUIRED, "root folder of the data set: new, empty or ours", positional=True)
+    clips: int = setting(REQUIRED, "number of training clips")
+    test_clips: int = setting(60, "number of test clips")
+    seed: int = setting(0, "another seed gives other clips")
+    level: str = setting("single", f"what the scenes are made of: {', '.join([*LEVELS, *MIXTURES])}")
+    form: str = setting("json", f"json and mp4 files, or tar shards: {', '.join(FORMS)}")
+    noise: float = setting(0.0, "share of records to be filtered out")
+    workers: int = setting(os.cpu_count() or 1, "processes")
+
+    def make(self) -> None:
+        recipe = Recipe(self.clips, self.test_clips, self.seed, self.level, self.form, self.noise)
+        made = write_dataset(self.out, recipe, workers=self.workers)
+        print(f"{self.clips} training and {self.test_clips} test clips ({made} of them new) are in {self.out}")
+        print(f"next: python mani_data.py --dataset-root {self.out} --tokenizer-model-id CHECKPOINT")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ToyFunqa:
+    """The same clips with questions, in FunQA's official form."""
+
+    out: Path = setting(REQUIRED, "root folder of the data set: new, empty or ours", positional=True)
+    clips: int = setting(REQUIRED, "number of training videos")
+    test_clips: int = setting(60, "videos of val and of test")
+    seed: int = setting(0, "another seed gives other videos")
+    noise: float = setting(0.1, "share to be filtered out")
+
+    def make(self) -> None:
+        made = write_funqa(self.out, FunqaRecipe(self.clips, self.test_clips, self.seed, self.noise))
+        counts = f"{self.clips} training, {self.test_clips} val and test videos"
+        print(f"{counts} ({made} of them new) are in {self.out}")
+        print(f"next: python mani_data.py --task funqa --dataset-root {self.out} --tokenizer-model-id CHECKPOINT")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ToyTranscripts:
+    """What is said of the clips of `toy data`, word by word with its times."""
+
+    out: Path = setting(REQUIRED, "root folder of the clips", positional=True)
+
+    def make(self) -> None:
+        for path, count in write_transcripts(self.out).items():
+            print(f"the words of {count} clips are in {path}")
+        print("next: swwatch chunk TRANSCRIPTS OUT --window 6 --overlap 2 --min-words 6")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ToyModel:
+    """A checkpoint folder of 1.6 M random weights."""
+
+    out: Path = setting(REQUIRED, "the folder to make: new, empty or ours", positional=True)
+    seed: int = setting(0, "seed of the weights")
+    family: str = setting("qwen2_5_vl", f"of the model: {', '.join(FAMILIES)}")
+
+    def __post_init__(self):
+        if self.family not in FAMILIES:
+            raise UserError(f"no family {self.family!r}: choose one of {', '.join(FAMILIES)}")
+
+    def make(self) -> None:
+        from swwatch.toy.checkpoint import make_checkpoint  # torch takes seconds to import; clips do without
+
+        print(f"the toy checkpoint is in {make_checkpoint(self.out, family=self.family, seed=self.seed)}")
+
+
+KINDS = {"data": ToyData, "funqa": ToyFunqa, "transcripts": ToyTranscripts, "model": ToyModel}
 
 
 def main(argv: list[str]) -> int:
-    args = parse(argv)
-    if args.kind == "model":
-        from swwatch.toy.checkpoint import make_checkpoint  # torch takes seconds to import; clips do without
-
-        print(f"the toy checkpoint is in {make_checkpoint(args.out, family=args.family, seed=args.seed)}")
-        return 0
-    if args.kind == "transcripts":
-        for path, count in write_transcripts(args.out).items():
-            print(f"the words of {count} clips are in {path}")
-        print("next: swwatch chunk TRANSCRIPTS OUT --window 6 --overlap 2 --min-words 6")
-        return 0
-    if args.kind == "funqa":
-        made = write_funqa(args.out, FunqaRecipe(args.clips, args.test_clips, args.seed, args.noise))
-        print(f"{args.clips} training, {args.test_clips} val and test videos ({made} of them new) are in {args.out}")
-        print(f"next: python mani_data.py --task funqa --dataset-root {args.out} --tokenizer-model-id CHECKPOINT")
-        return 0
-    recipe = Recipe(args.clips, args.test_clips, args.seed, args.level, args.form, args.noise)
-    made = write_dataset(args.out, recipe, workers=args.workers)
-    print(f"{args.clips} training and {args.test_clips} test clips ({made} of them new) are in {args.out}")
-    print(f"next: python mani_data.py --dataset-root {args.out} --tokenizer-model-id CHECKPOINT")
+    parser = Parser("swwatch toy", "\n".join([__doc__, "", *(f"  {name:12}{k.__doc__}" for name, k in KINDS.items())]))
+    parser.add_argument(
+        "kind", metavar="KIND", help=f"one of {', '.join(KINDS)}; `swwatch toy KIND --help` tells more"
+    )
+    name = parser.parse_args(argv[:1]).kind
+    if name not in KINDS:
+        parser.error(f"no kind {name!r}{near(name, KINDS)}")
+    read_settings(KINDS[name], argv[1:], program=f"swwatch toy {name}", about=KINDS[name].__doc__).make()
     return 0
