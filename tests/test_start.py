@@ -59,7 +59,6 @@ MISTAKES = [
     "eval --data-dir /nowhere.jsonl --model-path x/y",
     "eval --score-only --output-file /nowhere.json",
     "disturb /nowhere",
-    "disturb",
     "quiz mvbench",
     "quiz nobench --data . --model x/y",
     "quiz livesports --data /nowhere.json --model x/y",
