@@ -95,6 +95,10 @@ class BaseSession(ABC):
     def _new_cache(self):
         """An empty cache."""
 
+    def arrival_s(self, step: int, nominal_s: float) -> float:
+        """When a step arrives, given when it would from an undisturbed source; seconds of stream time."""
+        return nominal_s
+
     # ---- what comes in ----------------------------------------------------------------------------------------------
 
     def _listen(self) -> None:

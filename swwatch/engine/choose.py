@@ -125,6 +125,18 @@ def check_parallel(engine: str, variant: "Variant") -> None:
     raise UserError(f"the engine {engine!r} cannot run the variant {variant.name!r}: {why}. Take the engine 'serial'")
 
 
+def why_not_fast(variant: str, window: object | None = None) -> str | None:
+    """Why sessions of a variant cannot be on the fast path (model/cuda_graph_model.py), which neither moves tokens nor
+    begins anew; None: they can.
+
+    Args:
+        window: what is kept of a stream without end; None: all.
+    """
+    if variants.get(variant).speaks is Speaks.TURNS:
+        return f"{variant} forgets, and CUDA graphs read memory that never moves"
+    return None if window is None else "a window moves what it keeps, and CUDA graphs read memory that never moves"
+
+
 def open_session(engine: str, model, prompt: "list[int] | Turns", *, watcher=None, **options) -> "BaseSession":
     """A session of a named engine, in the form in which the checkpoint's variant speaks. Driving its `run` begins it.
 

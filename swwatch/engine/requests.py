@@ -4,7 +4,7 @@ A session is a coroutine: it yields `Look`, `Feed`, `Choose` and `Wait` requests
 has to tell (see trace.py).
 """
 
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -86,6 +86,17 @@ def drive(model: Watching, run: Run) -> Iterator:
             answer = answer_to(model, event)
         else:
             yield event
+
+
+def relay(run: Run, change: Callable[[Any], Any]) -> Run:
+    """The same run, with `change` of everything that it tells. Requests and answers pass through."""
+    answer = None
+    while True:
+        try:
+            event = run.send(answer)
+        except StopIteration as end:
+            return end.value
+        answer = yield event if isinstance(event, Request) else change(event)
 
 
 def answer_to(model: Watching, request: Request) -> Any:

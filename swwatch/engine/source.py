@@ -10,6 +10,11 @@ from typing import Any, Protocol
 
 import torch
 
+from swwatch.data.budget import BUDGETS
+from swwatch.data.pixels import FrameEncoder
+from swwatch.data.video import StepFrames
+from swwatch.rules.schedule import STEP_S
+
 
 @dataclass(frozen=True)
 class Step:
@@ -20,12 +25,18 @@ class Step:
         grid_thw: (1, 3), patches before the merge; t is 1.
         arrival_s: when its second frame arrived, stream seconds.
         last: nothing follows.
+        end_s: where its second ends in the video, for those who say so; None: half a second after it arrived.
     """
 
     pixel_values: torch.Tensor
     grid_thw: torch.Tensor
     arrival_s: float
     last: bool = False
+    end_s: float | None = None
+
+    @property
+    def video_end_s(self) -> float:
+        return self.arrival_s + STEP_S / 2 if self.end_s is None else self.end_s
 
 
 @dataclass(frozen=True)
@@ -67,6 +78,23 @@ class Source(Protocol):
 
     def orders(self) -> list[Ask | Order]:
         """What was told since the last call, oldest first."""
+
+
+class StepEncoder:
+    """Makes steps of frames, by the processor and the pixel budget of a checkpoint."""
+
+    def __init__(self, loaded, device: torch.device | None = None):
+        """
+        Args:
+            loaded: a model.loading.Loaded.
+            device: where pixels are made; None: on the CPU.
+        """
+        budget = BUDGETS[loaded.settings.pixel_budget]
+        self.frames = FrameEncoder(loaded.processor.video_processor, budget, device)
+
+    def __call__(self, step: StepFrames) -> Step:
+        end_s = (step.step + 1) * STEP_S
+        return Step(*self.frames.encode(step.frames, step.num_frames), step.arrival_s, step.last, end_s)
 
 
 class FileSource:

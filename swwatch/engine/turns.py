@@ -25,10 +25,10 @@ from swwatch.rules import turn_positions as positions
 from swwatch.rules.cursor import layout_of
 from swwatch.rules.families import t_step
 from swwatch.rules.layout import Layout
+from swwatch.rules.schedule import STEP_S
 from swwatch.rules.spans import Part, Span, ids_of
 from swwatch.rules.visibility import WATCHED
 
-STEP_S = 1.0  # a step is two frames at 2 frames a second
 AT_ONCE = 4096  # tokens of a forward: the mask of a text of hours, read anew at a flush, would fill a memory
 
 
@@ -159,7 +159,7 @@ class TurnSession(BaseSession):
             steps: seconds that follow one another, the first where the turn before ended.
             silent: say nothing: the answer is " ..." alone.
         """
-        start_s, end_s = steps[0].arrival_s - STEP_S / 2, steps[-1].arrival_s + STEP_S / 2
+        start_s, end_s = steps[0].video_end_s - STEP_S, steps[-1].video_end_s
         yield from self._forget(end_s)
         merge = self.model.config.vision_config.spatial_merge_size
         grids = [merged_grids(step.grid_thw, merge)[0] for step in steps]

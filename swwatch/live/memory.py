@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 import torch
 
 from swwatch.data.budget import BUDGETS
+from swwatch.engine.choose import why_not_fast
 from swwatch.errors import UserError
 from swwatch.model.cuda_graph_model import CudaGraphModel
 from swwatch.model.loading import Loaded
@@ -39,11 +40,20 @@ class Room:
 
 
 def settle_fast(fast: bool | None, model) -> tuple[bool, str]:
-    """Whether sessions share a fast model, and why, as an addition to the engine's reason."""
+    """Whether sessions share a fast model, and why, as an addition to the engine's reason.
+
+    Raises:
+        UserError: it was asked for, and these sessions cannot have it.
+    """
+    refused = why_not_fast(model.settings.variant)
+    if fast and refused:
+        raise UserError(f"no fast path here: {refused}. Leave it out")
     if fast is not None:
         return fast, ""
     if model.device.type != "cuda":
         return False, ""  # buckets and masks would be for nothing
+    if refused:
+        return False, f"; no CUDA graphs: {refused}"
     if model.attention != "sdpa":
         return False, f"; no CUDA graphs, for they know no attention but sdpa, and this is {model.attention!r}"
     if len({p.device for p in model.parameters()}) > 1:
@@ -51,7 +61,7 @@ def settle_fast(fast: bool | None, model) -> tuple[bool, str]:
     return True, "; CUDA graphs"
 
 
-def quicken(loaded: Loaded, room: Room, seats: int) -> Loaded:
+def with_fast_path(loaded: Loaded, room: Room, seats: int) -> Loaded:
     """The same model on the fast path (model.cuda_graph_model), with a seat for each of so many sessions.
 
     Raises:

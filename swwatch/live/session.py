@@ -7,18 +7,16 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from swwatch.data.budget import BUDGETS
 from swwatch.data.live.frames import LiveFrames
-from swwatch.data.pixels import FrameEncoder
 from swwatch.data.prompt import ask_ids
 from swwatch.data.video import FRAMES_PER_STEP, StepFrames
 from swwatch.engine.batch import Ended
 from swwatch.engine.queue import QueueCounts, StepQueue
-from swwatch.engine.source import Ask, Order, Step
+from swwatch.engine.source import Ask, Order, StepEncoder
 from swwatch.engine.trace import Asked, Watched
 from swwatch.errors import UserError
 from swwatch.model.loading import Loaded
-from swwatch.narrate.words import Token
+from swwatch.narrate.words import Token, Turn
 
 RATE_TOKENS = 32  # over so many of the newest tokens the rate of speech is taken
 REASONS = {  # why steps were lost -> what a Dropped event says
@@ -104,10 +102,8 @@ class LiveSession:
             raise UserError(f"max_events {max_events}: at least one event must have room")
         self._loaded, self._clock, self._wake, self._max_events = loaded, clock, wake, max_events
         self._frames = LiveFrames()
-        budget, device = BUDGETS[loaded.settings.pixel_budget], loaded.model.device
-        self._encoder = FrameEncoder(
-            loaded.processor.video_processor, budget, device if device.type == "cuda" else None
-        )
+        device = loaded.model.device
+        self._encode = StepEncoder(loaded, device if device.type == "cuda" else None)
         self._queue = StepQueue(queue_size, policy, encode=self._encode, notify=wake)
         self._sending = threading.Lock()  # frames come one after the other; held while "block" waits for room
         self._changed = threading.Condition()  # guards all below
@@ -134,7 +130,9 @@ class LiveSession:
             if self._no_more or self.ended:
                 return self._pushed("ended")
             if isinstance(frame, np.ndarray) and frame.ndim == 3:
-                self._encoder.tokens_per_step(*frame.shape[:2], None)  # is it too narrow? what is no frame comes next
+                self._encode.frames.tokens_per_step(
+                    *frame.shape[:2], None
+                )  # is it too narrow? what is no frame comes next
             before = self._frames.counts
             steps = self._frames.push(timestamp_s, frame)
             self._clock.start()
@@ -193,16 +191,13 @@ class LiveSession:
             self._changed.notify_all()  # steps may have been lost
         return accepted
 
-    def _encode(self, step: StepFrames) -> Step:
-        return Step(*self._encoder.encode(step.frames, step.num_frames), step.arrival_s, step.last)
-
     def _pushed(self, reason: str) -> Pushed:
         return Pushed(not reason, _lost(self._queue.counts), len(self._queue), reason)
 
     # ---- the reader's side ------------------------------------------------------------------------------------------
 
     def read(self, timeout_s: float | None = None) -> list:
-        """Events since the last call: Token, Watched, Asked, Dropped, and Ended as the last of all.
+        """Events since the last call: Token, Turn, Watched, Asked, Dropped, and Ended as the last of all.
 
         Args:
             timeout_s: how long to wait for at least one; None for as long as it takes.
@@ -261,7 +256,7 @@ class LiveSession:
     def source(self) -> StepQueue:
         return self._queue
 
-    def tell(self, event: Token | Watched | Asked) -> None:
+    def tell(self, event: Token | Turn | Watched | Asked) -> None:
         """Hand an event to whoever reads."""
         with self._changed:
             if self._ended:

@@ -17,22 +17,33 @@ from contextlib import nullcontext
 import torch
 
 from swwatch.data.budget import BUDGETS
-from swwatch.data.prompt import load_prompts, prompt_ids
 from swwatch.engine.batch import Batch, Ended
-from swwatch.engine.choose import choose, open_session, open_watcher
+from swwatch.engine.choose import choose, open_watcher
+from swwatch.engine.door import open_stream
 from swwatch.engine.requests import Run
 from swwatch.engine.trace import Asked, Watched
 from swwatch.engine.watcher import WatcherGone
 from swwatch.errors import UserError
-from swwatch.live.memory import Room, quicken, settle_fast
+from swwatch.live.memory import Room, settle_fast, with_fast_path
 from swwatch.live.session import Dropped, LiveClock, LiveSession, Pushed, Stats
 from swwatch.model.loading import Loaded
 from swwatch.model.static_cache import CacheFull
-from swwatch.narrate.words import Token, with_text
-from swwatch.policies.choose import Choosing
-from swwatch.policies.speak import Speak, parse_schedule
+from swwatch.narrate.words import Token, Turn, with_text
 
-__all__ = ["Asked", "Dropped", "Ended", "Full", "LiveSession", "Pushed", "Room", "Stage", "Stats", "Token", "Watched"]
+__all__ = [
+    "Asked",
+    "Dropped",
+    "Ended",
+    "Full",
+    "LiveSession",
+    "Pushed",
+    "Room",
+    "Stage",
+    "Stats",
+    "Token",
+    "Turn",
+    "Watched",
+]
 
 log = logging.getLogger(__name__)
 
@@ -88,7 +99,7 @@ class Stage:
         self.engine, self.why = choose(engine, loaded.settings.variant, device, num_devices)
         self.fast, more = settle_fast(fast, loaded.model)
         self.why += more
-        self.loaded = quicken(loaded, self.room, max_sessions) if self.fast else loaded
+        self.loaded = with_fast_path(loaded, self.room, max_sessions) if self.fast else loaded
         self._watcher = open_watcher(self.engine, self.loaded.model)
         self._batch = Batch(self.loaded.model)
         if self._watcher is not None:
@@ -104,39 +115,32 @@ class Stage:
     def open(
         self,
         *,
-        question: str,
-        system: str | None = None,
-        schedule: str | Speak | None = None,
-        choose: Choosing | None = None,
+        question: str | None = None,
         queue_size: int = 8,
         policy: str = "drop_oldest",
         max_events: int = 1024,
-        key: str = "",
+        **options,
     ) -> LiveSession:
         """Begin a session. Its clock starts with its first frame.
 
         Args:
-            system: by default that of configs/prompts.yaml.
-            schedule, choose: by default the checkpoint's own, and the likeliest token.
+            question: by default the form's own.
             queue_size: so many steps may wait to be watched.
             policy: what happens to a step that finds no room; a key of engine.queue.POLICIES.
             max_events: with so many events unread the session stands still.
-            key: seeds random schedules.
+            options: of engine.door.open_stream: system, schedule, choose, limit, key, and those of the form.
         Raises:
             Full: no place is free.
             UserError: an argument that cannot be, or the stage has ended.
         """
-        clock, model, tokenizer = LiveClock(self._now), self.loaded.model, self.loaded.tokenizer
-        system = load_prompts().system if system is None else system
-        prompt = prompt_ids(tokenizer, system, question)
-        schedule = parse_schedule(schedule or self.loaded.settings.schedule).for_clip(key)
+        clock = LiveClock(self._now)
+        options |= {"engine": self.engine, "question": question, "watcher": self._watcher, "clock": clock}
         with self._lock:  # all of it: places and seats of the fast path are counted together
             self._check_place()
             session = LiveSession(self.loaded, clock, queue_size, policy, max_events, self._batch.wake)
-            options = {"schedule": schedule, "choose": choose, "clock": clock}
-            run = open_session(self.engine, model, prompt, watcher=self._watcher, **options).run(session.source)
+            run = open_stream(self.loaded, **options).run(session.source)
             self._sessions.add(session)
-            self._new.append((session, with_text(run, tokenizer)))
+            self._new.append((session, with_text(run, self.loaded.tokenizer)))
         self._batch.wake()
         return session
 

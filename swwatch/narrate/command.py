@@ -1,6 +1,7 @@
 """Narrate one video while watching it: live text in the terminal, one JSON object per token with --jsonl.
 
-Lines of --jsonl with a `token_id` are tokens; others name their `event`, watched or asked.
+Lines of --jsonl with a `token_id` are tokens; others name their `event`: watched, asked, or turn, the end of a chat
+turn.
 """
 
 from dataclasses import dataclass
@@ -10,8 +11,10 @@ from swwatch.config import REQUIRED, read_settings, setting
 from swwatch.data.video import iter_steps
 from swwatch.engine.choose import AUTO, check_name
 from swwatch.errors import UserError
+from swwatch.model.checks import saved_settings
 from swwatch.model.flags import ModelFlags
 from swwatch.policies.choose import Greedy
+from swwatch.rules.variants import TURNS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,11 +23,17 @@ class StreamSettings(ModelFlags):
 
     video: Path = setting(REQUIRED, "a video file")
     engine: str = setting(AUTO, "who watches while words are said: auto, serial, fused, streams or two_device")
-    question: str | None = setting(None, "what to ask (default: the evaluation question of configs/prompts.yaml)")
-    max_new_tokens: int | None = setting(None, "limit of the whole answer (default: 300, with --window none)")
-    repetition_penalty: float = setting(1.15, "1 is off")
+    question: str | None = setting(
+        None, "what to ask (default: the evaluation question of configs/prompts.yaml, or the chat system's own)"
+    )
+    max_new_tokens: int | None = setting(
+        None, "limit of the whole answer (default: 300, with --window none), or of a chat turn (the system's own)"
+    )
+    repetition_penalty: float | None = setting(None, "1 is off (default: 1.15, or the chat system's own)")
     stop_early: bool = setting(False, "let <|im_end|> end the answer before the last second")
-    max_frames: int = setting(60, "longest video accepted without --window, in frames at 2 fps")
+    max_frames: int = setting(
+        60, "longest video accepted in frames at 2 fps; none is too long with --window or in chat turns"
+    )
     window: int | None = setting(None, "for streams without end: keep the newest seconds of video", metavar="SECONDS")
     text_sink: int = setting(512, "first answer tokens that stay with --window")
     text_window: int = setting(512, "last answer tokens that stay with it")
@@ -34,9 +43,8 @@ class StreamSettings(ModelFlags):
     def __post_init__(self):
         super().__post_init__()
         check_name(self.engine)
-        if self.max_new_tokens is None and self.window is None:
-            object.__setattr__(self, "max_new_tokens", 300)
-        Greedy(self.repetition_penalty, self.max_new_tokens)  # refuses what makes no sense
+        penalty = 1.15 if self.repetition_penalty is None else self.repetition_penalty
+        Greedy(penalty, self.max_new_tokens)  # refuses what makes no sense
         if self.jsonl and self.jsonl.resolve() == self.video.resolve():
             raise UserError("--jsonl names the video itself: choose another file")
 
@@ -44,7 +52,9 @@ class StreamSettings(ModelFlags):
 def main(argv: list[str]) -> int:
     settings = read_settings(StreamSettings, argv, program="swwatch stream", about=__doc__)
     settings.check_model(settings.model)
-    steps = iter_steps(settings.video, max_frames=settings.max_frames if settings.window is None else None)
+    variant = settings.variant or saved_settings(settings.model).get("variant")
+    endless = settings.window is not None or variant in TURNS
+    steps = iter_steps(settings.video, max_frames=None if endless else settings.max_frames)
     first = next(steps)  # an unreadable file is told before torch is imported
     from swwatch.narrate.stream import stream
 

@@ -9,50 +9,47 @@ from itertools import chain
 
 import torch
 
-from swwatch.data.prompt import load_prompts
 from swwatch.data.video import FRAMES_PER_STEP, StepFrames
-from swwatch.engine.choose import choose, open_watcher
+from swwatch.engine.choose import choose, open_watcher, why_not_fast
+from swwatch.engine.door import about
 from swwatch.engine.endless import Window
 from swwatch.engine.requests import drive
 from swwatch.engine.trace import RealTimeClock, SimulatedClock
 from swwatch.errors import UserError
 from swwatch.narrate.latency import show_lag
-from swwatch.narrate.words import Token, narration, quicken
+from swwatch.narrate.words import Token, Turn, narration, with_fast_path
 
 
 def stream(settings, first: StepFrames, steps: Iterator[StepFrames]) -> int:
     """Narrate a video whose first step has been read. `settings` are command.StreamSettings."""
-    keeps_all = settings.window is None
-    window = None if keeps_all else Window(settings.window, settings.text_sink, settings.text_window)
     try:
         jsonl = open(settings.jsonl, "a", encoding="utf-8") if settings.jsonl else nullcontext()
     except OSError as error:
         raise UserError(f"--jsonl {settings.jsonl} cannot be written: {error.strerror}") from error
     loaded = settings.load(settings.model)
-    prompts, model = load_prompts(), loaded.model
-    asked = {"question": settings.question or prompts.eval_question, "system": prompts.system}
-    asked["max_new_tokens"] = settings.max_new_tokens
+    model, options = loaded.model, session_options(settings)
 
     num_devices = torch.cuda.device_count() if model.device.type == "cuda" else 1
     engine, why = choose(settings.engine, loaded.settings.variant, model.device, num_devices)
     watcher = open_watcher(engine, model)
-    if model.device.type == "cuda" and not settings.attention and keeps_all:
-        num_steps = (first.num_frames or settings.max_frames) // FRAMES_PER_STEP
-        loaded = quicken(loaded, first, **asked, num_steps=num_steps, warm=settings.realtime)
-    about = f"{settings.video} | {loaded.settings.variant}, {loaded.settings.schedule} | {asked['question']}"
-    print(f"{about}\nengine {engine}: {why}", end="")
+    if model.device.type == "cuda" and not settings.attention:
+        refused = why_not_fast(loaded.settings.variant, settings.window)
+        if refused is None:
+            num_steps = (first.num_frames or settings.max_frames) // FRAMES_PER_STEP
+            asked = {name: options.get(name) for name in ("question", "max_new_tokens")}
+            loaded = with_fast_path(loaded, first, **asked, num_steps=num_steps, warm=settings.realtime)
+        else:
+            why += f"; no CUDA graphs: {refused}"
+    print(f"{settings.video} | {about(loaded.settings, settings.question)}\nengine {engine}: {why}", end="")
 
     run = narration(
         loaded,
         chain([first], steps),
-        **asked,
-        repetition_penalty=settings.repetition_penalty,
-        stop_early=settings.stop_early,
+        **options,
         clip_key=settings.video.stem,
         clock=RealTimeClock() if settings.realtime else SimulatedClock(),
         engine=engine,
         watcher=watcher,
-        window=window,
     )
     with watcher or nullcontext(), jsonl as out:
         if out:
@@ -63,10 +60,22 @@ def stream(settings, first: StepFrames, steps: Iterator[StepFrames]) -> int:
     return 0
 
 
+def session_options(settings) -> dict:
+    """What the flags ask of a session; what they leave out is its form's own."""
+    names = ("question", "schedule", "max_new_tokens", "repetition_penalty", "stop_early")
+    asked = {name: getattr(settings, name) for name in names}
+    options = {name: value for name, value in asked.items() if value is not None and value is not False}
+    if settings.window is not None:
+        options["window"] = Window(settings.window, settings.text_sink, settings.text_window)
+        options.setdefault("max_new_tokens", None)
+    return options
+
+
 def show(events: Iterable, out=None) -> Iterator:
     """Print text as it is spoken, one line for each second that has words; pass all events on.
 
-    A line tells the newest second that had been seen, how far behind its arrival the first word came, and the words.
+    A line tells the newest second that had been seen, how far behind its arrival the first word came, the words, and
+    of a chat turn the seconds that they are about.
     """
     out = out or sys.stdout
     step = None
@@ -78,6 +87,8 @@ def show(events: Iterable, out=None) -> Iterator:
                 seen = f"0-{event.newest_visible_step + 1} s"
                 print(f"\nseen {seen:<7} lag {lag:5.2f} s |{start}", end="", file=out)
             print(event.text.replace("\n", " "), end="", file=out, flush=True)
+        elif isinstance(event, Turn):
+            print(f" ({event.start_s:g}-{event.end_s:g} s)", end="", file=out, flush=True)
         yield event
     print(file=out, flush=True)
 

@@ -10,8 +10,7 @@ from swwatch.data.video import StepFrames
 from swwatch.engine.requests import drive
 from swwatch.engine.trace import RealTimeClock, SimulatedClock
 from swwatch.errors import UserError
-from swwatch.narrate.turns import Turn, turn_narration
-from swwatch.narrate.words import Token
+from swwatch.narrate.words import Token, Turn, narration
 from swwatch.policies.choose import parse_choose
 from swwatch.rules.systems import get
 from swwatch.rules.variants import TURNS
@@ -32,7 +31,7 @@ def stream_turns(settings, steps: Iterator[StepFrames]) -> int:
         if vtt:
             print("WEBVTT", file=vtt)
         begun = False
-        for event in drive(loaded.model, turn_narration(loaded, steps, clock=clock, **options)):
+        for event in drive(loaded.model, narration(loaded, steps, clock=clock, **options)):
             if isinstance(event, Token):
                 if not begun:
                     print(f"{event.t_frame_s + 0.5:8.1f} s |", end="")
@@ -59,7 +58,7 @@ def session_options(settings, system: str) -> dict:
     asked = {name: getattr(settings, name) for name in names} | {"penalty": settings.repetition_penalty}
     known = {name: value for name, value in asked.items() if value is not None and name in vars(choose)}
     return {
-        "query": settings.query,
+        "question": settings.query,
         "previous": settings.previous,
         "eviction": settings.eviction,
         "policy": settings.positions,

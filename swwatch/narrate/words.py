@@ -1,23 +1,26 @@
-"""A video in, text out as it is spoken: frames -> pixels -> engine -> words. Used by `stream` and `eval`."""
+"""A video in, text out as it is spoken: frames -> pixels -> session -> words. Narrations and chat turns alike."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
+from typing import Any
 
 from tokenizers.decoders import DecodeStream
 
 from swwatch.data.budget import BUDGETS
 from swwatch.data.pixels import FrameEncoder
-from swwatch.data.prompt import prompt_ids
+from swwatch.data.prompt import load_prompts, prompt_ids
 from swwatch.data.video import StepFrames
-from swwatch.engine.choose import open_session
-from swwatch.engine.endless import Window
-from swwatch.engine.requests import Run, drive
-from swwatch.engine.source import FileSource, Step
+from swwatch.engine.door import open_stream
+from swwatch.engine.requests import Run, drive, relay
+from swwatch.engine.source import FileSource, StepEncoder
 from swwatch.engine.trace import SimulatedClock, Spoken
+from swwatch.engine.turns import Said
 from swwatch.model.cuda_graph_model import CudaGraphModel
 from swwatch.model.loading import Loaded
-from swwatch.policies.choose import Greedy
-from swwatch.policies.speak import Speak, parse_schedule
+from swwatch.policies.choose import LIMIT
+from swwatch.policies.speak import parse_schedule
+
+CHOOSE = {"max_new_tokens": "max_new_tokens", "repetition_penalty": "penalty", "stop_early": "stop_early"}
 
 
 @dataclass(frozen=True)
@@ -27,84 +30,74 @@ class Token(Spoken):
     text: str = ""
 
 
+@dataclass(frozen=True)
+class Turn:
+    """The end of a chat turn: what was said about some seconds; "" is silence."""
+
+    start_s: float
+    end_s: float
+    text: str
+
+
 def narrate(loaded: Loaded, steps: Iterable[StepFrames], **options) -> Iterator[Token]:
-    """Watch a stream and yield its narration token by token. Options as for `narration`."""
+    """Watch a stream and yield its words token by token. Options as for `narration`."""
     return (event for event in drive(loaded.model, narration(loaded, steps, **options)) if isinstance(event, Token))
 
 
-def narration(
-    loaded: Loaded,
-    steps: Iterable[StepFrames],
-    *,
-    question: str,
-    system: str,
-    schedule: str | Speak | None = None,
-    max_new_tokens: int | None = 300,
-    repetition_penalty: float = 1.15,
-    stop_early: bool = False,
-    clip_key: str = "",
-    clock=None,
-    engine: str = "serial",
-    watcher=None,
-    window: Window | None = None,
-) -> Run:
+def narration(loaded: Loaded, steps: Iterable[StepFrames], *, clip_key: str = "", clock=None, **options) -> Run:
     """The same as a coroutine that leaves the model to its driver: `requests.drive` for one, `batch.Batch` for many.
 
     Args:
         steps: two frames each, in order; the last may be marked or the iterable may simply end.
-        schedule: by default the checkpoint's own; another one is the paper's disturbance test.
         clip_key: seeds random schedules per clip; the video id.
         clock: has now() and arrive(at_s) in stream seconds; by default a SimulatedClock. Resizing and normalising
             count as the model's own time; decoding a file does not, for it stands in for a camera.
-        engine: of engine.choose.ENGINES.
-        watcher: of that engine, see `engine.choose.open_watcher`.
-        window: what stays in view of a stream without end; None: everything.
+        options: of engine.door.open_stream; and max_new_tokens, repetition_penalty, stop_early, where they differ from
+            the form's own.
     Yields:
-        Requests, every Token as soon as it is spoken, and Watched as steps are in.
+        Requests, every Token as soon as it is spoken, Watched as steps are in, and a Turn at the end of each.
     """
     clock = clock or SimulatedClock()
-    encoder = FrameEncoder(loaded.processor.video_processor, BUDGETS[loaded.settings.pixel_budget])
-    schedule = parse_schedule(schedule or loaded.settings.schedule).for_clip(clip_key)
-    session = open_session(
-        engine,
-        loaded.model,
-        prompt_ids(loaded.tokenizer, system, question),
-        watcher=watcher,
-        schedule=schedule,
-        choose=Greedy(max_new_tokens=max_new_tokens, penalty=repetition_penalty, stop_early=stop_early),
-        clock=clock,
-        window=window,
-    )
-
-    def encode(step: StepFrames) -> Step:
-        return Step(*encoder.encode(step.frames, step.num_frames), step.arrival_s, step.last)
-
+    choose = {CHOOSE[name]: options.pop(name) for name in CHOOSE.keys() & options.keys()}
+    if choose:
+        options["choose"] = choose
+    session = open_stream(loaded, key=clip_key, clock=clock, **options)
     # bursts and stalls hold frames back
-    arriving = (replace(step, arrival_s=schedule.arrival_s(step.step, step.arrival_s)) for step in steps)
-    yield from with_text(session.run(FileSource(arriving, encode, clock)), loaded.tokenizer)
+    arriving = (replace(step, arrival_s=session.arrival_s(step.step, step.arrival_s)) for step in steps)
+    source = FileSource(arriving, StepEncoder(loaded), clock)
+    yield from with_text(session.run(source), loaded.tokenizer)
 
 
 def with_text(run: Run, tokenizer) -> Run:
-    """The same run with a Token for every Spoken; requests, answers and other events pass through."""
-    words, answer = DecodeStream(skip_special_tokens=True), None
-    while True:
-        try:
-            event = run.send(answer)
-        except StopIteration:
-            return
+    """The same run with a Token for every Spoken and a Turn for every Said; all else passes through."""
+    return relay(run, text_of(tokenizer))
+
+
+def text_of(tokenizer) -> Callable[[Any], Any]:
+    """What turns one session's events into those with text."""
+    words = DecodeStream(skip_special_tokens=True)
+
+    def told(event):
+        nonlocal words
         if isinstance(event, Spoken):
-            event = Token(**vars(event), text=words.step(tokenizer.backend_tokenizer, event.token_id) or "")
-        answer = yield event
+            return Token(**vars(event), text=words.step(tokenizer.backend_tokenizer, event.token_id) or "")
+        if isinstance(event, Said):
+            text = tokenizer.decode(event.words, skip_special_tokens=True).strip()
+            words = DecodeStream(skip_special_tokens=True)  # a character left open does not reach into the next turn
+            return Turn(event.start_s, event.end_s, text)
+        return event
+
+    return told
 
 
-def quicken(
+def with_fast_path(
     loaded: Loaded,
     first: StepFrames,
     *,
-    question: str,
-    system: str,
+    question: str | None = None,
+    system: str | None = None,
     num_steps: int,
-    max_new_tokens: int = 300,
+    max_new_tokens: int | None = None,
     warm: bool = False,
 ) -> Loaded:
     """The same model on the fast path (model.cuda_graph_model), with room for one narration of frames like `first`.
@@ -119,9 +112,10 @@ def quicken(
     encoder = FrameEncoder(loaded.processor.video_processor, BUDGETS[loaded.settings.pixel_budget])
     _, grid = encoder.encode(first.frames, first.num_frames)
     num_video = encoder.tokens_per_step(*first.frames.shape[1:3], first.num_frames)
-    num_prompt, markup = len(prompt_ids(loaded.tokenizer, system, question)), loaded.markup
+    prompts, markup = load_prompts(), loaded.markup
+    num_prompt = len(prompt_ids(loaded.tokenizer, system or prompts.system, question or prompts.eval_question))
     watched = num_prompt + num_steps * num_video + len(markup.suffix)
-    model = CudaGraphModel(loaded.model, watched, len(markup.header) + max_new_tokens)
+    model = CudaGraphModel(loaded.model, watched, len(markup.header) + (max_new_tokens or LIMIT))
     if warm:
         riding = -(-num_video // parse_schedule(loaded.settings.schedule).k)
         model.warm_up([(1,), (len(markup.header),), (num_video,), (riding + 1,)], [grid])

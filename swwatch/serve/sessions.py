@@ -8,7 +8,6 @@ from swwatch.client.protocol import VERSION, File, Open, Opened, ProtocolError, 
 from swwatch.data.prompt import Prompts
 from swwatch.errors import UserError
 from swwatch.live.stage import Full
-from swwatch.policies.choose import Greedy
 from swwatch.policies.speak import parse_schedule
 from swwatch.serve.files import Folder, Uploads
 from swwatch.serve.log import log
@@ -108,8 +107,8 @@ class Sessions:
                     stage.open,
                     question=question,
                     system=self.prompts.system,
-                    schedule=schedule,
-                    choose=Greedy(max_new_tokens=self.limits.max_tokens),
+                    schedule=message.schedule,
+                    limit=self.limits.max_tokens,
                     queue_size=self.limits.queue_size,
                     policy=message.policy,
                     max_events=self.limits.max_unread,

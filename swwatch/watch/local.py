@@ -6,12 +6,11 @@ from collections.abc import Iterable, Iterator
 import numpy as np
 
 from swwatch.client import protocol
-from swwatch.data.prompt import load_prompts
+from swwatch.engine.door import about
 from swwatch.errors import UserError
 from swwatch.live.messages import Messages
-from swwatch.live.stage import Ended, Room, Stage
+from swwatch.live.stage import Ended, Room, Stage, Turn
 from swwatch.model.loading import Loaded
-from swwatch.policies.choose import Greedy
 
 LONGEST_S = 1800  # of video on a GPU, where memory is set aside beforehand; elsewhere there is no limit
 MOST_TOKENS = 4096
@@ -36,26 +35,25 @@ class LocalNarrator:
     ):
         """
         Args:
-            question: by default the evaluation question.
-            max_new_tokens: of the whole answer.
+            question: by default the evaluation question, or the chat system's own.
+            max_new_tokens: the most of an answer.
             keeps_up: steps that the model is too slow for are dropped; else the source waits.
         Raises:
             UserError: the engine cannot run the variant, or no memory is left.
         """
-        self.notes, question = list(notes), question or load_prompts().eval_question
+        self.notes = list(notes)
         self._stage = Stage(loaded, engine=engine, max_sessions=1, room=Room(LONGEST_S, max_new_tokens))
         try:
             self._session = self._stage.open(
                 question=question,
-                choose=Greedy(max_new_tokens=max_new_tokens),
+                limit=max_new_tokens,
                 policy="drop_oldest" if keeps_up else "block",
             )
         except BaseException:
             self._stage.close()
             raise
-        settings = loaded.settings
         why = f"engine {self._stage.engine}: {self._stage.why}"
-        self.about = f"{settings.variant}, {settings.schedule} | {question}\n{why}"
+        self.about = f"{about(loaded.settings, question)}\n{why}"
         self.ask, self.pause = self._session.ask, self._session.pause
         self.resume, self.end = self._session.resume, self._session.end
         self._messages, self._stopped = Messages(), False
@@ -97,7 +95,7 @@ class LocalNarrator:
 
     def _events(self) -> Iterator:
         while events := self._session.read():
-            yield from events
+            yield from (event for event in events if not isinstance(event, Turn))  # its tokens have told its words
 
     def _message(self, event) -> protocol.Event:
         if not isinstance(event, Ended):

@@ -14,10 +14,12 @@ import torch
 from swwatch.data.prompt import load_prompts
 from swwatch.data.video import StepFrames
 from swwatch.engine.batch import Ended
+from swwatch.engine.requests import drive
 from swwatch.errors import UserError
-from swwatch.live.stage import Asked, Full, Stage, Token, Watched
-from swwatch.narrate.words import narrate
+from swwatch.live.stage import Asked, Full, Stage, Token, Turn, Watched
+from swwatch.narrate.words import narrate, narration
 from swwatch.policies.choose import Greedy
+from swwatch.rules.variants import TURNS
 from tests.helpers.faults import Gate
 from tests.helpers.live_stages import (
     QUESTION,
@@ -247,3 +249,67 @@ def test_the_memory_of_closed_sessions_is_returned(load_tiny, monkeypatch):
 
 def _bytes_of_tensors() -> int:
     return sum(one.nbytes for one in gc.get_objects() if issubclass(type(one), torch.Tensor))
+
+
+@pytest.mark.parametrize("variant", sorted(TURNS))
+def test_chat_turns_side_by_side_say_what_each_says_of_a_file(load_tiny, variant):
+    loaded, clips = load_tiny(variant), [frames(12, seed=seed) for seed in range(3)]
+    alone = []
+    for pictures in clips:
+        steps = [StepFrames(i, np.stack(pictures[2 * i : 2 * i + 2]), i + 0.5, False) for i in range(6)]
+        run = narration(loaded, steps, question=QUESTION)
+        alone.append([untimed(event) for event in drive(loaded.model, run) if isinstance(event, Token | Turn)])
+    with stage_of(loaded) as stage:
+        sessions = [stage.open(question=QUESTION, queue_size=32) for _ in clips]
+        for session, pictures in zip(sessions, clips, strict=True):
+            push_all(session, pictures)
+            session.end()
+        heard = [read_to_end(session) for session in sessions]
+    assert stage.engine == "serial" and "turns" in stage.why
+    for (events, end), words in zip(heard, alone, strict=True):
+        assert end == Ended()
+        assert [untimed(event) for event in events if isinstance(event, Token | Turn)] == words
+        assert sum(isinstance(event, Watched) for event in events) == 6
+        assert sum(isinstance(event, Turn) for event in events) == (6 if variant == "streamingvlm" else 4)
+
+
+def untimed(event: Token | Turn) -> tuple:
+    return event if isinstance(event, Turn) else (event.step, event.token_id, event.text)
+
+
+def test_chat_turns_are_asked_paused_and_stopped(load_tiny):
+    loaded, pictures = load_tiny("streamingvlm"), frames(12)
+    with stage_of(loaded) as stage:
+        session = stage.open(choose={"max_new_tokens": 3}, steps_per_turn=1)
+        push_all(session, pictures[:4])
+        read_until(session, lambda events: sum(isinstance(event, Turn) for event in events) == 2)
+        session.ask("What now?")
+        session.pause()
+        push_all(session, pictures[4:8], start_s=2.0)
+        events = read_until(session, lambda events: sum(isinstance(event, Turn) for event in events) == 2)
+        assert [(event.step, event.text) for event in events if isinstance(event, Asked)] == [(2, "What now?")]
+        assert not any(isinstance(event, Token) for event in events), "watched in silence"
+        session.resume()
+        push_all(session, pictures[8:10], start_s=4.0)
+        events = read_until(session, lambda events: any(isinstance(event, Turn) for event in events))
+        assert 0 < sum(isinstance(event, Token) for event in events) <= 3
+        session.stop()
+        assert read_to_end(session)[1] == Ended()
+
+
+@pytest.mark.parametrize(
+    ("variant", "wrong", "told"),
+    [
+        ("livecc", {"schedule": "wait-k:3"}, "by no schedule"),
+        ("livecc", {"window": object()}, "has no window"),
+        ("group", {"steps_per_turn": 2}, "has no steps per turn"),
+    ],
+)
+def test_an_option_of_another_form_is_refused(load_tiny, variant, wrong, told):
+    with stage_of(load_tiny(variant)) as stage, pytest.raises(UserError, match=told):
+        stage.open(**wrong)
+
+
+def test_the_fast_path_is_refused_where_tokens_move(load_tiny):
+    with pytest.raises(UserError, match="streamingvlm forgets"):
+        Stage(load_tiny("streamingvlm"), fast=True)

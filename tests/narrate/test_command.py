@@ -9,6 +9,7 @@ from swwatch import cli
 from swwatch.data.video import iter_steps
 from swwatch.engine.trace import RealTimeClock, SimulatedClock
 from swwatch.narrate import command as stream
+from swwatch.rules.variants import TURNS
 from swwatch.toy.clips import Recipe, write_dataset
 
 
@@ -17,6 +18,9 @@ def clip(tmp_path_factory):
     out = tmp_path_factory.mktemp("stream")
     write_dataset(out, Recipe(clips=1, test_clips=1))
     return next((out / "PE-Video/videos/test").glob("*.mp4"))
+
+
+WATCHED = {"event", "step", "arrival_s", "t_s", "num_dropped"}
 
 
 def run(tiny_checkpoint, clip, *flags) -> int:
@@ -35,7 +39,7 @@ def test_tokens_and_their_provenance_are_written_as_they_come(tiny_checkpoint, c
     tokens = [event for event in events if "token_id" in event]
     num_steps = sum(1 for _ in iter_steps(clip))
     watched = [event for event in events if event.get("event") == "watched"]
-    assert len(watched) + len(tokens) == len(events) and set(watched[0]) == {"event", "step", "arrival_s", "t_s"}
+    assert len(watched) + len(tokens) == len(events) and set(watched[0]) == WATCHED
     assert [event["step"] for event in watched] == list(range(num_steps))
     assert set(tokens[0]) == {"step", "token_id", "text", "newest_visible_step", "t_emit_s", "t_frame_s"}
     for step in range(num_steps - 1):
@@ -139,3 +143,22 @@ def test_a_window_narrates_videos_of_any_length(tiny_checkpoint, clip, tmp_path)
     assert said[0] == said[1] and said[0][-1][0] == num_steps - 1
     assert run(tiny_checkpoint, clip, "--max-frames", "2") == 2
     assert run(tiny_checkpoint, clip, "--window", "0") == 2
+
+
+@pytest.mark.parametrize("variant", sorted(TURNS))
+def test_chat_systems_stream_too_and_tell_where_each_turn_ends(tiny_checkpoint, clip, tmp_path, capsys, variant):
+    out, flags = tmp_path / "events.jsonl", ["--model", str(tiny_checkpoint), "--video", str(clip), "--device", "cpu"]
+    argv = [*flags, "--variant", variant, "--jsonl", str(out), "--max-new-tokens", "4", "--max-frames", "2"]
+    assert cli.run(stream.main, argv) == 0
+    events = [json.loads(line) for line in out.read_text().splitlines()]
+    turns, num_steps = [event for event in events if event.get("event") == "turn"], sum(1 for _ in iter_steps(clip))
+    first = 1 if variant == "streamingvlm" else 3
+    assert [turn["end_s"] for turn in turns] == list(range(first, num_steps + 1))
+    assert turns[0]["start_s"] == 0 and all(isinstance(turn["text"], str) for turn in turns)
+    assert sum(event.get("event") == "watched" for event in events) == num_steps
+    tokens = tokens_of(out)
+    assert all(0 < sum(token["step"] == i for token in tokens) <= 4 for i in range(len(turns)))
+    shown = capsys.readouterr().out
+    assert f"(0-{first} s)" in shown and "engine serial: " in shown
+    assert cli.run(stream.main, [*argv, "--schedule", "wait-k:3"]) == 2
+    assert "by no schedule" in capsys.readouterr().err

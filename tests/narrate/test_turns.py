@@ -10,7 +10,8 @@ from swwatch.data.video import iter_steps
 from swwatch.engine.requests import drive
 from swwatch.errors import UserError
 from swwatch.narrate import turns_command as command
-from swwatch.narrate.turns import Turn, TurnStream, live_cc, open_turns, turn_narration
+from swwatch.narrate.turns import TurnStream, live_cc
+from swwatch.narrate.words import Turn, narration
 from swwatch.rules.spans import Part
 from swwatch.rules.systems import SYSTEMS
 from swwatch.toy.clips import Recipe, write_dataset
@@ -25,7 +26,7 @@ def clip(tmp_path_factory):
 
 
 def narrated(loaded, clip) -> list[Turn]:
-    run = turn_narration(loaded, iter_steps(clip), choose=GREEDY)
+    run = narration(loaded, iter_steps(clip), choose=GREEDY)
     return [event for event in drive(loaded.model, run) if isinstance(event, Turn)]
 
 
@@ -144,7 +145,7 @@ def test_the_door_opens_it_with_the_serial_engine_alone(load_tiny):
 
 def test_mistakes_are_told(load_tiny, clip, tiny_checkpoint):
     with pytest.raises(UserError, match="does not stream in turns"):
-        open_turns(load_tiny("group"))
+        TurnStream(load_tiny("group"))
     flags = ["--model", str(tiny_checkpoint), "--video", str(clip), "--system", "livecc"]
     with pytest.raises(UserError, match="does not name a variant.* --system .*streamingvlm, livecc"):
         command.main(flags[:-2])

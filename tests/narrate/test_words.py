@@ -4,12 +4,12 @@ import numpy as np
 import pytest
 
 from swwatch.data.video import StepFrames
+from swwatch.engine import source as module
 from swwatch.engine.requests import drive
 from swwatch.engine.source import FileSource
 from swwatch.engine.trace import RealTimeClock, SimulatedClock, Watched
 from swwatch.errors import UserError
-from swwatch.narrate import words as module
-from swwatch.narrate.words import Token, caption_of, narrate, narration, quicken
+from swwatch.narrate.words import Token, caption_of, narrate, narration, with_fast_path
 from swwatch.rules.variants import VARIANTS, Speaks
 
 
@@ -76,7 +76,7 @@ def test_a_file_hands_its_steps_over_no_sooner_than_they_arrive(load_tiny, engin
 @pytest.mark.parametrize("variant", sorted(VARIANTS))
 def test_on_the_fast_path_it_says_the_same_and_has_room_for_all(load_tiny, variant):
     loaded, asked = load_tiny(variant), {"question": "Q?", "system": "S", "max_new_tokens": 40}
-    fast = quicken(loaded, steps(6)[0], **asked, num_steps=6, warm=True)
+    fast = with_fast_path(loaded, steps(6)[0], **asked, num_steps=6, warm=True)
     engine = "fused" if VARIANTS[variant].speaks is Speaks.PARALLEL else "serial"
     said = [narrate(one, steps(6), **asked, engine=engine) for one in (loaded, fast)]
     ours, theirs = ([(token.step, token.token_id) for token in tokens] for tokens in said)

@@ -22,7 +22,7 @@ from swwatch.evaluate.commentary.events import Event, Wording, ask
 from swwatch.evaluate.commentary.games import Game
 from swwatch.evaluate.commentary.texts import Item, joined
 from swwatch.model.loading import Loaded
-from swwatch.narrate.turns import with_words
+from swwatch.narrate.words import with_text
 from swwatch.policies.choose import Choosing
 from swwatch.rules.layout import Layout
 from swwatch.rules.spans import Part, Span
@@ -59,7 +59,7 @@ class Speaker:
                 Step(*encoder.encode(step.frames, step.num_frames), from_s + step.arrival_s - zero_s)
                 for step in frames
             ]
-            *_, turn = drive(self.loaded.model, with_words(session.turn(taken), self.loaded.tokenizer))
+            *_, turn = drive(self.loaded.model, with_text(session.turn(taken), self.loaded.tokenizer))
             yield Item(turn.text, zero_s + turn.start_s, zero_s + turn.end_s)
 
 

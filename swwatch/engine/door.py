@@ -1,0 +1,98 @@
+"""The one door: a session over a loaded checkpoint, in the form in which its variant speaks, from texts.
+
+A narration is asked by its prompt, a chat system in its first turn; what is not given is the form's own.
+"""
+
+from dataclasses import replace
+from inspect import signature
+from typing import TYPE_CHECKING
+
+from swwatch.data.prompt import load_prompts, prompt_ids
+from swwatch.data.turns.prompt import SYSTEM_TEXT, Turns
+from swwatch.engine.base import BaseSession
+from swwatch.engine.choose import open_session
+from swwatch.engine.session import Session
+from swwatch.engine.turns import TurnSession
+from swwatch.errors import UserError
+from swwatch.policies.choose import Choosing, Greedy, parse_choose
+from swwatch.policies.speak import Speak, parse_schedule
+from swwatch.rules import systems, variants
+from swwatch.rules.variants import Speaks
+
+if TYPE_CHECKING:
+    from swwatch.model.loading import Loaded
+
+
+def open_stream(
+    loaded: "Loaded",
+    *,
+    engine: str = "serial",
+    question: str | None = None,
+    system: str | None = None,
+    schedule: str | Speak | None = None,
+    choose: Choosing | str | dict | None = None,
+    limit: int | None = None,
+    key: str = "",
+    watcher=None,
+    clock=None,
+    **options,
+) -> BaseSession:
+    """A session of a loaded checkpoint. It is begun by driving its `run`.
+
+    Args:
+        engine: of engine.choose.ENGINES; "auto" is settled by `choose` there.
+        question: what is asked; by default the evaluation question, or the chat system's own query.
+        system: text of the system turn; by default that of configs/prompts.yaml, or the chat system's own.
+        schedule: of a narration; by default the checkpoint's own.
+        choose: how tokens are chosen, or what differs there from the form's own; by default the likeliest token, or as
+            the chat system does.
+        limit: no answer is longer, whatever it has of its own.
+        key: seeds random schedules; the video id.
+        watcher: of the engine, see `open_watcher`.
+        options: of the form: `window` of a narration; those of TurnSession.
+    Raises:
+        UserError: what the variant or the engine cannot do.
+    """
+    row, more = variants.get(loaded.settings.variant), {"watcher": watcher, "clock": clock}
+    if row.speaks is Speaks.TURNS:
+        if schedule is not None:
+            raise UserError(f"{row.name!r} speaks once in a turn, by no schedule: leave {str(schedule)!r} out")
+        turns = Turns(loaded.tokenizer, systems.get(row.name))
+        choose = chosen(parse_choose(turns.system.choose), choose)
+        if limit is not None and choose.left(0) > limit:
+            choose = replace(choose, max_new_tokens=limit)
+        options |= {"query": question, "system_text": SYSTEM_TEXT if system is None else system}
+        return _open(engine, loaded, turns, options, choose=choose, **more)
+    prompts = load_prompts() if None in (question, system) else None
+    system = prompts.system if system is None else system
+    prompt = prompt_ids(loaded.tokenizer, system, prompts.eval_question if question is None else question)
+    choose = chosen(Greedy() if limit is None else Greedy(max_new_tokens=limit), choose)
+    schedule = parse_schedule(schedule or loaded.settings.schedule).for_clip(key)
+    return _open(engine, loaded, prompt, options, schedule=schedule, choose=choose, **more)
+
+
+def about(settings, question: str | None = None, schedule: str | Speak | None = None) -> str:
+    """What a stream is, in words.
+
+    Args:
+        settings: the checkpoint's.
+        question, schedule: as asked for.
+    """
+    name = settings.variant
+    if variants.get(name).speaks is Speaks.TURNS:
+        return f"{name} | {question or systems.get(name).query}"
+    return f"{name}, {parse_schedule(schedule or settings.schedule)} | {question or load_prompts().eval_question}"
+
+
+def chosen(own: Choosing, asked: Choosing | str | dict | None) -> Choosing:
+    """How tokens are chosen: as asked, or as the form does but for what was asked."""
+    if asked is None or isinstance(asked, dict):
+        return replace(own, **(asked or {}))
+    return parse_choose(asked)
+
+
+def _open(engine: str, loaded: "Loaded", prompt: list[int] | Turns, options: dict, **more) -> BaseSession:
+    known = signature(TurnSession if isinstance(prompt, Turns) else Session).parameters
+    for name in options.keys() - known.keys():
+        raise UserError(f"{loaded.settings.variant!r} has no {name.replace('_', ' ')}: leave it out")
+    return open_session(engine, loaded.model, prompt, **options, **more)
