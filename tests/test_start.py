@@ -16,11 +16,6 @@ SUB_COMMANDS = {
     "bench": ("train", "stream", "endless", "live"),
 }
 PROGRAMS = [*cli.COMMANDS, *(f"{name} {sub}" for name, subs in SUB_COMMANDS.items() for sub in subs)]
-WAITING = (
-    "commentary",
-    "commentary generate",
-    "commentary judge",
-)  # programs that still import torch for their help
 HEAVY = ("torch", "transformers")
 CPU_S = 0.3
 MISTAKES = [
@@ -60,6 +55,13 @@ MISTAKES = [
     "eval --score-only --output-file /nowhere.json",
     "disturb /nowhere",
     "quiz mvbench",
+    "commentary",
+    "commentary generate --task other",
+    "commentary generate --task inf-streams --model x/y --data /nowhere.jsonl --output o.jsonl",
+    "commentary judge /nowhere.jsonl --task livesports-cc --other b.jsonl --data /nowhere.jsonl",
+    "compare /nowhere.json /nothing.json",
+    "judge /nowhere.json",
+    "report /nowhere.json --out x",
     "quiz nobench --data . --model x/y",
     "quiz livesports --data /nowhere.json --model x/y",
     "flow",
@@ -87,9 +89,7 @@ def start(command: str) -> tuple[int, str, str, list[str], float]:
 
 
 @pytest.mark.parametrize("program", PROGRAMS)
-def test_help_needs_no_torch_and_little_time(program, request):
-    if program in WAITING:
-        request.applymarker(pytest.mark.xfail(reason="imports torch for its help", strict=False))
+def test_help_needs_no_torch_and_little_time(program):
     code, out, err, heavy, cpu_s = start(f"{program} --help")
     assert code == 0 and "usage:" in out and not err
     assert heavy == []

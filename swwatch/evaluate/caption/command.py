@@ -7,7 +7,7 @@ import os
 import sys
 
 from swwatch.config import read_settings
-from swwatch.data.annotations import read_jsonl
+from swwatch.data.annotations import no_file, read_jsonl
 from swwatch.evaluate.caption.settings import CONFIG, EvalSettings
 from swwatch.evaluate.predictions import read_object, read_predictions
 from swwatch.evaluate.results import beside, read_lines, read_traces, write_object
@@ -22,12 +22,11 @@ def main(argv: list[str]) -> int:
         if place_of(os.environ).rank == 0:
             score_predictions(settings)
         return 0
-    records = read_jsonl(settings.data_path)[: settings.max_count]
-    settings.check_model(settings.model)
-
-    from swwatch.evaluate.caption.measure import evaluate  # torch is behind it
-
     with stops_at_once(), join(os.environ) as ranks:
+        records = read_jsonl(settings.data_path)[: settings.max_count]
+
+        from swwatch.evaluate.caption.measure import evaluate  # torch is behind it
+
         evaluate(settings, records, ranks)
     return 0
 
@@ -39,7 +38,12 @@ def several(argv: list[str]) -> bool:
 
 def _read(argv: list[str]) -> EvalSettings:
     yaml_path = CONFIG if CONFIG.exists() else None
-    return read_settings(EvalSettings, argv, program="swwatch eval", about=__doc__, yaml_path=yaml_path)
+    settings = read_settings(EvalSettings, argv, program="swwatch eval", about=__doc__, yaml_path=yaml_path)
+    if not settings.score_only:
+        if not settings.data_path.is_file():
+            raise no_file(settings.data_path)
+        settings.check_model(settings.model)
+    return settings
 
 
 def score_predictions(settings: EvalSettings) -> None:

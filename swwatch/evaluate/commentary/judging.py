@@ -1,80 +1,42 @@
 """`swwatch commentary judge`: compare a run with others, write scores, a summary and a table."""
 
-import argparse
 import json
 import os
 import sys
 from collections import Counter
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 from tqdm import tqdm
 
-from swwatch.config import add_flags, load_settings, setting
 from swwatch.data.annotations import encode_line, write_atomic
 from swwatch.errors import UserError
 from swwatch.evaluate.commentary import match, tables
-from swwatch.evaluate.commentary.events import CONFIG, read_events, read_predictions
+from swwatch.evaluate.commentary.events import read_events, read_predictions
 from swwatch.evaluate.commentary.games import LEAST_WORDS, START_S, read_games, read_said, read_segments, segments_of
 from swwatch.evaluate.commentary.match import Pair
+from swwatch.evaluate.commentary.settings import CRITERIA, CompareSettings
 from swwatch.evaluate.commentary.texts import text_between
 from swwatch.evaluate.judge.command import ask_all, facts, make_client, make_judge, names, spent
-from swwatch.evaluate.judge.settings import CONFIG as JUDGE_CONFIG
-from swwatch.evaluate.judge.settings import JudgeSettings
 from swwatch.judge.client import ChatClient
 from swwatch.judge.rubric import compare_messages, fingerprint, load_rubric, read_choice
 
-CRITERIA = {"inf-streams": "commentary", "livesports-cc": "alignment"}
 
-
-@dataclass(frozen=True)
-class CommentaryJudge(JudgeSettings):
-    """As for `swwatch judge`, with another rubric."""
-
-    criterion: str | None = setting(None, "what is compared: a criterion of the rubric (default: the task's)")
-    rubric: Path = setting(CONFIG, "the words of the task")
-
-
-def add_judge_flags(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "run", type=Path, metavar="RUN", help="what A said, as `swwatch commentary generate` writes it"
-    )
-    parser.add_argument(
-        "--other", type=Path, action="append", required=True, help="what B said, in the same form; may be repeated"
-    )
-    parser.add_argument("--data", type=Path, required=True, help="the benchmark's annotation file")
-    parser.add_argument("--segments", type=Path, help="inf-streams: segments cut already, instead of --data's own")
-    parser.add_argument("--begin", dest="start", type=float, help=f"inf-streams: first second ({START_S:g})")
-    parser.add_argument("--least-words", type=int, help=f"inf-streams: of a segment that counts ({LEAST_WORDS})")
-    parser.add_argument("--config", type=Path, help="settings of the judge instead of configs/judge.yaml")
-    add_flags(parser, CommentaryJudge)
-
-
-def judge(flags: dict) -> int:
+def compare_with_all(settings: CompareSettings) -> int:
     """Compare; returns 1 where the endpoint left pairs unanswered."""
-    own = ("run", "other", "data", "segments", "start", "least_words", "config", "task")
-    run, others, data, segments, start_s, least_words, config, task = (flags.pop(name) for name in own)
-    yaml_path = config or (JUDGE_CONFIG if JUDGE_CONFIG.exists() else None)
-    settings = load_settings(CommentaryJudge, yaml_path=yaml_path, env=os.environ, flags=flags)
+    run, task = settings.run, settings.task
     settings = replace(settings, criterion=settings.criterion or CRITERIA[task])
-    if task == "inf-streams":
-        start_s = START_S if start_s is None else start_s
-        least_words = LEAST_WORDS if least_words is None else least_words
-        read = partial(_pairs_of_games, data, segments, start_s, least_words)
-    elif any(value is not None for value in (segments, start_s, least_words)):
-        raise UserError(f"--segments, --begin and --least-words go with inf-streams: leave them out for {task}")
-    else:
-        read = partial(_pairs_of_events, data)
-    called = names_of(run, others)  # mistakes are told before anything is asked
-    told = {other: read(run, other) for other in called}
+    read = _pairs_of_games if task == "inf-streams" else _pairs_of_events
+    called = names_of(run, settings.other)  # mistakes are told before anything is asked
+    told = {other: read(settings, other) for other in called}
     reports = []
     with make_client(settings, os.environ) as client:
         often = 0.5 if sys.stderr.isatty() else 30
         with tqdm(desc="judge", unit="question", mininterval=often, dynamic_ncols=True) as bar:
             client.on_trouble = lambda line: bar.set_postfix_str(line, refresh=sys.stderr.isatty())
             for other, (pairs, about) in told.items():
-                reports.append(_compare(task, run, other, called[other], pairs, about, settings, client, bar))
+                reports.append(_compare(settings, other, called[other], pairs, about, client, bar))
     table = tables.markdown(task, reports)
     path = run.with_name(f"{run.stem}_commentary.md")
     write_atomic(path, [table])
@@ -102,9 +64,10 @@ def names_of(run: Path, others: list[Path]) -> dict[Path, tuple[str, str]]:
     return called
 
 
-def _pairs_of_games(
-    data: Path, segments_file: Path | None, start_s: float, least_words: int, run: Path, other: Path
-) -> tuple[list[Pair], dict]:
+def _pairs_of_games(settings: CompareSettings, other: Path) -> tuple[list[Pair], dict]:
+    run, data, segments_file = settings.run, settings.data, settings.segments
+    start_s = START_S if settings.begin is None else settings.begin
+    least_words = LEAST_WORDS if settings.least_words is None else settings.least_words
     if segments_file is None:
         games = read_games(data)
         segments, mended = segments_of(games, start_s, least_words), sum(game.transcript.mended for game in games)
@@ -128,7 +91,8 @@ def _pairs_of_games(
     return pairs, {"num_mended_words": mended}
 
 
-def _pairs_of_events(data: Path, run: Path, other: Path) -> tuple[list[Pair], dict]:
+def _pairs_of_events(settings: CompareSettings, other: Path) -> tuple[list[Pair], dict]:
+    run, data = settings.run, settings.data
     events, said = read_events(data), [read_predictions(path) for path in (run, other)]
     pairs = [
         Pair(
@@ -153,18 +117,17 @@ def _check_common(pairs: list[Pair], run: Path, other: Path, data: Path) -> None
 
 
 def _compare(
-    task: str,
-    run: Path,
+    settings: CompareSettings,
     other: Path,
     called: tuple[str, str],
     pairs: list[Pair],
     about: dict,
-    settings: CommentaryJudge,
     client: ChatClient,
     bar: tqdm,
 ) -> dict:
     """Ask about all pairs, and write A_vs_B_scores.jsonl and A_vs_B_summary.json beside the run."""
-    ties, (name_a, name_b) = task != "inf-streams", called
+    run, task, (name_a, name_b) = settings.run, settings.task, called
+    ties = task != "inf-streams"
     rubric = load_rubric(settings.rubric)
     criterion = rubric.get(settings.criterion)
     asked = match.questions(rubric, criterion, pairs, ties=ties)

@@ -3,7 +3,7 @@
 import os
 import sys
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
@@ -20,6 +20,7 @@ from swwatch.engine.turns import TurnSession
 from swwatch.errors import UserError
 from swwatch.evaluate.commentary.events import Event, Wording, ask
 from swwatch.evaluate.commentary.games import Game
+from swwatch.evaluate.commentary.settings import GenerateSettings
 from swwatch.evaluate.commentary.texts import Item, joined
 from swwatch.model.loading import Loaded
 from swwatch.narrate.words import with_text
@@ -27,8 +28,6 @@ from swwatch.policies.choose import Choosing
 from swwatch.rules.layout import Layout
 from swwatch.rules.spans import Part, Span
 from swwatch.rules.systems import System
-
-SAVE_EVERY_S = 500  # of a stream that is not restarted: its rows and its state
 
 
 @dataclass(frozen=True)
@@ -63,65 +62,44 @@ class Speaker:
             yield Item(turn.text, zero_s + turn.start_s, zero_s + turn.end_s)
 
 
-@dataclass(frozen=True)
-class Plan:
-    """Which seconds of a game are commented on, and when the stream begins anew.
-
-    Attributes:
-        end_s: None for the video's end.
-        chunk_s: begin anew so often (chunk mode); None for one stream to the end (infinite mode).
-        save_every_s: in infinite mode, seconds between two rows.
-    """
-
-    start_s: float
-    end_s: float | None = None
-    chunk_s: int | None = None
-    query: str | None = None
-    save_every_s: int = SAVE_EVERY_S
-
-    def __post_init__(self):
-        if self.start_s < 0 or (self.end_s is not None and self.end_s <= self.start_s):
-            raise UserError("--begin must not be below 0, and --end must lie behind it")
-        if (self.chunk_s is not None and self.chunk_s < 1) or self.save_every_s < 10:
-            raise UserError("--chunk must be at least 1, --save-every at least 10")
-
-
 def comment_game(
-    speaker: Speaker, game: Game, path: Path, plan: Plan, before: Iterable[dict], state_path: Path
+    speaker: Speaker, game: Game, path: Path, plan: GenerateSettings, before: Iterable[dict], state_path: Path
 ) -> Iterator[dict]:
-    """Rows {video, chunk_start, chunk_end, items} of a game, one each chunk, or each `save_every_s` of one stream.
+    """Rows {video, chunk_start, chunk_end, items} of a game: one a chunk, or one every `save_every` s of a stream.
 
     A stream that was killed goes on as if it had not been: in chunk mode at the first chunk that is not there, in
     infinite mode with its state of the last row.
 
     Args:
+        plan: which seconds are commented on, and when the stream begins anew: every `chunk` seconds (chunk mode), or
+            never (infinite mode).
         before: rows of this game that are there already.
         state_path: where the stream is kept between two rows of infinite mode.
     Raises:
         VideoError: the video cannot be read, or is over before the start.
     """
-    end_s = plan.start_s + measure(path, max_frames=None, span=(plan.start_s, plan.end_s))[0] // 2
+    end_s = plan.start_s + measure(path, max_frames=None, span=(plan.start_s, plan.end))[0] // 2
     at = max((row["chunk_end"] for row in before), default=plan.start_s)
     session = None
-    if plan.chunk_s is None and plan.start_s < at < end_s:
+    if plan.chunk is None and plan.start_s < at < end_s:
         session, at = _restored(speaker, game, plan, state_path)
     if at >= end_s:
         return
     steps, from_s = iter_steps(path, max_frames=None, span=(at, end_s)), at
     while at < end_s:
-        until = min(at + (plan.chunk_s or plan.save_every_s), end_s)
-        if plan.chunk_s is not None or session is None:
+        until = min(at + (plan.chunk or plan.save_every), end_s)
+        if plan.chunk is not None or session is None:
             session = _begun(speaker, game, plan, at)
-        zero_s = 0.0 if not speaker.system.clip_time else at if plan.chunk_s is not None else plan.start_s
+        zero_s = 0.0 if not speaker.system.clip_time else at if plan.chunk is not None else plan.start_s
         items = [item.row() for item in speaker.speak(session, islice(steps, round(until - at)), from_s, zero_s)]
         yield {"video": game.video, "chunk_start": at, "chunk_end": until, "items": items}
         at = until
-        if plan.chunk_s is None and at < end_s:
+        if plan.chunk is None and at < end_s:
             _save(session, at, state_path)
     state_path.unlink(missing_ok=True)
 
 
-def _begun(speaker: Speaker, game: Game, plan: Plan, at: float) -> TurnSession:
+def _begun(speaker: Speaker, game: Game, plan: GenerateSettings, at: float) -> TurnSession:
     """A stream that is told all that was said in the game before, by its human commentators."""
     return speaker.open(query=plan.query, previous=text_of(game.transcript.before(at)))
 
@@ -132,7 +110,7 @@ def _save(session: TurnSession, at: float, path: Path) -> None:
     os.replace(aside, path)
 
 
-def _restored(speaker: Speaker, game: Game, plan: Plan, path: Path) -> tuple[TurnSession | None, float]:
+def _restored(speaker: Speaker, game: Game, plan: GenerateSettings, path: Path) -> tuple[TurnSession | None, float]:
     """The stream that was kept and the second where it goes on; (None, start) where none was."""
     if not path.exists():
         print(f"{game.video}: its stream was not kept, so it begins anew", file=sys.stderr)
@@ -167,7 +145,3 @@ def comment_event(speaker: Speaker, event: Event, path: Path, wording: Wording) 
         "end": event.end_s,
         "pred": text,
     }
-
-
-def with_first_frames(system: System, first_frames: int | None) -> System:
-    return system if first_frames is None else replace(system, first_frames=first_frames)

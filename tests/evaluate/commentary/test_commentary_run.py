@@ -6,13 +6,18 @@ import threading
 import pytest
 from torch.distributed import HashStore
 
+from swwatch.config import Parser, add_flags, read_settings
 from swwatch.data.turns.transcript import text_of
 from swwatch.data.video import iter_steps
 from swwatch.engine.turns import TurnSession
 from swwatch.errors import UserError
+from swwatch.evaluate.caption.settings import EvalSettings
 from swwatch.evaluate.commentary import command, speaking
 from swwatch.evaluate.commentary.events import Wording, ask, read_events
 from swwatch.evaluate.commentary.games import read_games
+from swwatch.evaluate.commentary.measure import comment_all
+from swwatch.evaluate.commentary.settings import GenerateSettings
+from swwatch.evaluate.quiz.settings import QuizSettings
 from swwatch.launch.ranks import Team
 from swwatch.rules.spans import Part
 from swwatch.rules.systems import SYSTEMS
@@ -173,19 +178,19 @@ def test_two_processes_write_the_bytes_of_one(generate, games, tiny_checkpoint, 
     assert generate("inf-streams", tmp_path / "one.jsonl", *flags) == 0
     flags += ["--task", "inf-streams", "--model", tiny_checkpoint, "--system", "streamingvlm", "--begin", "10"]
     flags += ["--save-every", "10", "--max-new-tokens", "3", "--device", "cpu", "--output", tmp_path / "two.jsonl"]
-    args = command.build_parser().parse_args(["generate", *map(str, flags)])
+    settings = read_settings(GenerateSettings, [str(flag) for flag in flags], program="", about="")
     store, ends = HashStore(), {}
 
     def work(rank):
         with Team(store, rank, 2) as team:
-            ends[rank] = command.generate(args, team)
+            ends[rank] = comment_all(settings, team)
 
     threads = [threading.Thread(target=work, args=(rank,)) for rank in (0, 1)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert ends == {0: 0, 1: 0}
+    assert ends == {0: None, 1: None}
     assert (tmp_path / "two.jsonl").read_bytes() == (tmp_path / "one.jsonl").read_bytes()
     assert [row["video"] for row in read(tmp_path / "two.jsonl")] == ["b.mp4", "a.mp4", "c.mp4"]
 
@@ -240,20 +245,17 @@ def test_mistakes_are_told(generate, tmp_path):
         generate("livesports-cc", tmp_path / "out.jsonl", "--begin", "0")
     with pytest.raises(UserError, match="--end must lie behind"):
         generate("inf-streams", tmp_path / "out.jsonl", "--end", "3")
-    with pytest.raises(SystemExit):
+    with pytest.raises(UserError, match="'other' is not one of inf-streams, livesports-cc"):
         command.main(["generate", "--task", "other"])
 
 
-@pytest.mark.parametrize("program", ["quiz", "commentary"])
+@pytest.mark.parametrize("program", ["quiz", "commentary", "eval"])
 def test_torchrun_hands_every_flag_on(program):
     """It looks for flags of its own behind the script, too, and stops where one of ours is short for two of them."""
     from torch.distributed.run import get_args_parser
 
-    from swwatch.evaluate.quiz.command import build_parser as of_quiz
-
-    parser = of_quiz()
-    if program == "commentary":
-        parser = command.build_parser()._subparsers._group_actions[0].choices["generate"]
+    parser = Parser(program, "")
+    add_flags(parser, {"quiz": QuizSettings, "commentary": GenerateSettings, "eval": EvalSettings}[program])
     for flag in parser._option_string_actions:
         theirs = get_args_parser().parse_args(["-m", "swwatch.cli", program, flag, "1"])
         assert theirs.training_script_args == [program, flag, "1"]

@@ -1,0 +1,152 @@
+"""The measuring of `swwatch commentary generate`: a model comments on games or events, one after the other."""
+
+import hashlib
+import sys
+from collections.abc import Iterable
+from dataclasses import asdict, replace
+from pathlib import Path
+
+from swwatch.data.annotations import resolve_video
+from swwatch.data.video import VideoError
+from swwatch.errors import UserError
+from swwatch.evaluate.commentary.events import Event, Wording, read_events
+from swwatch.evaluate.commentary.games import Game, merged, read_games, tidy_games
+from swwatch.evaluate.commentary.settings import GenerateSettings
+from swwatch.evaluate.commentary.speaking import Speaker, comment_event, comment_game
+from swwatch.evaluate.commentary.store import Store
+from swwatch.evaluate.model import identity, load_model
+from swwatch.launch.ranks import Alone
+from swwatch.model.checks import saved_settings
+from swwatch.policies.choose import Choosing, Greedy, Sampling, parse_choose
+from swwatch.rules.systems import SYSTEMS, System, get
+from swwatch.rules.variants import TURNS
+
+# (task, system) -> (how tokens are chosen, frames of the first turn) where the benchmarks' own runs differ
+# from live streaming.
+# LiveCC's run of its events does not tell how it draws: the likeliest token is taken
+RECIPES: dict[tuple[str, str], tuple[Choosing, int | None]] = {
+    ("inf-streams", "livecc"): (Sampling(0.7, penalty=1.05, max_new_tokens=20), 2),
+    ("livesports-cc", "livecc"): (Greedy(1.15, 32), None),
+}
+
+
+def comment_all(settings: GenerateSettings, ranks: Alone) -> None:
+    """Comment on all games or events that are not done yet, and at rank 0 put the rows into the order of the data."""
+    work = (Games if settings.task == "inf-streams" else Events)(settings)
+    speaker = open_speaker(settings, ranks)
+    made = describe_run(settings, speaker) | work.facts
+    with Store(settings.output, made, ranks, work.tidy, restart=settings.restart) as store:
+        before: dict[str, list[dict]] = {}
+        for row in store.rows:
+            before.setdefault(work.key_of(row), []).append(row)
+        if not ranks.rank:
+            done = f", {len(before)} of them begun or done before" if before else ""
+            print(f"{settings.task}: {len(work.jobs)} {work.noun}{done} -> {settings.output}", flush=True)
+        while (number := ranks.add("next") - 1) < len(work.jobs):
+            job = work.jobs[number]
+            try:
+                path = find_video(job.video, settings)
+                for row in work.rows(speaker, job, path, before.get(job.key, []), store.state_path(job.key)):
+                    store.add(row)
+                    print(f"{number + 1} of {len(work.jobs)}: {job.key}{work.reached(row)}", flush=True)
+            except VideoError as error:
+                ranks.add("bad")
+                print(f"left out: {job.key}: {error}", file=sys.stderr)
+        if ranks.rank:
+            ranks.leave()
+            return
+        ranks.wait_for_all()
+        place = {job.key: number for number, job in enumerate(work.jobs)}
+        rows = store.complete(
+            lambda rows: sorted(work.finish(rows), key=lambda row: place.get(work.key_of(row), len(place)))
+        )
+    if not rows:
+        raise UserError(f"nothing could be commented on: all {len(work.jobs)} videos were left out, see above")
+    num_bad = ranks.add("bad", 0)
+    bad = f"; {num_bad} left out for their video, see above: they lose in `judge`" if num_bad else ""
+    print(f"{len(rows)} rows in {settings.output}{bad}")
+
+
+class Games:
+    """The work of inf-streams."""
+
+    noun, tidy, finish = "games", staticmethod(tidy_games), staticmethod(merged)
+
+    def __init__(self, settings: GenerateSettings):
+        self.jobs = read_games(settings.data)[: settings.max_count]
+        self.settings, self.facts = settings, {"start_s": settings.start_s, "end_s": settings.end}
+        self.facts |= {"chunk_s": settings.chunk, "query": settings.query}
+
+    def key_of(self, row: dict) -> str:
+        return row["video"]
+
+    def reached(self, row: dict) -> str:
+        return f" up to {row['chunk_end']:g} s"
+
+    def rows(self, speaker: Speaker, job: Game, path: Path, before: list[dict], state: Path) -> Iterable[dict]:
+        return comment_game(speaker, job, path, self.settings, before, state)
+
+
+class Events:
+    """The work of livesports-cc."""
+
+    noun = "events"
+
+    def __init__(self, settings: GenerateSettings):
+        self.jobs, self.wording = read_events(settings.data)[: settings.max_count], Wording.load()
+        self.facts = {"wording": asdict(self.wording)}
+
+    def key_of(self, row: dict) -> str:
+        return f"{row['video_id']}_{row['event_id']}"
+
+    def reached(self, row: dict) -> str:
+        return ""  # an event is one row
+
+    def tidy(self, rows: Iterable[dict]) -> list[dict]:
+        return list({self.key_of(row): row for row in rows}.values())
+
+    finish = tidy
+
+    def rows(self, speaker: Speaker, job: Event, path: Path, before: list[dict], state: Path) -> Iterable[dict]:
+        if not before:
+            yield comment_event(speaker, job, path, self.wording)
+
+
+def find_video(video: str, settings: GenerateSettings) -> Path:
+    """Raises: VideoError: there is no such file, which is one video less, and no reason to stop."""
+    try:
+        return resolve_video(video, settings.data, settings.videos)
+    except UserError as error:
+        raise VideoError(video, str(error)) from error
+
+
+def open_speaker(settings: GenerateSettings, ranks: Alone) -> Speaker:
+    """The model as the flags, the task's recipe and the system's row want it."""
+    if settings.system is None and not saved_settings(settings.model):
+        raise UserError(f"{settings.model} does not say how it streams: give --system {' or '.join(SYSTEMS)}")
+    loaded = load_model(settings, settings.model, ranks, variant=settings.system)
+    name = loaded.settings.variant
+    if name not in TURNS:
+        raise UserError(f"{settings.model} is trained as {name!r}, which does not stream in turns: give --system")
+    system: System = get(name)
+    choose, first_frames = RECIPES.get((settings.task, name), (parse_choose(system.choose), None))
+    if first_frames is not None:
+        system = replace(system, first_frames=first_frames)
+    if settings.sample is not None and settings.sample != choose.draws:
+        choose = replace(choose.drawing(True), temperature=1.0) if settings.sample else choose.drawing(False)
+    asked = {name: getattr(settings, name) for name in ("max_new_tokens", "temperature", "seed")}
+    asked |= {"penalty": settings.repetition_penalty}
+    asked = {name: value for name, value in asked.items() if value is not None and name in vars(choose)}
+    return Speaker(loaded, system, replace(choose, **asked))
+
+
+def describe_run(settings: GenerateSettings, speaker: Speaker) -> dict:
+    """What the words depend on."""
+    return {
+        "system": speaker.system.name,
+        "choose": str(speaker.choose),
+        "pixel_budget": speaker.loaded.settings.pixel_budget,
+        **identity(settings.model, speaker.loaded),
+        "task": settings.task,
+        "data_sha256": hashlib.sha256(settings.data.read_bytes()).hexdigest(),
+    }

@@ -1,0 +1,81 @@
+"""What can be set for `swwatch commentary generate` and `judge`."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from swwatch.config import REQUIRED, check_least, setting
+from swwatch.errors import UserError
+from swwatch.evaluate.commentary.events import CONFIG
+from swwatch.evaluate.commentary.games import LEAST_WORDS, START_S
+from swwatch.evaluate.judge.settings import JudgeSettings
+from swwatch.model.flags import DeviceFlags
+from swwatch.rules import systems
+
+CRITERIA = {"inf-streams": "commentary", "livesports-cc": "alignment"}  # task -> what is compared by default
+Task = Literal["inf-streams", "livesports-cc"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class GenerateSettings(DeviceFlags):
+    """Let a model comment, alone or with other processes (torchrun). Goes on where an earlier run was killed."""
+
+    task: Task = setting(REQUIRED, f"one of {', '.join(CRITERIA)}")
+    model: str = setting(REQUIRED, "checkpoint folder or hub id")
+    system: str | None = setting(
+        None, f"{' or '.join(systems.SYSTEMS)}, needed where the checkpoint does not name one"
+    )
+    data: Path = setting(REQUIRED, "the benchmark's annotation file")
+    videos: Path | None = setting(None, "folder of the videos (default: as the annotations' paths say)")
+    output: Path = setting(REQUIRED, "jsonl file of what is said")
+    restart: bool = setting(False, "begin anew instead of going on")
+    begin: float | None = setting(None, f"inf-streams: first second (default: {START_S:g})", least=0)
+    end: float | None = setting(None, "inf-streams: last second (default: the video's)")
+    chunk: int | None = setting(None, "inf-streams: begin anew every so many seconds, such as 100", least=1)
+    query: str | None = setting(None, "inf-streams: what is asked (default: the system's own)")
+    save_every: int = setting(500, "inf-streams: seconds between two rows of a stream that is not restarted", least=10)
+    max_count: int | None = setting(None, "only the first games or events", least=1)
+    sample: bool = setting(None, "draw tokens, or take the likeliest (default: as the task's own runs)")
+    temperature: float | None = setting(None, "of draws")
+    repetition_penalty: float | None = setting(None, "1 is off")
+    max_new_tokens: int | None = setting(None, "of a turn", least=1)
+    seed: int = setting(42, "of the draws of every stream")
+
+    def __post_init__(self):
+        super().__post_init__()
+        check_least(self)
+        if self.system is not None:
+            systems.get(self.system)
+        if self.task != "inf-streams" and any(x is not None for x in (self.begin, self.end, self.chunk, self.query)):
+            raise UserError(f"--begin, --end, --chunk and --query go with inf-streams: leave them out for {self.task}")
+        if self.end is not None and self.end <= self.start_s:
+            raise UserError("--end must lie behind --begin")
+
+    @property
+    def start_s(self) -> float:
+        """The first second of a game that is commented on."""
+        return START_S if self.begin is None else self.begin
+
+
+@dataclass(frozen=True, kw_only=True)
+class CompareSettings(JudgeSettings):
+    """Compare a run with others: settings as for `swwatch judge`, with another rubric."""
+
+    run: Path = setting(REQUIRED, "what A said, as `swwatch commentary generate` writes it", positional=True)
+    other: list[Path] = setting(REQUIRED, "what B said, in the same form; may be repeated", repeat=True)
+    task: Task = setting(REQUIRED, f"one of {', '.join(CRITERIA)}")
+    data: Path = setting(REQUIRED, "the benchmark's annotation file")
+    segments: Path | None = setting(None, "inf-streams: segments cut already, instead of --data's own")
+    begin: float | None = setting(None, f"inf-streams: first second (default: {START_S:g})", least=0)
+    least_words: int | None = setting(None, f"inf-streams: of a segment that counts (default: {LEAST_WORDS})")
+    criterion: str | None = setting(None, "what is compared: a criterion of the rubric (default: the task's)")
+    rubric: Path = setting(CONFIG, "the words of the task")
+
+    def __post_init__(self):
+        super().__post_init__()
+        check_least(self)
+        of_games = (self.segments, self.begin, self.least_words)
+        if self.task != "inf-streams" and any(value is not None for value in of_games):
+            raise UserError(
+                f"--segments, --begin and --least-words go with inf-streams: leave them out for {self.task}"
+            )
