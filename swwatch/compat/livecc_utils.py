@@ -4,7 +4,7 @@ Written from their documented behaviour. What differs: importing this sets no en
 reader with qwen_vl_utils (call `register_reader` for that), and readers other than decord's are accepted.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +15,8 @@ from torchvision.transforms import InterpolationMode
 from torchvision.transforms.functional import resize
 from transformers import GenerationMixin
 
+from swwatch.data.video.reader import VideoFile
+
 FACTOR = 28
 MIN_PIXELS = 100 * FACTOR**2  # of a frame
 MAX_PIXELS = 768 * FACTOR**2
@@ -24,22 +26,26 @@ PIXEL_INPUTS = ("pixel_values", "pixel_values_videos", "image_grid_thw", "video_
 
 
 class FrameReader:
-    """Frames in memory, or a video file decoded by PyAV, under the few names of decord's VideoReader used here."""
+    """Frames in memory, or a video file, under the few names of decord's VideoReader used here.
+
+    Of a file the frames are decoded when they are asked for.
+    """
 
     def __init__(self, video: str | Path | np.ndarray | torch.Tensor, fps: float = float(FPS)):
         """Args: a path, or frames (T, H, W, 3) uint8 that follow one another at `fps`."""
         if isinstance(video, str | Path):
-            frames, ends = zip(*_decode(video), strict=True)
-            self._frames, self._ends = np.stack(frames), np.array(ends)
+            self._file = VideoFile(Path(video))
+            table = self._file.table
+            self._ends = np.append(table.starts_s[1:], table.end_s)
         else:
-            self._frames = np.asarray(video)
+            self._file, self._frames = None, np.asarray(video)
             self._ends = (np.arange(len(self._frames)) + 1) / fps
 
     def __len__(self) -> int:
-        return len(self._frames)
+        return len(self._ends)
 
     def __getitem__(self, index: int) -> np.ndarray:
-        return self._frames[index]
+        return self.get_batch([index])[0]
 
     @property
     def _frame_pts(self) -> np.ndarray:
@@ -53,31 +59,15 @@ class FrameReader:
         return len(self) / float(self._ends[-1])
 
     def get_batch(self, indices: Sequence[int]) -> np.ndarray:
-        return self._frames[list(indices)]
-
-
-def _decode(path: str | Path) -> Iterator[tuple[np.ndarray, float]]:
-    import av
-
-    with av.open(str(path)) as container:
-        stream = container.streams.video[0]
-        begin, length = None, float(1 / stream.average_rate)
-        for frame in container.decode(stream):
-            begin = frame.time if begin is None else begin
-            yield frame.to_ndarray(format="rgb24"), frame.time - begin + length
+        if self._file is None:
+            return self._frames[list(indices)]
+        wanted, places = np.unique(np.arange(len(self))[list(indices)], return_inverse=True)
+        return np.stack(list(self._file.pictures(wanted.tolist())))[places]
 
 
 def _reader(video):
-    """decord's reader of a file where decord is installed, else ours; anything that is a reader already stays."""
-    if isinstance(video, np.ndarray | torch.Tensor):
-        return FrameReader(video)
-    if not isinstance(video, str | Path):
-        return video
-    try:
-        import decord
-    except ImportError:
-        return FrameReader(video)
-    return decord.VideoReader(str(video))
+    """Ours; anything that is a reader already stays, such as `decord.VideoReader(path)` for whoever wants that one."""
+    return FrameReader(video) if isinstance(video, str | Path | np.ndarray | torch.Tensor) else video
 
 
 def _frames(reader, indices: Sequence[int]) -> torch.Tensor:

@@ -16,7 +16,7 @@ from swwatch.data.pixels import FrameEncoder, merged_grids
 from swwatch.data.prompt import Markup, Prompts, answer_ids, fill, prompt_ids, question_of
 from swwatch.data.samples import MAX_REPLACEMENTS, Draw, Sample, Samples, Size, Skip
 from swwatch.data.token_counts import TokenCounter
-from swwatch.data.video import FRAMES_PER_STEP, iter_steps, measure
+from swwatch.data.video import FRAMES_PER_STEP, READERS, iter_steps, measure
 from swwatch.errors import UserError
 from swwatch.policies.see import ALL, See, see_video
 from swwatch.policies.speak import Speak
@@ -62,7 +62,7 @@ class ClipDataset(Samples):
         variant, schedule: how samples are laid out; see: which of their video tokens they hold.
         merge: spatial_merge_size; t_per_step: temporal positions per step of one second.
         prompts: system text, and the questions for records without one of their own.
-        max_length: tokens, those included that `see` drops; max_frames: frames at 2 fps.
+        max_length: tokens, those included that `see` drops; max_frames: frames at 2 fps; reader: of READERS.
         truncate: a sample longer than max_length loses the last seconds of its video, as many as it takes.
         seed: of questions and replacements.
         cache_gb: see EncodedClips; 0 keeps nothing. frame_cache: of decoded frames on disk.
@@ -87,6 +87,7 @@ class ClipDataset(Samples):
         see: See = ALL,
         max_length: int = 8192,
         max_frames: int = 60,
+        reader: str = READERS[0],
         truncate: bool = False,
         seed: int = 0,
         cache_gb: float = 0.0,
@@ -100,6 +101,7 @@ class ClipDataset(Samples):
         self.prompts, self.see = prompts, see
         self.prompt_ids = {text: prompt_ids(tokenizer, prompts.system, text) for text in prompts.train_questions}
         self.max_length, self.max_frames, self.truncate = max_length, max_frames, truncate
+        self.reader = reader
         self.cache, self.frame_cache = EncodedClips(cache_gb), frame_cache
 
     def build(self, record: dict, epoch: int) -> Sample:
@@ -144,7 +146,8 @@ class ClipDataset(Samples):
 
     def measure(self, record: dict) -> Size:
         """As Samples.measure."""
-        return measure(resolve_video(record.get("video_path"), self.data, self.video_root), max_frames=self.max_frames)
+        path = resolve_video(record.get("video_path"), self.data, self.video_root)
+        return measure(path, max_frames=self.max_frames, reader=self.reader)
 
     def counter(self) -> "_Counter":
         """As Samples.counter."""
@@ -167,7 +170,7 @@ class ClipDataset(Samples):
         return clip
 
     def _frames(self, path: Path) -> torch.Tensor:
-        return self.encoder.resize_steps(iter_steps(path, max_frames=self.max_frames))
+        return self.encoder.resize_steps(iter_steps(path, max_frames=self.max_frames, reader=self.reader))
 
 
 class _Counter:

@@ -7,6 +7,7 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from swwatch.client.protocol import ProtocolError
+from swwatch.data.stills import rgb_of
 
 FORMATS = ("JPEG", "PNG", "WEBP")
 MISTAKES = 100  # bad messages that a connection may send before it is closed
@@ -35,7 +36,7 @@ class Bucket:
 
 
 def decode(data: bytes, max_pixels: int) -> np.ndarray:
-    """A JPEG, PNG or WebP file -> (H, W, 3) uint8, RGB; of an animation the first picture.
+    """A JPEG, PNG or WebP file -> (H, W, 3) uint8, RGB, as `rgb_of`; of an animation the first picture.
 
     Raises:
         ProtocolError: bad_frame, or too_many_pixels before any pixel is decoded.
@@ -45,7 +46,7 @@ def decode(data: bytes, max_pixels: int) -> np.ndarray:
     try:
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
             _check_pixels(*image.size, max_pixels)
-            return np.asarray(image.convert("RGB"))
+            return rgb_of(image)
     except (UnidentifiedImageError, Image.DecompressionBombError) as error:
         bomb = isinstance(error, Image.DecompressionBombError)
         code, why = ("too_many_pixels", "too many") if bomb else ("bad_frame", "neither JPEG, PNG nor WebP")

@@ -56,6 +56,11 @@ class TrainSettings:
         8192, "longest sample in tokens; longer ones are skipped and listed, or see truncate", least=1
     )
     max_frames: int = setting(60, "longest clip in frames at 2 fps; longer ones are skipped and listed", least=2)
+    reader: Literal["pyav", "decord"] = setting(
+        "pyav",
+        "what decodes videos: pyav, as the ffmpeg command shows them, or decord, as the release did",
+        since="0.1",
+    )
     truncate: bool = setting(
         False, "samples beyond max_length lose the end of their video, never of their answer", since="0.1"
     )

@@ -124,13 +124,14 @@ def clips_of(settings: TrainSettings, records: Data, data: Path, loaded: Loaded,
     encoder = FrameEncoder(loaded.processor.video_processor, budget)
     frames = None
     if settings.frames_cache_dir is not None:
-        how = how_made(encoder, settings.max_frames)
+        how = how_made(encoder, settings.max_frames, settings.reader)
         frames = FrameCache(settings.frames_cache_dir, settings.frames_cache_gb, how)
         frames.check_room()
     common = {
         "encoder": encoder,
         "merge": loaded.model.config.vision_config.spatial_merge_size,
         "max_frames": settings.max_frames,
+        "reader": settings.reader,
         "seed": settings.seed,
         "cache_gb": cache_gb,
         "frame_cache": frames,

@@ -60,7 +60,7 @@ class World:
         settings = SimpleNamespace(variant="group", schedule=schedule, pixel_budget="declared", see=ALL)
         return SimpleNamespace(settings=settings, model=SimpleNamespace(dtype=torch.float32, device="cpu"))
 
-    def iter_steps(self, path, *, max_frames):
+    def iter_steps(self, path, *, max_frames, reader):
         if path.stem in self.unreadable:
             raise VideoError(path, "it has no frames")
         yield SimpleNamespace(step=0, last=True)

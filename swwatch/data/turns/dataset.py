@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 import torch
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from swwatch.data.annotations import resolve_video
 from swwatch.data.budget import BUDGETS, PixelBudget
@@ -15,9 +15,10 @@ from swwatch.data.pixels import FrameEncoder, merged_grids
 from swwatch.data.prompt import IGNORED
 from swwatch.data.samples import Sample, Samples, Size
 from swwatch.data.seek_jsonl import Conversations
+from swwatch.data.stills import rgb_of
 from swwatch.data.turns import conversation
 from swwatch.data.turns.samples import Form
-from swwatch.data.video import FRAMES_PER_STEP, VideoError, iter_steps, measure
+from swwatch.data.video import FRAMES_PER_STEP, READERS, VideoError, iter_steps, measure
 from swwatch.errors import UserError
 from swwatch.rules.cursor import layout_of
 from swwatch.rules.spans import Part, ids_of
@@ -48,7 +49,7 @@ class TurnDataset(Samples):
         form: conversation -> spans.
         policy: where tokens stand; t_step: see rules.families.
         encoder: frames -> pixel values; merge: spatial_merge_size.
-        max_frames: frames of a clip at 2 fps.
+        max_frames: frames of a clip at 2 fps; reader: of data.video.READERS.
         seed, cache_gb, frame_cache, video_root: as ClipDataset's.
     """
 
@@ -62,6 +63,7 @@ class TurnDataset(Samples):
         merge: int,
         t_step: int,
         max_frames: int = System.max_frames,
+        reader: str = READERS[0],
         seed: int = 0,
         cache_gb: float = 0.0,
         frame_cache: FrameCache | None = None,
@@ -69,7 +71,7 @@ class TurnDataset(Samples):
     ):
         super().__init__(records, records.files[0].path, seed)
         self.form, self.policy, self.encoder, self.merge, self.t_step = form, policy, encoder, merge, t_step
-        self.max_frames, self.video_root = max_frames, video_root
+        self.max_frames, self.reader, self.video_root = max_frames, reader, video_root
         self.cache, self.frame_cache = EncodedClips(cache_gb), frame_cache
 
     def build(self, record: dict, epoch: int) -> Sample:
@@ -96,7 +98,7 @@ class TurnDataset(Samples):
         path = self._path(record)
         if conversation.media_of(record)["type"] == "image":
             return (FRAMES_PER_STEP, *_image(path).shape[1:3])
-        return measure(path, max_frames=self.max_frames, span=conversation.span_of(record))
+        return measure(path, max_frames=self.max_frames, span=conversation.span_of(record), reader=self.reader)
 
     def counter(self):
         """As Samples.counter."""
@@ -119,7 +121,7 @@ class TurnDataset(Samples):
         return clip
 
     def _frames(self, path, span) -> torch.Tensor:
-        return self.encoder.resize_steps(iter_steps(path, max_frames=self.max_frames, span=span))
+        return self.encoder.resize_steps(iter_steps(path, max_frames=self.max_frames, span=span, reader=self.reader))
 
     def _path(self, record: dict):
         return resolve_video(record["video_path"], record["file"], self.video_root)
@@ -144,7 +146,7 @@ def _image(path) -> np.ndarray:
     """An image as the two frames of a second, (2, H, W, 3) uint8."""
     try:
         with Image.open(path) as image:
-            pixels = np.asarray(image.convert("RGB"))
-    except (OSError, UnidentifiedImageError, Image.DecompressionBombError) as error:
+            pixels = rgb_of(image)
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise VideoError(path, f"it is no image that can be read ({error})") from error
     return np.stack([pixels] * FRAMES_PER_STEP)

@@ -22,13 +22,16 @@ from swwatch.data.video.frames import (
     grid_indices,
 )
 from swwatch.data.video.picture import Pictures
-from swwatch.data.video.source import decoded, opened
+from swwatch.data.video.source import decoded, opened, shown_stream
 from swwatch.data.video.timetable import Packets, by_packets, by_pictures
 from swwatch.errors import UserError
 
 
-class Unlike(Exception):
+class Unlike(VideoError):
     """The pictures do not come as the timetable tells."""
+
+    def __init__(self, path: Path, reason: str = "its frames do not come at the times it tells: it is damaged"):
+        super().__init__(path, reason)
 
 
 class VideoFile:
@@ -84,19 +87,19 @@ class VideoFile:
         with opened(self.path) as (container, stream):
             context = stream.codec_context
             pictures = Pictures((context.width, context.height))
-            source = container.demux(stream) if given is None else _chosen(container, stream, packets, first, given)
+            source = container.demux(stream) if given is None else _chosen(self.path, container, packets, first, given)
             expected = iter(numbers)
             for frame in decoded(self.path, context, source, self.table.is_cut_in):
                 if first and frame.pts is not None and frame.pts < packets.pts[first]:
                     continue  # refers to what lies before the entry
                 number = next(expected, None)
                 if number is None or frame.pts != self.table.pts[number]:
-                    raise Unlike
+                    raise Unlike(self.path)
                 yield number, frame, pictures
                 if number == last and not to_end:
                     return
             if next(expected, None) is not None:
-                raise Unlike
+                raise Unlike(self.path)
 
 
 def _plan(packets: Packets, wanted: Sequence[int], to_end: bool, is_thorough: bool):
@@ -119,13 +122,13 @@ def _plan(packets: Packets, wanted: Sequence[int], to_end: bool, is_thorough: bo
     return first, given, coming.tolist()
 
 
-def _chosen(container, stream: av.VideoStream, packets: Packets, first: int, given: np.ndarray) -> Iterator[av.Packet]:
+def _chosen(path: Path, container, packets: Packets, first: int, given: np.ndarray) -> Iterator[av.Packet]:
     """The packets of a file that are to be decoded.
 
     Raises:
         Unlike: they are others than they were.
     """
-    position, places = 0, {}
+    position, places, stream = 0, {}, shown_stream(container)
     if first:
         times = zip(packets.pts.tolist(), packets.dts.tolist(), strict=True)
         places = {time: place for place, time in enumerate(times)}
@@ -136,9 +139,9 @@ def _chosen(container, stream: av.VideoStream, packets: Packets, first: int, giv
         if places:
             position, places = places.get((packet.pts, packet.dts), first + 1), {}
             if position > first:
-                raise Unlike  # what lies before is not found by seeking
+                raise Unlike(path)  # what lies before is not found by seeking
         if position >= len(given) or packet.pts != packets.pts[position]:
-            raise Unlike
+            raise Unlike(path)
         if given[position]:
             yield packet
         position += 1
@@ -215,9 +218,9 @@ class Grid:
                     yield picture
                 return
             except Unlike as error:
-                damage = VideoError(self.file.path, "its frames do not come at the times it tells: it is damaged")
+                damage = error
                 if self.file.table.packets is None:
-                    raise damage from error
+                    raise
             num_frames = len(self.indices)
             self.file.look()
             self._lay()

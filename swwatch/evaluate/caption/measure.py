@@ -81,7 +81,7 @@ def narrate_clip(clip: Clip, loaded: Loaded, settings: EvalSettings, prompts: Pr
     try:
         yield from narration(
             loaded,
-            iter_steps(clip.video, max_frames=settings.max_frames),
+            iter_steps(clip.video, max_frames=settings.max_frames, reader=settings.reader),
             question=clip.question,
             system=prompts.system,
             schedule=settings.schedule,

@@ -51,6 +51,9 @@ class EvalSettings(LoadFlags):
     )
     max_count: int = setting(400, "evaluate the first so many clips of the file", least=1)
     max_frames: int = setting(60, "longest video that is accepted, in frames at 2 fps")
+    reader: Literal["pyav", "decord"] = setting(
+        "pyav", "what decodes videos: pyav, as the ffmpeg command shows them; decord, as the release did"
+    )
     max_new_tokens: int = setting(300, "limit of a whole answer", least=1)
     repetition_penalty: float = setting(1.15, "1 is off", above=0)
     max_bad_fraction: float = setting(0.01, "stop when more of the clips than this cannot be read (0: at the first)")

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from swwatch.data.stills import rgb_of
 from swwatch.data.video import FRAMES_PER_SECOND, FRAMES_PER_STEP, VideoError, iter_steps
 from swwatch.evaluate.quiz.items import Item
 
@@ -94,6 +95,6 @@ def _picture(path: Path) -> np.ndarray:
 
     try:
         with Image.open(path) as picture:
-            return np.asarray(picture.convert("RGB"))
-    except OSError as error:
+            return rgb_of(picture)
+    except (OSError, ValueError, SyntaxError) as error:
         raise VideoError(path, f"it is no picture that can be read ({error})") from error

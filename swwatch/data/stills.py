@@ -1,0 +1,22 @@
+"""From a still picture to RGB, as a viewer shows it, wherever it comes from."""
+
+import numpy as np
+from PIL import Image, ImageOps
+
+
+def rgb_of(image: Image.Image) -> np.ndarray:
+    """(H, W, 3) uint8: turned by its EXIF orientation, on white where it is transparent, 16 bits scaled to 8.
+
+    Args:
+        image: opened by Pillow, whose errors on damage come from here.
+    """
+    shown = ImageOps.exif_transpose(image)
+    if shown.mode.startswith("I"):  # 16 bits of grey, which Pillow would cut off at 255
+        grey = np.clip(np.asarray(shown).astype(np.int64) >> 8, 0, 255).astype(np.uint8)
+        return grey[..., None].repeat(3, axis=2)
+    if shown.has_transparency_data:
+        shown = shown.convert("RGBA")
+        white = Image.new("RGB", shown.size, "white")
+        white.paste(shown, mask=shown.getchannel("A"))
+        shown = white
+    return np.array(shown.convert("RGB"))
