@@ -25,6 +25,7 @@ FLOORS = [
 BESIDE = {
     ("judge", "data"),  # its answers are kept in files of data's form
     ("judge", "metrics"),
+    ("compat", "data"),  # there is one video reader
     ("toy", "data"),
     ("toy", "metrics"),
     ("live", "narrate"),
