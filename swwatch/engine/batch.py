@@ -14,7 +14,7 @@ import torch
 
 from swwatch.engine.requests import Choose, Feed, Look, Request, Run, Wait
 from swwatch.errors import UserError
-from swwatch.model.batched import step_many, watch_many
+from swwatch.model.batched import watch_many
 from swwatch.model.modeling import Watching
 from swwatch.model.vision_tower import VideoFeatures
 from swwatch.policies.chooser import pick_many
@@ -169,7 +169,7 @@ class Batch:
 
 def _watch(model: Watching, looks: list[Look]) -> list[torch.Tensor | VideoFeatures]:
     """Beside the words, one by one, where the model has a place for it and the run allows it; all others at once."""
-    aside = getattr(model, "watches_aside", False)
+    aside = model.watches_aside
     now = [look for look in looks if not (aside and look.aside)]
     seen = iter(watch_many(model, [look.pixel_values for look in now], [look.grid_thw for look in now]) if now else ())
     begin = model.begin_watching
@@ -177,7 +177,7 @@ def _watch(model: Watching, looks: list[Look]) -> list[torch.Tensor | VideoFeatu
 
 
 def _step(model: Watching, feeds: list[Feed]) -> torch.Tensor:
-    return step_many(model, *([getattr(f, name) for f in feeds] for name in ("cache", "rows", "embeds", "predicts")))
+    return model.step_many(*([getattr(f, name) for f in feeds] for name in ("cache", "rows", "embeds", "predicts")))
 
 
 def _choose(_, choices: list[Choose]) -> list[int]:

@@ -30,7 +30,7 @@ class Copy:
     """What a model is made of, to make it again on another device or in another process (it can be pickled)."""
 
     def __init__(self, model):
-        model = _plain(model)
+        model = model.plain
         self.family, self.config, self.dtype = type(model), deepcopy(model.config), model.dtype
         self.attention = [attention_of(c) for c in (model.config.text_config, model.config.vision_config)]
         self.state = model.state_dict()
@@ -142,11 +142,6 @@ def _to_share(part: tuple[int, ...] | Look) -> tuple[int, ...] | Look:
     # a copy: sending moves a tensor's memory into shared memory, where the session's own would stay
     pixels, grid = (tensor.to("cpu", copy=True) for tensor in (part.pixel_values, part.grid_thw))
     return replace(part, pixel_values=pixels, grid_thw=grid)
-
-
-def _plain(model):
-    """A model itself, where the speaker's is a fast path around it (model/cuda_graph_model.py)."""
-    return model.model if hasattr(model, "another") else model
 
 
 def second_device(model, threads: int = 1) -> Watcher:

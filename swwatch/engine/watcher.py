@@ -239,7 +239,7 @@ class ThreadWatcher(Watcher):
             device: of the caches that receive; by default the model's own.
         """
         super().__init__(ThreadPoolExecutor(1, thread_name_prefix="watcher"))
-        self._eye = Eye(model.another() if hasattr(model, "another") else model)
+        self._eye = Eye(model.another())
         self._device = torch.empty(0, device=device or model.device).device  # "cuda" becomes "cuda:0"
         # One stream on each device in play. The model's comes last, so that its device is the current one inside
         devices = dict.fromkeys(d for d in (self._device, model.device) if d.type == "cuda")

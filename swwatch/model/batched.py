@@ -7,7 +7,6 @@ are explicit, so nothing else can tell.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import accumulate
 
 import torch
 from torch.nn.functional import scaled_dot_product_attention
@@ -16,8 +15,7 @@ from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import apply_rotary_pos_
 
 from swwatch.model.attention import SplitSamples
 from swwatch.model.cache import StreamCache
-from swwatch.model.upstream import attention_of, mask_as_it_is
-from swwatch.rules.layout import Layout
+from swwatch.model.upstream import attention_of
 
 
 @dataclass(frozen=True)
@@ -106,50 +104,6 @@ def _as_rows(x: torch.Tensor, apart: SplitSamples) -> torch.Tensor:
     """(B, N, L, D/N) of a batch -> (S, N, M, D/N) of its samples."""
     samples = x.transpose(1, 2).flatten(0, 1).index_select(0, apart.index)
     return samples.unflatten(0, (len(apart.mask), -1)).transpose(1, 2)
-
-
-@torch.no_grad()
-def step_many(
-    model,
-    caches: Sequence[StreamCache],
-    rows: Sequence[Layout],
-    embeds: Sequence[torch.Tensor],
-    predicts: Sequence[int | None] | None = None,
-) -> list[torch.Tensor | None]:
-    """`model.step` for n sessions in one forward.
-
-    Args:
-        model: a Watching.
-        caches: n different caches; each takes in its own rows.
-        rows: n layouts of Q_1 .. Q_n new tokens.
-        embeds: n tensors (Q_i, D).
-        predicts: n indices of the rows whose logits are wanted, None where none are; by default the last of each.
-    Returns:
-        n times (V,) float32 logits after that row, or None.
-    """
-    predicts = predicts or [-1] * len(caches)
-    if len(caches) == 1:
-        return [model.step(caches[0], rows[0], embeds[0], predicts[0])]
-    if hasattr(model, "step_many"):  # a CudaGraphModel has a way of its own
-        return model.step_many(caches, rows, embeds, predicts)
-    device, text = embeds[0].device, model.model.language_model
-    masks = [cache.admit(new).to(device) for cache, new in zip(caches, rows, strict=True)]
-    if model.attention == "flash_attention_2":
-        masks = [None] * len(caches)  # as in model.step
-    sizes = [len(new) for new in rows]
-    hidden = text(
-        inputs_embeds=torch.cat(list(embeds))[None],
-        position_ids=torch.cat([new.position_ids for new in rows], dim=1)[:, None].to(device),
-        attention_mask=mask_as_it_is(text.config, [model.backend_mask(mask) for mask in masks]),
-        past_key_values=SessionBatch(caches, sizes),
-        use_cache=True,
-    ).last_hidden_state
-    begins = accumulate(sizes, initial=0)
-    wanted = [begin + i % n for begin, n, i in zip(begins, sizes, predicts, strict=False) if i is not None]
-    if not wanted:
-        return [None] * len(caches)
-    logits = iter(model.lm_head(hidden[0, torch.tensor(wanted).to(device)]).float())
-    return [None if i is None else next(logits) for i in predicts]
 
 
 def watch_many(model, pixel_values: Sequence[torch.Tensor], grids_thw: Sequence[torch.Tensor]) -> list[torch.Tensor]:

@@ -189,12 +189,7 @@ class StreamCache(Cache):
         Raises:
             ValueError: rows that do not continue the store, or keys and values of another shape.
         """
-        known = self.tokens.get(WATCHED)
-        due = 0 if known is None else int(known.order[-1]) + 1
-        if not bool((rows.stream == WATCHED).all()) or rows.order.tolist() != list(range(due, due + len(rows))):
-            raise ValueError(f"the next watched token is number {due}, got {rows.order.tolist()[:3]}")
-        if keys_values.shape[0] != len(self.layers) or keys_values.shape[-2] != len(rows):
-            raise ValueError(f"{len(rows)} tokens of {len(self.layers)} layers do not fit {tuple(keys_values.shape)}")
+        check_received(self.tokens.get(WATCHED), rows, keys_values, len(self.layers))
         if not len(rows):
             return
         for layer, new in zip(self.layers, keys_values, strict=True):
@@ -267,3 +262,16 @@ class StreamCache(Cache):
             new_first = new.position_ids
             self.first_positions[stream] = new_first if first is None else torch.cat([first, new_first], dim=1)
         self.tokens[stream] = Layout.cat([self.tokens[stream], new]) if stream in self.tokens else new
+
+
+def check_received(known: Layout | None, rows: Layout, keys_values: torch.Tensor, num_layers: int) -> None:
+    """See that watched tokens which another cache computed continue those that are `known`.
+
+    Raises:
+        ValueError: they do not, or their keys and values (layers, 2, B, N, Q, D) have another shape.
+    """
+    due = 0 if known is None else int(known.order[-1]) + 1
+    if not bool((rows.stream == WATCHED).all()) or rows.order.tolist() != list(range(due, due + len(rows))):
+        raise ValueError(f"the next watched token is number {due}, got {rows.order.tolist()[:3]}")
+    if keys_values.shape[0] != num_layers or keys_values.shape[-2] != len(rows):
+        raise ValueError(f"{len(rows)} tokens of {num_layers} layers do not fit {tuple(keys_values.shape)}")

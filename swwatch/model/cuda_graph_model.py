@@ -138,6 +138,11 @@ class CudaGraphModel:
         return CudaGraphModel(self.model, **self._options)
 
     @property
+    def plain(self) -> Watching:
+        """The model that this one runs."""
+        return self.model
+
+    @property
     def num_graphs(self) -> int:
         """How many computations are recorded; it stands still once everything has been seen or warmed up."""
         return len(self._graphs or ()) + self.tower.num_graphs
@@ -179,7 +184,7 @@ class CudaGraphModel:
         embeds: Sequence[torch.Tensor],
         predicts: Sequence[int | None] | None = None,
     ) -> list[torch.Tensor | None]:
-        """As `ragged.step_many`."""
+        """As `Watching.step_many`."""
         counts, predicts = [len(new) for new in rows], predicts or [-1] * len(rows)
         begins = [cache.place(new) for cache, new in zip(caches, rows, strict=True)]
         seats = [cache.seat for cache in caches]

@@ -59,9 +59,7 @@ def load(
     asked = {"variant": variant, "schedule": schedule, "pixel_budget": pixel_budget, "see": see}
     if (Path(path) / ADAPTER).exists():
         how = {"device": device, "dtype": dtype, "attention": attention}
-        return _load_adapter(
-            path, base, {"variant": variant, "schedule": schedule, "pixel_budget": pixel_budget, "see": see}, how
-        )
+        return _load_adapter(path, base, asked, how)
     check_checkpoint(path, base)
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     check_device(device)

@@ -19,12 +19,11 @@ from swwatch.data.pixels import merged_grids
 from swwatch.data.prompt import Markup, parse
 from swwatch.errors import UserError
 from swwatch.model.attention import BACKENDS, block_mask, check_attention, dense_mask, flash_segments, split_samples
-from swwatch.model.cache import StreamCache
 from swwatch.model.loss import token_loss
 from swwatch.model.settings import Settings
+from swwatch.model.streaming import Streaming
 from swwatch.model.upstream import attention_of, mask_as_it_is, set_attention, swap_class
 from swwatch.model.vision_attention import LinearPatchEmbed
-from swwatch.model.vision_tower import VideoFeatures
 from swwatch.policies.see import kept_features, see_video
 from swwatch.rules import variants
 from swwatch.rules.families import Family, t_step
@@ -32,11 +31,11 @@ from swwatch.rules.layout import Layout
 from swwatch.rules.patch import Patch
 
 
-class Watching:
+class Watching(Streaming):
     """What all families share: a model in one of the variants. See model.families for what a family says.
 
     `forward` derives positions and mask from token ids and grids when they are not given, by the same rule that the
-    training collator and the streaming engines use. `watch_video` and `step` are what engines call.
+    training collator and the streaming engines use. What engines call is in Streaming.
 
     Attributes:
         loss_way: "whole" (transformers' own), or a way of model.loss.token_loss.
@@ -268,53 +267,6 @@ class Watching:
 
     def generate(self, *args, **kwargs):
         raise UserError("transformers' generate() misplaces video: use swwatch.engine or `swwatch stream`")
-
-    @torch.no_grad()
-    def watch_video(self, pixel_values: torch.Tensor, grid_thw: torch.Tensor) -> torch.Tensor:
-        """Vision tower and merger: pixels (patches, D) -> embeddings (merged tokens, D) of one or more steps."""
-        device = self.model.visual.device
-        features = self.model.get_video_features(pixel_values.to(device), grid_thw.to(device)).pooler_output
-        return torch.cat(features)
-
-    def begin_watching(self, pixel_values: torch.Tensor, grid_thw: torch.Tensor) -> VideoFeatures:
-        """`watch_video` for a caller that has other work meanwhile. This model has no stream to do it beside."""
-        return VideoFeatures(self.watch_video(pixel_values, grid_thw))
-
-    @torch.no_grad()
-    def step(
-        self, cache: StreamCache, rows: Layout, embeds: torch.Tensor, predicts: int | None = -1
-    ) -> torch.Tensor | None:
-        """Feed new tokens of one session to the LLM.
-
-        Args:
-            cache: the session's cache; `rows` are added to it.
-            rows: Layout of the Q new tokens.
-            embeds: (Q, D) their embeddings.
-            predicts: index of the row whose logits are wanted; None: none are.
-        Returns:
-            (V,) float32 logits after that row, or None.
-        """
-        mask = cache.admit(rows).to(embeds.device)
-        if self.attention == "flash_attention_2":
-            mask = None  # causal by check_attention, and aligned to the end of the keys
-        hidden = self.model.language_model(
-            inputs_embeds=embeds[None],
-            position_ids=rows.position_ids[:, None].to(embeds.device),
-            attention_mask=self.backend_mask(mask),
-            past_key_values=cache,
-            use_cache=True,
-        ).last_hidden_state
-        return None if predicts is None else self.lm_head(hidden[0, predicts]).float()
-
-    def new_cache(self, endless: bool = False) -> StreamCache:
-        """An empty cache for one session; `endless`: one that can be re-indexed when old tokens were evicted."""
-        rotary = self.model.language_model.rotary_emb if endless else None
-        return StreamCache(self.config.text_config.num_hidden_layers, rotary)
-
-    def embed(self, ids) -> torch.Tensor:
-        """(Q,) token ids -> (Q, D) embeddings."""
-        table = self.get_input_embeddings()
-        return table(torch.as_tensor(ids, dtype=torch.int64, device=table.weight.device))
 
 
 def annotate(config: PretrainedConfig, tokenizer, *, where: str = "the checkpoint", **asked) -> PretrainedConfig:

@@ -13,7 +13,7 @@ import torch
 from transformers.cache_utils import Cache
 
 from swwatch.errors import UserError
-from swwatch.model.cache import Mark
+from swwatch.model.cache import Mark, check_received
 from swwatch.rules.layout import Layout
 from swwatch.rules.visibility import SAID, WATCHED, can_see
 
@@ -193,13 +193,7 @@ class StaticCache(Cache):
             ValueError: rows that do not continue what was watched, or keys and values of another shape.
             CacheFull: they are too many.
         """
-        known = self.tokens.get(WATCHED)
-        due = 0 if known is None else int(known.order[-1]) + 1
-        if not bool((rows.stream == WATCHED).all()) or rows.order.tolist() != list(range(due, due + len(rows))):
-            raise ValueError(f"the next watched token is number {due}, got {rows.order.tolist()[:3]}")
-        if keys_values.shape[0] != len(self.store.keys) or keys_values.shape[-2] != len(rows):
-            layers = len(self.store.keys)
-            raise ValueError(f"{len(rows)} tokens of {layers} layers do not fit {tuple(keys_values.shape)}")
+        check_received(self.tokens.get(WATCHED), rows, keys_values, len(self.store.keys))
         if not len(rows):
             return
         self.admit(rows)

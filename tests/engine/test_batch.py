@@ -15,7 +15,6 @@ from swwatch.engine.serial import SerialSession
 from swwatch.engine.session import Session
 from swwatch.engine.source import Step
 from swwatch.engine.trace import Spoken
-from swwatch.model import batched
 from swwatch.model.cache import StreamCache
 from swwatch.model.vision_tower import VideoFeatures
 from swwatch.policies.choose import Greedy
@@ -205,7 +204,7 @@ def test_a_key_names_one_run(load_tiny):
 
 
 def test_the_comparison_would_notice_another_sessions_cache(load_tiny, monkeypatch):
-    """The ragged forward with two caches swapped must not pass for the right one."""
+    """The shared forward with two caches swapped must not pass for the right one."""
     loaded = load_tiny("group")
     layers = loaded.model.config.text_config.num_hidden_layers
     logits = {}
@@ -220,7 +219,7 @@ def test_the_comparison_would_notice_another_sessions_cache(load_tiny, monkeypat
             cursors.append(session.cursor)
         rows = [cursor.watch(1, 2) for cursor in cursors]
         embeds = list(torch.randn(2, 2, loaded.model.config.text_config.hidden_size, generator=_seeded()))
-        logits[swapped] = batched.step_many(loaded.model, caches[::-1] if swapped else caches, rows, embeds)
+        logits[swapped] = loaded.model.step_many(caches[::-1] if swapped else caches, rows, embeds)
     right, wrong = (torch.stack(logits[swapped]) for swapped in (False, True))
     assert (wrong - right).abs().max() > 1e-2
 

@@ -31,6 +31,9 @@ class Hesitant:
     def __getattr__(self, name):
         return getattr(self.model, name)
 
+    def another(self):
+        return self
+
     def watch_video(self, pixel_values, grid_thw):
         time.sleep(self.chance.uniform(0, self.most_s))
         if pixel_values is self.failing:

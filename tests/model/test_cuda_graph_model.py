@@ -16,7 +16,6 @@ from swwatch.engine.source import Step
 from swwatch.engine.trace import Spoken
 from swwatch.errors import UserError
 from swwatch.model import cuda_graph_model
-from swwatch.model.batched import step_many
 from swwatch.model.cuda_graph_model import CudaGraphModel, length_bucket, row_bucket
 from swwatch.policies.choose import Greedy
 from swwatch.policies.speak import RandomK, WaitK
@@ -68,7 +67,7 @@ def test_sessions_in_one_forward_are_sessions_alone(load_tiny, variant, num_sess
         waiting = [i for i, feeds in enumerate(todo) if feeds]
         chosen = random.sample(waiting, random.randint(1, len(waiting)))
         rows, embeds, predicts = zip(*(todo[i].pop(0) for i in chosen), strict=True)
-        logits = step_many(quick, [caches[i] for i in chosen], rows, embeds, predicts)
+        logits = quick.step_many([caches[i] for i in chosen], rows, embeds, predicts)
         for i, row in zip(chosen, logits, strict=True):
             ours[i].append(row.clone())
     for mine, reference in zip(ours, theirs, strict=True):
@@ -81,7 +80,7 @@ def test_a_feed_that_predicts_nothing_is_fed_like_any_other(load_tiny):
     expected, cache, other = logits_of(model, feeds), quick.new_cache(), quick.new_cache()
     for i, (rows, embeds, index) in enumerate(feeds):
         asked = None if i % 2 else index
-        mine, others = step_many(quick, [cache, other], [rows] * 2, [embeds] * 2, [asked, None])
+        mine, others = quick.step_many([cache, other], [rows] * 2, [embeds] * 2, [asked, None])
         assert others is None and (mine is None) == (asked is None)
         if mine is not None:
             torch.testing.assert_close(mine, expected[i], atol=1e-5, rtol=1e-5)
