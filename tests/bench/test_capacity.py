@@ -12,7 +12,7 @@ from swwatch.bench import command
 from swwatch.bench.live import measure as live
 from swwatch.bench.live.measure import judge, make_loaded, room_of, search
 from swwatch.bench.live.page import report
-from swwatch.bench.live.settings import LiveSettings
+from swwatch.bench.live.settings import SPEAKING, LiveSettings
 from swwatch.bench.live.trial import attempt, percentiles
 from swwatch.errors import UserError
 from swwatch.live.stage import Room, Stage
@@ -57,6 +57,16 @@ def test_all_that_is_asked_for_is_measured_and_written(tmp_path, capsys):
     told = (tmp_path / "bench_live.md").read_text()
     assert told.strip() == report(result) and told.strip() in capsys.readouterr().out
     assert "under 500 s: **3, the most that was tried**" in told
+
+
+@pytest.mark.parametrize("variant", SPEAKING)
+def test_every_variant_and_system_that_speaks_meanwhile_is_held(variant, tmp_path):
+    length = ["--session-s", "3.5", "--seconds", "7"] if variant == "livecc" else []  # three seconds, then it speaks
+    command.main(
+        ["live", *SMALL, *length, *PATIENT, "--variant", variant, "--sessions", "1", "--output", str(tmp_path)]
+    )
+    (trial,) = json.loads((tmp_path / "bench_live.json").read_text())["trials"]
+    assert trial["held"] and trial["tokens_per_s"] > 0 and trial["begun"] >= 1 and not trial["errors"]
 
 
 def test_given_numbers_are_tried_and_no_others(tmp_path):
@@ -122,6 +132,7 @@ def test_held_is_not_yet_good(loaded, pictures):
         ({"begin": 4, "most": 2}, "most 2 is below begin 4"),
         ({"sessions": (2, 0)}, "sessions must be at least 1"),
         ({"session_s": 0.5}, "a session needs 1 s"),
+        ({"variant": "livecc", "session_s": 2.0}, "a session needs 3 s"),
         ({"rate": 1.0}, "at least 2 frames"),
         ({"k": 0}, "k must be at least 1"),
     ],

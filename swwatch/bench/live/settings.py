@@ -8,10 +8,11 @@ from swwatch.bench.shapes import SHAPES
 from swwatch.config import setting
 from swwatch.data.video import FRAMES_PER_SECOND
 from swwatch.errors import UserError
-from swwatch.rules import variants
+from swwatch.rules import systems, variants
 from swwatch.rules.schedule import STEP_S
-from swwatch.rules.variants import Speaks
+from swwatch.rules.variants import TURNS, Speaks, speaking
 
+SPEAKING = (*speaking(Speaks.ALTERNATING, Speaks.PARALLEL), *TURNS)
 LATE_S = 0.1  # a sender that is so late with a frame is no camera any more
 
 
@@ -28,13 +29,13 @@ class LiveSettings(BenchSettings):
 
     shape: str | None = setting(None, f"a random model: {', '.join(SHAPES)} (default: 0.2b, on cuda 7b)")
     model: str | None = setting(None, "checkpoint folder or hub id, instead of a shape")
-    variant: str = setting("group", "one of the variants that speak while they watch")
+    variant: str = setting("group", f"what speaks while it watches: {', '.join(SPEAKING)}")
     engine: str = setting("auto", "serial, fused, streams, two_device, or auto")
     sessions: tuple[int, ...] | None = setting(None, "try these numbers, and search no further", least=1)
     begin: int = setting(1, "the first number that is tried", least=1)
     most: int = setting(128, "the highest number that is tried")
     rate: float = setting(2.0, "frames a second of each camera; a step is a second in any case", above=0)
-    k: int = setting(3, "tokens spoken a step", least=1)
+    k: int = setting(3, "tokens spoken a step; of chat turns the most of a turn", least=1)
     width: int = setting(224, "of the frames that are pushed, pixels", least=1)
     height: int = setting(224, "of the frames that are pushed, pixels", least=1)
     queue: int = setting(8, "steps of a session that may wait; then the oldest is dropped", least=1)
@@ -51,9 +52,9 @@ class LiveSettings(BenchSettings):
             raise UserError(f"{self.variant!r} speaks after the whole video, and a live stream has no end")
         if self.most < self.begin:
             raise UserError(f"most {self.most} is below begin {self.begin}")
-        if self.session_s < STEP_S or self.rate < FRAMES_PER_SECOND:
+        if self.session_s < self.first_s or self.rate < FRAMES_PER_SECOND:
             raise UserError(
-                f"a session needs {STEP_S:g} s of at least {FRAMES_PER_SECOND} frames: raise session_s or rate"
+                f"a session needs {self.first_s:g} s of at least {FRAMES_PER_SECOND} frames: raise session_s or rate"
             )
 
     @property
@@ -61,9 +62,19 @@ class LiveSettings(BenchSettings):
         return f"frames are pushed at most {LATE_S:g} s late (P95)"
 
     @property
+    def in_turns(self) -> bool:
+        """It speaks in chat turns."""
+        return variants.get(self.variant).speaks is Speaks.TURNS
+
+    @property
+    def first_s(self) -> float:
+        """Seconds of video that come before the first word."""
+        return systems.get(self.variant).first_frames / FRAMES_PER_SECOND if self.in_turns else STEP_S
+
+    @property
     def answer_s(self) -> float:
-        """How long before the end a session must have begun to be counted: a step, and what is allowed for it."""
-        return min(STEP_S + self.max_lag_s, self.seconds / 2)
+        """How long before the end a session must have begun to be counted: its first video, and what is allowed."""
+        return min(self.first_s + self.max_lag_s, self.seconds / 2)
 
     def settled(self, cuda: bool) -> Self:
         settled = super().settled(cuda)

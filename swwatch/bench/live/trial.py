@@ -43,6 +43,9 @@ class Place:
 
     def __init__(self, stage: Stage, settings: LiveSettings, pictures: Sequence[np.ndarray], offset_s: float):
         self.stage, self.settings, self.pictures, self.offset_s = stage, settings, pictures, offset_s
+        self.pace = {"schedule": f"wait-k:{settings.k}", "choose": ENDLESS}
+        if settings.in_turns:
+            self.pace = {"choose": {"max_new_tokens": settings.k}}
         self.visits: list[Visit] = []
 
     def frame_times(self, begin: float) -> Iterator[tuple[float, "Place"]]:
@@ -56,8 +59,7 @@ class Place:
             self.stop()
             live = self.stage.open(
                 question=QUESTION,
-                schedule=f"wait-k:{settings.k}",
-                choose=ENDLESS,
+                **self.pace,
                 queue_size=settings.queue,
                 max_events=EVENTS,
             )
