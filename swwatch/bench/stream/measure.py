@@ -8,10 +8,11 @@ from swwatch.bench.made import PROMPT_LEN
 from swwatch.bench.process import forget_peak, memory_peak
 from swwatch.bench.record import Record
 from swwatch.bench.source import Camera
-from swwatch.bench.stream.bed import Bed, Played
 from swwatch.bench.stream.bounds import Roof, reprefill_tokens
+from swwatch.bench.stream.engines import Engines
 from swwatch.bench.stream.figures import compare, engine_row, same_tokens
 from swwatch.bench.stream.page import report
+from swwatch.bench.stream.played import Played
 from swwatch.bench.stream.rates import device_rates
 from swwatch.bench.stream.settings import BASELINE, REFERENCE, Point, StreamSettings, points
 from swwatch.bench.stream.soak import soak
@@ -62,24 +63,24 @@ class Measurement:
         settings = self.settings
         base, *others = [point for point in points(settings) if point.shape == shape]
         self.say(f"{shape}: making the model")
-        bed = Bed(settings, shape, self.longest([base, *others]))
+        engines = Engines(settings, shape, self.longest([base, *others]))
         try:
-            self.result["shapes"][shape] = bed.facts()
-            roof = Roof(**bed.facts()["llm"], bandwidth=self.rates["bandwidth"], flops=self.rates["flops"])
-            rows = self.point(bed, base, roof)["engines"]
+            self.result["shapes"][shape] = engines.facts()
+            roof = Roof(**engines.facts()["llm"], bandwidth=self.rates["bandwidth"], flops=self.rates["flops"])
+            rows = self.point(engines, base, roof)["engines"]
             if "step_s" not in rows[REFERENCE]:
                 return
             if settings.paced:
-                self.part(f"{shape}: paced runs", lambda: self.paced(bed, base, rows))
+                self.part(f"{shape}: paced runs", lambda: self.paced(engines, base, rows))
             if settings.sustain:
-                for engine in sorted(rows, key=lambda name: name != "fused"):  # the most important one first
-                    self.part(f"{shape}: highest rate of {engine}", lambda e=engine: self.sustain(bed, base, e, rows))
+                for name in sorted(rows, key=lambda name: name != "fused"):  # the most important one first
+                    self.part(f"{shape}: highest rate of {name}", lambda n=name: self.sustain(engines, base, n, rows))
             for point in others:
-                self.part(str(point), lambda p=point: self.point(bed, p, roof))
+                self.part(str(point), lambda p=point: self.point(engines, p, roof))
             if settings.soak:
-                self.part(f"{shape}: {settings.soak:g} minutes", lambda: self.soak(bed, base, rows))
+                self.part(f"{shape}: {settings.soak:g} minutes", lambda: self.soak(engines, base, rows))
         finally:
-            bed.close()
+            engines.close()
 
     def longest(self, places: list[Point]) -> tuple[int, int]:
         """The most tokens that a session watches, and says."""
@@ -99,22 +100,22 @@ class Measurement:
 
     # ---- one point of the sweep -------------------------------------------------------------------------------------
 
-    def point(self, bed: Bed, point: Point, roof: Roof) -> dict:
+    def point(self, engines: Engines, point: Point, roof: Roof) -> dict:
         """All engines at one point, in turns."""
         self.say(str(point))
-        rows = {name: {"not_measured": bed.reasons[name]} for name in self.settings.engines if name in bed.reasons}
-        once = self.warm_up(bed, point, rows)
-        plays, peaks = self.turns(bed, point, rows, once)
+        rows = {name: {"not_measured": reason} for name, reason in engines.reasons.items()}
+        once = self.warm_up(engines, point, rows)
+        plays, peaks = self.turns(engines, point, rows, once)
         said = plays[REFERENCE][0].tokens if REFERENCE in plays else []
         for name, made in plays.items():
             rows[name] = engine_row(made, peak=peaks[name]) | {"same_tokens": same_tokens(made[0].tokens, said)}
-        split = bed.run(REFERENCE, point, wait=True) if self.cuda and said else None
+        split = engines.run(REFERENCE, point, wait=True) if self.cuda and said else None
         found = compare(point, {name: rows[name] for name in self.settings.engines}, split, roof)
         self.result["points"].append(found)
         self.save()
         return found
 
-    def warm_up(self, bed: Bed, point: Point, rows: dict) -> set[str]:
+    def warm_up(self, engines: Engines, point: Point, rows: dict) -> set[str]:
         """Run every engine without counting; the serial engine tells how long the baseline will take.
 
         Returns:
@@ -123,10 +124,10 @@ class Measurement:
         settings, once, token_s = self.settings, set(), None
         for name in [name for name in settings.engines if name not in rows]:
             # over static memory the whole stream, for every length of it is recorded once
-            steps = point.steps if bed.fast is not None and name != BASELINE else min(4, point.steps)
+            steps = point.steps if engines.fast is not None and name != BASELINE else min(4, point.steps)
             try:
                 for _ in range(max(1, settings.warmup)):
-                    warm = bed.run(name, point, steps=steps)
+                    warm = engines.run(name, point, steps=steps)
             except CANNOT as error:
                 rows[name] = {"not_measured": _reason(error)}
                 continue
@@ -143,7 +144,9 @@ class Measurement:
                 rows[name] = {"not_measured": f"a run would take about {expected:.0f} s, more than {limit}"}
         return once
 
-    def turns(self, bed: Bed, point: Point, rows: dict, once: set[str]) -> tuple[dict[str, list[Played]], dict]:
+    def turns(
+        self, engines: Engines, point: Point, rows: dict, once: set[str]
+    ) -> tuple[dict[str, list[Played]], dict]:
         """Run the engines one after the other, again and again.
 
         Returns:
@@ -157,7 +160,7 @@ class Measurement:
             for name in [name for name in plays if turn == 0 or name not in once]:
                 forget_peak(self.cuda)
                 try:
-                    played = bed.run(name, point)
+                    played = engines.run(name, point)
                 except CANNOT as error:
                     rows[name] = {"not_measured": _reason(error)}
                     del plays[name]
@@ -173,22 +176,23 @@ class Measurement:
         """Whether an engine was measured, and is not a baseline that takes minutes."""
         return "step_s" in rows[name] and (name != BASELINE or rows[name]["step_s"] * steps < LONG_S)
 
-    def paced(self, bed: Bed, base: Point, rows: dict) -> None:
+    def paced(self, engines: Engines, base: Point, rows: dict) -> None:
         """How stale tokens are at 2 frames a second, and at nine tenths of what the serial engine can take in."""
         self.say("paced runs")
         rates = {"2 frames a second": 1.0, "90 % of serial": 0.9 / rows[REFERENCE]["step_s"]}
         for name in [name for name in rows if self.quick(rows, name, base.steps)]:
             for label, rate in rates.items():
-                for _ in range(2 if bed.fast else 1):  # the first one records what only a pace brings about
+                for _ in range(2 if engines.fast else 1):  # the first one records what only a pace brings about
                     clock = SimulatedClock()
-                    camera = Camera(bed.pictures(base.video_tokens, base.steps), clock, rate, base.steps, base.steps)
-                    played = bed.play(name, bed.open(name, base.k, base.steps, clock), camera)
+                    pictures = engines.pictures(base.video_tokens, base.steps)
+                    camera = Camera(pictures, clock, rate, base.steps, base.steps)
+                    played = engines.play(name, engines.open(name, base.k, base.steps, clock), camera)
                 told = {"shape": base.shape, "engine": name, "pace": label, "rate": rate}
                 told["staleness_s"] = distribution(played.lags_s)
                 told["longest_queue"] = max(length for _, length in camera.backlog)
                 self.result["paced"].append(told)
 
-    def sustain(self, bed: Bed, base: Point, name: str, rows: dict) -> None:
+    def sustain(self, engines: Engines, base: Point, name: str, rows: dict) -> None:
         """The highest rate of one engine."""
         steps = self.settings.session_steps
         if not self.quick(rows, name, steps):
@@ -198,22 +202,22 @@ class Measurement:
         self.say(f"highest rate of {name}")
 
         def run_session(part) -> int:
-            session = bed.open(name, base.k, steps, part.stream.clock)
-            return len(bed.play(name, session, part).tokens)
+            session = engines.open(name, base.k, steps, part.stream.clock)
+            return len(engines.play(name, session, part).tokens)
 
         guess = 1 / rows[name]["step_s"]
         how = {"hold_s": self.settings.hold_s, "session_steps": steps, "queue": self.settings.queue}
-        pictures = bed.pictures(base.video_tokens, 8)
-        if bed.fast:  # a rehearsal records what only a pace brings about
+        pictures = engines.pictures(base.video_tokens, 8)
+        if engines.fast:  # a rehearsal records what only a pace brings about
             attempt(run_session, pictures, SimulatedClock(), 0.8 * guess, **how)
         found = sustained(run_session, pictures, SimulatedClock, guess, **how)
         self.result["sustain"].append({"shape": base.shape, "engine": name} | found)
 
-    def soak(self, bed: Bed, base: Point, rows: dict) -> None:
+    def soak(self, engines: Engines, base: Point, rows: dict) -> None:
         """One session for minutes: the fused engine on a GPU, else the serial one."""
         name = "fused" if self.cuda and "step_s" in rows.get("fused", {}) else REFERENCE
         self.say(f"{self.settings.soak:g} minutes of {name}")
-        found = soak(bed, name, base, self.settings)
+        found = soak(engines, name, base, self.settings)
         self.result["soak"].append({"shape": base.shape, "engine": name} | found)
 
 

@@ -6,7 +6,7 @@ from itertools import pairwise
 
 from swwatch.bench.process import memory_now
 from swwatch.bench.source import Camera
-from swwatch.bench.stream.bed import Bed
+from swwatch.bench.stream.engines import Engines
 from swwatch.bench.stream.played import differences, play
 from swwatch.bench.stream.settings import Point, StreamSettings
 from swwatch.engine.trace import RealTimeClock
@@ -14,17 +14,17 @@ from swwatch.engine.trace import RealTimeClock
 PERIODS = 10  # lines of the table
 
 
-def soak(bed: Bed, engine: str, point: Point, settings: StreamSettings) -> dict:
+def soak(engines: Engines, engine: str, point: Point, settings: StreamSettings) -> dict:
     """One session, paced in real time.
 
     Returns:
         minutes, rate, steps, dropped, `periods` (see `summary`) and drift: the last period's step time by the first's.
     """
     clock, steps = RealTimeClock(), settings.soak_steps
-    session = bed.open(engine, point.k, steps, clock)
-    stream = Camera(bed.pictures(point.video_tokens, 8), clock, settings.soak_rate, steps, settings.queue)
-    meters = {"memory": lambda: memory_now(bed.cuda), "cache": lambda: session.cache.nbytes}
-    played = play(session, bed.answering(engine), stream, meters=meters)
+    session = engines.open(engine, point.k, steps, clock)
+    stream = Camera(engines.pictures(point.video_tokens, 8), clock, settings.soak_rate, steps, settings.queue)
+    meters = {"memory": lambda: memory_now(engines.cuda), "cache": lambda: session.cache.nbytes}
+    played = play(session, engines.answering(engine), stream, meters=meters)
 
     columns = {"at_s": played.emit_s, "step": played.steps, "lag_s": played.lags_s, **played.meters}
     columns["busy_s"] = differences([0.0, *played.meters["busy_s"]])

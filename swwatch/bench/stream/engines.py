@@ -22,7 +22,7 @@ from swwatch.policies.speak import WaitK
 MARKUP_ROOM = 16  # tokens of suffix and header, and some to spare
 
 
-class Bed:
+class Engines:
     """One model and what belongs to it while it is measured. Close it: watchers hold threads and processes.
 
     Attributes:
