@@ -284,6 +284,13 @@ def test_large_pictures_are_refused_before_they_are_decoded(plain, tmp_path, mon
         read_clip(plain)
 
 
+def test_what_a_decoder_makes_no_room_for_is_told_by_its_limit(tmp_path, monkeypatch):
+    path = write_constant(tmp_path / "a.mov", RATE, 3, codec="mjpeg", pix_fmt="yuvj420p", size=(1200, 1600))
+    monkeypatch.setattr(source, "most_pixels", lambda max_pixels: {"max_pixels": "10000"})
+    with pytest.raises(VideoError, match="cannot be decoded.*over the limit of 67108864 pixels"):
+        read_clip(path)
+
+
 def test_a_small_file_that_claims_much_costs_nothing(plain, tmp_path):
     data = bytearray(plain.read_bytes())
     sizes = data.index(b"stsz")

@@ -123,7 +123,9 @@ def decoded(
             frames = context.decode(packet)
         except (av.FFmpegError, EOFError) as error:
             if is_begun or not is_cut_in:
-                raise VideoError(path, "one of its frames cannot be decoded: the file is damaged") from error
+                # a decoder forgets a size that it makes no room for
+                what = "" if context.width else f", or its pictures are over the limit of {MAX_PIXELS} pixels"
+                raise VideoError(path, f"one of its frames cannot be decoded: the file is damaged{what}") from error
             continue
         is_begun = is_begun or bool(frames)
         yield from frames
