@@ -24,7 +24,14 @@ Code = Literal[
 # of the WebSocket; 1000 and 1001 are the standard's (done, going away)
 CLOSE_DONE, CLOSE_GOING_AWAY, CLOSE_PROTOCOL, CLOSE_FULL = 1000, 1001, 4400, 4429
 CLOSE_UNAUTHORISED, CLOSE_ORIGIN, CLOSE_REPLACED, CLOSE_ERROR = 4401, 4403, 4409, 4500
-CLOSE_CODES = {"unauthorised": CLOSE_UNAUTHORISED, "origin": CLOSE_ORIGIN, "full": CLOSE_FULL}
+CLOSE_CODES = {  # of fatal errors; CLOSE_PROTOCOL of all others
+    "unauthorised": CLOSE_UNAUTHORISED,
+    "origin": CLOSE_ORIGIN,
+    "full": CLOSE_FULL,
+    "source": CLOSE_ERROR,
+    "model_error": CLOSE_ERROR,
+    "server_error": CLOSE_ERROR,
+}
 
 
 class ProtocolError(Exception):

@@ -37,7 +37,7 @@ class Connection:
 
     async def run(self) -> None:
         """Serve the client until it or its session is over; never raises for what a client does."""
-        self._connected(1)
+        self.server.metrics.connections.inc()
         try:
             await self._accept()
             session = await self._open()
@@ -45,7 +45,8 @@ class Connection:
             await self._last_words(None, close_code)
         except ProtocolError as error:
             self.server.metrics.errors.labels(error.code).inc()
-            await self._last_words(_error(error), codes.CLOSE_CODES.get(error.code, codes.CLOSE_PROTOCOL))
+            code = codes.CLOSE_CODES.get(error.code, codes.CLOSE_PROTOCOL)
+            await self._last_words(_error(error), codes.CLOSE_GOING_AWAY if self.server.sessions.closing else code)
         except (Gone, WebSocketDisconnect):
             pass
         except Exception as error:
@@ -53,11 +54,7 @@ class Connection:
             fault = ProtocolError("server_error", "a fault of the server's; its log has more", fatal=True)
             await self._last_words(_error(fault), codes.CLOSE_ERROR)
         finally:
-            self._connected(-1)
-
-    def _connected(self, more: int) -> None:
-        self.server.sessions.num_connections += more
-        self.server.metrics.connections.set(self.server.sessions.num_connections)
+            self.server.metrics.connections.dec()
 
     # --- before the session -------------------------------------------------------------------------------------
 
@@ -69,31 +66,38 @@ class Connection:
             raise ProtocolError("origin", "this server does not take sessions from that page", fatal=True)
         if not gate.knows(socket.headers, socket.query_params, offered):
             raise ProtocolError("unauthorised", "this server wants its token", fatal=True)
-        if not self.server.sessions.admit():
-            raise ProtocolError("full", "too many connections: try later", fatal=True)
 
     async def _open(self) -> Session:
-        """Wait for `open`; anything else is a mistake, but not the end."""
+        """Wait for `open`, and answer it. Where too many wait, this one may have to make room."""
+        waiting = asyncio.create_task(self._wait_for_open())
         try:
-            async with asyncio.timeout(OPEN_WITHIN_S):
-                while True:
-                    try:
-                        message = self._parse(await self._receive())
-                        if not isinstance(message, Open):
-                            raise ProtocolError("not_open", "the first message must be `open`")
-                        break
-                    except ProtocolError as error:
-                        self._count(error)
-                        await self._send(_error(error))
-        except TimeoutError:
-            raise ProtocolError("not_open", f"no `open` within {OPEN_WITHIN_S:g} s", fatal=True) from None
-        session, opened = await self.server.sessions.open(message, self)
+            self.server.sessions.queue(waiting)
+            await asyncio.wait({waiting}, timeout=OPEN_WITHIN_S)
+            if not waiting.done():
+                raise ProtocolError("not_open", f"no `open` within {OPEN_WITHIN_S:g} s", fatal=True)
+        finally:
+            waiting.cancel()
+        if waiting.cancelled():
+            raise ProtocolError("full", "too many connections wait for their `open`: try later", fatal=True)
+        session, opened = await self.server.sessions.open(waiting.result(), self)
         try:
             await self._send(opened)
         except Exception:
             session.detach(self)
             raise
         return session
+
+    async def _wait_for_open(self) -> Open:
+        """Anything else is a mistake, but not the end."""
+        while True:
+            try:
+                message = self._parse(await self._receive())
+                if isinstance(message, Open):
+                    return message
+                raise ProtocolError("not_open", "the first message must be `open`")
+            except ProtocolError as error:
+                self._count(error)
+                await self._send(_error(error))
 
     # --- with it ------------------------------------------------------------------------------------------------
 
@@ -127,7 +131,7 @@ class Connection:
                 await asyncio.sleep(LAST_WORDS_S)  # the reader is told how it left, which this one is not
                 raise
             if isinstance(message, End):
-                reasons = {"shutdown": codes.CLOSE_GOING_AWAY, "error": codes.CLOSE_ERROR}
+                reasons = {"shutdown": codes.CLOSE_GOING_AWAY, "error": session.close_code}
                 return reasons.get(message.reason, codes.CLOSE_DONE)
         return codes.CLOSE_REPLACED
 

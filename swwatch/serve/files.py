@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import errno
 import secrets
 import shutil
 import tempfile
@@ -10,10 +11,10 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from python_multipart.exceptions import MultipartParseError
 from python_multipart.multipart import MultipartParser, parse_options_header
 
 from swwatch.client.codes import ProtocolError
+from swwatch.serve.log import log
 from swwatch.serve.metrics import Metrics
 from swwatch.serve.settings import Limits
 
@@ -21,18 +22,40 @@ SUFFIXES = (".mp4", ".mov", ".m4v", ".mkv", ".webm", ".avi")
 MAX_LISTED = 1000
 FORM_BYTES = 65_536  # of a form around its file
 CHUNK_S = 30.0  # a sender that says nothing for so long is given up
+SLOW_BYTES_PER_S = 50_000  # a slower one makes room for another where all places are taken
 
 
-async def _timely(chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
-    """The same, but a sender that stands still is an error."""
-    while True:
+@dataclass(eq=False)
+class Coming:
+    """A file that is being received."""
+
+    began_s: float
+    size: int = 0  # so far
+    gives_way: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def rate(self, now_s: float) -> float:
+        """Bytes a second, of a sender that has just begun as if it had a second behind it."""
+        return self.size / (1 + now_s - self.began_s)
+
+    async def timely(self, chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+        """The same, but a sender that stands still, or is to make room, is an error."""
+        leave = asyncio.create_task(self.gives_way.wait())
         try:
-            chunk = await asyncio.wait_for(anext(chunks, None), CHUNK_S)
-        except TimeoutError:
-            raise ProtocolError("bad_message", f"nothing came for {CHUNK_S:g} s") from None
-        if chunk is None:
-            return
-        yield chunk
+            while True:
+                chunk = asyncio.ensure_future(anext(chunks, None))
+                try:
+                    await asyncio.wait({chunk, leave}, timeout=CHUNK_S, return_when=asyncio.FIRST_COMPLETED)
+                    if leave.done():
+                        raise ProtocolError("full", "too slow, and others wait: send it again later")
+                    if not chunk.done():
+                        raise ProtocolError("bad_message", f"nothing came for {CHUNK_S:g} s")
+                finally:
+                    chunk.cancel()
+                if chunk.result() is None:
+                    return
+                yield chunk.result()
+        finally:
+            leave.cancel()
 
 
 @dataclass
@@ -53,7 +76,7 @@ class Uploads:
         self.limits, self._metrics, self._now = limits, metrics, now
         self._folder = Path(tempfile.mkdtemp(prefix="swwatch-uploads-"))
         self._stored: dict[str, Stored] = {}
-        self._coming: dict[str, int] = {}  # bytes so far of files that are being received
+        self._coming: set[Coming] = set()
 
     async def receive(self, content_type: str, length: int | None, chunks: AsyncIterator[bytes]) -> tuple[str, int]:
         """Write a form's `file` to disk as it comes.
@@ -67,35 +90,49 @@ class Uploads:
             ProtocolError: full, too_large, or bad_message (no form, no file in it).
         """
         self.sweep()
-        if len(self._stored) + len(self._coming) >= self.limits.max_uploads:
-            raise ProtocolError("full", "too many uploaded files: delete one, or try later")
+        self._make_place()
         if length is not None and length > self.limits.max_upload_bytes + FORM_BYTES:
             raise self._too_large()
         form, name = _Form(content_type), secrets.token_hex(16)
-        path = self._folder / name
-        self._coming[name], around = 0, 0  # of the file, of the form
+        path, coming = self._folder / name, Coming(self._now())
+        self._coming.add(coming)
         try:
-            with path.open("xb") as file:
-                async for chunk in _timely(chunks):
-                    data = form.feed(chunk)
-                    self._coming[name] += len(data)
-                    around += len(chunk) - len(data)
-                    if around > FORM_BYTES:
-                        raise self._too_large()
-                    self._check_room(self._coming[name])
-                    await asyncio.to_thread(file.write, data)
+            await self._write(path, coming, form, chunks)
             form.check_whole()
         except BaseException:  # also where the client went away
             path.unlink(missing_ok=True)
             raise
         finally:
-            size = self._coming.pop(name)
-        self._stored[name] = Stored(path, size, self._now())
+            self._coming.discard(coming)
+        self._stored[name] = Stored(path, coming.size, self._now())
         self._metrics.upload_bytes.set(self._total())
-        return name, size
+        return name, coming.size
+
+    def _make_place(self) -> None:
+        """For one more file: where there is none, the slowest sender makes room."""
+        if len(self._stored) + len(self._coming) < self.limits.max_uploads:
+            return
+        now_s = self._now()
+        slowest = min(self._coming, key=lambda one: (one.rate(now_s), one.began_s), default=None)
+        if slowest is None or slowest.rate(now_s) >= SLOW_BYTES_PER_S:
+            raise ProtocolError("full", "too many uploaded files: delete one, or try later")
+        slowest.gives_way.set()
+        self._coming.discard(slowest)
+
+    async def _write(self, path: Path, coming: Coming, form: "_Form", chunks: AsyncIterator[bytes]) -> None:
+        around = 0  # bytes of the form
+        with _disk_told(), path.open("xb") as file:
+            async for chunk in coming.timely(chunks):
+                data = form.feed(chunk)
+                coming.size += len(data)
+                around += len(chunk) - len(data)
+                if around > FORM_BYTES:
+                    raise self._too_large()
+                self._check_room(coming.size)
+                await asyncio.to_thread(file.write, data)
 
     def _total(self) -> int:
-        return sum(stored.size for stored in self._stored.values()) + sum(self._coming.values())
+        return sum(stored.size for stored in self._stored.values()) + sum(coming.size for coming in self._coming)
 
     def _check_room(self, size: int) -> None:
         if size > self.limits.max_upload_bytes:
@@ -149,11 +186,33 @@ class Uploads:
         self._metrics.upload_bytes.set(self._total())
 
 
+@contextlib.contextmanager
+def _disk_told():
+    """What the disk refuses is the server's trouble, and told as such."""
+    try:
+        yield
+    except ConnectionError:  # of the client's
+        raise
+    except OSError as error:
+        log("upload not stored", level=40, why=error.strerror)
+        code = "full" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "server_error"
+        raise ProtocolError(code, f"the server cannot store files: {error.strerror}") from error
+
+
+@contextlib.contextmanager
+def _damaged_form():
+    try:
+        yield
+    except ValueError as error:  # FormParserError is one
+        raise ProtocolError("bad_message", "the form is damaged") from error
+
+
 class _Form:
     """Takes the bytes of the field `file` out of multipart form data, as they come."""
 
     def __init__(self, content_type: str):
-        kind, options = parse_options_header(content_type)
+        with _damaged_form():
+            kind, options = parse_options_header(content_type)
         if kind != b"multipart/form-data" or not options.get(b"boundary"):
             raise ProtocolError("bad_message", "send multipart form data with a field `file`")
         self._data: list[bytes] = []
@@ -161,17 +220,16 @@ class _Form:
         self._name: bytes | None = None  # of the part that is being read
         self._found = self._ended = False
         callbacks = ("part_begin", "part_data", "header_field", "header_value", "header_end", "end")
-        self._parser = MultipartParser(
-            options[b"boundary"], {f"on_{name}": getattr(self, f"_{name}") for name in callbacks}
-        )
+        with _damaged_form():
+            self._parser = MultipartParser(
+                options[b"boundary"], {f"on_{name}": getattr(self, f"_{name}") for name in callbacks}
+            )
 
     def feed(self, chunk: bytes) -> bytes:
         """Returns what of the file is in this chunk."""
         self._data = []
-        try:
+        with _damaged_form():
             self._parser.write(chunk)
-        except MultipartParseError as error:
-            raise ProtocolError("bad_message", "the form is damaged") from error
         return b"".join(self._data)
 
     def check_whole(self) -> None:
@@ -212,13 +270,14 @@ class Folder:
     suffixes: tuple[str, ...] = field(default=SUFFIXES)
 
     def names(self) -> list[str]:
-        """Videos in it, sorted, at most 1000."""
+        """Videos in it, sorted, at most 1000. JSON carries no other names than UTF-8."""
         if self.root is None:
             return []
         found = []
         for path in sorted(self.root.rglob("*")):
             if path.suffix.lower() in self.suffixes and self._inside(path) is not None:
-                found.append(path.relative_to(self.root).as_posix())
+                name = path.relative_to(self.root).as_posix()
+                found += [name] if _is_utf8(name) else []
                 if len(found) == MAX_LISTED:
                     break
         return found
@@ -242,3 +301,7 @@ class Folder:
             return real if real.is_file() and real.is_relative_to(self.root.resolve()) else None
         except (OSError, RuntimeError, ValueError):  # missing, too long, a loop of links
             return None
+
+
+def _is_utf8(name: str) -> bool:
+    return not any("\ud800" <= letter <= "\udfff" for letter in name)  # how Python keeps bytes that are none

@@ -11,6 +11,7 @@ import uvicorn
 
 from swwatch.serve.app import Server, create_app
 from swwatch.serve.log import log
+from swwatch.serve.sockets import Http, WebSocket
 
 SESSIONS_S, SOCKETS_S, MODELS_S = 4.0, 2, 4.0  # how long each part of the end may take
 
@@ -51,7 +52,8 @@ def run(server: Server, listener: socket.socket) -> None:
         log_config=None,
         access_log=False,
         server_header=False,
-        ws="websockets-sansio",  # reads no further while a message waits, and waits for a client that does not read
+        http=Http,
+        ws=WebSocket,  # reads no further while a message waits, and waits for a client that does not read
         ws_max_size=server.limits.max_size,
         ws_per_message_deflate=False,  # pictures do not shrink, and what inflates is a risk
         timeout_graceful_shutdown=SOCKETS_S,

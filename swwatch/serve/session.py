@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Protocol
 
 from swwatch.client import protocol
+from swwatch.client.codes import CLOSE_CODES, CLOSE_DONE, CLOSE_PROTOCOL
 from swwatch.client.protocol import Ack, End, Error, Event, Frame, Opened, ProtocolError, Reason
 from swwatch.errors import UserError
 from swwatch.live.messages import Messages
@@ -59,7 +60,7 @@ class Session:
         self.recorder, self.source, self._threads = recorder, source, threads
         self._on_over, self._now = on_over, now
         self.connection: Connected | None = None
-        self.over = False
+        self.over, self.close_code = False, CLOSE_DONE
         self._reason: Reason | None = None
         self._born_s = self._active_s = self._ticked_s = now()
         self._away_s: float | None = now()
@@ -215,9 +216,14 @@ class Session:
     def fail(self, error: ProtocolError) -> None:
         """A fatal error, then the end."""
         if not self.over and self._reason is None:
-            self._put(Error(code=error.code, message=error.message, fatal=True))
-            self.metrics.errors.labels(error.code).inc()
+            self._tell(error)
             self.stop("error")
+
+    def _tell(self, error: ProtocolError) -> None:
+        """The error that ends the session."""
+        self._put(Error(code=error.code, message=error.message, fatal=True))
+        self.metrics.errors.labels(error.code).inc()
+        self.close_code = CLOSE_CODES.get(error.code, CLOSE_PROTOCOL)
 
     def _finish(self, error: Exception | None) -> None:
         """The model has ended the session: tell it, and close what belongs to it."""
@@ -227,8 +233,7 @@ class Session:
             known = isinstance(error, UserError)
             log("session failed", level=40, error=None if known else error, kind=type(error).__name__)
             message = str(error) if known else "the model failed; the server's log has more"
-            self._put(Error(code="model_error", message=message, fatal=True))
-            self.metrics.errors.labels("model_error").inc()
+            self._tell(ProtocolError("model_error", message))
             self._reason = "error"
         reason = self._reason or "finished"
         self._put(End(reason=reason, tokens=self._messages.num_tokens, recording=self.opened.recording))

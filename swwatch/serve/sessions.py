@@ -39,18 +39,21 @@ class Sessions:
         self.uploads, self.folder, self.recordings, self.urls = uploads, folder, recordings, urls
         self.threads = Threads(limits.max_sessions)
         self._sessions: dict[str, Session] = {}
-        self.num_connections = 0  # of WebSockets, with a session or without
+        self._waiting: dict[asyncio.Task, None] = {}  # connections before their `open`, the oldest first
         self._opening = 0
-        self._closing = False
+        self.closing = False
         self._leave: dict[str, contextlib.ExitStack] = {}
 
     def __len__(self) -> int:
         """Sessions that the model still works for."""
         return sum(not session.over for session in self._sessions.values())
 
-    def admit(self) -> bool:
-        """Whether one more connection may come: each session has one, and some may be waiting to open or resume."""
-        return self.num_connections <= 2 * self.limits.max_sessions + 8
+    def queue(self, waiting: asyncio.Task) -> None:
+        """A connection waits for its `open`. Where too many do, the one that has waited longest is cancelled."""
+        self._waiting[waiting] = None
+        waiting.add_done_callback(self._waiting.pop)
+        if self.closing or len(self._waiting) > self.limits.max_sessions + 8:
+            next(iter(self._waiting)).cancel()
 
     async def open(self, message: Open, connection: Connected) -> tuple[Session, Opened]:
         """Begin a session, or go on with one.
@@ -63,7 +66,7 @@ class Sessions:
                 raise ProtocolError("version", f"this server speaks version {VERSION}")
             if message.resume is not None:
                 return self._resume(message, connection)
-            if self._closing:
+            if self.closing:
                 raise ProtocolError("full", "the server is stopping")
             if len(self) + self._opening >= self.limits.max_sessions:
                 raise ProtocolError("full", f"all {self.limits.max_sessions} sessions are taken: try later")
@@ -118,7 +121,7 @@ class Sessions:
             except UserError as error:
                 raise ProtocolError("unsupported", str(error)) from error
             held.callback(live.stop)  # its place is free again, also where something below fails
-            if self._closing:
+            if self.closing:
                 raise ProtocolError("full", "the server is stopping")
             secret = secrets.token_urlsafe(24)
             recording = self.recordings.new_name() if message.record else None
@@ -201,7 +204,9 @@ class Sessions:
 
     async def shutdown(self, timeout_s: float = 5.0) -> None:
         """End every session with an event, and give clients a moment to read it."""
-        self._closing = True
+        self.closing = True
+        for waiting in list(self._waiting):
+            waiting.cancel()
         for session in list(self._sessions.values()):
             session.stop("shutdown")
         with contextlib.suppress(TimeoutError):

@@ -1,6 +1,10 @@
 """Files from and for strangers: quotas, random names, nothing outside the allowed folder."""
 
 import asyncio
+import errno
+import io
+import os
+from pathlib import Path
 
 import pytest
 
@@ -62,6 +66,8 @@ def test_a_file_comes_whole_under_a_name_of_ours(uploads):
         (KIND, b"garbage" * 9, "bad_message"),
         (KIND, form(b"x", end="") + form(b"y"), "bad_message"),
         (KIND, form(bytes(101)), "too_large"),
+        ("multipart/form-data; boundary=" + 300 * "x", form(b"x"), "bad_message"),
+        ('multipart/form-data; boundary="\xff;"', form(b"x"), "bad_message"),
     ],
 )
 def test_what_is_refused_leaves_nothing_behind(uploads, kind, body, code):
@@ -180,3 +186,53 @@ def test_no_name_leads_out_of_it(folder, name):
         with pytest.raises(ProtocolError) as caught:
             where.path(name)
         assert caught.value.code == "not_found" and str(folder.root) not in caught.value.message
+
+
+@pytest.mark.parametrize(
+    "name", ["\xe9.mp4", 'a;b\\".mp4', "C:\\x", "%ff", 2000 * "x", "\u4e2d\U0001f600", "=?x?q?=", "'"]
+)
+def test_a_files_own_name_is_of_no_matter(uploads, name):
+    body = form(b"data").replace(b"../../a.mp4", name.encode())
+    with uploads.using(send(uploads, body)) as path:
+        assert path.read_bytes() == b"data"
+
+
+def test_senders_that_stand_still_make_room_for_one_that_does_not(uploads, now):
+    async def stands_still(begun):
+        yield form(b"x", end="")
+        begun.set()
+        await asyncio.Event().wait()
+
+    async def run():
+        begun = [asyncio.Event() for _ in range(3)]
+        stalled = [asyncio.create_task(uploads.receive(KIND, None, stands_still(one))) for one in begun]
+        for one in begun:
+            await one.wait()
+        name, _ = await uploads.receive(KIND, None, chunks(form(b"whole")))
+        done, waiting = await asyncio.wait(stalled, timeout=5, return_when=asyncio.FIRST_COMPLETED)
+        assert [str(one.exception()) for one in done] == ["too slow, and others wait: send it again later"]
+        for one in waiting:
+            one.cancel()
+        await asyncio.gather(*waiting, return_exceptions=True)
+        return name
+
+    with uploads.using(asyncio.run(run())) as path:
+        assert path.read_bytes() == b"whole"
+    assert on_disk(uploads) == [b"whole"]
+
+
+@pytest.mark.parametrize("number, code", [(errno.ENOSPC, "full"), (errno.EROFS, "server_error")])
+def test_a_disk_that_takes_nothing_is_told(uploads, monkeypatch, number, code):
+    class Full(io.BytesIO):
+        def write(self, data):
+            raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(Path, "open", lambda *_, **__: Full())
+    with pytest.raises(ProtocolError, match=os.strerror(number)) as caught:
+        send(uploads, form(b"x"))
+    assert caught.value.code == code and on_disk(uploads) == []
+
+
+def test_names_that_json_cannot_carry_are_not_offered(folder):
+    (folder.root / os.fsdecode(b"caf\xe9.mp4")).touch()
+    assert folder.names() == ["a.mp4", "inside.mp4", "sub/b.MKV"]

@@ -1,6 +1,7 @@
 """Whatever clients send, in whatever order and pace: the server stays up, answers in its protocol, keeps its memory,
 and a session beside says exactly what it says alone."""
 
+import contextlib
 import socket
 import threading
 import time
@@ -284,3 +285,37 @@ def test_sessions_that_come_and_go_leave_memory_flat(fuzzed, alone):
     wait_for_room(fuzzed, 1)
     grown_mb = memory_mb(fuzzed) - before_mb
     assert grown_mb < 20, f"50 sessions left {grown_mb:.1f} MB behind"
+
+
+def test_pings_that_are_answered_and_never_read_are_cut_at_a_bound(fuzzed):
+    """The WebSocket library answers them, whatever the session does, and would keep every answer."""
+    before_mb, ping = memory_mb(fuzzed), bytes([0x89, 0x80 | 125]) + bytes(4 + 125)
+    with handshake(fuzzed) as raw, pytest.raises(OSError):
+        for _ in range(400):
+            raw.sendall(500 * ping)  # 26 MB in all; one side's and the other's system keep a few of them
+    assert memory_mb(fuzzed) - before_mb < 20
+
+
+def test_a_message_in_pieces_without_end_is_cut(fuzzed):
+    with handshake(fuzzed) as raw, pytest.raises(OSError):
+        raw.sendall(bytes([0x01, 0x80]) + bytes(4))
+        while True:
+            raw.sendall(100 * (bytes([0x00, 0x80]) + bytes(4)))
+            time.sleep(0.01)
+
+
+def test_sockets_that_say_nothing_make_room(fuzzed):
+    """More than there are places, of every kind: requests without an end, WebSockets without an `open`."""
+    host, port = fuzzed.url.removeprefix("http://").split(":")
+    silent = [socket.create_connection((host, int(port)), timeout=60) for _ in range(16 * 24 + 128 + 10)]
+    for number, raw in enumerate(silent):
+        if number % 2:
+            with contextlib.suppress(OSError):
+                raw.sendall(b"GET / HTTP/1.1\r\n")
+    unopened = [handshake(fuzzed) for _ in range(24 + 8 + 4)]
+    try:
+        assert fuzzed.json("/health")["status"] == "ok"
+        assert story(fuzzed)
+    finally:
+        for raw in silent + unopened:
+            raw.close()

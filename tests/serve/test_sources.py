@@ -61,6 +61,7 @@ def test_a_file_that_is_no_video_is_told_without_its_path(server, client, allowe
     while (message := connection.next()).type != "error":
         assert message.type == "opened"
     assert message.code == "source" and told["id"] not in message.message and "/" not in message.message
+    assert connection.closed() == 4500
 
 
 def test_a_session_of_a_file_can_be_stopped_and_its_place_is_free_again(server, client):

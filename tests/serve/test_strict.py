@@ -1,6 +1,7 @@
 """A server that wants a token, and has short times, few places and a low rate."""
 
 import base64
+import socket
 import time
 
 import pytest
@@ -120,3 +121,13 @@ def test_a_session_nobody_comes_back_for_is_stopped_after_its_grace(enter, stric
     if (message := back.next()).type == "opened":  # the last words can be fetched for another grace time
         message = back.until("end")
     assert "not_found" == getattr(message, "code", "") or message.reason == "idle"
+
+
+def test_what_needs_no_token_is_bounded_too(strict):
+    """Pings to a socket that was refused, and is not read: it is cut."""
+    host, port = strict.url.removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port)), timeout=60) as raw, pytest.raises(OSError):
+        ask = f"GET /api/live HTTP/1.1\r\nHost: {host}:{port}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+        raw.sendall(f"{ask}Sec-WebSocket-Key: {'A' * 22}==\r\nSec-WebSocket-Version: 13\r\n\r\n".encode())
+        for _ in range(400):
+            raw.sendall(500 * (bytes([0x89, 0x80 | 125]) + bytes(4 + 125)))
