@@ -188,7 +188,6 @@ def prepare_multiturn_multimodal_inputs_for_generation(
     past_key_values=None,
     attention_mask=None,
     inputs_embeds=None,
-    cache_position=None,
     position_ids=None,
     use_cache=True,
     pixel_values=None,
@@ -199,21 +198,28 @@ def prepare_multiturn_multimodal_inputs_for_generation(
 ) -> dict:
     """In place of a model's `prepare_inputs_for_generation`: pictures are taken in on every turn that brings some.
 
-    They are dropped only where the cache holds something and the tokens now fed have no place for them. Positions
-    are left to the model. Bind it with functools.partial(..., model). (swwatch itself does not use `generate`.)
+    They are dropped only where the cache holds something and the tokens now fed have no place for them. The first turn
+    stands where `generate` places it, in 3-D; every later token counts on from there by one on all axes, as in the
+    release under transformers 4.50 (`livecc_compat`), whatever this transformers does by itself. As there, where the
+    counting stands is remembered by the model: one stream on it at a time. Bind it with functools.partial(..., model).
+    (swwatch itself does not use `generate`.)
     """
+    begun = past_key_values is not None and past_key_values.get_seq_length() > 0
     inputs = GenerationMixin.prepare_inputs_for_generation(
         self,
         input_ids,
         past_key_values=past_key_values,
         attention_mask=attention_mask,
         inputs_embeds=inputs_embeds,
+        position_ids=None if begun else position_ids,
         use_cache=use_cache,
         **kwargs,
     )
-    inputs["position_ids"] = None
     fed = inputs.get("input_ids")
-    begun = past_key_values is not None and past_key_values.get_seq_length() > 0
+    if begun:
+        num_fed = inputs["inputs_embeds"].shape[1] if fed is None else fed.shape[1]
+        inputs["position_ids"] = _counting_on(self, past_key_values.get_seq_length(), num_fed, attention_mask)
+
     given = dict(zip(PIXEL_INPUTS, (pixel_values, pixel_values_videos, image_grid_thw, video_grid_thw), strict=True))
     tokens = {"image": self.config.image_token_id, "video": self.config.video_token_id}
     for name, value in given.items():
@@ -221,6 +227,17 @@ def prepare_multiturn_multimodal_inputs_for_generation(
         shown = fed is None or bool((fed == tokens[kind]).any())
         inputs[name] = value if shown or not begun else None
     return inputs
+
+
+def _counting_on(model, num_cached: int, num_fed: int, attention_mask: torch.Tensor | None) -> torch.Tensor:
+    """(3, B, num_fed) positions of tokens behind those in the cache; padding counts for none."""
+    if attention_mask is None:
+        counted = torch.arange(num_cached, num_cached + num_fed, device=model.device)[None]
+    else:
+        counted = (attention_mask.long().cumsum(-1) - 1).clamp(min=0)[:, -num_fed:]
+    if (delta := model.model.rope_deltas) is not None:
+        counted = counted + delta.to(counted.device)
+    return counted.expand(3, *counted.shape)
 
 
 def register_reader() -> None:

@@ -109,7 +109,8 @@ def test_pictures_are_taken_in_on_later_turns_and_only_where_there_is_a_place(tm
     shown = prepare(torch.tensor([[1, 2, video]]), next_sequence_length=1, past_key_values=cache, **given)
     assert shown["input_ids"].tolist() == [[video]] and shown["pixel_values_videos"] is pixels
     hidden = prepare(torch.tensor([[1, 2, 3]]), next_sequence_length=1, past_key_values=cache, **given)
-    assert hidden["pixel_values_videos"] is None and hidden["position_ids"] is None
+    assert hidden["pixel_values_videos"] is None
+    assert hidden["position_ids"].tolist() == [[[2]]] * 3  # counts on behind the cache
     first = prepare(torch.tensor([[1, 2, 3]]), is_first_iteration=True, **given)
     assert first["pixel_values_videos"] is pixels
 
