@@ -89,6 +89,9 @@ class LoadFlags(DeviceFlags):
         loaded = super().load(path, **{name: getattr(self, name) for name in names} | more)
         if self.schedule is None:
             return loaded
+        name = loaded.settings.variant
+        if name in variants.TURNS:
+            raise UserError(f"{name!r} speaks once in a turn, by no schedule: leave {self.schedule!r} out")
         return replace(loaded, settings=replace(loaded.settings, schedule=parse_schedule(self.schedule)))
 
 

@@ -52,6 +52,8 @@ class StreamSettings(ModelFlags):
 def main(argv: list[str]) -> int:
     settings = read_settings(StreamSettings, argv, program="swwatch stream", about=__doc__)
     settings.check_model(settings.model)
+    if not settings.video.is_file():  # before the settings of a model on the hub, whose reading imports transformers
+        raise UserError(f"cannot use the video {settings.video}: there is no such file")
     variant = settings.variant or saved_settings(settings.model).get("variant")
     endless = settings.window is not None or variant in TURNS
     steps = iter_steps(settings.video, max_frames=None if endless else settings.max_frames)

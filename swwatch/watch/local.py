@@ -2,10 +2,12 @@
 
 import threading
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 
 import numpy as np
 
 from swwatch.client import protocol
+from swwatch.data.live.sources import frames_of
 from swwatch.engine.door import about
 from swwatch.errors import UserError
 from swwatch.live.messages import Messages
@@ -115,3 +117,22 @@ class LocalNarrator:
 
     def __exit__(self, *_) -> None:
         self._stage.close()
+
+
+def watch(loaded: Loaded, source: str | Path, *, realtime: bool = True, **options) -> Iterator[protocol.Event]:
+    """Narrate a live source, as `swwatch watch` does.
+
+    Args:
+        source: a file, an http(s) or rtsp(s) address, or camera:0.
+        realtime: a file plays at its own pace, and what the model is too slow for is dropped.
+        options: of LocalNarrator: question, engine, max_new_tokens.
+    Yields:
+        Messages of docs/protocol.md: Watched, Token, Asked, Dropped, and End as the last.
+    Raises:
+        UserError: the source cannot be read.
+    """
+    with (
+        LocalNarrator(loaded, keeps_up=realtime, **options) as narrator,
+        frames_of(str(source), realtime=realtime) as frames,
+    ):
+        yield from narrator.watch(frames)
