@@ -1,15 +1,12 @@
 """Compare two runs on the clips that both have: difference, 95 % interval and p value of every metric."""
 
-import argparse
-import json
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from swwatch.data.annotations import read_jsonl, write_atomic
+from swwatch.config import REQUIRED, check_least, read_settings, setting
+from swwatch.data.annotations import read_jsonl
 from swwatch.errors import UserError
-from swwatch.evaluate.predictions import Predictions, read_object, read_predictions, some
-from swwatch.evaluate.results import beside
+from swwatch.evaluate.run_files import RunFiles, read_run, some, write_object
 from swwatch.metrics.captions import Measured, measure
 from swwatch.metrics.paper import AS_IT_IS
 from swwatch.metrics.significance import NUM_RESAMPLES, Statistic, compare, mean_of, ratio_of
@@ -21,59 +18,39 @@ METHOD = (
     "not corrected for the number of metrics looked at. METEOR-mean is the mean of METEOR's clip values, not its "
     "aggregate; CIDEr's word weights are those of the common clips. What differs by training seed is not in it."
 )
+Pairs = dict[str, tuple[Statistic, Statistic]]  # metric -> what it sums over clips, of A and of B
 JUDGE_FACTS = ("model", "request", "criterion", "rubric_sha256", "scale")
 
 
-@dataclass(frozen=True)
-class Run:
-    """A run as its files tell it: predictions, the metrics file's and the judge's objects ({} where there is none)."""
+@dataclass(frozen=True, kw_only=True)
+class CompareSettings:
+    """Which runs, and how chance is drawn."""
 
-    path: Path
-    told: Predictions
-    facts: dict
-    metrics: dict
-    judge: dict
+    run_a: Path = setting(REQUIRED, "predictions file of a run, NAME_infer.json", positional=True)
+    run_b: Path = setting(REQUIRED, "predictions file of the other run", positional=True)
+    json: Path | None = setting(None, "write all of it there too")
+    resamples: int = setting(NUM_RESAMPLES, "rounds", least=1)
+    seed: int = setting(0, "of the random draws")
+    other_data: bool = setting(False, "accept test files that differ, if references agree")
 
-    @property
-    def label(self) -> str:
-        settings = self.facts.get("settings", {})
-        how = ", ".join(str(settings[name]) for name in ("variant", "schedule") if settings.get(name))
-        return f"{self.path}" + f" ({how})" * bool(how)
-
-
-def build_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="swwatch compare", description=__doc__, epilog=METHOD.replace("%", "%%"))
-    parser.add_argument("run_a", type=Path, metavar="RUN_A", help="predictions file of a run, NAME_infer.json")
-    parser.add_argument("run_b", type=Path, metavar="RUN_B", help="predictions file of the other run")
-    parser.add_argument("--json", type=Path, metavar="PATH", help="write all of it there too")
-    parser.add_argument("--resamples", type=int, default=NUM_RESAMPLES, help=f"rounds (default: {NUM_RESAMPLES})")
-    parser.add_argument("--seed", type=int, default=0, help="of the random draws (default: 0)")
-    parser.add_argument("--other-data", action="store_true", help="accept test files that differ, if references agree")
-    return parser
+    def __post_init__(self):
+        check_least(self)
 
 
 def main(argv: list[str]) -> int:
-    args = build_parser().parse_args(argv)
-    if args.resamples < 1:
-        raise UserError(f"--resamples {args.resamples}: at least one round is needed")
-    a, b = (read_run(path) for path in (args.run_a, args.run_b))
-    found = compare_runs(a, b, num_resamples=args.resamples, seed=args.seed, other_data=args.other_data)
-    if args.json is not None:
-        write_atomic(args.json, [json.dumps(found, indent=2, ensure_ascii=False) + "\n"])
+    about = f"{__doc__}\n\n{METHOD}"
+    settings = read_settings(CompareSettings, argv, program="swwatch compare", about=about)
+    a, b = (read_run(path).tell() for path in (settings.run_a, settings.run_b))
+    chance = {"num_resamples": settings.resamples, "seed": settings.seed}
+    found = compare_runs(a, b, **chance, other_data=settings.other_data)
+    if settings.json is not None:
+        write_object(settings.json, found)
     print(describe(found))
     return 0
 
 
-def read_run(path: Path) -> Run:
-    """Read a run's files; what was wrong with its predictions is told on stderr."""
-    told = read_predictions(path)
-    for line in told.describe():
-        print(f"{path}: {line}", file=sys.stderr)
-    return Run(path, told, *(read_object(beside(path, what)) for what in ("run.json", "metrics.json", "judge.json")))
-
-
 def compare_runs(
-    a: Run, b: Run, *, num_resamples: int = NUM_RESAMPLES, seed: int = 0, other_data: bool = False
+    a: RunFiles, b: RunFiles, *, num_resamples: int = NUM_RESAMPLES, seed: int = 0, other_data: bool = False
 ) -> dict:
     """All metrics of two runs on the clips that both have.
 
@@ -83,7 +60,7 @@ def compare_runs(
     Raises:
         UserError: no clip in common, other references, other test data, or scores that are not of these predictions.
     """
-    common = [key for key in a.told.rows if key in b.told.rows]
+    common = [key for key in a.rows if key in b.rows]
     if not common:
         raise UserError(f"{a.path} and {b.path} have no clip in common: they are not of the same data")
     references = _references(a, b, common)
@@ -92,7 +69,7 @@ def compare_runs(
     if len(keys) < 2:
         raise UserError(f"{len(keys)} of {len(common)} common clips have a reference: at least two are needed")
     sides = [
-        measure({key: run.told.rows[key]["result"] for key in keys}, {key: references[key] for key in keys})
+        measure({key: run.rows[key]["result"] for key in keys}, {key: references[key] for key in keys})
         for run in (a, b)
     ]
     pairs = {name: (statistic, sides[1].statistics[name]) for name, statistic in sides[0].statistics.items()}
@@ -102,11 +79,11 @@ def compare_runs(
     for more in (_learned(a, b, sides, left_out), _fluency(a, b, keys, left_out), _toy(a, b, common)):
         pairs |= more
     return {
-        "a": a.label,
-        "b": b.label,
+        "a": label(a),
+        "b": label(b),
         "num_common": len(common),
-        "only_a": [key for key in a.told.rows if key not in b.told.rows],
-        "only_b": [key for key in b.told.rows if key not in a.told.rows],
+        "only_a": [key for key in a.rows if key not in b.rows],
+        "only_b": [key for key in b.rows if key not in a.rows],
         "without_reference": [key for key in common if key not in references],
         "metrics": {
             name: {**compare(x, y, num_resamples=num_resamples, seed=seed), "num_clips": len(x.per_clip)}
@@ -117,6 +94,13 @@ def compare_runs(
         "num_resamples": num_resamples,
         "seed": seed,
     }
+
+
+def label(run: RunFiles) -> str:
+    """Where a run lies, its variant and schedule."""
+    settings = run.facts.get("settings", {})
+    how = ", ".join(str(settings[name]) for name in ("variant", "schedule") if settings.get(name))
+    return f"{run.path}" + f" ({how})" * bool(how)
 
 
 def describe(found: dict) -> str:
@@ -137,11 +121,11 @@ def describe(found: dict) -> str:
     return "\n".join([*lines, f"{found['method']} {found['num_resamples']} rounds, seed {found['seed']}."])
 
 
-def _references(a: Run, b: Run, common: list[str]) -> dict[str, str]:
+def _references(a: RunFiles, b: RunFiles, common: list[str]) -> dict[str, str]:
     """Clip -> reference; that of the other run where one lacks it."""
     references, differing = {}, []
     for key in common:
-        given = [text for run in (a, b) if (text := (run.told.rows[key].get("annotation") or "").strip())]
+        given = [text for run in (a, b) if (text := (run.rows[key].get("annotation") or "").strip())]
         if len(set(given)) > 1:
             differing.append(key)
         elif given:
@@ -154,7 +138,7 @@ def _references(a: Run, b: Run, common: list[str]) -> dict[str, str]:
     return references
 
 
-def _check_data(a: Run, b: Run, other_data: bool) -> None:
+def _check_data(a: RunFiles, b: RunFiles, other_data: bool) -> None:
     hashes = {run.facts.get("settings", {}).get("data_sha256") for run in (a, b)} - {None}
     if len(hashes) > 1 and not other_data:
         raise UserError(
@@ -163,7 +147,7 @@ def _check_data(a: Run, b: Run, other_data: bool) -> None:
         )
 
 
-def _learned(a: Run, b: Run, sides: list[Measured], left_out: dict) -> dict[str, tuple[Statistic, Statistic]]:
+def _learned(a: RunFiles, b: RunFiles, sides: list[Measured], left_out: dict) -> Pairs:
     """BLEURT and BERTScore from the clip values of the metrics files: computing them again would need checkpoints."""
     with_what = [run.metrics.get("scores", {}).get("learned", {}) for run in (a, b)]
     pairs = {}
@@ -179,20 +163,20 @@ def _learned(a: Run, b: Run, sides: list[Measured], left_out: dict) -> dict[str,
     return pairs
 
 
-def _clip_values(run: Run, side: Measured, name: str) -> list[float]:
+def _clip_values(run: RunFiles, side: Measured, name: str) -> list[float]:
     scores, again = run.metrics["scores"], "score it again with swwatch eval --score-only"
     stored = scores.get("per_clip", {})
     missing = [key for key in side.keys if name not in stored.get(key, {})]
     if missing:
-        raise UserError(f"{beside(run.path, 'metrics.json')} lacks {name} of {len(missing)} clips: {again}")
+        raise UserError(f"{run.beside('metrics.json')} lacks {name} of {len(missing)} clips: {again}")
     if scores.get("tokenizer") == side.tokenizer:  # then its ROUGE-L tells whether it is of these very captions
         stale = [k for k in side.keys if abs(stored[k].get("ROUGE-L", -1) - side.per_clip[k]["ROUGE-L"]) > 1e-6]
         if stale:
-            raise UserError(f"{beside(run.path, 'metrics.json')} is not of these captions ({some(stale)}): {again}")
+            raise UserError(f"{run.beside('metrics.json')} is not of these captions ({some(stale)}): {again}")
     return [stored[key][name] for key in side.keys]
 
 
-def _fluency(a: Run, b: Run, keys: list[str], left_out: dict) -> dict[str, tuple[Statistic, Statistic]]:
+def _fluency(a: RunFiles, b: RunFiles, keys: list[str], left_out: dict) -> Pairs:
     """The judge's grades of the clips that it could grade in both runs."""
     if not a.judge and not b.judge:
         return {}
@@ -211,14 +195,14 @@ def _fluency(a: Run, b: Run, keys: list[str], left_out: dict) -> dict[str, tuple
     return {"Fluency": tuple(mean_of([grade[key] for key in both]) for grade in grades)}
 
 
-def _toy(a: Run, b: Run, common: list[str]) -> dict[str, tuple[Statistic, Statistic]]:
+def _toy(a: RunFiles, b: RunFiles, common: list[str]) -> Pairs:
     """Shares of the toy world's events, where the test file is still there."""
     data = next((path for run in (a, b) if (path := run.facts.get("about", {}).get("data"))), None)
     if data is None or not Path(data).is_file():
         return {}
     events = {str(record["video_id"]): toy_events(record) for record in read_jsonl(data)}
     keys = [key for key in common if events.get(key)]
-    counts = [[clip_counts(run.told.rows[key]["result"], events[key]) for key in keys] for run in (a, b)]
+    counts = [[clip_counts(run.rows[key]["result"], events[key]) for key in keys] for run in (a, b)]
     pairs = {}
     for name in dict.fromkeys(name for run in counts for clip in run for name in clip):
         sides = [ratio_of(*zip(*(clip.get(name, (0, 0)) for clip in run), strict=True)) for run in counts]

@@ -1,8 +1,6 @@
-"""The result files of one evaluation, which a kill at any byte leaves in a state that can be continued.
+"""Writing the files of a run (see run_files) so that a kill at any byte leaves them fit to go on from.
 
-Beside the predictions `<name>_infer.json` (one JSON object a line, the public release's form) lie `<name>_trace.jsonl`
-(every token of every clip), `<name>_skipped.jsonl`, `<name>_run.json` (with what they were made) and, at the end,
-`<name>_metrics.json`. A clip counts as done when predictions AND trace hold its whole line.
+A clip counts as done when predictions AND trace hold its whole line.
 
 Several processes write parts of the same form to the folder `<name>_parts`, one each. Whoever opens the results next
 takes them in, be it the same run at its end or the next one after a kill.
@@ -13,18 +11,21 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from swwatch.data.annotations import encode_line, write_atomic
 from swwatch.errors import UserError
+from swwatch.evaluate.run_files import beside, read_lines, write_object
+from swwatch.launch.ranks import Alone
 from swwatch.paths import make_folder
 
 SHARING = {"clips_at_once", "num_processes"}  # facts about a run that make its timings another stream's than its own
 VISIBLE_S = 60  # a shared file system may show another node's new file so much later
 
 
-class Part:
+class Writer:
     """Files that one process writes finished clips to.
 
     Args:
@@ -38,7 +39,7 @@ class Part:
         self.predictions = predictions
         self.trace, self.skipped = beside(predictions, "trace.jsonl"), beside(predictions, "skipped.jsonl")
         make_folder(predictions.parent)
-        self._lock = _hold(predictions.with_name(f".{predictions.name}.lock"))
+        self._lock = hold(predictions.with_name(f".{predictions.name}.lock"))
         self.done, self.num_skipped = set(done), 0
 
     def __enter__(self):
@@ -50,17 +51,17 @@ class Part:
     def add(self, prediction: dict, tokens: list[dict]) -> None:
         """Write one finished clip. The prediction comes last: it is what says that the clip is done."""
         key = str(prediction["video_id"])
-        _append(self.trace, {"video_id": prediction["video_id"], "tokens": tokens})
-        _append(self.predictions, prediction)
+        append(self.trace, {"video_id": prediction["video_id"], "tokens": tokens})
+        append(self.predictions, prediction)
         self.done.add(key)
 
     def skip(self, video_id: int | str, path: str | None, reason: str) -> None:
         """Note a clip that could not be read."""
-        _append(self.skipped, {"video_id": video_id, "path": path, "reason": reason})
+        append(self.skipped, {"video_id": video_id, "path": path, "reason": reason})
         self.num_skipped += 1
 
 
-class Results(Part):
+class Results(Writer):
     """Open result files, locked against a second evaluation.
 
     Args:
@@ -80,7 +81,7 @@ class Results(Part):
         self.metrics, self.run = beside(predictions, "metrics.json"), beside(predictions, "run.json")
         self.parts, self._keys = parts_of(predictions), list(keys)
         for lock in self.parts.glob(".*.lock"):
-            _hold(lock).close()  # a process of an earlier run may still be at work
+            hold(lock).close()  # a process of an earlier run may still be at work
         if restart:
             for path in (self.predictions, self.trace, self.skipped, self.metrics, self.run):
                 path.unlink(missing_ok=True)
@@ -123,26 +124,15 @@ class Results(Part):
         )
 
     def _check_run(self, run: dict) -> None:
-        if not self.run.exists():
-            if self.predictions.exists() and self.predictions.stat().st_size:
-                raise UserError(
-                    f"{self.predictions} exists without {self.run.name}, so it is not known how it was made: "
-                    "choose another --output-dir or --output-file, or give --restart to replace it"
-                )
+        kept = earlier_note(self.predictions, self.run, "--output-dir or --output-file")
+        if kept is None:
             self._write_run(run)
             return
         try:
-            kept = json.loads(self.run.read_text(encoding="utf-8"))
-            then, now, about = kept["settings"], run["settings"], {**kept["about"], **run["about"]}
-        except (ValueError, KeyError, TypeError) as error:
+            then, about = kept["settings"], {**kept["about"], **run["about"]}
+            refuse_other_settings(self.predictions, then, run["settings"], "--output-dir or --output-file")
+        except (KeyError, TypeError, AttributeError) as error:
             raise UserError(f"{self.run} cannot be read ({error}): give --restart to begin anew") from error
-        changed = [key for key in {**then, **now} if then.get(key) != now.get(key)]
-        if changed:
-            told = "; ".join(f"{key} was {then.get(key)!r}, is {now.get(key)!r}" for key in changed)
-            raise UserError(
-                f"{self.predictions} holds results of another run ({told}): "
-                "choose another --output-dir or --output-file, or give --restart to replace them"
-            )
         for name in SHARING & kept["about"].keys() & run["about"].keys():  # true of some of the clips at least
             about[name] = max(kept["about"][name], run["about"][name])
         if about != kept["about"]:
@@ -185,15 +175,43 @@ class Results(Part):
         shutil.rmtree(self.parts, ignore_errors=True)  # what stays is taken in again, and each clip counts once
 
 
-def beside(predictions: Path, what: str) -> Path:
-    """group_infer.json -> group_<what>, in the same folder."""
-    return predictions.with_name(f"{predictions.stem.removesuffix('_infer')}_{what}")
+@contextmanager
+def shared(
+    path: Path,
+    facts: dict,
+    keys: list[str],
+    work: Callable[[Writer], None],
+    ranks: Alone,
+    *,
+    restart: bool = False,
+    label: str,
+    noun: str = "clips",
+) -> Iterator[Results | None]:
+    """Do the work of this rank; at rank 0 the block sees the complete results, at others None.
 
-
-def in_folder(folder: Path, name: str) -> Path:
-    """A bare name lies in the folder; a path is a path."""
-    path = Path(name)
-    return folder / path if path.name == name else path
+    Args:
+        path, facts, keys, restart: as for Results.
+        work: writes what is not done yet to the part it is given, raising the shared counters "ended" and "skipped".
+        label, noun: of the results, for the line that tells what there is to do.
+    """
+    if ranks.rank:
+        with Writer(part_of(path, ranks.rank), ranks.hear()) as part:
+            work(part)
+        ranks.leave()
+        yield None
+        return
+    with Results(path, facts, keys, restart=restart) as results:
+        num_before = len(results.done)
+        print(f"{label}: {len(keys)} {noun}, {num_before} of them done before -> {path}")
+        if ranks.size == 1:
+            work(results)
+        else:
+            ranks.tell(sorted(results.done))
+            with Writer(part_of(path, 0), results.done) as part:
+                work(part)
+            ranks.wait_for_all()
+        results.complete(num_before + ranks.add("ended", 0) - ranks.add("skipped", 0))
+        yield results
 
 
 def parts_of(predictions: Path) -> Path:
@@ -206,47 +224,46 @@ def part_of(predictions: Path, rank: int) -> Path:
     return parts_of(predictions) / f"rank{rank}_infer.json"
 
 
-def write_object(path: Path, content: dict) -> None:
-    """Write a JSON file."""
-    write_atomic(path, [json.dumps(content, indent=2, ensure_ascii=False) + "\n"])
-
-
-def read_lines(path: Path, *, cut_tail: bool = True) -> dict[str, tuple[bytes, dict]]:
-    """The lines of a result file: clip -> (the line as it is, its object).
+def earlier_note(rows: Path, note: Path, elsewhere: str) -> dict | None:
+    """With what rows were made that are there, as the note beside them says; None where there are none yet.
 
     Args:
-        cut_tail: leave out what follows the last line end: what a kill left of a line is no result.
+        elsewhere: flags that choose another place.
     Raises:
-        UserError: a line is not a JSON object with a video_id.
+        UserError: rows without a note, or a note that cannot be read.
     """
-    pieces = path.read_bytes().split(b"\n") if path.exists() else []
-    lines: dict[str, tuple[bytes, dict]] = {}
-    for number, raw in enumerate(pieces[:-1] if cut_tail else pieces, start=1):
-        if not raw.strip():
-            continue
-        try:
-            record = json.loads(raw)
-            lines.setdefault(str(record["video_id"]), (raw + b"\n", record))
-        except (ValueError, KeyError, TypeError) as error:
+    if not note.exists():
+        if rows.exists() and rows.stat().st_size:
             raise UserError(
-                f"{path}, line {number}: not a result ({error!r}). Remove the line, or give --restart to begin anew"
-            ) from error
-    return lines
+                f"{rows} exists without {note.name}, so it is not known how it was made: "
+                f"choose another {elsewhere}, or give --restart to replace it"
+            )
+        return None
+    try:
+        return json.loads(note.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise UserError(f"{note} cannot be read ({error}): give --restart to begin anew") from error
 
 
-def read_traces(predictions: Path) -> dict[str, list[dict]]:
-    """Clip -> its tokens, of every clip whose line in the trace is whole."""
-    return {key: row["tokens"] for key, (_, row) in read_lines(beside(predictions, "trace.jsonl")).items()}
+def refuse_other_settings(rows: Path, then: dict, now: dict, elsewhere: str) -> None:
+    """Raises: UserError: rows that are there were made with other settings."""
+    changed = [key for key in {**then, **now} if then.get(key) != now.get(key)]
+    if changed:
+        told = "; ".join(f"{key} was {then.get(key)!r}, is {now.get(key)!r}" for key in changed)
+        raise UserError(
+            f"{rows} holds results of another run ({told}): "
+            f"choose another {elsewhere}, or give --restart to replace them"
+        )
 
 
-def _append(path: Path, record: dict) -> None:
+def append(path: Path, record: dict) -> None:
     with path.open("ab") as file:
         file.write(encode_line(record).encode("utf-8"))
         file.flush()
         os.fsync(file.fileno())
 
 
-def _hold(lock: Path):
+def hold(lock: Path):
     """An exclusive lock that ends with the process, however that ends."""
     file = lock.open("w")
     try:

@@ -8,7 +8,7 @@ import numpy as np
 
 from swwatch.data.annotations import read_jsonl
 from swwatch.errors import UserError
-from swwatch.evaluate.predictions import read_predictions
+from swwatch.evaluate.run_files import read_run
 from swwatch.metrics.significance import Statistic, compare, ratio_of
 from swwatch.study.plan import Plan
 from swwatch.toy.scores import clip_counts, toy_events
@@ -99,7 +99,7 @@ def _cell(folder: Path, name: str, records: list[dict]) -> Cell:
     metrics = folder / f"{name}_metrics.json"
     if not metrics.exists():
         raise UserError(f"{metrics} is missing: run the study again, it makes what is not there")
-    rows = read_predictions(folder / f"{name}_infer.json").rows
+    rows = read_run(folder / f"{name}_infer.json").rows
     said = {str(key): row["result"] for key, row in rows.items()}
     if lacking := [record["video_id"] for record in records if str(record["video_id"]) not in said]:
         raise UserError(f"{folder / name}_infer.json lacks {len(lacking)} clips, such as {lacking[0]}")

@@ -149,5 +149,5 @@ def test_program_writes_json_and_table_and_tells_problems(run, tmp_path, capsys)
     assert "line 12: the last line is cut" in err and "11 clips in common" in out and "(gap, wait-k:3)" in out
     found = json.loads((tmp_path / "out.json").read_text())
     assert found["num_common"] == 11 and found["metrics"]["BLEU-4"]["num_clips"] == 11
-    with pytest.raises(UserError, match="--resamples"):
+    with pytest.raises(UserError, match="resamples must be at least 1"):
         main([str(a), str(b), "--resamples", "0"])

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from swwatch.errors import UserError
 from swwatch.evaluate import results as module
-from swwatch.evaluate.results import Part, Results, beside, part_of, parts_of
+from swwatch.evaluate.results import Results, Writer, beside, part_of, parts_of
 
 KEYS = [f"clip {i}" for i in range(6)]
 RUN = {"settings": {"variant": "group"}, "about": {"clips_at_once": 1, "num_processes": 2}}
@@ -35,7 +35,7 @@ def whole(folder):
 
 
 def write_part(path, rank, keys):
-    with Part(part_of(path, rank)) as part:
+    with Writer(part_of(path, rank)) as part:
         for key in keys:
             part.add(*rows(key))
 
@@ -104,7 +104,7 @@ def test_a_kill_while_parts_are_taken_in_loses_and_doubles_nothing(tmp_path, mon
 def test_a_process_of_an_earlier_run_that_is_still_at_work_is_not_robbed(tmp_path):
     path = tmp_path / "group_infer.json"
     Results(path, RUN, KEYS).__exit__()
-    with Part(part_of(path, 3)) as orphan:
+    with Writer(part_of(path, 3)) as orphan:
         with pytest.raises(UserError, match="another evaluation writes to .*group_parts"):
             finish(path)
         orphan.add(*rows(KEYS[0]))
@@ -115,7 +115,7 @@ def test_skipped_clips_of_all_processes_are_listed_in_order(tmp_path):
     path = tmp_path / "group_infer.json"
     with Results(path, RUN, KEYS) as results:
         for rank, skipped, done in ((0, 4, 0), (1, 1, 2)):
-            with Part(part_of(path, rank)) as part:
+            with Writer(part_of(path, rank)) as part:
                 part.skip(KEYS[skipped], "v.mp4", "broken")
                 part.add(*rows(KEYS[done]))
         results.complete(2)

@@ -17,7 +17,7 @@ from torch.distributed import HashStore, PrefixStore, TCPStore
 
 from swwatch.errors import UserError
 from swwatch.evaluate.caption.runner import Unreadable, run
-from swwatch.evaluate.results import Part, Results, beside, part_of
+from swwatch.evaluate.results import Results, Writer, beside, part_of
 from swwatch.launch.ranks import Alone, Stopped, Team
 from swwatch.narrate.words import Token
 
@@ -44,7 +44,7 @@ def evaluate(path, ranks, records=RECORDS, narrator=narrate, max_bad_fraction=0.
 
     with ranks:
         if ranks.rank:
-            with Part(part_of(path, ranks.rank), ranks.hear()) as part:
+            with Writer(part_of(path, ranks.rank), ranks.hear()) as part:
                 work(part)
             ranks.leave()
             return
@@ -54,7 +54,7 @@ def evaluate(path, ranks, records=RECORDS, narrator=narrate, max_bad_fraction=0.
                 work(results)
             else:
                 ranks.tell(sorted(results.done))
-                with Part(part_of(path, 0), results.done) as part:
+                with Writer(part_of(path, 0), results.done) as part:
                     work(part)
                 ranks.wait_for_all()
             results.complete(num_before + ranks.add("ended", 0) - ranks.add("skipped", 0))

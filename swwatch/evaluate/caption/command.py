@@ -4,13 +4,11 @@ Precedence: flags, then environment variables, then configs/eval.yaml, then the 
 """
 
 import os
-import sys
 
 from swwatch.config import read_settings
 from swwatch.data.annotations import no_file, read_jsonl
 from swwatch.evaluate.caption.settings import CONFIG, EvalSettings
-from swwatch.evaluate.predictions import read_object, read_predictions
-from swwatch.evaluate.results import beside, read_lines, read_traces, write_object
+from swwatch.evaluate.run_files import read_run, write_object
 from swwatch.launch.place import place_of
 from swwatch.launch.ranks import join
 from swwatch.launch.signals import stops_at_once
@@ -52,22 +50,19 @@ def score_predictions(settings: EvalSettings) -> None:
 
     from swwatch.evaluate.caption.scoring import describe, learned_metrics, score
 
-    learned, told = learned_metrics(settings), read_predictions(path)
-    for line in told.describe():
-        print(f"{path}: {line}", file=sys.stderr)
-    facts = read_object(beside(path, "run.json"))
-    made = facts.get("settings", {})
+    learned, run = learned_metrics(settings), read_run(path).tell()
+    made = run.facts.get("settings", {})
     report = score(
-        list(told.rows.values()),
+        list(run.rows.values()),
         read_jsonl(settings.data_path) if settings.data_path.is_file() else [],  # for the toy world's events
-        traces=read_traces(path) if beside(path, "trace.jsonl").exists() else None,  # the public release writes none
+        traces=run.tokens if run.beside("trace.jsonl").exists() else None,  # the public release writes none
         schedule=made.get("schedule"),
-        clips_at_once=facts.get("about", {}).get("clips_at_once", 1),
+        clips_at_once=run.facts.get("about", {}).get("clips_at_once", 1),
         learned=learned,
     )
-    if told.problems:
-        report["problems"] = told.problems
-    num_skipped, metrics = len(read_lines(beside(path, "skipped.jsonl"))), beside(path, "metrics.json")
-    write_object(metrics, {**facts, "num_skipped": num_skipped, **report})
-    print(describe(report, made.get("variant", settings.variant), num_skipped))
+    if run.problems:
+        report["problems"] = run.problems
+    metrics = run.beside("metrics.json")
+    write_object(metrics, {**run.facts, "num_skipped": len(run.skipped), **report})
+    print(describe(report, made.get("variant", settings.variant), len(run.skipped)))
     print(f"metrics in {metrics}")

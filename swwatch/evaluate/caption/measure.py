@@ -13,8 +13,8 @@ from swwatch.evaluate.caption.runner import Clip, Unreadable, run
 from swwatch.evaluate.caption.scoring import describe, learned_metrics, score
 from swwatch.evaluate.caption.settings import EvalSettings
 from swwatch.evaluate.model import circumstances, identity, load_model
-from swwatch.evaluate.results import Part, Results, read_lines, read_traces, write_object
-from swwatch.evaluate.sharing import shared
+from swwatch.evaluate.results import Results, Writer, shared
+from swwatch.evaluate.run_files import read_run, write_object
 from swwatch.launch.ranks import Alone
 from swwatch.model.loading import Loaded
 from swwatch.narrate.words import narration
@@ -34,7 +34,7 @@ def evaluate(settings: EvalSettings, records: list[dict], ranks: Alone) -> None:
         except UserError as error:
             raise Unreadable(str(error)) from error
 
-    def work(results: Part) -> None:
+    def work(results: Writer) -> None:
         run(
             records,
             results,
@@ -58,11 +58,11 @@ def evaluate(settings: EvalSettings, records: list[dict], ranks: Alone) -> None:
 
 def score_results(results: Results, records: list[dict], learned: list) -> None:
     """Write the metrics of complete results and print them."""
-    path, facts = results.predictions, results.facts
+    run, facts = read_run(results.predictions), results.facts
     report = score(
-        [row for _, row in read_lines(path).values()],
+        list(run.rows.values()),
         records,
-        traces=read_traces(path),
+        traces=run.tokens,
         schedule=facts["settings"]["schedule"],
         clips_at_once=facts["about"]["clips_at_once"],
         learned=learned,

@@ -11,7 +11,7 @@ from swwatch.data.prompt import question_of
 from swwatch.engine.batch import Batch, Ended, OutOfMemory
 from swwatch.engine.requests import Run
 from swwatch.errors import UserError
-from swwatch.evaluate.results import Part
+from swwatch.evaluate.results import Writer
 from swwatch.launch.ranks import Alone
 from swwatch.narrate.words import Token, caption_of
 
@@ -40,7 +40,7 @@ class _Open:
 
 def run(
     records: list[dict],
-    results: Part,
+    results: Writer,
     *,
     locate: Callable[[str | None], Path],
     narrator: Callable[[Clip], Iterable],

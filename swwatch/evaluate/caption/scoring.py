@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from swwatch.errors import UserError
 from swwatch.evaluate.caption.by_task import by_task, describe_tasks
 from swwatch.evaluate.caption.settings import EvalSettings
-from swwatch.evaluate.predictions import some
+from swwatch.evaluate.run_files import some
 from swwatch.metrics.captions import Metric, caption_scores
 from swwatch.metrics.paper import format_table, our_interval, our_row, paper_rows
 from swwatch.metrics.significance import interval, ratio_of

@@ -7,7 +7,7 @@ from typing import Literal
 from swwatch.config import check_least, setting
 from swwatch.data.tasks import TASKS
 from swwatch.errors import UserError
-from swwatch.evaluate.results import in_folder
+from swwatch.evaluate.run_files import in_folder
 from swwatch.model.flags import LoadFlags
 from swwatch.paths import CONFIGS, ROOT
 

@@ -1,14 +1,10 @@
 """`swwatch commentary judge`: compare a run with others, write scores, a summary and a table."""
 
 import json
-import os
-import sys
 from collections import Counter
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-
-from tqdm import tqdm
 
 from swwatch.data.annotations import encode_line, write_atomic
 from swwatch.errors import UserError
@@ -18,9 +14,8 @@ from swwatch.evaluate.commentary.games import LEAST_WORDS, START_S, read_games, 
 from swwatch.evaluate.commentary.match import Pair
 from swwatch.evaluate.commentary.settings import CRITERIA, CompareSettings
 from swwatch.evaluate.commentary.texts import text_between
-from swwatch.evaluate.judge.command import ask_all, facts, make_client, make_judge, names, spent
-from swwatch.judge.client import ChatClient
-from swwatch.judge.rubric import compare_messages, fingerprint, load_rubric, read_choice
+from swwatch.evaluate.judge.session import JudgeSession, exit_code, names
+from swwatch.judge.rubric import compare_messages, fingerprint, read_choice
 
 
 def compare_with_all(settings: CompareSettings) -> int:
@@ -30,22 +25,14 @@ def compare_with_all(settings: CompareSettings) -> int:
     read = _pairs_of_games if task == "inf-streams" else _pairs_of_events
     called = names_of(run, settings.other)  # mistakes are told before anything is asked
     told = {other: read(settings, other) for other in called}
-    reports = []
-    with make_client(settings, os.environ) as client:
-        often = 0.5 if sys.stderr.isatty() else 30
-        with tqdm(desc="judge", unit="question", mininterval=often, dynamic_ncols=True) as bar:
-            client.on_trouble = lambda line: bar.set_postfix_str(line, refresh=sys.stderr.isatty())
-            for other, (pairs, about) in told.items():
-                reports.append(_compare(settings, other, called[other], pairs, about, client, bar))
+    with JudgeSession(settings) as session:
+        reports = [compare_with(other, called[other], *read, session) for other, read in told.items()]
     table = tables.markdown(task, reports)
     path = run.with_name(f"{run.stem}_commentary.md")
     write_atomic(path, [table])
     print(table, end="")
     print(f"table in {path}, scores and summaries beside it")
-    num_unanswered = sum(report["num_unanswered"] for report in reports)
-    if num_unanswered:
-        print(f"{num_unanswered} pairs got no answer: give the same command again to ask these", file=sys.stderr)
-    return 1 if num_unanswered else 0
+    return exit_code(reports, "pairs")
 
 
 def names_of(run: Path, others: list[Path]) -> dict[Path, tuple[str, str]]:
@@ -116,37 +103,26 @@ def _check_common(pairs: list[Pair], run: Path, other: Path, data: Path) -> None
             raise UserError(f"{path} says nothing about what {data} holds, such as {pairs[0].key}: do names agree?")
 
 
-def _compare(
-    settings: CompareSettings,
-    other: Path,
-    called: tuple[str, str],
-    pairs: list[Pair],
-    about: dict,
-    client: ChatClient,
-    bar: tqdm,
-) -> dict:
+def compare_with(other: Path, called: tuple[str, str], pairs: list[Pair], about: dict, session: JudgeSession) -> dict:
     """Ask about all pairs, and write A_vs_B_scores.jsonl and A_vs_B_summary.json beside the run."""
-    run, task, (name_a, name_b) = settings.run, settings.task, called
-    ties = task != "inf-streams"
-    rubric = load_rubric(settings.rubric)
-    criterion = rubric.get(settings.criterion)
+    settings, rubric, criterion = session.settings, session.rubric, session.criterion
+    ties, run, (name_a, name_b) = settings.task != "inf-streams", settings.run, called
     asked = match.questions(rubric, criterion, pairs, ties=ties)
-    one = make_judge(run, settings, client)
-    verdicts = ask_all(one, asked, partial(read_choice, ties=ties), settings, client, bar)
+    verdicts, cost = session.ask(run, asked, partial(read_choice, ties=ties))
     found, failed = match.outcomes(pairs, verdicts)
     told = compare_messages(rubric, criterion, "first", "second", "reference", ties=ties)
     stem = f"{name_a}_vs_{name_b}"
     scores = run.with_name(f"{stem}_scores.jsonl")
     write_atomic(scores, [encode_line(score_row(outcome, settings.model, ties=ties)) for outcome in found])
     report = {
-        "task": task,
+        "task": settings.task,
         "a": name_a,
         "b": name_b,
         "runs": {"a": str(run), "b": str(other)},
-        **facts(settings, client, fingerprint(told)),
+        **session.facts(fingerprint(told)),
         **about,
         **match.summarize(found, failed, ties=ties),
-        **spent(one, settings),
+        **cost,
         "scores": scores.name,
     }
     write_atomic(run.with_name(f"{stem}_summary.json"), [json.dumps(report, indent=2) + "\n"])

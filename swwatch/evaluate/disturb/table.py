@@ -1,6 +1,5 @@
 """The disturbance table: what each model's scores become under each schedule, and how sure the change is."""
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -8,8 +7,7 @@ from pathlib import Path
 
 from swwatch.errors import UserError
 from swwatch.evaluate.disturb.settings import Row
-from swwatch.evaluate.predictions import read_predictions
-from swwatch.evaluate.results import beside, read_lines
+from swwatch.evaluate.run_files import read_run
 from swwatch.metrics.captions import bleu_counts
 from swwatch.metrics.paper import paper_disturbed
 from swwatch.metrics.significance import Statistic, bleu_of, compare, ratio_of
@@ -41,7 +39,7 @@ def build_table(
     Raises:
         UserError: a metric that some run does not have.
     """
-    found = [{schedule: read_run(path, records) for schedule, path in row.runs.items()} for row in rows]
+    found = [{schedule: read_measures(path, records) for schedule, path in row.runs.items()} for row in rows]
     every = [run for runs in found for run in runs.values()]
     keys = [key for key in every[0].captions if all(key in run.captions for run in every)]
     have = set.intersection(*(set(run.parts) for run in every))
@@ -88,7 +86,7 @@ def _json(value):
 
 
 @dataclass(frozen=True)
-class Run:
+class Measures:
     """One run in a form that can be resampled.
 
     Attributes:
@@ -118,13 +116,12 @@ class Run:
         return bleu_counts(references, said)
 
 
-def read_run(predictions: Path, records: Mapping[str, Mapping]) -> Run:
+def read_measures(predictions: Path, records: Mapping[str, Mapping]) -> Measures:
     """The result files of one evaluation: captions' scores, toy events, and timing from the trace."""
-    scores = json.loads(beside(predictions, "metrics.json").read_text(encoding="utf-8"))["scores"]["per_clip"]
-    rows = {key: row for key, row in read_predictions(predictions).rows.items() if key in scores}
-    traces = {
-        key: row["tokens"] for key, (_, row) in read_lines(beside(predictions, "trace.jsonl")).items() if key in rows
-    }
+    run = read_run(predictions)
+    scores = run.metrics["scores"]["per_clip"]
+    rows = {key: row for key, row in run.rows.items() if key in scores}
+    traces = {key: tokens for key, tokens in run.tokens.items() if key in rows}
     parts: dict[str, dict[str, tuple[float, float]]] = {}
     # 1) captions; the jar's METEOR is no mean of clip values, so the mean has its own name
     for key, values in scores.items():
@@ -143,4 +140,4 @@ def read_run(predictions: Path, records: Mapping[str, Mapping]) -> Run:
                 weight = values["num_tokens"] if name in PER_TOKEN else 1
                 parts.setdefault(name, {})[key] = (values[name] * weight, weight)
     references = {key: row.get("annotation") or records[key]["human_caption"] for key, row in rows.items()}
-    return Run({key: (row["result"], references[key]) for key, row in rows.items()}, parts)
+    return Measures({key: (row["result"], references[key]) for key, row in rows.items()}, parts)

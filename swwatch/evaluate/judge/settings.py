@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from swwatch.config import setting
+from swwatch.config import check_least, setting
 from swwatch.errors import UserError
 from swwatch.paths import CONFIGS
 
@@ -37,16 +37,16 @@ class JudgeSettings:
     cache: Path | None = setting(
         None, "folder of the answers (default: judge_cache beside the run)", env="SWWATCH_JUDGE_CACHE"
     )
-    concurrency: int = setting(8, "questions under way at once")
-    requests_per_minute: float | None = setting(None, "limit of this process")
-    timeout_s: float = setting(60.0, "seconds without a sign of life after which a try has failed")
-    retries: int = setting(6, "further tries after timeouts, 429, 5xx and broken connections")
-    reasks: int = setting(2, "further questions after a reply that is no verdict")
-    temperature: float | None = setting(0.0, "of a reply; none for the model's own, where it takes no other")
-    max_tokens: int | None = setting(300, "limit of a reply; none for the server's own")
+    concurrency: int = setting(8, "questions under way at once", least=1)
+    requests_per_minute: float | None = setting(None, "limit of this process", above=0)
+    timeout_s: float = setting(60.0, "seconds without a sign of life after which a try has failed", above=0)
+    retries: int = setting(6, "further tries after timeouts, 429, 5xx and broken connections", least=0)
+    reasks: int = setting(2, "further questions after a reply that is no verdict", least=0)
+    temperature: float | None = setting(0.0, "of a reply; none for the model's own, where it takes no other", least=0)
+    max_tokens: int | None = setting(300, "limit of a reply; none for the server's own", least=1)
     extra: str = setting("{}", 'more fields of the request as JSON, such as {"seed": 1}')
-    input_price: float | None = setting(None, "per million prompt tokens, to show the cost")
-    output_price: float | None = setting(None, "per million completion tokens")
+    input_price: float | None = setting(None, "per million prompt tokens, to show the cost", least=0)
+    output_price: float | None = setting(None, "per million completion tokens", least=0)
 
     def __post_init__(self):
         if self.key_name and not re.fullmatch(r"[A-Z][A-Z0-9_]*", self.key_name):
@@ -54,20 +54,9 @@ class JudgeSettings:
             raise UserError(
                 "key_env wants the NAME of an environment variable in capitals, such as OPENAI_API_KEY, not a key"
             )
-        if self.concurrency < 1 or self.timeout_s <= 0:
-            raise UserError("--concurrency must be at least 1 and --timeout-s above 0")
-        if self.retries < 0 or self.reasks < 0:
-            raise UserError("--retries and --reasks must be 0 or more")
-        if self.requests_per_minute is not None and self.requests_per_minute <= 0:
-            raise UserError("--requests-per-minute must be above 0, or none for no limit")
-        if self.max_tokens is not None and self.max_tokens < 1:
-            raise UserError("--max-tokens must be at least 1, or none for the server's own limit")
-        if self.temperature is not None and self.temperature < 0:
-            raise UserError("--temperature must be 0 or more, or none for the model's own")
+        check_least(self)
         if (self.input_price is None) != (self.output_price is None):
             raise UserError("give both --input-price and --output-price, or neither")
-        if min(self.input_price or 0, self.output_price or 0) < 0:
-            raise UserError("a price below 0 is none")
 
     @property
     def key_name(self) -> str | None:

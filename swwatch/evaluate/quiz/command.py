@@ -8,12 +8,11 @@ import os
 from swwatch.config import read_settings
 from swwatch.data.annotations import write_atomic
 from swwatch.errors import UserError
-from swwatch.evaluate.predictions import read_object
 from swwatch.evaluate.quiz.report import describe, summarize
 from swwatch.evaluate.quiz.settings import QuizSettings
 from swwatch.evaluate.quiz.wording import read_wording
-from swwatch.evaluate.results import beside, read_lines, write_object
-from swwatch.evaluate.sharing import shared
+from swwatch.evaluate.results import shared
+from swwatch.evaluate.run_files import beside, read_lines, read_object, write_object
 from swwatch.launch.place import place_of
 from swwatch.launch.ranks import Alone, join
 from swwatch.launch.signals import stops_at_once

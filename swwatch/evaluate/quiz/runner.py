@@ -15,7 +15,7 @@ from swwatch.evaluate.quiz.asking import Answered, Plain, Streaming
 from swwatch.evaluate.quiz.items import Item
 from swwatch.evaluate.quiz.settings import QuizSettings
 from swwatch.evaluate.quiz.wording import Wording
-from swwatch.evaluate.results import Part
+from swwatch.evaluate.results import Writer
 from swwatch.launch.ranks import Alone
 from swwatch.model.checks import saved_settings
 
@@ -64,7 +64,7 @@ def describe_run(settings: QuizSettings, asker: Plain | Streaming, wording: Word
 
 def answer_all(
     items: list[Item],
-    results: Part,
+    results: Writer,
     *,
     asker: Plain | Streaming,
     locate: Callable[[Item], Path],

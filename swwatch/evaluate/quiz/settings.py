@@ -8,7 +8,7 @@ from swwatch.data.budget import PixelBudget
 from swwatch.errors import UserError
 from swwatch.evaluate.quiz import tasks
 from swwatch.evaluate.quiz.tasks import Task
-from swwatch.evaluate.results import in_folder
+from swwatch.evaluate.run_files import in_folder
 from swwatch.model.flags import DeviceFlags
 from swwatch.paths import CONFIGS, ROOT
 from swwatch.policies import keep

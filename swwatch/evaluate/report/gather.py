@@ -1,40 +1,26 @@
 """Read all that one evaluation left behind: predictions, trace, facts, scores, the judge's scores."""
 
-import json
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
 from swwatch.data.annotations import read_jsonl, resolve_video
 from swwatch.errors import UserError
-from swwatch.evaluate.predictions import read_predictions
-from swwatch.evaluate.results import beside, read_lines
+from swwatch.evaluate.run_files import RunFiles, read_run
 
 TOKEN_FIELDS = {"step": int, "newest_visible_step": int, "t_frame_s": float, "t_emit_s": float, "text": str}
 
 
 @dataclass(frozen=True)
-class Run:
-    """One evaluation. Dictionaries go from clip id (as text) to what is known of the clip, in the file's order.
+class Run(RunFiles):
+    """A run in a report.
 
     Attributes:
         name: what the report calls it, unique among the runs of a report.
-        rows: the predictions.
-        tokens: the trace, empty where there is none (the public release writes none).
-        skipped: objects with video_id, path, reason.
-        metrics, judge: the JSON files' objects; judge is {} where no judge was asked.
-        records: the annotations, where their file is still there.
-        problems: what was wrong with the predictions file, one line each.
+        data: the annotations, where their file is still there.
     """
 
-    name: str
-    path: Path
-    rows: dict[str, dict]
-    tokens: dict[str, list[dict]]
-    skipped: list[dict]
-    metrics: dict
-    judge: dict
-    records: dict[str, dict]
-    problems: list[str]
+    name: str = ""
     data: Path | None = None
 
     @property
@@ -44,6 +30,11 @@ class Run:
     @property
     def about(self) -> dict:
         return self.metrics.get("about", {})
+
+    @cached_property
+    def records(self) -> dict[str, dict]:
+        """Clip -> its annotation."""
+        return {str(record["video_id"]): record for record in read_jsonl(self.data)} if self.data else {}
 
     def clip_scores(self, key: str) -> dict[str, float]:
         """Metric -> value of one clip, the judge's fluency among them."""
@@ -87,7 +78,7 @@ def gather(paths: list[Path], data: Path | None = None) -> list[Run]:
     """
     if len({path.resolve() for path in paths}) < len(paths):
         raise UserError("a run was named twice: name each predictions file once")
-    runs = [read_run(path, data) for path in paths]
+    runs = [read_reported(path, data) for path in paths]
     names = [run.name for run in runs]
     for depth in range(1, 9):  # the same file name in several folders: as many folders as tell them apart
         if len(set(names)) == len(names):
@@ -96,55 +87,22 @@ def gather(paths: list[Path], data: Path | None = None) -> list[Run]:
     return [replace(run, name=name) for run, name in zip(runs, names, strict=True)]
 
 
-def read_run(path: Path, data: Path | None = None) -> Run:
+def read_reported(path: Path, data: Path | None = None) -> Run:
     """Read one run; see `gather`."""
-    predictions = read_predictions(path)
-    metrics_path = beside(path, "metrics.json")
+    files = read_run(path)
+    metrics_path = files.beside("metrics.json")
     if not metrics_path.exists():
         raise UserError(
             f"{path} has no scores yet ({metrics_path.name} is not there). Score it first, without a model:\n"
             f"  swwatch eval --score-only --output-file {path}"
         )
-    metrics = read_json(metrics_path)
-    _check_scores(metrics, metrics_path, predictions.rows)
-    if not metrics.get("without_reference"):  # the annotations had what the predictions lack
-        predictions.problems.pop("without_reference", None)
-    trace = {key: line["tokens"] for key, (_, line) in read_lines(beside(path, "trace.jsonl")).items()}
-    _check_trace(trace, beside(path, "trace.jsonl"))
-    judge_path = beside(path, "judge.json")
-    data = data or _annotations(metrics)
-    return Run(
-        name=path.stem.removesuffix("_infer"),
-        path=path,
-        rows=predictions.rows,
-        tokens=trace,
-        skipped=[line for _, line in read_lines(beside(path, "skipped.jsonl")).values()],
-        metrics=metrics,
-        judge=read_json(judge_path) if judge_path.exists() else {},
-        records={str(record["video_id"]): record for record in read_jsonl(data)} if data else {},
-        problems=predictions.describe(),
-        data=data,
-    )
-
-
-def read_json(path: Path) -> dict:
-    """A JSON file that holds an object.
-
-    Raises:
-        UserError: it does not.
-    """
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise UserError(f"{path} is not a JSON file ({error}): make it again") from error
-    if not isinstance(value, dict):
-        raise UserError(f"{path} holds {type(value).__name__}, not an object: make it again")
-    return value
-
-
-def _annotations(metrics: dict) -> Path | None:
-    named = metrics.get("about", {}).get("data")
-    return Path(named) if named and Path(named).is_file() else None
+    _check_scores(files.metrics, metrics_path, files.rows)
+    _check_trace(files.tokens, files.beside("trace.jsonl"))
+    if not files.metrics.get("without_reference"):  # the annotations had what the predictions lack
+        files.problems.pop("without_reference", None)
+    named = files.metrics.get("about", {}).get("data")
+    found = Path(named) if named and Path(named).is_file() else None
+    return Run(path, files.rows, files.problems, path.stem.removesuffix("_infer"), data or found)
 
 
 def _check_scores(metrics: dict, path: Path, rows: dict) -> None:

@@ -70,7 +70,7 @@ def facts(runs: list[Run]) -> Table:
             rows.append([LABELS.get(key, key.replace("_", " "))])
             rows[-1] += [_plain(getattr(run, part).get(key)) for run in runs]
     rows.append(["metrics' tokenizer", *(_plain(run.metrics["scores"].get("tokenizer")) for run in runs)])
-    notes = [f"{run.name}: {problem}" for run in runs for problem in run.problems]
+    notes = [f"{run.name}: {problem}" for run in runs for problem in run.describe()]
     if len({run.settings.get("data_sha256") for run in runs}) > 1 or len({frozenset(run.rows) for run in runs}) > 1:
         notes.append("These runs are not of the same clips: their scores cannot be compared with each other.")
     return Table("runs", "What was run", ["", *(run.name for run in runs)], rows, notes, numeric=False)

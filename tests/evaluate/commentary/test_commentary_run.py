@@ -133,7 +133,7 @@ def test_a_stream_whose_state_is_behind_its_rows_tells_no_second_twice(generate,
 def test_results_of_other_settings_are_not_mixed(generate, tmp_path):
     out = tmp_path / "out.jsonl"
     generate("inf-streams", out, "--end", "14")
-    with pytest.raises(UserError, match="another end_s"):
+    with pytest.raises(UserError, match="end_s was 14.0, is 16.0"):
         generate("inf-streams", out, "--end", "16")
     assert generate("inf-streams", out, "--end", "16", "--restart") == 0
     assert read(out)[0]["chunk_end"] == 16

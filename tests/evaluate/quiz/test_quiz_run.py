@@ -15,8 +15,8 @@ from swwatch.evaluate.quiz import command, tasks
 from swwatch.evaluate.quiz.asking import Plain, choose
 from swwatch.evaluate.quiz.items import Item
 from swwatch.evaluate.quiz.runner import answer_all
-from swwatch.evaluate.results import beside, read_lines
-from swwatch.evaluate.sharing import shared
+from swwatch.evaluate.results import shared
+from swwatch.evaluate.run_files import beside, read_lines
 from swwatch.launch.ranks import Alone, Stopped, Team
 
 RUN = {"settings": {"task": "livesports"}, "about": {"num_processes": 1}}

@@ -22,7 +22,7 @@ def test_a_run_is_read_with_all_that_lies_beside_it(runs):
     assert run.skipped[0]["reason"] == "<b>empty</b>" and run.records["7"]["video_duration_in_s"] == 4.0
     assert run.clip_scores("plain")["Fluency"] == 5 and "Fluency" not in run.clip_scores("7")
     assert run.clip_times("plain")["time_to_first_token_s"] == pytest.approx(0.6)
-    assert run.problems == ["1 of 5 empty captions, scored as bad captions: silent"]
+    assert run.describe() == ["1 of 5 empty captions, scored as bad captions: silent"]
 
 
 def test_the_releases_file_has_no_trace_and_no_facts(runs):
@@ -56,10 +56,10 @@ def test_references_may_come_from_the_annotations(runs):
     path = runs.make()
     whole = path.read_text()
     path.write_text(whole.replace('"annotation": "The video shows a red ball."', '"annotation": ""', 1))
-    assert not any("reference" in problem for problem in gather([path])[0].problems)
+    assert not any("reference" in problem for problem in gather([path])[0].describe())
     assert clip_data(gather([path]))[0]["reference"] == "The video shows a red ball."
     edit(runs.folder / "group_metrics.json", without_reference=["plain"])
-    assert any("1 of 5 clips without a reference" in problem for problem in gather([path])[0].problems)
+    assert any("1 of 5 clips without a reference" in problem for problem in gather([path])[0].describe())
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from swwatch.errors import UserError
-from swwatch.evaluate.predictions import read_object, read_predictions
+from swwatch.evaluate.run_files import read_object, read_run
 
 
 def line(key, result="a red circle", **more):
@@ -27,13 +27,13 @@ def write(tmp_path):
 def refused(path):
     before = path.read_bytes()
     with pytest.raises(UserError) as error:
-        read_predictions(path)
+        read_run(path)
     assert path.read_bytes() == before
     return str(error.value)
 
 
 def test_sound_file_has_no_problem_and_keeps_its_order(write):
-    got = read_predictions(write(line(7) + "\n" + line("b") + line(1).rstrip("\n")))
+    got = read_run(write(line(7) + "\n" + line("b") + line(1).rstrip("\n")))
     assert list(got.rows) == ["7", "b", "1"] and got.problems == {} and got.describe() == []
 
 
@@ -43,7 +43,7 @@ def test_cut_anywhere_in_the_last_line_loses_that_line_only_and_says_so(tmp_path
     last = line(2, "ein größerer Kreis").rstrip("\n").encode()
     cut = 1 + cut % (len(last) - 1)
     path.write_bytes(line(1).encode() + last[:cut])
-    got = read_predictions(path)
+    got = read_run(path)
     assert list(got.rows) == ["1"] and got.problems == {"cut_last_line": 2}
     assert "line 2" in got.describe()[0]
     assert path.read_bytes() == line(1).encode() + last[:cut]
@@ -54,14 +54,14 @@ def test_line_cut_in_the_middle_of_the_file_is_an_error(write):
 
 
 def test_equal_duplicates_are_counted_and_contradictions_listed(write):
-    got = read_predictions(write(line(1) + line(2) + line("1", messages=[]) + line(1)))
+    got = read_run(write(line(1) + line(2) + line("1", messages=[]) + line(1)))
     assert list(got.rows) == ["1", "2"] and got.problems == {"identical_duplicates": 2}
     said = refused(write(line(1) + line(2) + line(1, "other") + line(2) + line(1, "third")))
     assert "1 clips" in said and "1: lines 1, 3, 5" in said and "2: lines" not in said
 
 
 def test_missing_references_and_empty_captions_are_listed_and_kept(write):
-    got = read_predictions(write(line(1, " ") + line(2, annotation=None) + line(3, annotation="") + line(4)))
+    got = read_run(write(line(1, " ") + line(2, annotation=None) + line(3, annotation="") + line(4)))
     assert list(got.rows) == ["1", "2", "3", "4"]
     assert got.problems == {"without_reference": ["2", "3"], "empty_captions": ["1"]}
     assert "2 of 4 clips without a reference" in got.describe()[0] and "2, 3" in got.describe()[0]
@@ -74,7 +74,7 @@ def test_text_that_is_not_utf8_names_its_line_and_the_way_out(write):
 
 
 def test_utf8_mark_and_windows_line_ends_are_harmless(write):
-    got = read_predictions(write(b"\xef\xbb\xbf" + (line(1) + line(2)).replace("\n", "\r\n").encode()))
+    got = read_run(write(b"\xef\xbb\xbf" + (line(1) + line(2)).replace("\n", "\r\n").encode()))
     assert list(got.rows) == ["1", "2"] and not got.problems
 
 
@@ -99,7 +99,7 @@ def test_what_is_no_prediction_is_refused_with_a_reason(write, content, said):
 
 def test_missing_file_is_named(tmp_path):
     with pytest.raises(UserError, match="no predictions file .*nothing_infer.json"):
-        read_predictions(tmp_path / "nothing_infer.json")
+        read_run(tmp_path / "nothing_infer.json")
 
 
 def test_objects_beside_predictions_may_be_absent_but_not_broken(tmp_path):

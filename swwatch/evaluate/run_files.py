@@ -1,9 +1,19 @@
-"""Read the files of a run that may have suffered: cut, joined twice, edited, or written by another program."""
+"""The files of a run: where they lie, and the one reader of them.
+
+Beside the predictions `<name>_infer.json` (one JSON object a line, the public release's form) lie `<name>_trace.jsonl`
+(every token of every clip), `<name>_skipped.jsonl`, `<name>_run.json` (with what they were made),
+`<name>_metrics.json` and, where a judge was asked, `<name>_judge.json`. Predictions may have suffered: cut, joined
+twice, edited, or written by another program.
+"""
 
 import json
+import sys
+from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
+from swwatch.data.annotations import write_atomic
 from swwatch.errors import UserError
 
 COMPARED = ("annotation", "result", "task")  # two rows of a clip that agree in these say the same
@@ -18,17 +28,44 @@ _TOLD = {
 
 
 @dataclass(frozen=True)
-class Predictions:
-    """The rows of a predictions file and what was wrong with it. The file itself is never changed.
+class RunFiles:
+    """All that one evaluation left behind. The files are never changed; each is read when it is asked for.
 
     Attributes:
-        rows: clip -> its object (`video_id`, `result`; `annotation` where there is a reference), in file order.
-        problems: only what was found: cut_last_line (its line number), identical_duplicates (how many lines),
-            without_reference and empty_captions (lists of clips).
+        path: of the predictions.
+        rows: clip -> its prediction (`video_id`, `result`; `annotation` where there is a reference), in file order.
+        problems: what was wrong with the predictions: cut_last_line (its line number), identical_duplicates (how many
+            lines), without_reference and empty_captions (lists of clips).
+        facts, metrics, judge: the objects of the other files; {} where there is none.
     """
 
+    path: Path
     rows: dict[str, dict]
     problems: dict[str, int | list] = field(default_factory=dict)
+
+    @cached_property
+    def facts(self) -> dict:
+        return read_object(self.beside("run.json"))
+
+    @cached_property
+    def metrics(self) -> dict:
+        return read_object(self.beside("metrics.json"))
+
+    @cached_property
+    def judge(self) -> dict:
+        return read_object(self.beside("judge.json"))
+
+    @cached_property
+    def tokens(self) -> dict[str, list[dict]]:
+        """Clip -> its tokens, of every clip whose line in the trace is whole; {} without a trace."""
+        return {key: line["tokens"] for key, (_, line) in read_lines(self.beside("trace.jsonl")).items()}
+
+    @cached_property
+    def skipped(self) -> list[dict]:
+        return [line for _, line in read_lines(self.beside("skipped.jsonl")).values()]
+
+    def beside(self, what: str) -> Path:
+        return beside(self.path, what)
 
     def describe(self) -> list[str]:
         """One line a problem, with counts and the first ids."""
@@ -42,9 +79,15 @@ class Predictions:
                 lines.append(f"{value} {_TOLD[name]}")
         return lines
 
+    def tell(self) -> "RunFiles":
+        """Print the problems on stderr."""
+        for line in self.describe():
+            print(f"{self.path}: {line}", file=sys.stderr)
+        return self
 
-def read_predictions(path: Path) -> Predictions:
-    """Read a predictions file: one JSON object a line with `video_id`, `result` and mostly `annotation`.
+
+def read_run(path: Path) -> RunFiles:
+    """Read the predictions of a run: one JSON object a line with `video_id`, `result` and mostly `annotation`.
 
     A last line that was cut by a kill is left out, a clip that stands there twice with equal content is taken once,
     a missing reference or an empty caption is listed: all of it is told in `problems`. What cannot be judged is an
@@ -92,7 +135,7 @@ def read_predictions(path: Path) -> Predictions:
     ):
         if clips:
             problems[name] = clips
-    return Predictions(rows, problems)
+    return RunFiles(path, rows, problems)
 
 
 def read_object(path: Path) -> dict:
@@ -110,6 +153,59 @@ def read_object(path: Path) -> dict:
     if not isinstance(found, dict):
         raise UserError(f"{path} holds {type(found).__name__}, not an object: remove it or make it again")
     return found
+
+
+def write_object(path: Path, content: dict) -> None:
+    """Write a JSON file."""
+    write_atomic(path, [json.dumps(content, indent=2, ensure_ascii=False) + "\n"])
+
+
+def read_lines(path: Path, *, cut_tail: bool = True) -> dict[str, tuple[bytes, dict]]:
+    """The lines of a result file: clip -> (the line as it is, its object).
+
+    Args and errors as for `objects_in`; a line needs a video_id.
+    """
+    lines: dict[str, tuple[bytes, dict]] = {}
+    for raw, record in objects_in(path, "video_id", cut_tail=cut_tail):
+        lines.setdefault(str(record["video_id"]), (raw, record))
+    return lines
+
+
+def objects_in(path: Path, *needed: str, cut_tail: bool = True) -> Iterator[tuple[bytes, dict]]:
+    """The lines of a result file, each as it is and as its object; none where there is no file.
+
+    Args:
+        needed: fields of every line.
+        cut_tail: leave out what follows the last line end: what a kill left of a line is no result.
+    Raises:
+        UserError: a line is no JSON object, or lacks a field.
+    """
+    pieces = path.read_bytes().split(b"\n") if path.exists() else []
+    for number, raw in enumerate(pieces[:-1] if cut_tail else pieces, start=1):
+        if not raw.strip():
+            continue
+        try:
+            record = json.loads(raw)
+            if not isinstance(record, dict):
+                raise TypeError("not an object")
+            if lacking := [name for name in needed if name not in record]:
+                raise KeyError(lacking[0])
+        except (ValueError, KeyError, TypeError) as error:
+            raise UserError(
+                f"{path}, line {number}: not a result ({error!r}). Remove the line, or give --restart to begin anew"
+            ) from error
+        yield raw + b"\n", record
+
+
+def beside(predictions: Path, what: str) -> Path:
+    """group_infer.json -> group_<what>, in the same folder."""
+    return predictions.with_name(f"{predictions.stem.removesuffix('_infer')}_{what}")
+
+
+def in_folder(folder: Path, name: str) -> Path:
+    """A bare name lies in the folder; a path is a path."""
+    path = Path(name)
+    return folder / path if path.name == name else path
 
 
 def some(clips: list) -> str:
