@@ -56,6 +56,7 @@ class Stats:
     """How a session fares.
 
     Attributes:
+        steps_made: of the frames, watched or not.
         frames_dropped: repeated or late ones, and those of lost steps.
         lag_s: of the newest token, from the arrival of the newest frame that it could have seen; None before it.
         tokens_per_s: over the newest tokens.
@@ -64,6 +65,7 @@ class Stats:
 
     frames_in: int = 0
     frames_dropped: int = 0
+    steps_made: int = 0
     steps_watched: int = 0
     steps_queued: int = 0
     tokens: int = 0
@@ -228,6 +230,7 @@ class LiveSession:
             rate = (len(emitted) - 1) / span_s if span_s > 0 else 0.0
             return Stats(
                 frames_in=frames.frames,
+                steps_made=frames.steps,
                 frames_dropped=frames.repeated + frames.late + FRAMES_PER_STEP * _lost(counts),
                 steps_watched=self._num_watched,
                 steps_queued=len(self._queue),

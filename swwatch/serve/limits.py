@@ -14,6 +14,9 @@ MISTAKES = 100  # bad messages that a connection may send before it is closed
 OPEN_WITHIN_S = 10.0
 ORDERS_PER_S = 50  # text messages of a session, but for ping, stop and end
 MAX_ASKS = 4  # questions of a session that wait for their step
+AHEAD_S = 15.0  # of video more than a session may last: a sender's clock may run ahead of ours
+MAX_SCANS = 32  # of a JPEG; progressive ones have about ten, and each costs as much as a picture
+MAX_PARTS = 200  # of a picture file, but for a PNG's pixels: Pillow reads each in Python, and may inflate it
 REPLAY = 1024  # numbered messages kept after they were sent, for a reconnect
 
 
@@ -41,6 +44,7 @@ def decode(data: bytes, max_pixels: int) -> np.ndarray:
     Raises:
         ProtocolError: bad_frame, or too_many_pixels before any pixel is decoded.
     """
+    _check_work(data)
     if size := _webp_size(data):  # Pillow gives a WebP animation its canvas when it opens it
         _check_pixels(*size, max_pixels)
     try:
@@ -61,6 +65,27 @@ def decode(data: bytes, max_pixels: int) -> np.ndarray:
 def _check_pixels(width: int, height: int, max_pixels: int) -> None:
     if width * height > max_pixels:
         raise ProtocolError("too_many_pixels", f"{width}x{height} is over the limit of {max_pixels} pixels")
+
+
+def _check_work(data: bytes) -> None:
+    """What a file costs beside its pixels, from its outline alone. (Of WebP it is little, whatever the file.)"""
+    if data.startswith(b"\xff\xd8"):
+        at, parts = 2, 0
+        while at < len(data) and data[at : at + 2] != b"\xff\xda" and parts <= MAX_PARTS:
+            parts += 1
+            is_filling = data[at + 1 : at + 2] == b"\xff"
+            at += 1 if is_filling else 2 + int.from_bytes(data[at + 2 : at + 4])
+        if parts > MAX_PARTS or data.count(b"\xff\xda", at) > MAX_SCANS:
+            raise ProtocolError("bad_frame", f"a JPEG may have {MAX_SCANS} scans and {MAX_PARTS} other parts")
+    elif data.startswith(b"\x89PNG"):
+        at, parts, most = 8, 0, MAX_PARTS + len(data) // 1024
+        inflated = MAX_PARTS
+        while at < len(data) and parts <= most and inflated >= 0:
+            parts += 1
+            inflated -= data[at + 4 : at + 8] != b"IDAT"
+            at += 12 + int.from_bytes(data[at : at + 4])
+        if parts > most or inflated < 0:
+            raise ProtocolError("bad_frame", f"a PNG may have {MAX_PARTS} parts beside its pixels, and no tiny ones")
 
 
 def _webp_size(data: bytes) -> tuple[int, int] | None:

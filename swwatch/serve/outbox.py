@@ -21,7 +21,7 @@ class Outbox:
     def __init__(self, bound: int, replay: int):
         self.bound, self.replay = bound, replay
         self._kept: deque[Event] = deque()  # numbered without gaps
-        self._made = 0  # number of the next new event
+        self.made = 0  # number of the next new event
         self._next = 0  # number of the next event to send
         self._changed = asyncio.Event()
         self._left = asyncio.Event()  # something was sent
@@ -29,12 +29,12 @@ class Outbox:
 
     def __len__(self) -> int:
         """Events not yet sent."""
-        return self._made - self._next
+        return self.made - self._next
 
     def put(self, event: Event) -> Event:
         """Number an event and keep it."""
-        event = event.model_copy(update={"n": self._made})
-        self._made += 1
+        event = event.model_copy(update={"n": self.made})
+        self.made += 1
         self._kept.append(event)
         self._changed.set()
         return event
@@ -87,9 +87,9 @@ class Outbox:
         Raises:
             ValueError: nothing of that number was ever made.
         """
-        if not -1 <= seen < self._made:
-            raise ValueError(f"event {seen} of {self._made}")
-        oldest = self._made - len(self._kept)
+        if not -1 <= seen < self.made:
+            raise ValueError(f"event {seen} of {self.made}")
+        oldest = self.made - len(self._kept)
         self._next = max(seen + 1, oldest)
         self._changed.set()
         self._left.set()
@@ -108,7 +108,7 @@ class Outbox:
                 self._pong = False
                 return Pong()
             if len(self):
-                event = self._kept[self._next - self._made]  # counted from the end
+                event = self._kept[self._next - self.made]  # counted from the end
                 self._next += 1
                 while len(self._kept) > len(self) + self.replay:
                     self._kept.popleft()

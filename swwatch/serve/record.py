@@ -1,5 +1,6 @@
 """A session as files: JSONL with every numbered message, WebVTT with what was said when."""
 
+import contextlib
 import json
 import secrets
 import shutil
@@ -18,10 +19,12 @@ LAST_CUE_S = 2.0  # how long the last words stay
 class Recorder:
     """Writes one session as it goes."""
 
-    def __init__(self, folder: Path, name: str, opened: Opened, now=time.monotonic):
-        self.name, self._now, self._zero = name, now, now()
-        self._jsonl = (folder / f"{name}.jsonl").open("x", encoding="utf-8")
-        self._vtt = (folder / f"{name}.vtt").open("x", encoding="utf-8")
+    def __init__(self, folder: Path, name: str, opened: Opened, now=time.monotonic, on_lost=lambda name: None):
+        """Args: on_lost: called where the disk does not take it. Raises OSError, as all methods do."""
+        self.name, self._now, self._zero, self._on_lost = name, now, now(), on_lost
+        lines = {"mode": "x", "encoding": "utf-8", "buffering": 1}  # written as they come: a full disk shows at once
+        self._jsonl = (folder / f"{name}.jsonl").open(**lines)
+        self._vtt = (folder / f"{name}.vtt").open(**lines)
         self._vtt.write("WEBVTT\n")
         self._cue: list[Token] = []  # of one step
         self._line(opened.model_dump(exclude={"session"}))
@@ -43,6 +46,13 @@ class Recorder:
                 self._write_cue(self._cue[-1].t_emit_s + LAST_CUE_S)
             self._jsonl.close()
             self._vtt.close()
+
+    def give_up(self) -> None:
+        """Write no more; what was written stays in the folder, and is not offered."""
+        self._on_lost(self.name)
+        for file in (self._jsonl, self._vtt):
+            with contextlib.suppress(OSError):
+                file.close()
 
     def _line(self, message: dict) -> None:
         at_s = round(self._now() - self._zero, 4)
@@ -78,7 +88,11 @@ class Recordings:
         return f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{secrets.token_hex(12)}"
 
     def begin(self, name: str, opened: Opened) -> Recorder:
-        recorder = Recorder(self.folder, name, opened)
+        """Raises ProtocolError: server_error, when the disk takes nothing."""
+        try:
+            recorder = Recorder(self.folder, name, opened, on_lost=self._made.pop)
+        except OSError as error:
+            raise ProtocolError("server_error", f"the recording cannot be written: {error.strerror}") from error
         self._made[name] = self._now()
         return recorder
 

@@ -7,7 +7,6 @@ pictures, writing nothing.
 import asyncio
 import math
 import time
-from concurrent.futures import ThreadPoolExecutor
 from typing import Protocol
 
 from swwatch.client import protocol
@@ -16,12 +15,13 @@ from swwatch.client.protocol import Ack, End, Error, Event, Frame, Opened, Proto
 from swwatch.errors import UserError
 from swwatch.live.messages import Messages
 from swwatch.live.stage import Asked, Dropped, Ended, LiveSession, Token, Turn, Watched
-from swwatch.serve.limits import MAX_ASKS, ORDERS_PER_S, REPLAY, Bucket, decode
+from swwatch.serve.limits import AHEAD_S, MAX_ASKS, ORDERS_PER_S, REPLAY, Bucket, decode
 from swwatch.serve.log import log
 from swwatch.serve.metrics import Metrics
 from swwatch.serve.outbox import Outbox
 from swwatch.serve.record import Recorder
 from swwatch.serve.settings import Limits
+from swwatch.serve.threads import Spent, Threads
 
 READ_S = 0.5  # how long a thread waits for the model's next event before it looks around
 STOP_WITHIN_S = 5.0  # a model that has not ended by then is not waited for
@@ -44,7 +44,7 @@ class Session:
         *,
         limits: Limits,
         metrics: Metrics,
-        threads: "Threads",
+        threads: Threads,
         on_over,
         recorder: Recorder | None = None,
         source=None,
@@ -67,6 +67,8 @@ class Session:
         self._bucket, self._told_fast_s = Bucket(limits.max_frame_rate, now), -math.inf
         self._orders, self._asks = Bucket(ORDERS_PER_S, now), 0  # questions that have not taken effect
         self._messages = Messages()
+        self._spent, self._refusal = Spent(now), None  # on its pictures; why the last of them was not taken
+        self._recording = opened.recording
         self._frames_in = self._refused = self._frames_before = self._dropped_before = 0
         self._finishing = False  # no more frames will come
         self._tasks = [asyncio.create_task(self._guard(work)) for work in (self._pump(), self._tick())]
@@ -115,19 +117,26 @@ class Session:
                 raise ProtocolError("too_fast", f"over {self.limits.max_frame_rate:g} frames a second: send fewer")
             if len(frame.data) > self.limits.max_frame_bytes:
                 raise ProtocolError("too_large", f"a picture may have {self.limits.max_frame_bytes} bytes")
-            pushed = await self._threads.decode(self._decode_and_push, frame)
+            pushed = await self._threads.decode(self._spent, self._decode_and_push, frame)
         except ProtocolError as error:
+            self._refusal = ProtocolError(error.code, error.message)  # without its traceback
             self._refuse(frame, error.code)
             if error.code == "too_fast" and self._now() - self._told_fast_s < 1:
                 return
             self._told_fast_s = self._now() if error.code == "too_fast" else self._told_fast_s
             raise
+        self._check_length()
         if not pushed.taken:
             self.metrics.refused.labels(pushed.reason).inc()
         self._dropped_before, dropped = pushed.dropped, pushed.dropped + self._refused
         self.outbox.ack(
             Ack(frame=frame.number, taken=pushed.taken, dropped=dropped, queued=pushed.queued, reason=pushed.reason)
         )
+
+    def _check_length(self) -> None:
+        """Its stamps may run faster than the clock; what the model keeps goes by them."""
+        if self.live.stats().steps_made >= self.limits.total_s + AHEAD_S:
+            self.stop("limit")
 
     def _decode_and_push(self, frame: Frame):
         picture = decode(frame.data, self.limits.max_pixels)
@@ -188,6 +197,7 @@ class Session:
         """Something came from the session's own source."""
         self._active_s = self._now()
         self.metrics.frames.inc()
+        self._check_length()
 
     async def end(self) -> None:
         """No more frames: the rest is spoken."""
@@ -197,7 +207,7 @@ class Session:
         if self.source is not None:
             self.source.stop()  # its thread ends the model's side, behind the frame that it may still be pushing
         else:
-            await self._threads.decode(self.live.end)
+            await self._threads.decode(self._spent, self.live.end)
 
     def source_ended(self) -> None:
         """The session's own source has no more frames."""
@@ -230,20 +240,30 @@ class Session:
         if self.over:
             return
         if error is not None and self._reason is None:
-            known = isinstance(error, UserError)
-            log("session failed", level=40, error=None if known else error, kind=type(error).__name__)
-            message = str(error) if known else "the model failed; the server's log has more"
-            self._tell(ProtocolError("model_error", message))
+            self._tell(self._why(error))
             self._reason = "error"
-        reason = self._reason or "finished"
-        self._put(End(reason=reason, tokens=self._messages.num_tokens, recording=self.opened.recording))
-        self.over = True
+        made = {"tokens": self._messages.num_tokens, "recording": self._recording}
+        end = End(n=self.outbox.made, reason=self._reason or "finished", **made)
+        if not self._record(end):
+            self._reason, end = "error", end.model_copy(update={"reason": "error", "recording": None})
+        self.outbox.put(end)
+        self.over, reason = True, end.reason
         if self.source is not None:
             self.source.stop()
         self.metrics.ended.labels(reason).inc()
         counts = {"tokens": self._messages.num_tokens, "frames": self._frames_in, "refused": self._refused}
         log("session ended", reason=reason, **counts)
         self._on_over(self)
+
+    def _why(self, error: Exception) -> ProtocolError:
+        """What to tell of the model's error."""
+        known = isinstance(error, UserError)
+        log("session failed", level=40, error=None if known else error, kind=type(error).__name__)
+        if known and self.source is None and not self.live.stats().frames_in:
+            if self._refusal is None:
+                return ProtocolError("bad_frame", str(error))
+            return ProtocolError(self._refusal.code, f"no picture could be used, the last: {self._refusal.message}")
+        return ProtocolError("model_error", str(error) if known else "the model failed; the server's log has more")
 
     def cancel(self) -> None:
         """Let go of the session's tasks; it is forgotten."""
@@ -317,30 +337,21 @@ class Session:
 
     def _put(self, event: Event) -> None:
         event = self.outbox.put(event)
-        if self.recorder is not None:
-            try:
-                self.recorder.event(event)
-                if isinstance(event, End):
-                    self.recorder.close()
-            except OSError as error:  # the disk is full
-                self.recorder = None
-                log("recording failed", level=40, error=error)
-                self.fail(ProtocolError("server_error", "the recording cannot be written"))
+        if not self._record(event) and self._reason is None:
+            self.stop("error")
 
-
-class Threads:
-    """The two pools: one waits for models' events, one decodes pictures."""
-
-    def __init__(self, max_sessions: int, decoders: int = 2):
-        self._readers = ThreadPoolExecutor(max_sessions + 2, thread_name_prefix="events")
-        self._decoders = ThreadPoolExecutor(decoders, thread_name_prefix="pictures")
-
-    def read(self, function, *args):
-        return asyncio.get_running_loop().run_in_executor(self._readers, function, *args)
-
-    def decode(self, function, *args):
-        return asyncio.get_running_loop().run_in_executor(self._decoders, function, *args)
-
-    def close(self) -> None:
-        for pool in (self._readers, self._decoders):
-            pool.shutdown(wait=False, cancel_futures=True)
+    def _record(self, event: Event) -> bool:
+        """Write a message down. False where the disk does not take it, which is told."""
+        if self.recorder is None:
+            return True
+        try:
+            self.recorder.event(event)
+            if isinstance(event, End):
+                self.recorder.close()
+            return True
+        except OSError as error:
+            self.recorder = self.recorder.give_up()
+            self._recording = None
+            log("recording failed", level=40, error=error)
+            self._tell(ProtocolError("server_error", f"the recording cannot be written: {error.strerror}"))
+            return False

@@ -13,10 +13,11 @@ from swwatch.serve.files import Folder, Uploads
 from swwatch.serve.log import log
 from swwatch.serve.metrics import Metrics
 from swwatch.serve.record import Recordings
-from swwatch.serve.session import Connected, Session, Threads
+from swwatch.serve.session import Connected, Session
 from swwatch.serve.settings import Limits
 from swwatch.serve.sources import Reading
 from swwatch.serve.stages import Stages
+from swwatch.serve.threads import Threads
 
 
 class Sessions:

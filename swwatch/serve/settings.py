@@ -27,7 +27,7 @@ class Limits:
     max_question_chars: int = setting(1000, "length of a question")
     max_tokens: int = setting(4096, "tokens that a session may speak")
     idle_s: float = setting(60.0, "end a session that nothing came for")
-    total_s: float = setting(600.0, "end a session after this time")
+    total_s: float = setting(600.0, "end a session after this time, or so much video")
     grace_s: float = setting(15.0, "keep a session whose connection broke")
     max_unread: int = setting(1024, "events kept for a client that does not read; then its session waits")
     queue_size: int = setting(8, "steps that may wait for the model; then the session's policy drops or merges")

@@ -2,6 +2,7 @@
 
 import io
 import struct
+import time
 import zlib
 
 import numpy as np
@@ -74,6 +75,35 @@ def test_a_decompression_bomb_is_refused_before_it_is_decoded(monkeypatch):
     webp = b"RIFF" + struct.pack("<I", len(webp)) + webp
     monkeypatch.setattr(Image, "open", lambda *_, **__: pytest.fail("Pillow saw it"))
     assert refusal(webp) == "too_many_pixels"
+
+
+def test_a_picture_whose_parts_cost_more_than_its_pixels_is_refused_at_once():
+    """Each of these two megabytes kept Pillow at work for one to sixty seconds."""
+    whole = picture("JPEG", progressive=True)
+    last = whole[whole.rindex(b"\xff\xda") : -2]
+    png, chunk = picture("PNG"), bytes(4) + b"abCd" + zlib.crc32(b"abCd").to_bytes(4)
+    inflating = zlib.compress(bytes(1_000_000))
+    inflating = b"iCCP" + b"x\0\0" + inflating
+    inflating = (len(inflating) - 4).to_bytes(4) + inflating + zlib.crc32(inflating).to_bytes(4)
+    empty = bytes(4) + b"IDAT" + zlib.crc32(b"IDAT").to_bytes(4)
+    hostile = [
+        whole[:-2] + 99_177 * last + whole[-2:],
+        whole[:2] + 400_000 * b"\xff\xfe\0\2" + whole[2:],
+        whole[:2] + 1_900_000 * b"\xff" + whole[2:],
+        png[:33] + 150_000 * chunk + png[33:],
+        png[:33] + 1500 * inflating + png[33:],
+        png[:33] + 150_000 * empty + png[33:],
+    ]
+    for data in hostile:
+        began_s = time.perf_counter()
+        assert refusal(data) == "bad_frame"
+        assert time.perf_counter() - began_s < 0.3
+
+
+def test_pictures_with_the_usual_parts_are_taken():
+    options = {"icc_profile": bytes(200_000), "comment": "x", "exif": b"Exif\0\0" + bytes(1000), "progressive": True}
+    assert decode(picture("JPEG", **options), 10_000).shape == (40, 60, 3)
+    assert decode(picture("PNG", icc_profile=bytes(200_000)), 10_000).shape == (40, 60, 3)
 
 
 @settings(max_examples=150)

@@ -78,3 +78,11 @@ def test_recordings_go_after_a_time_and_with_the_server_unless_the_folder_is_the
         assert (recordings.folder / f"{name}.vtt").exists() == (folder is not None)
         recordings.close()
         assert recordings.folder.exists() == (folder is not None)
+
+
+def test_a_folder_that_takes_nothing_is_told(tmp_path):
+    recordings = Recordings(tmp_path, keep_s=1)
+    (tmp_path / "name.vtt").symlink_to("/dev/full")
+    with pytest.raises(ProtocolError, match="the recording cannot be written") as caught:
+        recordings.begin("name", OPENED)
+    assert caught.value.code == "server_error"

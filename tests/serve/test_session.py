@@ -7,13 +7,15 @@ from collections import deque
 
 import pytest
 
-from swwatch.client.protocol import Opened, ProtocolError
+from swwatch.client.protocol import Frame, Opened, ProtocolError
 from swwatch.errors import UserError
 from swwatch.live.stage import Ended, Pushed, Stats, Watched
 from swwatch.serve import session as sessions
 from swwatch.serve.metrics import Metrics
-from swwatch.serve.session import Session, Threads
+from swwatch.serve.record import Recordings
+from swwatch.serve.session import Session
 from swwatch.serve.settings import Limits
+from swwatch.serve.threads import Spent, Threads
 
 
 class FakeLive:
@@ -126,6 +128,7 @@ def test_a_model_that_hangs_is_not_waited_for(monkeypatch):
 )
 def test_a_model_that_fails_is_told_without_its_inside(error, message):
     async def test(session, live, over):
+        live.stats = lambda: Stats(frames_in=1)
         live.say(Ended(error))
         told, end = await last(session)
         assert (told.code, told.message, told.fatal, end.reason) == ("model_error", message, True, "error")
@@ -174,10 +177,94 @@ def test_a_recording_that_cannot_be_written_ends_the_session_and_is_told():
         def event(self, event):
             raise OSError(28, "No space left on device")
 
+        def give_up(self):
+            self.given_up = True
+
     async def test(session, live, over):
-        session.recorder = Full()
+        session.recorder, session._recording = (full := Full()), "name"
         live.say(Watched(0, 0.0, 0.0))
         watched, error, end = await last(session)
         assert (watched.type, error.code, end.reason) == ("watched", "server_error", "error")
+        assert "No space left" in error.message and end.recording is None and full.given_up
 
     play(test)
+
+
+def test_a_recording_that_breaks_at_its_very_end_is_not_told_to_be_there(tmp_path):
+    """All was said; the disk was full when the last line came."""
+
+    async def test(session, live, over):
+        recordings = Recordings(tmp_path, 60)
+        session.recorder, session._recording = recordings.begin("name", session.opened), "name"
+        session.recorder._jsonl.close()
+        session.recorder._jsonl = open("/dev/full", "w", buffering=1)  # noqa: SIM115
+        session.recorder._cue = []
+        live.say(Ended(None))
+        error, end = await last(session)
+        assert (error.code, error.n, end.n, end.reason, end.recording) == ("server_error", 0, 1, "error", None)
+        with pytest.raises(ProtocolError, match="no such recording"):
+            recordings.path("name", "jsonl")
+
+    play(test)
+
+
+def test_a_stream_whose_stamps_run_faster_than_the_clock_has_the_length_of_all_others():
+    class Fast(FakeLive):
+        def stats(self):
+            return Stats(steps_made=100)
+
+    async def test(session, live, over):
+        session.touch()
+        assert (await last(session))[-1].reason == "limit"
+
+    play(test, live=Fast(), total_s=60)
+
+
+def test_a_stream_without_a_usable_picture_ends_with_what_was_wrong():
+    async def test(session, live, over):
+        for data in (b"", b"no picture"):
+            with pytest.raises(ProtocolError):
+                await session.take(bytes(Frame(0, 0.0, data)))
+        live.say(Ended(UserError("the stream has no steps")))
+        got = await last(session)
+        error, end = got[-2:]
+        assert (error.code, end.reason) == ("bad_frame", "error") and "neither JPEG" in error.message
+
+    play(test)
+
+
+def test_a_stream_without_any_picture_is_no_fault_of_the_model():
+    async def test(session, live, over):
+        live.say(Ended(UserError("the stream has no steps")))
+        error, end = await last(session)
+        assert (error.code, end.reason) == ("bad_frame", "error") and "no steps" in error.message
+
+    play(test)
+
+
+def test_slow_pictures_of_some_do_not_starve_others():
+    """Two sessions keep both threads busy with slow pictures; a third one's quick pictures go first at each turn."""
+
+    async def run():
+        threads, order = Threads(1, decoders=2), []
+        slow, quick = [Spent(), Spent()], Spent()
+
+        async def decode(spent, name, seconds):
+            await threads.decode(spent, time.sleep, seconds)
+            order.append(name)
+
+        many = [asyncio.create_task(decode(spent, "slow", 0.1)) for spent in slow for _ in range(5)]
+        await asyncio.sleep(0.05)
+        for _ in range(3):
+            await decode(quick, "quick", 0)
+        assert order.count("quick") == 3 and order.count("slow") <= 8
+        await asyncio.gather(*many)
+        gone = asyncio.create_task(decode(slow[0], "gone", 0.1))
+        await asyncio.sleep(0.01)
+        gone.cancel()
+        await asyncio.gather(*(decode(quick, "quick", 0) for _ in range(4)))
+        await asyncio.sleep(0.2)
+        assert threads._free == 2
+        threads.close()
+
+    asyncio.run(run())
