@@ -22,6 +22,7 @@ MIN_PIXELS = 100 * FACTOR**2  # of a frame
 MAX_PIXELS = 768 * FACTOR**2
 TOTAL_PIXELS = 24_576 * FACTOR**2  # of a video
 MAX_FRAMES = 480
+EXACT_S = 1e-6  # times that differ by less are one
 PIXEL_INPUTS = ("pixel_values", "pixel_values_videos", "image_grid_thw", "video_grid_thw")
 
 
@@ -91,60 +92,73 @@ def _read_video_decord_plus(
 
     Args:
         ele: "video" (path, frames or reader), and optionally "video_start" and "video_end" in seconds, both
-            inclusive and compared with the end of a frame's display (a start of 0 counts as none), "remote_loader"
-            (called with the path, gives what is read), and what qwen_vl_utils' smart_nframes takes.
-        strict_fps: a frame every 1 / FPS from the first on, instead of evenly spread ones.
+            inclusive and compared with the end of a frame's display (0 counts as none), "remote_loader" (called
+            with a path where there is no such file; gives what is read), and what qwen_vl_utils' smart_nframes takes;
+            at most 480 frames unless it says "max_frames".
+        strict_fps: a frame every 1 / FPS from the first on, instead of evenly spread ones: the first that ends at or
+            after that time, to a microsecond. (The release compares single-precision times as they are, and takes the
+            next frame where rounding says so.)
         drop_last: of more than 480 strict frames the first are taken; else they are spread over the span.
         return_pts: return the chosen frames' times too.
     Returns:
-        (T, 3, H, W) uint8 with T even, frames per second, and with return_pts a list of T seconds.
+        (T, 3, H, W) uint8 with T even, T over the seconds that the span's frames would last at the video's average
+        rate, and with return_pts a list of T seconds.
+    Raises:
+        ValueError: the span has no frame.
     """
     video = ele["video"]
-    if loader := ele.get("remote_loader"):
+    if (loader := ele.get("remote_loader")) and not (isinstance(video, str | Path) and Path(video).is_file()):
         video = loader(video)
     reader = _reader(video)
     ends = _ends(reader)
     chosen = np.arange(len(ends))
     if ele.get("video_start") or ele.get("video_end"):
-        start, end = ele.get("video_start") or 0.0, ele.get("video_end")
-        chosen = chosen[(ends >= start) & (ends <= (np.inf if end is None else end))]
+        start, end = ele.get("video_start") or 0.0, ele.get("video_end") or np.inf
+        chosen = chosen[(ends >= start - EXACT_S) & (ends <= end + EXACT_S)]
         if not len(chosen):
             raise ValueError(f"the video has no frame between {start} and {end} s")
-    ends = ends[chosen]
+    ends, fps = ends[chosen], reader.get_avg_fps()
     if strict_fps:
-        stamps = np.arange(ends[0], ends[-1] + 1e-6, 1 / FPS)
+        stamps = np.arange(ends[0], ends[-1] + EXACT_S, 1 / FPS)
         if len(stamps) > MAX_FRAMES:
             spread = np.linspace(0, len(stamps) - 1, MAX_FRAMES).round().astype(int)
             stamps = stamps[:MAX_FRAMES] if drop_last else stamps[spread]
-        index = np.minimum(np.searchsorted(ends, stamps - 1e-6), len(ends) - 1)
+        index = np.minimum(np.searchsorted(ends, stamps - EXACT_S), len(ends) - 1)
         index = np.append(index, index[-1:]) if len(index) % FRAME_FACTOR else index
-        sample_fps = FPS
     else:
-        fps = reader.get_avg_fps()
-        num = smart_nframes(ele, total_frames=len(chosen), video_fps=fps)
+        limits = {"max_frames": min(MAX_FRAMES, len(chosen))}
+        num = smart_nframes(limits | ele, total_frames=len(chosen), video_fps=fps)
         index = np.linspace(0, len(chosen) - 1, num).round().astype(int)
-        sample_fps = num / max(len(chosen), 1e-6) * fps
-    frames = _frames(reader, chosen[index])
+    frames, sample_fps = _frames(reader, chosen[index]), len(index) / len(chosen) * fps
     return (frames, sample_fps, ends[index].tolist()) if return_pts else (frames, sample_fps)
 
 
 def _spatial_resize_video(video: torch.Tensor, nframes: int | None = None) -> torch.Tensor:
     """(T, 3, H, W) -> the same frames in the size that a video of `nframes` (by default T) may have, float."""
-    share = TOTAL_PIXELS / (nframes or len(video)) * FRAME_FACTOR
-    most = max(min(MAX_PIXELS, share), int(MIN_PIXELS * 1.05))
+    most = _share(nframes or len(video))
     size = smart_resize(*video.shape[-2:], factor=FACTOR, min_pixels=MIN_PIXELS, max_pixels=most)
-    return _resized(video, size)
+    return _resized(video, size).float()
+
+
+def _share(num_frames: int) -> float:
+    """Pixels that each of so many frames may have."""
+    return max(min(MAX_PIXELS, TOTAL_PIXELS / num_frames * FRAME_FACTOR), int(MIN_PIXELS * 1.05))
 
 
 def _resized(video: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
-    return resize(video, list(size), interpolation=InterpolationMode.BICUBIC, antialias=True).float()
+    return resize(video, list(size), interpolation=InterpolationMode.BICUBIC, antialias=True)
 
 
 def get_smart_resized_video_reader(video_path, max_pixels: int | None = None) -> tuple:
-    """A reader of a video, and the height and width, multiples of 28, that its frames should be resized to."""
+    """A reader of a video, and the height and width, multiples of 28, that its frames should be resized to.
+
+    Args:
+        max_pixels: of a frame; by default its share of what a video of so many frames may have.
+    """
     reader = _reader(video_path)
     height, width = _frames(reader, [0]).shape[-2:]
-    size = smart_resize(height, width, factor=FACTOR, min_pixels=MIN_PIXELS, max_pixels=max_pixels or MAX_PIXELS)
+    most = max_pixels or _share(min(len(reader), MAX_FRAMES))
+    size = smart_resize(height, width, factor=FACTOR, min_pixels=min(MIN_PIXELS, most), max_pixels=most)
     return reader, *size
 
 
@@ -163,8 +177,9 @@ def get_smart_resized_clip(
         video_pts: (T,) when each frame's display ends.
         video_pts_index_from: first frame to consider.
     Returns:
-        clip (m, 3, resized_height, resized_width) with m even, the wanted times (more than m where the video ended
-        before them), and the m frame indices: for each time the first frame that ends at or after it.
+        clip (m, 3, resized_height, resized_width) uint8 with m even, the wanted times, and the m frame indices: for
+        each time the first frame that ends at or after it. Where the video ends first there are more times than
+        frames; where an odd frame was left out, its time is not the one that goes, but the last.
     """
     timestamps = torch.as_tensor(timestamps)
     if len(timestamps) % FRAME_FACTOR:
@@ -173,12 +188,13 @@ def get_smart_resized_clip(
     for stamp in timestamps.tolist():
         while index < len(video_pts) and video_pts[index] < stamp:
             index += 1
-        if index == len(video_pts):
+        if index >= len(video_pts):
             break
         found.append(index)
-    found = found[: len(found) // FRAME_FACTOR * FRAME_FACTOR]
+    if len(found) % FRAME_FACTOR:
+        found, timestamps = found[:-1], timestamps[:-1]
     if not found:
-        return torch.empty((0, 3, resized_height, resized_width)), timestamps, []
+        return torch.empty((0, 3, resized_height, resized_width), dtype=torch.uint8), timestamps, []
     return _resized(_frames(video_reader, found), (resized_height, resized_width)), timestamps, found
 
 
@@ -241,7 +257,7 @@ def _counting_on(model, num_cached: int, num_fed: int, attention_mask: torch.Ten
 
 
 def register_reader() -> None:
-    """Let qwen_vl_utils read videos in this way, under the name "decord+", and prefer it."""
+    """Let qwen_vl_utils read videos in this way, under the name "decord+", prefer it, and keep to LiveCC's limits."""
 
     def read(ele: dict) -> tuple[torch.Tensor, dict, float]:
         frames, fps = _read_video_decord_plus(ele)
@@ -250,4 +266,7 @@ def register_reader() -> None:
 
     vision_process.VIDEO_READER_BACKENDS["decord+"] = read
     vision_process.FORCE_QWENVL_VIDEO_READER = "decord+"
+    vision_process.FPS_MAX_FRAMES = MAX_FRAMES
+    vision_process.VIDEO_MIN_TOKEN_NUM = MIN_PIXELS // FACTOR**2
+    vision_process.MODEL_SEQ_LEN = TOTAL_PIXELS / FACTOR**2 / 0.9  # of which it gives nine tenths to a video
     vision_process.get_video_reader_backend.cache_clear()
