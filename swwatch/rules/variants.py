@@ -158,6 +158,11 @@ def speaking(*ways: Speaks) -> list[str]:
     return [name for name, variant in VARIANTS.items() if variant.speaks in ways]
 
 
+def is_chat(name: str) -> bool:
+    """Whether this row is a system that streams in chat turns."""
+    return name in TURNS
+
+
 # Adding a variant: one row here, its rule above, its golden case in tests/golden. Nothing else changes.
 VARIANTS = {
     v.name: v

@@ -18,6 +18,8 @@ from swwatch.evaluate.run_files import read_run, write_object
 from swwatch.launch.ranks import Alone
 from swwatch.model.loading import Loaded
 from swwatch.narrate.words import narration
+from swwatch.rules import systems
+from swwatch.rules.variants import is_chat
 
 
 def evaluate(settings: EvalSettings, records: list[dict], ranks: Alone) -> None:
@@ -73,21 +75,22 @@ def score_results(results: Results, records: list[dict], learned: list) -> None:
 
 
 def narrate_clip(clip: Clip, loaded: Loaded, settings: EvalSettings, prompts: Prompts) -> Run:
-    """Watch one clip and speak.
+    """Watch one clip and speak. A chat system chooses its words by its own rule; --max-new-tokens limits its turns.
 
     Raises:
         Unreadable: its video cannot be decoded, is too long, or has a shape that the pixel budget cannot take.
     """
+    how = {"limit": settings.max_new_tokens}
+    if not is_chat(loaded.settings.variant):
+        how = {name: getattr(settings, name) for name in ("schedule", "max_new_tokens", "repetition_penalty")}
     try:
         yield from narration(
             loaded,
             iter_steps(clip.video, max_frames=settings.max_frames, reader=settings.reader),
             question=clip.question,
             system=prompts.system,
-            schedule=settings.schedule,
-            max_new_tokens=settings.max_new_tokens,
-            repetition_penalty=settings.repetition_penalty,
             clip_key=clip.key,
+            **how,
         )
     except UserError as error:  # not VideoError alone: a picture may be too narrow for the pixel budget
         raise Unreadable(str(error)) from error
@@ -110,6 +113,8 @@ def describe_run(settings: EvalSettings, loaded: Loaded, prompts: Prompts) -> di
         "max_new_tokens": settings.max_new_tokens,
         "repetition_penalty": settings.repetition_penalty,
     }
+    if is_chat(own.variant):
+        made |= {"schedule": None, "repetition_penalty": None, "choose": systems.get(own.variant).choose}
     if own.see.drops:  # a run of before knows nothing of it
         made["see"] = str(own.see)
     about = {

@@ -13,7 +13,7 @@ from swwatch.engine.requests import Run
 from swwatch.errors import UserError
 from swwatch.evaluate.results import Writer
 from swwatch.launch.ranks import Alone
-from swwatch.narrate.words import Token, caption_of
+from swwatch.narrate.words import Token, Turn, caption_of
 
 
 @dataclass(frozen=True)
@@ -36,6 +36,11 @@ class _Open:
     record: dict
     clip: Clip | None = None
     tokens: list[Token] = field(default_factory=list)
+    turns: list[str] = field(default_factory=list)  # of a chat system; "" is silence
+
+    @property
+    def caption(self) -> str:
+        return " ".join(filter(None, self.turns)) if self.turns else caption_of(self.tokens)
 
 
 def run(
@@ -80,6 +85,8 @@ def run(
         for key, event in events:
             if isinstance(event, Token):
                 clips[key].tokens.append(event)
+            elif isinstance(event, Turn):
+                clips[key].turns.append(event.text)
             elif isinstance(event, Ended):
                 finish(clips.pop(key), event.error)
                 bar.update(num_before + ranks.add("ended") - bar.n)
@@ -129,7 +136,7 @@ def _prediction(ended: _Open, task: str) -> dict:
         "video_id": record["video_id"],
         "annotation": record["human_caption"],
         "task": record.get("task", task),
-        "result": caption_of(ended.tokens),
+        "result": ended.caption,
         "messages": [{"type": "text", "value": clip.question}, {"type": "video", "value": str(clip.video)}],
     }
 

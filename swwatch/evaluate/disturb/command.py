@@ -14,6 +14,7 @@ from swwatch.evaluate.caption.settings import CONFIG
 from swwatch.evaluate.disturb.settings import DisturbSettings, Row, find_checkpoints
 from swwatch.launch.ranks import Alone
 from swwatch.policies.speak import parse_schedule
+from swwatch.rules.variants import is_chat
 
 
 def main(argv: list[str]) -> int:
@@ -52,7 +53,8 @@ def run_all(models: list[Row], schedules: list[str], settings: DisturbSettings, 
         runs = {schedule: model.predictions(settings.output_dir, schedule) for schedule in wanted}
         for schedule, path in runs.items():
             print(f"[model {number} of {len(models)}] {model.name} under {schedule}", flush=True)
-            run = {"variant": None, "model_path": model.model, "schedule": schedule, "output_file": path.name}
+            run = {"variant": None, "model_path": model.model, "output_file": path.name}
+            run["schedule"] = None if is_chat(model.variant) else schedule
             measure.evaluate(replace(settings, **run), records, Alone())
             gc.collect()  # a model sits in reference cycles: without this the next one is loaded beside it
             if torch.cuda.is_available():

@@ -13,7 +13,7 @@ from swwatch.model.checks import saved_settings
 from swwatch.model.settings import Settings
 from swwatch.policies.speak import FORMS
 from swwatch.rules import variants
-from swwatch.rules.variants import Speaks
+from swwatch.rules.variants import Speaks, is_chat
 
 SCHEDULES = ("wait-k:3", "random:3:seed=0", "burst:3:every=2", "stall:3:every=5:pause=2")
 
@@ -43,7 +43,8 @@ class Row:
     Attributes:
         name: unique among the models of one command; begins the names of its result files.
         trained: its own schedule.
-        offline: it speaks after the whole video, so that no schedule can reach it: it has the one run under its own.
+        offline: no schedule can reach it, for it speaks after the whole video, or as a chat system once in every turn:
+            it has the one run under its own.
         runs: schedule -> predictions file.
     """
 
@@ -70,9 +71,10 @@ def find_checkpoints(models: list[str]) -> list[Row]:
         if "variant" not in saved:
             raise UserError(f"{path} does not know its variant, so it was not trained here: disturb trained models")
         known = Settings.resolve(saved, where=path)
-        offline = variants.get(known.variant).speaks is Speaks.OFFLINE
-        prefix = "" if known.variant in name else f"{known.variant}-"
-        found.append(Row(prefix + name, known.variant, path, str(known.schedule), offline))
+        chat, name = is_chat(known.variant), name if known.variant in name else f"{known.variant}-{name}"
+        trained = "turns" if chat else str(known.schedule)
+        offline = chat or variants.get(known.variant).speaks is Speaks.OFFLINE
+        found.append(Row(name, known.variant, path, trained, offline))
     return found
 
 

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 
 from swwatch.metrics.tables import as_markdown, as_text
+from swwatch.rules.variants import is_chat
 
 SURE = 0.05  # a p-value below it earns a star
 
@@ -68,6 +69,8 @@ def _legend(table: Mapping) -> str:
     ]
     if any(row["offline"] for row in table["rows"]):
         lines.append("Offline models speak after the whole video: no schedule reaches them, they were evaluated once.")
+    if any(is_chat(row["variant"]) for row in table["rows"]):
+        lines.append("Chat systems speak once in every turn: no schedule reaches them either.")
     if table["paper"]["metric"] in table["metrics"] and table["paper"]["rows"]:
         lines.append(f"Rows named paper are {table['paper']['what']}.")
     return "\n".join(lines)

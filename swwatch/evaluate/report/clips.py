@@ -11,6 +11,7 @@ from tqdm import tqdm
 from swwatch.data.video import iter_steps
 from swwatch.errors import UserError
 from swwatch.evaluate.report.gather import Run
+from swwatch.rules.systems import ELLIPSIS
 
 FRAME_HEIGHT = 96  # pixels
 JPEG_QUALITY = 70
@@ -109,7 +110,7 @@ def _jpeg(pixels) -> str:
 
 def _caption(run: Run, key: str) -> dict:
     text, tokens = run.rows[key]["result"], run.tokens.get(key)
-    if tokens is not None and "".join(token["text"] for token in tokens).strip() != text.strip():
+    if tokens is not None and _words("".join(token["text"] for token in tokens)) != _words(text):
         tokens = None
     return {
         "text": text,
@@ -117,6 +118,11 @@ def _caption(run: Run, key: str) -> dict:
         "scores": {name: round(value, 4) for name, value in run.clip_scores(key).items()},
         "times": {name: round(value, 4) for name, value in run.clip_times(key).items()},
     }
+
+
+def _words(text: str) -> list[str]:
+    """The words of a caption, without what chat systems say for silence."""
+    return text.replace(ELLIPSIS, " ").split()
 
 
 def _token(token: dict) -> list:

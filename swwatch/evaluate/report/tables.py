@@ -5,10 +5,11 @@ from dataclasses import dataclass, field
 
 from swwatch.evaluate.report.gather import Run, is_number
 from swwatch.metrics.paper import AS_IT_IS, COLUMNS, paper_disturbed, paper_rows
-from swwatch.rules.variants import VARIANTS
+from swwatch.rules.variants import TURNS, VARIANTS
 from swwatch.toy.scores import MEANING
 
 METRICS = (*COLUMNS, "BLEU-2", "BLEU-3", "BERTScore")  # the paper's columns first, then what it does not give
+ROWS = VARIANTS | TURNS
 NONE = "–"
 MAX_SKIPPED = 200
 
@@ -50,8 +51,8 @@ def sentence(run: Run) -> str:
     """What was run and how many clips it concerned, in plain words."""
     variant, schedule = run.settings.get("variant"), run.settings.get("schedule")
     what = f"variant {variant}" if variant else "a variant that no file names"
-    if variant in VARIANTS:
-        what += f" ({VARIANTS[variant].paper}; it speaks {VARIANTS[variant].speaks.value})"
+    if variant in ROWS:
+        what += f" ({ROWS[variant].paper}; it speaks {ROWS[variant].speaks.value})"
     how = f", schedule {schedule}" if schedule else ""
     empty = sum(not row["result"].strip() for row in run.rows.values())
     scored = run.metrics["scores"].get("num_clips", len(run.rows))
@@ -274,14 +275,14 @@ def _hundredths(value: float | None) -> str:
 def _papers(runs: list[Run], task: str) -> list[tuple[str, dict[str, float]]]:
     """The paper's rows of the variants among these runs."""
     variants = dict.fromkeys(run.settings.get("variant") for run in runs)
-    return [row for variant in variants if variant in VARIANTS for row in paper_rows(variant, task)]
+    return [row for variant in variants if variant in ROWS for row in paper_rows(variant, task)]
 
 
 def _disturbed(runs: list[Run]) -> list[str]:
     """What the paper says of the variants that were run under a schedule other than wait-k."""
     notes = []
     for variant in dict.fromkeys(run.settings.get("variant") for run in runs if _is_disturbed(run)):
-        if row := paper_disturbed(variant) if variant in VARIANTS else None:
+        if row := paper_disturbed(variant) if variant in ROWS else None:
             notes.append(
                 f"Disturbance in the paper (3B, trained with K = 3), BLEURT of {variant}: {row['fixed']:.2f} tested "
                 f"with K = 3, {row['random']:.2f} with random K."
