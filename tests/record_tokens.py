@@ -24,13 +24,12 @@ from swwatch.data.prompt import fill
 from swwatch.data.turns.prompt import Turns
 from swwatch.engine.batch import Batch, Ended
 from swwatch.engine.choose import open_session, open_watcher
-from swwatch.engine.endless import Window
 from swwatch.engine.requests import drive
 from swwatch.engine.source import Ask, Order, Step
 from swwatch.engine.trace import SimulatedClock, Spoken
 from swwatch.engine.turns import Said, TurnSession
 from swwatch.policies.choose import Greedy, Sampling, parse_choose
-from swwatch.policies.keep import Windows
+from swwatch.policies.keep import Keep, Window, with_numbers
 from swwatch.policies.speak import parse_schedule
 from swwatch.rules.cursor import layout
 from swwatch.rules.systems import SYSTEMS
@@ -50,7 +49,7 @@ def stream_session(loaded, case: dict, prompt: list[int], watcher):
         schedule=parse_schedule(case["schedule"]),
         choose=Greedy(case["penalty"], case["max_new_tokens"], case.get("stop_early", False)),
         clock=SimulatedClock(now=lambda: 0.0),
-        window=Window(*case["window"]) if case.get("window") else None,
+        keep=Window(*case["window"]) if case.get("window") else None,
         watcher=watcher,
     )
 
@@ -69,13 +68,18 @@ def turn_session(loaded, case: dict):
         Turns(loaded.tokenizer, system),
         query=case.get("query"),
         previous=case.get("previous", ""),
-        eviction=case.get("eviction"),
-        windows=Windows(**case["windows"]) if case.get("windows") else None,
+        keep=keep_of(system, case.get("eviction"), case.get("windows")),
         policy=case.get("policy"),
         choose=replace(choose, **more),
         steps_per_turn=case.get("steps_per_turn", 1),
         clock=SimulatedClock(now=lambda: 0.0),
     )
+
+
+def keep_of(system, eviction: str | None, windows: dict | None) -> Keep:
+    """What a case keeps. Windows that a case gives are all that it has: the others hold everything."""
+    nothing = {"turns_s": None, "text_sink": None, "text_window": None} if windows else {}
+    return with_numbers(system.keep, eviction, nothing | (windows or {}))
 
 
 def told_alone(model, run) -> list:

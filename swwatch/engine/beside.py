@@ -13,6 +13,7 @@ from swwatch.engine.session import Session
 from swwatch.engine.source import Source
 from swwatch.engine.watcher import Spent, Ticket, Watcher, Work
 from swwatch.errors import UserError
+from swwatch.policies.keep import ALL, parse_keep
 from swwatch.rules.layout import Layout
 
 
@@ -32,11 +33,11 @@ class BesideSession(Session):
         """
         Args:
             watcher: computes with the same weights; it outlives the session.
-            options: of `Session`; a window is not among them, for the watcher's own cache forgets nothing.
+            options: of `Session`; keep is not among them, for the watcher's own cache forgets nothing.
         Raises:
             UserError: as `Session`, or a window.
         """
-        if options.get("window") is not None:
+        if parse_keep(options.get("keep") or ALL).moves:
             raise UserError(f"the engine {self.name!r} has no window: take serial or fused for a stream without end")
         super().__init__(model, prompt, **options)
         self.spent: list[Spent] = []

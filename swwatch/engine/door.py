@@ -49,7 +49,7 @@ def open_stream(
         limit: no answer is longer, whatever it has of its own.
         key: seeds random schedules; the video id.
         watcher: of the engine, see `open_watcher`.
-        options: of the form: `window` of a narration; those of TurnSession.
+        options: of the form: `keep` of both; those of TurnSession.
     Raises:
         UserError: what the variant or the engine cannot do.
     """

@@ -10,57 +10,15 @@ after them, sees what these words see.
 """
 
 from bisect import bisect_left
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import torch
 
 from swwatch.engine.keeping import hold
-from swwatch.errors import UserError
-from swwatch.rules.layout import KINDS, Kind, Layout
+from swwatch.rules.layout import Kind, Layout
 from swwatch.rules.patch import Placed
-from swwatch.rules.variants import Speaks, Variant, VideoThenText, speaking
+from swwatch.rules.variants import Variant, VideoThenText
 from swwatch.rules.visibility import SAID, WATCHED
-
-HEADER = KINDS.index(Kind.HEADER)
-
-
-@dataclass(frozen=True)
-class Window:
-    """How much of an endless stream is kept.
-
-    Attributes:
-        vision_s: seconds of video, which are steps, the newest included.
-        text_sink, text_window: answer tokens, the first and the last.
-    """
-
-    vision_s: int = 16
-    text_sink: int = 512
-    text_window: int = 512
-
-    def __post_init__(self):
-        if self.vision_s < 1 or self.text_sink < 0 or self.text_window < 1:
-            raise UserError("a window keeps at least 1 second of video, 0 first and 1 last tokens of the answer")
-
-    def check(self, variant: Variant) -> None:
-        """Refuse what has no axis of its own to close up.
-
-        Raises:
-            UserError: the variant is not a parallel one.
-        """
-        if variant.speaks is not Speaks.PARALLEL:
-            raise UserError(
-                f"the variant {variant.name!r} has no end-less form: take {', '.join(speaking(Speaks.PARALLEL))}, or "
-                "a system of `swwatch turns`"
-            )
-
-    def said(self, kinds: torch.Tensor) -> torch.Tensor | None:
-        """(K',) which of the said tokens stay, given their kinds (K,); None: all. Headers are not counted."""
-        words = (kinds != HEADER).nonzero()[:, 0]
-        if len(words) <= self.text_sink + self.text_window:
-            return None
-        stays = torch.ones(len(kinds), dtype=torch.bool)
-        stays[words[self.text_sink : len(words) - self.text_window]] = False
-        return stays.nonzero()[:, 0]
 
 
 def lay_out(
@@ -130,9 +88,8 @@ class Forgetting:
         said_ids: ids of the said tokens that are kept, fed or not, in order; the repetition penalty counts them.
     """
 
-    def __init__(self, window: Window, session):
-        window.check(session.variant)
-        self.window, self.session = window, session
+    def __init__(self, session):
+        self.window, self.session = session.keep, session
         self.said_ids: list[int] = []
 
     def say(self, ids: list[int]) -> None:
@@ -145,7 +102,7 @@ class Forgetting:
         watched, pending = cache.tokens[WATCHED], [rows for _, rows in session.pending]
         fed = cache.tokens.get(SAID)
         said = Layout.cat([part for part in (fed, *pending) if part is not None]) if fed or pending else watched[:0]
-        placed, words = session.cursor.placed, self.window.said(said.kind_ids)
+        placed, words = session.cursor.placed, self.window.said(~said.where(Kind.HEADER))
         oldest, stays = max(placed) - self.window.vision_s + 1, {}
         gone = [step for step in placed if step < oldest]
         if gone:

@@ -26,7 +26,7 @@ import torch
 from swwatch.data.pixels import merged_grids
 from swwatch.engine.base import BaseSession
 from swwatch.engine.choose import check_parallel
-from swwatch.engine.endless import Forgetting, Window
+from swwatch.engine.endless import Forgetting
 from swwatch.engine.incoming import Incoming
 from swwatch.engine.requests import Feed, Look, Run
 from swwatch.engine.source import Step
@@ -35,6 +35,7 @@ from swwatch.errors import UserError
 from swwatch.model.modeling import Watching
 from swwatch.model.vision_tower import VideoFeatures
 from swwatch.policies.choose import Choosing, Greedy
+from swwatch.policies.keep import ALL, Keep, parse_keep
 from swwatch.policies.see import Seen
 from swwatch.rules.cursor import Cursor
 from swwatch.rules.layout import Kind, Layout
@@ -66,7 +67,7 @@ class Session(BaseSession):
         schedule: Schedule | None = None,
         choose: Choosing | None = None,
         clock=None,
-        window: Window | None = None,
+        keep: Keep | str | None = None,
     ):
         """
         Args:
@@ -74,11 +75,11 @@ class Session(BaseSession):
             schedule: by default the checkpoint's own.
             choose: how tokens are chosen; by default the likeliest one.
             clock: has now() and arrive(at_s) in stream seconds; by default a SimulatedClock.
-            window: what is kept of a stream without end; None: all.
+            keep: what stays of a stream without end; None: all.
         Raises:
-            UserError: the engine cannot run the checkpoint's variant, or not with a window.
+            UserError: the engine cannot run the checkpoint's variant, or does not keep so.
         """
-        self._window = window
+        self.keep = parse_keep(keep or ALL)
         super().__init__(model, choose=choose or Greedy(), clock=clock)
         if self.variant.speaks is Speaks.TURNS:
             raise ValueError(f"{self.variant.name!r} speaks in chat turns: open_session has a form for it")
@@ -93,7 +94,8 @@ class Session(BaseSession):
         self._prompt = list(prompt)
         self._asked = [*prompt, self.markup.video]  # ids that stay in view for ever
         self.chooser.see(self._asked)
-        self._memory = None if window is None else Forgetting(window, self)
+        self.keep.check(self.variant)
+        self._forgetting = Forgetting(self) if self.keep.moves else None
 
     # ---- the whole --------------------------------------------------------------------------------------------------
 
@@ -205,8 +207,8 @@ class Session(BaseSession):
         index, last = incoming.index, incoming.last
         self.closed, self.speaking = last, True
         yield from self._bring_in(incoming)
-        if self._memory is not None and self._memory.forget():
-            self.chooser.begin_anew([*self._asked, *self._memory.said_ids])
+        if self._forgetting is not None and self._forgetting.forget():
+            self.chooser.begin_anew([*self._asked, *self._forgetting.said_ids])
         for ask in incoming.asks:
             self._asked += ask.ids
             self.chooser.see(ask.ids)
@@ -249,8 +251,8 @@ class Session(BaseSession):
 
     def _note(self, ids) -> None:
         """Remember what was said, where some of it will be forgotten."""
-        if self._memory is not None:
-            self._memory.say(ids)
+        if self._forgetting is not None:
+            self._forgetting.say(ids)
 
     def _predict(self, rows: Layout, embeds: torch.Tensor, feeds_left: int) -> Run:
         """Feed text rows; return the logits after the last.
@@ -272,18 +274,18 @@ class Session(BaseSession):
     # ---- keeping ----------------------------------------------------------------------------------------------------
 
     def _new_cache(self):
-        return self.model.new_cache() if self._window is None else self.model.new_cache(endless=True)
+        return self.model.new_cache(endless=True) if self.keep.moves else self.model.new_cache()
 
     def state(self) -> dict:
         return super().state() | {
             "cursor": self.cursor.state(),
             "seen": self.seen.state(),
-            "said_ids": [] if self._memory is None else list(self._memory.said_ids),
+            "said_ids": [] if self._forgetting is None else list(self._forgetting.said_ids),
         }
 
     def restore(self, state: dict) -> None:
         super().restore(state)
         self.cursor.load_state(state["cursor"])
         self.seen.load_state(state["seen"])
-        if self._memory is not None:
-            self._memory.said_ids = list(state["said_ids"])
+        if self._forgetting is not None:
+            self._forgetting.said_ids = list(state["said_ids"])

@@ -18,9 +18,8 @@ from swwatch.engine.requests import Feed, Look, Run
 from swwatch.engine.source import Step
 from swwatch.engine.trace import Asked, Spoken
 from swwatch.errors import UserError
-from swwatch.policies import keep as evict
 from swwatch.policies.choose import Choosing, parse_choose
-from swwatch.policies.keep import Windows, default_windows
+from swwatch.policies.keep import Keep, joined, len_of_mute, parse_keep
 from swwatch.rules import turn_positions as positions
 from swwatch.rules.cursor import layout_of
 from swwatch.rules.families import t_step
@@ -75,8 +74,7 @@ class TurnSession(BaseSession):
         query: str | None = None,
         previous: str | Sequence[int] = "",
         system_text: str = SYSTEM_TEXT,
-        eviction: str | None = None,
-        windows: Windows | None = None,
+        keep: Keep | str | None = None,
         policy: str | None = None,
         choose: Choosing | None = None,
         steps_per_turn: int = 1,
@@ -88,7 +86,7 @@ class TurnSession(BaseSession):
             turns: makes the spans, in the form of a system.
             query: asked in the first turn; by default the system's own.
             previous: words said before the stream began.
-            eviction, windows, policy: of policies.keep and rules.turn_positions; by default the system's own.
+            keep, policy: of policies.keep and rules.turn_positions; by default the system's own.
             choose: how tokens are chosen; by default as the system does.
             steps_per_turn: seconds of video in a turn; the first turn has at least the system's own number.
             clock: has now() and arrive(at_s) in stream seconds.
@@ -96,16 +94,16 @@ class TurnSession(BaseSession):
             UserError: an unknown policy.
         """
         self.turns, self.system = turns, turns.system
-        self.eviction = evict.get(eviction or self.system.eviction)
-        self.windows = windows or default_windows(self.system)
+        self.keep = parse_keep(keep or self.system.keep)
         self.policy = positions.get(policy or self.system.positions)
         choose = parse_choose(choose or self.system.choose)
         super().__init__(model, choose=choose, clock=clock, ellipsis=turns.ellipsis[0])
+        self.keep.check(self.variant)
         self.steps_per_turn = steps_per_turn
         self.t_step = t_step(model.config)
         self.query = self.system.query if query is None else query
         self.context: list[Span] = turns.begin(previous if isinstance(previous, str) else tuple(previous), system_text)
-        self.context = evict.shorten(self.context, self.windows)
+        self.context = self.keep.beginning(self.context)
         self._begin_context = list(self.context)
         self.next_position = self.num_rounds = self.num_laid = self.num_fed = 0
         self._waiting: list[Step] = []  # for the rest of their turn
@@ -210,7 +208,7 @@ class TurnSession(BaseSession):
         query, self.query = self.query, None
         spans = self._closing()
         spans += self.turns.turn(number, start_s, end_s, grid, query)
-        if video is not None and self.eviction.recomputes:
+        if video is not None and self.keep.every_turn:
             self._seen[number] = video
         if not self.num_fed:
             spans, self.context = [*self.context, *spans], []
@@ -227,7 +225,7 @@ class TurnSession(BaseSession):
             yield from self._speak(number, steps[-1].arrival_s if steps else self.clock.now())
         yield from self._tell(wait=True)
         ids = self.context[-1].ids
-        words = ids[: len(ids) - evict.len_of_mute(ids, self._mute)]
+        words = ids[: len(ids) - len_of_mute(ids, self._mute)]
         self.speaking = False
         yield Said(number, start_s, end_s, ids, words, self.clock.now())
 
@@ -291,36 +289,26 @@ class TurnSession(BaseSession):
 
     def _forget(self, end_s: float) -> Run:
         """Let go of what a turn that ends at `end_s` no longer sees."""
-        how, windows = self.eviction, self.windows
         if not self.num_rounds:
             return
-        if how.restarts:
-            begun = min(span.start_s for span in self.context if span.round >= 0)
-            if windows.vision_s is not None and end_s - begun > windows.vision_s + evict.TOLERANCE_S:
-                query = next((span for span in self.context if span.part is Part.QUERY), None)
-                yield from self._begin_anew(self._begin_context)
-                self.query = self.query or (None if query is None else self.turns.tokenizer.decode(query.ids))
+        left = self.keep.left(self.context, self._begin_context, end_s, self._mute)
+        stays = [i for _, place in left for i in place]
+        if not self.keep.every_turn and [span for span, _ in left] == self.context:
             return
-        if how.flushes:
-            if windows.flush_s is not None and evict.seconds_of_video(self.context) >= windows.flush_s:
-                unseen = (Part.VISION, Part.VIDEO)
-                yield from self._begin_anew([span for span in self.context if span.part not in unseen])
-            return
-        if not how.slides:
-            return
-        left = evict.slide(self.context, end_s, windows, self._mute)
-        if not how.recomputes and [place for _, place in left] == [place for _, place in evict.whole(self.context)]:
-            return
-        if self.pending and not (left[-1][1] and left[-1][1][-1] == len(ids_of(self.context)) - 1):
+        if not self.keep.anew and self.pending and stays[-1] != len(ids_of(self.context)) - 1:
             yield from self._read()  # words that are about to move must be in the cache
-        if how.recomputes:
-            yield from self._begin_anew(evict.joined(left))
+        if self.keep.anew:
+            query = next((span for span in self.context if span.part is Part.QUERY), None)
+            yield from self._begin_anew(joined(left))
+            if query is not None and query not in self.context:
+                self.query = self.query or self.turns.tokenizer.decode(query.ids)  # asked again
             return
-        stays, where = torch.tensor([i for _, place in left for i in place], dtype=torch.int64), {}
-        self.context = evict.joined(left)
+        where = {}
+        self.context = joined(left)
         if self.policy.compact:
             where[WATCHED], self.next_position = self.policy.place(self.context, 0, self.t_step)
-        self.pending = hold(self.cache, self.pending, {WATCHED: stays}, where, WATCHED)
+        index = torch.tensor(stays, dtype=torch.int64)
+        self.pending = hold(self.cache, self.pending, {WATCHED: index}, where, WATCHED)
 
     def _begin_anew(self, context: list[Span]) -> Run:
         """Read a context into an empty cache."""
@@ -331,7 +319,7 @@ class TurnSession(BaseSession):
         yield from self._read(list(context), torch.cat(shown) if shown else None)
 
     def _new_cache(self):
-        return self.model.new_cache(endless=self.policy.compact and self.eviction.slides)
+        return self.model.new_cache(endless=self.policy.compact and self.keep.moves)
 
     # ---- keeping ----------------------------------------------------------------------------------------------------
 

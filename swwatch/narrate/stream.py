@@ -12,12 +12,12 @@ import torch
 from swwatch.data.video import FRAMES_PER_STEP, StepFrames
 from swwatch.engine.choose import choose, open_watcher, why_not_fast
 from swwatch.engine.door import about
-from swwatch.engine.endless import Window
 from swwatch.engine.requests import drive
 from swwatch.engine.trace import RealTimeClock, SimulatedClock
 from swwatch.errors import UserError
 from swwatch.narrate.latency import show_lag
 from swwatch.narrate.words import Token, Turn, narration, with_fast_path
+from swwatch.policies.keep import Window
 
 
 def stream(settings, first: StepFrames, steps: Iterator[StepFrames]) -> int:
@@ -66,7 +66,7 @@ def session_options(settings) -> dict:
     asked = {name: getattr(settings, name) for name in names}
     options = {name: value for name, value in asked.items() if value is not None and value is not False}
     if settings.window is not None:
-        options["window"] = Window(settings.window, settings.text_sink, settings.text_window)
+        options["keep"] = Window(settings.window, settings.text_sink, settings.text_window)
         options.setdefault("max_new_tokens", None)
     return options
 

@@ -1,6 +1,6 @@
 """Comment on a video in chat turns, for as long as it lasts, as StreamingVLM and LiveCC do."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from swwatch.config import REQUIRED, read_settings, setting
@@ -11,19 +11,14 @@ from swwatch.policies import keep
 from swwatch.rules import turn_positions
 from swwatch.rules.systems import get
 
-WINDOWS = {  # flag -> what it sets of keep.Windows
+WINDOWS = {  # flag -> the option of a policy that it sets
     "vision_seconds": "vision_s",
     "turns_seconds": "turns_s",
     "flush_seconds": "flush_s",
     "text_sink": "text_sink",
     "text_window": "text_window",
 }
-USES = {  # flags that have a use only where something is forgotten so, or words are drawn
-    "slides": ("vision_seconds", "turns_seconds", "text_sink", "text_window"),
-    "restarts": ("vision_seconds",),
-    "flushes": ("flush_seconds",),
-    "draws": ("temperature", "top_k", "top_p"),
-}
+DRAWS = ("temperature", "top_k", "top_p")  # flags that have a use only where words are drawn
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,7 +30,7 @@ class TurnsSettings(DeviceFlags):
     system: str | None = setting(None, "streamingvlm or livecc; needed where the checkpoint does not name one")
     query: str | None = setting(None, "what is asked in the first turn (default: the system's own)")
     previous: str = setting("", "what was said before (systems that keep previous text)")
-    eviction: str | None = setting(None, f"what is forgotten: {', '.join(keep.POLICIES)} (default: the system's)")
+    eviction: str | None = setting(None, f"what is forgotten: {', '.join(keep.EVICTIONS)} (default: the system's)")
     positions: str | None = setting(
         None, f"where tokens stand: {', '.join(turn_positions.POLICIES)} (default: the system's)"
     )
@@ -60,8 +55,7 @@ class TurnsSettings(DeviceFlags):
 
     def __post_init__(self):
         super().__post_init__()
-        if self.eviction is not None:
-            keep.get(self.eviction)
+        keep.check_eviction(self.eviction)
         if self.positions is not None:
             turn_positions.get(self.positions)
         if self.steps_per_turn < 1:
@@ -69,32 +63,29 @@ class TurnsSettings(DeviceFlags):
         if self.threshold is None and self.threshold_step:
             raise UserError("--threshold-step is added to --threshold: give both")
         if self.system is not None:
-            self.windows(self.system)
+            self.kept(self.system)
 
-    def windows(self, system: str) -> keep.Windows:
-        """How much is kept.
+    def kept(self, system: str) -> keep.Keep:
+        """What is kept.
 
         Raises:
             UserError: numbers that make no sense, flags that would change nothing, or a way to forget that would
                 forget nothing.
         """
-        row = get(system)
         given = {name: getattr(self, flag) for flag, name in WINDOWS.items() if getattr(self, flag) is not None}
-        windows, eviction = replace(keep.default_windows(row), **given), keep.get(self.eviction or row.eviction)
+        own = get(system).keep
+        kind = keep.KEEP[keep.name_of(self.eviction or keep.parse_keep(own).name)]
 
-        used = {flag for how, flags in USES.items() if how != "draws" and getattr(eviction, how) for flag in flags}
-        used |= set() if self.greedy else set(USES["draws"])
-        for flag in dict.fromkeys(flag for flags in USES.values() for flag in flags):
-            if getattr(self, flag) is not None and flag not in used:
-                why = "--greedy" if flag in USES["draws"] else f"--eviction {eviction.name}"
+        idle = {
+            flag: f"--eviction {self.eviction or kind.name}"
+            for flag, name in WINDOWS.items()
+            if name not in kind.windows
+        }
+        idle |= dict.fromkeys(DRAWS, "--greedy") if self.greedy else {}
+        for flag, why in idle.items():
+            if getattr(self, flag) is not None:
                 raise UserError(f"--{flag.replace('_', '-')} has no use with {why}: leave one of them out")
-
-        held = {"vision-seconds": windows.vision_s} if eviction.slides or eviction.restarts else {}
-        held |= {"flush-seconds": windows.flush_s} if eviction.flushes else {}
-        for flag, value in held.items():
-            if value is None:
-                raise UserError(f"--eviction {eviction.name} would keep all video here: give --{flag}")
-        return windows
+        return keep.with_numbers(own, self.eviction, given)
 
 
 def main(argv: list[str]) -> int:

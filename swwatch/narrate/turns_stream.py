@@ -60,9 +60,8 @@ def session_options(settings, system: str) -> dict:
     return {
         "question": settings.query,
         "previous": settings.previous,
-        "eviction": settings.eviction,
         "policy": settings.positions,
-        "windows": settings.windows(system),
+        "keep": settings.kept(system),
         "steps_per_turn": settings.steps_per_turn,
         "choose": replace(choose, **known),
     }

@@ -30,7 +30,7 @@ class StreamWithoutEnd:
     text_sink: int = setting(12, "first words that are kept")
     text_window: int = setting(24, "last words that are kept")
     flush: int = setting(20, "all video goes when there is so much, in seconds")
-    eviction: str | None = setting(None, f"of streamingvlm, livecc: {', '.join(keep.POLICIES)} (default: theirs)")
+    eviction: str | None = setting(None, f"of streamingvlm, livecc: {', '.join(keep.EVICTIONS)} (default: theirs)")
     positions: str | None = setting(None, f"likewise: {', '.join(turn_positions.POLICIES)}")
 
 
@@ -61,8 +61,7 @@ class InspectSettings(StreamWithoutEnd):
             raise UserError("a stream without end is drawn of one variant: say --variant group, streamingvlm, ...")
         if self.variant not in TURNS and (self.eviction or self.positions):
             raise UserError("--eviction and --positions are for --variant streamingvlm and livecc")
-        if self.eviction is not None:
-            keep.get(self.eviction)
+        keep.check_eviction(self.eviction)
         if self.positions is not None:
             turn_positions.get(self.positions)
 

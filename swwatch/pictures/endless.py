@@ -11,7 +11,6 @@ from itertools import count
 import torch
 
 from swwatch.data.turns.prompt import Turns
-from swwatch.engine.endless import Window
 from swwatch.engine.requests import drive
 from swwatch.engine.session import Session
 from swwatch.engine.source import Ask, Order, Step
@@ -19,7 +18,7 @@ from swwatch.engine.trace import Spoken
 from swwatch.engine.turns import STEP_S, Said, TurnSession
 from swwatch.model.dummy import MARKUP, DummyModel, DummyTokenizer, ScriptedChooser
 from swwatch.policies.choose import Greedy
-from swwatch.policies.keep import default_windows
+from swwatch.policies.keep import Keep, Window
 from swwatch.policies.speak import WaitK
 from swwatch.rules.layout import Kind, Layout
 from swwatch.rules.spans import Part, Span
@@ -95,41 +94,38 @@ class Seconds:
         return []
 
 
-def turns_story(
-    system: str, seconds: int, grid: tuple[int, int], words: int, eviction=None, policy=None, windows=None
-) -> Story:
+def turns_story(system: str, seconds: int, grid: tuple[int, int], words: int, keep=None, policy=None) -> Story:
     """A stream in chat turns.
 
     Args:
         system: a row of rules.systems.
         grid: merged rows and columns of a second's patch.
         words: said in a turn, before " ..." and <|im_end|>.
-        eviction, policy, windows: as for TurnSession; by default the system's own.
+        keep, policy: as for TurnSession; by default the system's own.
     """
     row = SYSTEMS[system]
-    windows = windows or default_windows(row)
 
-    def open_session(eviction: str | None, policy: str | None) -> TurnSession:
+    def open_session(keep: Keep | str | None, policy: str | None) -> TurnSession:
         turns = Turns(DummyTokenizer(), row)
         blank = DummyModel(
             system, t_per_step=1 if system == "livecc" else 2, vocab_size=FIRST_WORD + words * seconds + 1
         )
-        options = {"eviction": eviction, "policy": policy, "windows": windows}
+        options = {"keep": keep, "policy": policy}
         session = TurnSession(blank, turns, choose=Greedy(1.0, words + 2), **options)
         session.chooser = ScriptedChooser(
             session.chooser, words + 2, (*turns.ellipsis, turns.im_end), count(FIRST_WORD)
         )
         return session
 
-    session = open_session(eviction, policy)
-    how = f"{session.eviction.name}, {session.policy.name}"
+    session = open_session(keep, policy)
+    how = f"{session.keep.name}, {session.policy.name}"
     story = Story(f"{system} ({how}) after {seconds} s", words)
     said_at: list[int] = []  # of each word, in order
     for event in _moments(session, Seconds(*grid), seconds):
         said_at += [int(event.start_s)] * words
         story.now[round(event.end_s)] = list(_turn_runs(session, said_at))
     story.num_fed = session.num_fed
-    whole = open_session("append", "mrope_full" if session.policy.compact else session.policy.name)
+    whole = open_session("all", "mrope_full" if session.policy.compact else session.policy.name)
     *_, _ = _moments(whole, Seconds(*grid), seconds)
     story.largest = int(whole.cache.tokens[WATCHED].position_ids.max())
     return story
@@ -149,7 +145,7 @@ def endless_story(variant: str, seconds: int, grid: tuple[int, int], words: int,
             DummyModel(variant, WaitK(words)),
             [MARKUP.im_end] * prompt,
             choose=Greedy(max_new_tokens=None),
-            window=window,
+            keep=window,
         )
 
     session = open_session(window)

@@ -1,12 +1,9 @@
 """What `swwatch inspect` does once its flags are read. `settings` are command.InspectSettings."""
 
-from dataclasses import replace
-
-from swwatch.engine.endless import Window
 from swwatch.errors import UserError
 from swwatch.pictures import endless, endless_drawing
 from swwatch.pictures.sample import FEW, draw
-from swwatch.policies import keep
+from swwatch.policies.keep import Window, with_numbers
 from swwatch.policies.speak import parse_schedule
 from swwatch.rules.cursor import layout
 from swwatch.rules.layout import Layout
@@ -46,11 +43,8 @@ def show_endless(settings) -> int:
     if name in SYSTEMS:
         asked = {"vision_s": settings.window, "turns_s": settings.window, "text_sink": settings.text_sink}
         asked |= {"text_window": settings.text_window, "flush_s": settings.flush}
-        eviction = keep.get(settings.eviction or SYSTEMS[name].eviction)
-        used = ("vision_s", "turns_s", "text_sink", "text_window") if eviction.slides or eviction.restarts else ()
-        used += ("flush_s",) if eviction.flushes else ()
-        windows = replace(keep.default_windows(SYSTEMS[name]), **{key: asked[key] for key in used})
-        how = {"eviction": settings.eviction, "policy": settings.positions, "windows": windows}
+        kept = with_numbers(SYSTEMS[name].keep, settings.eviction, asked)
+        how = {"keep": kept, "policy": settings.positions}
         story = endless.turns_story(name, seconds, settings.size, settings.words, **how)
     else:
         window = Window(settings.window, settings.text_sink, settings.text_window)

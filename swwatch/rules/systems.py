@@ -19,10 +19,7 @@ class System:
         first_frames: frames of the first turn at 2 frames a second; every later turn has 2.
         previous_text: older words are kept in a turn of the role "previous text" before all video.
         spaced: an answer's words begin with a space, as in the transcript they were learned from.
-        eviction: a policy of policies.keep; positions: a policy of rules.turn_positions.
-        text_sink, text_window: tokens of the previous text that are kept, first and last.
-        vision_window_s: seconds of video that are kept, the newest included.
-        flush_s: seconds of video after which all of it is dropped, while all text is kept.
+        keep: a policy of policies.keep; positions: a policy of rules.turn_positions.
         choose: how tokens are chosen in live streaming, a policy of policies.choose.
         query: what is asked where nothing else is.
         words_early_s: a training turn has the words that end by so many seconds before its own end; LiveCC's are over
@@ -36,7 +33,7 @@ class System:
     first_frames: int
     previous_text: bool
     spaced: bool
-    eviction: str
+    keep: str
     positions: str
     choose: str
     query: str
@@ -45,10 +42,6 @@ class System:
     words_early_s: float = 0.0
     clip_time: bool = False
     drop_silence: bool = False
-    text_sink: int | None = None
-    text_window: int | None = None
-    vision_window_s: float | None = None
-    flush_s: float | None = None
 
 
 def get(name: str) -> System:
@@ -70,24 +63,20 @@ SYSTEMS = {
             first_frames=2,
             previous_text=True,
             spaced=True,
-            eviction="sink_window",
+            keep="sink_window:16:turns_s=16:text_sink=512:text_window=512",
             positions="mrope_contiguous",
             choose="sampling:0.9:penalty=1.05:max_new_tokens=20",
             query="Commentate on this match",
-            text_sink=512,
-            text_window=512,
-            vision_window_s=16.0,
         ),
         System(
             "livecc",
             first_frames=6,
             previous_text=False,
             spaced=False,
-            eviction="flush",
+            keep="flush:240",
             positions="mrope_full",
             choose="sampling:penalty=1.05:max_new_tokens=16",
             query="Please describe the video.",
-            flush_s=240.0,
             words_early_s=0.5,
             clip_time=True,
             drop_silence=True,

@@ -7,7 +7,6 @@ import weakref
 import pytest
 
 from swwatch.engine.batch import Batch, Ended, OutOfMemory
-from swwatch.engine.endless import Window
 from swwatch.engine.fused import FusedSession
 from swwatch.engine.requests import Wait, drive
 from swwatch.engine.serial import SerialSession
@@ -15,6 +14,7 @@ from swwatch.engine.session import Session
 from swwatch.engine.source import Step
 from swwatch.errors import UserError
 from swwatch.policies.choose import Greedy
+from swwatch.policies.keep import Window
 from tests.engine.test_batch import plain, together, whole
 from tests.helpers.faults import failing, out_of_memory
 from tests.helpers.feeds import Arrived, small

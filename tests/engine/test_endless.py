@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from swwatch.engine.choose import open_session
-from swwatch.engine.endless import Window, lay_out
+from swwatch.engine.endless import lay_out
 from swwatch.engine.fused import FusedSession
 from swwatch.engine.requests import drive
 from swwatch.engine.session import Session
@@ -15,6 +15,7 @@ from swwatch.engine.trace import SimulatedClock, Spoken
 from swwatch.errors import UserError
 from swwatch.model.loading import load
 from swwatch.policies.choose import Greedy
+from swwatch.policies.keep import Window
 from swwatch.policies.speak import RandomK, WaitK
 from swwatch.rules.cursor import layout
 from swwatch.rules.layout import KINDS, Kind, Layout
@@ -37,7 +38,7 @@ def source(stream, pace_s: float, clock) -> FileSource:
     return FileSource(steps, lambda step: step, clock)
 
 
-def run(loaded, stream, kind=Session, *, window=SMALL, schedule=None, pace_s=0.0, look=None, **options):
+def run(loaded, stream, kind=Session, *, keep=SMALL, schedule=None, pace_s=0.0, look=None, **options):
     """The spoken tokens, and the session."""
     clock = SimulatedClock(now=lambda: 0.0)  # all that has arrived at a step's own time is there
     options = {
@@ -45,7 +46,7 @@ def run(loaded, stream, kind=Session, *, window=SMALL, schedule=None, pace_s=0.0
         "schedule": schedule or WaitK(3),
         "clock": clock,
     } | options
-    session, tokens = kind(loaded.model, stream.prompt, window=window, **options), []
+    session, tokens = kind(loaded.model, stream.prompt, keep=keep, **options), []
     for event in drive(loaded.model, session.run(source(stream, pace_s, clock))):
         if isinstance(event, Spoken):
             if look and (not tokens or tokens[-1].step != event.step):
@@ -70,8 +71,8 @@ def one_layer(tmp_path_factory):
 def test_fused_says_what_serial_says(load_tiny, variant, sizes, schedule, window, pace_s, seed):
     loaded = load_tiny(variant)
     stream = random_stream(loaded, sizes, seed=seed)
-    serial, _ = run(loaded, stream, window=window, schedule=schedule)
-    fused, session = run(loaded, stream, FusedSession, window=window, schedule=schedule, pace_s=pace_s)
+    serial, _ = run(loaded, stream, keep=window, schedule=schedule)
+    fused, session = run(loaded, stream, FusedSession, keep=window, schedule=schedule, pace_s=pace_s)
     assert fused == serial
     if pace_s == 0 and len(sizes) > 1 and isinstance(schedule, WaitK):
         assert session.num_fused > 0
@@ -80,9 +81,9 @@ def test_fused_says_what_serial_says(load_tiny, variant, sizes, schedule, window
 @pytest.mark.parametrize("variant", PARALLEL)
 def test_a_window_that_holds_everything_changes_nothing(load_tiny, variant):
     loaded, stream = load_tiny(variant), random_stream(load_tiny(variant), [(2, 3), (1, 2)] * 3)
-    wide = run(loaded, stream, window=Window(vision_s=6, text_sink=90, text_window=90))[0]
-    plain = run(loaded, stream, window=None)[0]
-    assert plain == run(loaded, stream, window=None)[0]
+    wide = run(loaded, stream, keep=Window(vision_s=6, text_sink=90, text_window=90))[0]
+    plain = run(loaded, stream, keep=None)[0]
+    assert plain == run(loaded, stream, keep=None)[0]
     assert wide == plain
     assert plain != run(loaded, stream)[0]
 
@@ -105,7 +106,7 @@ def test_in_one_layer_it_is_as_if_the_rest_had_been_all_there_ever_was(
         def _predict(self, rows, embeds, feeds_left):
             logits = yield from super()._predict(rows, embeds, feeds_left)
             watched, said = self.cache.tokens[WATCHED], self.cache.tokens[SAID]
-            ids = self._memory.said_ids[: len(said)]
+            ids = self._forgetting.said_ids[: len(said)]
             prompt = model.embed(stream.prompt)
             seen = [videos[i] for i in watched.step[watched.kind_ids == KINDS.index(Kind.VIDEO)].unique().tolist()]
             suffix = watched.where(Kind.SUFFIX).sum()
@@ -123,7 +124,7 @@ def test_in_one_layer_it_is_as_if_the_rest_had_been_all_there_ever_was(
             type(self).checked += 1
             return logits
 
-    tokens, _ = run(loaded, stream, Checked, window=window, schedule=schedule)
+    tokens, _ = run(loaded, stream, Checked, keep=window, schedule=schedule)
     assert Checked.checked == len(tokens)
 
 
@@ -139,7 +140,7 @@ def test_what_is_kept_stands_as_a_stream_that_began_with_it(load_tiny, variant):
         said = [session.cache.tokens[SAID]] if SAID in session.cache.tokens else []
         seen.append((step, watched, Layout.cat([*said, *(rows for _, rows in session.pending)])))
 
-    run(loaded, stream, look=look, window=Window(3, 0, 3))
+    run(loaded, stream, look=look, keep=Window(3, 0, 3))
     step, watched, said = seen[6]
     assert step == 6 and watched.step.unique().tolist() == [0, 4, 5, 6]  # the prompt counts to step 0
     # header and the last three words, which step 5 said: they are what this shorter stream says at its second step
@@ -191,7 +192,7 @@ def test_a_long_stream_stays_within_its_bounds(load_tiny, variant, kind):
     clock = SimulatedClock(now=lambda: 0.0)
     many = FileSource((Step(stream.pixels[0], stream.grids[0], 0.0) for _ in range(steps)), lambda s: s, clock)
     session = kind(
-        loaded.model, stream.prompt, window=window, choose=Greedy(max_new_tokens=None), schedule=WaitK(3), clock=clock
+        loaded.model, stream.prompt, keep=window, choose=Greedy(max_new_tokens=None), schedule=WaitK(3), clock=clock
     )
     highest, lengths = [], []
     for event in drive(loaded.model, session.run(many)):
@@ -205,7 +206,7 @@ def test_a_long_stream_stays_within_its_bounds(load_tiny, variant, kind):
     assert max(watched for watched, _ in lengths) <= 4 + 5 * 4, "four seconds, and the one about to come"
     assert max(said for _, said in lengths) <= 3 + 3 + 6 + 3, "header, sink, window, and the words of this step"
     assert max(highest[600:]) == max(highest[:600]) < 80
-    assert len(session._memory.said_ids) < 20
+    assert len(session._forgetting.said_ids) < 20
 
 
 def test_questions_stay_in_view(load_tiny):
@@ -216,7 +217,7 @@ def test_questions_stay_in_view(load_tiny):
     file = source(stream, 0.0, clock)
     turn, told = (7, 8, 9, loaded.markup.vision_start), []
     file.orders = lambda: told.pop() if told else []
-    session = Session(loaded.model, stream.prompt, window=SMALL, choose=Greedy(max_new_tokens=None), clock=clock)
+    session = Session(loaded.model, stream.prompt, keep=SMALL, choose=Greedy(max_new_tokens=None), clock=clock)
     steps = set()
     for event in drive(loaded.model, session.run(file)):
         if isinstance(event, Spoken) and event.step not in steps:
@@ -234,9 +235,9 @@ def test_questions_stay_in_view(load_tiny):
 def test_what_has_no_endless_form_says_so(load_tiny):
     for variant in speaking(Speaks.OFFLINE, Speaks.ALTERNATING):
         with pytest.raises(UserError, match="overlap, group, gap"):
-            open_session("serial", load_tiny(variant).model, [1], window=SMALL)
+            open_session("serial", load_tiny(variant).model, [1], keep=SMALL)
     with pytest.raises(UserError, match="take serial or fused"):
-        open_session("streams", load_tiny("group").model, [1], watcher=object(), window=SMALL)
+        open_session("streams", load_tiny("group").model, [1], watcher=object(), keep=SMALL)
     for bad in ((0, 1, 1), (1, -1, 1), (1, 1, 0)):
-        with pytest.raises(UserError, match="at least 1 second"):
+        with pytest.raises(UserError, match="must be at least"):
             Window(*bad)

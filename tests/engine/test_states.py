@@ -5,13 +5,12 @@ import torch
 
 from swwatch.data.turns.prompt import Turns
 from swwatch.engine.choose import open_session, open_watcher
-from swwatch.engine.endless import Window
 from swwatch.engine.requests import Request, Wait, answer_to
 from swwatch.engine.source import Ask, Step
 from swwatch.engine.trace import SimulatedClock, Spoken
 from swwatch.errors import UserError
 from swwatch.policies.choose import Greedy
-from swwatch.policies.keep import Windows
+from swwatch.policies.keep import Recompute, SinkWindow, Window
 from swwatch.policies.speak import RandomK
 from swwatch.rules.systems import SYSTEMS
 from swwatch.rules.variants import TURNS, VARIANTS, Speaks
@@ -76,10 +75,10 @@ def steps_of(stream) -> list[Step]:
 
 
 CASES = [(name, "serial", {}) for name in (*VARIANTS, *TURNS)]
-CASES += [(name, "fused", {"window": Window(3, 2, 5)}) for name in PARALLEL]
-CASES += [("streamingvlm", "serial", {"windows": Windows(3, 3, 4, 6)})]
-CASES += [("streamingvlm", "serial", {"windows": Windows(3, 3, 4, 6), "eviction": "recompute"})]
-CASES += [("livecc", "serial", {"windows": Windows(flush_s=4)})]
+CASES += [(name, "fused", {"keep": Window(3, 2, 5)}) for name in PARALLEL]
+CASES += [("streamingvlm", "serial", {"keep": SinkWindow(3, 3, 4, 6)})]
+CASES += [("streamingvlm", "serial", {"keep": Recompute(3, 3, 4, 6)})]
+CASES += [("livecc", "serial", {"keep": "flush:4"})]
 
 
 @pytest.mark.parametrize(("variant", "engine", "options"), CASES, ids=lambda value: str(value)[:30])

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from swwatch.engine.requests import drive
 from swwatch.engine.turns import TurnSession
 from swwatch.model.loading import load
-from swwatch.policies.keep import Windows
+from swwatch.policies.keep import Flush, Recompute, Restart, SinkWindow
 from swwatch.rules.families import t_step
 from swwatch.rules.spans import Part, ids_of
 from swwatch.rules.turn_positions import POLICIES
@@ -27,7 +27,7 @@ from tests.helpers.turn_streams import (
     words_of,
 )
 
-SMALL = Windows(vision_s=3, turns_s=3, text_sink=4, text_window=6)
+SMALL = SinkWindow(3, 3, 4, 6)
 
 
 @pytest.fixture(scope="module")
@@ -105,11 +105,13 @@ def _last(session) -> int:
     return min(len(session.context[-1]), GREEDY.max_new_tokens) - 1
 
 
-@pytest.mark.parametrize("windows", [SMALL, Windows(4, 2, 3, 5), Windows(2, 4, 3, 5), Windows(0, 0, 2, 2)], ids=str)
+@pytest.mark.parametrize(
+    "windows", [SMALL, SinkWindow(4, 2, 3, 5), SinkWindow(2, 4, 3, 5), SinkWindow(0, 0, 2, 2)], ids=str
+)
 def test_in_one_layer_forgetting_is_as_if_the_rest_had_been_all_there_ever_was(one_layer, windows):
     loaded, steps = one_layer["streamingvlm"], random_steps(one_layer["streamingvlm"], 12, ((2, 2), (1, 3)))
     videos = watched(loaded, steps)
-    session = begin(loaded, Scripted, windows=windows).tell(answers(loaded, 12))
+    session = begin(loaded, Scripted, keep=windows).tell(answers(loaded, 12))
     compared = []
 
     def look(session):
@@ -129,7 +131,7 @@ def test_in_one_layer_forgetting_is_as_if_the_rest_had_been_all_there_ever_was(o
 def test_what_is_kept_after_every_turn(load_tiny):
     loaded = load_tiny("streamingvlm")
     told = answers(loaded, 14)
-    session = begin(loaded, Scripted, windows=SMALL, query="What now").tell(told)
+    session = begin(loaded, Scripted, keep=SMALL, query="What now").tell(told)
     end, mute, number = session.turns.im_end, session._mute, iter(range(99))
     system = session.context[0]
 
@@ -164,7 +166,7 @@ def test_append_keeps_the_same_members_at_positions_that_only_grow_and_equals_co
     loaded, steps = load_tiny("streamingvlm"), random_steps(load_tiny("streamingvlm"), 8)
     told, seen, where, members = answers(loaded, 8), {}, {}, {}
     for policy in ("mrope_append", "mrope_contiguous"):
-        session = begin(loaded, Scripted, windows=SMALL, policy=policy).tell(told)
+        session = begin(loaded, Scripted, keep=SMALL, policy=policy).tell(told)
         marks, where[policy], members[policy] = [], [], []
 
         def look(s, marks=marks, where=where[policy], members=members[policy]):
@@ -182,7 +184,7 @@ def test_append_keeps_the_same_members_at_positions_that_only_grow_and_equals_co
     ends = [int(positions.max()) for positions in where["mrope_append"]]
     assert all(a < b for a, b in zip(ends, ends[1:], strict=False)) and ends[-1] > 2 * ends[2]
     assert ends[-1] > where["mrope_contiguous"][-1].max()
-    session = begin(loaded, eviction="append")
+    session = begin(loaded, keep="all")
     play(session, steps)
     assert sum(span.part is Part.VIDEO for span in session.context) == 8
 
@@ -190,7 +192,7 @@ def test_append_keeps_the_same_members_at_positions_that_only_grow_and_equals_co
 def test_recompute_is_a_fresh_forward_over_the_window_at_every_turn(load_tiny):
     loaded, steps = load_tiny("streamingvlm"), random_steps(load_tiny("streamingvlm"), 9)
     videos = watched(loaded, steps)
-    session = begin(loaded, Scripted, windows=SMALL, eviction="recompute").tell(answers(loaded, 9))
+    session = begin(loaded, Scripted, keep=Recompute(3, 3, 4, 6)).tell(answers(loaded, 9))
 
     def look(session):
         held = sorted({span.round for span in session.context if span.part is Part.VIDEO})
@@ -203,7 +205,7 @@ def test_recompute_is_a_fresh_forward_over_the_window_at_every_turn(load_tiny):
 
 def test_a_window_without_overlap_holds_its_seconds_and_then_begins_anew(load_tiny):
     loaded, rounds = load_tiny("streamingvlm"), []
-    session = begin(loaded, eviction="restart", windows=Windows(vision_s=3.0))
+    session = begin(loaded, keep=Restart(3.0))
     play(
         session,
         random_steps(loaded, 8),
@@ -214,7 +216,7 @@ def test_a_window_without_overlap_holds_its_seconds_and_then_begins_anew(load_ti
 
 def test_a_flush_drops_all_video_keeps_all_text_and_reads_it_anew(load_tiny):
     loaded = load_tiny("livecc")
-    session = begin(loaded, windows=Windows(flush_s=5.0))
+    session = begin(loaded, keep=Flush(5.0))
     texts, videos = [], []
 
     def look(session):
@@ -260,8 +262,8 @@ def test_two_streams_on_one_model_do_not_disturb_each_other(load_tiny):
     for name in ("streamingvlm", "livecc"):
         loaded = load_tiny(name)
         streams = [random_steps(loaded, 6, seed=seed) for seed in (1, 2)]
-        alone = [play(begin(loaded, windows=SMALL), steps) for steps in streams]
-        both = [begin(loaded, windows=SMALL) for _ in streams]
+        alone = [play(begin(loaded, keep=SMALL), steps) for steps in streams]
+        both = [begin(loaded, keep=SMALL) for _ in streams]
         runs = [drive(loaded.model, s.run(Steps(list(steps)))) for s, steps in zip(both, streams, strict=True)]
         mixed, open_runs = [[], []], {0, 1}
         while open_runs:
@@ -282,7 +284,7 @@ def test_interleaved_streams_have_the_logits_of_streams_alone_to_the_bit(load_ti
         made = [random_steps(loaded, 6, seed=seed) for seed in (1, 2)]
 
         def fresh(loaded=loaded):
-            return [begin(loaded, Scripted, windows=SMALL).tell(answers(loaded, 6, seed)) for seed in (1, 2)]
+            return [begin(loaded, Scripted, keep=SMALL).tell(answers(loaded, 6, seed)) for seed in (1, 2)]
 
         alone, both = fresh(), fresh()
         for session, steps in zip(alone, made, strict=True):
@@ -297,8 +299,8 @@ def test_interleaved_streams_have_the_logits_of_streams_alone_to_the_bit(load_ti
 
 def test_a_saved_stream_goes_on_as_if_it_had_never_stopped(load_tiny, tmp_path):
     loaded, steps = load_tiny("streamingvlm"), random_steps(load_tiny("streamingvlm"), 10)
-    whole = [turn.ids for turn in play(begin(loaded, windows=SMALL), steps)]
-    first, second = begin(loaded, windows=SMALL), begin(loaded, windows=SMALL)
+    whole = [turn.ids for turn in play(begin(loaded, keep=SMALL), steps)]
+    first, second = begin(loaded, keep=SMALL), begin(loaded, keep=SMALL)
     before = [turn.ids for turn in play(first, steps[:6])]
     torch.save(first.state(), tmp_path / "state.pt")
     play(first, steps[6:])  # the saved state is not touched by going on
@@ -325,7 +327,7 @@ def test_a_question_about_what_was_watched_needs_no_second_look(load_tiny):
 
 def test_turns_of_two_seconds_keep_as_many_seconds(load_tiny):
     loaded = load_tiny("streamingvlm")
-    session = begin(loaded, windows=Windows(4, 4, 4, 4), steps_per_turn=2)
+    session = begin(loaded, keep=SinkWindow(4, 4, 4, 4), steps_per_turn=2)
     held = []
     play(
         session, random_steps(loaded, 12), lambda s: held.append([x.end_s for x in s.context if x.part is Part.VIDEO])
@@ -333,8 +335,8 @@ def test_turns_of_two_seconds_keep_as_many_seconds(load_tiny):
     assert held[-1] == [10.0, 12.0]
 
 
-@pytest.mark.parametrize("eviction", ["append", "sink_window", "recompute", "restart"])
-def test_the_modes_of_the_comparison_all_run(load_tiny, eviction):
+@pytest.mark.parametrize("keep", ["all", SMALL, Recompute(3, 3, 4, 6), "restart:3"], ids=str)
+def test_the_modes_of_the_comparison_all_run(load_tiny, keep):
     loaded = load_tiny("streamingvlm")
-    said = play(begin(loaded, TurnSession, windows=SMALL, eviction=eviction, query="Go"), random_steps(loaded, 8))
+    said = play(begin(loaded, TurnSession, keep=keep, query="Go"), random_steps(loaded, 8))
     assert len(said) == 8

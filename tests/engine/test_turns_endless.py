@@ -14,7 +14,7 @@ from swwatch.engine.turns import Said, TurnSession
 from swwatch.model.dummy import DummyModel, DummyTokenizer, ScriptedChooser
 from swwatch.model.loading import load
 from swwatch.policies.choose import Greedy
-from swwatch.policies.keep import Windows
+from swwatch.policies.keep import All, SinkWindow
 from swwatch.rules.spans import Part, ids_of
 from swwatch.rules.systems import SYSTEMS
 from swwatch.rules.visibility import WATCHED
@@ -85,8 +85,8 @@ def test_positions_and_work_are_the_same_late_as_early_where_windows_slide_and_g
     """Every turn says as much. Work is counted: rows fed, and the keys that they may read."""
     turn = [*range(40, 42), *begin(small)._mute]
     highest, work = {}, {}
-    for eviction, policy in (("sink_window", "mrope_contiguous"), ("append", "mrope_append")):
-        session = begin(small, Scripted, windows=Windows(4, 4, 8, 8), eviction=eviction, policy=policy, choose=LONG)
+    for keep, policy in ((SinkWindow(4, 4, 8, 8), "mrope_contiguous"), (All(8, 8), "mrope_append")):
+        session = begin(small, Scripted, keep=keep, policy=policy, choose=LONG)
         ends, rows, keys = [], 0, 0
         for event in requests(small.model, session.tell([turn] * 80).run(Unending(random_steps(small, 1)[0], 80))):
             if isinstance(event, Feed):
@@ -94,13 +94,13 @@ def test_positions_and_work_are_the_same_late_as_early_where_windows_slide_and_g
             elif isinstance(event, Said):
                 ends.append((int(session.cache.tokens[WATCHED].position_ids.max()), rows, keys))
                 rows = keys = 0
-        highest[eviction], work[eviction] = [end[0] for end in ends], [end[1:] for end in ends]
-    sliding, growing = work["sink_window"], work["append"]
+        highest[keep.name], work[keep.name] = [end[0] for end in ends], [end[1:] for end in ends]
+    sliding, growing = work["sink_window"], work["all"]
     assert len(set(highest["sink_window"][20:])) == 1, "labels have as many digits from second 11 to 98"
     assert len(set(sliding[20:])) == 1
     assert {rows for rows, _ in growing[20:]} == {sliding[20][0]}, "both feed what is new, and nothing else"
     assert all(a[1] < b[1] for a, b in zip(growing[1:], growing[2:], strict=False))
-    assert all(a < b for a, b in zip(highest["append"], highest["append"][1:], strict=False))
+    assert all(a < b for a, b in zip(highest["all"], highest["all"][1:], strict=False))
 
 
 @pytest.mark.parametrize(

@@ -262,7 +262,7 @@ def test_no_memory_for_pixels_ends_that_session_and_not_its_sender(load_tiny, mo
         other, session = (stage.open(question=QUESTION, choose=ANSWER, policy=policy, queue_size=8) for _ in "ab")
         push_all(session, pictures[:2])
         events = read_until(session, lambda events: len(said(events)) == 3)
-        monkeypatch.setattr(session._encoder, "encode", Mock(side_effect=out_of_memory()))
+        monkeypatch.setattr(session._encode.frames, "encode", Mock(side_effect=out_of_memory()))
         push_all(session, pictures[2:4], start_s=1.0)
         more, end = read_to_end(session)
         assert isinstance(end.error, OutOfMemory) and said(events + more) == alone[:3]

@@ -154,7 +154,7 @@ def test_mistakes_are_told(load_tiny, clip, tiny_checkpoint):
     with pytest.raises(UserError, match="keeps no previous text"):
         command.main([*flags, "--previous", "Before"])
     for more, words in (
-        (["--flush-seconds", "-1"], "flush_s must not be below 0"),
+        (["--flush-seconds", "-1"], "flush_s must be at least 0"),
         (["--vision-seconds", "9"], "--vision-seconds has no use with --eviction flush"),
         (["--eviction", "append", "--flush-seconds", "9"], "--flush-seconds has no use with --eviction append"),
         (["--eviction", "restart"], "--eviction restart would keep all video here: give --vision-seconds"),
@@ -163,5 +163,5 @@ def test_mistakes_are_told(load_tiny, clip, tiny_checkpoint):
     ):
         with pytest.raises(UserError, match=words):
             command.main([*flags, *more])
-    with pytest.raises(UserError, match="vision_s must not be below 0"):
-        command.main([*flags, "--vision-seconds", "-1"])
+    with pytest.raises(UserError, match="vision_s must be at least 0"):
+        command.main([*flags, "--eviction", "restart", "--vision-seconds", "-1"])

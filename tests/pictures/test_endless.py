@@ -3,14 +3,13 @@
 import pytest
 import torch
 
-from swwatch.engine.endless import Window
 from swwatch.errors import UserError
 from swwatch.pictures import endless as kept
 from swwatch.pictures.command import main
-from swwatch.policies.keep import Windows
+from swwatch.policies.keep import SinkWindow, Window
 from swwatch.rules.variants import Speaks, speaking
 
-SMALL = Windows(4, 4, 3, 5)
+SMALL = SinkWindow(4, 4, 3, 5)
 
 
 def seconds_of(runs, *what) -> list[int]:
@@ -18,7 +17,7 @@ def seconds_of(runs, *what) -> list[int]:
 
 
 def test_streamingvlm_keeps_its_window_of_video_and_both_ends_of_its_words():
-    story = kept.turns_story("streamingvlm", 20, (1, 2), 3, windows=SMALL)
+    story = kept.turns_story("streamingvlm", 20, (1, 2), 3, keep=SMALL)
     for now, runs in story.now.items():
         assert sorted(set(seconds_of(runs, "video"))) == list(range(max(0, now - 4), now))
         assert sorted(set(seconds_of(runs, "words"))) == list(range(max(0, now - 4), now))
@@ -28,7 +27,7 @@ def test_streamingvlm_keeps_its_window_of_video_and_both_ends_of_its_words():
 
 
 def test_livecc_flushes_all_video_at_once_and_keeps_every_word():
-    story = kept.turns_story("livecc", 20, (1, 1), 2, windows=Windows(flush_s=8))
+    story = kept.turns_story("livecc", 20, (1, 1), 2, keep="flush:8")
     counts = [len(set(seconds_of(story.now[now], "video"))) for now in range(3, 21)]
     assert max(counts) == 8 and counts[counts.index(8) + 1] == 1, "the second after a flush is alone"
     assert len(seconds_of(story.kept, "words")) == 2 * len(story.now)

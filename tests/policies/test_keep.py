@@ -1,7 +1,5 @@
 """What leaves a stream in turns, when, and what that leaves behind: questions, sizes of pictures, ends of answers."""
 
-from dataclasses import replace
-
 import pytest
 import torch
 
@@ -10,22 +8,22 @@ from swwatch.engine.requests import drive
 from swwatch.engine.source import Ask
 from swwatch.engine.turns import Said
 from swwatch.policies.choose import Greedy
-from swwatch.policies.keep import Windows
+from swwatch.policies.keep import Flush, SinkWindow
 from swwatch.rules.spans import Part, ids_of
 from swwatch.rules.turn_positions import POLICIES
 from swwatch.rules.visibility import WATCHED
 from tests.helpers.turn_streams import Scripted, Steps, answers, begin, play, random_steps, watched, words_of
 
-SMALL = Windows(vision_s=3, turns_s=3, text_sink=4, text_window=6)
+SMALL = SinkWindow(3, 3, 4, 6)
 LONG = Greedy(1.0, 9)
 
 
 def test_with_more_layers_the_first_ones_keys_are_those_of_a_fresh_forward_and_later_ones_remember(load_tiny):
     loaded, steps = load_tiny("streamingvlm"), random_steps(load_tiny("streamingvlm"), 9)
     videos = watched(loaded, steps)
-    session = begin(loaded, Scripted, windows=SMALL).tell(answers(loaded, 9))
+    session = begin(loaded, Scripted, keep=SMALL).tell(answers(loaded, 9))
     play(session, steps)
-    fresh = begin(loaded, windows=SMALL)
+    fresh = begin(loaded, keep=SMALL)
     fresh._seen = dict(enumerate(videos))
     list(drive(loaded.model, fresh._begin_anew(session.context)))
     length = session.cache.get_seq_length()
@@ -35,12 +33,12 @@ def test_with_more_layers_the_first_ones_keys_are_those_of_a_fresh_forward_and_l
 
 
 @pytest.mark.parametrize(
-    ("windows", "first"), [(Windows(4, 2, 3, 5), "words"), (Windows(2, 4, 3, 5), "video")], ids=str
+    ("windows", "first"), [(SinkWindow(4, 2, 3, 5), "words"), (SinkWindow(2, 4, 3, 5), "video")], ids=str
 )
 def test_what_has_the_shorter_window_goes_first(load_tiny, windows, first):
     """A turn loses its video alone, or its label and answer alone, and the rest when both windows have passed."""
     loaded, parts = load_tiny("streamingvlm"), []
-    session = begin(loaded, Scripted, windows=windows, choose=LONG).tell([[5, *begin(loaded)._mute]] * 8)
+    session = begin(loaded, Scripted, keep=windows, choose=LONG).tell([[5, *begin(loaded)._mute]] * 8)
     play(session, random_steps(loaded, 8), lambda s: parts.append([{x.part for x in s.context if x.round == 1}]))
     video, told = {Part.VISION, Part.VIDEO}, {Part.LABEL, Part.HEADER, Part.ANSWER, Part.CLOSE}
     frame = {Part.HEAD, Part.TAIL}
@@ -54,7 +52,7 @@ def test_what_has_the_shorter_window_goes_first(load_tiny, windows, first):
 @pytest.mark.parametrize("system", ["streamingvlm", "livecc"])
 def test_a_question_in_mid_stream_is_asked_once_in_its_turn_and_outlives_its_video(load_tiny, system):
     loaded = load_tiny(system)
-    session = begin(loaded, windows=replace(SMALL, flush_s=4), query="First")
+    session = begin(loaded, keep=SMALL if system == "streamingvlm" else Flush(4), query="First")
     source, asked, now = Steps(random_steps(loaded, 14)), [], "Now what"
     for event in drive(loaded.model, session.run(source)):
         if isinstance(event, Said):
@@ -90,7 +88,7 @@ def test_another_end_than_the_chats_own_ends_a_turn_as_that_does(load_tiny):
     loaded = load_tiny("streamingvlm")
     end = loaded.tokenizer.convert_tokens_to_ids("<|endoftext|>")
     assert end in loaded.model.generation_config.eos_token_id
-    session = begin(loaded, Scripted, windows=SMALL).tell([[7, end]] * 8)
+    session = begin(loaded, Scripted, keep=SMALL).tell([[7, end]] * 8)
     said = play(session, random_steps(loaded, 8))
     assert {turn.ids for turn in said} == {(7, session.turns.im_end)} and {turn.words for turn in said} == {(7,)}
     assert end not in ids_of(session.context)
@@ -100,7 +98,7 @@ def test_a_long_text_is_read_anew_in_parts_with_the_same_result(load_tiny, monke
     loaded, seen = load_tiny("livecc"), []
     for at_once in (4096, 7):
         monkeypatch.setattr(turns_session, "AT_ONCE", at_once)
-        session = begin(loaded, Scripted, windows=Windows(flush_s=4)).tell(answers(loaded, 9))
+        session = begin(loaded, Scripted, keep=Flush(4)).tell(answers(loaded, 9))
         play(session, random_steps(loaded, 9))
         seen.append(torch.stack(session.seen_logits))
     torch.testing.assert_close(*seen, atol=1e-4, rtol=0)

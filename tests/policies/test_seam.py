@@ -19,7 +19,6 @@ from swwatch.data.packing import Pack
 from swwatch.data.prompt import IGNORED, load_prompts
 from swwatch.engine.batch import Batch, Ended
 from swwatch.engine.beside import StreamsSession, TwoDeviceSession
-from swwatch.engine.endless import Window
 from swwatch.engine.fused import FusedSession
 from swwatch.engine.requests import drive
 from swwatch.engine.session import Session
@@ -30,6 +29,7 @@ from swwatch.errors import UserError
 from swwatch.model.loading import load
 from swwatch.model.settings import Settings
 from swwatch.policies.choose import Greedy
+from swwatch.policies.keep import Window
 from swwatch.policies.see import ALL, SEE, See, Seen
 from swwatch.policies.speak import SPEAK, Speak, WaitK
 from swwatch.rules.layout import Kind
@@ -269,7 +269,7 @@ def test_a_window_strikes_out_what_see_drops_and_moves_nothing_else(world, varia
     model, samples = world(variant, see, EveryThird(2))
     stream = stream_of(samples[0])
     answer = stream.answer[:20]
-    how = {"window": Window(vision_s=3, text_sink=2, text_window=5), "choose": Greedy(max_new_tokens=20)}
+    how = {"keep": Window(vision_s=3, text_sink=2, text_window=5), "choose": Greedy(max_new_tokens=20)}
 
     def watched_after(step, policy=see, again=False):
         with mock.patch.object(model, "settings", replace(model.settings, see=policy)):

@@ -17,14 +17,13 @@ from swwatch.bench.stopwatch import Stopwatch
 from swwatch.data.turns.prompt import Turns
 from swwatch.engine import choose
 from swwatch.engine.base import BaseSession
-from swwatch.engine.endless import Window
 from swwatch.engine.requests import drive
 from swwatch.engine.source import Step
 from swwatch.engine.trace import Spoken
 from swwatch.engine.turns import STEP_S
 from swwatch.model.dummy import DummyTokenizer, ScriptedChooser
 from swwatch.policies.choose import Greedy, parse_choose
-from swwatch.policies.keep import Windows
+from swwatch.policies.keep import Window, with_numbers
 from swwatch.policies.speak import WaitK
 from swwatch.rules.systems import SYSTEMS
 
@@ -40,16 +39,17 @@ def open_session(mode: Mode, model, settings: EndlessSettings) -> BaseSession:
     if mode.engine:
         options = {"schedule": WaitK(tokens), "choose": Greedy(max_new_tokens=None)}
         keeps = Window(settings.vision_s, sink, window)
-        return choose.open_session(mode.engine, model, prompt_of(model, settings.seed), window=keeps, **options)
+        return choose.open_session(mode.engine, model, prompt_of(model, settings.seed), keep=keeps, **options)
     vision_s = settings.restart_s if mode.eviction == "restart" else float(settings.vision_s)
+    numbers = {"vision_s": vision_s, "turns_s": vision_s, "flush_s": settings.flush_s}
+    numbers |= {"text_sink": sink, "text_window": window}
     turns = Turns(DummyTokenizer(), SYSTEMS[mode.system])
     session = choose.open_session(
         "serial",
         model,
         turns,
-        eviction=mode.eviction,
+        keep=with_numbers(turns.system.keep, mode.eviction, numbers),
         policy=mode.positions,
-        windows=Windows(vision_s, vision_s, sink, window, settings.flush_s),
         choose=Greedy(parse_choose(turns.system.choose).penalty, tokens),
     )
     session.chooser = ScriptedChooser(session.chooser, tokens, (*turns.ellipsis, turns.im_end), cycle(range(100, 150)))

@@ -11,7 +11,7 @@ from swwatch.data.turns.conversation import Chat, Commentary, Context
 from swwatch.data.turns.prompt import SYSTEM_TEXT, Turns
 from swwatch.data.turns.transcript import by_turn, text_of
 from swwatch.errors import UserError
-from swwatch.policies.keep import Windows, default_windows, shorten
+from swwatch.policies.keep import Keep, parse_keep
 from swwatch.rules.spans import Part, Span
 
 Grid = tuple[int, int, int]  # of a clip: seconds (patches), rows and columns after the merge
@@ -26,7 +26,7 @@ class Form:
         context: what else a query tells: of systems that have no block of previous text, such as LiveCC.
         max_length: tokens of a sample, at most.
         truncate: a commentary that is longer loses its last turns; else it is refused, as other chat is.
-        windows: what the system keeps of previous text; by default its own.
+        keep: what the system keeps, of previous text here; by default its own.
         system_text: of the system turn.
     Raises:
         UserError: a context that the system keeps in its own place.
@@ -36,7 +36,7 @@ class Form:
     context: Context = "none"
     max_length: int = 32_768
     truncate: bool = False
-    windows: Windows | None = None
+    keep: Keep | str | None = None
     system_text: str = SYSTEM_TEXT
 
     def __post_init__(self):
@@ -82,7 +82,7 @@ class Form:
     def _begin(self, told: Commentary) -> list[Span]:
         previous = told.previous if self.turns.system.previous_text else ""
         begin = self.turns.begin(previous, self.system_text)
-        return shorten(begin, self.windows or default_windows(self.turns.system))
+        return parse_keep(self.keep or self.turns.system.keep).beginning(begin)
 
     def _turns(self, told: Commentary, grid: Grid, start_s: float) -> list[list[Span]]:
         """The spans of each turn, its answer included."""

@@ -25,6 +25,7 @@ from swwatch.evaluate.quiz.frames import Shown, read_shown, span
 from swwatch.evaluate.quiz.items import Item
 from swwatch.evaluate.quiz.tasks import Task
 from swwatch.model.loading import Loaded
+from swwatch.policies.keep import parse_keep, with_numbers
 from swwatch.rules import turn_positions as positions
 from swwatch.rules.cursor import layout_of
 from swwatch.rules.families import t_step
@@ -157,18 +158,19 @@ class Streaming:
 
     streams = True
 
-    def __init__(self, loaded: Loaded, task: Task, budget: PixelBudget, **options):
-        self.loaded, self.task, self.options = loaded, task, options
+    def __init__(self, loaded: Loaded, task: Task, budget: PixelBudget, *, eviction: str | None = None, **options):
+        self.loaded, self.task, self.options, self.eviction = loaded, task, options, eviction
         self.system = SYSTEMS.get(loaded.settings.variant)
         if self.system is None:
             known = ", ".join(SYSTEMS)
             raise UserError(f"{loaded.settings.variant!r} does not stream in turns: give --variant, one of {known}")
+        self.options["keep"] = with_numbers(self.system.keep, eviction, {})
         self.turns = Turns(loaded.tokenizer, self.system)
         self.encoder = FrameEncoder(loaded.processor.video_processor, budget)
 
     def describe(self) -> dict:
         where = self.options.get("policy") or self.system.positions
-        eviction = self.options.get("eviction") or self.system.eviction
+        eviction = self.eviction or parse_keep(self.system.keep).name
         how = f"streaming as {self.system.name} ({eviction}, {where})"
         return {"how": how, "positions": where, "eviction": eviction}
 

@@ -33,7 +33,7 @@ class QuizSettings(DeviceFlags):
     positions: str | None = setting(
         None, f"{', '.join(positions.POLICIES)}: flat_1d for LiveCC's released weights (default: mrope_full)"
     )
-    eviction: str | None = setting(None, f"{', '.join(keep.POLICIES)}: of --streaming (default: the system's own)")
+    eviction: str | None = setting(None, f"{', '.join(keep.EVICTIONS)}: of --streaming (default: the system's own)")
     max_frames: int | None = setting(None, "of a clip, at 2 a second (default: the benchmark's)", least=2)
     min_pixels: int = setting(BUDGET.min_pixels, "of a frame", least=1)
     total_pixels: int = setting(BUDGET.total_pixels, "of a clip, a patch counted once")
@@ -53,8 +53,7 @@ class QuizSettings(DeviceFlags):
             variants.get(self.variant)
         if self.positions is not None:
             positions.get(self.positions)
-        if self.eviction is not None:
-            keep.get(self.eviction)
+        keep.check_eviction(self.eviction)
         missing = [f"--{name}" for name in ("data", "model") if not self.report and getattr(self, name) is None]
         if missing:
             raise UserError(f"{' and '.join(missing)} must be given, unless --report counts answers that are there")

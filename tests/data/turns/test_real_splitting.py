@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 
 from swwatch.data.turns.prompt import Turns
 from swwatch.data.turns.samples import Form
-from swwatch.policies.keep import Windows
 from swwatch.rules.spans import Part, ids_of
 from swwatch.rules.systems import SYSTEMS
 from swwatch.toy import checkpoint
@@ -61,7 +60,7 @@ def test_a_samples_ids_are_those_of_the_chat_form_cut_as_a_whole(loaded, rows, c
     """So released weights see the tokens they know, and no seam between pieces shows."""
     turns = Turns(loaded.tokenizer, SYSTEMS[loaded.settings.variant])
     previous = "he scores - 2-1 ... yes!" if turns.system.previous_text else ""
-    form = Form(turns, windows=Windows())
+    form = Form(turns, keep="all")
     told = told_of([[0, 0.3, "so"], *rows], previous=previous)
     spans, _, _ = form.spans(told, (count, *GRID))
     text = loaded.tokenizer.decode(ids_of(spans), skip_special_tokens=False)
@@ -93,7 +92,7 @@ def test_turn_k_of_training_and_of_a_stream_have_the_same_ids(loaded, monkeypatc
     more = {"previous": told.previous} if system.previous_text else {}
     embed = loaded.model.embed
     monkeypatch.setattr(loaded.model, "embed", lambda ids: embed([i % 200 for i in ids]))
-    session, said = streamed(loaded, spans, told, 0.0, shown, {}, eviction="append", **more)
+    session, said = streamed(loaded, spans, told, 0.0, shown, {}, keep="all", **more)
     assert [(s.part, s.ids, s.grid, s.round) for s in session.context] == [
         (s.part, s.ids, s.grid, s.round) for s in spans
     ]

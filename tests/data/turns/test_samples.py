@@ -11,7 +11,7 @@ from swwatch.data.turns.conversation import Asked, Chat, Commentary, read
 from swwatch.data.turns.prompt import Turns
 from swwatch.data.turns.samples import Form
 from swwatch.errors import UserError
-from swwatch.policies.keep import Windows
+from swwatch.policies.keep import All, SinkWindow
 from swwatch.rules.spans import Part, ids_of
 from swwatch.rules.systems import SYSTEMS
 from swwatch.rules.turn_positions import POLICIES
@@ -37,15 +37,12 @@ def test_the_ids_of_every_turn_are_those_that_a_stream_reads_and_speaks(loaded, 
     zero = start_s if not system.clip_time else 0.0
     asked = (Asked(start_s + 2.5, "Who is it?", "A man"),)
     told = told_of([[a + start_s, b + start_s, w] for a, b, w in rows], asked=asked, previous=previous)
-    form = form_of(loaded, windows=Windows(text_sink=4, text_window=6))
+    form = form_of(loaded, keep=All(4, 6))
     spans, shown, cut = form.spans(told, (count, *GRID), start_s)
     assert not cut
     first = 0 if system.first_frames > 2 else 2  # the turn that holds second 2.5
     more = {"previous": previous} if system.previous_text else {}
-    windows = Windows(text_sink=4, text_window=6)
-    session, _ = streamed(
-        loaded, spans, told, zero, shown, {first: "Who is it?"}, eviction="append", windows=windows, **more
-    )
+    session, _ = streamed(loaded, spans, told, zero, shown, {first: "Who is it?"}, keep=All(4, 6), **more)
     assert [(s.part, s.ids, s.grid, s.round) for s in session.context] == [
         (s.part, s.ids, s.grid, s.round) for s in spans
     ]
@@ -104,13 +101,13 @@ def test_labels_are_the_videos_seconds_for_streamingvlm_and_the_clips_for_livecc
 def test_previous_text_is_cut_as_a_stream_cuts_what_it_has_said_itself(load_tiny, count, sink, window):
     """A chunk's previous text, and words that a stream said and folded: the same ids, sinks and windows included."""
     loaded, words = load_tiny("streamingvlm"), [f"w{i}" for i in range(count)]
-    turns, windows = Turns(loaded.tokenizer, SYSTEMS["streamingvlm"]), Windows(1, 1, sink, window)
-    session = begin(loaded, Scripted, windows=windows, choose=LONG)
+    turns, windows = Turns(loaded.tokenizer, SYSTEMS["streamingvlm"]), SinkWindow(1, 1, sink, window)
+    session = begin(loaded, Scripted, keep=windows, choose=LONG)
     texts = [" ".join(words[i : i + 4]) for i in range(0, count, 4)] + ["", ""]
     session.tell([list(turns.answer(text)) for text in texts])
     play(session, random_steps(loaded, len(texts)))
     folded = [token for span in session.context if span.part is Part.PREVIOUS for token in span.ids]
-    form = Form(turns, windows=windows)
+    form = Form(turns, keep=windows)
     spans, _, _ = form.spans(told_of([[0, 1, "x"]], previous=" ".join(words)), (1, *GRID))
     assert [token for span in spans if span.part is Part.PREVIOUS for token in span.ids] == folded
 
