@@ -13,6 +13,7 @@ COMMANDS = {
     "toy": ("swwatch.toy.command", "make toy clips (PE-Video's or FunQA's form) or a tiny checkpoint folder"),
     "train": ("swwatch.train.command", "fine-tune a variant (also: bash scripts/sft.sh)"),
     "merge": ("swwatch.train.merge", "put a trained adapter into its base model"),
+    "export": ("swwatch.model.export", "write a checkpoint with the files of an older transformers"),
     "eval": ("swwatch.evaluate.caption.command", "caption a test set and score it (also: bash eval.sh)"),
     "compare": ("swwatch.evaluate.compare", "tell whether two evaluations differ by more than chance"),
     "disturb": ("swwatch.evaluate.disturb.command", "test checkpoints under schedules they were not trained with"),
