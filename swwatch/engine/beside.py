@@ -11,7 +11,7 @@ from swwatch.engine.incoming import Incoming
 from swwatch.engine.requests import Feed, Run, Wait
 from swwatch.engine.session import Session
 from swwatch.engine.source import Source
-from swwatch.engine.watcher import Spent, Ticket, Watcher, Work
+from swwatch.engine.watcher import Ticket, Watcher, WatchSeconds, Work
 from swwatch.errors import UserError
 from swwatch.policies.keep import ALL, parse_keep
 from swwatch.rules.layout import Layout
@@ -21,8 +21,8 @@ class BesideSession(Session):
     """A session of a parallel variant whose watching is done by a `Watcher`, which it may share with others.
 
     Attributes:
-        spent: what the watcher needed for each step so far, the closing step without video included; a step of which
-            nothing is kept needs nothing.
+        watch_seconds: what the watcher needed for each step so far, the closing step without video included; a step
+            of which nothing is kept needs nothing.
         num_beside: steps that were handed to the watcher while words were spoken.
         num_handed: rows that it was handed so far.
     """
@@ -40,7 +40,7 @@ class BesideSession(Session):
         if parse_keep(options.get("keep") or ALL).moves:
             raise UserError(f"the engine {self.name!r} has no window: take serial or fused for a stream without end")
         super().__init__(model, prompt, **options)
-        self.spent: list[Spent] = []
+        self.watch_seconds: list[WatchSeconds] = []
         self.num_beside = self.num_handed = 0
         self._watcher, self._key = watcher, watcher.open()
         self._tickets: deque[tuple[Incoming | None, Ticket]] = deque()  # in order of submission; None: the prompt
@@ -82,7 +82,7 @@ class BesideSession(Session):
             self.cache.receive(handed.rows, handed.keys_values)
             self._tickets.popleft()
             if of is not None:
-                self.spent.append(handed.spent)
+                self.watch_seconds.append(handed.seconds)
         incoming.num_in = len(incoming.rows)
         if incoming.last:  # nothing is watched any more, and the last words may be many
             self._watcher.forget(self._key)

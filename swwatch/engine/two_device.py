@@ -19,7 +19,7 @@ import torch.multiprocessing  # noqa: F401  teaches multiprocessing to send tens
 from transformers.initialization import no_init_weights
 
 from swwatch.engine.requests import Look
-from swwatch.engine.watcher import Eye, Spent, ThreadWatcher, Watcher, WatcherGone, Work
+from swwatch.engine.watcher import ThreadWatcher, Watcher, WatcherGone, WatchSeconds, WatchWorker, Work
 from swwatch.errors import UserError
 from swwatch.model.loading import load
 from swwatch.model.upstream import attention_of, set_attention
@@ -81,7 +81,7 @@ class ProcessWatcher(Watcher):
         super().__init__(ProcessPoolExecutor(1, context, initializer=_begin, initargs=(threads,)))
         self._device, self._closed = torch.device(device), False
         try:
-            self.pid: int = self._send(_open_eye, make).result()
+            self.pid: int = self._send(_open_worker, make).result()
         except BrokenExecutor as error:
             raise self.gone() from error
         except BaseException:
@@ -159,8 +159,8 @@ def second_device(model, threads: int = 1) -> Watcher:
     return DeviceWatcher(model, torch.device("cuda", (model.device.index + 1) % torch.cuda.device_count()))
 
 
-# What runs in the process. It has one thread for its work, and one eye.
-_eye: Eye | None = None
+# What runs in the process. It has one thread for its work, and one model.
+_worker: WatchWorker | None = None
 
 
 def _begin(threads: int) -> None:
@@ -179,18 +179,18 @@ def _load(path, **options):
     return load(path, **options).model
 
 
-def _open_eye(make: Callable[[], object]) -> int:
-    global _eye
-    _eye = Eye(make())
+def _open_worker(make: Callable[[], object]) -> int:
+    global _worker
+    _worker = WatchWorker(make())
     return os.getpid()
 
 
-def _watch(key: int, columns, parts: list) -> tuple[torch.Tensor, Spent]:
+def _watch(key: int, columns, parts: list) -> tuple[torch.Tensor, WatchSeconds]:
     columns = torch.from_numpy(columns)
-    keys_values, laps = _eye.watch(key, Work(Layout(*columns[:5], columns[5:]), tuple(parts)))
+    keys_values, stopwatch = _worker.watch(key, Work(Layout(*columns[:5], columns[5:]), tuple(parts)))
     keys_values = keys_values.cpu()  # on a GPU this waits until all is computed
-    return keys_values, laps.spent()
+    return keys_values, stopwatch.seconds()
 
 
 def _forget(key: int) -> None:
-    _eye.forget(key)
+    _worker.forget(key)

@@ -45,7 +45,7 @@ class Work:
 
 
 @dataclass(frozen=True)
-class Spent:
+class WatchSeconds:
     """What a piece of work took in seconds: the vision tower, and the LLM's forward. Waiting for a turn is no part."""
 
     vision_s: float
@@ -53,15 +53,15 @@ class Spent:
 
 
 @dataclass(frozen=True)
-class Handed:
+class WatchedKeysValues:
     """What came out of a piece of work: keys and values (layers, 2, B, N, Q, D) of its Q rows."""
 
     rows: Layout
     keys_values: torch.Tensor
-    spent: Spent
+    seconds: WatchSeconds
 
 
-class Laps:
+class Stopwatch:
     """Three moments of a computation: its beginning, after the vision tower, its end.
 
     On CUDA they are events that the GPU notes when it comes to them in its current stream. Nothing waits for them.
@@ -70,7 +70,7 @@ class Laps:
     def __init__(self, device: torch.device):
         self._on_gpu, self._moments = device.type == "cuda", []
 
-    def lap(self) -> None:
+    def note(self) -> None:
         """Now."""
         if self._on_gpu:
             self._moments.append(torch.cuda.Event(enable_timing=True))
@@ -78,13 +78,13 @@ class Laps:
         else:
             self._moments.append(time.perf_counter())
 
-    def spent(self) -> Spent:
+    def seconds(self) -> WatchSeconds:
         """Once the last moment has passed."""
         pairs = itertools.pairwise(self._moments)
-        return Spent(*(a.elapsed_time(b) / 1000 if self._on_gpu else b - a for a, b in pairs))
+        return WatchSeconds(*(a.elapsed_time(b) / 1000 if self._on_gpu else b - a for a, b in pairs))
 
 
-class Eye:
+class WatchWorker:
     """The computing half of every watcher: a model, and a watched cache for each session."""
 
     def __init__(self, model):
@@ -92,7 +92,7 @@ class Eye:
         self.model = model
         self._caches: dict[int, StreamCache | None] = {}  # None: a forward of that session failed half-way
 
-    def watch(self, key: int, work: Work) -> tuple[torch.Tensor, Laps]:
+    def watch(self, key: int, work: Work) -> tuple[torch.Tensor, Stopwatch]:
         """Feed a session's next rows.
 
         Returns:
@@ -103,15 +103,15 @@ class Eye:
         if cache is None:
             raise WatcherError("watching failed at an earlier step of this session")
         self._caches[key] = None
-        laps, num_before = Laps(self.model.device), cache.num_fed
-        laps.lap()
+        stopwatch, num_before = Stopwatch(self.model.device), cache.num_fed
+        stopwatch.note()
         embeds = torch.cat([self._embed(part) for part in work.parts])
-        laps.lap()
+        stopwatch.note()
         self.model.step(cache, work.rows, embeds.to(self.model.dtype), None)
         keys_values = cache.export(num_before)[1]
-        laps.lap()
+        stopwatch.note()
         self._caches[key] = cache
-        return keys_values, laps
+        return keys_values, stopwatch
 
     @torch.no_grad()
     def _embed(self, part: tuple[int, ...] | Look) -> torch.Tensor:
@@ -140,17 +140,17 @@ class Ticket:
         with suppress(CancelledError, TimeoutError):
             self._future.exception(timeout_s)
 
-    def take(self) -> Handed:
+    def take(self) -> WatchedKeysValues:
         """Wait for what comes out.
 
         Raises:
             Exception: what went wrong in the watcher, WatcherGone if it is there no more.
         """
         try:
-            keys_values, spent = self._future.result()
+            keys_values, seconds = self._future.result()
         except (CancelledError, BrokenExecutor) as error:
             raise self._watcher.gone() from error
-        return Handed(self._rows, self._watcher.bring(keys_values), spent)
+        return WatchedKeysValues(self._rows, self._watcher.bring(keys_values), seconds)
 
 
 class Watcher(ABC):
@@ -206,7 +206,7 @@ class Watcher(ABC):
 
     @abstractmethod
     def _task(self, key: int, work: Work) -> tuple:
-        """A function and its arguments, for the executor to run; it returns keys and values, and Spent."""
+        """A function and its arguments, for the executor to run; it returns keys and values, and WatchSeconds."""
 
     @abstractmethod
     def _forgetting(self, key: int) -> tuple:
@@ -239,7 +239,7 @@ class ThreadWatcher(Watcher):
             device: of the caches that receive; by default the model's own.
         """
         super().__init__(ThreadPoolExecutor(1, thread_name_prefix="watcher"))
-        self._eye = Eye(model.another())
+        self._worker = WatchWorker(model.another())
         self._device = torch.empty(0, device=device or model.device).device  # "cuda" becomes "cuda:0"
         # One stream on each device in play. The model's comes last, so that its device is the current one inside
         devices = dict.fromkeys(d for d in (self._device, model.device) if d.type == "cuda")
@@ -263,13 +263,13 @@ class ThreadWatcher(Watcher):
         return self._watch, key, work, made
 
     def _forgetting(self, key: int) -> tuple:
-        return self._eye.forget, key
+        return self._worker.forget, key
 
-    def _watch(self, key: int, work: Work, made: list) -> tuple[torch.Tensor, Spent]:
+    def _watch(self, key: int, work: Work, made: list) -> tuple[torch.Tensor, WatchSeconds]:
         """In the watcher's thread."""
         if not self._streams:
-            keys_values, laps = self._eye.watch(key, work)
-            return keys_values, laps.spent()
+            keys_values, stopwatch = self._worker.watch(key, work)
+            return keys_values, stopwatch.seconds()
         with ExitStack() as streams:
             for stream in self._streams:
                 streams.enter_context(torch.cuda.stream(stream))
@@ -279,11 +279,11 @@ class ThreadWatcher(Watcher):
                 if isinstance(part, Look) and part.pixel_values.is_cuda:
                     # dropped by the session while the vision tower may still be reading them: as in `bring`
                     part.pixel_values.record_stream(torch.cuda.current_stream(part.pixel_values.device))
-            keys_values, laps = self._eye.watch(key, work)
+            keys_values, stopwatch = self._worker.watch(key, work)
             # Between two GPUs torch orders the copy behind the current stream of the one and before the current stream
             # of the other. Both are the watcher's own here, so that the speaker's stream is not held up by it
             keys_values = keys_values.to(self._device, non_blocking=True)
             # The only wait of a host for a GPU, and it is this thread's: a ticket is ready when all is computed. So
             # the speaker never queues anything behind work that is not done, which would hold up other sessions too
             torch.cuda.current_stream(self._device).synchronize()
-            return keys_values, laps.spent()
+            return keys_values, stopwatch.seconds()

@@ -75,7 +75,7 @@ def test_p2_it_says_what_serial_says(world, sizes, schedule, gaps, asked, late, 
     theirs = spoken_by(model, serial, Paced(stream, None, orders, late))
     assert spoken_by(model, beside, Paced(stream, gaps, orders, late)) == theirs
     assert beside.cache.num_fed == serial.cache.num_fed and fed_positions(beside) == fed_positions(serial)
-    assert len(beside.spent) == len(sizes) + late
+    assert len(beside.watch_seconds) == len(sizes) + late
 
 
 @given(sizes, schedules, paces, st.integers(1, 30), st.booleans(), st.integers(0, 99))
@@ -261,7 +261,7 @@ def test_beside_a_fast_model_the_watcher_has_another_one(load_tiny):
     stream = random_stream(loaded, SIZES, answer_len=0)
     fast = CudaGraphModel(loaded.model, 100, 60, seats=2, first_length=32)
     with ThreadWatcher(fast) as watcher:
-        assert watcher._eye.model is not fast
+        assert watcher._worker.model is not fast
         ours = spoken_by(fast, StreamsSession(fast, stream.prompt, watcher=watcher, **SHORT), Paced(stream))
     assert ours == spoken_by(loaded.model, Session(loaded.model, stream.prompt, **SHORT), Paced(stream))
 
@@ -301,6 +301,6 @@ def test_on_cuda_it_says_what_serial_says(load_tiny, variant, fast):
             with ThreadWatcher(model) as watcher:
                 session = StreamsSession(model, stream.prompt, watcher=watcher, **options)
                 assert spoken_by(model, session, Paced(stream, [seed % 3] * 12)) == theirs
-                assert all(spent.prefill_s > 0 and spent.vision_s > 0 for spent in session.spent)
+                assert all(spent.prefill_s > 0 and spent.vision_s > 0 for spent in session.watch_seconds)
     finally:
         loaded.model.to("cpu")

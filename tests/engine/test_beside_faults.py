@@ -66,7 +66,7 @@ def test_orders_in_mid_sentence_do_what_they_do_in_the_fused_engine(load_tiny, o
             asked = [(event.step, event.text) for event in events if isinstance(event, Asked)]
             told.append((plain(events), asked, [e.step for e in events if isinstance(e, Watched)]))
         watcher._executor.submit(lambda: None).result()
-        assert watcher._eye._caches == {}
+        assert watcher._worker._caches == {}
     assert told[0] == told[1] and (len(told[1][0]) == num_said) == isinstance(order, Order)
 
 
@@ -113,4 +113,4 @@ def test_the_watcher_is_done_with_a_session_when_its_last_step_is_in(load_tiny):
             if isinstance(event, Spoken) and event.step == len(SIZES) - 1:
                 break
         watcher._executor.submit(lambda: None).result()
-        assert watcher._eye._caches == {}
+        assert watcher._worker._caches == {}

@@ -53,7 +53,7 @@ def test_p2_it_says_what_serial_says(load_tiny, watcher, variant, schedule):
         theirs = spoken_by(loaded.model, serial, Paced(stream, None, orders, late_end=bool(seed)))
         assert spoken_by(loaded.model, beside, Paced(stream, gaps, orders, late_end=bool(seed))) == theirs
         assert beside.cache.num_fed == serial.cache.num_fed and fed_positions(beside) == fed_positions(serial)
-        assert len(beside.spent) == 6 + seed and all(spent.prefill_s > 0 for spent in beside.spent)
+        assert len(beside.watch_seconds) == 6 + seed and all(spent.prefill_s > 0 for spent in beside.watch_seconds)
 
 
 def test_p3_no_peeking_while_the_next_frame_is_watched(load_tiny, watcher):

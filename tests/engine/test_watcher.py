@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from swwatch.engine.two_device import DeviceWatcher
-from swwatch.engine.watcher import Eye, ThreadWatcher, WatcherError
+from swwatch.engine.watcher import ThreadWatcher, WatcherError, WatchWorker
 from swwatch.rules.variants import Speaks, speaking
 from tests.helpers.streams import random_stream
 from tests.helpers.watcher_work import Hesitant, work_of
@@ -49,7 +49,7 @@ def test_sessions_that_share_a_watcher_get_what_direct_feeding_gives(load_tiny, 
             handed = [ticket.take() for ticket in mine]
             for work, ours, theirs in zip(works, handed, directly(loaded, works), strict=True):
                 assert ours.rows is work.rows and torch.equal(ours.keys_values, theirs)
-                assert ours.spent.prefill_s > 0 and ours.spent.vision_s >= 0
+                assert ours.seconds.prefill_s > 0 and ours.seconds.vision_s >= 0
 
 
 def test_what_was_handed_over_never_changes(load_tiny):
@@ -146,7 +146,7 @@ def test_a_device_watcher_has_a_copy_that_computes_the_same(load_tiny):
         assert torch.equal(torch.get_rng_state(), state), "a copy draws no random numbers"
         key = watcher.open()
         handed = [watcher.submit(key, work).take().keys_values for work in pieces]
-        assert watcher._eye.model is not loaded.model and not watcher._eye.model.training
+        assert watcher._worker.model is not loaded.model and not watcher._worker.model.training
     for ours, theirs in zip(handed, directly(loaded, pieces), strict=True):
         assert torch.equal(ours, theirs)
 
@@ -154,7 +154,7 @@ def test_a_device_watcher_has_a_copy_that_computes_the_same(load_tiny):
 def test_a_failed_piece_keeps_no_memory(load_tiny):
     loaded = load_tiny("group")
     model, pieces = Hesitant(loaded.model), work_of(loaded, random_stream(loaded, [(2, 2)]))
-    model.failing, eye = pieces[1].parts[0].pixel_values, Eye(model)
+    model.failing, eye = pieces[1].parts[0].pixel_values, WatchWorker(model)
     eye.watch(0, pieces[0])
     cache = weakref.ref(eye._caches[0])
     with pytest.raises(ArithmeticError):
@@ -195,7 +195,7 @@ def test_on_cuda_what_is_handed_over_equals_direct_feeding(load_tiny, make):
                 handed = ticket.take()
                 sums.append((handed.keys_values - theirs[i]).abs().max())
                 assert handed.keys_values.device == torch.device("cuda:0")
-                assert handed.spent.prefill_s > 0
+                assert handed.seconds.prefill_s > 0
                 del handed, ticket
         assert float(torch.stack(sums).max()) <= 1e-5
     finally:
