@@ -28,7 +28,7 @@ class TurnsSettings(DeviceFlags):
     model: str = setting(REQUIRED, "checkpoint folder or hub id")
     video: Path = setting(REQUIRED, "a video file of any length")
     system: str | None = setting(None, "streamingvlm or livecc; needed where the checkpoint does not name one")
-    query: str | None = setting(None, "what is asked in the first turn (default: the system's own)")
+    query: str | None = setting(None, "what is asked in the first turn, '' for nothing (default: the system's own)")
     previous: str = setting("", "what was said before (systems that keep previous text)")
     eviction: str | None = setting(None, f"what is forgotten: {', '.join(keep.EVICTIONS)} (default: the system's)")
     positions: str | None = setting(

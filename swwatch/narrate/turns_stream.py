@@ -24,7 +24,7 @@ def stream_turns(settings, steps: Iterator[StepFrames]) -> int:
         wanted = "which does not stream in turns: use swwatch stream"
         raise UserError(f"{settings.model} is trained as {system!r}, {wanted}")
     options = session_options(settings, system)
-    print(f"{settings.video} | {system} | {settings.query or get(system).query}")
+    print(f"{settings.video} | {system} | {get(system).query if settings.query is None else settings.query}")
     clock = RealTimeClock() if settings.realtime else SimulatedClock()
     with ExitStack() as stack:
         jsonl, vtt = (_open(stack, path) for path in (settings.jsonl, settings.vtt))

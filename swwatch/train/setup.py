@@ -124,7 +124,7 @@ def clips_of(settings: TrainSettings, records: Data, data: Path, loaded: Loaded,
     encoder = FrameEncoder(loaded.processor.video_processor, budget)
     frames = None
     if settings.frames_cache_dir is not None:
-        how = how_made(encoder, settings.max_frames, settings.reader)
+        how = how_made(encoder, settings.max_frames, settings.reader) | {"fill_up": in_turns}
         frames = FrameCache(settings.frames_cache_dir, settings.frames_cache_gb, how)
         frames.check_room()
     common = {

@@ -145,7 +145,7 @@ def told_of(rows, **more) -> Commentary:
 def streamed(loaded, spans, told: Commentary, start_s: float, count: int, asked: dict[int, str], **options):
     """Run a stream over as many seconds that says what the sample's answers say."""
     answers = [list(span.ids) for span in spans if span.part is Part.ANSWER]
-    query = told.query_with("none", "")
+    query = told.query_with("none")
     session = begin(loaded, Scripted, query="\n".join([query, *filter(None, [asked.get(0)])]), choose=LONG, **options)
     session.tell(answers)
     steps = random_steps(loaded, count, (GRID,))

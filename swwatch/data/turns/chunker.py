@@ -26,7 +26,7 @@ WORDS_PER_SECOND = 2  # the least that is said in a chunk
 
 @dataclass(frozen=True)
 class Chunk:
-    """A span of a video, what is said in it, and what was said before."""
+    """A span of a video, what is said in it, and what was said before, with a space before it as a stream holds it."""
 
     start_s: float
     end_s: float
@@ -70,7 +70,8 @@ def chunks(
         end_s = min(start_s + window_s, duration_s)
         words = transcript.between(start_s, end_s)
         if len(words) >= least:
-            yield Chunk(start_s, end_s, words, text_of(transcript.before(start_s)))
+            before = text_of(transcript.before(start_s))
+            yield Chunk(start_s, end_s, words, before and f" {before}")
         if end_s == duration_s:
             return  # a further one would only repeat the end of this one
         number += 1

@@ -41,20 +41,13 @@ class Commentary:
     previous: str = ""
     title: str = ""
 
-    def query_with(self, context: Context, otherwise: str) -> str:
-        """The query, with the title or what was said before on lines of their own (LiveCC).
-
-        Args:
-            otherwise: the query where the clip has none.
-        """
-        told = {
-            "none": [],
-            "title": [self.title],
-            "previous": [self.previous],
-            "previous_or_title": [self.previous or self.title],
-            "both": [self.title, self.previous],
-        }
-        return "\n".join(filter(None, [self.query or otherwise, *told[context]]))
+    def query_with(self, context: Context) -> str:
+        """The query with a line for the title and one for what was said before, the first perhaps empty (LiveCC)."""
+        if context == "none":
+            return self.query
+        previous = "" if context == "title" else self.previous
+        title = self.title if context in ("title", "both") or (context != "previous" and not previous) else ""
+        return f"{self.query}\n{title}\n{previous}".strip()
 
 
 @dataclass(frozen=True)

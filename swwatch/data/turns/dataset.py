@@ -42,7 +42,8 @@ class TurnDataset(Samples):
     """The samples of conversations.
 
     A conversation whose video or image cannot be read, in which nothing is said, or that is longer than the limits
-    gives none. An image is read as a second of video that stands still.
+    gives none. An image is read as a second of video that stands still, and the last half second of a clip, where it
+    is half of a second, as a second that stands still.
 
     Args:
         records: of data.seek_jsonl.
@@ -98,7 +99,7 @@ class TurnDataset(Samples):
         path = self._path(record)
         if conversation.media_of(record)["type"] == "image":
             return (FRAMES_PER_STEP, *_image(path).shape[1:3])
-        return measure(path, max_frames=self.max_frames, span=conversation.span_of(record), reader=self.reader)
+        return measure(path, span=conversation.span_of(record), **self._how)
 
     def counter(self):
         """As Samples.counter."""
@@ -121,7 +122,11 @@ class TurnDataset(Samples):
         return clip
 
     def _frames(self, path, span) -> torch.Tensor:
-        return self.encoder.resize_steps(iter_steps(path, max_frames=self.max_frames, span=span, reader=self.reader))
+        return self.encoder.resize_steps(iter_steps(path, span=span, **self._how))
+
+    @property
+    def _how(self) -> dict:
+        return {"max_frames": self.max_frames, "reader": self.reader, "fill_up": True}
 
     def _path(self, record: dict):
         return resolve_video(record["video_path"], record["file"], self.video_root)

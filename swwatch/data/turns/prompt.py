@@ -37,7 +37,7 @@ class Turns:
         """What precedes all turns: the system turn and, in systems that have one, the block of previous text.
 
         Args:
-            previous: words said before, as text or as token ids.
+            previous: words said before, as text, which is taken as it is, or as token ids.
         """
         self._refuse_markup(system_text)
         spans = [Span(Part.SYSTEM, self._ids(f"<|im_start|>system\n{system_text}<|im_end|>\n"))]
@@ -46,7 +46,8 @@ class Turns:
                 raise UserError(f"{self.system.name} keeps no previous text: put it into the query")
             return spans
         if isinstance(previous, str):
-            previous = self._words(previous)
+            self._refuse_markup(previous)
+            previous = self._ids(previous)
         head, end = self._ids("<|im_start|>previous text\n"), self._ids("<|im_end|>\n")
         return [*spans, Span(Part.AROUND, head), Span(Part.PREVIOUS, tuple(previous)), Span(Part.AROUND, end)]
 
@@ -59,10 +60,9 @@ class Turns:
             number: of the turn, from 0.
             start_s, end_s: the seconds of its label.
             grid: of its video, (patches, rows, columns) after the merge; None for a turn of text alone.
-            query: asked in this turn, behind the video.
+            query: asked in this turn, behind the video; "" asks nothing.
         """
-        if query is not None:
-            self._refuse_markup(query)
+        self._refuse_markup(query or "")
 
         def span(part: Part, text: str) -> Span:
             return Span(part, self._ids(text), None, number, start_s, end_s)
@@ -76,7 +76,7 @@ class Turns:
                 Span(Part.VIDEO, video, grid, number, start_s, end_s),
                 span(Part.VISION, "<|vision_end|>"),
             ]
-        if query is not None:
+        if query:
             spans.append(span(Part.QUERY, query))
         return [*spans, span(Part.TAIL, "<|im_end|>\n"), span(Part.HEADER, "<|im_start|>assistant\n")]
 
@@ -124,7 +124,7 @@ class Turns:
         return self._id("<|im_end|>")
 
     def _words(self, text: str) -> tuple[int, ...]:
-        """Ids of words, in an answer or in the previous text; the same in both."""
+        """Ids of an answer's words."""
         self._refuse_markup(text)
         text = text.strip()
         return self._ids(f" {text}" if text and self.system.spaced else text)

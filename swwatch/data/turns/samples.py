@@ -1,7 +1,8 @@
 """A training sample of a conversation, as the spans that a stream would have: same prompt, same turns, same word ids.
 
-The words of a turn are those that have ended when it ends; the last turn's end is the clip's. What a stream would have
-cut from the text before it is cut here, too, by the same rule.
+The words of a turn are those that have ended when it ends; the last turn's end is the clip's. A question of the stream
+is asked in the turn in which it ends, and not at all where that was before the clip. What a stream would have cut from
+the text before it is cut here, too, by the same rule.
 """
 
 from collections.abc import Sequence
@@ -89,19 +90,20 @@ class Form:
         system, bounds = self.turns.system, self.bounds(grid[0])
         ends_s = [start_s + end for _, end in bounds]
         words, _ = by_turn(told.words, [end_s - system.words_early_s for end_s in ends_s])
-        asked, late = [], list(told.asked)
+        asked, late = [], [row for row in told.asked if row.time_s > start_s]
         for end_s in ends_s:
             asked.append([row for row in late if row.time_s <= end_s])
             late = late[len(asked[-1]) :]
         zero_s = 0.0 if system.clip_time else start_s
         turns = []
         for number, (begin, end) in enumerate(bounds):
-            queries = [told.query_with(self.context, system.query)] if number == 0 else []
+            queries = [told.query_with(self.context)] if number == 0 else []
             queries += [row.question for row in asked[number]]
-            answers = [row.answer for row in asked[number]] + [text_of(words[number])]
+            answers, spoken = [row.answer for row in asked[number]], text_of(words[number])
+            answers.append(f" {spoken}" if answers and spoken and system.spaced else spoken)
             when = zero_s + begin, zero_s + end
             turn = [self.turns.close(number - 1)] if number else []
-            turn += self.turns.turn(number, *when, (end - begin, *grid[1:]), "\n".join(queries) or None)
+            turn += self.turns.turn(number, *when, (end - begin, *grid[1:]), "\n".join(filter(None, queries)))
             answer = self.turns.answer("\n".join(filter(None, answers)))
             turns.append([*turn, Span(Part.ANSWER, answer, None, number, *when)])
         return turns

@@ -45,6 +45,7 @@ def read_clip(path: Path | str, *, max_frames: int | None = MAX_FRAMES, on_long:
         on_long: what to do with a longer video: "error", or "truncate" to the first `max_frames`.
         span: seconds; the grid begins where the span does, and decoding at the nearest key frame before it.
         reader: one of READERS; "pyav" by default.
+        fill_up: an odd last frame makes a pair with itself; else it is left out, unless it is the only one.
     Raises:
         VideoError: missing, empty, truncated or damaged file, no video in it, too long, or over before the span.
     """
@@ -89,7 +90,15 @@ def measure_duration_s(path: Path | str) -> float:
     return VideoFile(Path(path)).table.end_s
 
 
-def _grid(path: Path | str, max_frames: int | None, on_long: str, *, span: Span = WHOLE, reader: str = READERS[0]):
+def _grid(
+    path: Path | str,
+    max_frames: int | None,
+    on_long: str,
+    *,
+    span: Span = WHOLE,
+    reader: str = READERS[0],
+    fill_up=False,
+):
     """An opened video, read by the reader that was chosen."""
     if on_long not in ("error", "truncate"):
         raise ValueError(f"on_long must be 'error' or 'truncate', not {on_long!r}")
@@ -101,4 +110,4 @@ def _grid(path: Path | str, max_frames: int | None, on_long: str, *, span: Span 
         from swwatch.data.video.reader import VideoFile as File
     from swwatch.data.video.reader import Grid
 
-    return Grid(File(Path(path)), max_frames, on_long, span)
+    return Grid(File(Path(path)), max_frames, on_long, span, fill_up)

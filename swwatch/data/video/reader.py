@@ -152,16 +152,16 @@ class Grid:
 
     Args:
         file: a VideoFile, or what has its attributes and methods.
-        max_frames, on_long, span: as for `read_clip`.
+        max_frames, on_long, span, fill_up: as for `read_clip`.
     Attributes:
         indices: (2 * steps,) number of the picture on display at each grid time.
         duration_s: of the span.
     """
 
-    def __init__(self, file, max_frames: int | None, on_long: str, span: Span = WHOLE):
+    def __init__(self, file, max_frames: int | None, on_long: str, span: Span = WHOLE, fill_up: bool = False):
         if max_frames is not None and max_frames < FRAMES_PER_STEP:
             raise UserError(f"max_frames {max_frames}: one step needs {FRAMES_PER_STEP} frames")
-        self.file, self.max_frames, self.on_long, self.span = file, max_frames, on_long, span
+        self.file, self.max_frames, self.on_long, self.span, self.fill_up = file, max_frames, on_long, span, fill_up
         self._lay()
 
     def _lay(self) -> None:
@@ -172,8 +172,8 @@ class Grid:
         end_s = table.end_s if end_s is None else min(table.end_s, end_s)
         self.duration_s = end_s - begin_s
         indices = grid_indices(table.starts_s, end_s, begin_s)
-        if len(indices) == 1:
-            indices = indices.repeat(FRAMES_PER_STEP)  # a lone frame makes its own pair
+        if len(indices) % FRAMES_PER_STEP and (self.fill_up or len(indices) == 1):
+            indices = np.append(indices, indices[-1])  # a lone frame makes its own pair
         self.indices = indices[: len(indices) // FRAMES_PER_STEP * FRAMES_PER_STEP]
         self._to_end = self.span == WHOLE
         if self.max_frames is not None and len(self.indices) > self.max_frames:

@@ -25,7 +25,7 @@ def talk(seconds: int, per_second: int = 3) -> list[list]:
 def test_chunks_are_24_seconds_every_12_with_all_that_was_said_before():
     made = list(chunks(Transcript.read(talk(60)), 60))
     assert [(c.start_s, c.end_s) for c in made] == [(0, 24), (12, 36), (24, 48), (36, 60)]
-    assert made[0].previous == "" and made[1].previous == text_of(Transcript.read(talk(12)).words)
+    assert made[0].previous == "" and made[1].previous == " " + text_of(Transcript.read(talk(12)).words)
     assert all(len(c.words) == 72 for c in made)
 
 
@@ -77,7 +77,7 @@ def test_the_command_writes_conversations_and_their_offsets(tmp_path, capsys, se
     user, assistant = json.loads(text[offsets[1] :].split(b"\n")[0])
     video, asked = user["content"]
     assert video == {"type": "video", "video": "a.mp4", "video_start": 12.0, "video_end": 36.0}
-    assert asked["text"] == "Go" and asked["title"] == "Cup" and asked["previous"].startswith("w0 w1")
+    assert asked["text"] == "Go" and asked["title"] == "Cup" and asked["previous"].startswith(" w0 w1")
     assert assistant["content"][0]["text_stream"][0] == [36 / 3, 36.9 / 3, "w36"]
 
 

@@ -52,6 +52,20 @@ def gradients_of(model, batches, total):
     return sum(losses).item(), gradients
 
 
+def test_an_odd_last_half_second_makes_a_turn_of_a_second_that_stands_still(load_tiny, tmp_path):
+    """As livecc-utils pads its strict frames: without it the words of every other clip's end would be lost."""
+    loaded = load_tiny("livecc")
+    write_video(tmp_path / "a.mp4", 6, seed=1)
+    said = [commentary("a.mp4", 0.0, 4.5, [[0, 0.4, "first"], [4.1, 4.4, "last"]])]
+    clips = dataset(loaded, write(tmp_path / "said.jsonl", said))
+    sample = clips[0, 0].sample
+    text = loaded.tokenizer.decode(sample.input_ids)
+    assert "Time=4.0-5.0s" in text and text.endswith("last ...<|im_end|>")
+    assert clips.measure(clips.records[0])[0] == 10 and sample.video_grid_thw[0, 0] == 5
+    rows = sample.pixel_values[-len(sample.pixel_values) // 5 :].view(-1, 3, 2, 14, 14)
+    assert torch.equal(rows[:, :, 0], rows[:, :, 1])
+
+
 @pytest.mark.parametrize("policy", ["mrope_full", "flat_1d"])
 def test_packed_samples_have_the_loss_and_gradients_of_the_same_samples_alone(load_tiny, folder, system, policy):
     """Commentaries and chat in one row; in float64, as the six variants' test has it."""

@@ -108,13 +108,13 @@ def test_previous_text_is_cut_as_a_stream_cuts_what_it_has_said_itself(load_tiny
     play(session, random_steps(loaded, len(texts)))
     folded = [token for span in session.context if span.part is Part.PREVIOUS for token in span.ids]
     form = Form(turns, keep=windows)
-    spans, _, _ = form.spans(told_of([[0, 1, "x"]], previous=" ".join(words)), (1, *GRID))
+    spans, _, _ = form.spans(told_of([[0, 1, "x"]], previous="".join(f" {word}" for word in words)), (1, *GRID))
     assert [token for span in spans if span.part is Part.PREVIOUS for token in span.ids] == folded
 
 
 def test_the_papers_windows_are_the_default(load_tiny):
     loaded = load_tiny("streamingvlm")
-    told = told_of([[0, 1, "x"]], previous=" ".join(f"w{i}" for i in range(900)))
+    told = told_of([[0, 1, "x"]], previous="".join(f" w{i}" for i in range(900)))
     spans, _, _ = form_of(loaded).spans(told, (1, *GRID))
     kept = [token for span in spans if span.part is Part.PREVIOUS for token in span.ids]
     whole = list(form_of(loaded).turns._words(told.previous))
@@ -126,8 +126,8 @@ def test_the_papers_windows_are_the_default(load_tiny):
     [
         ("none", "Say it."),
         ("title", "Say it.\nThe cup"),
-        ("previous", "Say it.\nhe ran"),
-        ("previous_or_title", "Say it.\nhe ran"),
+        ("previous", "Say it.\n\nhe ran"),
+        ("previous_or_title", "Say it.\n\nhe ran"),
         ("both", "Say it.\nThe cup\nhe ran"),
     ],
 )
@@ -139,7 +139,30 @@ def test_livecc_tells_title_and_previous_words_in_its_query(load_tiny, context, 
     assert not any(s.part in (Part.PREVIOUS, Part.AROUND) for s in spans)
     if context == "previous_or_title":
         bare = Commentary("", told.words, title="The cup")
-        assert bare.query_with(context, "Please.") == "Please.\nThe cup"
+        assert bare.query_with(context) == "The cup"
+
+
+def test_an_empty_query_asks_nothing(loaded):
+    spans, _, _ = form_of(loaded).spans(Commentary("", told_of([[0, 0.4, "x"]]).words), (1, *GRID))
+    assert not any(span.part is Part.QUERY for span in spans)
+
+
+def test_previous_text_is_taken_as_it_is(load_tiny):
+    loaded = load_tiny("streamingvlm")
+    for previous in ("he ran", " he ran", " he ran "):
+        spans, _, _ = form_of(loaded).spans(told_of([[0, 0.4, "x"]], previous=previous), (1, *GRID))
+        ids = next(span.ids for span in spans if span.part is Part.PREVIOUS)
+        assert list(ids) == loaded.tokenizer.encode(previous, add_special_tokens=False)
+
+
+def test_words_behind_an_answer_keep_their_space_and_what_was_asked_before_the_clip_is_left_out(load_tiny):
+    loaded = load_tiny("streamingvlm")
+    rows = (Asked(4.0, "Early?", "Yes."), Asked(4.5, "Now?", "No."))
+    told = Commentary("", told_of([[4.1, 4.4, "x"]]).words, asked=rows)
+    spans, _, _ = form_of(loaded).spans(told, (1, *GRID), 4.0)
+    text = loaded.tokenizer.decode([i for span in spans for i in span.ids])
+    assert "Early" not in text and "<|vision_end|>Now?<|im_end|>" in text
+    assert text.endswith("assistant\n No.\n x ...<|im_end|>")
 
 
 def test_streamingvlm_keeps_previous_words_in_their_own_turn_and_refuses_them_in_the_query(load_tiny):
