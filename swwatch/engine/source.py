@@ -4,7 +4,7 @@ A source never calls the session: the session polls it, between tokens where its
 """
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 from typing import Any, Protocol
 
@@ -83,13 +83,16 @@ class Source(Protocol):
 class StepEncoder:
     """Makes steps of frames, by the processor and the pixel budget of a checkpoint."""
 
-    def __init__(self, loaded, device: torch.device | None = None):
+    def __init__(self, loaded, device: torch.device | None = None, max_pixels: int | None = None):
         """
         Args:
             loaded: a model.loading.Loaded.
             device: where pixels are made; None: on the CPU.
+            max_pixels: of a frame, in place of what the budget says.
         """
         budget = BUDGETS[loaded.settings.pixel_budget]
+        if max_pixels is not None:
+            budget = replace(budget, min_pixels=min(budget.min_pixels, max_pixels), max_pixels=max_pixels)
         self.frames = FrameEncoder(loaded.processor.video_processor, budget, device)
 
     def __call__(self, step: StepFrames) -> Step:

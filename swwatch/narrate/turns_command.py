@@ -3,13 +3,14 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from swwatch.config import REQUIRED, read_settings, setting
+from swwatch.config import REQUIRED, check_least, read_settings, setting
 from swwatch.data.video import iter_steps
 from swwatch.errors import UserError
+from swwatch.model.checks import saved_settings
 from swwatch.model.flags import DeviceFlags
 from swwatch.policies import keep
 from swwatch.rules import turn_positions
-from swwatch.rules.systems import get
+from swwatch.rules.systems import SYSTEMS, get
 
 WINDOWS = {  # flag -> the option of a policy that it sets
     "vision_seconds": "vision_s",
@@ -27,6 +28,11 @@ class TurnsSettings(DeviceFlags):
 
     model: str = setting(REQUIRED, "checkpoint folder or hub id")
     video: Path = setting(REQUIRED, "a video file of any length")
+    start: float = setting(0.0, "second of the video to begin at", least=0)
+    seconds: float | None = setting(None, "how much of it to watch (default: all)", above=0)
+    max_pixels: int | None = setting(
+        None, "of a frame, such as 301056 for 384 tokens of two (default: the system's)", least=784
+    )
     system: str | None = setting(None, "streamingvlm or livecc; needed where the checkpoint does not name one")
     query: str | None = setting(None, "what is asked in the first turn, '' for nothing (default: the system's own)")
     previous: str = setting("", "what was said before (systems that keep previous text)")
@@ -52,9 +58,11 @@ class TurnsSettings(DeviceFlags):
     realtime: bool = setting(False, "play the file at its own pace")
     jsonl: Path | None = setting(None, "write one JSON object per turn here")
     vtt: Path | None = setting(None, "write subtitles (WebVTT) here")
+    silent_cues: bool = setting(False, "turns of silence are subtitles, too")
 
     def __post_init__(self):
         super().__post_init__()
+        check_least(self)
         keep.check_eviction(self.eviction)
         if self.positions is not None:
             turn_positions.get(self.positions)
@@ -62,8 +70,24 @@ class TurnsSettings(DeviceFlags):
             raise UserError(f"--steps-per-turn must be at least 1, not {self.steps_per_turn}")
         if self.threshold is None and self.threshold_step:
             raise UserError("--threshold-step is added to --threshold: give both")
+        if self.silent_cues and not self.vtt:
+            raise UserError("--silent-cues is of subtitles: give --vtt")
         if self.system is not None:
-            self.kept(self.system)
+            self.check_system(self.system)
+
+    def check_system(self, system: str) -> None:
+        """Refuse what the system does not do.
+
+        Raises:
+            UserError: see `kept`; previous text or positions of another system.
+        """
+        row = get(system)
+        self.kept(system)
+        if self.previous and not row.previous_text:
+            raise UserError(f"{system} keeps no previous text: put --previous into --query")
+        if self.positions is not None and system not in turn_positions.get(self.positions).systems:
+            own = [name for name, policy in turn_positions.POLICIES.items() if system in policy.systems]
+            raise UserError(f"--positions {self.positions} is none of {system}'s: choose one of {', '.join(own)}")
 
     def kept(self, system: str) -> keep.Keep:
         """What is kept.
@@ -91,7 +115,13 @@ class TurnsSettings(DeviceFlags):
 def main(argv: list[str]) -> int:
     settings = read_settings(TurnsSettings, argv, program="swwatch turns", about=__doc__)
     settings.check_model(settings.model)
-    steps = iter_steps(settings.video, max_frames=None)  # an unreadable file is told before torch is imported
+    system = settings.system or saved_settings(settings.model).get("variant")
+    if system in SYSTEMS:
+        settings.check_system(system)
+    end_s = None if settings.seconds is None else settings.start + settings.seconds
+    steps = iter_steps(
+        settings.video, max_frames=None, span=(settings.start, end_s)
+    )  # an unreadable file is told before torch is imported
     from swwatch.narrate.turns_stream import stream_turns
 
     return stream_turns(settings, steps)

@@ -1,13 +1,15 @@
 """What `swwatch turns` does once its flags are read: load the model, comment, show and write."""
 
 import json
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 
 from swwatch.data.video import StepFrames
 from swwatch.engine.requests import drive
+from swwatch.engine.source import StepEncoder
 from swwatch.engine.trace import RealTimeClock, SimulatedClock
 from swwatch.errors import UserError
 from swwatch.narrate.words import Token, Turn, narration
@@ -25,25 +27,33 @@ def stream_turns(settings, steps: Iterator[StepFrames]) -> int:
         raise UserError(f"{settings.model} is trained as {system!r}, {wanted}")
     options = session_options(settings, system)
     print(f"{settings.video} | {system} | {get(system).query if settings.query is None else settings.query}")
-    clock = RealTimeClock() if settings.realtime else SimulatedClock()
+    how = {
+        "clock": RealTimeClock() if settings.realtime else SimulatedClock(),
+        "encode": StepEncoder(loaded, max_pixels=settings.max_pixels),
+    }
+    start_s = settings.start
+    if not get(system).clip_time:  # its labels tell the seconds of the video
+        steps, start_s = (replace(step, step=step.step + settings.start) for step in steps), 0.0
     with ExitStack() as stack:
         jsonl, vtt = (_open(stack, path) for path in (settings.jsonl, settings.vtt))
         if vtt:
             print("WEBVTT", file=vtt)
-        begun = False
-        for event in drive(loaded.model, narration(loaded, steps, clock=clock, **options)):
+        begun, since = False, time.perf_counter()
+        for event in drive(loaded.model, narration(loaded, steps, **how, **options)):
             if isinstance(event, Token):
                 if not begun:
-                    print(f"{event.t_frame_s + 0.5:8.1f} s |", end="")
+                    print(f"{settings.start + event.t_frame_s + 0.5:8.1f} s |", end="")
                     begun = True
                 print(event.text.replace("\n", " "), end="", flush=True)
             elif isinstance(event, Turn):
-                print()
+                turn = replace(event, start_s=event.start_s + start_s, end_s=event.end_s + start_s)
+                took_s, since = time.perf_counter() - since, time.perf_counter()
+                print(f"  [{took_s:.2f} s]")
                 begun = False
                 if jsonl:
-                    print(json.dumps({"type": "segment"} | asdict(event), ensure_ascii=False), file=jsonl, flush=True)
-                if vtt and event.text:
-                    print(cue(event), file=vtt, flush=True)
+                    print(json.dumps(row(turn, took_s), ensure_ascii=False), file=jsonl, flush=True)
+                if vtt and (turn.text or settings.silent_cues):
+                    print(f"\nNOTE took {took_s:.2f} s\n{cue(turn)}", file=vtt, flush=True)
     return 0
 
 
@@ -65,6 +75,11 @@ def session_options(settings, system: str) -> dict:
         "steps_per_turn": settings.steps_per_turn,
         "choose": replace(choose, **known),
     }
+
+
+def row(turn: Turn, took_s: float) -> dict:
+    """A turn as a line of JSON, under the names of StreamingVLM's public program, and the seconds that it took."""
+    return {"type": "segment", "start": turn.start_s, "end": turn.end_s, "text": turn.text, "took_s": round(took_s, 4)}
 
 
 def cue(turn: Turn) -> str:

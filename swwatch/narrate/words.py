@@ -44,7 +44,9 @@ def narrate(loaded: Loaded, steps: Iterable[StepFrames], **options) -> Iterator[
     return (event for event in drive(loaded.model, narration(loaded, steps, **options)) if isinstance(event, Token))
 
 
-def narration(loaded: Loaded, steps: Iterable[StepFrames], *, clip_key: str = "", clock=None, **options) -> Run:
+def narration(
+    loaded: Loaded, steps: Iterable[StepFrames], *, clip_key: str = "", clock=None, encode=None, **options
+) -> Run:
     """The same as a coroutine that leaves the model to its driver: `requests.drive` for one, `batch.Batch` for many.
 
     Args:
@@ -52,6 +54,7 @@ def narration(loaded: Loaded, steps: Iterable[StepFrames], *, clip_key: str = ""
         clip_key: seeds random schedules per clip; the video id.
         clock: has now() and arrive(at_s) in stream seconds; by default a SimulatedClock. Resizing and normalising
             count as the model's own time; decoding a file does not, for it stands in for a camera.
+        encode: makes a Step of a StepFrames; by default the checkpoint's StepEncoder.
         options: of engine.door.open_stream; and max_new_tokens, repetition_penalty, stop_early, where they differ from
             the form's own.
     Yields:
@@ -64,7 +67,7 @@ def narration(loaded: Loaded, steps: Iterable[StepFrames], *, clip_key: str = ""
     session = open_stream(loaded, key=clip_key, clock=clock, **options)
     # bursts and stalls hold frames back
     arriving = (replace(step, arrival_s=session.arrival_s(step.step, step.arrival_s)) for step in steps)
-    source = FileSource(arriving, StepEncoder(loaded), clock)
+    source = FileSource(arriving, encode or StepEncoder(loaded), clock)
     yield from with_text(session.run(source), loaded.tokenizer)
 
 

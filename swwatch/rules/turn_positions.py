@@ -25,11 +25,13 @@ class Policy:
         name: as asked for.
         why: what it is for, one line.
         flat_first, flat_later: plain counting on all axes, video included, in the first turn and in later ones.
+        systems: of rules.systems, whose weights or release know it.
         compact: after tokens were evicted the rest is numbered anew from 0, without gaps.
     """
 
     name: str
     why: str
+    systems: tuple[str, ...]
     flat_first: bool = False
     flat_later: bool = False
     compact: bool = False
@@ -60,16 +62,22 @@ class Policy:
         return torch.cat([torch.zeros((3, 0), dtype=torch.int64), *parts], dim=1), start
 
 
+BOTH = ("streamingvlm", "livecc")
 POLICIES = {
     policy.name: policy
     for policy in (
-        Policy("mrope_contiguous", "StreamingVLM: positions never exceed what is kept", compact=True),
-        Policy("mrope_append", "the contrast to it: positions grow with the stream, for ever"),
-        Policy("mrope_full", "what one forward over the whole conversation has; equal to it at every turn"),
         Policy(
-            "livecc_compat", "LiveCC's released demo: 3-D in its first turn, plain counting later", flat_later=True
+            "mrope_contiguous", "StreamingVLM: positions never exceed what is kept", ("streamingvlm",), compact=True
         ),
-        Policy("flat_1d", "what LiveCC's released weights were trained with", flat_first=True, flat_later=True),
+        Policy("mrope_append", "the contrast to it: positions grow with the stream, for ever", ("streamingvlm",)),
+        Policy("mrope_full", "what one forward over the whole conversation has; equal to it at every turn", BOTH),
+        Policy(
+            "livecc_compat",
+            "LiveCC's released demo: 3-D in its first turn, plain counting later",
+            ("livecc",),
+            flat_later=True,
+        ),
+        Policy("flat_1d", "what LiveCC's released weights were trained with", BOTH, flat_first=True, flat_later=True),
     )
 }
 

@@ -110,11 +110,43 @@ def test_the_command_writes_text_subtitles_and_json(load_tiny, clip, tmp_path, c
     assert command.main([*flags, "--greedy", "--vision-seconds", "2", "--jsonl", str(jsonl), "--vtt", str(vtt)]) == 0
     shown = capsys.readouterr().out
     rows = [json.loads(line) for line in jsonl.read_text().splitlines()]
-    assert [row["start_s"] for row in rows] == list(range(len(rows))) and rows[0]["type"] == "segment"
+    assert [row["start"] for row in rows] == list(range(len(rows))) and rows[0]["type"] == "segment"
+    assert rows[0].keys() == {"type", "start", "end", "text", "took_s"} and rows[0]["took_s"] > 0
     assert shown.count(" s |") == len(rows)
-    cues = vtt.read_text().split("\n\n")
-    assert cues[0] == "WEBVTT" and len(cues) - 1 == sum(bool(row["text"]) for row in rows)
-    assert cues[1].startswith("00:00:0")
+    begin, *blocks = vtt.read_text().split("\n\n")
+    notes, cues = blocks[::2], blocks[1::2]
+    assert begin == "WEBVTT" and len(cues) == len(notes) == sum(bool(row["text"]) for row in rows)
+    assert cues[0].startswith("00:00:0") and all(note.startswith("NOTE took ") for note in notes)
+
+
+@pytest.mark.parametrize(("system", "ends"), [("streamingvlm", [4, 5, 6]), ("livecc", [6])])
+def test_a_part_of_a_video_is_told_in_the_videos_seconds(clip, tmp_path, tiny_checkpoint, system, ends):
+    jsonl, vtt = tmp_path / "turns.jsonl", tmp_path / "turns.vtt"
+    flags = ["--model", str(tiny_checkpoint), "--video", str(clip), "--system", system, "--greedy"]
+    flags += ["--start", "3", "--seconds", "3", "--query", "", "--max-new-tokens", "2", "--max-pixels", "3136"]
+    assert command.main([*flags, "--jsonl", str(jsonl), "--vtt", str(vtt), "--silent-cues"]) == 0
+    rows = [json.loads(line) for line in jsonl.read_text().splitlines()]
+    assert [row["end"] for row in rows] == ends and rows[0]["start"] == 3
+    assert vtt.read_text().count("-->") == len(rows)
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["livecc", "--previous", "he ran"], "keeps no previous text"),
+        (["livecc", "--positions", "mrope_contiguous"], "choose one of mrope_full, livecc_compat, flat_1d"),
+        (["streamingvlm", "--positions", "livecc_compat"], "is none of streamingvlm's"),
+        (["livecc", "--max-pixels", "5"], "at least 784"),
+        (["livecc", "--seconds", "0"], "above 0"),
+        (["livecc", "--silent-cues"], "give --vtt"),
+    ],
+)
+def test_what_a_system_does_not_do_is_told_before_its_model_is_loaded(
+    clip, tiny_checkpoint, monkeypatch, flags, message
+):
+    monkeypatch.setattr("swwatch.model.loading.load", None)
+    with pytest.raises(UserError, match=message):
+        command.main(["--model", str(tiny_checkpoint), "--video", str(clip), "--system", *flags])
 
 
 def test_draws_depend_on_the_seed_alone(load_tiny, clip, tmp_path, tiny_checkpoint):
@@ -123,7 +155,7 @@ def test_draws_depend_on_the_seed_alone(load_tiny, clip, tmp_path, tiny_checkpoi
         out = tmp_path / f"{len(said)}.jsonl"
         flags = ["--model", str(tiny_checkpoint), "--video", str(clip), "--system", "livecc", "--seed", str(seed)]
         command.main([*flags, "--temperature", "1", "--jsonl", str(out)])
-        said.append(out.read_text())
+        said.append([json.loads(line)["text"] for line in out.read_text().splitlines()])
     assert said[0] == said[1] != said[2]
 
 
