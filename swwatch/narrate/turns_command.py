@@ -115,13 +115,13 @@ class TurnsSettings(DeviceFlags):
 def main(argv: list[str]) -> int:
     settings = read_settings(TurnsSettings, argv, program="swwatch turns", about=__doc__)
     settings.check_model(settings.model)
-    system = settings.system or saved_settings(settings.model).get("variant")
-    if system in SYSTEMS:
-        settings.check_system(system)
     end_s = None if settings.seconds is None else settings.start + settings.seconds
     steps = iter_steps(
         settings.video, max_frames=None, span=(settings.start, end_s)
     )  # an unreadable file is told before torch is imported
+    system = settings.system or saved_settings(settings.model).get("variant")
+    if system in SYSTEMS:
+        settings.check_system(system)
     from swwatch.narrate.turns_stream import stream_turns
 
     return stream_turns(settings, steps)
