@@ -130,7 +130,7 @@ def read_settings(cls: type[T], argv: list[str], *, program: str, about: str, ya
 
     Args:
         program, about: as for Parser.
-        yaml_path: read where no --config is given; None for no file.
+        yaml_path: read where no --config is given, if it is there; None for no file.
     Raises:
         UserError: as `load_settings`. What argparse finds wrong, it tells itself and leaves with exit code 2.
     """
@@ -138,6 +138,8 @@ def read_settings(cls: type[T], argv: list[str], *, program: str, about: str, ya
     add_flags(parser, cls)
     parser.add_argument("--config", type=Path, metavar="FILE", help="YAML file of settings; flags go before it")
     flags = vars(parser.parse_args(argv))
+    if yaml_path is not None and not yaml_path.exists():
+        yaml_path = None
     return load_settings(cls, yaml_path=flags.pop("config") or yaml_path, env=os.environ, flags=flags)
 
 

@@ -9,9 +9,9 @@ from swwatch.errors import UserError
 from swwatch.evaluate.run_files import RunFiles, read_run, some, write_object
 from swwatch.metrics.captions import Measured, measure
 from swwatch.metrics.paper import AS_IT_IS
-from swwatch.metrics.significance import NUM_RESAMPLES, Statistic, compare, mean_of, ratio_of
+from swwatch.metrics.significance import NUM_RESAMPLES, Statistic, compare, mean_of
 from swwatch.metrics.tables import as_text, interval
-from swwatch.toy.scores import clip_counts, toy_events
+from swwatch.toy.scores import toy_events, toy_statistics
 
 METHOD = (
     "difference: B - A; interval: percentile bootstrap over clips, paired; p: approximate randomization, two-sided, "
@@ -202,10 +202,5 @@ def _toy(a: RunFiles, b: RunFiles, common: list[str]) -> Pairs:
         return {}
     events = {str(record["video_id"]): toy_events(record) for record in read_jsonl(data)}
     keys = [key for key in common if events.get(key)]
-    counts = [[clip_counts(run.rows[key]["result"], events[key]) for key in keys] for run in (a, b)]
-    pairs = {}
-    for name in dict.fromkeys(name for run in counts for clip in run for name in clip):
-        sides = [ratio_of(*zip(*(clip.get(name, (0, 0)) for clip in run), strict=True)) for run in counts]
-        if all(side.per_clip[:, 1].sum() for side in sides):
-            pairs[f"toy {name}"] = tuple(sides)
-    return pairs
+    sides = [toy_statistics((run.rows[key]["result"], events[key]) for key in keys) for run in (a, b)]
+    return {f"toy {name}": (sides[0][name], sides[1][name]) for name in sides[0] if name in sides[1]}

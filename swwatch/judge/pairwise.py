@@ -7,6 +7,8 @@ over clips. A clip is won above 1/2 and lost below.
 Source: both orders are asked because judges favour a place (Zheng et al. 2023, MT-Bench, arXiv 2306.05685).
 """
 
+from collections.abc import Callable
+
 from swwatch.errors import UserError
 from swwatch.judge.asking import Verdict
 from swwatch.judge.pointwise import failures
@@ -14,6 +16,8 @@ from swwatch.judge.rubric import FIRST, SECOND, TIE, Criterion, Rubric, compare_
 from swwatch.metrics.significance import interval, mean_of
 
 ORDERS = ("a_first", "b_first")
+Clips = dict[str, tuple[str, str, str]]  # clip -> (caption of A, caption of B, reference)
+Known = Callable[[str, str], str | None]
 _WINNER = {"a_first": {FIRST: "a", SECOND: "b", TIE: TIE}, "b_first": {FIRST: "b", SECOND: "a", TIE: TIE}}
 _WORTH = {"a": 1.0, TIE: 0.5, "b": 0.0}
 
@@ -27,22 +31,40 @@ def decided(a: str, b: str) -> str | None:
 
 
 def questions(
-    rubric: Rubric, criterion: Criterion, clips: dict[str, tuple[str, str, str]]
+    rubric: Rubric, criterion: Criterion, clips: Clips, *, known: Known = decided, ties: bool = True
 ) -> dict[tuple[str, str], list[dict]]:
     """(clip, order) -> question.
 
     Args:
-        clips: clip -> (caption of A, caption of B, reference).
+        known: two captions -> the outcome that needs no judge, or None.
+        ties: as for `compare_messages`.
     """
     asked = {}
     for key, (a, b, reference) in clips.items():
-        if decided(a, b) is None:
-            asked[key, "a_first"] = compare_messages(rubric, criterion, a, b, reference)
-            asked[key, "b_first"] = compare_messages(rubric, criterion, b, a, reference)
+        if known(a, b) is None:
+            asked[key, "a_first"] = compare_messages(rubric, criterion, a, b, reference, ties=ties)
+            asked[key, "b_first"] = compare_messages(rubric, criterion, b, a, reference, ties=ties)
     return asked
 
 
-def summarize(clips: dict[str, tuple[str, str, str]], verdicts: dict[tuple[str, str], Verdict]) -> dict:
+def outcomes(
+    clips: Clips, verdicts: dict[tuple[str, str], Verdict], *, known: Known = decided
+) -> tuple[dict[str, dict[str, str]], dict[str, Verdict]]:
+    """Clip -> order -> who won (a, b, tie, or what is known); and one verdict of each clip that has none to use."""
+    found, failed = {}, {}
+    for key, (a, b, _) in clips.items():
+        if outcome := known(a, b):
+            found[key] = dict.fromkeys(ORDERS, outcome)
+            continue
+        pair = {order: verdicts[key, order] for order in ORDERS}
+        if lacking := [verdict for verdict in pair.values() if verdict.value is None]:
+            failed[key] = lacking[0]
+        else:
+            found[key] = {order: _WINNER[order][verdict.value] for order, verdict in pair.items()}
+    return found, failed
+
+
+def summarize(clips: Clips, verdicts: dict[tuple[str, str], Verdict]) -> dict:
     """Verdicts to a win rate of run A, with what the order of showing did to them.
 
     A clip of which either order has no usable answer is left out. `position_bias` is over the clips that were asked:
@@ -52,39 +74,27 @@ def summarize(clips: dict[str, tuple[str, str, str]], verdicts: dict[tuple[str, 
     Raises:
         UserError: not one clip could be judged.
     """
-    failed: dict[str, Verdict] = {}
-    outcomes: dict[str, dict[str, str]] = {}
-    num_known = 0
-    for key, (a, b, _) in clips.items():
-        known = decided(a, b)
-        pair = {} if known else {order: verdicts[key, order] for order in ORDERS}
-        if lacking := [verdict for verdict in pair.values() if verdict.value is None]:
-            failed[key] = lacking[0]
-            continue
-        outcomes[key] = {order: known or _WINNER[order][pair[order].value] for order in ORDERS}
-        num_known += known is not None
-    if not outcomes:
+    found, failed = outcomes(clips, verdicts)
+    if not found:
         raise UserError(f"no clip could be judged; the first: {next(iter(failed.values())).why}")
-    scores = {key: sum(_WORTH[pair[order]] for order in ORDERS) / 2 for key, pair in outcomes.items()}
+    scores = {key: sum(_WORTH[pair[order]] for order in ORDERS) / 2 for key, pair in found.items()}
     values = list(scores.values())
     return {
         "num_clips": len(clips),
-        "num_judged": len(outcomes),
-        "num_not_asked": num_known,
+        "num_judged": len(found),
+        "num_not_asked": sum((key, "a_first") not in verdicts for key in found),
         "win_rate": sum(values) / len(values),
         "ci95": interval(mean_of(values)),
         "num_won": sum(value > 0.5 for value in values),
         "num_tied": sum(value == 0.5 for value in values),
         "num_lost": sum(value < 0.5 for value in values),
         "win_rate_by_order": {
-            order: sum(_WORTH[pair[order]] for pair in outcomes.values()) / len(outcomes) for order in ORDERS
+            order: sum(_WORTH[pair[order]] for pair in found.values()) / len(found) for order in ORDERS
         },
-        "position_bias": _position_bias(
-            [verdicts[k, o].value for k in outcomes for o in ORDERS if (k, o) in verdicts]
-        ),
+        "position_bias": _position_bias([verdicts[k, o].value for k in found for o in ORDERS if (k, o) in verdicts]),
         **failures(failed),
-        "per_clip": {key: {**pair, "score": scores[key]} for key, pair in outcomes.items()},
-        "why": {key: {o: verdicts[key, o].why for o in ORDERS} for key in outcomes if (key, "a_first") in verdicts},
+        "per_clip": {key: {**pair, "score": scores[key]} for key, pair in found.items()},
+        "why": {key: {o: verdicts[key, o].why for o in ORDERS} for key in found if (key, "a_first") in verdicts},
     }
 
 

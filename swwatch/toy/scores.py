@@ -10,6 +10,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, fields
 
+from swwatch.metrics.significance import Statistic, ratio_of
 from swwatch.toy.mentions import align, find_phrases
 from swwatch.toy.world import COLORS, DIRECTIONS, OPENING, SHAPES, Event, parse_caption
 
@@ -45,6 +46,17 @@ def toy_scores(clips: Iterable[tuple[str, Sequence[Event]]]) -> dict[str, float]
             total[1] += whole
     shares = {name: part / whole for name, (part, whole) in sums.items() if whole}
     return {"num_clips": len(clips), "num_events": sum(len(events) for _, events in clips)} | shares
+
+
+def toy_statistics(clips: Iterable[tuple[str, Sequence[Event]]]) -> dict[str, Statistic]:
+    """The shares of `toy_scores` in a form that can be resampled; those of nothing are left out."""
+    counts = [clip_counts(text, events) for text, events in clips]
+    found = {}
+    for name in dict.fromkeys(name for clip in counts for name in clip):
+        parts, wholes = zip(*(clip.get(name, (0, 0)) for clip in counts), strict=True)
+        if sum(wholes):
+            found[name] = ratio_of(parts, wholes)
+    return found
 
 
 def clip_counts(text: str, events: Sequence[Event]) -> dict[str, tuple[float, int]]:

@@ -35,8 +35,7 @@ def several(argv: list[str]) -> bool:
 
 
 def _read(argv: list[str]) -> EvalSettings:
-    yaml_path = CONFIG if CONFIG.exists() else None
-    settings = read_settings(EvalSettings, argv, program="swwatch eval", about=__doc__, yaml_path=yaml_path)
+    settings = read_settings(EvalSettings, argv, program="swwatch eval", about=__doc__, yaml_path=CONFIG)
     if not settings.score_only:
         if not settings.data_path.is_file():
             raise no_file(settings.data_path)

@@ -8,11 +8,10 @@ from swwatch.evaluate.caption.settings import EvalSettings
 from swwatch.evaluate.run_files import some
 from swwatch.metrics.captions import Metric, caption_scores
 from swwatch.metrics.paper import format_table, our_interval, our_row, paper_rows
-from swwatch.metrics.significance import interval, ratio_of
+from swwatch.metrics.significance import interval
 from swwatch.metrics.timing import planned_arrivals, summarize
 from swwatch.toy.mentions import mentions
-from swwatch.toy.scores import clip_counts, toy_events, toy_scores
-from swwatch.toy.world import Event
+from swwatch.toy.scores import toy_events, toy_scores, toy_statistics
 
 
 def learned_metrics(settings: EvalSettings) -> list[Metric]:
@@ -83,7 +82,10 @@ def score(
         traced = {key: traces[key] for key in rows if key in traces}
         report["timing"] = _timing(traced, known, told, schedule, clips_at_once)
     clips = [(rows[key]["result"], events) for key, events in told.items()]
-    return report | ({"toy_events": toy_scores(clips), "toy_ci95": _toy_intervals(clips)} if clips else {})
+    if clips:
+        shares = {name: interval(statistic) for name, statistic in toy_statistics(clips).items()}
+        report |= {"toy_events": toy_scores(clips), "toy_ci95": shares}
+    return report
 
 
 def _with_reference(row: dict, known: Mapping[str, dict]) -> dict:
@@ -100,17 +102,6 @@ def _timing(
     shared = f"{clips_at_once} clips shared each forward: these are the times of the shared device, not of one stream"
     note = shared if clips_at_once > 1 else None
     return summarize(traces, plain, mentions if told else None, arrivals=arrivals, note=note)
-
-
-def _toy_intervals(clips: list[tuple[str, list[Event]]]) -> dict[str, list[float]]:
-    """Bootstrap intervals of the toy world's shares, over clips."""
-    counts = [clip_counts(text, events) for text, events in clips]
-    found = {}
-    for name in dict.fromkeys(name for clip in counts for name in clip):
-        parts, wholes = zip(*(clip.get(name, (0, 0)) for clip in counts), strict=True)
-        if sum(wholes):
-            found[name] = interval(ratio_of(parts, wholes))
-    return found
 
 
 def describe(report: dict, variant: str | None, num_skipped: int) -> str:

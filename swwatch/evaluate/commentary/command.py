@@ -40,9 +40,9 @@ def generate(argv: list[str]) -> int:
 
 
 def judge(argv: list[str]) -> int:
-    yaml_path, about = JUDGE_CONFIG if JUDGE_CONFIG.exists() else None, CompareSettings.__doc__
+    about = CompareSettings.__doc__
     program = "swwatch commentary judge"
-    settings = read_settings(CompareSettings, argv, program=program, about=about, yaml_path=yaml_path)
+    settings = read_settings(CompareSettings, argv, program=program, about=about, yaml_path=JUDGE_CONFIG)
 
     from swwatch.evaluate.commentary.judging import compare_with_all
 

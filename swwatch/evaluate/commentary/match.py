@@ -14,13 +14,12 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from swwatch.evaluate.commentary.texts import cut, has_words
+from swwatch.judge import pairwise
 from swwatch.judge.asking import Verdict
-from swwatch.judge.pairwise import ORDERS
-from swwatch.judge.rubric import FIRST, SECOND, TIE, Criterion, Rubric, compare_messages
+from swwatch.judge.rubric import TIE, Criterion, Rubric
 from swwatch.metrics.significance import interval, ratio_of
 
 A, B, NOBODY = "A", "B", "nobody"
-_WINNER = {"a_first": {FIRST: A, SECOND: B, TIE: TIE}, "b_first": {FIRST: B, SECOND: A, TIE: TIE}}
 
 
 @dataclass(frozen=True)
@@ -61,32 +60,24 @@ def questions(
     rubric: Rubric, criterion: Criterion, pairs: Iterable[Pair], *, ties: bool
 ) -> dict[tuple[str, str], list[dict]]:
     """(pair, order) -> question, of the pairs that need a judge; each text is cut to LONGEST_TEXT."""
-    asked = {}
-    for pair in pairs:
-        if any(pair.silent):
-            continue
-        a, b, reference = cut(pair.a), cut(pair.b), cut(pair.reference)
-        asked[pair.key, "a_first"] = compare_messages(rubric, criterion, a, b, reference, ties=ties)
-        asked[pair.key, "b_first"] = compare_messages(rubric, criterion, b, a, reference, ties=ties)
-    return asked
+    return pairwise.questions(rubric, criterion, _clips(pairs), known=_known, ties=ties)
 
 
-def outcomes(
-    pairs: Iterable[Pair], verdicts: dict[tuple[str, str], Verdict]
-) -> tuple[list[Outcome], dict[str, Verdict]]:
+def outcomes(pairs: list[Pair], verdicts: dict[tuple[str, str], Verdict]) -> tuple[list[Outcome], dict[str, Verdict]]:
     """What came of each pair, and one verdict of each that has none to use."""
-    found, failed = [], {}
-    for pair in pairs:
-        if any(pair.silent):
-            who = {(True, True): NOBODY, (True, False): B, (False, True): A}[pair.silent]
-            found.append(Outcome(pair, who, who))
-            continue
-        pair_of = {order: verdicts[pair.key, order] for order in ORDERS}
-        if lacking := [verdict for verdict in pair_of.values() if verdict.value is None]:
-            failed[pair.key] = lacking[0]
-            continue
-        found.append(Outcome(pair, *(_WINNER[order][pair_of[order].value] for order in ORDERS)))
-    return found, failed
+    found, failed = pairwise.outcomes(_clips(pairs), verdicts, known=_known)
+    named = {"a": A, "b": B}
+    ends = {key: [named.get(who, who) for who in orders.values()] for key, orders in found.items()}
+    return [Outcome(pair, *ends[pair.key]) for pair in pairs if pair.key in ends], failed
+
+
+def _clips(pairs: Iterable[Pair]) -> pairwise.Clips:
+    return {pair.key: (cut(pair.a or ""), cut(pair.b or ""), cut(pair.reference)) for pair in pairs}
+
+
+def _known(a: str, b: str) -> str | None:
+    """Silence beats nothing and loses to any words."""
+    return {(False, False): NOBODY, (True, False): "a", (False, True): "b"}.get((has_words(a), has_words(b)))
 
 
 def win_share(found: Iterable[Outcome]) -> float | None:

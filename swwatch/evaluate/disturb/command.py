@@ -18,8 +18,7 @@ from swwatch.rules.variants import is_chat
 
 
 def main(argv: list[str]) -> int:
-    yaml_path = CONFIG if CONFIG.exists() else None
-    settings = read_settings(DisturbSettings, argv, program="swwatch disturb", about=__doc__, yaml_path=yaml_path)
+    settings = read_settings(DisturbSettings, argv, program="swwatch disturb", about=__doc__, yaml_path=CONFIG)
     schedules = list(dict.fromkeys(str(parse_schedule(text)) for text in settings.schedules))
     models = find_checkpoints(settings.models)
     records = read_jsonl(settings.data_path)[: settings.max_count]

@@ -35,8 +35,7 @@ class GradeSettings(JudgeSettings):
 
 
 def main(argv: list[str]) -> int:
-    yaml_path = CONFIG if CONFIG.exists() else None
-    settings = read_settings(GradeSettings, argv, program="swwatch judge", about=__doc__, yaml_path=yaml_path)
+    settings = read_settings(GradeSettings, argv, program="swwatch judge", about=__doc__, yaml_path=CONFIG)
     runs = [read_run(path).tell() for path in dict.fromkeys(settings.runs)]
     other = None if settings.against is None else read_run(settings.against).tell()
     with JudgeSession(settings) as session:
