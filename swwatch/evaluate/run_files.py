@@ -205,7 +205,7 @@ def beside(predictions: Path, what: str) -> Path:
 def in_folder(folder: Path, name: str) -> Path:
     """A bare name lies in the folder; a path is a path."""
     path = Path(name)
-    return folder / path if path.name == name else path
+    return folder / path if path.name == str(path) else path
 
 
 def some(clips: list) -> str:
