@@ -21,6 +21,7 @@ HOMES = {
     "VARIANTS": "swwatch.rules.variants",
     "SYSTEMS": "swwatch.rules.systems",
     "SEE": "swwatch.policies.see",
+    "KEEP": "swwatch.policies.keep",
     "SPEAK": "swwatch.policies.speak",
     "CHOOSE": "swwatch.policies.choose",
 }

@@ -17,6 +17,8 @@ from swwatch.config import REQUIRED, setting
 from swwatch.data.budget import BUDGETS
 from swwatch.errors import UserError
 from swwatch.model.checks import check_checkpoint, check_device, check_dtype
+from swwatch.policies.choose import CHOOSE, parse_choose
+from swwatch.policies.keep import KEEP, parse_keep
 from swwatch.policies.see import SEE, parse_see
 from swwatch.policies.speak import FORMS, parse_schedule
 from swwatch.policies.table import forms
@@ -93,6 +95,38 @@ class LoadFlags(DeviceFlags):
         if name in variants.TURNS:
             raise UserError(f"{name!r} speaks once in a turn, by no schedule: leave {self.schedule!r} out")
         return replace(loaded, settings=replace(loaded.settings, schedule=parse_schedule(self.schedule)))
+
+
+@dataclass(frozen=True, kw_only=True)
+class SessionFlags:
+    """What a session keeps and how it chooses, for programs that open sessions. What is left out is the form's own."""
+
+    heading: ClassVar[str] = "session"
+
+    keep: str | None = setting(None, f"what stays of a stream without end: {forms(KEEP)}")
+    choose: str | None = setting(None, f"how the next token is chosen: {forms(CHOOSE)}")
+
+    def __post_init__(self):
+        if self.keep is not None:
+            parse_keep(self.keep)
+        if self.choose is not None:
+            parse_choose(self.choose)
+
+    def check_choose(self, *names: str) -> None:
+        """Refuse flags that say what --choose says, too.
+
+        Args:
+            names: of settings that are None, or False, where they were not given.
+        """
+        given = [name for name in names if getattr(self, name) not in (None, False)]
+        if self.choose is not None and given:
+            flag = f"--{given[0].replace('_', '-')}"
+            raise UserError(f"--choose {self.choose} and {flag} both say how tokens are chosen: give one of them")
+
+    def session_policies(self) -> dict[str, str]:
+        """Those that were given, as options of a session."""
+        asked = {"keep": self.keep, "choose": self.choose}
+        return {name: text for name, text in asked.items() if text is not None}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,13 +12,14 @@ from swwatch.data.video import iter_steps
 from swwatch.engine.choose import AUTO, check_name
 from swwatch.errors import UserError
 from swwatch.model.checks import saved_settings
-from swwatch.model.flags import ModelFlags
+from swwatch.model.flags import ModelFlags, SessionFlags
 from swwatch.policies.choose import Greedy
+from swwatch.policies.keep import parse_keep
 from swwatch.rules.variants import TURNS
 
 
 @dataclass(frozen=True, kw_only=True)
-class StreamSettings(ModelFlags):
+class StreamSettings(ModelFlags, SessionFlags):
     """Flags of `swwatch stream`."""
 
     video: Path = setting(REQUIRED, "a video file")
@@ -34,19 +35,28 @@ class StreamSettings(ModelFlags):
     max_frames: int = setting(
         60, "longest video accepted in frames at 2 fps; none is too long with --window or in chat turns"
     )
-    window: int | None = setting(None, "for streams without end: keep the newest seconds of video", metavar="SECONDS")
+    window: int | None = setting(None, "the newest seconds of video stay, as --keep window:SECONDS", metavar="SECONDS")
     text_sink: int = setting(512, "first answer tokens that stay with --window")
     text_window: int = setting(512, "last answer tokens that stay with it")
     jsonl: Path | None = setting(None, "write one JSON object per token here")
     realtime: bool = setting(False, "play the file at its own pace, and show every lag")
 
     def __post_init__(self):
-        super().__post_init__()
+        ModelFlags.__post_init__(self)
+        SessionFlags.__post_init__(self)
         check_name(self.engine)
+        self.check_choose("max_new_tokens", "repetition_penalty", "stop_early")
+        if self.keep is not None and self.window is not None:
+            raise UserError(f"--keep {self.keep} and --window {self.window} both say what stays: give one of them")
         penalty = 1.15 if self.repetition_penalty is None else self.repetition_penalty
         Greedy(penalty, self.max_new_tokens)  # refuses what makes no sense
         if self.jsonl and self.jsonl.resolve() == self.video.resolve():
             raise UserError("--jsonl names the video itself: choose another file")
+
+    @property
+    def forgets(self) -> bool:
+        """Whether a narration may go on without end."""
+        return self.window is not None or (self.keep is not None and parse_keep(self.keep).moves)
 
 
 def main(argv: list[str]) -> int:
@@ -55,7 +65,7 @@ def main(argv: list[str]) -> int:
     if not settings.video.is_file():  # before the settings of a model on the hub, whose reading imports transformers
         raise UserError(f"cannot use the video {settings.video}: there is no such file")
     variant = settings.variant or saved_settings(settings.model).get("variant")
-    endless = settings.window is not None or variant in TURNS
+    endless = settings.forgets or variant in TURNS
     steps = iter_steps(settings.video, max_frames=None if endless else settings.max_frames)
     first = next(steps)  # an unreadable file is told before torch is imported
     from swwatch.narrate.stream import stream

@@ -33,7 +33,7 @@ def stream(settings, first: StepFrames, steps: Iterator[StepFrames]) -> int:
     engine, why = choose(settings.engine, loaded.settings.variant, model.device, num_devices)
     watcher = open_watcher(engine, model)
     if model.device.type == "cuda" and not settings.attention:
-        refused = why_not_fast(loaded.settings.variant, settings.window)
+        refused = why_not_fast(loaded.settings.variant, settings.forgets or None)
         if refused is None:
             num_steps = (first.num_frames or settings.max_frames) // FRAMES_PER_STEP
             asked = {name: options.get(name) for name in ("question", "max_new_tokens")}
@@ -65,8 +65,10 @@ def session_options(settings) -> dict:
     names = ("question", "schedule", "max_new_tokens", "repetition_penalty", "stop_early")
     asked = {name: getattr(settings, name) for name in names}
     options = {name: value for name, value in asked.items() if value is not None and value is not False}
+    options |= settings.session_policies()
     if settings.window is not None:
         options["keep"] = Window(settings.window, settings.text_sink, settings.text_window)
+    if settings.forgets and settings.choose is None:
         options.setdefault("max_new_tokens", None)
     return options
 

@@ -20,7 +20,7 @@ from swwatch.data.live.addresses import locate
 from swwatch.data.live.sources import frames_of
 from swwatch.engine.choose import AUTO, check_name
 from swwatch.errors import UserError
-from swwatch.model.flags import LoadFlags
+from swwatch.model.flags import LoadFlags, SessionFlags
 from swwatch.toy.quickstart import toy_checkpoint
 from swwatch.watch.terminal import follow, interruptible, listen, show_reconnect, typed_lines
 
@@ -29,7 +29,7 @@ OF_A_SERVER = ("variant", "schedule")  # flags of a model that a server's sessio
 
 
 @dataclass(frozen=True, kw_only=True)
-class WatchSettings(LoadFlags):
+class WatchSettings(LoadFlags, SessionFlags):
     """Flags of `swwatch watch`."""
 
     source: str = setting(REQUIRED, "a file, an http(s) or rtsp(s) address, or camera:0", positional=True)
@@ -47,10 +47,15 @@ class WatchSettings(LoadFlags):
     jsonl: Path | None = setting(None, "write every event here, as messages of docs/protocol.md")
 
     def __post_init__(self):
-        super().__post_init__()
+        LoadFlags.__post_init__(self)
+        SessionFlags.__post_init__(self)
         check_least(self)
         if self.server:
-            for name in (*(field.name for field in fields(LoadFlags)), "model", "max_new_tokens"):
+            for name in (
+                *(field.name for kind in (LoadFlags, SessionFlags) for field in fields(kind)),
+                "model",
+                "max_new_tokens",
+            ):
                 if name not in OF_A_SERVER and getattr(self, name) is not None:
                     raise UserError(f"--{name.replace('_', '-')} is for a model here: leave it out with --server")
             if not self.realtime:
@@ -125,4 +130,5 @@ def open_narrator(settings: WatchSettings):
         max_new_tokens=settings.max_new_tokens or MOST_TOKENS,
         keeps_up=settings.realtime,
         notes=notes,
+        **settings.session_policies(),
     )

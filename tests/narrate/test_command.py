@@ -162,3 +162,33 @@ def test_chat_systems_stream_too_and_tell_where_each_turn_ends(tiny_checkpoint, 
     assert f"(0-{first} s)" in shown and "engine serial: " in shown
     assert cli.run(stream.main, [*argv, "--schedule", "wait-k:3"]) == 2
     assert "by no schedule" in capsys.readouterr().err
+
+
+def test_keep_and_choose_are_policies_by_name(tiny_checkpoint, clip, tmp_path):
+    said = {}
+    for name, flags in (
+        ("window", ("--window", "2", "--text-sink", "4", "--text-window", "4")),
+        ("keep", ("--keep", "window:2:text_sink=4:text_window=4")),
+        ("greedy", ("--choose", "greedy:1:max_new_tokens=9")),
+        ("flags", ("--repetition-penalty", "1", "--max-new-tokens", "9")),
+    ):
+        out = tmp_path / f"{name}.jsonl"
+        assert run(tiny_checkpoint, clip, "--jsonl", str(out), *flags) == 0
+        said[name] = [token["token_id"] for token in tokens_of(out)]
+
+    assert said["window"] == said["keep"] and said["greedy"] == said["flags"]
+    assert len(said["greedy"]) == 9 < len(said["keep"])
+
+
+@pytest.mark.parametrize(
+    "flags, told",
+    [
+        (("--keep", "window:2", "--window", "2"), "both say what stays"),
+        (("--choose", "greedy", "--stop-early"), "both say how tokens are chosen"),
+        (("--keep", "nothing"), "window:16"),
+        (("--keep", "flush"), "cannot be kept so"),
+    ],
+)
+def test_policies_that_contradict_or_cannot_be_are_refused(tiny_checkpoint, clip, capsys, flags, told):
+    assert run(tiny_checkpoint, clip, *flags) == 2
+    assert told in capsys.readouterr().err
