@@ -10,12 +10,11 @@ from swwatch.data.annotations import read_jsonl
 from swwatch.data.prepare import command as prepare
 from swwatch.data.prompt import load_prompts, prompt_ids, question_of
 from swwatch.data.tasks import SUBTASKS
-from swwatch.engine import choose
+from swwatch.engine import choose, door
 from swwatch.errors import UserError
 from swwatch.evaluate.caption import command as evaluation
 from swwatch.evaluate.caption.settings import EvalSettings
 from swwatch.metrics import captions
-from swwatch.narrate import words as narrate
 from swwatch.paths import ROOT
 from swwatch.policies.speak import WaitK
 from swwatch.rules.layout import Kind
@@ -74,7 +73,7 @@ def test_from_clips_to_the_table_of_sub_tasks(data, tiny_checkpoint, tmp_path, m
         prompts.append(list(prompt))
         return choose.open_session(engine, model, prompt, **options)
 
-    monkeypatch.setattr(narrate, "open_session", open_session)
+    monkeypatch.setattr(door, "open_session", open_session)
     model = tmp_path / "model"
     flags = ["--task", "funqa", "--variant", "group", "--model-path", str(tiny_checkpoint), "--output-dir", str(model)]
     flags += ["--train-data", str(data / "funqa_train.jsonl"), "--max-steps", "2", "--accumulation", "1"]
