@@ -8,7 +8,6 @@ until the end, when those that the output names are moved into place.
 
 import errno
 import hashlib
-import heapq
 import json
 import os
 import shutil
@@ -24,6 +23,7 @@ from tqdm import tqdm
 from swwatch.data.annotations import encode_line, video_places, write_atomic
 from swwatch.data.prepare import pe_video_rules as pe_video
 from swwatch.data.prepare import sources
+from swwatch.data.prepare.sample import Sampler
 from swwatch.errors import UserError
 from swwatch.paths import LOCK, only_one
 
@@ -122,25 +122,6 @@ def process_part(job: Job, part, count_tokens: CountTokens) -> dict:
     state = {"num_entries": num_entries, "reasons": reasons, "rejects": rejects, "kept": kept}
     write_atomic(job.state_file(part), [json.dumps(state)])
     return state
-
-
-class Sampler:
-    """A uniform random sample of ids that depends on nothing but the set of ids and the seed.
-
-    Every id has a pseudo-random rank; the sample is the `size` lowest. So it can be kept while ids stream in.
-    """
-
-    def __init__(self, size: int, seed: int):
-        self.size, self.seed = size, seed
-        self.heap: list[tuple[int, str]] = []  # highest rank first: rank is negated
-
-    def offer(self, name: str) -> str | None:
-        """Take an id that was not offered before; returns the id that is out now, if any."""
-        rank = int.from_bytes(hashlib.blake2b(f"{self.seed}:{name}".encode(), digest_size=8).digest())
-        if len(self.heap) < self.size:
-            heapq.heappush(self.heap, (-rank, name))
-            return None
-        return heapq.heappushpop(self.heap, (-rank, name))[1]
 
 
 def choose(job: Job, parts: list) -> tuple[dict[str, str], set[str]]:

@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from swwatch.data.annotations import read_jsonl, resolve_video
-from swwatch.data.prepare.parts import Sampler, prepare
+from swwatch.data.prepare.parts import prepare
+from swwatch.data.prepare.sample import Sampler
 from swwatch.data.prepare.sources import read_shard
 from swwatch.errors import UserError
 from tests.helpers.pe_video_files import (
