@@ -9,6 +9,8 @@ from swwatch.data.prompt import Prompts
 from swwatch.errors import UserError
 from swwatch.live.stage import Full
 from swwatch.policies.speak import parse_schedule
+from swwatch.rules import systems, variants
+from swwatch.rules.variants import Speaks
 from swwatch.serve.files import Folder, Uploads
 from swwatch.serve.log import log
 from swwatch.serve.metrics import Metrics
@@ -93,12 +95,14 @@ class Sessions:
         return session, session.opened.model_copy(update=update)
 
     async def _begin(self, message: Open, connection: Connected) -> tuple[Session, Opened]:
-        question = message.question or self.prompts.eval_question
+        checkpoint = self.stages.find(message.variant)
+        in_turns = variants.get(checkpoint.variant).speaks is Speaks.TURNS
+        own = systems.get(checkpoint.variant).query if in_turns else self.prompts.eval_question
+        question = message.question or own
         if len(question) > self.limits.max_question_chars:
             raise ProtocolError("too_large", f"a question may have {self.limits.max_question_chars} characters")
         if message.policy == "block" and message.source is None:
             raise ProtocolError("unsupported", "policy block is for sources that the server reads")
-        checkpoint = self.stages.find(message.variant)
         with contextlib.ExitStack() as held:  # what the session keeps until its end
             source = self._source(message, held)
             if source is not None:
@@ -110,7 +114,7 @@ class Sessions:
                 live = await asyncio.to_thread(
                     stage.open,
                     question=question,
-                    system=self.prompts.system,
+                    system=None if in_turns else self.prompts.system,  # a chat system has one of its own
                     schedule=message.schedule,
                     limit=self.limits.max_tokens,
                     queue_size=self.limits.queue_size,

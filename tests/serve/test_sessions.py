@@ -8,6 +8,7 @@ import pytest
 
 from swwatch.client.protocol import Open, ProtocolError
 from swwatch.live.stage import Ended, Stats
+from swwatch.rules.systems import SYSTEMS
 from swwatch.serve.metrics import Metrics
 from swwatch.serve.sessions import Sessions
 from swwatch.serve.settings import Limits
@@ -47,11 +48,12 @@ class Connection:
 @pytest.fixture
 def made():
     """Sessions, and the model's sessions that were opened; `slow` is waited for by those."""
-    lives, slow = [], threading.Event()
+    lives, asked, slow = [], [], threading.Event()
     slow.set()
 
     def open_live(**how):
         slow.wait(10)
+        asked.append(how)
         lives.append(FakeLive())
         return lives[-1]
 
@@ -62,7 +64,7 @@ def made():
     prompts = SimpleNamespace(system="", eval_question="What?")
     places = {"uploads": None, "folder": None, "recordings": Recordings(), "urls": "none"}
     sessions = Sessions(stages, prompts, limits=Limits(), metrics=Metrics(), **places)
-    yield SimpleNamespace(sessions=sessions, lives=lives, slow=slow)
+    yield SimpleNamespace(sessions=sessions, lives=lives, asked=asked, slow=slow, checkpoint=checkpoint)
     sessions.threads.close()
 
 
@@ -87,3 +89,18 @@ def test_a_session_that_is_being_opened_when_the_server_stops_is_refused_and_not
 
     asyncio.run(run())
     assert len(made.sessions) == 0 and made.lives[0].stopped.is_set()
+
+
+@pytest.mark.parametrize(
+    "variant, question, system", [("group", "What?", ""), ("livecc", SYSTEMS["livecc"].query, None)]
+)
+def test_a_session_without_a_question_is_asked_what_its_form_asks(made, variant, question, system):
+    made.checkpoint.variant = variant
+
+    async def run():
+        _, opened = await made.sessions.open(Open(type="open", version=1), Connection())
+        await made.sessions.shutdown()
+        return opened
+
+    assert asyncio.run(run()).question == question
+    assert (made.asked[0]["question"], made.asked[0]["system"]) == (question, system)
