@@ -197,7 +197,7 @@ def talks() -> list[dict]:
         *cases,
         turns("chooses in its own way", "streamingvlm", windows=SMALL, sampling=None, seed=0),
         turns("chooses in its own way", "livecc", windows={"flush_s": 5}, sampling=None, seed=0),
-        turns("has said words before", "streamingvlm", windows=SMALL, previous="He has the ball again and again"),
+        turns("has said words before", "streamingvlm", windows=SMALL, previous=" He has the ball again and again"),
         turns("takes two seconds a turn", "streamingvlm", windows=BRIEF, steps_per_turn=2, query="Go"),
         turns(
             "meets other sizes",
