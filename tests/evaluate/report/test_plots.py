@@ -73,4 +73,5 @@ def test_long_runs_do_not_make_a_large_page(runs):
     for clip in range(100):
         times = np.sort(rng.uniform(0.5, 30, 200))
         many[str(clip)] = [token(int(t), float(t) + 0.1, float(t)) for t in times]
-    assert max(len(plot.svg) for plot in draw_all([replace(run, tokens=many)])) < 60_000
+    vars(run)["tokens"] = many  # as if its trace had been read
+    assert max(len(plot.svg) for plot in draw_all([run])) < 60_000
