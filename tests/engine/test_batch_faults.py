@@ -83,7 +83,7 @@ def test_streams_without_end_that_do_not_fit_together_say_what_each_says_alone(l
     """Feeds are undone in the midst of forgetting: of what was evicted and re-numbered nothing comes back."""
     loaded, window = load_tiny(variant), Window(vision_s=2, text_sink=1, text_window=3)
     streams = [random_stream(loaded, [(1 + i % 2, 2)] * 7, seed=i) for i in range(3)]
-    options = {"choose": Greedy(max_new_tokens=16), "window": window}
+    options = {"choose": Greedy(max_new_tokens=16), "keep": window}
 
     def open_run(stream):
         steps = [Step(p, g, 0.0, i == 6) for i, (p, g) in enumerate(zip(stream.pixels, stream.grids, strict=True))]
