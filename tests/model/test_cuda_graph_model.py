@@ -70,8 +70,8 @@ def test_sessions_in_one_forward_are_sessions_alone(load_tiny, variant, num_sess
         logits = quick.step_many([caches[i] for i in chosen], rows, embeds, predicts)
         for i, row in zip(chosen, logits, strict=True):
             ours[i].append(row.clone())
-    for mine, reference in zip(ours, theirs, strict=True):
-        torch.testing.assert_close(torch.stack(mine), reference, atol=1e-5, rtol=1e-5)
+    for mine, reference in zip(ours, theirs, strict=True):  # sums of more rows run in another order
+        torch.testing.assert_close(torch.stack(mine), reference, atol=5e-5, rtol=1e-5)
 
 
 def test_a_feed_that_predicts_nothing_is_fed_like_any_other(load_tiny):
