@@ -78,6 +78,14 @@ POLICIES = {
             flat_later=True,
         ),
         Policy("flat_1d", "what LiveCC's released weights were trained with", BOTH, flat_first=True, flat_later=True),
+        Policy(
+            "flat_contiguous",
+            "the same over what is kept, so that windows bound it: StreamingVLM's release over LiveCC's weights",
+            BOTH,
+            flat_first=True,
+            flat_later=True,
+            compact=True,
+        ),
     )
 }
 

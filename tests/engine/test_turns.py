@@ -53,6 +53,7 @@ def qwen2(tmp_path_factory):
         ("livecc", "mrope_full"),
         ("livecc", "livecc_compat"),
         ("livecc", "flat_1d"),
+        ("streamingvlm", "flat_contiguous"),
     ],
 )
 @given(st.integers(3, 7), st.sampled_from([((2, 2),), ((1, 3), (2, 1))]), st.integers(0, 99))
@@ -106,21 +107,27 @@ def _last(session) -> int:
 
 
 @pytest.mark.parametrize(
-    "windows", [SMALL, SinkWindow(4, 2, 3, 5), SinkWindow(2, 4, 3, 5), SinkWindow(0, 0, 2, 2)], ids=str
+    ("windows", "policy"),
+    [
+        *((windows, "mrope_contiguous") for windows in (SMALL, SinkWindow(4, 2, 3, 5), SinkWindow(2, 4, 3, 5))),
+        (SinkWindow(0, 0, 2, 2), "mrope_contiguous"),
+        (SMALL, "flat_contiguous"),
+    ],
+    ids=str,
 )
-def test_in_one_layer_forgetting_is_as_if_the_rest_had_been_all_there_ever_was(one_layer, windows):
+def test_in_one_layer_forgetting_is_as_if_the_rest_had_been_all_there_ever_was(one_layer, windows, policy):
     loaded, steps = one_layer["streamingvlm"], random_steps(one_layer["streamingvlm"], 12, ((2, 2), (1, 3)))
     videos = watched(loaded, steps)
-    session = begin(loaded, Scripted, keep=windows).tell(answers(loaded, 12))
+    session = begin(loaded, Scripted, keep=windows, policy=policy).tell(answers(loaded, 12))
     compared = []
 
     def look(session):
         held = {span.round for span in session.context if span.part is Part.VIDEO}
-        logits = forward(loaded, session.context, "mrope_contiguous", [videos[r] for r in sorted(held)])
+        logits = forward(loaded, session.context, policy, [videos[r] for r in sorted(held)])
         row = len(ids_of(session.context)) - len(session.context[-1]) - 1 + _last(session)
         torch.testing.assert_close(session.seen_logits[-1], logits[row], atol=1e-5, rtol=0)
         where = session.cache.tokens[WATCHED].position_ids
-        expected, _ = POLICIES["mrope_contiguous"].place(session.context, 0, 2)
+        expected, _ = POLICIES[policy].place(session.context, 0, 2)
         assert torch.equal(where, expected[:, : where.shape[1]])
         compared.append(len(held))
 

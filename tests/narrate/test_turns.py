@@ -134,7 +134,7 @@ def test_a_part_of_a_video_is_told_in_the_videos_seconds(clip, tmp_path, tiny_ch
     ("flags", "message"),
     [
         (["livecc", "--previous", "he ran"], "keeps no previous text"),
-        (["livecc", "--positions", "mrope_contiguous"], "choose one of mrope_full, livecc_compat, flat_1d"),
+        (["livecc", "--positions", "mrope_contiguous"], "mrope_full, livecc_compat, flat_1d, flat_contiguous"),
         (["streamingvlm", "--positions", "livecc_compat"], "is none of streamingvlm's"),
         (["livecc", "--max-pixels", "5"], "at least 784"),
         (["livecc", "--seconds", "0"], "above 0"),
