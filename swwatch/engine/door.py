@@ -54,6 +54,7 @@ def open_stream(
         UserError: what the variant or the engine cannot do.
     """
     row, more = variants.get(loaded.settings.variant), {"watcher": watcher, "clock": clock}
+    question = own_question(loaded.settings) if question is None else question
     if row.speaks is Speaks.TURNS:
         if schedule is not None:
             raise UserError(f"{row.name!r} speaks once in a turn, by no schedule: leave {str(schedule)!r} out")
@@ -63,12 +64,35 @@ def open_stream(
             choose = replace(choose, max_new_tokens=limit)
         options |= {"query": question, "system_text": SYSTEM_TEXT if system is None else system}
         return _open(engine, loaded, turns, options, choose=choose, **more)
-    prompts = load_prompts() if None in (question, system) else None
-    system = prompts.system if system is None else system
-    prompt = prompt_ids(loaded.tokenizer, system, prompts.eval_question if question is None else question)
+    system = load_prompts().system if system is None else system
+    prompt = prompt_ids(loaded.tokenizer, system, question)
     choose = chosen(Greedy() if limit is None else Greedy(max_new_tokens=limit), choose)
     schedule = parse_schedule(schedule or loaded.settings.schedule).for_clip(key)
     return _open(engine, loaded, prompt, options, schedule=schedule, choose=choose, **more)
+
+
+def own_question(settings) -> str:
+    """What a session without a question is asked: a chat system's own query, else the evaluation question.
+
+    Args:
+        settings: the checkpoint's.
+    """
+    if variants.get(settings.variant).speaks is Speaks.TURNS:
+        return systems.get(settings.variant).query
+    return load_prompts().eval_question
+
+
+def pace_of(settings, schedule: str | Speak | None = None) -> str:
+    """The schedule of a narration, in words; "" for a chat system, which has none.
+
+    Args:
+        settings: the checkpoint's.
+        schedule: as asked for; by default the checkpoint's own.
+    Raises:
+        UserError: no such schedule.
+    """
+    in_turns = variants.get(settings.variant).speaks is Speaks.TURNS
+    return "" if in_turns else str(parse_schedule(schedule or settings.schedule))
 
 
 def about(settings, question: str | None = None, schedule: str | Speak | None = None) -> str:
@@ -78,10 +102,8 @@ def about(settings, question: str | None = None, schedule: str | Speak | None = 
         settings: the checkpoint's.
         question, schedule: as asked for.
     """
-    name = settings.variant
-    if variants.get(name).speaks is Speaks.TURNS:
-        return f"{name} | {question or systems.get(name).query}"
-    return f"{name}, {parse_schedule(schedule or settings.schedule)} | {question or load_prompts().eval_question}"
+    how = ", ".join(filter(None, [settings.variant, pace_of(settings, schedule)]))
+    return f"{how} | {own_question(settings) if question is None else question}"
 
 
 def chosen(own: Choosing, asked: Choosing | str | dict | None) -> Choosing:

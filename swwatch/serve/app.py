@@ -21,6 +21,7 @@ from starlette.websockets import WebSocket
 from swwatch.client import protocol
 from swwatch.client.codes import ProtocolError
 from swwatch.engine.choose import ENGINES
+from swwatch.engine.door import own_question, pace_of
 from swwatch.serve.auth import Gate
 from swwatch.serve.connection import Connection
 from swwatch.serve.log import log
@@ -71,8 +72,8 @@ class Server:
             "variants": [checkpoint.variant for checkpoint in stages.checkpoints],
             "engines": {name: engine.about for name, engine in ENGINES.items()},
             "engine": stages.engine,
-            "schedule": str(first.schedule),
-            "question": sessions.prompts.eval_question,
+            "schedule": pace_of(first),
+            "question": own_question(first),
             "model": self.model,
             "token_needed": self.gate.token is not None,
             "limits": self.limits.told().model_dump() | {"upload_bytes": self.limits.max_upload_bytes},
@@ -81,7 +82,8 @@ class Server:
                 {
                     "name": one.name,
                     "variant": one.variant,
-                    "schedule": str(one.loaded.settings.schedule),
+                    "schedule": pace_of(one.loaded.settings),
+                    "question": own_question(one.loaded.settings),
                     "engines": one.engines,
                 }
                 for one in stages.checkpoints

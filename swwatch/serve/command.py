@@ -107,7 +107,6 @@ def build(settings: ServeSettings, gate):
     """Everything of a server but its socket."""
     from transformers.utils.logging import disable_progress_bar
 
-    from swwatch.data.prompt import load_prompts
     from swwatch.live.stage import Room
     from swwatch.serve.app import Server
     from swwatch.serve.files import Folder, Uploads
@@ -128,7 +127,6 @@ def build(settings: ServeSettings, gate):
     metrics = Metrics()
     sessions = Sessions(
         stages,
-        load_prompts(),
         limits=settings,
         metrics=metrics,
         uploads=Uploads(settings, metrics),

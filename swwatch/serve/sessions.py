@@ -5,12 +5,9 @@ import contextlib
 import secrets
 
 from swwatch.client.protocol import VERSION, File, Open, Opened, ProtocolError, Upload
-from swwatch.data.prompt import Prompts
+from swwatch.engine.door import own_question, pace_of
 from swwatch.errors import UserError
 from swwatch.live.stage import Full
-from swwatch.policies.speak import parse_schedule
-from swwatch.rules import systems, variants
-from swwatch.rules.variants import Speaks
 from swwatch.serve.files import Folder, Uploads
 from swwatch.serve.log import log
 from swwatch.serve.metrics import Metrics
@@ -28,7 +25,6 @@ class Sessions:
     def __init__(
         self,
         stages: Stages,
-        prompts: Prompts,
         *,
         limits: Limits,
         metrics: Metrics,
@@ -38,7 +34,7 @@ class Sessions:
         urls: str,
     ):
         """Args: urls: which addresses sessions may read: "none", "public" or "all"."""
-        self.stages, self.prompts, self.limits, self.metrics = stages, prompts, limits, metrics
+        self.stages, self.limits, self.metrics = stages, limits, metrics
         self.uploads, self.folder, self.recordings, self.urls = uploads, folder, recordings, urls
         self.threads = Threads(limits.max_sessions)
         self._sessions: dict[str, Session] = {}
@@ -96,9 +92,8 @@ class Sessions:
 
     async def _begin(self, message: Open, connection: Connected) -> tuple[Session, Opened]:
         checkpoint = self.stages.find(message.variant)
-        in_turns = variants.get(checkpoint.variant).speaks is Speaks.TURNS
-        own = systems.get(checkpoint.variant).query if in_turns else self.prompts.eval_question
-        question = message.question or own
+        settings = checkpoint.loaded.settings
+        question = message.question or own_question(settings)
         if len(question) > self.limits.max_question_chars:
             raise ProtocolError("too_large", f"a question may have {self.limits.max_question_chars} characters")
         if message.policy == "block" and message.source is None:
@@ -110,11 +105,10 @@ class Sessions:
                 await asyncio.to_thread(source.open)
             stage = await asyncio.to_thread(self.stages.get, checkpoint, message.engine)
             try:
-                schedule = parse_schedule(message.schedule or checkpoint.loaded.settings.schedule)
+                schedule = pace_of(settings, message.schedule)
                 live = await asyncio.to_thread(
                     stage.open,
                     question=question,
-                    system=None if in_turns else self.prompts.system,  # a chat system has one of its own
                     schedule=message.schedule,
                     limit=self.limits.max_tokens,
                     queue_size=self.limits.queue_size,
@@ -135,7 +129,7 @@ class Sessions:
                 variant=checkpoint.variant,
                 engine=stage.engine,
                 why=stage.why,
-                schedule=str(schedule),
+                schedule=schedule,
                 question=question,
                 rate=min(message.rate, self.limits.max_frame_rate),
                 policy=message.policy,

@@ -24,7 +24,8 @@ class ServerNarrator:
         except BaseException:
             self._client.close()
             raise
-        self.about = f"{opened.variant}, {opened.schedule} | {opened.question}\nengine {opened.engine}: {opened.why}"
+        how = ", ".join(filter(None, [opened.variant, opened.schedule]))  # chat turns have no schedule
+        self.about = f"{how} | {opened.question}\nengine {opened.engine}: {opened.why}"
         self.ask, self.pause, self.resume = self._client.ask, self._client.pause, self._client.resume
         self.stop, self.end = self._client.stop, self._client.end
         self._frames_dropped = 0

@@ -18,7 +18,7 @@ POLICY = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self
 TEXT = "The video shows a red circle moving left, a blue square moving up, a green triangle moving right."
 INFO = {
     "version": 1,
-    "variants": ["group", "interleave"],
+    "variants": ["group", "interleave", "livecc"],
     "engines": {"serial": "watch a step, then speak", "fused": "both at once"},
     "schedule": "wait-k:3",
     "question": "What is the scene and activity shown in this video?",
@@ -26,7 +26,10 @@ INFO = {
     "token_needed": False,
     "limits": {"question_chars": 1000},
     "sources": ["frames", "upload", "file", "url"],
-    "checkpoints": [{"name": name, "variant": name, "schedule": "wait-k:3"} for name in ("group", "interleave")],
+    "checkpoints": [
+        *({"name": name, "variant": name, "schedule": "wait-k:3"} for name in ("group", "interleave")),
+        {"name": "livecc", "variant": "livecc", "schedule": "", "question": "Commentate.", "engines": ["serial"]},
+    ],
     "notes": [],
 }
 

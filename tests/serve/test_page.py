@@ -15,7 +15,7 @@ from PIL import Image
 from swwatch.toy.clips import render
 from swwatch.toy.world import make_scene
 from tests.helpers.chromium import Chromium, find, wait_for
-from tests.helpers.scripted_page_server import TEXT, ScriptedServer
+from tests.helpers.scripted_page_server import INFO, TEXT, ScriptedServer
 
 pytestmark = pytest.mark.skipif(find() is None, reason="needs Chromium or Chrome on the path")
 
@@ -214,6 +214,27 @@ def test_ask_pause_and_stop_in_mid_speech(visit, scripted):
     assert [message["type"] for message in scripted.got] == ["open", "ask", "pause", "resume", "stop"]
     page.wait("!document.querySelector('#video').srcObject")
     assert page.js("document.querySelector('#start').disabled") is False
+
+
+def test_the_question_shown_is_the_models_own_until_another_is_written(visit, scripted):
+    page = visit(scripted.url)
+    field = "document.querySelector('#question').value"
+    variant = "document.querySelector('[data-part=variant]')"
+    choose_variant = f"{variant}.value = '{{}}'; {variant}.dispatchEvent(new Event('change'))"
+    assert page.js(field) == INFO["question"]
+    page.js(choose_variant.format("livecc"))
+    assert page.js(field) == "Commentate." and page.js("document.querySelector('[data-part=schedule]').disabled")
+    page.click("#start")
+    words(page)
+    page.click("#stop")
+    state(page, "closed")
+    page.js(f"{field} = 'What turns?'")
+    page.js(choose_variant.format("group"))
+    page.wait("!document.querySelector('#start').disabled")
+    page.click("#start")
+    state(page, "live")
+    asked = [(message["variant"], message["question"]) for message in scripted.got if message["type"] == "open"]
+    assert asked == [("livecc", None), ("group", "What turns?")], "its own is not sent: each pane's model has one"
 
 
 def test_a_broken_socket_is_shown_and_nothing_is_lost_or_doubled(visit, scripted):

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import pytest
 
 from swwatch.client.protocol import Open, ProtocolError
+from swwatch.data.prompt import load_prompts
 from swwatch.live.stage import Ended, Stats
 from swwatch.rules.systems import SYSTEMS
 from swwatch.serve.metrics import Metrics
@@ -58,12 +59,11 @@ def made():
         return lives[-1]
 
     stage = SimpleNamespace(open=open_live, engine="serial", why="")
-    settings = SimpleNamespace(schedule="wait-k:3")
+    settings = SimpleNamespace(variant="group", schedule="wait-k:3")
     checkpoint = SimpleNamespace(variant="group", loaded=SimpleNamespace(settings=settings))
     stages = SimpleNamespace(find=lambda variant: checkpoint, get=lambda one, engine: stage)
-    prompts = SimpleNamespace(system="", eval_question="What?")
     places = {"uploads": None, "folder": None, "recordings": Recordings(), "urls": "none"}
-    sessions = Sessions(stages, prompts, limits=Limits(), metrics=Metrics(), **places)
+    sessions = Sessions(stages, limits=Limits(), metrics=Metrics(), **places)
     yield SimpleNamespace(sessions=sessions, lives=lives, asked=asked, slow=slow, checkpoint=checkpoint)
     sessions.threads.close()
 
@@ -92,15 +92,17 @@ def test_a_session_that_is_being_opened_when_the_server_stops_is_refused_and_not
 
 
 @pytest.mark.parametrize(
-    "variant, question, system", [("group", "What?", ""), ("livecc", SYSTEMS["livecc"].query, None)]
+    "variant, question, schedule",
+    [("group", load_prompts().eval_question, "wait-k:3"), ("livecc", SYSTEMS["livecc"].query, "")],
 )
-def test_a_session_without_a_question_is_asked_what_its_form_asks(made, variant, question, system):
-    made.checkpoint.variant = variant
+def test_a_session_without_a_question_is_asked_what_its_form_asks(made, variant, question, schedule):
+    made.checkpoint.loaded.settings.variant = variant
 
     async def run():
         _, opened = await made.sessions.open(Open(type="open", version=1), Connection())
         await made.sessions.shutdown()
         return opened
 
-    assert asyncio.run(run()).question == question
-    assert (made.asked[0]["question"], made.asked[0]["system"]) == (question, system)
+    opened = asyncio.run(run())
+    assert (opened.question, opened.schedule) == (question, schedule)
+    assert made.asked[0]["question"] == question and "system" not in made.asked[0], "the form's own"

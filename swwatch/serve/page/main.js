@@ -24,6 +24,7 @@ const thumbs = new Thumbs();
 const panes = [];
 let info = null;
 let run = null; // what is on: {which, release, sampler, uploaded} or {which, release, player}
+let ownQuestion = ""; // of the first pane's model
 let putAway = null; // takes the file of the run before off the screen; its words still lead to their seconds
 
 const kind = () => document.querySelector("[name=source]:checked").value;
@@ -45,7 +46,6 @@ async function begin() {
   byId("access").hidden = true;
   tell((info.notes ?? []).join(" "));
   byId("model").textContent = `${info.model}: speaking while watching`;
-  byId("question").value ||= info.question ?? "";
   byId("question").maxLength = info.limits?.question_chars ?? 1000;
   for (const source of ["upload", "file", "url"]) {
     const radio = document.querySelector(`[name=source][value=${source}]`);
@@ -53,7 +53,15 @@ async function begin() {
     radio.parentElement.title = radio.disabled ? "This server was started without it." : "";
   }
   if (!panes.length) addPane();
+  showQuestion();
   refresh();
+}
+
+/** Until something else is written there, the field has what the first pane's model is asked by itself. */
+function showQuestion() {
+  const field = byId("question");
+  if (!field.value || field.value === ownQuestion) field.value = panes[0].ownQuestion;
+  ownQuestion = panes[0].ownQuestion;
 }
 
 async function showSource() {
@@ -75,7 +83,7 @@ async function fillCameras() {
 // --- panes ---
 
 function addPane() {
-  const pane = new Pane(panes.length + 1, { info, thumbs, onChange: refresh, onWord: goTo });
+  const pane = new Pane(panes.length + 1, { info, thumbs, onChange: refresh, onVariant: showQuestion, onWord: goTo });
   panes.push(pane);
   byId("panes").append(pane.element);
   pane.draw();
@@ -147,9 +155,10 @@ async function startLive(which) {
   if (which === "camera") fillCameras(); // names are told after permission only
   thumbs.clear();
   const rate = byId("rate").valueAsNumber || 2;
+  const question = byId("question").value.trim();
   const options = {
     source: await sourceOf(which),
-    question: byId("question").value.trim() || null,
+    question: [ownQuestion, ""].includes(question) ? null : question,
     rate,
     policy: byId("policy").value,
     record: byId("record").checked,

@@ -21,7 +21,7 @@ const REASONS = {
 };
 
 export class Pane {
-  /** @param {{info, thumbs, onWord, onChange}} house onWord(word): clicked; onChange(): the connection's state is new */
+  /** @param {{info, thumbs, onWord, onVariant, onChange}} house onWord(word): clicked; onVariant(): another is chosen; onChange(): the connection's state is new */
   constructor(number, house) {
     Object.assign(this, { number, ...house, marked: null, pinned: null, spans: new Map(), recordings: null });
     this.element = byId("pane").content.firstElementChild.cloneNode(true);
@@ -41,22 +41,35 @@ export class Pane {
     const notes = Object.fromEntries((info.checkpoints ?? []).map(({ variant, name }) => [variant, name]));
     fillSelect(part.variant, info.variants.map((name) => [name, notes[name] && notes[name] !== name ? `${name} (${notes[name]})` : name]));
     part.variant.value = info.variants[(number - 1) % info.variants.length];
-    this.#offerEngines();
+    this.#offerWays();
     part.engine.title = Object.entries(info.engines).map(([name, about]) => `${name}: ${about}`).join("\n");
-    part.schedule.placeholder = info.schedule ?? "the model's own";
   }
 
-  /** Not every engine runs every variant. */
-  #offerEngines() {
+  get #checkpoint() {
+    return this.info.checkpoints?.find(({ variant }) => variant === this.part.variant.value);
+  }
+
+  /** What its model is asked where nothing else is. */
+  get ownQuestion() {
+    return this.#checkpoint?.question ?? this.info.question ?? "";
+  }
+
+  /** Not every engine runs every variant, and chat turns have no schedule. */
+  #offerWays() {
     const { info, part } = this;
-    const checkpoint = info.checkpoints?.find(({ variant }) => variant === part.variant.value);
-    const names = checkpoint?.engines ?? Object.keys(info.engines);
+    const names = this.#checkpoint?.engines ?? Object.keys(info.engines);
+    const schedule = this.#checkpoint?.schedule ?? info.schedule;
+    part.schedule.placeholder = schedule || "in turns";
+    part.schedule.disabled = schedule === "";
     fillSelect(part.engine, [["", info.engine ?? "auto"], ...names.map((name) => [name, name])]);
   }
 
   #listen() {
     const { variant, text, details, jsonl, vtt } = this.part;
-    variant.addEventListener("change", () => this.#offerEngines());
+    variant.addEventListener("change", () => {
+      this.#offerWays();
+      this.onVariant();
+    });
     const at = (event) => this.spans.get(event.target.closest?.(".word")) ?? null;
     text.addEventListener("pointerover", (event) => this.mark(at(event)));
     text.addEventListener("pointerleave", () => this.mark(null));
@@ -78,7 +91,7 @@ export class Pane {
   open(options, address) {
     this.reset();
     const { variant, engine, schedule } = this.part;
-    const open = { ...options, variant: variant.value, engine: engine.value || null, schedule: schedule.value.trim() || null };
+    const open = { ...options, variant: variant.value, engine: engine.value || null, schedule: (!schedule.disabled && schedule.value.trim()) || null };
     this.firstAnswer = new Promise((resolve) => (this.onAnswer = resolve));
     return new Promise((resolve) => {
       this.connection = new Connection({
@@ -162,7 +175,7 @@ export class Pane {
   }
 
   #opened(event) {
-    this.part.title.textContent = [event.variant, event.engine, event.schedule].join(" · ");
+    this.part.title.textContent = [event.variant, event.engine, event.schedule].filter(Boolean).join(" · ");
     this.part.title.title = event.why ?? "";
     if (event.missed) this.note(`${plural(event.missed, "message")} of this session were lost with the connection.`);
   }
