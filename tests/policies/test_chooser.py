@@ -4,10 +4,10 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from transformers import RepetitionPenaltyLogitsProcessor
+from transformers import RepetitionPenaltyLogitsProcessor, TopPLogitsWarper
 
 from swwatch.policies.choose import Greedy, Sampling
-from swwatch.policies.chooser import Chooser, pick_many, scores_of
+from swwatch.policies.chooser import LIKELIEST, Chooser, TopP, pick_many, scores_of
 
 V = 40
 ids = st.integers(0, V - 1)
@@ -99,6 +99,30 @@ def test_sessions_of_every_row_of_the_table_choose_together_what_each_chooses_al
     for ours, other in zip(together, alone, strict=True):
         assert torch.equal(ours.seen, other.seen) and ours.num_chosen == other.num_chosen == 6
         assert torch.equal(ours.generator.get_state(), other.generator.get_state())
+
+
+@given(
+    st.sampled_from([0.0, 0.1, 0.5, 0.9, 0.99, 0.9999]),
+    st.sampled_from([0.0, 0.01, 1.0, 6.0, 40.0]),
+    st.sampled_from(["real", "rounded", "top-k"]),
+    st.sampled_from([LIKELIEST, LIKELIEST + 1, 4 * LIKELIEST]),
+    st.integers(0, 999),
+)
+def test_top_p_without_sorting_keeps_what_transformers_keeps(top_p, spread, form, size, seed):
+    """Peaked and flat chances, ties at the border and everywhere, and what top-k has struck out before."""
+    scores = spread * torch.randn((3, size), generator=torch.Generator().manual_seed(seed))
+    if form == "rounded":
+        scores = scores.round()
+    if form == "top-k":
+        scores = scores.masked_fill(scores < scores.topk(50).values[:, -1:], -torch.inf)
+    assert torch.equal(TopP(top_p)(None, scores), TopPLogitsWarper(top_p)(None, scores))
+
+
+def test_top_p_does_not_sort_where_chances_are_clear(monkeypatch):
+    warper = TopP(0.9)
+    monkeypatch.setattr(warper, "_sorting", None)
+    scores = torch.linspace(0, 400, 4 * LIKELIEST)[None]
+    assert int(warper(None, scores).isfinite().sum()) == 24  # chances fall by exp(-0.1) from word to word
 
 
 @given(rows, st.integers(0, 999))
