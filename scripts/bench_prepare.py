@@ -21,7 +21,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from swwatch.data.prepare import pe_video_rules as pe_video  # noqa: E402
 from swwatch.data.prepare.sources import FILES_PER_PART  # noqa: E402
-from swwatch.data.token_counts import TokenCounter  # noqa: E402
+from swwatch.data.token_counts import TokenCounter, backend_of  # noqa: E402
 
 NUM_WORDS = 20_000  # different words; the n-th most frequent comes up as 1/n, as in any language
 SYLLABLES = [consonant + vowel for consonant in "bdfghklmnprstvw" for vowel in ("a", "e", "i", "o", "u", "ing", "er")]
@@ -70,7 +70,7 @@ def one_at_a_time(texts: list[bytes], tokenizer) -> list[int]:
 
 def batched(texts: list[bytes], tokenizer) -> list[int]:
     """As preparation does it: the cheap checks for a part's records, then one call for all captions left."""
-    kept, count_tokens = [], TokenCounter(tokenizer)  # made anew: no word is known beforehand
+    kept, count_tokens = [], TokenCounter(backend_of(tokenizer))  # made anew: no word is known beforehand
     for start in range(0, len(texts), FILES_PER_PART):
         records = map(json.loads, texts[start : start + FILES_PER_PART])
         left = [record for record in records if pe_video.check_text(record) is None]

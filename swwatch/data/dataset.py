@@ -15,7 +15,7 @@ from swwatch.data.frame_cache import FrameCache
 from swwatch.data.pixels import FrameEncoder, merged_grids
 from swwatch.data.prompt import Markup, Prompts, answer_ids, fill, prompt_ids, question_of
 from swwatch.data.samples import MAX_REPLACEMENTS, Draw, Sample, Samples, Size, Skip
-from swwatch.data.token_counts import TokenCounter
+from swwatch.data.token_counts import TokenCounter, backend_of
 from swwatch.data.video import FRAMES_PER_STEP, READERS, iter_steps, measure
 from swwatch.errors import UserError
 from swwatch.policies.see import ALL, See, see_video
@@ -177,7 +177,7 @@ class _Counter:
     """Counts the tokens of many samples at once, because that is a hundred times as fast; see Samples.counter."""
 
     def __init__(self, clips: ClipDataset):
-        self.clips, self.count = clips, TokenCounter(clips.tokenizer)
+        self.clips, self.count = clips, TokenCounter(backend_of(clips.tokenizer))
         self.fixed = len(clips.markup.suffix) + len(clips.markup.header) + 1  # and <|im_end|>
         self.markup = re.compile("|".join(map(re.escape, clips.tokenizer.get_added_vocab())) or "(?!)")
         self.prompt = max(map(len, clips.prompt_ids.values()), default=0)

@@ -8,6 +8,8 @@ words. Any other tokenizer, and any caption with other white space, is counted w
 
 import json
 
+from tokenizers import Tokenizer
+
 from swwatch.data.prepare.pe_video_rules import is_unicode
 from swwatch.errors import UserError
 
@@ -40,18 +42,23 @@ def words_add_up(tokenizer: dict) -> bool:
     )
 
 
+def backend_of(tokenizer) -> Tokenizer:
+    """What counts in a tokenizer of transformers.
+
+    Raises:
+        UserError: it has no fast form.
+    """
+    if not tokenizer.is_fast:
+        raise UserError(f"{tokenizer.name_or_path} has no fast (Rust) tokenizer, which counting needs")
+    return tokenizer.backend_tokenizer
+
+
 class TokenCounter:
     """Counts tokens without special tokens; may be called from several threads."""
 
-    def __init__(self, tokenizer):
-        """Take a fast tokenizer; `description` becomes its full content, so that a changed one can be told.
-
-        Raises:
-            UserError: the tokenizer has no fast form.
-        """
-        self.backend = getattr(tokenizer, "backend_tokenizer", None)
-        if self.backend is None:
-            raise UserError(f"{tokenizer.name_or_path} has no fast (Rust) tokenizer, which counting needs")
+    def __init__(self, tokenizer: Tokenizer):
+        """Take a tokenizer; `description` becomes its full content, so that a changed one can be told."""
+        self.backend = tokenizer
         self.backend.no_truncation()  # a tokenizer.json may carry either, and both would falsify the counts
         self.backend.no_padding()
         self.description: str = self.backend.to_str()

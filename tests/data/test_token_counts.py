@@ -4,9 +4,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import AddedToken, Regex, Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
-from transformers import PreTrainedTokenizerFast
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-from swwatch.data.token_counts import QWEN_PATTERN, TokenCounter
+from swwatch.data.prepare.shared import load_counter
+from swwatch.data.token_counts import QWEN_PATTERN, TokenCounter, backend_of
 from swwatch.errors import UserError
 
 CORPUS = [
@@ -45,7 +46,7 @@ def bpe(normalizer, pre_tokenizer, **added) -> PreTrainedTokenizerFast:
 
 
 TOKENIZERS = {name: bpe(*form) for name, form in (FORMS | OTHERS).items()}
-COUNTERS = {name: TokenCounter(tokenizer) for name, tokenizer in TOKENIZERS.items()}
+COUNTERS = {name: TokenCounter(backend_of(tokenizer)) for name, tokenizer in TOKENIZERS.items()}
 
 # everything a pattern treats in a way of its own, and whole words of the corpus
 parts = st.sampled_from(
@@ -70,11 +71,11 @@ def test_words_are_summed_only_where_the_split_is_known(name):
 
 @pytest.mark.parametrize("option", ["lstrip", "rstrip", "single_word"])
 def test_added_tokens_that_look_beyond_a_word_forbid_summing(option):
-    assert not TokenCounter(bpe(*FORMS["qwen"], **{option: True})).is_additive
+    assert not TokenCounter(backend_of(bpe(*FORMS["qwen"], **{option: True}))).is_additive
 
 
 def test_each_word_is_tokenized_once():
-    counter, seen = TokenCounter(TOKENIZERS["qwen"]), []
+    counter, seen = TokenCounter(backend_of(TOKENIZERS["qwen"])), []
     whole = counter.count_whole
     counter.count_whole = lambda texts: seen.extend(texts) or whole(texts)
     counter(["the video shows the video", "a video"])
@@ -82,9 +83,33 @@ def test_each_word_is_tokenized_once():
     assert sorted(seen) == [" shows", " the", " video", "a", "the"]
 
 
+@pytest.mark.parametrize("has_file", [True, False])
+@given(texts=texts)
+def test_a_folders_counts_are_those_of_its_tokenizer_in_transformers(folders, has_file, texts):
+    """From tokenizer.json alone, or, where there is none, from what transformers makes of the other files."""
+    count_tokens, tokenizer = folders[has_file]
+    wanted = [len(tokenizer(text, add_special_tokens=False)["input_ids"]) for text in texts]
+    assert count_tokens(texts) == wanted
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    """Counter and tokenizer of Qwen's form with a tokenizer.json, and with vocabulary and merges alone."""
+    made = {}
+    for has_file in (True, False):
+        folder = tmp_path_factory.mktemp("tokenizer")
+        whole = TOKENIZERS["qwen"].backend_tokenizer
+        whole.model.save(str(folder))
+        if has_file:
+            whole.save(str(folder / "tokenizer.json"))
+        (folder / "tokenizer_config.json").write_text('{"tokenizer_class": "Qwen2Tokenizer"}', encoding="utf-8")
+        made[has_file] = load_counter(str(folder)), AutoTokenizer.from_pretrained(folder)
+    return made
+
+
 def test_a_tokenizer_without_fast_form_is_refused():
     class Slow:
-        name_or_path = "some/slow"
+        name_or_path, is_fast = "some/slow", False
 
     with pytest.raises(UserError, match="some/slow has no fast"):
-        TokenCounter(Slow())
+        backend_of(Slow())

@@ -73,6 +73,16 @@ def test_paths_resolve_from_anywhere_whatever_the_root(tmp_path, tokenizer, monk
     assert line["video_path"].startswith((root, str(tmp_path / root)))
 
 
+def test_captions_are_counted_without_transformers(tmp_path, tokenizer):
+    """Which takes longer to import than thousands of records take to prepare."""
+    both_splits(tmp_path)
+    flags = ["--dataset-root", str(tmp_path), "--tokenizer-model-id", tokenizer, "--sample", "3"]
+    code = "import sys; from swwatch.data.prepare.command import main; main(sys.argv[1:])"
+    code += "; print(sorted({'torch', 'transformers', 'numpy'} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code, *flags], capture_output=True, text=True, cwd=REPOSITORY)
+    assert done.returncode == 0 and done.stdout.splitlines()[-1] == "[]", done.stdout + done.stderr
+
+
 def test_mani_data_works_from_any_folder_without_installation(tmp_path, tokenizer):
     both_splits(tmp_path / "data")
     flags = ["--dataset-root", "data", "--tokenizer-model-id", tokenizer, "--sample", "3", "--seed", "5"]
