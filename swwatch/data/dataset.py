@@ -99,7 +99,9 @@ class ClipDataset(Samples):
         self.tokenizer, self.markup, self.encoder = tokenizer, markup, encoder
         self.variant, self.schedule, self.merge, self.t_per_step = variant, schedule, merge, t_per_step
         self.prompts, self.see = prompts, see
-        self.prompt_ids = {text: prompt_ids(tokenizer, prompts.system, text) for text in prompts.train_questions}
+        self.prompt_ids = {
+            text: prompt_ids(tokenizer, prompts.system, text, markup) for text in prompts.train_questions
+        }
         self.max_length, self.max_frames, self.truncate = max_length, max_frames, truncate
         self.reader = reader
         self.cache, self.frame_cache = EncodedClips(cache_gb), frame_cache
@@ -121,7 +123,7 @@ class ClipDataset(Samples):
         if num_cut := len(grids) - kept:  # patches are in the order of time, and each step's are its own
             grids, pixel_values = grids[:kept], pixel_values[: len(pixel_values) // len(grids) * kept].clone()
             grid_thw = grid_thw - torch.tensor([[num_cut, 0, 0]])
-        patches = tuple(see_video(self.see, pixel_values, grids))
+        patches = tuple(self.markup.announced(see_video(self.see, pixel_values, grids)))
         how = self.variant, len(prompt), patches, len(answer), self.schedule.for_clip(video_id), *sizes
         tokens = (_layout if self.see.drops else _shared_layout)(*how)  # what is dropped differs from clip to clip
         held = patches if self.see.drops else ()
@@ -135,14 +137,22 @@ class ClipDataset(Samples):
         Raises:
             UserError: it is longer than max_length.
         """
-        length = num_text + num_steps * per_step
+        length = num_text + self.num_watched(num_steps, per_step)
         if length <= self.max_length:
             return num_steps
-        kept = (self.max_length - num_text) // per_step
+        left, kept = length, num_steps
+        while left > self.max_length and kept:
+            kept -= 1
+            left -= per_step + len(self.markup.around([kept]))
         if self.truncate and kept > 0:
             return kept
-        shortest = f" and {num_text + per_step} with one second of its video" if self.truncate else ""
+        one = num_text + self.num_watched(1, per_step)
+        shortest = f" and {one} with one second of its video" if self.truncate else ""
         raise UserError(f"the sample has {length} tokens{shortest}, more than max_length {self.max_length}")
+
+    def num_watched(self, steps: int, per_step: int) -> int:
+        """Tokens of the first steps of a video, with what is around their patches."""
+        return steps * per_step + len(self.markup.around(range(steps)))
 
     def measure(self, record: dict) -> Size:
         """As Samples.measure."""
@@ -155,7 +165,7 @@ class ClipDataset(Samples):
 
     def prompt(self, question: str) -> list[int]:
         ids = self.prompt_ids.get(question)
-        return prompt_ids(self.tokenizer, self.prompts.system, question) if ids is None else ids
+        return prompt_ids(self.tokenizer, self.prompts.system, question, self.markup) if ids is None else ids
 
     def clip(self, record: dict) -> tuple[torch.Tensor, torch.Tensor]:
         """(pixel_values (patches, D), video_grid_thw (1, 3)) of a record's video, from a cache where it is there."""
@@ -197,7 +207,7 @@ class _Counter:
             kept = self.clips.steps_kept(text, steps, per_step)
         except UserError as error:
             return str(error)
-        return text + kept * per_step, kept < steps
+        return text + self.clips.num_watched(kept, per_step), kept < steps
 
     def _text(self, record: dict, answer: int) -> int:
         """Tokens of all but the video."""

@@ -14,9 +14,10 @@ from swwatch.paths import CONFIGS
 from swwatch.rules.cursor import layout
 from swwatch.rules.layout import Kind, Layout
 from swwatch.rules.patch import Patch
-from swwatch.rules.schedule import Schedule
+from swwatch.rules.schedule import STEP_S, Schedule
 
 IGNORED = -100  # label of tokens without a loss
+STAMP_END = " seconds><|vision_start|>"
 
 
 @dataclass(frozen=True)
@@ -55,27 +56,71 @@ class Markup:
     """Token ids of the chat form around prompt, video and answer, from the tokenizer and never from constants."""
 
     video: int  # <|video_pad|>, one per merged video token
-    vision_start: int  # the last token of the prompt
+    vision_start: int  # the last token of the prompt, or before every patch, where patches have a time stamp
     im_end: int
-    suffix: tuple[int, ...]  # <|vision_end|><|im_end|>\n
+    suffix: tuple[int, ...]  # <|vision_end|><|im_end|>\n, without the first of them behind patches with a time stamp
     header: tuple[int, ...]  # <|im_start|>assistant\n
+    stamp: tuple[tuple[int, ...], ...] = ()  # "<", each digit, ".", " seconds><|vision_start|>"; none: no time stamps
+    closing: tuple[int, ...] = ()  # <|vision_end|>, which then stands behind every patch
 
     @classmethod
-    def of(cls, tokenizer) -> "Markup":
-        """Read the ids from a Qwen2.5-VL tokenizer.
+    def of(cls, tokenizer, stamps: bool = False) -> "Markup":
+        """Read the ids from a tokenizer of Qwen's.
 
+        Args:
+            stamps: of the family, see rules.families.
         Raises:
-            UserError: a special token is missing.
+            UserError: a special token is missing, or a time stamp has not one token for each of its digits.
         """
         names = ("<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>", "<|video_pad|>")
         vocabulary = tokenizer.get_vocab()
         missing = [name for name in names if name not in vocabulary]
         if missing:
-            raise UserError(f"the tokenizer lacks {', '.join(missing)}: is this a Qwen2.5-VL checkpoint?")
-        suffix = _encode(tokenizer, "<|vision_end|><|im_end|>\n")
-        header = _encode(tokenizer, "<|im_start|>assistant\n")
-        ids = (vocabulary[name] for name in ("<|video_pad|>", "<|vision_start|>", "<|im_end|>"))
-        return cls(*ids, tuple(suffix), tuple(header))
+            raise UserError(f"the tokenizer lacks {', '.join(missing)}: is this a checkpoint of Qwen2-VL or later?")
+        header = tuple(_encode(tokenizer, "<|im_start|>assistant\n"))
+        ids = [vocabulary[name] for name in ("<|video_pad|>", "<|vision_start|>", "<|im_end|>")]
+        if not stamps:
+            return cls(*ids, tuple(_encode(tokenizer, "<|vision_end|><|im_end|>\n")), header)
+        stamp = tuple(tuple(_encode(tokenizer, part)) for part in ("<", *"0123456789", ".", STAMP_END))
+        closing = tuple(_encode(tokenizer, "<|vision_end|>"))
+        markup = cls(*ids, tuple(_encode(tokenizer, "<|im_end|>\n")), header, stamp, closing)
+        whole = _encode(tokenizer, f"<{stamp_of(1234567890)}{STAMP_END}")
+        if list(markup.before(1234567890)) != whole:
+            raise UserError("the tokenizer joins the digits of a time stamp: is this a Qwen3-VL checkpoint?")
+        return markup
+
+    @classmethod
+    def read(cls, saved: dict) -> "Markup":
+        """Inverse of dataclasses.asdict, also of one that went through JSON."""
+        return cls(**{name: _as_tuple(value) for name, value in saved.items()})
+
+    def before(self, step: int) -> tuple[int, ...]:
+        """Ids that announce the patch of a step: its time stamp and <|vision_start|>, or none."""
+        if not self.stamp:
+            return ()
+        opening, *digits, point, end = self.stamp
+        pieces = [point if sign == "." else digits[int(sign)] for sign in stamp_of(step)]
+        return tuple(token for piece in (opening, *pieces, end) for token in piece)
+
+    def around(self, steps: Iterable[int]) -> list[int]:
+        """All ids around the patches of steps, in order."""
+        return [token for step in steps for token in (*self.before(step), *self.closing)]
+
+    def announced(self, patches: Iterable[Patch], first: int = 0) -> list[Patch]:
+        """Patches that come one after the other, the first at step `first`, with what is around each."""
+        return [
+            patch._replace(before=len(self.before(step)), after=len(self.closing)) if patch.num_arrived else patch
+            for step, patch in enumerate(patches, first)
+        ]
+
+
+def stamp_of(step: int) -> str:
+    """Seconds in the time stamp of a step, as Qwen3-VL's processor writes them: the middle of its two frames."""
+    return f"{(step + 0.25) * STEP_S:.1f}"
+
+
+def _as_tuple(value):
+    return tuple(map(_as_tuple, value)) if isinstance(value, list | tuple) else value
 
 
 def _encode(tokenizer, text: str) -> list[int]:
@@ -95,16 +140,21 @@ def _refuse_markup(tokenizer, text: str) -> None:
     refuse_markup(tokenizer.get_added_vocab(), text)
 
 
-def prompt_ids(tokenizer, system: str, question: str) -> list[int]:
-    """Ids of system turn and user turn up to and including <|vision_start|>; the question comes before the video.
+def prompt_ids(tokenizer, system: str, question: str, markup: Markup) -> list[int]:
+    """Ids of system turn and user turn up to where the video begins, which is behind the question: <|vision_start|> is
+    the last of them, but not where each patch has its own behind a time stamp.
 
     Raises:
         UserError: a string holds chat markup such as <|im_end|>, which would break the turns apart.
     """
     for text in (system, question):
         _refuse_markup(tokenizer, text)
-    turns = f"<|im_start|>system\n{system}<|im_end|>\n<|im_start|>user\n{question}<|vision_start|>"
-    return _encode(tokenizer, turns)
+    return _encode(tokenizer, f"<|im_start|>system\n{system}<|im_end|>\n{_user_turn(question, markup)}")
+
+
+def _user_turn(question: str, markup: Markup) -> str:
+    """Up to where the video begins."""
+    return f"<|im_start|>user\n{question}" + ("" if markup.stamp else "<|vision_start|>")
 
 
 def ask_ids(tokenizer, question: str, markup: Markup) -> list[int]:
@@ -114,7 +164,7 @@ def ask_ids(tokenizer, question: str, markup: Markup) -> list[int]:
         UserError: the question holds chat markup.
     """
     _refuse_markup(tokenizer, question)
-    return [*markup.suffix, *_encode(tokenizer, f"<|im_start|>user\n{question}<|vision_start|>")]
+    return [*markup.suffix, *_encode(tokenizer, _user_turn(question, markup))]
 
 
 def answer_ids(tokenizer, caption: str, markup: Markup) -> list[int]:
@@ -136,6 +186,7 @@ def fill(tokens: Layout, markup: Markup, prompt: list[int], answer: list[int]) -
     """
     ids = torch.full((len(tokens),), markup.video)
     parts = {Kind.PROMPT: prompt, Kind.SUFFIX: markup.suffix, Kind.HEADER: markup.header, Kind.ANSWER: answer}
+    parts[Kind.AROUND] = markup.around(tokens.step[tokens.where(Kind.AROUND)].unique().tolist())
     for kind, values in parts.items():
         ids[tokens.where(kind)] = torch.tensor(values, dtype=torch.int64)
     return ids, torch.where(tokens.where(Kind.ANSWER), ids, IGNORED)
@@ -153,16 +204,17 @@ def parse(
 
     Args:
         ids: (L,) token ids in the variant's training order, answer included if there is one.
-        patches: of each step.
+        patches: of each step, without what is around them.
     Raises:
         UserError: the sequence does not have the form that the variant, schedule and patches demand.
     """
-    is_video = ids == markup.video
+    is_video, patches = ids == markup.video, markup.announced(patches)
     num_video = sum(patch.num_arrived - patch.num_dropped for patch in patches)
+    num_around = sum(patch.num_around for patch in patches)
     begun = (ids == markup.vision_start).int()  # the first patch may have no token left
-    prompt_len = int(begun.argmax()) + 1 if bool(begun.any()) else 0
-    answer_len = len(ids) - prompt_len - num_video - len(markup.suffix) - len(markup.header)
-    if not prompt_len or bool(is_video[:prompt_len].any()):
+    prompt_len = int(begun.argmax()) + 1 - patches[0].before if bool(begun.any()) else 0
+    answer_len = len(ids) - prompt_len - num_video - num_around - len(markup.suffix) - len(markup.header)
+    if prompt_len <= 0 or bool(is_video[:prompt_len].any()):
         raise UserError(f"cannot read the sequence as {variant!r}: no <|vision_start|> before the first video token")
     if int(is_video.sum()) != num_video or answer_len < 0:
         raise UserError(
@@ -172,7 +224,8 @@ def parse(
     sizes = {"suffix_len": len(markup.suffix), "header_len": len(markup.header), "t_per_step": t_per_step}
     tokens = layout(variant, prompt_len, patches, answer_len, schedule=schedule, **sizes)
     ids = ids.cpu()
-    for kind, want in {Kind.SUFFIX: markup.suffix, Kind.HEADER: markup.header}.items():
+    around = markup.around(range(len(patches)))
+    for kind, want in {Kind.SUFFIX: markup.suffix, Kind.HEADER: markup.header, Kind.AROUND: around}.items():
         found = ids[tokens.where(kind)].tolist()
         if found != list(want):
             raise UserError(

@@ -65,7 +65,7 @@ def open_stream(
         options |= {"query": question, "system_text": SYSTEM_TEXT if system is None else system}
         return _open(engine, loaded, turns, options, choose=choose, **more)
     system = load_prompts().system if system is None else system
-    prompt = prompt_ids(loaded.tokenizer, system, question)
+    prompt = prompt_ids(loaded.tokenizer, system, question, loaded.markup)
     choose = chosen(Greedy() if limit is None else Greedy(max_new_tokens=limit), choose)
     schedule = parse_schedule(schedule or loaded.settings.schedule).for_clip(key)
     return _open(engine, loaded, prompt, options, schedule=schedule, choose=choose, **more)

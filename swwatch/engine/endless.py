@@ -37,6 +37,13 @@ def lay_out(
     rule = variant.positions(t_per_step)
     steps = sorted(placed)
     there, here = watched.position_ids.clone(), said.position_ids.clone()
+
+    def line(run: torch.Tensor, start: int) -> None:
+        """Watched text, indices (n,), counts on from `start`."""
+        there[:, run] = torch.arange(start, start + len(run))
+        if len(run):
+            rule.watched_end = max(rule.watched_end, start + len(run) - 1)
+
     # what came before the oldest step that is left, or with a step that is gone, counts to the next one
     ranks, spoken = (_ranks(steps, tokens.step) for tokens in (watched, said))
     newest = max(steps[-1], int(watched.step.max()))
@@ -44,20 +51,21 @@ def lay_out(
     for rank in range(max(last, int(spoken.max()) if len(said) else 0) + 1):
         arrived = ranks == rank
         for run in _runs(watched, arrived & watched.where(Kind.PROMPT)):
-            start = rule.question_start(rank)
-            there[:, run] = torch.arange(start, start + len(run))
-            rule.watched_end = start + len(run) - 1
+            line(run, rule.question_start(rank))
             rule.begin_grid(rank)
         if rank < len(steps):
-            old = placed[steps[rank]]
-            new = placed[steps[rank]] = old._replace(start=rule.patch_start(rank))
+            old, around = placed[steps[rank]], (arrived & watched.where(Kind.AROUND)).nonzero()[:, 0]
+            start = rule.patch_start(rank)
+            if old.before:
+                line(around[: old.before], rule.announced_start(rank))
+                start = (rule.watched_end + 1,) * 3
+            new = placed[steps[rank]] = old._replace(start=start)
             there[:, arrived & watched.where(Kind.VIDEO)] += torch.tensor([new.start]).T - torch.tensor([old.start]).T
             rule.watched_end = max(rule.watched_end, new.end)
+            line(around[old.before :], rule.watched_end + 1)
         suffix = (arrived & watched.where(Kind.SUFFIX)).nonzero()[:, 0]
         if len(suffix):
-            start = rule.suffix_start()
-            there[:, suffix] = torch.arange(start, start + len(suffix))
-            rule.watched_end = max(rule.watched_end, start + len(suffix) - 1)
+            line(suffix, rule.suffix_start())
         words = (spoken == rank).nonzero()[:, 0]
         if len(words):
             start = rule.text_start(rank)
@@ -106,7 +114,8 @@ class Forgetting:
         oldest, stays = max(placed) - self.window.vision_s + 1, {}
         gone = [step for step in placed if step < oldest]
         if gone:
-            stays[WATCHED] = (~watched.where(Kind.VIDEO) | (watched.step >= oldest)).nonzero()[:, 0]
+            shown = watched.where(Kind.VIDEO) | watched.where(Kind.AROUND)
+            stays[WATCHED] = (~shown | (watched.step >= oldest)).nonzero()[:, 0]
             watched = watched[stays[WATCHED]]
         if words is not None:
             stays[SAID] = words

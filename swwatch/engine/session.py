@@ -163,14 +163,18 @@ class Session(BaseSession):
             grid, *more = merged_grids(step.grid_thw, self.model.config.vision_config.spatial_merge_size)
             if more:
                 raise ValueError(f"watch takes one step at a time, got {1 + len(more)}")
-            patch = self.seen.patch(step.pixel_values, grid)
+            (patch,) = self.markup.announced([self.seen.patch(step.pixel_values, grid)], self.cursor.num_steps)
             self.arrivals.append(step.arrival_s)
         index, last = self.cursor.num_steps, step is None or step.last
         asks, self.asks = self.asks, []
         rows, parts = [self.cursor.ask(len(ask.ids)) for ask in asks], [ask.ids for ask in asks]
         rows.append(self.cursor.watch(*patch))
+        if patch.before:
+            parts.append(self.markup.before(index))
         if patch.num_arrived > patch.num_dropped:
             parts.append(Look(step.pixel_values, step.grid_thw, patch.kept))
+        if patch.after:
+            parts.append(self.markup.closing)
         if last:
             rows.append(self.cursor.suffix(len(self.markup.suffix)))
             parts.append(self.markup.suffix)
@@ -207,11 +211,12 @@ class Session(BaseSession):
         index, last = incoming.index, incoming.last
         self.closed, self.speaking = last, True
         yield from self._bring_in(incoming)
+        if incoming.patch.num_around:
+            self._view(self.markup.around([index]))
         if self._forgetting is not None and self._forgetting.forget():
             self.chooser.begin_anew([*self._asked, *self._forgetting.said_ids])
         for ask in incoming.asks:
-            self._asked += ask.ids
-            self.chooser.see(ask.ids)
+            self._view(ask.ids)
             yield Asked(index, ask.text, self.clock.now())
         first = index == 0 if self.variant.speaks is not Speaks.OFFLINE else last
         over = self.finished or self.chooser.choose.left(self.num_spoken) <= 0
@@ -248,6 +253,11 @@ class Session(BaseSession):
             self.num_spoken += 1
             self.finished = token in self._stops
             yield Spoken(index, token, newest, self.arrivals[newest], self.clock.now())
+
+    def _view(self, ids) -> None:
+        """These are in view for ever, each of which the penalty counts once."""
+        self._asked += sorted(set(ids).difference(self._asked))
+        self.chooser.see(ids)
 
     def _note(self, ids) -> None:
         """Remember what was said, where some of it will be forgotten."""

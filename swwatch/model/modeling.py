@@ -59,7 +59,7 @@ class Watching(Streaming):
         if not saved:
             raise UserError("this configuration names no variant: use from_pretrained(path, variant=...)")
         self.settings = Settings.resolve(saved)
-        self.markup = Markup(**{**saved["markup"], **{k: tuple(saved["markup"][k]) for k in ("suffix", "header")}})
+        self.markup = Markup.read(saved["markup"])
 
     @classmethod
     def from_pretrained(cls, path, *args, variant=None, schedule=None, pixel_budget=None, see=None, **kwargs):

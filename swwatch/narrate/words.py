@@ -116,12 +116,14 @@ def with_fast_path(
     _, grid = encoder.encode(first.frames, first.num_frames)
     num_video = encoder.tokens_per_step(*first.frames.shape[1:3], first.num_frames)
     prompts, markup = load_prompts(), loaded.markup
-    num_prompt = len(prompt_ids(loaded.tokenizer, system or prompts.system, question or prompts.eval_question))
-    watched = num_prompt + num_steps * num_video + len(markup.suffix)
+    asked = system or prompts.system, question or prompts.eval_question
+    num_text = len(prompt_ids(loaded.tokenizer, *asked, markup)) + len(markup.around(range(num_steps)))
+    watched = num_text + num_steps * num_video + len(markup.suffix)
     model = CudaGraphModel(loaded.model, watched, len(markup.header) + (max_new_tokens or LIMIT))
     if warm:
-        riding = -(-num_video // parse_schedule(loaded.settings.schedule).k)
-        model.warm_up([(1,), (len(markup.header),), (num_video,), (riding + 1,)], [grid])
+        num_rows = num_video + len(markup.around([0]))
+        riding = -(-num_rows // parse_schedule(loaded.settings.schedule).k)
+        model.warm_up([(1,), (len(markup.header),), (num_rows,), (riding + 1,)], [grid])
     return replace(loaded, model=model)
 
 

@@ -15,6 +15,7 @@ COLOURS = {  # colour-blind safe (Okabe and Ito), one per kind of token
     Kind.SUFFIX: "#56B4E9",
     Kind.HEADER: "#E69F00",
     Kind.ANSWER: "#D55E00",
+    Kind.AROUND: "#009E73",
 }
 FEW = 400  # tokens that can be told apart in a picture; with more, grid and names are left out
 CELLS = 1000  # of a mask's side at most: longer ones are drawn in blocks, coloured where any token sees any
@@ -44,7 +45,7 @@ def draw(name: str, tokens: Layout, path: Path, title: str, counts: torch.Tensor
     figure, (left, right) = plt.subplots(1, 2, figsize=(14, 6.6), width_ratios=(1, 1))
     _draw_positions(left, name, tokens)
     _draw_mask(right, tokens, counts)
-    handles = [Patch(color=c, label=k) for k, c in COLOURS.items()]
+    handles = [Patch(color=c, label=k) for k, c in COLOURS.items() if bool(tokens.where(k).any())]
     if counts is not None:
         handles.append(Patch(color="black", label="counts in the loss (strip on the left of the mask)"))
     figure.legend(handles=handles, loc="lower center", ncols=len(handles))

@@ -60,18 +60,28 @@ class Cursor:
         self.rule.begin_grid(step)
         return run
 
-    def watch(self, rows: int, columns: int, kept: Sequence[int] | None = None) -> Layout:
-        """The next patch; see rules.patch. An empty one (0, 0) closes a stream that ends late."""
-        step = self.num_steps
-        t, h, w = self.rule.patch_start(step)
+    def watch(
+        self, rows: int, columns: int, kept: Sequence[int] | None = None, before: int = 0, after: int = 0
+    ) -> Layout:
+        """The next patch, see rules.patch, and what is around it. An empty one (0, 0) ends a stream that ends late."""
+        step, around = self.num_steps, []
+        if before:
+            start = self.rule.announced_start(step)
+            around.append(self._run(Kind.AROUND, _line(start, before), step, step))
+            t = h = w = start + before
+        else:
+            t, h, w = self.rule.patch_start(step)
         grid_h = torch.arange(h, h + rows).repeat_interleave(columns)
         grid_w = torch.arange(w, w + columns).repeat(rows)
         where = torch.stack([torch.full_like(grid_h, t), grid_h, grid_w])
         if kept is not None:
             where = where[:, list(kept)]
         if rows and columns:
-            self.placed[step] = Placed((t, h, w), rows, columns)
+            self.placed[step] = Placed((t, h, w), rows, columns, before)
         run = self._run(Kind.VIDEO, where, step, step, self.placed[step].end if step in self.placed else -1)
+        if before or after:
+            closing = self._run(Kind.AROUND, _line(self.rule.watched_end + 1, after), step, step)
+            run = Layout.cat([*around, run, closing])
         self.num_steps += 1
         return run
 
@@ -122,7 +132,7 @@ def layout(
 
     Args:
         name: a variant of VARIANTS.
-        prompt_len: tokens up to and including <|vision_start|>.
+        prompt_len: tokens up to the first patch and what announces it.
         grids: the patch of each step, or (rows, columns) of its merged grid; (0, 0) where the stream ended without a
             further frame.
         answer_len: spoken tokens, <|im_end|> included.
@@ -130,8 +140,8 @@ def layout(
         t_per_step: temporal positions per step, tokens_per_second x 1 s (2 in the released checkpoints).
         questions: step -> tokens of a further question that stands before its patch.
     Returns:
-        Layout of L = prompt_len + sum of the patches' kept tokens + suffix_len + header_len + answer_len tokens, and
-        those of further questions, on the CPU.
+        Layout of L = prompt_len + sum of the patches' kept tokens and those around them + suffix_len + header_len +
+        answer_len tokens, and those of further questions, on the CPU.
     Raises:
         UserError: unknown variant. ValueError: no steps, or a negative length.
     """

@@ -14,6 +14,7 @@ class Kind(StrEnum):
     SUFFIX = "suffix"  # <|vision_end|><|im_end|>\n
     HEADER = "header"  # <|im_start|>assistant\n
     ANSWER = "answer"  # the spoken tokens, <|im_end|> included
+    AROUND = "around"  # text that announces a patch or closes it, in families whose steps have such
 
 
 KINDS = list(Kind)
@@ -25,7 +26,8 @@ class Layout:
 
     Attributes:
         kind_ids: (L,) int64, index into KINDS.
-        step: (L,) int64, 0-based video step: of its patch for video; of the emission for answer tokens.
+        step: (L,) int64, 0-based video step: of its patch for video and what is around it; of the emission for answer
+            tokens.
         stream: (L,) int64, visibility.WATCHED or SAID.
         order: (L,) int64, index within the stream in order of arrival.
         sees: (L,) int64, newest video step the token may attend to (said tokens of parallel variants).

@@ -1,4 +1,4 @@
-"""What a video step brings: a grid of tokens, of which some may never reach the LLM.
+"""What a video step brings: a grid of tokens, of which some may never reach the LLM, and the text around it.
 
 The grid is the grid, whatever is dropped: positions, ends and the anchors of what follows come from it, so that every
 position rule gives a token the same numbers with and without dropping.
@@ -13,11 +13,19 @@ class Patch(NamedTuple):
     Attributes:
         rows, columns: of the grid; (0, 0) where the stream ended without a further frame.
         kept: cells that go to the LLM, rising; None: all.
+        before, after: text tokens that announce the grid and that close it, in families whose steps have such (see
+            rules.families). They belong to the step as its video does, and stay where all of the grid is dropped.
     """
 
     rows: int
     columns: int
     kept: tuple[int, ...] | None = None
+    before: int = 0
+    after: int = 0
+
+    @property
+    def num_around(self) -> int:
+        return self.before + self.after
 
     @property
     def num_arrived(self) -> int:
@@ -33,11 +41,13 @@ class Placed(NamedTuple):
 
     Attributes:
         start: (t, h, w) of its first cell.
+        before: text tokens that announce it, right before.
     """
 
     start: tuple[int, int, int]
     rows: int
     columns: int
+    before: int = 0
 
     @property
     def end(self) -> int:

@@ -25,7 +25,8 @@ class VideoThenText:
     Temporal axis: `t_per_step` per patch (tokens_per_second of the checkpoint times 1 s). Text after a video resumes
     at max over t, h, w, plus 1: the rule the Qwen2.5-VL weights were trained with (transformers 4.54 to 4.57). A
     question in mid-stream is text after a video, and the video after it is another one: its grid begins at the
-    question's end.
+    question's end. Where text announces every patch (`announced_start`) each is a video of its own, whose text begins
+    one past what was watched so far.
 
     Attributes:
         first: position of the first text token, where text has an axis of its own.
@@ -55,6 +56,10 @@ class VideoThenText:
         """(t, h, w) of the first token of the patch of `step`."""
         start = self.grid_start
         return start + self.t_per_step * (step - self.grid_step), start, start
+
+    def announced_start(self, step: int) -> int:
+        """Position of the first token that announces the patch of `step`; the patch begins behind the last of them."""
+        return self.watched_end + 1
 
     def suffix_start(self) -> int:
         return self.watched_end + 1
@@ -102,7 +107,10 @@ class SharedStart(VideoThenText):
         return self.watched_end + 1 if step == self.grid_step else self._end_of(step - 1) + 1
 
     def patch_start(self, step: int) -> tuple[int, int, int]:
-        return (self.grid_start if step == self.grid_step else self._end_of(step - 1) + 1,) * 3
+        return (self.announced_start(step),) * 3
+
+    def announced_start(self, step: int) -> int:
+        return self.grid_start if step == self.grid_step else self._end_of(step - 1) + 1
 
     def text_start(self, step: int) -> int:
         fresh = step > self.open_step or self.said_end <= self.end
@@ -116,7 +124,10 @@ class RunningAxis(VideoThenText):
         return max(self.watched_end, self.said_end) + 1
 
     def patch_start(self, step: int) -> tuple[int, int, int]:
-        return (max(self.watched_end, self.said_end) + 1,) * 3
+        return (self.announced_start(step),) * 3
+
+    def announced_start(self, step: int) -> int:
+        return max(self.watched_end, self.said_end) + 1
 
     def suffix_start(self) -> int:
         return max(self.watched_end, self.said_end) + 1

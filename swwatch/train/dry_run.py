@@ -49,7 +49,8 @@ def dry_run(settings: TrainSettings, arranged: Arrangement, collator: Collator, 
     for sample in samples:
         kinds.update({kind: int(sample.tokens.where(kind).sum()) for kind in KINDS})
     total, per_step = sum(kinds.values()), settings.batch_size * settings.accumulation
-    print("tokens       " + ", ".join(f"{kind} {kinds[kind]:,} ({kinds[kind] / total:.0%})" for kind in KINDS))
+    shares = [f"{kind} {count:,} ({count / total:.0%})" for kind, count in kinds.items() if count]
+    print(f"tokens       {', '.join(shares)}")
     rows = forwards * settings.batch_size
     print(f"a step       about {total / rows * per_step:,.0f} tokens, {len(samples) / rows * per_step:,.0f} samples")
     print(f"steps        {steps:,}")

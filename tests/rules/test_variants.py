@@ -48,6 +48,18 @@ def test_layout_equals_the_paper_as_recorded(case):
     assert ours.visible().dtype == torch.bool and rows(ours.visible()) == case["visible"]
 
 
+@pytest.mark.parametrize("case", cases("layouts_announced.json"), ids=name_of)
+def test_layout_of_announced_patches_equals_what_was_worked_out_by_hand(case):
+    """Two text tokens announce each patch and one closes it: they belong to its step, and it begins behind them."""
+    grids = [Patch(*case["grid"], None, case["before"], case["after"])] * case["steps"]
+    sizes = {"wait_k": case["k"], "suffix_len": case["suffix_len"]}
+    ours = layout(case["variant"], case["prompt_len"], grids, case["answer_len"], **sizes)
+    assert list(ours.kind) == case["kind"]
+    assert ours.step.tolist() == case["step"]
+    assert ours.position_ids.tolist() == case["position_ids"]
+    assert rows(ours.visible()) == case["visible"]
+
+
 def release_layout(case: dict, variant: str) -> Layout:
     """The sample of a release case, its final newline counted to the answer."""
     frames, per_frame = case["frames"], case["tokens_per_frame"]
@@ -83,13 +95,19 @@ schedules = st.one_of(
     st.builds(Stall, st.integers(1, 3), st.integers(1, 4), st.integers(0, 3)),
 )
 samples = st.tuples(st.sampled_from(sorted(VARIANTS)), st.integers(1, 7), grids, st.integers(0, 25), schedules)
+around = st.sampled_from([(0, 0), (7, 1)])
 
 
-@given(samples)
+def announced(sizes, around: tuple[int, int]) -> list[Patch]:
+    """Patches of these sizes, with so many text tokens before and behind each."""
+    return [Patch(rows, columns, None, *around) for rows, columns in sizes]
+
+
+@given(samples, around)
 @settings(max_examples=150, deadline=None)
-def test_laws_of_visibility(sample):
+def test_laws_of_visibility(sample, around):
     name, prompt_len, sizes, answer_len, schedule = sample
-    tokens = layout(name, prompt_len, sizes, answer_len, schedule=schedule)
+    tokens = layout(name, prompt_len, announced(sizes, around), answer_len, schedule=schedule)
     visible, text = tokens.visible(), tokens.where(Kind.HEADER) | tokens.where(Kind.ANSWER)
     assert bool(visible.diagonal().all())
     assert not visible.triu(1).any(), "a row sees nothing later in the training sequence"
@@ -106,11 +124,11 @@ def test_laws_of_visibility(sample):
         assert torch.equal(row[watched], tokens.step[watched] <= newest)
 
 
-@given(samples)
+@given(samples, around)
 @settings(max_examples=150, deadline=None)
-def test_laws_of_positions(sample):
+def test_laws_of_positions(sample, around):
     name, prompt_len, sizes, answer_len, schedule = sample
-    tokens = layout(name, prompt_len, sizes, answer_len, schedule=schedule)
+    tokens = layout(name, prompt_len, announced(sizes, around), answer_len, schedule=schedule)
     pos, video = tokens.position_ids, tokens.where(Kind.VIDEO)
     assert torch.equal(pos[:, :prompt_len], torch.arange(prompt_len).expand(3, -1))
     assert bool((pos[:, ~video].max(0).values == pos[:, ~video].min(0).values).all()), "text is one-dimensional"
@@ -121,6 +139,10 @@ def test_laws_of_positions(sample):
         t, h, w = patch[:, 0].tolist()
         want = [[t, h + r, w + c] for r in range(height) for c in range(width)]
         assert patch.T.tolist() == want
+        if around[0]:  # all that was watched stands in one line: stamp, patch, what closes it
+            text_around = pos[0, tokens.where(Kind.AROUND) & (tokens.step == step)].tolist()
+            end = max(t, h + height - 1, w + width - 1)
+            assert t == h == w and text_around == [*range(t - 7, t), end + 1]
     rule = VARIANTS[name].positions
     if issubclass(rule, OwnAxis):
         assert torch.equal(text, torch.arange(len(text)) + rule.first)
@@ -128,18 +150,18 @@ def test_laws_of_positions(sample):
         assert bool((pos.max(0).values.cummax(0).values == pos.max(0).values)[~video].all()), "one running axis"
 
 
-@given(samples)
+@given(samples, around)
 @settings(max_examples=100, deadline=None)
-def test_a_token_keeps_its_position_when_more_video_arrives(sample):
+def test_a_token_keeps_its_position_when_more_video_arrives(sample, around):
     """What permits caching: the layout of the first steps is a part of the layout of all (streaming variants)."""
     name, prompt_len, sizes, answer_len, schedule = sample
     if VARIANTS[name].speaks is Speaks.OFFLINE or len(sizes) < 2:
         return
     spoken = spoken_steps(schedule, answer_len, len(sizes))
     early = sum(step < len(sizes) - 1 for step in spoken)
-    whole = layout(name, prompt_len, sizes, answer_len, schedule=schedule)
-    longer = layout(name, prompt_len, sizes + [(2, 2)], answer_len, schedule=schedule)
-    for kind, upto in ((Kind.VIDEO, None), (Kind.HEADER, None), (Kind.ANSWER, early)):
+    whole = layout(name, prompt_len, announced(sizes, around), answer_len, schedule=schedule)
+    longer = layout(name, prompt_len, announced([*sizes, (2, 2)], around), answer_len, schedule=schedule)
+    for kind, upto in ((Kind.VIDEO, None), (Kind.HEADER, None), (Kind.AROUND, None), (Kind.ANSWER, early)):
         ours, theirs = whole[whole.where(kind)], longer[longer.where(kind)]
         n = len(ours) if upto is None else upto
         assert torch.equal(ours.position_ids[:, :n], theirs.position_ids[:, :n]), kind
@@ -164,13 +186,17 @@ def test_dropping_tokens_strikes_them_out_and_moves_nothing(sample, data):
     assert ours.step.tolist() == whole.step[left].tolist()
 
 
-@given(st.sampled_from(PARALLEL), st.integers(1, 7), grids, st.lists(st.integers(0, 5), min_size=6, max_size=6))
+words_said = st.lists(st.integers(0, 5), min_size=6, max_size=6)
+
+
+@given(st.sampled_from(PARALLEL), st.integers(1, 7), grids, words_said, around)
 @settings(max_examples=100, deadline=None)
-def test_watching_ahead_gives_the_same_positions_as_taking_turns(name, prompt_len, sizes, counts):
+def test_watching_ahead_gives_the_same_positions_as_taking_turns(name, prompt_len, sizes, counts, around):
     """A parallel engine lays out the next patch before or between the current words; a serial one after them."""
     turns, ahead = Cursor(get(name)), Cursor(get(name))
     for cursor in (turns, ahead):
         cursor.prompt(prompt_len)
+    sizes = announced(sizes, around)
     patches = {"turns": [], "ahead": [ahead.watch(*sizes[0])]}
     words = {"turns": [], "ahead": []}
     for step in range(len(sizes)):

@@ -47,7 +47,7 @@ def test_a_records_question_is_in_the_prompt_of_its_training_sample_in_every_epo
         for i, record in enumerate(dataset.records[:4]):
             sample = dataset[epoch, i].sample
             asked = sample.input_ids[sample.tokens.where(Kind.PROMPT)].tolist()
-            assert asked == prompt_ids(loaded.tokenizer, load_prompts().system, record["question"])
+            assert asked == prompt_ids(loaded.tokenizer, load_prompts().system, record["question"], loaded.markup)
             said = sample.input_ids[sample.tokens.where(Kind.ANSWER)].tolist()
             assert loaded.tokenizer.decode(said[:-1]) == record["output"].strip()
     assert len({record["question"] for record in dataset.records[:4]}) > 1
@@ -88,8 +88,8 @@ def test_from_clips_to_the_table_of_sub_tasks(data, tiny_checkpoint, tmp_path, m
         assert row["messages"][0]["value"] == record["question"]
     from swwatch.model.loading import load
 
-    tokenizer, system = load(model, device="cpu").tokenizer, load_prompts().system
-    assert prompts == [prompt_ids(tokenizer, system, record["question"]) for record in records]
+    loaded, system = load(model, device="cpu"), load_prompts().system
+    assert prompts == [prompt_ids(loaded.tokenizer, system, record["question"], loaded.markup) for record in records]
     metrics = json.loads((tmp_path / "funqa_group_metrics.json").read_text())
     assert list(metrics["by_task"]) == [*SUBTASKS, "mean"] and metrics["settings"]["task"] == "funqa"
     printed = capsys.readouterr().out

@@ -19,6 +19,7 @@ from swwatch.policies.chooser import Chooser
 from swwatch.rules import variants
 from swwatch.rules.cursor import Cursor
 from swwatch.rules.layout import Kind, Layout
+from swwatch.rules.patch import Patch
 from swwatch.rules.schedule import Now, Schedule
 from swwatch.rules.variants import Speaks
 from swwatch.rules.visibility import SAID
@@ -77,7 +78,13 @@ class Reprefill:
         """Lay the step out. Returns its number and how many tokens may be said."""
         number = self.cursor.num_steps
         (grid,) = merged_grids(step.grid_thw, self.model.config.vision_config.spatial_merge_size)
-        self._add(self.cursor.watch(*grid), None)
+        (patch,) = self.markup.announced([Patch(*grid)], number)
+        rows = self.cursor.watch(*patch)
+        video_end = len(rows) - patch.after
+        self._add(rows[: patch.before], self.markup.before(number))
+        self._add(rows[patch.before : video_end], None)
+        self._add(rows[video_end:], self.markup.closing)
+        self.chooser.see(self.markup.around([number]))
         budget = self.chooser.choose.left(self.num_spoken)
         if step.last:
             self._add(self.cursor.suffix(len(self.markup.suffix)), self.markup.suffix)
@@ -90,8 +97,9 @@ class Reprefill:
         return number, budget
 
     def _add(self, rows: Layout, ids) -> None:
-        self.rows.append(rows)
-        self.ids.append(None if ids is None else list(ids))
+        if len(rows):
+            self.rows.append(rows)
+            self.ids.append(None if ids is None else list(ids))
 
     def _speak(self, step: Step, number: int, budget: int) -> Run:
         if budget <= 0:

@@ -17,6 +17,8 @@ from swwatch.data.prompt import Markup, fill, load_prompts
 from swwatch.errors import UserError
 from swwatch.model.loading import Loaded
 from swwatch.rules.cursor import layout
+from swwatch.rules.families import t_step
+from swwatch.rules.patch import Patch
 
 WORDS_PER_S = 4  # answer tokens a second: PE-Video's captions have 3 to 5
 PACK_TOKENS, SAMPLES_A_PACK = 8192, 16  # where `pack_tokens` is not given
@@ -67,7 +69,7 @@ class MadeUp:
     def __init__(self, config, tokens_per_step: int, seed: int):
         saved = config.swwatch
         self.variant = saved["variant"]
-        self.markup = Markup(**{k: tuple(v) if isinstance(v, list | tuple) else v for k, v in saved["markup"].items()})
+        self.markup, self.t_per_step = Markup.read(saved["markup"]), t_step(config)
         self.vision, self.grid = config.vision_config, most_square(tokens_per_step)
         self.vocabulary = config.text_config.vocab_size
         self.drawn, self.generator = random.Random(seed), torch.Generator().manual_seed(seed)
@@ -83,7 +85,7 @@ class MadeUp:
             UserError: no second of video fits.
         """
         fixed = PROMPT_LEN + len(self.markup.suffix) + len(self.markup.header) + 1
-        per_second = self.grid[0] * self.grid[1] + WORDS_PER_S
+        per_second = self.grid[0] * self.grid[1] + len(self.markup.around([0])) + WORDS_PER_S
         seconds = (length - fixed) // per_second
         if seconds < 1:
             raise UserError(f"{length} tokens are too few for a second of video, which takes {per_second + fixed}")
@@ -96,9 +98,9 @@ class MadeUp:
         tokens = layout(
             self.variant,
             prompt_len,
-            [self.grid] * seconds,
+            self.markup.announced([Patch(*self.grid)] * seconds),
             answer_len,
-            t_per_step=int(self.vision.tokens_per_second),
+            t_per_step=self.t_per_step,
             **sizes,
         )
         words = [word for word in range(20, min(200, self.vocabulary)) if word != markup.video]
