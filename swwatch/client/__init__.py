@@ -27,6 +27,7 @@ MODULES = {
         "Opened",
         "Stats",
         "Token",
+        "Turn",
         "Upload",
         "Url",
         "Watched",

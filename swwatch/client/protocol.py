@@ -246,6 +246,20 @@ class Token(Event):
     index: Count
 
 
+class Turn(Event):
+    """A chat turn has ended: its words, from the token after the last turn on, are about these seconds of the stream.
+
+    `text` is all of them, without the dots by which a model says that it is silent; "" where it was.
+    """
+
+    type: Literal["turn"] = "turn"
+    turn: Count
+    start_s: float
+    end_s: float
+    text: str
+    t_s: float
+
+
 class Asked(Event):
     """A question took effect before this step was watched."""
 
@@ -303,7 +317,7 @@ class Pong(Message):
 
 
 Server = Annotated[
-    Opened | Ack | Watched | Token | Asked | Dropped | Stats | Error | End | Pong, Field(discriminator="type")
+    Opened | Ack | Watched | Token | Turn | Asked | Dropped | Stats | Error | End | Pong, Field(discriminator="type")
 ]
 _SERVER = TypeAdapter(Server)
 

@@ -55,16 +55,16 @@ class TurnSession(BaseSession):
     """One stream.
 
     A question takes effect with the next turn, other orders between two turns; in a pause turns are watched and
-    nothing is said. All that is told is numbered by turns. A stream may be continued: `run` with another source.
+    nothing is said. A stream may be continued: `run` with another source.
 
     Attributes:
         context: what the model has in view, in order.
         next_position: of the next token to be laid out.
-        num_rounds: turns begun; num_laid: tokens laid out; num_fed: tokens fed, again and again where they were read
-            anew.
+        num_rounds: turns begun; num_steps: steps watched.
+        num_laid: tokens laid out; num_fed: tokens fed, again and again where they were read anew.
     """
 
-    FACTS = (*BaseSession.FACTS, "query", "next_position", "num_rounds", "num_laid", "num_fed")
+    FACTS = (*BaseSession.FACTS, "query", "next_position", "num_rounds", "num_steps", "num_laid", "num_fed")
 
     def __init__(
         self,
@@ -105,7 +105,7 @@ class TurnSession(BaseSession):
         self.context: list[Span] = turns.begin(previous if isinstance(previous, str) else tuple(previous), system_text)
         self.context = self.keep.beginning(self.context)
         self._begin_context = list(self.context)
-        self.next_position = self.num_rounds = self.num_laid = self.num_fed = 0
+        self.next_position = self.num_rounds = self.num_steps = self.num_laid = self.num_fed = 0
         self._waiting: list[Step] = []  # for the rest of their turn
         self._seen: dict[int, torch.Tensor] = {}  # round -> embeddings of its video, where they are needed again
 
@@ -213,23 +213,25 @@ class TurnSession(BaseSession):
         if not self.num_fed:
             spans, self.context = [*self.context, *spans], []
         self.logits = yield from self._read(spans, video)
-        for step in steps:
-            yield from self._tell_watched(number, step)
+        first, self.num_steps = self.num_steps, self.num_steps + len(steps)
+        for i, step in enumerate(steps, start=first):
+            yield from self._tell_watched(i, step)
         for ask in asks:
-            yield Asked(number, ask.text, self.clock.now())
+            yield Asked(first, ask.text, self.clock.now())
 
         self.context.append(Span(Part.ANSWER, (), None, number, start_s, end_s))
         if silent:
             self._say([*self.turns.ellipsis, self.turns.im_end])
         else:
-            yield from self._speak(number, steps[-1].arrival_s if steps else self.clock.now())
+            yield from self._speak(steps[-1].arrival_s if steps else self.clock.now())
         yield from self._tell(wait=True)
         ids = self.context[-1].ids
         words = ids[: len(ids) - len_of_mute(ids, self._mute)]
         self.speaking = False
         yield Said(number, start_s, end_s, ids, words, self.clock.now())
 
-    def _speak(self, number: int, arrival_s: float) -> Run:
+    def _speak(self, arrival_s: float) -> Run:
+        newest = self.num_steps - 1
         self.chooser.begin_anew(ids_of(self.context))
         self.chooser.begin_turn()
         while True:
@@ -237,7 +239,7 @@ class TurnSession(BaseSession):
             token = self.turns.im_end if token in self._stops else token  # the chat form knows one end
             yield from self._tell(wait=True)  # the choice has waited for all that was fed
             self._say([token])
-            yield Spoken(number, token, number, arrival_s, self.clock.now())
+            yield Spoken(newest, token, newest, arrival_s, self.clock.now())
             if token == self.turns.im_end:
                 return
             if self.chooser.choose.left(len(self.context[-1])) <= 0:

@@ -1,20 +1,20 @@
 """What a live session tells, in the messages of the live protocol: for a server, and for a model in this process."""
 
 from swwatch.client import protocol
-from swwatch.live.stage import Asked, Dropped, Token, Watched
+from swwatch.live.stage import Asked, Dropped, Token, Turn, Watched
 
 
 class Messages:
     """Of one session.
 
     Attributes:
-        num_tokens, num_dropped: tokens said and steps lost so far.
+        num_tokens, num_turns, num_dropped: tokens said, turns ended and steps lost so far.
     """
 
     def __init__(self):
-        self.num_tokens = self.num_dropped = 0
+        self.num_tokens = self.num_turns = self.num_dropped = 0
 
-    def message(self, event: Token | Watched | Asked | Dropped) -> protocol.Event:
+    def message(self, event: Token | Turn | Watched | Asked | Dropped) -> protocol.Event:
         """The message of an event, without its number."""
         match event:
             case Token():
@@ -23,6 +23,9 @@ class Messages:
                 facts = {name: getattr(event, name) for name in names}
                 lag_s = event.t_emit_s - event.t_frame_s
                 return protocol.Token(**facts, lag_s=lag_s, index=self.num_tokens - 1)
+            case Turn():
+                self.num_turns += 1
+                return protocol.Turn(turn=self.num_turns - 1, **vars(event))
             case Watched():
                 return protocol.Watched(step=event.step, arrival_s=event.arrival_s, t_s=event.t_s)
             case Asked():

@@ -36,8 +36,9 @@ def show_lag(events: Iterable, out=None, notice: Callable[[object], str | None] 
     """Print a line for each second of video, words as they are spoken; pass all events on.
 
     A line tells what had been seen, how long after its arrival the second was watched and the first word about it
-    came, the words, and whether all was done before the next second arrived. The last line, where the rest of the
-    answer is spoken, has no such limit. What `notice` has to say about an event stands on a line of its own.
+    came, the words, of a chat turn the seconds that they are about, and whether all was done before the next second
+    arrived. The last line, where the rest of the answer is spoken, has no such limit. What `notice` has to say about
+    an event stands on a line of its own.
     """
     out = out or sys.stdout
     seconds: list[Second] = []  # their lines are begun, the last one's is open
@@ -85,6 +86,9 @@ def show_lag(events: Iterable, out=None, notice: Callable[[object], str | None] 
             broken = False
             seconds[-1].last_s = event.t_emit_s
             write(event.text.replace("\n", " "))
+        elif hasattr(event, "end_s"):  # a chat turn has ended
+            open_silent(max(watched) + 1)
+            write(f" ({event.start_s:g}-{event.end_s:g} s{'' if event.text else ', silent'})")
         yield event
     open_silent(max(watched, default=-1) + 1)
     print(file=out)

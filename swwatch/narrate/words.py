@@ -1,7 +1,7 @@
 """A video in, text out as it is spoken: frames -> pixels -> session -> words. Narrations and chat turns alike."""
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from tokenizers.decoders import DecodeStream
@@ -32,11 +32,12 @@ class Token(Spoken):
 
 @dataclass(frozen=True)
 class Turn:
-    """The end of a chat turn: what was said about some seconds; "" is silence."""
+    """The end of a chat turn: what was said about some seconds; "" is silence. `t_s` is when it ended, stream time."""
 
     start_s: float
     end_s: float
     text: str
+    t_s: float = field(default=0.0, compare=False)
 
 
 def narrate(loaded: Loaded, steps: Iterable[StepFrames], **options) -> Iterator[Token]:
@@ -87,7 +88,7 @@ def text_of(tokenizer) -> Callable[[Any], Any]:
         if isinstance(event, Said):
             text = tokenizer.decode(event.words, skip_special_tokens=True).strip()
             words = DecodeStream(skip_special_tokens=True)  # a character left open does not reach into the next turn
-            return Turn(event.start_s, event.end_s, text)
+            return Turn(event.start_s, event.end_s, text, event.t_s)
         return event
 
     return told

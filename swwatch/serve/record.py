@@ -9,7 +9,7 @@ import time
 from datetime import UTC, datetime
 from pathlib import Path
 
-from swwatch.client.protocol import Event, Opened, ProtocolError, Token
+from swwatch.client.protocol import Event, Opened, ProtocolError, Token, Turn
 from swwatch.paths import make_folder
 
 KINDS = {"jsonl": "application/x-ndjson", "vtt": "text/vtt; charset=utf-8"}
@@ -26,7 +26,7 @@ class Recorder:
         self._jsonl = (folder / f"{name}.jsonl").open(**lines)
         self._vtt = (folder / f"{name}.vtt").open(**lines)
         self._vtt.write("WEBVTT\n")
-        self._cue: list[Token] = []  # of one step
+        self._cue: list[Token] = []  # of one step, or of a turn
         self._line(opened.model_dump(exclude={"session"}))
 
     def event(self, event: Event) -> None:
@@ -38,6 +38,9 @@ class Recorder:
             if self._cue and event.step != self._cue[0].step:
                 self._write_cue(event.t_emit_s)
             self._cue.append(event)
+        if isinstance(event, Turn):
+            self._cue = []
+            self._write(event.start_s, event.end_s, event.text)
 
     def close(self) -> None:
         """Write the last words and close both files."""
@@ -60,8 +63,12 @@ class Recorder:
 
     def _write_cue(self, end_s: float) -> None:
         start_s = self._cue[0].t_emit_s
-        text = " ".join("".join(token.text for token in self._cue).split())
+        text = "".join(token.text for token in self._cue)
         self._cue = []
+        self._write(start_s, end_s, text)
+
+    def _write(self, start_s: float, end_s: float, text: str) -> None:
+        text = " ".join(text.split())
         if text:
             text = text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
             self._vtt.write(f"\n{_stamp(start_s)} --> {_stamp(max(end_s, start_s + 0.001))}\n{text}\n")

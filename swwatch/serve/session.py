@@ -14,7 +14,7 @@ from swwatch.client.codes import CLOSE_CODES, CLOSE_DONE, CLOSE_PROTOCOL
 from swwatch.client.protocol import Ack, End, Error, Event, Frame, Opened, ProtocolError, Reason
 from swwatch.errors import UserError
 from swwatch.live.messages import Messages
-from swwatch.live.stage import Asked, Dropped, Ended, LiveSession, Token, Turn, Watched
+from swwatch.live.stage import Asked, Dropped, Ended, LiveSession, Token, Watched
 from swwatch.serve.limits import AHEAD_S, MAX_ASKS, ORDERS_PER_S, REPLAY, Bucket, decode
 from swwatch.serve.log import log
 from swwatch.serve.metrics import Metrics
@@ -288,7 +288,7 @@ class Session:
             for event in await self._threads.read(self.live.read, READ_S):
                 if isinstance(event, Ended):
                     self._finish(event.error)
-                elif not self.over and not isinstance(event, Turn):  # the tokens of a turn have told its words
+                elif not self.over:
                     self._put(self._message(event))
 
     async def _tick(self) -> None:

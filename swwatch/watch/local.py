@@ -11,7 +11,7 @@ from swwatch.data.live.sources import frames_of
 from swwatch.engine.door import about
 from swwatch.errors import UserError
 from swwatch.live.messages import Messages
-from swwatch.live.stage import Ended, Room, Stage, Turn
+from swwatch.live.stage import Ended, Room, Stage
 from swwatch.model.loading import Loaded
 
 LONGEST_S = 1800  # of video on a GPU, where memory is set aside beforehand; elsewhere there is no limit
@@ -100,7 +100,7 @@ class LocalNarrator:
 
     def _events(self) -> Iterator:
         while events := self._session.read():
-            yield from (event for event in events if not isinstance(event, Turn))  # its tokens have told its words
+            yield from events
 
     def _message(self, event) -> protocol.Event:
         if not isinstance(event, Ended):
@@ -130,7 +130,7 @@ def watch(loaded: Loaded, source: str | Path, *, realtime: bool = True, **option
         realtime: a file plays at its own pace, and what the model is too slow for is dropped.
         options: of LocalNarrator: question, engine, max_new_tokens.
     Yields:
-        Messages of docs/protocol.md: Watched, Token, Asked, Dropped, and End as the last.
+        Messages of docs/protocol.md: Watched, Token, Turn, Asked, Dropped, and End as the last.
     Raises:
         UserError: the source cannot be read.
     """

@@ -35,7 +35,7 @@ INFO = {
 
 
 class ScriptedServer:
-    """Speaks three words of TEXT after every second frame.
+    """Speaks three words of TEXT after every second frame; livecc in turns, of which every third is silent.
 
     Attributes:
         got: every text message that came in; `frames`: (number, timestamp, first bytes) of every frame.
@@ -146,7 +146,9 @@ class Session:
             return
         step, self.steps = self.steps, self.steps + 1
         await self.tell(type="watched", step=step, arrival_s=self.now, t_s=self.now + 0.1)
-        if not self.silent:
+        if self.open["variant"] == "livecc":
+            await self.take_turn(step)
+        elif not self.silent:
             await self.speak(3, step)
         stats = {"frames_in": self.frames, "frames_dropped": 0, "steps_watched": self.steps, "steps_queued": 0}
         stats |= {"tokens": self.spoken, "tokens_per_s": 3.0, "lag_s": 0.2, "frame_rate": 2.0}
@@ -154,11 +156,20 @@ class Session:
 
     async def speak(self, count: int, step: int) -> None:
         for _ in range(count):
-            at = self.now + 0.2
-            text = self.words[self.spoken % len(self.words)]
-            seen = {"step": step, "newest_visible_step": step, "t_frame_s": self.now, "t_emit_s": at, "lag_s": 0.2}
-            await self.tell(type="token", text=text, index=self.spoken, **seen)
+            await self.say(self.words[self.spoken % len(self.words)], step)
             self.spoken += 1
+
+    async def say(self, text: str, step: int) -> None:
+        seen = {"step": step, "newest_visible_step": step, "t_frame_s": self.now, "t_emit_s": self.now + 0.2}
+        await self.tell(type="token", text=text, index=self.spoken, lag_s=0.2, **seen)
+
+    async def take_turn(self, step: int) -> None:
+        said, seconds = self.spoken, {"start_s": step, "end_s": step + 1, "t_s": self.now + 0.3}
+        if step % 3 == 0:
+            await self.speak(3, step)
+        await self.say(" ...", step)
+        text = "".join(self.words[said : self.spoken]).strip()
+        await self.tell(type="turn", turn=step, text=text, **seconds)
 
     async def finish(self, reason: str) -> None:
         if reason == "finished":

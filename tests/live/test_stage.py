@@ -269,7 +269,11 @@ def test_chat_turns_side_by_side_say_what_each_says_of_a_file(load_tiny, variant
     for (events, end), words in zip(heard, alone, strict=True):
         assert end == Ended()
         assert [untimed(event) for event in events if isinstance(event, Token | Turn)] == words
-        assert sum(isinstance(event, Watched) for event in events) == 6
+        assert [event.step for event in events if isinstance(event, Watched)] == list(range(6))
+        newest = -1
+        for event in events:
+            newest = event.step if isinstance(event, Watched) else newest
+            assert not isinstance(event, Token) or event.step == event.newest_visible_step == newest
         assert sum(isinstance(event, Turn) for event in events) == (6 if variant == "streamingvlm" else 4)
 
 

@@ -237,6 +237,30 @@ def test_the_question_shown_is_the_models_own_until_another_is_written(visit, sc
     assert asked == [("livecc", None), ("group", "What turns?")], "its own is not sent: each pane's model has one"
 
 
+def test_chat_turns_are_shown_with_their_seconds_and_silence(visit, scripted):
+    page = visit(scripted.url)
+    variant = "document.querySelector('[data-part=variant]')"
+    page.js(f"{variant}.value = 'livecc'; {variant}.dispatchEvent(new Event('change'))")
+    page.js("document.querySelector('#rate').value = 10")
+    page.js("window.read = []")
+    page.js("""new MutationObserver(changes => changes.forEach(({addedNodes}) =>
+        addedNodes.forEach(node => read.push(node.textContent)))).observe(
+        document.querySelector('[role=log]'), {childList: true})""")
+    page.click("#start")
+    page.wait("document.querySelectorAll('.silence')[1]?.dataset.second.endsWith('6')")
+    page.click("#finish")
+    state(page, "closed")
+    labels = page.js(
+        "[...document.querySelectorAll('[data-second]')].map(part => part.dataset.second + part.textContent)"
+    )
+    assert labels[:4] == ["0–1The", "1–3…", "3–4a", "4–6…"], "silences that follow one another are one"
+    assert page.js("document.querySelector('.silence').ariaLabel") == "silent from 1 to 3 s"
+    assert "..." not in page.js("document.querySelector('[data-part=text]').textContent"), "dots are no words"
+    assert page.js("read")[:2] == ["The video shows", "a red circle"], "a turn is read out whole"
+    assert page.js("document.querySelectorAll('.timeline .turn.silent').length") >= 4
+    assert "of them silent" in page.js("document.querySelector('.timeline').ariaLabel")
+
+
 def test_a_broken_socket_is_shown_and_nothing_is_lost_or_doubled(visit, scripted):
     scripted.break_after = 5
     page = visit(scripted.url)

@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from swwatch.client.protocol import Asked, End, Opened, ProtocolError, Token, parse_server
+from swwatch.client.protocol import Asked, End, Opened, ProtocolError, Token, Turn, parse_server
 from swwatch.serve.record import Recordings
 from swwatch.serve.settings import Limits
 
@@ -58,6 +58,23 @@ def test_cues_have_the_words_of_a_step_from_its_first_to_the_next_ones(recorded)
     assert cues[1] == "00:00:00.600 --> 01:00:00.000\na &lt;b&gt; &amp; --&gt; c"
     assert cues[2].strip() == "01:00:00.000 --> 01:00:02.500\nlast"
     assert all(re.match(r"\d\d:\d\d:\d\d\.\d{3} --> \d\d:\d\d:\d\d\.\d{3}\n\S", cue) for cue in cues[1:])
+
+
+def test_cues_of_chat_turns_have_their_seconds_and_silence_has_none(tmp_path):
+    recordings = Recordings(tmp_path, keep_s=1)
+    recorder = recordings.begin("name", OPENED)
+    seconds = [("A red & a blue", 0, 3), ("", 3, 4), ("They meet", 4, 5)]
+    for n, (text, start_s, end_s) in enumerate(seconds):
+        recorder.event(token(2 * n, f" {text} ...", end_s - 1, end_s + 0.1))
+        recorder.event(Turn(n=2 * n + 1, turn=n, start_s=start_s, end_s=end_s, text=text, t_s=end_s + 0.2))
+    recorder.event(token(6, "cut", 5, 6.5))
+    recorder.close()
+    cues = recordings.path("name", "vtt").read_text().split("\n\n")
+    assert cues[1:3] == [
+        "00:00:00.000 --> 00:00:03.000\nA red &amp; a blue",
+        "00:00:04.000 --> 00:00:05.000\nThey meet",
+    ]
+    assert [cue.strip() for cue in cues[3:]] == ["00:00:06.500 --> 00:00:08.500\ncut"], "a turn that was stopped"
 
 
 @pytest.mark.parametrize("name, kind", [("../../etc/x", "jsonl"), ("x", "jsonl"), (None, "txt"), (None, "../vtt")])

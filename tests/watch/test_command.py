@@ -85,6 +85,20 @@ def test_a_file_is_narrated_as_fast_as_the_model_watches_it(run, clips, capsys):
     assert lines[-1].startswith("frames 40, dropped 0; seconds watched 4; tokens ")
 
 
+def test_chat_turns_are_told_with_their_seconds(run, clips, capsys):
+    code, events = run(clips(4), "--no-realtime", "--variant", "livecc", "--max-new-tokens", "3")
+    assert code == 0
+    turns, newest = of("turn", events), -1
+    assert [(turn["turn"], turn["start_s"], turn["end_s"]) for turn in turns] == [(0, 0.0, 3.0), (1, 3.0, 4.0)]
+    assert [event["step"] for event in of("watched", events)] == [0, 1, 2, 3]
+    for event in events:
+        newest = event["step"] if event["type"] == "watched" else newest
+        assert event["type"] != "token" or event["step"] == event["newest_visible_step"] == newest
+    told = capsys.readouterr().out
+    silent = ["" if turn["text"] else ", silent" for turn in turns]
+    assert f"(0-3 s{silent[0]})" in told and f"(3-4 s{silent[1]})" in told
+
+
 def test_a_file_plays_at_its_own_pace_unless_told_otherwise(run, clips):
     began = time.monotonic()
     code, events = run(clips(2))

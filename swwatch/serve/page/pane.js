@@ -168,6 +168,7 @@ export class Pane {
     if (event.type === "error") this.note(`${event.message} (${event.code})`);
     if (change?.kind === "word") this.#addWord(change.item, fresh);
     if (change?.kind === "grown") this.#grow(change.item);
+    if (change?.kind === "turn") this.#endTurn(change.item);
     if (change?.kind === "question") this.#addQuestion(change.item, fresh);
     if (change?.kind === "drop" && fresh) this.note(`${plural(event.steps, "step")} dropped: ${event.reason}`);
     if (change?.kind === "end") this.#ended(event);
@@ -227,6 +228,29 @@ export class Pane {
 
   #describe(word) {
     word.span.setAttribute("aria-description", Story.about(word));
+  }
+
+  /** Its first word tells its seconds; of silence, and of silences that follow one another, there is one sign. */
+  #endTurn({ start, end, silent, first, dots }) {
+    const { text } = this.part;
+    for (const { span } of dots) {
+      this.spans.delete(span);
+      span.previousSibling?.remove(); // the blank before it
+      span.remove();
+    }
+    this.phrase = this.phrase.filter((word) => !dots.includes(word));
+    this.flush();
+    if (first) first.span.dataset.second = `${start}–${end}`;
+    if (!silent) return;
+    const last = text.lastElementChild;
+    if (last?.className === "silence") {
+      last.dataset.second = `${last.dataset.second.split("–")[0]}–${end}`;
+      last.setAttribute("aria-label", `silent from ${last.dataset.second.replace("–", " to ")} s`);
+    } else {
+      const label = `silent from ${start} to ${end} s`;
+      text.append(" ", make("span", { class: "silence", role: "img", "aria-label": label, "data-second": `${start}–${end}` }, "…"));
+    }
+    text.scrollTop = text.scrollHeight;
   }
 
   #addQuestion({ text, step }, fresh) {

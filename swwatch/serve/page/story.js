@@ -3,6 +3,8 @@
 // a space, or a letter of a script that writes no spaces
 const BEGINS_WORD = /^(\s|\p{Script=Han}|\p{Script=Hiragana}|\p{Script=Katakana}|\p{Script=Thai})/u;
 
+const DOTS = "...";
+
 export class Story {
   constructor() {
     this.entries = []; // words and questions, as they are read
@@ -10,6 +12,7 @@ export class Story {
     this.frames = []; // {s, taken}
     this.steps = []; // {step, arrival, t}
     this.drops = []; // {s, steps, reason}
+    this.turns = []; // {start, end, silent}, of a model that speaks in turns
     this.dropped = 0; // steps
     this.lost = 0; // frames not taken and steps dropped, as the server counts
     this.stats = {};
@@ -50,13 +53,26 @@ export class Story {
       ...knows,
       kind: "word",
       text: event.text.trimStart(),
-      spaced: /^\s/.test(event.text),
+      spaced: /^\s/.test(event.text) || last?.kind === "turn",
       step: event.step,
       opens: this.words.at(-1)?.step !== event.step, // the first of its step
     };
     this.words.push(word);
     this.entries.push(word);
     return { kind: "word", item: word };
+  }
+
+  /** A turn is over. The dots by which a model says that it is silent are no words. */
+  on_turn({ start_s, end_s, text, t_s }) {
+    this.#reach(t_s);
+    const words = this.entries.slice(this.entries.findLastIndex(({ kind }) => kind === "turn") + 1).filter(({ kind }) => kind === "word");
+    const dots = [];
+    while (words.at(-1)?.text === DOTS && !text.endsWith(DOTS)) dots.push(words.pop());
+    for (const list of [this.entries, this.words]) list.splice(0, list.length, ...list.filter((item) => !dots.includes(item)));
+    const item = { kind: "turn", start: start_s, end: end_s, silent: !text, said: t_s, first: words[0] ?? null, dots };
+    this.entries.push(item);
+    this.turns.push(item);
+    return { kind: "turn", item };
   }
 
   on_asked(event) {
@@ -114,6 +130,7 @@ export class Story {
     for (const { s } of this.frames) row(s).frames += 1;
     for (const { step, t } of this.steps) row(t).seen.push(step);
     for (const { text, said } of this.words) row(said).words.push(text);
+    for (const { silent, said, start, end } of this.turns) if (silent) row(said).words.push(`(silent about ${start}–${end} s)`);
     for (const { s, steps } of this.drops) row(s).dropped += steps;
     return rows;
   }
@@ -122,6 +139,7 @@ export class Story {
   summary() {
     const taken = this.frames.filter((frame) => frame.taken).length;
     const frames = this.frames.length ? `${taken} of ${this.frames.length} frames taken, ` : "";
-    return `${this.now.toFixed(0)} seconds: ${frames}${this.steps.length} steps seen, ${this.words.length} words spoken, ${this.dropped} steps dropped.`;
+    const turns = this.turns.length ? `${this.turns.length} turns, ${this.turns.filter(({ silent }) => silent).length} of them silent, ` : "";
+    return `${this.now.toFixed(0)} seconds: ${frames}${this.steps.length} steps seen, ${turns}${this.words.length} words spoken, ${this.dropped} steps dropped.`;
   }
 }

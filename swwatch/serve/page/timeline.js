@@ -36,6 +36,10 @@ export class Timeline {
       const left = x(Math.max(from, arrival));
       parts.push(draw("rect", { class: "step", x: left, width: Math.max(4, x(t) - left), y: y("seen") - 5, height: 10, rx: 2 }));
     }
+    for (const { start, end, silent } of story.turns.filter(({ end }) => end > from)) {
+      const left = x(Math.max(from, start));
+      parts.push(draw("rect", { class: silent ? "turn silent" : "turn", x: left, width: Math.max(0, x(Math.min(to, end)) - left - 1), y: y("said") - 6, height: 12, rx: 2 }));
+    }
     this.words = story.words.filter(({ said }) => inside(said)).map((word) => ({ word, x: x(word.said) }));
     for (const { word, x: at } of this.words)
       parts.push(draw("line", { class: word === marked ? "spoken marked" : "spoken", x1: at, x2: at, y1: y("said") - 6, y2: y("said") + 6 }));
