@@ -3,14 +3,14 @@
 A source never calls the session: the session polls it, between tokens where its engine watches while speaking.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from enum import Enum
 from typing import Any, Protocol
 
 import torch
 
-from swwatch.data.budget import BUDGETS
+from swwatch.data.budget import BUDGETS, PixelBudget
 from swwatch.data.pixels import FrameEncoder
 from swwatch.data.video import StepFrames
 from swwatch.rules.schedule import STEP_S
@@ -83,16 +83,24 @@ class Source(Protocol):
 class StepEncoder:
     """Makes steps of frames, by the processor and the pixel budget of a checkpoint."""
 
-    def __init__(self, loaded, device: torch.device | None = None, max_pixels: int | None = None):
+    def __init__(
+        self,
+        loaded,
+        device: torch.device | None = None,
+        max_pixels: int | None = None,
+        budget: PixelBudget | None = None,
+    ):
         """
         Args:
             loaded: a model.loading.Loaded.
             device: where pixels are made; None: on the CPU.
             max_pixels: of a frame, in place of what the budget says.
+            budget: in place of the checkpoint's own.
         """
-        budget = BUDGETS[loaded.settings.pixel_budget]
+        budget = budget or BUDGETS[loaded.settings.pixel_budget]
         if max_pixels is not None:
-            budget = replace(budget, min_pixels=min(budget.min_pixels, max_pixels), max_pixels=max_pixels)
+            least = min(budget.min_pixels, max_pixels)
+            budget = replace(budget, min_pixels=least, max_pixels=max_pixels, total_pixels=None)
         self.frames = FrameEncoder(loaded.processor.video_processor, budget, device)
 
     def __call__(self, step: StepFrames) -> Step:
@@ -103,15 +111,16 @@ class StepEncoder:
 class FileSource:
     """Steps that exist already, each handed over no sooner than it would have arrived on the clock."""
 
-    def __init__(self, steps: Iterable, encode: Callable[[Any], Step], clock):
+    def __init__(self, steps: Iterable, encode: Callable[[Any], Step], clock, asks: Sequence[tuple[float, Ask]] = ()):
         """
         Args:
             steps: anything with an arrival_s, in order, such as data.video.StepFrames; the next one is read as soon
                 as somebody asks for it.
             encode: makes a Step of it, when it is handed over: a frame is not touched before it is there.
             clock: of the session.
+            asks: what is asked when, seconds by which a step has arrived, in order.
         """
-        self._steps, self._encode, self._clock = iter(steps), encode, clock
+        self._steps, self._encode, self._clock, self._asks = iter(steps), encode, clock, list(asks)
         self._next, self._read = None, False
 
     def _peek(self):
@@ -137,5 +146,8 @@ class FileSource:
             self._clock.arrive(step.arrival_s, timeout_s)
 
     def orders(self) -> list[Ask | Order]:
-        """None: a file cannot be told anything."""
-        return []
+        """What is asked before the next step."""
+        step = self._peek() if self._asks else None
+        reached = [ask for at_s, ask in self._asks if step is not None and at_s <= step.arrival_s]
+        self._asks = self._asks[len(reached) :]
+        return reached

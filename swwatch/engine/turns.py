@@ -5,7 +5,7 @@ those `pending`, which were said and are fed with the next turn. Systems differ 
 prompt form, what is forgotten, where tokens stand.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import astuple, dataclass, replace
 
 import torch
@@ -18,6 +18,7 @@ from swwatch.engine.requests import Feed, Look, Run
 from swwatch.engine.source import Step
 from swwatch.engine.trace import Asked, Spoken
 from swwatch.errors import UserError
+from swwatch.model.cache import Mark
 from swwatch.policies.choose import Choosing, parse_choose
 from swwatch.policies.keep import Keep, joined, len_of_mute, parse_keep
 from swwatch.rules import turn_positions as positions
@@ -78,6 +79,7 @@ class TurnSession(BaseSession):
         policy: str | None = None,
         choose: Choosing | None = None,
         steps_per_turn: int = 1,
+        given: Callable[[float, float], str | None] | None = None,
         clock=None,
     ):
         """
@@ -89,6 +91,8 @@ class TurnSession(BaseSession):
             keep, policy: of policies.keep and rules.turn_positions; by default the system's own.
             choose: how tokens are chosen; by default as the system does.
             steps_per_turn: seconds of video in a turn; the first turn has at least the system's own number.
+            given: of the seconds that a turn is about, the words that stand in the stream from then on, in place of
+                those that were said; None leaves these.
             clock: has now() and arrive(at_s) in stream seconds.
         Raises:
             UserError: an unknown policy.
@@ -99,7 +103,7 @@ class TurnSession(BaseSession):
         choose = parse_choose(choose or self.system.choose)
         super().__init__(model, choose=choose, clock=clock, ellipsis=turns.ellipsis[0])
         self.keep.check(self.variant)
-        self.steps_per_turn = steps_per_turn
+        self.steps_per_turn, self.given = steps_per_turn, given
         self.t_step = t_step(model.config)
         self.query = self.system.query if query is None else query
         self.context: list[Span] = turns.begin(previous if isinstance(previous, str) else tuple(previous), system_text)
@@ -220,12 +224,15 @@ class TurnSession(BaseSession):
             yield Asked(first, ask.text, self.clock.now())
 
         self.context.append(Span(Part.ANSWER, (), None, number, start_s, end_s))
+        before = None if self.given is None else (self.cache.mark(), self.next_position, self.num_laid)
         if silent:
             self._say([*self.turns.ellipsis, self.turns.im_end])
         else:
             yield from self._speak(steps[-1].arrival_s if steps else self.clock.now())
         yield from self._tell(wait=True)
         ids = self.context[-1].ids
+        if before and steps and (given := self.given(start_s, end_s)) is not None:
+            self._replace(self.turns.answer(given), *before)
         words = ids[: len(ids) - len_of_mute(ids, self._mute)]
         self.speaking = False
         yield Said(number, start_s, end_s, ids, words, self.clock.now())
@@ -263,6 +270,13 @@ class TurnSession(BaseSession):
         answer = self.context[-1]
         self.pending.append((ids, self._lay([replace(answer, ids=tuple(ids))])))
         self.context[-1] = replace(answer, ids=(*answer.ids, *ids))
+
+    def _replace(self, ids: tuple[int, ...], mark: Mark, next_position: int, num_laid: int) -> None:
+        """Let other ids stand as the newest answer, as if nothing else had been said."""
+        self.cache.restore(mark)
+        self.pending, self.next_position, self.num_laid = [], next_position, num_laid
+        self.context[-1] = replace(self.context[-1], ids=())
+        self._say(list(ids))
 
     def _lay(self, spans: Sequence[Span]) -> Layout:
         """Where spans stand behind all that was laid out before."""

@@ -7,22 +7,21 @@ turn.
 from dataclasses import dataclass
 from pathlib import Path
 
-from swwatch.config import REQUIRED, read_settings, setting
-from swwatch.data.video import iter_steps
+from swwatch.config import read_settings, setting
 from swwatch.engine.choose import AUTO, check_name
 from swwatch.errors import UserError
 from swwatch.model.checks import saved_settings
 from swwatch.model.flags import ModelFlags, SessionFlags
+from swwatch.narrate.record import ClipFlags
 from swwatch.policies.choose import Greedy
 from swwatch.policies.keep import parse_keep
 from swwatch.rules.variants import TURNS
 
 
 @dataclass(frozen=True, kw_only=True)
-class StreamSettings(ModelFlags, SessionFlags):
+class StreamSettings(ModelFlags, SessionFlags, ClipFlags):
     """Flags of `swwatch stream`."""
 
-    video: Path = setting(REQUIRED, "a video file")
     engine: str = setting(AUTO, "who watches while words are said: auto, serial, fused, streams or two_device")
     question: str | None = setting(
         None, "what to ask (default: the evaluation question of configs/prompts.yaml, or the chat system's own)"
@@ -43,6 +42,7 @@ class StreamSettings(ModelFlags, SessionFlags):
 
     def __post_init__(self):
         ModelFlags.__post_init__(self)
+        ClipFlags.__post_init__(self)
         SessionFlags.__post_init__(self)
         check_name(self.engine)
         self.check_choose("max_new_tokens", "repetition_penalty", "stop_early")
@@ -50,8 +50,9 @@ class StreamSettings(ModelFlags, SessionFlags):
             raise UserError(f"--keep {self.keep} and --window {self.window} both say what stays: give one of them")
         penalty = 1.15 if self.repetition_penalty is None else self.repetition_penalty
         Greedy(penalty, self.max_new_tokens)  # refuses what makes no sense
-        if self.jsonl and self.jsonl.resolve() == self.video.resolve():
-            raise UserError("--jsonl names the video itself: choose another file")
+        for file in (self.video, self.record):
+            if self.jsonl and file and self.jsonl.resolve() == file.resolve():
+                raise UserError(f"--jsonl names {file} itself: choose another file")
 
     @property
     def forgets(self) -> bool:
@@ -62,12 +63,13 @@ class StreamSettings(ModelFlags, SessionFlags):
 def main(argv: list[str]) -> int:
     settings = read_settings(StreamSettings, argv, program="swwatch stream", about=__doc__)
     settings.check_model(settings.model)
-    if not settings.video.is_file():  # before the settings of a model on the hub, whose reading imports transformers
+    if settings.video and not settings.video.is_file():  # before a model on the hub, whose settings take transformers
         raise UserError(f"cannot use the video {settings.video}: there is no such file")
     variant = settings.variant or saved_settings(settings.model).get("variant")
     endless = settings.forgets or variant in TURNS
-    steps = iter_steps(settings.video, max_frames=None if endless else settings.max_frames)
+    clip = settings.clip(variant)
+    steps = clip.steps(None if endless else settings.max_frames)
     first = next(steps)  # an unreadable file is told before torch is imported
     from swwatch.narrate.stream import stream
 
-    return stream(settings, first, steps)
+    return stream(settings, clip, first, steps)

@@ -16,18 +16,25 @@ from swwatch.engine.requests import drive
 from swwatch.engine.trace import RealTimeClock, SimulatedClock
 from swwatch.errors import UserError
 from swwatch.narrate.latency import show_lag
+from swwatch.narrate.record import Clip
 from swwatch.narrate.words import Token, Turn, narration, with_fast_path
 from swwatch.policies.keep import Window
+from swwatch.rules.systems import get
 
 
-def stream(settings, first: StepFrames, steps: Iterator[StepFrames]) -> int:
-    """Narrate a video whose first step has been read. `settings` are command.StreamSettings."""
+def stream(settings, clip: Clip, first: StepFrames, steps: Iterator[StepFrames]) -> int:
+    """Narrate a clip whose first step has been read. `settings` are command.StreamSettings."""
     try:
         jsonl = open(settings.jsonl, "a", encoding="utf-8") if settings.jsonl else nullcontext()
     except OSError as error:
         raise UserError(f"--jsonl {settings.jsonl} cannot be written: {error.strerror}") from error
     loaded = settings.load(settings.model)
     model, options = loaded.model, session_options(settings)
+    if clip.question is not None:
+        options.setdefault("question", clip.question)
+    if clip.told is not None and get(loaded.settings.variant).previous_text:
+        options["previous"] = clip.told.previous
+    question = options.get("question")
 
     num_devices = torch.cuda.device_count() if model.device.type == "cuda" else 1
     engine, why = choose(settings.engine, loaded.settings.variant, model.device, num_devices)
@@ -40,13 +47,13 @@ def stream(settings, first: StepFrames, steps: Iterator[StepFrames]) -> int:
             loaded = with_fast_path(loaded, first, **asked, num_steps=num_steps, warm=settings.realtime)
         else:
             why += f"; no CUDA graphs: {refused}"
-    print(f"{settings.video} | {about(loaded.settings, settings.question)}\nengine {engine}: {why}", end="")
+    print(f"{clip.path} | {about(loaded.settings, question)}\nengine {engine}: {why}", end="")
 
     run = narration(
         loaded,
         chain([first], steps),
         **options,
-        clip_key=settings.video.stem,
+        clip_key=clip.path.stem,
         clock=RealTimeClock() if settings.realtime else SimulatedClock(),
         engine=engine,
         watcher=watcher,

@@ -2,15 +2,16 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import get_args
 
 from swwatch.config import REQUIRED, check_least, read_settings, setting
-from swwatch.data.video import iter_steps
 from swwatch.errors import UserError
 from swwatch.model.checks import saved_settings
 from swwatch.model.flags import DeviceFlags
+from swwatch.narrate.record import Clip, ClipFlags
 from swwatch.policies import keep
 from swwatch.rules import turn_positions
-from swwatch.rules.systems import SYSTEMS, get
+from swwatch.rules.systems import SYSTEMS, Context, get
 
 WINDOWS = {  # flag -> the option of a policy that it sets
     "vision_seconds": "vision_s",
@@ -19,15 +20,15 @@ WINDOWS = {  # flag -> the option of a policy that it sets
     "text_sink": "text_sink",
     "text_window": "text_window",
 }
+OWN = Path("own")  # of --say
 DRAWS = ("temperature", "top_k", "top_p")  # flags that have a use only where words are drawn
 
 
 @dataclass(frozen=True, kw_only=True)
-class TurnsSettings(DeviceFlags):
+class TurnsSettings(DeviceFlags, ClipFlags):
     """Flags of `swwatch turns`."""
 
     model: str = setting(REQUIRED, "checkpoint folder or hub id")
-    video: Path = setting(REQUIRED, "a video file of any length")
     start: float = setting(0.0, "second of the video to begin at", least=0)
     seconds: float | None = setting(None, "how much of it to watch (default: all)", above=0)
     max_pixels: int | None = setting(
@@ -35,7 +36,12 @@ class TurnsSettings(DeviceFlags):
     )
     system: str | None = setting(None, "streamingvlm or livecc; needed where the checkpoint does not name one")
     query: str | None = setting(None, "what is asked in the first turn, '' for nothing (default: the system's own)")
-    previous: str = setting("", "what was said before (systems that keep previous text)")
+    previous: str | None = setting(None, "what was said before (systems that keep previous text)")
+    context: Context = setting("none", f"what the question of --record tells besides: {', '.join(get_args(Context))}")
+    say: Path | None = setting(
+        None,
+        "a file of words that stand in the stream in place of what is said, or 'own' for those of --record",
+    )
     eviction: str | None = setting(None, f"what is forgotten: {', '.join(keep.EVICTIONS)} (default: the system's)")
     positions: str | None = setting(
         None, f"where tokens stand: {', '.join(turn_positions.POLICIES)} (default: the system's)"
@@ -61,8 +67,10 @@ class TurnsSettings(DeviceFlags):
     silent_cues: bool = setting(False, "turns of silence are subtitles, too")
 
     def __post_init__(self):
-        super().__post_init__()
+        DeviceFlags.__post_init__(self)
+        ClipFlags.__post_init__(self)
         check_least(self)
+        self._check_record()
         keep.check_eviction(self.eviction)
         if self.positions is not None:
             turn_positions.get(self.positions)
@@ -74,6 +82,20 @@ class TurnsSettings(DeviceFlags):
             raise UserError("--silent-cues is of subtitles: give --vtt")
         if self.system is not None:
             self.check_system(self.system)
+
+    def _check_record(self) -> None:
+        if self.record is None and (self.says_own or self.context != "none"):
+            flag = "--say own" if self.says_own else "--context"
+            raise UserError(f"{flag} is of a training record: give --record")
+        if self.record is not None and (self.start or self.seconds is not None):
+            raise UserError("--record says which part of its video is watched: leave --start and --seconds out")
+        if self.say is not None and not self.says_own and not self.say.is_file():
+            raise UserError(f"--say: there is no file {self.say}")
+
+    @property
+    def says_own(self) -> bool:
+        """Whether the words of the training record stand in the stream."""
+        return self.say == OWN
 
     def check_system(self, system: str) -> None:
         """Refuse what the system does not do.
@@ -115,13 +137,18 @@ class TurnsSettings(DeviceFlags):
 def main(argv: list[str]) -> int:
     settings = read_settings(TurnsSettings, argv, program="swwatch turns", about=__doc__)
     settings.check_model(settings.model)
-    end_s = None if settings.seconds is None else settings.start + settings.seconds
-    steps = iter_steps(
-        settings.video, max_frames=None, span=(settings.start, end_s)
-    )  # an unreadable file is told before torch is imported
+    if settings.record is None:
+        end_s = None if settings.seconds is None else settings.start + settings.seconds
+        clip = Clip(settings.video, (settings.start, end_s))
+        steps = clip.steps()  # an unreadable file is told before torch is imported
     system = settings.system or saved_settings(settings.model).get("variant")
     if system in SYSTEMS:
         settings.check_system(system)
+    if settings.record is not None:
+        if system is None:
+            raise UserError(f"{settings.model} does not say how it streams: give --system {' or '.join(SYSTEMS)}")
+        clip = settings.clip(get(system).name)
+        steps = clip.steps()
     from swwatch.narrate.turns_stream import stream_turns
 
-    return stream_turns(settings, steps)
+    return stream_turns(settings, clip, steps)

@@ -7,33 +7,42 @@ from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
-from swwatch.data.video import StepFrames
+from swwatch.data.turns.dataset import training_budget
+from swwatch.data.turns.given import Given
+from swwatch.data.turns.prompt import Turns
+from swwatch.data.turns.samples import Form
+from swwatch.data.video import FRAMES_PER_STEP, StepFrames, measure
 from swwatch.engine.requests import drive
 from swwatch.engine.source import StepEncoder
 from swwatch.engine.trace import RealTimeClock, SimulatedClock
 from swwatch.errors import UserError
+from swwatch.model.loading import Loaded
+from swwatch.narrate.record import Clip
 from swwatch.narrate.words import Token, Turn, narration
 from swwatch.policies.choose import parse_choose
 from swwatch.rules.systems import get
 from swwatch.rules.variants import TURNS
 
 
-def stream_turns(settings, steps: Iterator[StepFrames]) -> int:
-    """Comment on a video. `settings` are turns_command.TurnsSettings."""
+def stream_turns(settings, clip: Clip, steps: Iterator[StepFrames]) -> int:
+    """Comment on a clip, of which these are the steps. `settings` are turns_command.TurnsSettings."""
     loaded = settings.load(settings.model, variant=settings.system)
     system = loaded.settings.variant
     if system not in TURNS:
         wanted = "which does not stream in turns: use swwatch stream"
         raise UserError(f"{settings.model} is trained as {system!r}, {wanted}")
-    options = session_options(settings, system)
-    print(f"{settings.video} | {system} | {get(system).query if settings.query is None else settings.query}")
+    begin_s, row_of = clip.span[0], get(system)
+    options = session_options(settings, system) | told_options(settings, clip, loaded)
+    given = options["given"]
+    print(f"{clip.path} | {system} | {row_of.query if options['question'] is None else options['question']}")
+    budget = None if clip.told is None else training_budget(loaded.settings.pixel_budget)
     how = {
         "clock": RealTimeClock() if settings.realtime else SimulatedClock(),
-        "encode": StepEncoder(loaded, max_pixels=settings.max_pixels),
+        "encode": StepEncoder(loaded, max_pixels=settings.max_pixels, budget=budget),
     }
-    start_s = settings.start
-    if not get(system).clip_time:  # its labels tell the seconds of the video
-        steps, start_s = (replace(step, step=step.step + settings.start) for step in steps), 0.0
+    start_s = begin_s
+    if not row_of.clip_time:  # its labels tell the seconds of the video
+        steps, start_s = (replace(step, step=step.step + begin_s) for step in steps), 0.0
     with ExitStack() as stack:
         jsonl, vtt = (_open(stack, path) for path in (settings.jsonl, settings.vtt))
         if vtt:
@@ -42,16 +51,18 @@ def stream_turns(settings, steps: Iterator[StepFrames]) -> int:
         for event in drive(loaded.model, narration(loaded, steps, **how, **options)):
             if isinstance(event, Token):
                 if not begun:
-                    print(f"{settings.start + event.t_frame_s + 0.5:8.1f} s |", end="")
+                    print(f"{begin_s + event.t_frame_s + 0.5:8.1f} s |", end="")
                     begun = True
                 print(event.text.replace("\n", " "), end="", flush=True)
             elif isinstance(event, Turn):
                 turn = replace(event, start_s=event.start_s + start_s, end_s=event.end_s + start_s)
+                words = given and given(event.start_s, event.end_s)
                 took_s, since = time.perf_counter() - since, time.perf_counter()
-                print(f"  [{took_s:.2f} s]")
+                print(f"  [{took_s:.2f} s]" + ("" if words is None else f" given: {words}"))
                 begun = False
                 if jsonl:
-                    print(json.dumps(row(turn, took_s), ensure_ascii=False), file=jsonl, flush=True)
+                    print(json.dumps(row(turn, took_s, words), ensure_ascii=False), file=jsonl, flush=True)
+                turn = turn if words is None else replace(turn, text=words)
                 if vtt and (turn.text or settings.silent_cues):
                     print(f"\nNOTE took {took_s:.2f} s\n{cue(turn)}", file=vtt, flush=True)
     return 0
@@ -68,8 +79,6 @@ def session_options(settings, system: str) -> dict:
     asked = {name: getattr(settings, name) for name in names} | {"penalty": settings.repetition_penalty}
     known = {name: value for name, value in asked.items() if value is not None and name in vars(choose)}
     return {
-        "question": settings.query,
-        "previous": settings.previous,
         "policy": settings.positions,
         "keep": settings.kept(system),
         "steps_per_turn": settings.steps_per_turn,
@@ -77,9 +86,34 @@ def session_options(settings, system: str) -> dict:
     }
 
 
-def row(turn: Turn, took_s: float) -> dict:
-    """A turn as a line of JSON, under the names of StreamingVLM's public program, and the seconds that it took."""
-    return {"type": "segment", "start": turn.start_s, "end": turn.end_s, "text": turn.text, "took_s": round(took_s, 4)}
+def told_options(settings, clip: Clip, loaded: Loaded) -> dict:
+    """What is asked, what was said before, and what is to stand in the stream: of the flags, else of the record."""
+    turns, options = Turns(loaded.tokenizer, get(loaded.settings.variant)), {"given": None}
+    if clip.told is None:
+        options |= {"question": settings.query, "previous": settings.previous or ""}
+    else:
+        form, begin_s = Form(turns, settings.context), clip.span[0]
+        num_steps = measure(clip.path, max_frames=None, span=clip.span, fill_up=True)[0] // FRAMES_PER_STEP
+        told = clip.told if settings.query is None else replace(clip.told, query=settings.query)
+        first, *later = form.script(told, num_steps, begin_s)
+        options |= {"question": first.query, "previous": settings.previous or ""}
+        if turns.system.previous_text and settings.previous is None:
+            options["previous"] = told.previous
+        zero_s = 0.0 if turns.system.clip_time else begin_s
+        options["questions"] = [(line.start_s - zero_s, line.query) for line in later if line.query]
+        if settings.says_own:
+            options["given"] = Given.of_script([first, *later])
+    if settings.say is not None and not settings.says_own:
+        zero_s = clip.span[0] if turns.system.clip_time else 0.0
+        options["given"] = Given.read(settings.say, clip.path, turns.system, zero_s)
+    return options
+
+
+def row(turn: Turn, took_s: float, given: str | None = None) -> dict:
+    """A turn as a line of JSON, under the names of StreamingVLM's public program, the seconds that it took, and the
+    words that stand in the stream in place of the said ones, where some were given."""
+    told = {"type": "segment", "start": turn.start_s, "end": turn.end_s, "text": turn.text}
+    return told | {"took_s": round(took_s, 4)} | ({} if given is None else {"given": given})
 
 
 def cue(turn: Turn) -> str:

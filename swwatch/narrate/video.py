@@ -6,12 +6,9 @@ from pathlib import Path
 import numpy as np
 
 from swwatch.data.live.frames import LiveFrames
-from swwatch.data.prompt import ask_ids
 from swwatch.data.video import StepFrames, iter_steps
-from swwatch.engine.door import open_stream
 from swwatch.engine.requests import drive
-from swwatch.engine.source import Ask, FileSource, StepEncoder
-from swwatch.engine.trace import Asked, SimulatedClock
+from swwatch.engine.trace import Asked
 from swwatch.model.loading import Loaded
 from swwatch.narrate import words
 from swwatch.narrate.words import Token, Turn
@@ -40,32 +37,14 @@ def converse(
     Args:
         questions: seconds of the video -> what is asked then, in effect from the next second on. One at 0 or before
             opens the stream.
-        options: of engine.door.open_stream.
+        options: of narrate.words.narration.
     Yields:
         Token; Asked where a question takes effect; Turn at the end of each turn of a chat system.
     """
-    later = sorted((at_s, text) for at_s, text in questions.items() if at_s > 0)
     first = [text for at_s, text in questions.items() if at_s <= 0]
-    clock = SimulatedClock()
-    session = open_stream(loaded, question=first[-1] if first else None, clock=clock, **options)
-    asks = [(at_s, Ask(tuple(ask_ids(loaded.tokenizer, text, loaded.markup)), text)) for at_s, text in later]
-    run = words.with_text(session.run(_Asking(steps_of(video), StepEncoder(loaded), clock, asks)), loaded.tokenizer)
+    later = [(at_s, text) for at_s, text in questions.items() if at_s > 0]
+    run = words.narration(loaded, steps_of(video), question=first[-1] if first else None, questions=later, **options)
     return (event for event in drive(loaded.model, run) if isinstance(event, Token | Turn | Asked))
-
-
-class _Asking(FileSource):
-    """A file of which something is asked between two steps."""
-
-    def __init__(self, steps: Iterable[StepFrames], encode, clock, asks: list[tuple[float, Ask]]):
-        """Args: asks: (seconds, question), by time."""
-        super().__init__(steps, encode, clock)
-        self._asks = asks
-
-    def orders(self) -> list[Ask]:
-        step = self._peek()
-        reached = [ask for at_s, ask in self._asks if step is not None and at_s <= step.arrival_s]
-        self._asks = self._asks[len(reached) :]
-        return reached
 
 
 def steps_of(video: Video) -> Iterator[StepFrames]:

@@ -8,11 +8,11 @@ from tokenizers.decoders import DecodeStream
 
 from swwatch.data.budget import BUDGETS
 from swwatch.data.pixels import FrameEncoder
-from swwatch.data.prompt import load_prompts, prompt_ids
+from swwatch.data.prompt import ask_ids, load_prompts, prompt_ids
 from swwatch.data.video import StepFrames
 from swwatch.engine.door import open_stream
 from swwatch.engine.requests import Run, drive, relay
-from swwatch.engine.source import FileSource, StepEncoder
+from swwatch.engine.source import Ask, FileSource, StepEncoder
 from swwatch.engine.trace import SimulatedClock, Spoken
 from swwatch.engine.turns import Said
 from swwatch.model.cuda_graph_model import CudaGraphModel
@@ -46,7 +46,14 @@ def narrate(loaded: Loaded, steps: Iterable[StepFrames], **options) -> Iterator[
 
 
 def narration(
-    loaded: Loaded, steps: Iterable[StepFrames], *, clip_key: str = "", clock=None, encode=None, **options
+    loaded: Loaded,
+    steps: Iterable[StepFrames],
+    *,
+    clip_key: str = "",
+    clock=None,
+    encode=None,
+    questions: Iterable[tuple[float, str]] = (),
+    **options,
 ) -> Run:
     """The same as a coroutine that leaves the model to its driver: `requests.drive` for one, `batch.Batch` for many.
 
@@ -56,10 +63,12 @@ def narration(
         clock: has now() and arrive(at_s) in stream seconds; by default a SimulatedClock. Resizing and normalising
             count as the model's own time; decoding a file does not, for it stands in for a camera.
         encode: makes a Step of a StepFrames; by default the checkpoint's StepEncoder.
+        questions: (seconds, what is asked then), in effect from the next step on.
         options: of engine.door.open_stream; and max_new_tokens, repetition_penalty, stop_early, where they differ from
             the form's own.
     Yields:
-        Requests, every Token as soon as it is spoken, Watched as steps are in, and a Turn at the end of each.
+        Requests, every Token as soon as it is spoken, Watched as steps are in, Asked as questions take effect, and a
+        Turn at the end of each.
     """
     clock = clock or SimulatedClock()
     choose = {CHOOSE[name]: options.pop(name) for name in CHOOSE.keys() & options.keys()}
@@ -68,7 +77,10 @@ def narration(
     session = open_stream(loaded, key=clip_key, clock=clock, **options)
     # bursts and stalls hold frames back
     arriving = (replace(step, arrival_s=session.arrival_s(step.step, step.arrival_s)) for step in steps)
-    source = FileSource(arriving, encode or StepEncoder(loaded), clock)
+    asks = [
+        (at_s, Ask(tuple(ask_ids(loaded.tokenizer, text, loaded.markup)), text)) for at_s, text in sorted(questions)
+    ]
+    source = FileSource(arriving, encode or StepEncoder(loaded), clock, asks)
     yield from with_text(session.run(source), loaded.tokenizer)
 
 

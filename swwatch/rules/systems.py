@@ -4,10 +4,12 @@ Sources: StreamingVLM, arXiv 2510.09608; LiveCC, arXiv 2504.16030; constants of 
 """
 
 from dataclasses import dataclass
+from typing import Literal
 
 from swwatch.errors import UserError
 
 ELLIPSIS = " ..."  # ends every answer: there is more to come
+Context = Literal["none", "title", "previous", "previous_or_title", "both"]  # what else a training query may tell
 LABEL = "Time={:.1f}-{:.1f}s"  # of a turn: the seconds of video that it is about
 
 

@@ -11,6 +11,7 @@ from swwatch.errors import UserError
 from swwatch.paths import ROOT
 from swwatch.policies.see import SEE
 from swwatch.policies.table import forms
+from swwatch.rules.systems import Context
 from swwatch.rules.variants import TURNS, VARIANTS
 
 
@@ -67,7 +68,7 @@ class TrainSettings:
     positions: Literal["mrope_full", "flat_1d"] = setting(
         "mrope_full", "of streamingvlm and livecc; LiveCC's released weights were trained with flat_1d", since="0.1"
     )
-    context: Literal["none", "title", "previous", "previous_or_title", "both"] = setting(
+    context: Context = setting(
         "none", "of livecc: what a query tells besides, the video's title or what was said before", since="0.1"
     )
     max_bad_fraction: float = setting(0.01, "stop when a larger share of records is unusable", least=0, free=True)

@@ -16,6 +16,7 @@ from swwatch.rules.visibility import WATCHED
 from swwatch.toy.checkpoint import make_checkpoint
 from tests.helpers.turn_streams import (
     GREEDY,
+    LONG,
     Scripted,
     answers,
     begin,
@@ -133,6 +134,29 @@ def test_in_one_layer_forgetting_is_as_if_the_rest_had_been_all_there_ever_was(o
 
     play(session, steps, look)
     assert compared[-1] == max(1, int(windows.vision_s)) and len(compared) == 12
+
+
+@pytest.mark.parametrize("system", ["streamingvlm", "livecc"])
+def test_given_words_stand_as_if_they_had_been_said(one_layer, system):
+    """The same contexts, positions and logits as a stream that says them, through forgetting and after it."""
+    loaded, keep = one_layer[system], SMALL if system == "streamingvlm" else Flush(5.0)
+    steps, ends = random_steps(loaded, 10), []
+    words = {3.0: "one two", 5.0: "", 7.0: "three"}
+    answer = begin(loaded).turns.answer
+
+    def given(start_s, end_s):
+        return words.get(end_s) if end_s < 8 else None
+
+    free = begin(loaded, Scripted, keep=keep, given=given).tell(answers(loaded, 10, seed=3))
+    said = play(free, steps, lambda session: ends.append(len(session.seen_logits)))
+    spoken = [list(turn.ids) if given(0, turn.end_s) is None else list(answer(words[turn.end_s])) for turn in said]
+    same = begin(loaded, Scripted, keep=keep, choose=LONG).tell(spoken)
+    play(same, steps)
+    assert [(s.part, s.ids, s.round) for s in free.context] == [(s.part, s.ids, s.round) for s in same.context]
+    ours, theirs = (session.cache.tokens[WATCHED].position_ids for session in (free, same))
+    fed = min(ours.shape[1], theirs.shape[1])  # an <|im_end|> behind a cut answer waits for the next turn
+    assert torch.equal(ours[:, :fed], theirs[:, :fed])
+    torch.testing.assert_close(free.seen_logits[ends[-2]], same.seen_logits[-len(spoken[-1])], atol=1e-5, rtol=0)
 
 
 def test_what_is_kept_after_every_turn(load_tiny):

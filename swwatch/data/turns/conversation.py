@@ -6,13 +6,11 @@ which it ends. Everything else is ordinary chat.
 """
 
 from dataclasses import dataclass
-from typing import Literal
 
 from swwatch.data.seek_jsonl import MEDIA
 from swwatch.data.turns.transcript import Transcript, Word
 from swwatch.errors import UserError
-
-Context = Literal["none", "title", "previous", "previous_or_title", "both"]
+from swwatch.rules.systems import Context
 
 
 @dataclass(frozen=True)

@@ -8,14 +8,26 @@ the text before it is cut here, too, by the same rule.
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from swwatch.data.turns.conversation import Chat, Commentary, Context
+from swwatch.data.turns.conversation import Chat, Commentary
 from swwatch.data.turns.prompt import SYSTEM_TEXT, Turns
 from swwatch.data.turns.transcript import by_turn, text_of
 from swwatch.errors import UserError
 from swwatch.policies.keep import Keep, parse_keep
 from swwatch.rules.spans import Part, Span
+from swwatch.rules.systems import Context
 
 Grid = tuple[int, int, int]  # of a clip: seconds (patches), rows and columns after the merge
+
+
+@dataclass(frozen=True)
+class Line:
+    """A turn of a commentary: what is asked and said about `num_steps` steps of video, seconds as its label counts."""
+
+    start_s: float
+    end_s: float
+    num_steps: int
+    query: str
+    words: str
 
 
 @dataclass(frozen=True)
@@ -85,9 +97,13 @@ class Form:
         begin = self.turns.begin(previous, self.system_text)
         return parse_keep(self.keep or self.turns.system.keep).beginning(begin)
 
-    def _turns(self, told: Commentary, grid: Grid, start_s: float) -> list[list[Span]]:
-        """The spans of each turn, its answer included."""
-        system, bounds = self.turns.system, self.bounds(grid[0])
+    def script(self, told: Commentary, num_steps: int, start_s: float = 0.0) -> list[Line]:
+        """What is asked and said in each turn.
+
+        Args:
+            num_steps: seconds of the clip; start_s: where in its video it begins.
+        """
+        system, bounds = self.turns.system, self.bounds(num_steps)
         ends_s = [start_s + end for _, end in bounds]
         words, _ = by_turn(told.words, [end_s - system.words_early_s for end_s in ends_s])
         asked, late = [], [row for row in told.asked if row.time_s > start_s]
@@ -95,17 +111,24 @@ class Form:
             asked.append([row for row in late if row.time_s <= end_s])
             late = late[len(asked[-1]) :]
         zero_s = 0.0 if system.clip_time else start_s
-        turns = []
+        lines = []
         for number, (begin, end) in enumerate(bounds):
             queries = [told.query_with(self.context)] if number == 0 else []
             queries += [row.question for row in asked[number]]
             answers, spoken = [row.answer for row in asked[number]], text_of(words[number])
             answers.append(f" {spoken}" if answers and spoken and system.spaced else spoken)
-            when = zero_s + begin, zero_s + end
+            asks, says = ("\n".join(filter(None, texts)) for texts in (queries, answers))
+            lines.append(Line(zero_s + begin, zero_s + end, end - begin, asks, says))
+        return lines
+
+    def _turns(self, told: Commentary, grid: Grid, start_s: float) -> list[list[Span]]:
+        """The spans of each turn, its answer included."""
+        turns = []
+        for number, line in enumerate(self.script(told, grid[0], start_s)):
+            when = line.start_s, line.end_s
             turn = [self.turns.close(number - 1)] if number else []
-            turn += self.turns.turn(number, *when, (end - begin, *grid[1:]), "\n".join(filter(None, queries)))
-            answer = self.turns.answer("\n".join(filter(None, answers)))
-            turns.append([*turn, Span(Part.ANSWER, answer, None, number, *when)])
+            turn += self.turns.turn(number, *when, (line.num_steps, *grid[1:]), line.query)
+            turns.append([*turn, Span(Part.ANSWER, self.turns.answer(line.words), None, number, *when)])
         return turns
 
     def _trimmed(self, turns: list[list[Span]]) -> list[list[Span]]:

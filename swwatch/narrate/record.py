@@ -1,0 +1,81 @@
+"""What a program watches: a video file, or the clip of a training record with its question and its words."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar
+
+from swwatch.config import setting
+from swwatch.data.annotations import no_file, resolve_video
+from swwatch.data.video import WHOLE, Span, StepFrames, iter_steps
+from swwatch.errors import UserError
+from swwatch.rules.variants import TURNS
+
+if TYPE_CHECKING:
+    from swwatch.data.turns.conversation import Commentary
+
+
+@dataclass(frozen=True)
+class Clip:
+    """A video or a part of one.
+
+    Attributes:
+        span: seconds of the video at `path`.
+        question: to be asked; None: whatever is asked by default.
+        told: of a conversation, what is said.
+    """
+
+    path: Path
+    span: Span = WHOLE
+    question: str | None = None
+    told: "Commentary | None" = None
+
+    def steps(self, max_frames: int | None = None) -> Iterator[StepFrames]:
+        """Its steps. Of a training conversation an odd last frame makes one with itself, as in training."""
+        return iter_steps(self.path, max_frames=max_frames, span=self.span, fill_up=self.told is not None)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClipFlags:
+    """Flags that say what is watched."""
+
+    heading: ClassVar[str] = "what is watched"
+
+    video: Path | None = setting(None, "a video file; or see --record")
+    record: Path | None = setting(
+        None, "instead of it, training annotations: of one record the clip, the question and the previous words"
+    )
+    number: int = setting(1, "which record, from 1", least=1)
+    video_root: Path | None = setting(None, "folder of the videos of --record (default: as its paths say)")
+
+    def __post_init__(self):
+        if (self.video is None) == (self.record is None):
+            raise UserError("give --video FILE, or --record FILE for the clip of a training record, and not both")
+        if self.record is not None and not self.record.is_file():
+            raise no_file(self.record)
+
+    def clip(self, variant: str | None) -> Clip:
+        """What is watched.
+
+        Args:
+            variant: of the model: chat systems are trained on conversations, others on captions.
+        Raises:
+            UserError: there is no such record, it is no commentary, or its video is not there.
+        """
+        if self.record is None:
+            return Clip(self.video)
+        from swwatch.data.records import Records
+        from swwatch.data.seek_jsonl import Conversations
+        from swwatch.data.turns import conversation
+
+        records = Conversations([self.record]) if variant in TURNS else Records(self.record)
+        if self.number > len(records):
+            raise UserError(f"{self.record} has {len(records)} records, and no --number {self.number}")
+        record = records[self.number - 1]
+        path = resolve_video(record.get("video_path"), self.record, self.video_root)
+        if variant not in TURNS:
+            return Clip(path, question=record.get("question"))
+        told = conversation.read(record)
+        if not isinstance(told, conversation.Commentary):
+            raise UserError(f"{self.record}, record {self.number}: it is ordinary chat, no commentary to a stream")
+        return Clip(path, conversation.span_of(record), told.query, told)
