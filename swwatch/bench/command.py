@@ -8,6 +8,7 @@ import argparse
 import inspect
 import json
 import shlex
+from contextlib import ExitStack
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -16,7 +17,7 @@ from types import ModuleType
 from swwatch.config import read_settings
 from swwatch.data.annotations import write_atomic
 from swwatch.errors import UserError
-from swwatch.paths import make_folder
+from swwatch.paths import only_one_writes
 
 
 @dataclass(frozen=True)
@@ -71,14 +72,15 @@ def run(name: str, argv: list[str]) -> int:
     import torch
 
     settings = settings.settled(torch.cuda.is_available())
-    if settings.output is not None:
-        make_folder(settings.output)
     if settings.threads is not None:
         torch.set_num_threads(settings.threads)
-    result = part(name, "measure").measure(settings, shlex.join(["swwatch", "bench", name, *argv]))
-    print(part(name, "page").report(result))
-    if settings.output is not None:
-        draw(name, result, settings.output)
+    with ExitStack() as held:
+        if settings.output is not None:
+            held.enter_context(only_one_writes(settings.output / f"bench_{name}.json"))
+        result = part(name, "measure").measure(settings, shlex.join(["swwatch", "bench", name, *argv]))
+        print(part(name, "page").report(result))
+        if settings.output is not None:
+            draw(name, result, settings.output)
     return 0
 
 
@@ -97,10 +99,10 @@ def report_again(name: str, file: Path, folder: Path) -> int:
         text = part(name, "page").report(result)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{file} is not a file that `swwatch bench {name}` wrote: {error!r}") from error
-    make_folder(folder)
     print(text)
-    write_atomic(folder / f"bench_{name}.md", [text + "\n"])
-    draw(name, result, folder)
+    with only_one_writes(folder / f"bench_{name}.json"):
+        write_atomic(folder / f"bench_{name}.md", [text + "\n"])
+        draw(name, result, folder)
     return 0
 
 

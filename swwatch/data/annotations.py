@@ -118,11 +118,15 @@ def write_atomic(path: Path, lines: Iterable[str]) -> None:
     """Write a text file so that a kill at any moment leaves either the old file or the whole new one."""
     path.parent.mkdir(parents=True, exist_ok=True)
     tmp = path.with_name(f".{path.name}.tmp")
-    with tmp.open("w", encoding="utf-8", newline="\n") as file:
-        file.writelines(lines)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(tmp, path)
+    try:
+        with tmp.open("w", encoding="utf-8", newline="\n") as file:
+            file.writelines(lines)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(tmp, path)
+    except BaseException:
+        tmp.unlink(missing_ok=True)  # what a full disk took of it
+        raise
 
 
 def video_places(record_path: str, jsonl_path: str | Path, video_root: str | Path | None = None) -> list[Path]:

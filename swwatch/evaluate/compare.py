@@ -11,6 +11,7 @@ from swwatch.metrics.captions import Measured, measure
 from swwatch.metrics.paper import AS_IT_IS
 from swwatch.metrics.significance import NUM_RESAMPLES, Statistic, compare, mean_of
 from swwatch.metrics.tables import as_text, interval
+from swwatch.paths import writing
 from swwatch.toy.scores import toy_events, toy_statistics
 
 METHOD = (
@@ -44,7 +45,8 @@ def main(argv: list[str]) -> int:
     chance = {"num_resamples": settings.resamples, "seed": settings.seed}
     found = compare_runs(a, b, **chance, other_data=settings.other_data)
     if settings.json is not None:
-        write_object(settings.json, found)
+        with writing(settings.json.parent):
+            write_object(settings.json, found)
     print(describe(found))
     return 0
 

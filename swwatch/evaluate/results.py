@@ -6,20 +6,19 @@ Several processes write parts of the same form to the folder `<name>_parts`, one
 takes them in, be it the same run at its end or the next one after a kill.
 """
 
-import fcntl
 import json
 import os
 import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from swwatch.data.annotations import encode_line, write_atomic
 from swwatch.errors import UserError
 from swwatch.evaluate.run_files import beside, read_lines, write_object
 from swwatch.launch.ranks import Alone
-from swwatch.paths import make_folder
+from swwatch.paths import only_one, only_one_writes
 
 SHARING = {"clips_at_once", "num_processes"}  # facts about a run that make its timings another stream's than its own
 VISIBLE_S = 60  # a shared file system may show another node's new file so much later
@@ -38,15 +37,15 @@ class Writer:
     def __init__(self, predictions: Path, done: Iterable[str] = ()):
         self.predictions = predictions
         self.trace, self.skipped = beside(predictions, "trace.jsonl"), beside(predictions, "skipped.jsonl")
-        make_folder(predictions.parent)
-        self._lock = hold(predictions.with_name(f".{predictions.name}.lock"))
+        self._held = ExitStack()
+        self._held.enter_context(only_one_writes(predictions))
         self.done, self.num_skipped = set(done), 0
 
     def __enter__(self):
         return self
 
-    def __exit__(self, *error) -> None:
-        self._lock.close()
+    def __exit__(self, kind=None, error=None, traceback=None) -> None:
+        self._held.__exit__(kind, error, traceback)
 
     def add(self, prediction: dict, tokens: list[dict]) -> None:
         """Write one finished clip. The prediction comes last: it is what says that the clip is done."""
@@ -81,7 +80,8 @@ class Results(Writer):
         self.metrics, self.run = beside(predictions, "metrics.json"), beside(predictions, "run.json")
         self.parts, self._keys = parts_of(predictions), list(keys)
         for lock in self.parts.glob(".*.lock"):
-            hold(lock).close()  # a process of an earlier run may still be at work
+            with only_one(self.parts, str(self.parts), lock.name):
+                pass  # a process of an earlier run may still be at work
         if restart:
             for path in (self.predictions, self.trace, self.skipped, self.metrics, self.run):
                 path.unlink(missing_ok=True)
@@ -261,15 +261,3 @@ def append(path: Path, record: dict) -> None:
         file.write(encode_line(record).encode("utf-8"))
         file.flush()
         os.fsync(file.fileno())
-
-
-def hold(lock: Path):
-    """An exclusive lock that ends with the process, however that ends."""
-    file = lock.open("w")
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        raise UserError(
-            f"another evaluation writes to {lock.parent}: wait for it, or choose another output"
-        ) from error
-    return file

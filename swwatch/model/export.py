@@ -6,7 +6,6 @@ the chat template inside tokenizer_config.json). What a checkpoint knows of itse
 """
 
 import json
-import os
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import Literal
 from swwatch.config import REQUIRED, read_settings, setting
 from swwatch.errors import UserError
 from swwatch.model.checks import ADAPTER, check_checkpoint
+from swwatch.paths import whole_folder
 from swwatch.rules.families import FAMILIES
 
 VERSION = "4.50.0"
@@ -73,17 +73,14 @@ def export(folder: Path, out: Path) -> None:
         chosen = _read(folder / "generation_config.json")
         written["generation_config.json"] = chosen | {"transformers_version": VERSION}
 
-    partial = out.with_name(out.name + ".partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    for path in [*weights, *folder.glob("*.safetensors.index.json"), folder / "tokenizer.json"]:
-        shutil.copy(path, partial)
-    merges = written.pop("merges")
-    (partial / "merges.txt").write_text("\n".join(["#version: 0.2", *merges]) + "\n", encoding="utf-8")
-    for name, content in written.items():
-        text = json.dumps(content, ensure_ascii=False, indent=2)
-        (partial / name).write_text(text + "\n", encoding="utf-8")
-    os.replace(partial, out)
+    with whole_folder(out) as partial:
+        for path in [*weights, *folder.glob("*.safetensors.index.json"), folder / "tokenizer.json"]:
+            shutil.copy(path, partial)
+        merges = written.pop("merges")
+        (partial / "merges.txt").write_text("\n".join(["#version: 0.2", *merges]) + "\n", encoding="utf-8")
+        for name, content in written.items():
+            text = json.dumps(content, ensure_ascii=False, indent=2)
+            (partial / name).write_text(text + "\n", encoding="utf-8")
 
 
 def old_config(config: dict) -> dict:

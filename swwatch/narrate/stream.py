@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import nullcontext
 from dataclasses import asdict
 from itertools import chain
+from pathlib import Path
 
 import torch
 
@@ -18,6 +19,7 @@ from swwatch.errors import UserError
 from swwatch.narrate.latency import show_lag
 from swwatch.narrate.record import Clip
 from swwatch.narrate.words import Token, Turn, narration, with_fast_path
+from swwatch.paths import writing
 from swwatch.policies.keep import Window
 from swwatch.rules.systems import get
 
@@ -58,7 +60,7 @@ def stream(settings, clip: Clip, first: StepFrames, steps: Iterator[StepFrames])
         engine=engine,
         watcher=watcher,
     )
-    with watcher or nullcontext(), jsonl as out:
+    with writing(Path(settings.jsonl or ".").parent), watcher or nullcontext(), jsonl as out:
         if out:
             out.truncate(0)  # not sooner: a mistake in another flag should not cost the tokens of an earlier run
         for event in (show_lag if settings.realtime else show)(drive(loaded.model, run)):

@@ -19,6 +19,7 @@ from swwatch.errors import UserError
 from swwatch.model.loading import Loaded
 from swwatch.narrate.record import Clip
 from swwatch.narrate.words import Token, Turn, narration
+from swwatch.paths import writing
 from swwatch.policies.choose import parse_choose
 from swwatch.rules.systems import get
 from swwatch.rules.variants import TURNS
@@ -131,6 +132,7 @@ def _open(stack: ExitStack, path: Path | None):
     if path is None:
         return None
     try:
+        stack.enter_context(writing(path.parent))
         return stack.enter_context(open(path, "w", encoding="utf-8"))
     except OSError as error:
         raise UserError(f"{path} cannot be written: {error.strerror}") from error

@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from swwatch.client.protocol import Event, Opened, ProtocolError, Token, Turn
-from swwatch.paths import make_folder
+from swwatch.paths import only_one
 
 KINDS = {"jsonl": "application/x-ndjson", "vtt": "text/vtt; charset=utf-8"}
 LAST_CUE_S = 2.0  # how long the last words stay
@@ -81,12 +81,17 @@ def _stamp(seconds: float) -> str:
 
 
 class Recordings:
-    """All recordings of this server, in the user's folder, or in one that goes with the server."""
+    """All recordings of this server, in the user's folder, or in one that goes with the server.
+
+    Raises:
+        UserError: another server writes to the user's folder, or it cannot be made.
+    """
 
     def __init__(self, folder: Path | None, keep_s: float, now=time.monotonic):
         self._kept, self._now, self._keep_s = folder is not None, now, keep_s
+        self._held = contextlib.ExitStack()
         if folder:
-            make_folder(folder)
+            self._held.enter_context(only_one(folder, f"recordings to {folder}"))
         self.folder = folder or Path(tempfile.mkdtemp(prefix="swwatch-recordings-"))
         self._made: dict[str, float] = {}  # name -> when it was begun
 
@@ -119,5 +124,6 @@ class Recordings:
                     (self.folder / f"{name}.{kind}").unlink(missing_ok=True)
 
     def close(self) -> None:
+        self._held.close()
         if not self._kept:
             shutil.rmtree(self.folder, ignore_errors=True)

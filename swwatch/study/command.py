@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Literal
 
 from swwatch.config import check_least, read_settings, setting
-from swwatch.paths import ROOT, make_folder
+from swwatch.paths import ROOT, only_one
 from swwatch.study.plan import PLANS, Plan
 
 
@@ -39,8 +39,13 @@ def main(argv: list[str]) -> int:
     settings = read_settings(StudySettings, argv, program="swwatch study", about=__doc__)
     plan = settings.plan
     folder = settings.out.resolve() / plan.folder
+    with only_one(folder, str(folder)):
+        return study(settings, plan, folder)
+
+
+def study(settings: StudySettings, plan: Plan, folder: Path) -> int:
+    """Run what is missing, unless the report alone is asked for, and write the report."""
     if not settings.report_only:
-        make_folder(folder)
         run(plan, folder, settings.jobs)
     from swwatch.study.outcome import read_outcome
     from swwatch.study.page import summary, write_page

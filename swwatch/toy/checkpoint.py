@@ -1,9 +1,6 @@
 """A tiny checkpoint folder of random weights, of any family: the form of the real ones, without a download."""
 
 import json
-import os
-import shutil
-import tempfile
 from pathlib import Path
 
 import torch
@@ -15,6 +12,7 @@ from transformers.models.qwen2.tokenization_qwen2 import PRETOKENIZE_REGEX
 
 from swwatch.data.prompt import load_prompts
 from swwatch.errors import UserError
+from swwatch.paths import whole_folder
 from swwatch.rules.families import FAMILIES, Family
 from swwatch.toy import world
 from swwatch.toy.recipe import was_made
@@ -119,22 +117,13 @@ def make_checkpoint(
     vision |= row.vision(vision_depth, vision_hidden, inner, hidden)
     model = _random_model(row, _configuration(row, tokenizer, text, vision), seed)
 
-    # A folder beside the target is filled and then renamed: whoever finds `out` finds it whole.
-    out.parent.mkdir(parents=True, exist_ok=True)
-    part = Path(tempfile.mkdtemp(prefix=f".{out.name}.", suffix=".tmp", dir=out.parent))
-    try:
+    with whole_folder(out) as part:
         model.save_pretrained(part)
         tokenizer.save_pretrained(part)
         (part / "preprocessor_config.json").write_text(
             json.dumps(PREPROCESSOR | {"processor_class": row.processor}, indent=2) + "\n"
         )
         (part / RECIPE).write_text(json.dumps(recipe, indent=2) + "\n")
-        part.chmod(0o755)
-        if out.is_dir():
-            out.rmdir()  # empty, as checked above
-        os.replace(part, out)
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
     return out
 
 

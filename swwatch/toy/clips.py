@@ -13,6 +13,7 @@ import os
 import tarfile
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -22,6 +23,7 @@ import numpy as np
 from tqdm import tqdm
 
 from swwatch.errors import UserError
+from swwatch.paths import only_one
 from swwatch.toy.recipe import DataRecipe, was_made
 from swwatch.toy.world import LEVELS, MIXTURES, OPENING, SPLITS, Scene, make_scene, render
 
@@ -90,7 +92,11 @@ def write_dataset(root: Path, recipe: Recipe, *, workers: int = 1) -> int:
     root = Path(root)
     if workers < 1:
         raise UserError(f"workers {workers} must be at least 1")
-    claim_folder(root, recipe)
+    with claimed(root, recipe):
+        return _make_missing(root, recipe, workers)
+
+
+def _make_missing(root: Path, recipe: Recipe, workers: int) -> int:
     portions = list(_portions(root, recipe))
     for split in {portion.split for portion in portions}:
         (root / NAME / split).mkdir(parents=True, exist_ok=True)
@@ -117,11 +123,14 @@ def write_dataset(root: Path, recipe: Recipe, *, workers: int = 1) -> int:
     return made
 
 
-def claim_folder(root: Path, recipe: DataRecipe) -> None:
-    """Make `root` ours: empty ones get the recipe, those with the same recipe are continued, others are refused."""
-    if not was_made(root, RECIPE, asdict(recipe)):
-        root.mkdir(parents=True, exist_ok=True)
-        write_whole(root / RECIPE, json.dumps(asdict(recipe), indent=2).encode() + b"\n")
+@contextmanager
+def claimed(root: Path, recipe: DataRecipe) -> Iterator[None]:
+    """Hold `root`: empty ones get the recipe, those with the same recipe are continued, others are refused."""
+    made = was_made(root, RECIPE, asdict(recipe))
+    with only_one(root, str(root)):
+        if not made:
+            write_whole(root / RECIPE, json.dumps(asdict(recipe), indent=2).encode() + b"\n")
+        yield
 
 
 def _portions(root: Path, recipe: Recipe) -> Iterator[Portion]:
@@ -204,5 +213,9 @@ def encode(scene: Scene, frame_rate: int) -> bytes:
 def write_whole(path: Path, data: bytes) -> None:
     """Write a file so that it is whole whenever it exists."""
     part = path.with_name(path.name + ".tmp")
-    part.write_bytes(data)
-    os.replace(part, path)
+    try:
+        part.write_bytes(data)
+        os.replace(part, path)
+    except OSError:
+        part.unlink(missing_ok=True)  # what a full disk took of it
+        raise

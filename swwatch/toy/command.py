@@ -6,6 +6,7 @@ from pathlib import Path
 
 from swwatch.config import REQUIRED, Parser, near, read_settings, setting
 from swwatch.errors import UserError
+from swwatch.paths import writing
 from swwatch.rules.families import FAMILIES
 from swwatch.toy.clips import FORMS, Recipe, write_dataset
 from swwatch.toy.commentary import write_transcripts
@@ -57,7 +58,9 @@ class ToyTranscripts:
     out: Path = setting(REQUIRED, "root folder of the clips", positional=True)
 
     def make(self) -> None:
-        for path, count in write_transcripts(self.out).items():
+        with writing(self.out):
+            made = write_transcripts(self.out)
+        for path, count in made.items():
             print(f"the words of {count} clips are in {path}")
         print("next: swwatch chunk TRANSCRIPTS OUT --window 6 --overlap 2 --min-words 6")
 

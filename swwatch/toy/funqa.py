@@ -18,7 +18,7 @@ from typing import ClassVar
 import numpy as np
 from tqdm import tqdm
 
-from swwatch.toy.clips import FRAME_RATES, claim_folder, encode, write_whole
+from swwatch.toy.clips import FRAME_RATES, claimed, encode, write_whole
 from swwatch.toy.recipe import DataRecipe
 from swwatch.toy.world import Scene, make_scene
 
@@ -69,7 +69,11 @@ def write_funqa(root: Path, recipe: FunqaRecipe) -> int:
         UserError: `root` holds something else, or a toy data set of another recipe.
     """
     root = Path(root)
-    claim_folder(root, recipe)
+    with claimed(root, recipe):
+        return _make_missing(root, recipe)
+
+
+def _make_missing(root: Path, recipe: FunqaRecipe) -> int:
     made = 0
     for split in SPLITS:
         questions = []

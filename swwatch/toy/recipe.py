@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from swwatch.errors import UserError
+from swwatch.paths import LOCK
 
 
 @dataclass(frozen=True)
@@ -65,4 +66,4 @@ def has_room(folder: Path) -> bool:
     """Whether it is new or empty. Raises UserError: it is a file."""
     if folder.exists() and not folder.is_dir():
         raise UserError(f"{folder} is a file and not an empty folder: choose another")
-    return not folder.exists() or not any(folder.iterdir())
+    return not folder.exists() or {path.name for path in folder.iterdir()} <= {LOCK}

@@ -1,7 +1,5 @@
 """Add an adapter into the weights of its base model: a checkpoint folder like any other."""
 
-import os
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -10,6 +8,7 @@ from swwatch.config import REQUIRED, read_settings, setting
 from swwatch.errors import UserError
 from swwatch.model.checks import ADAPTER, check_checkpoint
 from swwatch.model.settings import base_of
+from swwatch.paths import whole_folder
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,9 +43,7 @@ def merge(adapter: Path, out: Path, *, base: str | None = None, dtype: str = "fl
 
     from swwatch.model.loading import load
 
-    loaded = load(adapter, base=base, dtype=torch.float32, device="cpu")  # rounded once, after the sum
-    partial = out.with_name(out.name + ".partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    loaded.model.to(getattr(torch, dtype)).save_pretrained(partial)
-    loaded.processor.save_pretrained(partial)
-    os.replace(partial, out)
+    with whole_folder(out) as partial:
+        loaded = load(adapter, base=base, dtype=torch.float32, device="cpu")  # rounded once, after the sum
+        loaded.model.to(getattr(torch, dtype)).save_pretrained(partial)
+        loaded.processor.save_pretrained(partial)

@@ -21,6 +21,7 @@ from swwatch.data.live.sources import frames_of
 from swwatch.engine.choose import AUTO, check_name
 from swwatch.errors import UserError
 from swwatch.model.flags import LoadFlags, SessionFlags
+from swwatch.paths import writing
 from swwatch.toy.quickstart import toy_checkpoint
 from swwatch.watch.terminal import follow, interruptible, listen, show_reconnect, typed_lines
 
@@ -71,7 +72,11 @@ class WatchSettings(LoadFlags, SessionFlags):
 def main(argv: list[str]) -> int:
     settings = read_settings(WatchSettings, argv, program="swwatch watch", about=__doc__)
     check_files(settings)
-    with open_jsonl(settings.jsonl) as out, open_narrator(settings) as narrator:
+    with (
+        writing(Path(settings.jsonl or ".").parent),
+        open_jsonl(settings.jsonl) as out,
+        open_narrator(settings) as narrator,
+    ):
         for note in narrator.notes:
             print(f"note: {note}")
         print(f"{settings.source} | {narrator.about}", end="", flush=True)

@@ -16,6 +16,7 @@ from swwatch.evaluate.disturb.table import PAPER, build_table
 from swwatch.evaluate.disturb.text import disturbance_markdown, disturbance_text
 from swwatch.metrics import captions
 from swwatch.metrics.paper import paper_disturbed
+from swwatch.paths import only_one_writes
 from swwatch.toy.clips import encode
 from swwatch.toy.world import make_scene
 
@@ -61,6 +62,12 @@ def arguments(models, data, out, *more, names=("group", "origin")):
     paths = [str(models / name) for name in names]
     places = ["--data-dir", str(data), "--output-dir", str(out), "--device", "cpu", "--max-new-tokens", "30"]
     return [*paths, *places, "--schedules", *SCHEDULES, *more]
+
+
+def test_a_second_disturbance_of_a_folder_is_refused(models, data, tmp_path, capsys):
+    with only_one_writes(tmp_path / "disturbance.json"):
+        assert run_program(disturb.main, arguments(models, data, tmp_path)) == 2
+    assert "another run is writing" in capsys.readouterr().err and not list(tmp_path.iterdir())
 
 
 def test_every_model_under_every_schedule_and_again_after_a_kill(models, data, tmp_path, monkeypatch, capsys):

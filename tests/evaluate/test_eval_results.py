@@ -124,7 +124,7 @@ def test_a_broken_whole_line_is_an_error_with_its_number(path):
 
 
 def test_two_evaluations_cannot_write_to_one_output(path):
-    with Results(path, RUN, KEYS), pytest.raises(UserError, match="another evaluation"):
+    with Results(path, RUN, KEYS), pytest.raises(UserError, match="another run is writing"):
         Results(path, RUN, KEYS)
     assert finish(path) == KEYS  # the lock went with its owner
 

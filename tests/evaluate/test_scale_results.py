@@ -105,7 +105,7 @@ def test_a_process_of_an_earlier_run_that_is_still_at_work_is_not_robbed(tmp_pat
     path = tmp_path / "group_infer.json"
     Results(path, RUN, KEYS).__exit__()
     with Writer(part_of(path, 3)) as orphan:
-        with pytest.raises(UserError, match="another evaluation writes to .*group_parts"):
+        with pytest.raises(UserError, match="another run is writing .*group_parts"):
             finish(path)
         orphan.add(*rows(KEYS[0]))
     assert finish(path) == KEYS[1:]

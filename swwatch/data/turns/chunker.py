@@ -15,9 +15,10 @@ from pathlib import Path
 from typing import Literal
 
 from swwatch.config import REQUIRED, read_settings, setting
-from swwatch.data.annotations import decode_line, seeks_file
+from swwatch.data.annotations import decode_line, seeks_file, write_atomic
 from swwatch.data.turns.transcript import Transcript, Word, text_of
 from swwatch.errors import UserError
+from swwatch.paths import only_one_writes
 from swwatch.rules.systems import get
 
 WINDOW_S, OVERLAP_S = 24.0, 12.0
@@ -89,41 +90,50 @@ def write_chunks(source: Path, out: Path, *, query: str, seeks: str, **options) 
         UserError: `source` cannot be read, or a line is no transcript.
     """
     counts = dict.fromkeys(("videos", "chunks", "words", "mended"), 0)
-    offsets, part = [], out.with_name(out.name + ".part")
+    offsets, end, part = [], 0, out.with_name(out.name + ".part")
     try:
         lines = source.open("rb")
     except OSError as error:
         raise UserError(f"cannot read {source}: {error.strerror}") from error
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with lines, part.open("wb") as file:
+
+    def written() -> Iterator[str]:
+        nonlocal end
         for number, line in enumerate(lines, 1):
             if not line.strip():
                 continue
-            where = f"{source}, line {number}"
-            try:
-                row = decode_line(line)
-                video, content, title = row["video"], row["content"], row.get("title")
-                duration_s = None if row.get("duration") is None else float(row["duration"])
-            except UserError as error:
-                raise UserError(f"{where}: {error}") from None
-            except (ValueError, KeyError, TypeError, AttributeError) as error:
-                raise UserError(f'{where}: need an object with "video" and "content"') from error
-            transcript = Transcript.read(content, where)
+            video, title, duration_s, transcript = _read(line, f"{source}, line {number}")
             counts["videos"] += 1
             counts["mended"] += transcript.mended
             for chunk in chunks(transcript, duration_s, **options):
-                offsets.append(file.tell())
-                record = chunk.record(video, query, title)
-                file.write(json.dumps(record, ensure_ascii=False).encode() + b"\n")
+                offsets.append(end)
+                text = json.dumps(chunk.record(video, query, title), ensure_ascii=False) + "\n"
+                end += len(text.encode())
                 counts["chunks"] += 1
                 counts["words"] += len(chunk.words)
+                yield text
         if seeks == "last-line":
-            file.write(json.dumps(offsets).encode())
-    seeks_file(out).unlink(missing_ok=True)  # of an earlier file of this name, which they would not fit
-    os.replace(part, out)
-    if seeks == "beside":
-        seeks_file(out).write_text(json.dumps(offsets))
+            yield json.dumps(offsets)
+
+    with only_one_writes(out), lines:
+        write_atomic(part, written())
+        seeks_file(out).unlink(missing_ok=True)  # of an earlier file of this name, which they would not fit
+        os.replace(part, out)
+        if seeks == "beside":
+            write_atomic(seeks_file(out), [json.dumps(offsets)])
     return counts
+
+
+def _read(line: bytes, where: str) -> tuple[str, str | None, float | None, Transcript]:
+    """(video, title, seconds that it lasts, what is said) of a line of transcripts."""
+    try:
+        row = decode_line(line)
+        video, content, title = row["video"], row["content"], row.get("title")
+        duration_s = None if row.get("duration") is None else float(row["duration"])
+    except UserError as error:
+        raise UserError(f"{where}: {error}") from None
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(f'{where}: need an object with "video" and "content"') from error
+    return video, title, duration_s, Transcript.read(content, where)
 
 
 @dataclass(frozen=True, kw_only=True)

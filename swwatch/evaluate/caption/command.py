@@ -12,6 +12,7 @@ from swwatch.evaluate.run_files import read_run, write_object
 from swwatch.launch.place import place_of
 from swwatch.launch.ranks import join
 from swwatch.launch.signals import stops_at_once
+from swwatch.paths import only_one_writes
 
 
 def main(argv: list[str]) -> int:
@@ -50,18 +51,19 @@ def score_predictions(settings: EvalSettings) -> None:
     from swwatch.evaluate.caption.scoring import describe, learned_metrics, score
 
     learned, run = learned_metrics(settings), read_run(path).tell()
-    made = run.facts.get("settings", {})
-    report = score(
-        list(run.rows.values()),
-        read_jsonl(settings.data_path) if settings.data_path.is_file() else [],  # for the toy world's events
-        traces=run.tokens if run.beside("trace.jsonl").exists() else None,  # the public release writes none
-        schedule=made.get("schedule"),
-        clips_at_once=run.facts.get("about", {}).get("clips_at_once", 1),
-        learned=learned,
-    )
-    if run.problems:
-        report["problems"] = run.problems
     metrics = run.beside("metrics.json")
-    write_object(metrics, {**run.facts, "num_skipped": len(run.skipped), **report})
+    with only_one_writes(metrics):
+        made = run.facts.get("settings", {})
+        report = score(
+            list(run.rows.values()),
+            read_jsonl(settings.data_path) if settings.data_path.is_file() else [],  # for the toy world's events
+            traces=run.tokens if run.beside("trace.jsonl").exists() else None,  # the public release writes none
+            schedule=made.get("schedule"),
+            clips_at_once=run.facts.get("about", {}).get("clips_at_once", 1),
+            learned=learned,
+        )
+        if run.problems:
+            report["problems"] = run.problems
+        write_object(metrics, {**run.facts, "num_skipped": len(run.skipped), **report})
     print(describe(report, made.get("variant", settings.variant), len(run.skipped)))
     print(f"metrics in {metrics}")

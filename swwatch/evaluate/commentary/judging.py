@@ -16,6 +16,7 @@ from swwatch.evaluate.commentary.settings import CRITERIA, CompareSettings
 from swwatch.evaluate.commentary.texts import text_between
 from swwatch.evaluate.judge.session import JudgeSession, exit_code, names
 from swwatch.judge.rubric import compare_messages, fingerprint, read_choice
+from swwatch.paths import only_one_writes
 
 
 def compare_with_all(settings: CompareSettings) -> int:
@@ -25,11 +26,11 @@ def compare_with_all(settings: CompareSettings) -> int:
     read = _pairs_of_games if task == "inf-streams" else _pairs_of_events
     called = names_of(run, settings.other)  # mistakes are told before anything is asked
     told = {other: read(settings, other) for other in called}
-    with JudgeSession(settings) as session:
-        reports = [compare_with(other, called[other], *read, session) for other, read in told.items()]
-    table = tables.markdown(task, reports)
     path = run.with_name(f"{run.stem}_commentary.md")
-    write_atomic(path, [table])
+    with only_one_writes(path), JudgeSession(settings) as session:
+        reports = [compare_with(other, called[other], *read, session) for other, read in told.items()]
+        table = tables.markdown(task, reports)
+        write_atomic(path, [table])
     print(table, end="")
     print(f"table in {path}, scores and summaries beside it")
     return exit_code(reports, "pairs")

@@ -8,13 +8,14 @@ import hashlib
 import json
 import shutil
 from collections.abc import Callable, Iterable
+from contextlib import ExitStack
 from pathlib import Path
 
 from swwatch.data.annotations import encode_line, write_atomic
-from swwatch.evaluate.results import append, earlier_note, hold, refuse_other_settings
+from swwatch.evaluate.results import append, earlier_note, refuse_other_settings
 from swwatch.evaluate.run_files import objects_in
 from swwatch.launch.ranks import Alone
-from swwatch.paths import make_folder
+from swwatch.paths import make_folder, only_one_writes, writing
 
 
 class Store:
@@ -43,10 +44,9 @@ class Store:
     ):
         self.output, self.parts = Path(output), Path(output).with_name(f"{Path(output).stem}_parts")
         self._run, self._tidy = self.output.with_name(f"{self.output.stem}_run.json"), tidy
-        make_folder(self.output.parent)
-        self._lock = None
+        self._held = ExitStack()
         if not ranks.rank:
-            self._lock = hold(self.output.with_name(f".{self.output.name}.lock"))
+            self._held.enter_context(only_one_writes(self.output))
             if restart:
                 for path in (self.output, self._run):
                     path.unlink(missing_ok=True)
@@ -56,6 +56,7 @@ class Store:
             ranks.tell([])
         else:
             ranks.hear()
+            self._held.enter_context(writing(self.parts))
         make_folder(self.parts)
         self.rows = read(self.output)
         self._part = self.parts / f"rank{ranks.rank}.jsonl"
@@ -63,9 +64,8 @@ class Store:
     def __enter__(self):
         return self
 
-    def __exit__(self, *error) -> None:
-        if self._lock:
-            self._lock.close()
+    def __exit__(self, kind=None, error=None, traceback=None) -> None:
+        self._held.__exit__(kind, error, traceback)
 
     def add(self, row: dict) -> None:
         """Write a row so that it lasts."""

@@ -13,6 +13,7 @@ from swwatch.data.annotations import read_jsonl, write_atomic
 from swwatch.evaluate.caption.settings import CONFIG
 from swwatch.evaluate.disturb.settings import DisturbSettings, Row, find_checkpoints
 from swwatch.launch.ranks import Alone
+from swwatch.paths import only_one_writes
 from swwatch.policies.speak import parse_schedule
 from swwatch.rules.variants import is_chat
 
@@ -22,8 +23,14 @@ def main(argv: list[str]) -> int:
     schedules = list(dict.fromkeys(str(parse_schedule(text)) for text in settings.schedules))
     models = find_checkpoints(settings.models)
     records = read_jsonl(settings.data_path)[: settings.max_count]
-    rows = run_all(models, schedules, settings, records)
+    with only_one_writes(settings.output_dir / "disturbance.json"):
+        rows = run_all(models, schedules, settings, records)
+        tabulate(rows, schedules, records, settings)
+    return 0
 
+
+def tabulate(rows: list[Row], schedules: list[str], records: list[dict], settings: DisturbSettings) -> None:
+    """Write the table of all runs in three forms, and show it."""
     from swwatch.evaluate.disturb.table import build_table
     from swwatch.evaluate.disturb.text import disturbance_markdown, disturbance_text
 
@@ -33,7 +40,6 @@ def main(argv: list[str]) -> int:
     for ending, content in {**files, "md": disturbance_markdown(table)}.items():
         write_atomic(folder / f"disturbance.{ending}", [content + "\n"])
     print(f"\n{text}\ntable in {folder / 'disturbance.json'}, .md and .txt")
-    return 0
 
 
 def run_all(models: list[Row], schedules: list[str], settings: DisturbSettings, records: list[dict]) -> list[Row]:

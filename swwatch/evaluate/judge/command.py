@@ -5,6 +5,7 @@ Precedence: flags, then environment variables, then configs/judge.yaml, then the
 
 import hashlib
 import json
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from swwatch.evaluate.judge.text import describe_grades, describe_pair
 from swwatch.evaluate.run_files import RunFiles, read_run, some
 from swwatch.judge import pairwise, pointwise
 from swwatch.judge.rubric import read_choice, read_grade
+from swwatch.paths import only_one_writes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,13 +40,23 @@ def main(argv: list[str]) -> int:
     settings = read_settings(GradeSettings, argv, program="swwatch judge", about=__doc__, yaml_path=CONFIG)
     runs = [read_run(path).tell() for path in dict.fromkeys(settings.runs)]
     other = None if settings.against is None else read_run(settings.against).tell()
-    with JudgeSession(settings) as session:
+    with ExitStack() as held, JudgeSession(settings) as session:
+        for run in runs:
+            held.enter_context(only_one_writes(report_of(run, other, settings.criterion)))
         if other is None:
             reports = [grade_run(run, session) for run in runs]
         else:
             reports = [compare_runs(run, other, session) for run in runs]
     print((describe_grades if other is None else describe_pair)(reports))
     return exit_code(reports, "clips")
+
+
+def report_of(run: RunFiles, other: RunFiles | None, criterion: str) -> Path:
+    """NAME_judge.json of a run, or A_vs_B_judge.json beside the first."""
+    if other is None:
+        return run.beside("judge.json")
+    by = "" if criterion == JudgeSettings.criterion else f"_{criterion}"
+    return run.path.with_name(f"{'_vs_'.join(names(run.path, other.path))}{by}_judge.json")
 
 
 def grade_run(run: RunFiles, session: JudgeSession) -> dict:
@@ -59,7 +71,7 @@ def grade_run(run: RunFiles, session: JudgeSession) -> dict:
         **pointwise.summarize(captions, verdicts),
         **cost,
     }
-    return write(run.beside("judge.json"), report)
+    return write(report_of(run, None, session.criterion.name), report)
 
 
 def compare_runs(a: RunFiles, b: RunFiles, session: JudgeSession) -> dict:
@@ -76,8 +88,7 @@ def compare_runs(a: RunFiles, b: RunFiles, session: JudgeSession) -> dict:
         **pairwise.summarize(clips, verdicts),
         **cost,
     }
-    by = "" if criterion.name == JudgeSettings.criterion else f"_{criterion.name}"
-    return write(a.path.with_name(f"{name_a}_vs_{name_b}{by}_judge.json"), report)
+    return write(report_of(a, b, criterion.name), report)
 
 
 def common_clips(

@@ -6,12 +6,12 @@ from pathlib import Path
 from swwatch.data.annotations import write_atomic
 from swwatch.errors import UserError
 from swwatch.evaluate.report.clips import clip_data, embed_frames
-from swwatch.evaluate.report.gather import gather
+from swwatch.evaluate.report.gather import Run, gather
 from swwatch.evaluate.report.html import page, script_json
 from swwatch.evaluate.report.markdown import markdown
 from swwatch.evaluate.report.plots import draw_all
 from swwatch.evaluate.report.tables import all_tables
-from swwatch.paths import make_folder
+from swwatch.paths import only_one_writes
 
 PAGE_BYTES = 15_000_000  # of the page, where --frames does not say otherwise
 REST_BYTES = 500_000  # what tables, plots, style and script may take of them
@@ -32,7 +32,13 @@ def main(argv: list[str]) -> int:
     if args.frames is not None and args.frames < 0:
         raise UserError(f"--frames {args.frames}: give 0 (no frames) or more")
     runs = gather(args.runs, args.data_dir)
-    make_folder(args.out)
+    with only_one_writes(args.out / "report.html"):
+        write_report(args, runs)
+    return 0
+
+
+def write_report(args: argparse.Namespace, runs: list[Run]) -> None:
+    """The page, the Markdown and the plots of runs."""
     tables, plots, clips = all_tables(runs), draw_all(runs), clip_data(runs)
     room = max(0, PAGE_BYTES - REST_BYTES - len(script_json(clips).encode("utf-8", "replace")))
     note = embed_frames(clips, runs, img_root=args.img_root, max_clips=args.frames, max_bytes=room)
@@ -44,7 +50,6 @@ def main(argv: list[str]) -> int:
     print(f"{len(runs)} runs, {len(clips)} clips -> {args.out}/report.html ({megabytes:.1f} MB), {args.out}/report.md")
     if note:
         print(note)
-    return 0
 
 
 def write_text(path: Path, text: str) -> None:
