@@ -55,7 +55,10 @@ def _variant(settings: TrainSettings, loaded: Loaded) -> str:
     if name not in TURNS:
         see = f", see {loaded.settings.see}" if loaded.settings.see.drops else ""
         return f"{name}, schedule {loaded.settings.schedule}{see}"
-    return f"{name}, positions {settings.positions}, context {settings.context}"
+    told = [
+        f"{key} {getattr(settings, key)}" for key in ("text_sink", "text_window") if getattr(settings, key) is not None
+    ]
+    return ", ".join([name, f"positions {settings.positions}", f"context {settings.context}", *told])
 
 
 def _rates(settings: TrainSettings) -> str:

@@ -16,10 +16,13 @@ from swwatch.launch.place import in_torchrun
 from swwatch.model.checks import check_checkpoint, saved_settings
 from swwatch.model.settings import Settings
 from swwatch.paths import ROOT
+from swwatch.rules.systems import get
 from swwatch.rules.variants import TURNS, VARIANTS
 from swwatch.train.parallel import deepspeed_settings
 from swwatch.train.settings import TrainSettings
 from swwatch.train.trackers import choose_trackers
+
+OF_TURNS = ("more_data", "positions", "context", "text_sink", "text_window")  # settings of chat systems alone
 
 
 def main(argv: list[str]) -> int:
@@ -43,7 +46,7 @@ def read(argv: list[str]) -> TrainSettings:
         UserError: settings that cannot be, or a file that is not there.
     """
     settings = read_settings(TrainSettings, argv, program="swwatch train", about=__doc__)
-    for path in filter(None, (*settings.annotations, settings.eval_data)):
+    for path in (*settings.annotations, *(settings.eval_data or ())):
         if not path.is_file():
             raise no_file(path)
     deepspeed_settings(settings.parallel)
@@ -66,10 +69,18 @@ def complete(settings: TrainSettings) -> TrainSettings:
         raise UserError(f"which variant? Set QWEN2_5_VL_VARIANT or --variant to one of {', '.join(VARIANTS | TURNS)}")
     asked = {name: getattr(settings, name) for name in ("variant", "schedule", "see", "pixel_budget")}
     variant = Settings.resolve(saved, **asked, where=model_path).variant
-    for name in ("schedule", "see") if variant in TURNS else ("more_data", "positions", "context"):
+    for name in ("schedule", "see") if variant in TURNS else OF_TURNS:
         if getattr(settings, name) != getattr(TrainSettings, name):
             others = ", ".join(VARIANTS if variant in TURNS else TURNS)
             raise UserError(f"{name} is for {others}; {variant} has no use for it: leave it out")
+    if variant not in TURNS and len(settings.eval_data or ()) > 1:
+        raise UserError(f"eval_data: several files are for {', '.join(TURNS)}; of {variant} put the records into one")
+    if (
+        variant in TURNS
+        and not get(variant).previous_text
+        and (settings.text_sink, settings.text_window) != (None,) * 2
+    ):
+        raise UserError(f"text_sink and text_window are of previous text, and {variant} keeps none: leave them out")
     output = settings.output_dir or ROOT / "output" / f"qwen2_5vl-{TASKS[settings.task].label}-{variant}"
     paths = ("train_data", "more_data", "eval_data", "video_root", "frames_cache_dir")
     absolute = {name: _absolute(getattr(settings, name)) for name in paths}

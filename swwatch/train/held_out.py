@@ -48,7 +48,7 @@ class HeldOut(TrainerCallback):
 
     def __str__(self) -> str:
         left_out = f" ({self.unusable:,} more are unusable)" if self.unusable else ""
-        return f"{sum(map(len, self.rows)):,} clips of {self.clips.data}{left_out}, every {self.every:,} steps"
+        return f"{sum(map(len, self.rows)):,} clips{left_out}, every {self.every:,} steps"
 
     def on_step_end(self, args, state, control, **kwargs):
         if state.global_step % self.every == 0 or state.global_step >= state.max_steps:

@@ -69,8 +69,8 @@ def settled(read: Callable[[], TrainSettings]) -> tuple[TrainSettings, Data]:
             stack.enter_context(contextlib.redirect_stderr(None))
         settings = settle(read())
     records = records_of(settings, settings.annotations)
-    if settings.eval_data is not None:
-        records_of(settings, [settings.eval_data])
+    if settings.eval_data:
+        records_of(settings, settings.eval_data)
     return settings, records
 
 
@@ -100,7 +100,7 @@ def trainer_of(settings: TrainSettings, setup: Setup, arranged: Arrangement, beg
     held_out = distributed.together(lambda: held_out_of(settings, setup))
     begin = beginning.checkpoint
     more = {
-        "held out": held_out and str(held_out),
+        "held out": held_out and f"{', '.join(map(str, settings.eval_data))}, {held_out}",
         "logs": ", ".join([LOG, *choose_trackers(settings.log_to)]),
         "continues": begin and f"from step {beginning.step:,} ({begin.name})",
     }
@@ -116,9 +116,9 @@ def trainer_of(settings: TrainSettings, setup: Setup, arranged: Arrangement, beg
 
 
 def held_out_of(settings: TrainSettings, setup: Setup) -> HeldOut | None:
-    if settings.eval_data is None:
+    if not settings.eval_data:
         return None
-    clips = clips_of(settings, records_of(settings, [settings.eval_data]), settings.eval_data, setup.loaded, 0.0)
+    clips = clips_of(settings, records_of(settings, settings.eval_data), settings.eval_data[0], setup.loaded, 0.0)
     how = {"count": settings.eval_samples, "every": settings.eval_steps, "batch_size": settings.batch_size}
     return HeldOut(clips, setup.collator, **how, threads=min(THREADS, os.cpu_count() or 1))
 

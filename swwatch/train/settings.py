@@ -71,6 +71,12 @@ class TrainSettings:
     context: Context = setting(
         "none", "of livecc: what a query tells besides, the video's title or what was said before", since="0.1"
     )
+    text_sink: int | None = setting(
+        None, "of streamingvlm: first tokens of the previous text that stay (default: 512)", least=0, since="0.1"
+    )
+    text_window: int | None = setting(
+        None, "of streamingvlm: last tokens of it that stay (default: 512)", least=0, since="0.1"
+    )
     max_bad_fraction: float = setting(0.01, "stop when a larger share of records is unusable", least=0, free=True)
     # what learns
     train_vision: bool = setting(False, "train the vision tower")
@@ -141,8 +147,10 @@ class TrainSettings:
     save_steps: int = setting(50, "steps between checkpoints; the last step is always saved", least=1, free=True)
     save_total_limit: int = setting(1, "complete checkpoints kept", least=1, free=True)
     # what it tells
-    eval_data: Path | None = setting(
-        None, "annotations of held-out clips whose loss is told while training", free=True
+    eval_data: list[Path] | None = setting(
+        None,
+        "annotations of held-out clips whose loss is told while training (of conversations several, with commas)",
+        free=True,
     )
     eval_steps: int = setting(50, "steps between such evaluations; the last step always has one", least=1, free=True)
     eval_samples: int = setting(64, "clips of eval_data taken, spread evenly; 0: all", least=0, free=True)

@@ -24,6 +24,7 @@ from swwatch.model.attention import BLOCK
 from swwatch.model.checks import ADAPTER
 from swwatch.model.loading import Loaded, load
 from swwatch.model.loss import choose_loss
+from swwatch.policies.keep import with_numbers
 from swwatch.rules import systems
 from swwatch.rules import turn_positions as positions
 from swwatch.rules.families import t_step
@@ -139,7 +140,9 @@ def clips_of(settings: TrainSettings, records: Data, data: Path, loaded: Loaded,
     }
     if in_turns:
         turns = Turns(loaded.tokenizer, systems.get(loaded.settings.variant))
-        form = Form(turns, settings.context, settings.max_length, settings.truncate)
+        given = {name: getattr(settings, name) for name in ("text_sink", "text_window")}
+        kept = with_numbers(turns.system.keep, None, {name: n for name, n in given.items() if n is not None})
+        form = Form(turns, settings.context, settings.max_length, settings.truncate, kept)
         policy, step = positions.get(settings.positions), t_step(loaded.model.config)
         return TurnDataset(records, form=form, policy=policy, t_step=step, **common)
     return ClipDataset(

@@ -6,18 +6,23 @@ import pytest
 from safetensors.torch import load_file
 
 from swwatch.config import load_settings
+from swwatch.data.turns import conversation
 from swwatch.data.turns.chunker import main as chunk
 from swwatch.errors import UserError
 from swwatch.model.loading import load
 from swwatch.paths import ROOT
+from swwatch.rules.spans import Part
 from swwatch.rules.systems import SYSTEMS
 from swwatch.toy.clips import Recipe, write_dataset
 from swwatch.toy.command import main as toy
 from swwatch.toy.commentary import transcript
 from swwatch.toy.world import make_scene
 from swwatch.train.checkpoints import COMPLETE
-from swwatch.train.command import main
+from swwatch.train.command import main, read
+from swwatch.train.engines import Engine
+from swwatch.train.machine import settle
 from swwatch.train.settings import TrainSettings
+from swwatch.train.setup import clips_of, load_model, records_of
 from tests.helpers.conversations import chat, write
 
 PACKED = {"pack_tokens": 400, "max_length": 400, "batch_size": 1}
@@ -56,11 +61,13 @@ def log_of(folder) -> list[dict]:
 @pytest.mark.parametrize("system", SYSTEMS)
 def test_commentary_mixed_with_chat_is_learned_and_the_model_knows_what_it_is(turns, world, tmp_path, system, capsys):
     more = f"{world / 'chat.jsonl'},{world / 'commentary.jsonl'}"
-    changes = {"more_data": more, "max_steps": 12, "eval_data": world / "held_out.jsonl", "eval_steps": 12}
-    changes |= {"context": "previous_or_title"} if system == "livecc" else {}
+    held_out = f"{world / 'held_out.jsonl'},{world / 'chat.jsonl'}"
+    changes = {"more_data": more, "max_steps": 12, "eval_data": held_out, "eval_steps": 12}
+    changes |= {"context": "previous_or_title"} if system == "livecc" else {"text_sink": 2, "text_window": 3}
     assert main(turns(system, **changes)) == 0
     losses = [line["loss"] for line in log_of(tmp_path / "out")]
-    assert losses[-1] < 0.7 * losses[0] and "eval_loss" in log_of(tmp_path / "out")[-1]
+    told, held_out = log_of(tmp_path / "out")[-1], (world / "held_out.jsonl").read_bytes().splitlines()[:-1]
+    assert losses[-1] < 0.7 * losses[0] and told["eval_samples"] == len(held_out) + 1, "both files"
     shown = capsys.readouterr().out
     assert f"{system}, positions mrope_full" in shown and "commentary.jsonl, " in shown and "chat.jsonl" in shown
     assert load(tmp_path / "out", device="cpu").settings.variant == system
@@ -81,6 +88,19 @@ def test_a_run_broken_off_ends_as_if_it_had_not_been(turns, tmp_path, system, ch
     assert log_of(out) == log_of(whole)
     ours, theirs = (load_file(folder / "model.safetensors") for folder in (out, whole))
     assert ours.keys() == theirs.keys() and all(ours[name].equal(theirs[name]) for name in ours)
+
+
+def test_text_sink_and_window_say_what_samples_keep_of_previous_text(turns, world):
+    kept = {}
+    for sizes in ({}, {"text_sink": 2, "text_window": 3}, {"text_sink": 2}):
+        settings = settle(read(turns("streamingvlm", **sizes)))
+        records = records_of(settings, settings.annotations)
+        clips = clips_of(settings, records, settings.train_data, load_model(settings, None, Engine.of("ddp")), 0.0)
+        told = [conversation.read(record) for record in records]
+        begins = [clips.form.spans(one, (4, 1, 1))[0] for one in told]
+        kept[len(sizes)] = [sum(len(s) for s in spans if s.part is Part.PREVIOUS) for spans in begins]
+    whole, both, sink = kept[0], kept[2], kept[1]
+    assert max(whole) > 5 and both == [min(length, 5) for length in whole] and sink == whole
 
 
 def test_packed_and_one_by_one_are_one_trajectory(turns, world, tmp_path):
@@ -118,6 +138,9 @@ def test_a_dry_run_draws_a_sample_and_trains_nothing(turns, tmp_path, system, ca
         ("group", {"positions": "flat_1d"}, "positions is for streamingvlm, livecc; group has no use"),
         ("group", {"more_data": "chat"}, "more_data is for streamingvlm, livecc"),
         ("livecc", {"schedule": "wait-k:3"}, "schedule is for origin, .*, gap; livecc has no use"),
+        ("livecc", {"text_sink": 4}, "of previous text, and livecc keeps none"),
+        ("group", {"text_window": 4}, "text_window is for streamingvlm, livecc"),
+        ("group", {"eval_data": "clips,clips"}, "eval_data: several files are for streamingvlm, livecc"),
         ("streamingvlm", {"context": "both"}, "previous text in a turn of its own"),
         ("livecc", {"more_data": "none.jsonl"}, "no annotation file .*none.jsonl.*swwatch chunk"),
         ("livecc", {"train_data": "clips"}, r"a JSON list of messages is wanted.*[\s\S]*`swwatch chunk`"),
@@ -127,7 +150,11 @@ def test_a_dry_run_draws_a_sample_and_trains_nothing(turns, tmp_path, system, ca
 def test_mistakes_are_told(turns, world, clips, variant, changes, words):
     paths = {"chat": world / "chat.jsonl", "clips": clips}
     with pytest.raises(UserError, match=words):
-        main(turns(variant, **{key: paths.get(value, value) for key, value in changes.items()}))
+        several = {
+            key: ",".join(str(paths.get(part, part)) for part in str(value).split(","))
+            for key, value in changes.items()
+        }
+        main(turns(variant, **several))
 
 
 def test_another_file_or_context_is_another_run(turns, world, capsys):
