@@ -38,8 +38,9 @@ class Event:
 
 @dataclass(frozen=True)
 class Wording:
-    """The parts of the question."""
+    """What is asked about a game, and the parts of the question about an event."""
 
+    game: str
     expert: str
     titled: str
     before: str

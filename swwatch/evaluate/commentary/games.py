@@ -1,12 +1,13 @@
 """Inf-Streams-Eval: whole games with timestamped words, the segments that are compared, and what was said.
 
-Source: StreamingVLM, arXiv 2510.09608 (the benchmark and its files).
+Videos lie in folders of the benchmark; rows of what was said have the file's name alone, as its own programs write and
+look for it. Source: StreamingVLM, arXiv 2510.09608 (the benchmark and its files).
 """
 
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from swwatch.data.turns.transcript import Transcript, Word
 from swwatch.errors import UserError
@@ -20,23 +21,23 @@ LEAST_WORDS = 200  # of a segment that is compared
 
 @dataclass(frozen=True)
 class Game:
-    """A video, and what its human commentators said."""
+    """A video, and what its human commentators said. `video` is its path, perhaps below a folder of all."""
 
     video: str
     transcript: Transcript
-    title: str | None = None
+    title: str = ""
 
     @property
     def key(self) -> str:
-        return self.video
+        return name_of(self.video)
 
 
 @dataclass(frozen=True)
 class Segment:
-    """A part of a game that is compared."""
+    """A part of a game that is compared. `video` is the file's name."""
 
     video: str
-    title: str | None
+    title: str
     start_s: float
     end_s: float
     words: tuple[Word, ...]
@@ -46,18 +47,23 @@ class Segment:
         return f"{self.video}:{self.start_s:g}-{self.end_s:g}"
 
 
+def name_of(video: str) -> str:
+    """What rows call a video: the name of its file."""
+    return PurePosixPath(video).name
+
+
 def read_games(path: Path) -> list[Game]:
     """Games of `eval_all_metadata.jsonl`: {video, content: [[start, end, word], ...]}.
 
     Raises:
-        UserError: a row of another form, or a video that stands there twice.
+        UserError: a row of another form, or two videos of one name.
     """
     games = [_game(row) for row in read_rows(path)]
     seen: set[str] = set()
     for game in games:
-        if game.video in seen:
-            raise UserError(f"{path}: {game.video} stands there twice; remove one row")
-        seen.add(game.video)
+        if game.key in seen:
+            raise UserError(f"{path}: a video of the name {game.key} stands there twice; remove one row")
+        seen.add(game.key)
     return games
 
 
@@ -65,7 +71,7 @@ def _game(row: Row) -> Game:
     content = row.values.get("content")
     if not isinstance(content, list):
         raise row.wrong("no list content of [start, end, word]")
-    title = row.text("title") if "title" in row else None
+    title = row.text("title") if "title" in row else ""
     return Game(row.text("video"), Transcript.read(content, row.where), title)
 
 
@@ -78,7 +84,7 @@ def segments_of(games: Iterable[Game], start_s: float = START_S, least_words: in
             begin, end = start_s + k * SEGMENT_S, start_s + (k + 1) * SEGMENT_S
             words = game.transcript.between(begin, end)
             if len(words) >= least_words:
-                found.append(Segment(game.video, game.title, begin, end, words))
+                found.append(Segment(game.key, game.title, begin, end, words))
     return found
 
 
@@ -96,7 +102,7 @@ def read_segments(path: Path, least_words: int = LEAST_WORDS) -> tuple[list[Segm
             continue
         begin = row.number("start") if "start" in row else min((word.start_s for word in words), default=0.0)
         end = row.number("end") if "end" in row else words[-1].end_s
-        found.append(Segment(game.video, game.title, begin, end, words))
+        found.append(Segment(game.key, game.title, begin, end, words))
     return found, mended
 
 
@@ -113,21 +119,21 @@ def read_said(path: Path) -> dict[str, list[Item]]:
 
 
 def row_of(values: dict, where: str) -> dict:
-    """A row of a generation file, with numbers as numbers.
+    """A row of a generation file, with numbers as numbers. An item may say "text" for response, and not when it began.
 
     Raises:
         UserError: another form.
     """
     try:
-        items = [
-            Item(str(item["response"]), float(item["start_time"]), float(item["end_time"])).row()
-            for item in values["items"]
-        ]
+        items = []
+        for item in values["items"]:
+            said, end = item["response"] if "response" in item else item["text"], float(item["end_time"])
+            items.append(Item(str(said), float(item.get("start_time", end)), end).row())
         first = min((item["start_time"] for item in items), default=0.0)
         begin = float(values.get("chunk_start", first))
         last = max((item["end_time"] for item in items), default=begin)
         return {
-            "video": str(values["video"]),
+            "video": name_of(str(values["video"])),
             "chunk_start": begin,
             "chunk_end": float(values.get("chunk_end", last)),
             "items": items,
@@ -140,14 +146,18 @@ def row_of(values: dict, where: str) -> dict:
 
 
 def kept(rows: Iterable[dict]) -> list[dict]:
-    """Rows by video and start; of rows with the same start the one with most items stays, as in the public files."""
+    """Rows by video and start; of those with one start the farthest-reaching stays, as in the public files."""
     best: dict[tuple[str, float], dict] = {}
     for row in rows:
         key = row["video"], row["chunk_start"]
-        if key not in best or len(row["items"]) > len(best[key]["items"]):
+        if key not in best or _reach(row) > _reach(best[key]):
             best[key] = row
     order = {video: i for i, video in enumerate(dict.fromkeys(video for video, _ in best))}
     return [best[key] for key in sorted(best, key=lambda key: (order[key[0]], key[1]))]
+
+
+def _reach(row: dict) -> tuple[float, int]:
+    return row["chunk_end"], len(row["items"])
 
 
 def tidy_games(rows: Iterable[dict]) -> list[dict]:

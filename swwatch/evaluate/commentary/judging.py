@@ -15,8 +15,10 @@ from swwatch.evaluate.commentary.match import Pair
 from swwatch.evaluate.commentary.settings import CRITERIA, CompareSettings
 from swwatch.evaluate.commentary.texts import text_between
 from swwatch.evaluate.judge.session import JudgeSession, exit_code, names
-from swwatch.judge.rubric import compare_messages, fingerprint, read_choice
+from swwatch.judge.rubric import TIE, compare_messages, fingerprint, read_choice
 from swwatch.paths import only_one_writes
+
+EQUAL = "equal"  # what the benchmark of games calls as many votes for either
 
 
 def compare_with_all(settings: CompareSettings) -> int:
@@ -73,7 +75,8 @@ def _pairs_of_games(settings: CompareSettings, other: Path) -> tuple[list[Pair],
             text_between(one[segment.video], segment.start_s, segment.end_s) if segment.video in one else None
             for one in said
         )
-        row = {"video": segment.video, "title": segment.title, "start": segment.start_s, "end": segment.end_s}
+        row = {"video": segment.video, "title": segment.title}
+        row |= {"start": int(segment.start_s), "end": int(segment.end_s)}
         pairs.append(Pair(segment.key, segment.video, a, b, "\n".join(word.text for word in segment.words), row))
     _check_common(pairs, run, other, segments_file or data)
     return pairs, {"num_mended_words": mended}
@@ -135,4 +138,5 @@ def score_row(outcome: match.Outcome, model: str, *, ties: bool) -> dict:
     if ties:
         return {**outcome.pair.facts, "ab_winner": outcome.ab, "ba_winner": outcome.ba}
     judge = {"model": model, "vote_ab": outcome.ab, "vote_ba": outcome.ba}
-    return {**outcome.pair.facts, "winner": outcome.winner, "votes": outcome.votes, "judge": judge}
+    winner = EQUAL if outcome.winner == TIE else outcome.winner
+    return {**outcome.pair.facts, "winner": winner, "votes": outcome.votes, "judge": judge}

@@ -74,8 +74,9 @@ class Games:
 
     def __init__(self, settings: GenerateSettings):
         self.jobs = read_games(settings.data)[: settings.max_count]
-        self.settings, self.facts = settings, {"start_s": settings.start_s, "end_s": settings.end}
-        self.facts |= {"chunk_s": settings.chunk, "query": settings.query}
+        query = Wording.load().game if settings.query is None else settings.query
+        self.settings, self.facts = replace(settings, query=query), {"start_s": settings.start_s}
+        self.facts |= {"end_s": settings.end, "chunk_s": settings.chunk, "query": query}
 
     def key_of(self, row: dict) -> str:
         return row["video"]

@@ -32,7 +32,7 @@ class GenerateSettings(DeviceFlags):
     begin: float | None = setting(None, f"inf-streams: first second (default: {START_S:g})", least=0)
     end: float | None = setting(None, "inf-streams: last second (default: the video's)")
     chunk: int | None = setting(None, "inf-streams: begin anew every so many seconds, such as 100", least=1)
-    query: str | None = setting(None, "inf-streams: what is asked (default: the system's own)")
+    query: str | None = setting(None, "inf-streams: what is asked (default: as configs/commentary.yaml says)")
     save_every: int = setting(500, "inf-streams: seconds between two rows of a stream that is not restarted", least=10)
     max_count: int | None = setting(None, "only the first games or events", least=1)
     sample: bool = setting(None, "draw tokens, or take the likeliest (default: as the task's own runs)")

@@ -92,7 +92,7 @@ def comment_game(
             session = _begun(speaker, game, plan, at)
         zero_s = 0.0 if not speaker.system.clip_time else at if plan.chunk is not None else plan.start_s
         items = [item.row() for item in speaker.speak(session, islice(steps, round(until - at)), from_s, zero_s)]
-        yield {"video": game.video, "chunk_start": at, "chunk_end": until, "items": items}
+        yield {"video": game.key, "chunk_start": at, "chunk_end": until, "items": items}
         at = until
         if plan.chunk is None and at < end_s:
             _save(session, at, state_path)
@@ -100,8 +100,10 @@ def comment_game(
 
 
 def _begun(speaker: Speaker, game: Game, plan: GenerateSettings, at: float) -> TurnSession:
-    """A stream that is told all that was said in the game before, by its human commentators."""
-    return speaker.open(query=plan.query, previous=text_of(game.transcript.before(at)))
+    """A stream that is told all that was said in the game before, by its human commentators: with a space before it,
+    as the benchmark's own runs and training have it."""
+    before = text_of(game.transcript.before(at))
+    return speaker.open(query=plan.query, previous=before and f" {before}")
 
 
 def _save(session: TurnSession, at: float, path: Path) -> None:

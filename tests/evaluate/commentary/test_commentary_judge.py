@@ -68,7 +68,7 @@ def test_silence_loses_without_a_judge_and_leaves_the_other_side_its_words(silen
 def set_of_games(tmp_path):
     """Two games of 3 and 1 segments, what A and B said about them, and B's second game missing."""
     long, short = words_between(1000, 1300), words_between(1000, 1100)
-    data = write_rows(tmp_path / "eval.jsonl", [{"video": "a", "content": long}, {"video": "b", "content": short}])
+    data = write_rows(tmp_path / "eval.jsonl", [{"video": "NBA/a", "content": long}, {"video": "b", "content": short}])
 
     def said(name, videos):
         return [
@@ -96,6 +96,7 @@ def test_a_judge_that_always_prefers_the_first_gives_half(judge, server, set_of_
     report = json.loads((tmp_path / "ours_vs_both_summary.json").read_text())
     assert report["win_share"] == 0.5 and report["first_share"] == 1.0
     assert report["num_judged"] == 4 and report["votes"] == {"A": 4, "B": 4}
+    assert {row["winner"] for row in read_rows(tmp_path / "ours_vs_both_scores.jsonl")} == {"equal"}
 
 
 def test_segments_are_judged_in_both_orders_and_written_as_the_benchmark_does(judge, server, set_of_games, tmp_path):
@@ -116,7 +117,7 @@ def test_segments_are_judged_in_both_orders_and_written_as_the_benchmark_does(ju
     ]
     assert rows[0] == {
         "video": "a",
-        "title": None,
+        "title": "",
         "start": 1000,
         "end": 1100,
         "winner": "A",
@@ -235,7 +236,7 @@ def test_others_of_one_name_are_told_apart_by_their_folders(judge, server, set_o
 
 def test_a_run_about_other_videos_is_a_mistake_and_no_defeat(judge, server, set_of_games, tmp_path):
     run, _, data = set_of_games
-    foreign = write_rows(tmp_path / "c.jsonl", [row | {"video": f"games/{row['video']}"} for row in read_rows(run)])
+    foreign = write_rows(tmp_path / "c.jsonl", [row | {"video": f"other-{row['video']}"} for row in read_rows(run)])
     with pytest.raises(UserError, match="c.jsonl says nothing about what .*eval.jsonl holds, such as a:1000-1100"):
         judge("inf-streams", run, [foreign], data)
     assert not server.requests

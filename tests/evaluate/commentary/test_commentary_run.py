@@ -53,9 +53,28 @@ def test_infinite_mode_is_one_stream_from_the_start_with_all_words_before(genera
     assert [(item["start_time"], item["end_time"]) for item in row["items"]] == [(s, s + 1) for s in range(10, GAME_S)]
     ((previous, query, labels),) = opened
     (game,) = read_games(games / "eval_all_metadata.jsonl")
-    assert previous == text_of(game.transcript.before(10)) and len(previous.split()) == 20
-    assert query is None and labels[0] == "Time=10.0-11.0s" and labels[-1] == "Time=43.0-44.0s"
+    assert previous == f" {text_of(game.transcript.before(10))}" and len(previous.split()) == 20
+    assert query == Wording.load().game and labels[0] == "Time=10.0-11.0s" and labels[-1] == "Time=43.0-44.0s"
     assert not (tmp_path / "out_parts").exists()
+
+
+def test_the_public_folders_form_is_read_and_its_scorer_finds_what_it_reads(generate, games, tmp_path, opened):
+    """Videos in sub-folders; rows name the file alone, and have what is cut into segments by whole seconds."""
+    (tmp_path / "NBA_EN").mkdir()
+    (tmp_path / "NBA_EN" / "a.game.mp4").symlink_to(games / "videos" / "game.mp4")
+    (game,) = read(games / "eval_all_metadata.jsonl")
+    data, out = tmp_path / "eval_all_metadata.jsonl", tmp_path / "out.jsonl"
+    data.write_text(json.dumps(game | {"video": "NBA_EN/a.game.mp4"}) + "\n")
+    for root in (tmp_path, tmp_path / "NBA_EN"):
+        flags = ("--data", data, "--videos", root, "--end", "13", "--restart", "--query", "Go")
+        assert generate("inf-streams", out, *flags) == 0 and opened[-1][1] == "Go"
+        (row,) = read(out)
+        assert (row["video"], int(row["chunk_start"]), int(row["chunk_end"])) == ("a.game.mp4", 10, 13)
+        assert [int(item["end_time"]) for item in row["items"]] == [11, 12, 13]
+        assert all(isinstance(item["response"], str) for item in row["items"])
+    data.write_text("".join(json.dumps(game | {"video": f"{folder}/a.mp4"}) + "\n" for folder in "xy"))
+    with pytest.raises(UserError, match=r"a video of the name a.mp4 stands there twice"):
+        generate("inf-streams", out, "--data", data, "--restart")
 
 
 def test_chunk_mode_begins_anew_with_the_words_up_to_there(generate, games, tmp_path, opened):

@@ -58,7 +58,7 @@ def test_segments_may_come_cut_already(tmp_path):
     ]
     rows[0]["content"][3] = [1002.0, 1001.0, "mended"]
     found, mended = games.read_segments(write_rows(tmp_path / "cut.jsonl", rows))
-    assert mended == 1 and [(part.title, part.start_s) for part in found] == [("Final", 1000.0), (None, 1200.0)]
+    assert mended == 1 and [(part.title, part.start_s) for part in found] == [("Final", 1000.0), ("", 1200.0)]
     assert 1099 < found[0].end_s < 1100 and found[1].end_s == 1300
 
 
@@ -69,11 +69,13 @@ def row(start, ends, said="x", video="a.mp4"):
 
 def test_rows_become_one_a_video_and_the_longest_of_equal_starts_counts(tmp_path):
     rows = [row(1100, [1101, 1102]), row(1000, [1001]), row(1000, [1001, 1002]), row(5, [6], video="b.mp4")]
+    rows[0]["items"][1] = {"text": "x1102", "end_time": 1102}  # as other programs may write it
     rows += [row(1001, [1002, 1003], said="late")]  # overlaps: what is there already counts
     path = write_rows(tmp_path / "out.jsonl", rows)
     said = games.read_said(path)
     assert [item.response for item in said["a.mp4"]] == ["x1001", "x1002", "late1003", "x1101", "x1102"]
     assert [item.response for item in said["b.mp4"]] == ["x6"]
+    rows = [games.row_of(one | {"video": f"NBA/{one['video']}"}, "here") for one in rows]
     assert [(one["video"], one["chunk_start"], one["chunk_end"]) for one in games.merged(rows)] == [
         ("a.mp4", 1000, 1102),
         ("b.mp4", 5, 6),
