@@ -101,6 +101,10 @@ class Batch:
         """Whether `advance` could do nothing but poll."""
         return not any(self._asked(kind, held) for kind in (Look, Feed, Choose))
 
+    def stands_still(self, key: Hashable) -> bool:
+        """Whether a run waits for its source."""
+        return key in self._waiting and isinstance(self._waiting[key][1], Wait)
+
     def wait(self, timeout_s: float | None = None) -> None:
         """Sleep until `wake` was called, at any time since `wait` last returned, or the time is over.
 

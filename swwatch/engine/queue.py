@@ -3,7 +3,7 @@
 import threading
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 
 from swwatch.data.live.frames import pair
 from swwatch.data.video import StepFrames
@@ -64,7 +64,7 @@ class StepQueue:
         self._steps: deque[Step | StepFrames] = deque()
         self._orders: list[Ask | Order] = []
         self._counts = QueueCounts()
-        self._ending = False  # nothing more is accepted
+        self._ending = self._held = False  # nothing more is accepted; nothing is handed over
         self._error: BaseException | None = None  # raised once, after the steps before it
         self._changed = threading.Condition()
 
@@ -144,11 +144,13 @@ class StepQueue:
     def ended(self) -> bool:
         """No step will come any more, and an error, if there is one, has been raised."""
         with self._changed:
-            return self._ending and not self._steps and self._error is None
+            return self._ending and not self._steps and self._error is None and not self._held
 
     def poll(self) -> Step | None:
         """The next step, encoded, or None. Raises what `fail` was given when the steps before it are taken."""
         with self._changed:
+            if self._held:
+                return None
             if not self._steps:
                 error, self._error = self._error, None
                 if error is not None:
@@ -177,6 +179,37 @@ class StepQueue:
             self._count(dropped=len(self._steps))
             self._steps.clear()
             self._changed.notify_all()
+
+    # ---- keeping ----------------------------------------------------------------------------------------------------
+
+    def hold(self) -> None:
+        """From any thread: hand nothing over any more, so that the session comes to a stand between two steps."""
+        with self._changed:
+            self._held = True
+
+    def state(self) -> dict:
+        """What waits here, in dicts, lists, numbers, texts, arrays and tensors, for `restore`.
+
+        Raises:
+            ValueError: an error waits to be raised.
+        """
+        with self._changed:
+            if self._error is not None:
+                raise ValueError("the stream has failed, and the session is about to be told")
+            return {
+                "steps": [dict(vars(step)) for step in self._steps],
+                "orders": [one.name if isinstance(one, Order) else dict(vars(one)) for one in self._orders],
+                "counts": asdict(self._counts),
+                "ending": self._ending,
+            }
+
+    def restore(self, state: dict) -> None:
+        """Go on from a `state`."""
+        kinds = [StepFrames if "frames" in step else Step for step in state["steps"]]
+        with self._changed:
+            self._steps = deque(kind(**step) for kind, step in zip(kinds, state["steps"], strict=True))
+            self._orders = [Order[one] if isinstance(one, str) else Ask(**one) for one in state["orders"]]
+            self._counts, self._ending = QueueCounts(**state["counts"]), state["ending"]
 
     # ---- for anybody ------------------------------------------------------------------------------------------------
 

@@ -6,6 +6,7 @@ from collections import deque
 from dataclasses import dataclass, replace
 
 import numpy as np
+import torch
 
 from swwatch.data.live.frames import LiveFrames
 from swwatch.data.prompt import ask_ids
@@ -24,6 +25,9 @@ REASONS = {  # why steps were lost -> what a Dropped event says
     "merged": "the queue was full: two steps became one",
     "refused": "the queue was full for too long, or the session had ended",
 }
+
+
+FACTS = ("_no_more", "_num_held", "_num_watched", "_num_tokens", "_lag_s")  # of a session, kept as they are
 
 
 @dataclass(frozen=True)
@@ -49,6 +53,20 @@ class Dropped:
 
     steps: int
     reason: str
+
+
+@dataclass(frozen=True)
+class Suspended:
+    """A session was put aside: its last event.
+
+    Attributes:
+        state: all that it is, for `Stage.open`, in what torch.load takes with weights_only. None where the session
+            cannot be put aside: it stands still, and is yet to be stopped.
+        why: then the reason.
+    """
+
+    state: dict | None
+    why: str = ""
 
 
 @dataclass(frozen=True)
@@ -85,6 +103,10 @@ class LiveClock:
         if self._zero is None:
             self._zero = self._now()
 
+    def go_on(self, at_s: float) -> None:
+        """It is this time of the stream."""
+        self._zero = self._now() - at_s
+
     def now(self) -> float:
         return 0.0 if self._zero is None else self._now() - self._zero
 
@@ -111,7 +133,7 @@ class LiveSession:
         self._changed = threading.Condition()  # guards all below
         self._events: deque = deque()
         self._told = dict.fromkeys(REASONS, 0)  # losses that Dropped events have told of
-        self._no_more = self._ended = self._stopping = self._held = False
+        self._no_more = self._ended = self._stopping = self._held = self.suspending = False
         self._num_held = self._num_watched = self._num_tokens = 0
         self._lag_s: float | None = None
         self._emitted_s: deque[float] = deque(maxlen=RATE_TOKENS)
@@ -174,6 +196,16 @@ class LiveSession:
             self._stopping = True  # even if nobody reads
         self._queue.tell(Order.STOP)
 
+    def suspend(self) -> None:
+        """Come to a stand after the step that is being spoken about, and be put aside: see `Suspended`.
+
+        From here on nothing may be pushed and nothing told but `stop`.
+        """
+        self._queue.hold()
+        with self._changed:
+            self.suspending = True  # even if nobody reads
+        self._wake()
+
     def _tell(self, order: Ask | Order) -> None:
         if self.ended:
             raise UserError("the session has ended: open another one")
@@ -199,12 +231,13 @@ class LiveSession:
     # ---- the reader's side ------------------------------------------------------------------------------------------
 
     def read(self, timeout_s: float | None = None) -> list:
-        """Events since the last call: Token, Turn, Watched, Asked, Dropped, and Ended as the last of all.
+        """Events since the last call: Token, Turn, Watched, Asked, Dropped, and Ended as the last of all
+        (or Suspended).
 
         Args:
             timeout_s: how long to wait for at least one; None for as long as it takes.
         Returns:
-            Nothing if the time was over, or if Ended had been read before.
+            Nothing if the time was over, or if the last had been read before.
         """
         with self._changed:
             self._changed.wait_for(lambda: self._events or self._ended or self._losses(), timeout_s)
@@ -250,7 +283,7 @@ class LiveSession:
     def must_wait(self) -> bool:
         """Too many events are unread: the session must not advance. A stopped one may, to its end."""
         with self._changed:
-            held = len(self._events) >= self._max_events and not self._stopping
+            held = len(self._events) >= self._max_events and not (self._stopping or self.suspending)
             self._num_held += held and not self._held
             self._held = held
             return held
@@ -259,7 +292,7 @@ class LiveSession:
     def source(self) -> StepQueue:
         return self._queue
 
-    def tell(self, event: Token | Turn | Watched | Asked) -> None:
+    def tell(self, event: Token | Turn | Watched | Asked | Suspended) -> None:
         """Hand an event to whoever reads."""
         with self._changed:
             if self._ended:
@@ -272,14 +305,49 @@ class LiveSession:
             self._events.append(event)
             self._changed.notify_all()
 
-    def finish(self, error: Exception | None) -> None:
+    def state(self) -> dict:
+        """What this side of a session is that stands still, in dicts, lists, numbers, texts and tensors."""
+        queue, frames = self._queue.state(), self._frames.state()
+        with self._changed:
+            return {
+                "now_s": self._clock.now(),
+                "frames": {name: _plain(value) for name, value in frames.items()},
+                "queue": queue | {"steps": [{k: _plain(v) for k, v in step.items()} for step in queue["steps"]]},
+                "told": {name: queue["counts"][name] for name in REASONS},  # the last event comes behind all of it
+                "facts": {name: getattr(self, name) for name in FACTS},
+                "emitted_s": list(self._emitted_s),
+            }
+
+    def restore(self, state: dict) -> None:
+        """Go on from a `state`, before anything is pushed."""
+        if state["frames"]["counts"]["frames"]:
+            self._clock.go_on(state["now_s"])
+        self._frames.restore({name: _array(value) for name, value in state["frames"].items()})
+        steps = [step | {k: _array(v) for k, v in step.items() if k == "frames"} for step in state["queue"]["steps"]]
+        self._queue.restore(state["queue"] | {"steps": steps})
+        self._told, self._emitted_s = dict(state["told"]), deque(state["emitted_s"], maxlen=RATE_TOKENS)
+        for name in FACTS:
+            setattr(self, name, state["facts"][name])
+
+    def finish(self, last: Ended | Suspended) -> None:
         """The last event; later calls change nothing."""
-        self._queue.close()
+        if isinstance(last, Ended):
+            self._queue.close()
+        else:
+            self._queue.end()  # what waits is not lost
         with self._changed:
             if not self._ended:
                 self._ended = True
-                self._events.append(Ended(error))
+                self._events.append(last)
                 self._changed.notify_all()
+
+
+def _plain(value):
+    return torch.from_numpy(np.ascontiguousarray(value)) if isinstance(value, np.ndarray) else value
+
+
+def _array(value):
+    return value.cpu().numpy() if isinstance(value, torch.Tensor) else value
 
 
 def _lost(counts: QueueCounts) -> int:

@@ -17,18 +17,19 @@ from contextlib import nullcontext
 import torch
 
 from swwatch.data.budget import BUDGETS
+from swwatch.engine.base import BaseSession
 from swwatch.engine.batch import Batch, Ended
 from swwatch.engine.choose import choose, open_watcher
 from swwatch.engine.door import open_stream
-from swwatch.engine.requests import Run
+from swwatch.engine.requests import Run, relay
 from swwatch.engine.trace import Asked, Watched
 from swwatch.engine.watcher import WatcherGone
 from swwatch.errors import UserError
 from swwatch.live.memory import Room, settle_fast, with_fast_path
-from swwatch.live.session import Dropped, LiveClock, LiveSession, Pushed, Stats
+from swwatch.live.session import Dropped, LiveClock, LiveSession, Pushed, Stats, Suspended
 from swwatch.model.loading import Loaded
 from swwatch.model.static_cache import CacheFull
-from swwatch.narrate.words import Token, Turn, with_text
+from swwatch.narrate.words import Token, Turn, Wording
 
 __all__ = [
     "Asked",
@@ -40,6 +41,7 @@ __all__ = [
     "Room",
     "Stage",
     "Stats",
+    "Suspended",
     "Token",
     "Turn",
     "Watched",
@@ -105,7 +107,7 @@ class Stage:
         if self._watcher is not None:
             self._watcher.listen(self._batch.wake)
         self._lock = threading.Lock()  # guards all below
-        self._sessions: set[LiveSession] = set()  # all that have not ended
+        self._sessions: dict[LiveSession, tuple[BaseSession, Wording]] = {}  # all that have not ended
         self._new: list[tuple[LiveSession, Run]] = []  # those that the thread has not begun
         self._closing = False
         self._error: BaseException | None = None
@@ -119,6 +121,7 @@ class Stage:
         queue_size: int = 8,
         policy: str = "drop_oldest",
         max_events: int = 1024,
+        state: dict | None = None,
         **options,
     ) -> LiveSession:
         """Begin a session. Its clock starts with its first frame.
@@ -128,19 +131,24 @@ class Stage:
             queue_size: so many steps may wait to be watched.
             policy: what happens to a step that finds no room; a key of engine.queue.POLICIES.
             max_events: with so many events unread the session stands still.
+            state: of a session that was `Suspended`, to go on with; all else is to be as it was then.
             options: of engine.door.open_stream: system, schedule, choose, limit, key, and those of the form.
         Raises:
             Full: no place is free.
-            UserError: an argument that cannot be, or the stage has ended.
+            UserError: an argument that cannot be, a state of another variant, or the stage has ended.
         """
         clock = LiveClock(self._now)
         options |= {"engine": self.engine, "question": question, "watcher": self._watcher, "clock": clock}
         with self._lock:  # all of it: places and seats of the fast path are counted together
             self._check_place()
             session = LiveSession(self.loaded, clock, queue_size, policy, max_events, self._batch.wake)
-            run = open_stream(self.loaded, **options).run(session.source)
-            self._sessions.add(session)
-            self._new.append((session, with_text(run, self.loaded.tokenizer)))
+            stream = open_stream(self.loaded, **options)
+            wording = Wording(self.loaded.tokenizer, state["open_ids"] if state else ())
+            if state:
+                stream.restore(state["stream"])
+                session.restore(state["live"])
+            self._sessions[session] = stream, wording
+            self._new.append((session, relay(stream.run(session.source), wording)))
         self._batch.wake()
         return session
 
@@ -198,6 +206,9 @@ class Stage:
             self._take(self._batch.add(session, run))
         held = {session for session in self._sessions_now() if session.must_wait()}
         self._take(self._batch.advance(held))
+        for session in self._sessions_now():
+            if session.suspending and self._batch.stands_still(session):
+                self._suspend(session)
         if self._batch.is_idle(held):
             self._batch.wait()
 
@@ -217,11 +228,26 @@ class Stage:
             if isinstance(error, WatcherGone):
                 raise error  # all sessions share it, and so would those to come
 
+    def _suspend(self, session: LiveSession) -> None:
+        """Put a session aside that stands still."""
+        stream, wording = self._sessions[session]
+        session.suspending = False
+        try:
+            state = {"stream": stream.state(), "open_ids": list(wording.open_ids), "live": session.state()}
+        except Exception as error:  # an engine that cannot, no memory: it is not worth the other sessions
+            log.error("a live session cannot be put aside", exc_info=None if isinstance(error, UserError) else error)
+            session.tell(Suspended(None, str(error)))
+            return
+        self._batch.remove(session)
+        with self._lock:
+            del self._sessions[session]
+        session.finish(Suspended(state))
+
     def _end(self, session: LiveSession, error: BaseException | None) -> None:
         error = _bare(error)  # before its place is free: what it was raised from holds on to the session's memory
         with self._lock:
-            self._sessions.discard(session)
-        session.finish(error)
+            self._sessions.pop(session, None)
+        session.finish(Ended(error))
 
     def _end_all(self) -> None:
         closed = UserError("the stage was closed before the session had ended")

@@ -1,6 +1,6 @@
 """A video in, text out as it is spoken: frames -> pixels -> session -> words. Narrations and chat turns alike."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -86,24 +86,38 @@ def narration(
 
 def with_text(run: Run, tokenizer) -> Run:
     """The same run with a Token for every Spoken and a Turn for every Said; all else passes through."""
-    return relay(run, text_of(tokenizer))
+    return relay(run, Wording(tokenizer))
 
 
-def text_of(tokenizer) -> Callable[[Any], Any]:
-    """What turns one session's events into those with text."""
-    words = DecodeStream(skip_special_tokens=True)
+class Wording:
+    """What turns one session's events into those with text.
 
-    def told(event):
-        nonlocal words
+    Attributes:
+        open_ids: tokens since the last text; a character that is not whole yet goes on from them.
+    """
+
+    def __init__(self, tokenizer, open_ids: Iterable[int] = ()):
+        self._tokenizer = tokenizer
+        self._begin()
+        for token_id in open_ids:
+            self._text(token_id)
+
+    def __call__(self, event: Any) -> Any:
         if isinstance(event, Spoken):
-            return Token(**vars(event), text=words.step(tokenizer.backend_tokenizer, event.token_id) or "")
+            return Token(**vars(event), text=self._text(event.token_id))
         if isinstance(event, Said):
-            text = tokenizer.decode(event.words, skip_special_tokens=True).strip()
-            words = DecodeStream(skip_special_tokens=True)  # a character left open does not reach into the next turn
+            text = self._tokenizer.decode(event.words, skip_special_tokens=True).strip()
+            self._begin()  # a character left open does not reach into the next turn
             return Turn(event.start_s, event.end_s, text, event.t_s)
         return event
 
-    return told
+    def _begin(self) -> None:
+        self._words, self.open_ids = DecodeStream(skip_special_tokens=True), []
+
+    def _text(self, token_id: int) -> str:
+        text = self._words.step(self._tokenizer.backend_tokenizer, token_id)
+        self.open_ids = [*self.open_ids, token_id] if text is None else []
+        return text or ""
 
 
 def with_fast_path(

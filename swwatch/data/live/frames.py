@@ -6,7 +6,7 @@ one on display then, two grid frames are a step.
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 
 import numpy as np
 
@@ -125,6 +125,14 @@ class LiveFrames:
         if self._first is not None and not self.counts.steps:
             steps.append(self._step(self._first))
         return [*steps[:-1], replace(steps[-1], last=True)] if steps else []
+
+    def state(self) -> dict:
+        """All that later steps depend on, in numbers and arrays, for `restore`."""
+        return vars(self) | {"counts": asdict(self.counts)}
+
+    def restore(self, state: dict) -> None:
+        """Go on from a `state`."""
+        vars(self).update(state, counts=LiveCounts(**state["counts"]))
 
     def _decide(self, until_s: float, frame: np.ndarray | None = None) -> Iterator[StepFrames]:
         """Settle all grid times up to `until_s`, where `frame` follows the one on display (None: nothing does)."""
