@@ -37,8 +37,8 @@ class BesideSession(Session):
         Raises:
             UserError: as `Session`, or a window.
         """
-        if parse_keep(options.get("keep") or ALL).moves:
-            raise UserError(f"the engine {self.name!r} has no window: take serial or fused for a stream without end")
+        if parse_keep(options.get("keep") or ALL).forgets:
+            raise UserError(f"the engine {self.name!r} forgets nothing: take serial or fused for a stream without end")
         super().__init__(model, prompt, **options)
         self.watch_seconds: list[WatchSeconds] = []
         self.num_beside = self.num_handed = 0

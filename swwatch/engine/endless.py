@@ -14,9 +14,13 @@ from dataclasses import replace
 
 import torch
 
-from swwatch.engine.keeping import hold
+from swwatch.engine.incoming import Incoming
+from swwatch.engine.keeping import feed, hold, moved
+from swwatch.engine.requests import Run
+from swwatch.policies.memory.policy import Shown
 from swwatch.rules.layout import Kind, Layout
 from swwatch.rules.patch import Placed
+from swwatch.rules.schedule import STEP_S
 from swwatch.rules.variants import Variant, VideoThenText
 from swwatch.rules.visibility import SAID, WATCHED
 
@@ -89,43 +93,86 @@ def _runs(tokens: Layout, chosen: torch.Tensor) -> list[torch.Tensor]:
     return list(index.tensor_split((borders.nonzero()[:, 0] + 1).tolist()))
 
 
+def _video_of(watched: Layout, steps: list[int]) -> torch.Tensor:
+    """(K,) bool, true at the video of these steps and at what is around it."""
+    shown = watched.where(Kind.VIDEO) | watched.where(Kind.AROUND)
+    return shown & torch.isin(watched.step, torch.tensor(steps))
+
+
 class Forgetting:
-    """What a session with a window does when a step is in. One for each session.
+    """What a session that forgets does when a step is in. One for each session.
 
     Attributes:
         said_ids: ids of the said tokens that are kept, fed or not, in order; the repetition penalty counts them.
+        embeds: (K, D) of all that was watched and is in the cache, where the policy has it read anew.
     """
 
     def __init__(self, session):
-        self.window, self.session = session.keep, session
+        self.keep, self.session = session.keep, session
         self.said_ids: list[int] = []
+        self.embeds: torch.Tensor | None = None
 
     def say(self, ids: list[int]) -> None:
         """Note what is said."""
         self.said_ids += list(ids)
 
-    def forget(self) -> bool:
-        """Let go of what the window does not hold, and close up the rest. Returns whether anything went."""
-        session, cache = self.session, self.session.cache
+    def watch(self, embeds: torch.Tensor) -> None:
+        """Note what is watched: (Q, D), in the order of the cache."""
+        if self.keep.anew:
+            self.embeds = embeds if self.embeds is None else torch.cat([self.embeds, embeds])
+
+    def forget(self, incoming: Incoming) -> Run:
+        """Let go of what the policy does not keep, and close up the rest. Returns whether anything went.
+
+        Args:
+            incoming: the step that is in.
+        """
+        self.watch(incoming.embeds)
+        session, cache, placed = self.session, self.session.cache, self.session.cursor.placed
         watched, pending = cache.tokens[WATCHED], [rows for _, rows in session.pending]
-        fed = cache.tokens.get(SAID)
-        said = Layout.cat([part for part in (fed, *pending) if part is not None]) if fed or pending else watched[:0]
-        placed, words = session.cursor.placed, self.window.said(~said.where(Kind.HEADER))
-        oldest, stays = max(placed) - self.window.vision_s + 1, {}
-        gone = [step for step in placed if step < oldest]
+        parts = [cache.tokens[SAID], *pending] if SAID in cache.tokens else pending
+        said, num_fed = Layout.cat(parts) if parts else watched[:0], len(cache.tokens.get(SAID, ()))
+        shown = self.keep.shown([Shown(step, step * STEP_S, (step + 1) * STEP_S) for step in sorted(placed)])
+        gone = [step for step in placed if step not in shown]
+        words = (~said.where(Kind.HEADER)).nonzero()[:, 0]
+        kept, stays = self.keep.said(said.step[words], shown), {}
         if gone:
-            shown = watched.where(Kind.VIDEO) | watched.where(Kind.AROUND)
-            stays[WATCHED] = (~shown | (watched.step >= oldest)).nonzero()[:, 0]
+            stays[WATCHED] = (~_video_of(watched, gone)).nonzero()[:, 0]
             watched = watched[stays[WATCHED]]
-        if words is not None:
-            stays[SAID] = words
-            said, self.said_ids = said[words], [self.said_ids[i] for i in words.tolist()]
+        if kept is not None and len(kept) < len(words):
+            held = said.where(Kind.HEADER).index_fill(0, words[kept], True)
+            held[num_fed:] = True  # what is pending is yet to be read
+            stays[SAID] = held.nonzero()[:, 0]
+            said, self.said_ids = said[stays[SAID]], [self.said_ids[i] for i in stays[SAID].tolist()]
         if not stays:
             return False
         for step in gone:
             del placed[step]
         variant, t_per_step = session.variant, session.model.t_per_step
         watched, said, session.cursor.rule = lay_out(variant, t_per_step, watched, said, placed)
+        if self.keep.anew:
+            fed = len(stays[SAID][stays[SAID] < num_fed]) if SAID in stays else num_fed
+            yield from self._read_anew(watched, said[:fed], stays.get(WATCHED))
+            session.pending = moved(session.pending, said.position_ids[:, fed:])
+            return True
         where = {WATCHED: watched.position_ids, SAID: said.position_ids}
         session.pending = hold(cache, session.pending, stays, where, SAID)
         return True
+
+    def _read_anew(self, watched: Layout, said: Layout, stays: torch.Tensor | None) -> Run:
+        """Read what is left into an empty cache. `stays`: which of what was watched is left; None: all."""
+        session = self.session
+        if stays is not None:
+            self.embeds = self.embeds[stays.to(self.embeds.device)]
+        session.cache = session._new_cache()
+        yield from feed(session.cache, watched, self.embeds, None)
+        if len(said):
+            yield from feed(session.cache, said, session._embed(self.said_ids[: len(said)]), None)
+
+    def state(self) -> dict:
+        """What later steps depend on, in lists and tensors."""
+        return {"said_ids": list(self.said_ids), "embeds": self.embeds}
+
+    def load_state(self, state: dict) -> None:
+        """Go on from a `state`."""
+        self.said_ids, self.embeds = list(state["said_ids"]), state["embeds"]

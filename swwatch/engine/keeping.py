@@ -5,7 +5,10 @@ from dataclasses import replace
 
 import torch
 
+from swwatch.engine.requests import Feed, Run
 from swwatch.rules.layout import Layout
+
+AT_ONCE = 4096  # tokens of a forward: the mask of a text of hours, read anew at a flush, would fill a memory
 
 Pending = list[tuple[list[int], Layout]]
 
@@ -31,9 +34,22 @@ def hold(
         place = len(cache.tokens[name]) if name in cache.tokens else 0
         if place:
             cache.reindex(name, position_ids[:, :place])
-        if name != stream:
-            continue
-        for number, (ids, rows) in enumerate(pending):
-            pending[number] = ids, replace(rows, position_ids=position_ids[:, place : place + len(rows)])
-            place += len(rows)
+        if name == stream:
+            pending = moved(pending, position_ids[:, place:])
     return pending
+
+
+def moved(pending: Pending, position_ids: torch.Tensor) -> Pending:
+    """What is pending, at other positions (3, P)."""
+    parts = position_ids.split([len(rows) for _, rows in pending], dim=1) if pending else ()
+    return [(ids, replace(rows, position_ids=at)) for (ids, rows), at in zip(pending, parts, strict=True)]
+
+
+def feed(cache, rows: Layout, embeds: torch.Tensor, predicts: int | None = -1) -> Run:
+    """Feed any number of rows (Q,) and their embeddings (Q, D); returns the logits after the last, or None where
+    `predicts` is."""
+    logits = None
+    for begin in range(0, len(rows), AT_ONCE):
+        part, last = slice(begin, begin + AT_ONCE), begin + AT_ONCE >= len(rows)
+        logits = yield Feed(cache, rows[part], embeds[part], predicts if last else None)
+    return logits

@@ -95,7 +95,7 @@ class Session(BaseSession):
         self._asked = [*prompt, self.markup.video]  # ids that stay in view for ever
         self.chooser.see(self._asked)
         self.keep.check(self.variant)
-        self._forgetting = Forgetting(self) if self.keep.moves else None
+        self._forgetting = Forgetting(self) if self.keep.forgets else None
 
     # ---- the whole --------------------------------------------------------------------------------------------------
 
@@ -103,7 +103,10 @@ class Session(BaseSession):
         """Feed the prompt."""
         if self.cache.num_fed:  # it goes on from a state
             return
-        yield Feed(self.cache, self.cursor.prompt(len(self._prompt)), self._embed(self._prompt), predicts=None)
+        embeds = self._embed(self._prompt)
+        if self._forgetting is not None:
+            self._forgetting.watch(embeds)
+        yield Feed(self.cache, self.cursor.prompt(len(self._prompt)), embeds, predicts=None)
 
     def arrival_s(self, step: int, nominal_s: float) -> float:
         return self.schedule.arrival_s(step, nominal_s)
@@ -213,7 +216,7 @@ class Session(BaseSession):
         yield from self._bring_in(incoming)
         if incoming.patch.num_around:
             self._view(self.markup.around([index]))
-        if self._forgetting is not None and self._forgetting.forget():
+        if self._forgetting is not None and (yield from self._forgetting.forget(incoming)):
             self.chooser.begin_anew([*self._asked, *self._forgetting.said_ids])
         for ask in incoming.asks:
             self._view(ask.ids)
@@ -284,13 +287,13 @@ class Session(BaseSession):
     # ---- keeping ----------------------------------------------------------------------------------------------------
 
     def _new_cache(self):
-        return self.model.new_cache(endless=True) if self.keep.moves else self.model.new_cache()
+        return self.model.new_cache(self.keep.forgets, self.keep.moves)
 
     def state(self) -> dict:
         return super().state() | {
             "cursor": self.cursor.state(),
             "seen": self.seen.state(),
-            "said_ids": [] if self._forgetting is None else list(self._forgetting.said_ids),
+            "forgetting": None if self._forgetting is None else self._forgetting.state(),
         }
 
     def restore(self, state: dict) -> None:
@@ -298,4 +301,4 @@ class Session(BaseSession):
         self.cursor.load_state(state["cursor"])
         self.seen.load_state(state["seen"])
         if self._forgetting is not None:
-            self._forgetting.said_ids = list(state["said_ids"])
+            self._forgetting.load_state(state["forgetting"])

@@ -13,14 +13,15 @@ import torch
 from swwatch.data.pixels import merged_grids
 from swwatch.data.turns.prompt import SYSTEM_TEXT, Turns
 from swwatch.engine.base import BaseSession
-from swwatch.engine.keeping import hold
-from swwatch.engine.requests import Feed, Look, Run
+from swwatch.engine.keeping import feed, hold
+from swwatch.engine.requests import Look, Run
 from swwatch.engine.source import Step
 from swwatch.engine.trace import Asked, Spoken
 from swwatch.errors import UserError
 from swwatch.model.cache import Mark
 from swwatch.policies.choose import Choosing, parse_choose
-from swwatch.policies.keep import Keep, joined, len_of_mute, parse_keep
+from swwatch.policies.keep import Keep, parse_keep
+from swwatch.policies.memory.pieces import joined, len_of_mute
 from swwatch.rules import turn_positions as positions
 from swwatch.rules.cursor import layout_of
 from swwatch.rules.families import t_step
@@ -28,8 +29,6 @@ from swwatch.rules.layout import Layout
 from swwatch.rules.schedule import STEP_S
 from swwatch.rules.spans import Part, Span, ids_of
 from swwatch.rules.visibility import WATCHED
-
-AT_ONCE = 4096  # tokens of a forward: the mask of a text of hours, read anew at a flush, would fill a memory
 
 
 @dataclass(frozen=True)
@@ -295,11 +294,7 @@ class TurnSession(BaseSession):
             embeds[len(said) :][shown.to(embeds.device)] = video.to(embeds)
         self.num_fed += len(rows)
         self.context += spans
-        logits = None
-        for begin in range(0, len(rows), AT_ONCE):
-            part, last = slice(begin, begin + AT_ONCE), begin + AT_ONCE >= len(rows)
-            logits = yield Feed(self.cache, rows[part], embeds[part], -1 if last else None)
-        return logits
+        return (yield from feed(self.cache, rows, embeds))
 
     # ---- forgetting -------------------------------------------------------------------------------------------------
 
@@ -321,7 +316,7 @@ class TurnSession(BaseSession):
             return
         where = {}
         self.context = joined(left)
-        if self.policy.compact:
+        if self.policy.compact and self.keep.moves:
             where[WATCHED], self.next_position = self.policy.place(self.context, 0, self.t_step)
         index = torch.tensor(stays, dtype=torch.int64)
         self.pending = hold(self.cache, self.pending, {WATCHED: index}, where, WATCHED)

@@ -147,14 +147,14 @@ class CudaGraphModel:
         """How many computations are recorded; it stands still once everything has been seen or warmed up."""
         return len(self._graphs or ()) + self.tower.num_graphs
 
-    def new_cache(self, endless: bool = False) -> StaticCache:
+    def new_cache(self, endless: bool = False, moves: bool = True) -> StaticCache:
         """An empty cache for one session; its seat is free again when the cache is gone.
 
         Raises:
-            UserError: no seat is free, or a cache that can be re-indexed was asked for.
+            UserError: no seat is free, or one whose tokens may go was asked for.
         """
         if endless:
-            raise UserError("the fast path cannot re-index what it holds: take the plain model for an endless stream")
+            raise UserError("the fast path cannot let go of what it holds: take the plain model for an endless stream")
         return StaticCache(self.store)
 
     @torch.no_grad()

@@ -78,8 +78,8 @@ class DummyModel:
         self._logits = torch.zeros(vocab_size)
         self._logits[WORD] = 1.0
 
-    def new_cache(self, endless: bool = False) -> StreamCache:
-        return StreamCache(1, _no_turn if endless else None)
+    def new_cache(self, endless: bool = False, moves: bool = True) -> StreamCache:
+        return StreamCache(1, _no_turn if endless and moves else None)
 
     def embed(self, ids) -> torch.Tensor:
         return torch.zeros(len(ids), 1)

@@ -57,7 +57,7 @@ class StreamSettings(ModelFlags, SessionFlags, ClipFlags):
     @property
     def forgets(self) -> bool:
         """Whether a narration may go on without end."""
-        return self.window is not None or (self.keep is not None and parse_keep(self.keep).moves)
+        return self.window is not None or (self.keep is not None and parse_keep(self.keep).forgets)
 
 
 def main(argv: list[str]) -> int:

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from swwatch.engine import turns as turns_session
+from swwatch.engine import keeping
 from swwatch.engine.requests import drive
 from swwatch.engine.source import Ask
 from swwatch.engine.turns import Said
@@ -97,7 +97,7 @@ def test_another_end_than_the_chats_own_ends_a_turn_as_that_does(load_tiny):
 def test_a_long_text_is_read_anew_in_parts_with_the_same_result(load_tiny, monkeypatch):
     loaded, seen = load_tiny("livecc"), []
     for at_once in (4096, 7):
-        monkeypatch.setattr(turns_session, "AT_ONCE", at_once)
+        monkeypatch.setattr(keeping, "AT_ONCE", at_once)
         session = begin(loaded, Scripted, keep=Flush(4)).tell(answers(loaded, 9))
         play(session, random_steps(loaded, 9))
         seen.append(torch.stack(session.seen_logits))

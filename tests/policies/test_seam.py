@@ -2,7 +2,7 @@
 
 A SEE policy that drops every second token, one that drops by content and now and then a whole patch, and a SPEAK
 policy that speaks at every third step. Samples come from real clips through dataset and collator, streams from the
-same clips.
+same clips. A KEEP policy that keeps the newest two seconds, of random streams.
 """
 
 import json
@@ -29,16 +29,18 @@ from swwatch.errors import UserError
 from swwatch.model.loading import load
 from swwatch.model.settings import Settings
 from swwatch.policies.choose import Greedy
-from swwatch.policies.keep import Window
+from swwatch.policies.keep import Keep, Window
 from swwatch.policies.see import ALL, SEE, See, Seen
 from swwatch.policies.speak import SPEAK, Speak, WaitK
 from swwatch.rules.layout import Kind
 from swwatch.rules.schedule import Now
+from swwatch.rules.spans import Part
 from swwatch.rules.variants import VARIANTS, Speaks
 from swwatch.rules.visibility import WATCHED
 from swwatch.train.command import main as train
 from tests.helpers.small_clips import clip_dataset, write_video
-from tests.helpers.streams import Paced, Stream, ToldSession, fed_positions, plain, spoken_by
+from tests.helpers.streams import Paced, Stream, ToldSession, fed_positions, plain, random_stream, spoken_by
+from tests.helpers.turn_streams import begin, play, random_steps
 from tests.helpers.watcher_work import hesitant_copy
 
 PARALLEL = [name for name, variant in VARIANTS.items() if variant.speaks is Speaks.PARALLEL]
@@ -372,3 +374,41 @@ def test_an_older_checkpoint_sees_all_and_chat_turns_always_do(in_the_tables):
         Settings.resolve({"variant": "livecc"}, see="every_second")
     with pytest.raises(UserError, match="Write all or every_second"):
         Settings.resolve(old, see="most")
+
+
+@dataclass(frozen=True)
+class NewestTwo(Keep):
+    """The video of the newest 2 s, and every word."""
+
+    name: ClassVar[str] = "newest_two"
+    for_whom: ClassVar[tuple[Speaks, ...]] = (Speaks.PARALLEL, Speaks.TURNS)
+    moves: ClassVar[bool] = True
+
+    def shown(self, video):
+        return [piece.number for piece in video if piece.start_s >= video[-1].end_s - 2]
+
+
+@pytest.mark.parametrize("variant", PARALLEL)
+def test_a_policy_that_keeps_the_newest_two_seconds_is_a_window_without_limits_for_words(load_tiny, variant):
+    loaded = load_tiny(variant)
+    stream = random_stream(loaded, [(1, 2), (2, 2)] * 4)
+    said = {}
+    for keep in (NewestTwo(), Window(2, 99, 99)):
+        for kind in (Session, FusedSession):
+            session = kind(loaded.model, stream.prompt, choose=CHOOSE, keep=keep)
+            said[keep.name, kind.name] = spoken_by(loaded.model, session, Paced(stream)), fed_positions(session)
+    assert len(said) == 4 and all(one == said["window", "serial"] for one in said.values())
+    plain = Session(loaded.model, stream.prompt, choose=CHOOSE)
+    assert spoken_by(loaded.model, plain, Paced(stream)) != said["window", "serial"][0]
+
+
+def test_the_same_policy_in_chat_turns(load_tiny):
+    loaded, held = load_tiny("streamingvlm"), []
+    session = begin(loaded, keep=NewestTwo())
+    play(session, random_steps(loaded, 5), lambda s: held.append([x.round for x in s.context if x.part is Part.VIDEO]))
+    assert held == [[0], [0, 1], [1, 2], [2, 3], [3, 4]]
+    assert [x.round for x in session.context if x.part is Part.ANSWER] == [0, 1, 2, 3, 4]
+    assert torch.equal(
+        session.cache.tokens[WATCHED].position_ids,
+        session.policy.place(session.context, 0, 2)[0][:, : len(session.cache.tokens[WATCHED])],
+    )

@@ -1,0 +1,109 @@
+"""What a policy of KEEP is, and what it is asked. The table is in policies/keep.py."""
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+from swwatch.errors import UserError
+from swwatch.policies.memory.pieces import TOLERANCE_S, Piece, shorten, whole
+from swwatch.policies.table import Policy
+from swwatch.rules.spans import Part, Span
+from swwatch.rules.variants import Speaks, Variant, speaking
+
+if TYPE_CHECKING:  # a table costs no import of torch
+    import torch
+
+
+SEEN = (Part.VISION, Part.VIDEO)
+
+
+@dataclass(frozen=True)
+class Shown:
+    """A piece of video in view: a step of a narration, the video of a chat turn.
+
+    Attributes:
+        number: of the step or turn.
+        start_s, end_s: the seconds of video that it is.
+    """
+
+    number: int
+    start_s: float
+    end_s: float
+
+
+@dataclass(frozen=True)
+class Keep(Policy):
+    """A policy of this table.
+
+    Attributes:
+        for_whom: how variants speak that can be kept so.
+        forgets: whether anything ever goes.
+        moves: what is left is closed up, so that the cache must be one that can be re-indexed.
+        anew: what is left is read anew, into an empty cache; every_turn: at every turn, whether anything went or not.
+        windows: options that say how much is forgotten.
+    """
+
+    table: ClassVar[str] = "keep"
+    for_whom: ClassVar[tuple[Speaks, ...]] = (Speaks.TURNS,)
+    forgets: ClassVar[bool] = True
+    moves: ClassVar[bool] = False
+    anew: ClassVar[bool] = False
+    every_turn: ClassVar[bool] = False
+    windows: ClassVar[tuple[str, ...]] = ()
+    text_sink: ClassVar[int | None] = None  # of previous text, where a policy has no option for it: all stays
+    text_window: ClassVar[int | None] = None
+
+    def check(self, variant: Variant) -> None:
+        """Refuse a variant that cannot be kept so.
+
+        Raises:
+            UserError: it names those that can.
+        """
+        if variant.speaks not in self.for_whom:
+            able = ", ".join(name for speaks in self.for_whom for name in speaking(speaks))
+            more = ", or a chat system, which forgets in a way of its own" if Speaks.TURNS not in self.for_whom else ""
+            raise UserError(f"keep {self}: the variant {variant.name!r} cannot be kept so, take {able}{more}")
+
+    def left(self, context: Sequence[Span], begin: Sequence[Span], end_s: float, mute: tuple[int, ...]) -> list[Piece]:
+        """What is left of chat turns when one that ends at `end_s` is about to begin.
+
+        Args:
+            context: all spans, in order.
+            begin: those that the stream began with.
+            mute: ids at the end of an answer that are no words: " ..." and <|im_end|>.
+        Returns:
+            The pieces that stay, in their new order; the tokens of a piece follow one another in the old context too.
+            By default all but the video that is not `shown` when the turn about to come is.
+        """
+        video = [Shown(span.round, span.start_s, span.end_s) for span in context if span.part is Part.VIDEO]
+        last = context[-1]
+        shown = self.shown([*video, Shown(last.round + 1, last.end_s, end_s)])
+        return [(span, place) for span, place in whole(context) if span.part not in SEEN or span.round in shown]
+
+    def shown(self, video: Sequence[Shown]) -> Collection[int]:
+        """Numbers of the pieces of video that stay in view once the last of them is.
+
+        Args:
+            video: all that was in view, in order.
+        """
+        return [piece.number for piece in video]
+
+    def said(self, steps: "torch.Tensor", shown: Collection[int]) -> "torch.Tensor | None":
+        """(W',) which words of a narration stay then, rising; None: all. Headers always do.
+
+        Args:
+            steps: (W,) at which they were said, in order.
+            shown: numbers of the steps that stay.
+        """
+        return None
+
+    def beginning(self, context: Sequence[Span]) -> list[Span]:
+        """What chat turns begin with: the first and the last tokens of the previous text, where the policy has limits
+        for it (text_sink, text_window; None: none)."""
+        return [span for span, _ in shorten(whole(context), self)]
+
+
+def newest(video: Sequence[Shown], seconds: float) -> list[int]:
+    """Numbers of the steps that are within so many seconds of the end of the last."""
+    since = video[-1].end_s - seconds - TOLERANCE_S
+    return [piece.number for piece in video if piece.start_s >= since]
