@@ -13,7 +13,6 @@ from swwatch.rules.variants import Speaks, Variant, speaking
 if TYPE_CHECKING:  # a table costs no import of torch
     import torch
 
-
 SEEN = (Part.VISION, Part.VIDEO)
 
 
@@ -50,8 +49,6 @@ class Keep(Policy):
     anew: ClassVar[bool] = False
     every_turn: ClassVar[bool] = False
     windows: ClassVar[tuple[str, ...]] = ()
-    text_sink: ClassVar[int | None] = None  # of previous text, where a policy has no option for it: all stays
-    text_window: ClassVar[int | None] = None
 
     def check(self, variant: Variant) -> None:
         """Refuse a variant that cannot be kept so.
@@ -98,9 +95,10 @@ class Keep(Policy):
         return None
 
     def beginning(self, context: Sequence[Span]) -> list[Span]:
-        """What chat turns begin with: the first and the last tokens of the previous text, where the policy has limits
-        for it (text_sink, text_window; None: none)."""
-        return [span for span, _ in shorten(whole(context), self)]
+        """What chat turns begin with: the first and the last tokens of the previous text, where the policy has options
+        for it (text_sink, text_window; None: no limit)."""
+        limited = any(option.name == "text_sink" for option in self.options())
+        return [span for span, _ in shorten(whole(context), self)] if limited else list(context)
 
 
 def newest(video: Sequence[Shown], seconds: float) -> list[int]:
