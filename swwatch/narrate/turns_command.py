@@ -21,6 +21,7 @@ WINDOWS = {  # flag -> the option of a policy that it sets
     "text_window": "text_window",
 }
 OWN = Path("own")  # of --say
+IN_VIEW = ("vision_s", "turns_s")  # what --seconds-in-view sets
 DRAWS = ("temperature", "top_k", "top_p")  # flags that have a use only where words are drawn
 
 
@@ -46,6 +47,7 @@ class TurnsSettings(DeviceFlags, ClipFlags):
     positions: str | None = setting(
         None, f"where tokens stand: {', '.join(turn_positions.POLICIES)} (default: the system's)"
     )
+    seconds_in_view: float | None = setting(None, "--vision-seconds and --turns-seconds in one number")
     vision_seconds: float | None = setting(None, "seconds of video that stay in view")
     turns_seconds: float | None = setting(None, "seconds for which answers stay turns of their own")
     text_sink: int | None = setting(None, "first tokens of the previous text that stay")
@@ -122,16 +124,30 @@ class TurnsSettings(DeviceFlags, ClipFlags):
         own = get(system).keep
         kind = keep.KEEP[keep.name_of(self.eviction or keep.parse_keep(own).name)]
 
-        idle = {
-            flag: f"--eviction {self.eviction or kind.name}"
-            for flag, name in WINDOWS.items()
-            if name not in kind.windows
-        }
+        why = f"--eviction {self.eviction or kind.name}"
+        idle = {flag: why for flag, name in WINDOWS.items() if name not in kind.windows}
+        if "vision_s" not in kind.windows:
+            idle["seconds_in_view"] = why
+        elif self.seconds_in_view is not None:
+            idle |= {flag: "--seconds-in-view" for flag, name in WINDOWS.items() if name in IN_VIEW}
+            given |= {name: self.seconds_in_view for name in IN_VIEW if name in kind.windows}
         idle |= dict.fromkeys(DRAWS, "--greedy") if self.greedy else {}
         for flag, why in idle.items():
             if getattr(self, flag) is not None:
                 raise UserError(f"--{flag.replace('_', '-')} has no use with {why}: leave one of them out")
         return keep.with_numbers(own, self.eviction, given)
+
+    def lopsided(self, system: str) -> str | None:
+        """What it means that one window was given and the other is the system's own, where they differ."""
+        kept, given = self.kept(system), [s for s in (self.vision_seconds, self.turns_seconds) if s is not None]
+        if len(given) != 1 or not set(IN_VIEW) <= set(kept.windows) or kept.vision_s == kept.turns_s:
+            return None
+        seen, told = f"{kept.vision_s:g} s", f"{kept.turns_s:g} s"
+        if kept.vision_s < kept.turns_s:
+            what = f"video goes after {seen}, and its labels and answers stay turns for {told}"
+        else:
+            what = f"answers join the previous text after {told}, and their video stays for {seen}"
+        return f"{what} (--seconds-in-view {given[0]:g}: both at once)"
 
 
 def main(argv: list[str]) -> int:

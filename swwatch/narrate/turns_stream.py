@@ -36,6 +36,8 @@ def stream_turns(settings, clip: Clip, steps: Iterator[StepFrames]) -> int:
     options = session_options(settings, system) | told_options(settings, clip, loaded)
     given = options["given"]
     print(f"{clip.path} | {system} | {row_of.query if options['question'] is None else options['question']}")
+    if told := settings.lopsided(system):
+        print(told)
     budget = None if clip.told is None else training_budget(loaded.settings.pixel_budget)
     how = {
         "clock": RealTimeClock() if settings.realtime else SimulatedClock(),

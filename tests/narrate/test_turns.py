@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 
+from swwatch.config import read_settings
 from swwatch.data.turns.prompt import Turns
 from swwatch.data.video import iter_steps
 from swwatch.engine.requests import drive
@@ -12,6 +13,7 @@ from swwatch.errors import UserError
 from swwatch.narrate import turns_command as command
 from swwatch.narrate.turns import TurnStream, live_cc
 from swwatch.narrate.words import Turn, narration
+from swwatch.policies.keep import SinkWindow
 from swwatch.rules.spans import Part
 from swwatch.rules.systems import SYSTEMS
 from swwatch.toy.clips import Recipe, write_dataset
@@ -175,6 +177,22 @@ def test_the_door_opens_it_with_the_serial_engine_alone(load_tiny):
         SerialSession(loaded.model, [1, 2])
 
 
+def test_one_number_sets_both_windows_and_one_alone_says_what_it_changes(clip, tiny_checkpoint, tmp_path):
+    def settings(*flags) -> command.TurnsSettings:
+        flags = ["--model", str(tiny_checkpoint), "--video", str(clip), "--system", "streamingvlm", *flags]
+        return read_settings(command.TurnsSettings, flags, program="turns", about="")
+
+    both = settings("--seconds-in-view", "8")
+    assert both.kept("streamingvlm") == SinkWindow(8.0, 8.0, 512, 512) and both.lopsided("streamingvlm") is None
+    assert settings("--seconds-in-view", "8", "--eviction", "restart").kept("streamingvlm").vision_s == 8
+    video, text = settings("--vision-seconds", "8"), settings("--turns-seconds", "8")
+    assert "video goes after 8 s, and its labels and answers stay turns for 16 s" in video.lopsided("streamingvlm")
+    assert "answers join the previous text after 8 s, and their video stays for 16 s" in text.lopsided("streamingvlm")
+    assert settings("--vision-seconds", "8", "--turns-seconds", "4").lopsided("streamingvlm") is None
+    with pytest.raises(UserError, match="--vision-seconds has no use with --seconds-in-view"):
+        settings("--vision-seconds", "8", "--seconds-in-view", "8")
+
+
 def test_mistakes_are_told(load_tiny, clip, tiny_checkpoint):
     with pytest.raises(UserError, match="does not stream in turns"):
         TurnStream(load_tiny("group"))
@@ -189,6 +207,7 @@ def test_mistakes_are_told(load_tiny, clip, tiny_checkpoint):
         (["--flush-seconds", "-1"], "flush_s must be at least 0"),
         (["--vision-seconds", "9"], "--vision-seconds has no use with --eviction flush"),
         (["--eviction", "append", "--flush-seconds", "9"], "--flush-seconds has no use with --eviction append"),
+        (["--seconds-in-view", "9"], "--seconds-in-view has no use with --eviction flush"),
         (["--eviction", "restart"], "--eviction restart would keep all video here: give --vision-seconds"),
         (["--greedy", "--top-k", "3"], "--top-k has no use with --greedy"),
         (["--threshold-step", "0.1"], "give both"),
