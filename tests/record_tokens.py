@@ -21,7 +21,6 @@ import transformers
 
 # ---- what is used of swwatch: modules that move and names that change are followed here, and nowhere else -----------
 from swwatch.data.prompt import fill
-from swwatch.data.turns.prompt import Turns
 from swwatch.engine.batch import Batch, Ended
 from swwatch.engine.choose import open_session, open_watcher
 from swwatch.engine.requests import drive
@@ -65,7 +64,7 @@ def turn_session(loaded, case: dict):
     more = {CHOOSE_NAMES.get(name, name): value for name, value in case.get("choosing", {}).items()}
     return TurnSession(
         loaded.model,
-        Turns(loaded.tokenizer, system),
+        loaded.turns(system),
         query=case.get("query"),
         previous=case.get("previous", ""),
         keep=keep_of(system, case.get("eviction"), case.get("windows")),

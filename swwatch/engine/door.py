@@ -58,7 +58,7 @@ def open_stream(
     if row.speaks is Speaks.TURNS:
         if schedule is not None:
             raise UserError(f"{row.name!r} speaks once in a turn, by no schedule: leave {str(schedule)!r} out")
-        turns = Turns(loaded.tokenizer, systems.get(row.name))
+        turns = loaded.turns(systems.get(row.name))
         choose = chosen(parse_choose(turns.system.choose), choose)
         if limit is not None and choose.left(0) > limit:
             choose = replace(choose, max_new_tokens=limit)

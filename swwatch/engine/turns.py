@@ -326,7 +326,7 @@ class TurnSession(BaseSession):
         self.cache, self.pending, self.next_position = self._new_cache(), [], 0
         self.context, rounds = [], {span.round for span in context}
         self._seen = {number: video for number, video in self._seen.items() if number in rounds}
-        shown = [self._seen[span.round] for span in context if span.part is Part.VIDEO]
+        shown = [self._seen[number] for number in dict.fromkeys(s.round for s in context if s.part is Part.VIDEO)]
         yield from self._read(list(context), torch.cat(shown) if shown else None)
 
     def _new_cache(self):

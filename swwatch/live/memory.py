@@ -69,6 +69,7 @@ def with_fast_path(loaded: Loaded, room: Room, seats: int) -> Loaded:
     """
     budget, processor = BUDGETS[loaded.settings.pixel_budget], loaded.processor.video_processor
     most = budget.max_pixels // (processor.patch_size * processor.merge_size) ** 2  # tokens a step
+    most += len(loaded.markup.around([room.video_s]))
     watched, said = QUESTIONS + room.video_s * most, HEADERS + room.tokens
     try:
         return replace(loaded, model=CudaGraphModel(loaded.model, watched, said, seats=seats))

@@ -30,6 +30,11 @@ class BatchedTextAttention:
     """The LLM's attention; given a StreamCache, or a `SessionBatch` and n masks, it runs session by session, given
     `SplitSamples` on the samples of a batch as rows of their own, anything else as upstream."""
 
+    def heads_of(self, hidden_states: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """(..., D) -> queries, keys and values before the rotation, each (..., heads, D/N)."""
+        projections = (self.q_proj, self.k_proj, self.v_proj)
+        return tuple(project(hidden_states).unflatten(-1, (-1, self.head_dim)) for project in projections)
+
     def forward(
         self,
         hidden_states,
@@ -52,9 +57,7 @@ class BatchedTextAttention:
                 position_embeddings=position_embeddings,
                 **kwargs,
             )
-        heads = (*hidden_states.shape[:2], -1, self.head_dim)
-        projections = (self.q_proj, self.k_proj, self.v_proj)
-        q, k, v = (project(hidden_states).view(heads).transpose(1, 2) for project in projections)
+        q, k, v = (heads.transpose(1, 2) for heads in self.heads_of(hidden_states))
         q, k = apply_rotary_pos_emb(q, k, *position_embeddings)
         attend = ALL_ATTENTION_FUNCTIONS.get_interface(attention_of(self.config), eager_attention_forward)
         dropout = self.attention_dropout if self.training else 0.0
@@ -113,7 +116,7 @@ def watch_many(model, pixel_values: Sequence[torch.Tensor], grids_thw: Sequence[
         pixel_values: n tensors (patches, D).
         grids_thw: n tensors (1, 3), patches before the merge.
     Returns:
-        n tensors (merged tokens, D).
+        n tensors (merged tokens, W).
     """
     merge = model.config.vision_config.spatial_merge_size**2
     sizes = [int(grid.prod(dim=1).sum()) // merge for grid in grids_thw]

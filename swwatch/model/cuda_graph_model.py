@@ -9,7 +9,7 @@ On a CPU, or without graphs, the same code runs as it stands, which is how the t
 The alternative, `torch.compile` in its mode "reduce-overhead", would compile for every bucket; it is not used.
 Modules and weights are transformers'; the order in which they are called is here.
 Legend: S seats in one forward, R rows, Q rows of the longest seat, L slots read, N key heads, G query heads for each
-of them, D width.
+of them, D width, W as in streaming.
 """
 
 from collections.abc import Iterable, Sequence
@@ -100,7 +100,7 @@ class CudaGraphModel:
         devices = {p.device for p in model.parameters()}
         if len(devices) > 1:
             raise UserError(f"the fast path needs the whole model on one device, it is on {sorted(map(str, devices))}")
-        if text.has_sliding_layers:
+        if any(layer.self_attn.sliding_window for layer in text.layers):
             raise UserError("the fast path knows no sliding window: set use_sliding_window to false")
         self.model, self.device, self.dtype = model, model.device, model.dtype
         self.markup, self.settings, self.t_per_step = model.markup, model.settings, model.t_per_step
@@ -119,7 +119,7 @@ class CudaGraphModel:
         self.store = SlotStore(text.config, *limits, seats, dtype=self.dtype, device=self.device)
         self.tower, self.watches_aside = VisionTower(model, self.device, graphs), graphs
         # where recorded forwards find their rows
-        width = text.config.hidden_size
+        width = text.config.hidden_size * (1 + model.num_deep)
         self._embeds = torch.zeros((MAX_ROWS, width), dtype=self.dtype, device=self.device)
         self._columns = torch.zeros((WANTED + 1) * MAX_ROWS, dtype=torch.int64, device=self.device)
         # on the host: row numbers, and rows that only fill up, whose place is the first seat's scratch slot
@@ -159,8 +159,9 @@ class CudaGraphModel:
 
     @torch.no_grad()
     def embed(self, ids) -> torch.Tensor:
-        """(Q,) token ids -> (Q, D) embeddings."""
-        return self._text.embed_tokens(torch.as_tensor(ids, dtype=torch.int64).to(self.device, non_blocking=True))
+        """(Q,) token ids -> (Q, W) embeddings."""
+        ids = torch.as_tensor(ids, dtype=torch.int64)
+        return self.model.embed(ids.to(self.device, non_blocking=True))
 
     def watch_video(self, pixel_values: torch.Tensor, grid_thw: torch.Tensor) -> torch.Tensor:
         """As `Watching.watch_video`."""
@@ -270,11 +271,12 @@ class CudaGraphModel:
             return compute()
         return self._graphs.run(bucket, compute).clone()
 
-    def _compute(self, bucket: Bucket, columns: torch.Tensor, hidden: torch.Tensor) -> torch.Tensor:
-        """(11, R) columns and (R, D) embeddings on the device -> (S, V) float32 logits, no rows where none are wanted.
+    def _compute(self, bucket: Bucket, columns: torch.Tensor, embeds: torch.Tensor) -> torch.Tensor:
+        """(11, R) columns and (R, W) embeddings on the device -> (S, V) float32 logits, no rows where none are wanted.
         Nothing here waits for the device."""
         # 1) list the new tokens, then ask the one rule who sees whom
         store, text = self.store, self._text
+        hidden, *deep = embeds.split(text.config.hidden_size, dim=-1)
         span, length = slice(bucket.seats), bucket.length
         store.columns.view(3, -1).index_copy_(1, columns[CELL], columns[: STEP + 1])
         asks = (_by_seat(columns[i], columns[PLACE], bucket)[..., None] for i in (STREAM, ORDER, SEES))
@@ -287,9 +289,9 @@ class CudaGraphModel:
         rotation = cos, torch.cat([-first, second], dim=-1)
         entries = (columns[ENTRY, :, None] + self._heads).flatten()  # (R N)
         # 3) the layers
-        for layer, keys, values in zip(text.layers, store.keys, store.values, strict=True):
+        for number, (layer, keys, values) in enumerate(zip(text.layers, store.keys, store.values, strict=True)):
             attention, x = layer.self_attn, _norm(layer.input_layernorm, hidden)
-            q, k, v = (p(x).unflatten(-1, (-1, attention.head_dim)) for p in _projections(attention))
+            q, k, v = attention.heads_of(x)
             keys.view(-1, k.shape[-1]).index_copy_(0, entries, _rotate(k, *rotation).flatten(0, 1))
             values.view(-1, v.shape[-1]).index_copy_(0, entries, v.flatten(0, 1))
             q = _by_seat(_rotate(q, *rotation), columns[PLACE], bucket)  # (S, Q, N G, D/N)
@@ -302,14 +304,12 @@ class CudaGraphModel:
             x = x.unflatten(0, (-1, store.heads)).permute(0, 3, 1, 2, 4).flatten(2)  # (S, Q, D)
             hidden = hidden + attention.o_proj(_in_rows(x, columns[PLACE], bucket))
             hidden = hidden + layer.mlp(_norm(layer.post_attention_layernorm, hidden))
+            if number < len(deep):
+                hidden = hidden + deep[number]  # zeros where there is no video
         if not bucket.wanted:
             return hidden[:0]
         wanted = hidden.index_select(0, columns[WANTED, : bucket.seats])
         return self._head(_norm(text.norm, wanted)).float()
-
-
-def _projections(attention):
-    return attention.q_proj, attention.k_proj, attention.v_proj
 
 
 def _norm(norm, x: torch.Tensor) -> torch.Tensor:

@@ -19,6 +19,7 @@ from swwatch.rules.families import FAMILIES
 
 VERSION = "4.50.0"
 NEW_IN_TEXT = ("layer_types", "rope_parameters", "model_type", "dtype", "pad_token_id")  # keys of later releases
+LATER = ("qwen3_vl",)  # families that came later
 NEW_NAMES = ("model.language_model.", "model.visual.")  # of weights, which 4.50 does not know
 IMAGES = {
     "do_convert_rgb": True,
@@ -64,10 +65,11 @@ def export(folder: Path, out: Path) -> None:
     weights = sorted(folder.glob("*.safetensors"))
     if not weights:
         raise UserError(f"{folder} holds no *.safetensors")
+    config = _read(folder / "config.json")
+    written = {"config.json": old_config(config)}
     for path in weights:
         _check_names(path)
-    config = _read(folder / "config.json")
-    written = {"config.json": old_config(config)} | _tokenizer(folder, FAMILIES[config["model_type"]].processor)
+    written |= _tokenizer(folder, FAMILIES[config["model_type"]].processor)
     written["preprocessor_config.json"] = _images(folder, FAMILIES[config["model_type"]].processor)
     if (folder / "generation_config.json").exists():
         chosen = _read(folder / "generation_config.json")
@@ -93,6 +95,10 @@ def old_config(config: dict) -> dict:
     """
     if config.get("model_type") not in FAMILIES:
         raise UserError(f"no model of the type {config.get('model_type')!r}: known are {', '.join(FAMILIES)}")
+    if config["model_type"] in LATER:
+        raise UserError(
+            f"{FAMILIES[config['model_type']].upstream} came with transformers 4.57: there is no export to 4.50"
+        )
     old = {key: value for key, value in config.items() if key not in ("text_config", "vision_config", "dtype")}
     text, vision = config.get("text_config", {}), dict(config["vision_config"])
     old |= {key: value for key, value in text.items() if key not in NEW_IN_TEXT}

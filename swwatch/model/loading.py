@@ -8,12 +8,14 @@ from transformers import AutoProcessor, PretrainedConfig
 from transformers.utils import is_flash_attn_2_available
 
 from swwatch.data.prompt import Markup
+from swwatch.data.turns.prompt import Turns
 from swwatch.errors import UserError
 from swwatch.model.checks import ADAPTER, check_checkpoint, check_device, check_dtype, saved_settings
 from swwatch.model.families import model_class
 from swwatch.model.modeling import Watching
 from swwatch.model.settings import Settings, base_of
 from swwatch.rules import variants
+from swwatch.rules.systems import System
 
 
 @dataclass(frozen=True)
@@ -28,6 +30,10 @@ class Loaded:
     @property
     def tokenizer(self):
         return self.processor.tokenizer
+
+    def turns(self, system: System) -> Turns:
+        """What makes the spans of a chat system for this model."""
+        return Turns(self.tokenizer, system, stamps=bool(self.markup.stamp))
 
 
 def load(

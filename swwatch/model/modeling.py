@@ -22,11 +22,11 @@ from swwatch.model.attention import BACKENDS, block_mask, check_attention, dense
 from swwatch.model.loss import token_loss
 from swwatch.model.settings import Settings
 from swwatch.model.streaming import Streaming
-from swwatch.model.upstream import attention_of, mask_as_it_is, set_attention, swap_class
+from swwatch.model.upstream import attention_of, set_attention, swap_class
 from swwatch.model.vision_attention import LinearPatchEmbed
 from swwatch.policies.see import kept_features, see_video
 from swwatch.rules import variants
-from swwatch.rules.families import Family, t_step
+from swwatch.rules.families import FAMILIES, Family, t_step
 from swwatch.rules.layout import Layout
 from swwatch.rules.patch import Patch
 
@@ -105,6 +105,12 @@ class Watching(Streaming):
         return next((ours for ours, theirs in BACKENDS.items() if theirs == running), running)
 
     @property
+    def mergers(self) -> list[str]:
+        """Names of the modules between vision tower and LLM."""
+        deep = [f"model.visual.deepstack_merger_list.{number}" for number in range(self.num_deep)]
+        return ["model.visual.merger", *deep]
+
+    @property
     def t_per_step(self) -> int:
         """Temporal positions per step of one second."""
         return t_step(self.config)
@@ -147,8 +153,8 @@ class Watching(Streaming):
 
     def embed_kept(
         self, input_ids: torch.Tensor, pixel_values: torch.Tensor, grids_thw: torch.Tensor, kept: torch.Tensor
-    ) -> torch.Tensor:
-        """Embeddings (B, L, D) of sequences which hold a placeholder for the kept video tokens alone.
+    ) -> dict:
+        """What the LLM is given of sequences which hold a placeholder for the kept video tokens alone.
 
         Args:
             kept: (K,) indices into the merged tokens of all videos, in the order of the placeholders.
@@ -158,8 +164,9 @@ class Watching(Streaming):
         embeds, places = self.get_input_embeddings()(input_ids), input_ids == self.markup.video
         if int(places.sum()) != len(kept):
             raise UserError(f"{int(places.sum())} video tokens in the sequences against {len(kept)} that are kept")
-        features = torch.cat(self.model.get_video_features(pixel_values, grids_thw).pooler_output)[kept]
-        return embeds.masked_scatter(places[..., None], features.to(embeds))
+        features, *deep = self.features(pixel_values, grids_thw)[kept].split(embeds.shape[-1], dim=-1)
+        embeds = embeds.masked_scatter(places[..., None], features.to(embeds))
+        return {"inputs_embeds": embeds} | ({"deep": (places, deep)} if deep else {})
 
     def forward(
         self,
@@ -212,10 +219,6 @@ class Watching(Streaming):
                 raise UserError(
                     f"{self.settings.variant!r} has a mask of its own: pass it (B, 1, L, K) with position_ids"
                 )
-        if kept is not None:
-            kept = torch.as_tensor(kept, dtype=torch.int64, device=input_ids.device)
-            inputs_embeds = self.embed_kept(input_ids, pixel_values_videos, video_grid_thw, kept)
-            input_ids = pixel_values_videos = None
         inputs = {
             "input_ids": input_ids,
             "attention_mask": self.backend_mask(attention_mask),
@@ -225,6 +228,10 @@ class Watching(Streaming):
             "pixel_values_videos": pixel_values_videos,
             "video_grid_thw": video_grid_thw,
         }
+        if kept is not None:
+            kept = torch.as_tensor(kept, dtype=torch.int64, device=input_ids.device)
+            inputs |= {"input_ids": None, "pixel_values_videos": None}
+            inputs |= self.embed_kept(input_ids, pixel_values_videos, video_grid_thw, kept)
         if labels is None or self.loss_way == "whole":
             return super().forward(**inputs, labels=labels, **kwargs)
         num_items = kwargs.pop("num_items_in_batch", None)
@@ -241,7 +248,7 @@ class Watching(Streaming):
         if self.attention == "flash_attention_2":
             return None, flash_segments(columns)
         if self.attention == "sdpa" and (apart := split_samples(columns)) is not None:
-            return mask_as_it_is(self.config.text_config, apart), {}
+            return self.mask_as_it_is(apart), {}
         if self.attention != "flex":
             return self.backend_mask(dense_mask(columns)), {}
         if columns.device.type == "cpu" and torch.is_grad_enabled():
@@ -272,7 +279,7 @@ class Watching(Streaming):
 def annotate(config: PretrainedConfig, tokenizer, *, where: str = "the checkpoint", **asked) -> PretrainedConfig:
     """Write the settled variant, policies, pixel budget and markup ids into a configuration."""
     settings = Settings.resolve(getattr(config, "swwatch", None), where=where, **asked)
-    markup = Markup.of(tokenizer)
+    markup = Markup.of(tokenizer, FAMILIES[config.model_type].stamps)
     config.swwatch = settings.as_dict() | {"markup": asdict(markup)}
     if config.video_token_id != markup.video:
         raise UserError(f"{where}: config.json and tokenizer disagree about <|video_pad|>: is the folder mixed up?")

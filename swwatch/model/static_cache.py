@@ -14,6 +14,7 @@ from transformers.cache_utils import Cache
 
 from swwatch.errors import UserError
 from swwatch.model.cache import Mark, check_received
+from swwatch.rules.families import head_size
 from swwatch.rules.layout import Layout
 from swwatch.rules.visibility import SAID, WATCHED, can_see
 
@@ -41,7 +42,7 @@ class SlotStore:
         self.limits = {WATCHED: max_watched, SAID: max_said}
         self.length = -(-(max_watched + max_said) // ALIGNMENT) * ALIGNMENT
         heads = config.num_key_value_heads
-        shape = (seats, heads, self.length + 1, config.hidden_size // config.num_attention_heads)
+        shape = (seats, heads, self.length + 1, head_size(config))
         # zeros, not anything: a masked slot counts nothing only as long as it holds numbers
         self.keys, self.values = (
             [torch.zeros(shape, dtype=dtype, device=device) for _ in range(config.num_hidden_layers)] for _ in range(2)

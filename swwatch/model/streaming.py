@@ -1,18 +1,21 @@
 """What engines call of a model: look at a step's picture, feed rows of one session or of many, make a cache.
 
-Legend: Q new tokens, D width, V vocabulary.
+Rows for deeper layers of the LLM, where a family has such, stand beside the embeddings: who carries a token from a
+look to a feed carries both and opens neither.
+Legend: Q new tokens, D width, W = (1 + num_deep) D, V vocabulary.
 """
 
 import itertools
 from collections.abc import Sequence
 
 import torch
+from torch.nn.functional import pad
 
 from swwatch.model.batched import SessionBatch
 from swwatch.model.cache import StreamCache
 from swwatch.model.upstream import mask_as_it_is
 from swwatch.model.vision_tower import VideoFeatures
-from swwatch.rules.layout import Layout
+from swwatch.rules.layout import Kind, Layout
 
 
 class Streaming:
@@ -20,16 +23,43 @@ class Streaming:
 
     Attributes:
         watches_aside: what `begin_watching` begins goes on beside other forwards.
+        num_deep: behind so many of the LLM's first layers something is added to video tokens.
     """
 
     watches_aside = False
+    num_deep = 0
 
     @torch.no_grad()
     def watch_video(self, pixel_values: torch.Tensor, grid_thw: torch.Tensor) -> torch.Tensor:
-        """Vision tower and merger: pixels (patches, D) -> embeddings (merged tokens, D) of one or more steps."""
+        """Vision tower and merger: pixels (patches, D) -> embeddings (merged tokens, W) of one or more steps."""
         device = self.model.visual.device
-        features = self.model.get_video_features(pixel_values.to(device), grid_thw.to(device)).pooler_output
-        return torch.cat(features)
+        return self.features(pixel_values.to(device), grid_thw.to(device))
+
+    def features(self, pixel_values: torch.Tensor, grid_thw: torch.Tensor) -> torch.Tensor:
+        """`watch_video` where pixels and model are on one device, for training too."""
+        found = self.model.get_video_features(pixel_values, grid_thw)
+        embeds = torch.cat(found.pooler_output)
+        return torch.cat([embeds, *found.deepstack_features], dim=-1) if self.num_deep else embeds
+
+    def llm_inputs(self, embeds: torch.Tensor, shown: torch.Tensor) -> dict:
+        """What the LLM is given of rows.
+
+        Args:
+            embeds: (B, Q, W).
+            shown: (B, Q) bool, on the CPU: which of them are video.
+        """
+        if not self.num_deep:
+            return {"inputs_embeds": embeds}
+        width = embeds.shape[-1] // (1 + self.num_deep)
+        inputs = {"inputs_embeds": embeds[..., :width]}
+        if not bool(shown.any()):
+            return inputs
+        shown = shown.to(embeds.device)
+        return inputs | {"deep": (shown, embeds[shown][:, width:].split(width, dim=-1))}
+
+    def mask_as_it_is(self, mask) -> dict:
+        """What makes transformers hand `mask` to the attention of every layer of the LLM as it is."""
+        return mask_as_it_is(self.config.text_config, mask)
 
     def begin_watching(self, pixel_values: torch.Tensor, grid_thw: torch.Tensor) -> VideoFeatures:
         """`watch_video` for a caller that has other work meanwhile. This model has no stream to do it beside."""
@@ -44,7 +74,7 @@ class Streaming:
         Args:
             cache: the session's cache; `rows` are added to it.
             rows: Layout of the Q new tokens.
-            embeds: (Q, D) their embeddings.
+            embeds: (Q, W) their embeddings.
             predicts: index of the row whose logits are wanted; None: none are.
         Returns:
             (V,) float32 logits after that row, or None.
@@ -53,7 +83,7 @@ class Streaming:
         if self.attention == "flash_attention_2":
             mask = None  # causal by check_attention, and aligned to the end of the keys
         hidden = self.model.language_model(
-            inputs_embeds=embeds[None],
+            **self.llm_inputs(embeds[None], rows.where(Kind.VIDEO)[None]),
             position_ids=rows.position_ids[:, None].to(embeds.device),
             attention_mask=self.backend_mask(mask),
             past_key_values=cache,
@@ -74,7 +104,7 @@ class Streaming:
         Args:
             caches: n different caches; each takes in its own rows.
             rows: n layouts of Q_1 .. Q_n new tokens.
-            embeds: n tensors (Q_i, D).
+            embeds: n tensors (Q_i, W).
             predicts: n indices of the rows whose logits are wanted, None where none are; by default the last of each.
         Returns:
             n times (V,) float32 logits after that row, or None.
@@ -86,11 +116,11 @@ class Streaming:
         masks = [cache.admit(new).to(device) for cache, new in zip(caches, rows, strict=True)]
         if self.attention == "flash_attention_2":
             masks = [None] * len(caches)  # as in `step`
-        sizes = [len(new) for new in rows]
+        sizes, shown = [len(new) for new in rows], torch.cat([new.where(Kind.VIDEO) for new in rows])
         hidden = text(
-            inputs_embeds=torch.cat(list(embeds))[None],
+            **self.llm_inputs(torch.cat(list(embeds))[None], shown[None]),
             position_ids=torch.cat([new.position_ids for new in rows], dim=1)[:, None].to(device),
-            attention_mask=mask_as_it_is(text.config, [self.backend_mask(mask) for mask in masks]),
+            attention_mask=self.mask_as_it_is([self.backend_mask(mask) for mask in masks]),
             past_key_values=SessionBatch(caches, sizes),
             use_cache=True,
         ).last_hidden_state
@@ -117,6 +147,7 @@ class Streaming:
         return StreamCache(self.config.text_config.num_hidden_layers, rotary)
 
     def embed(self, ids) -> torch.Tensor:
-        """(Q,) token ids -> (Q, D) embeddings."""
+        """(Q,) token ids -> (Q, W) embeddings."""
         table = self.get_input_embeddings()
-        return table(torch.as_tensor(ids, dtype=torch.int64, device=table.weight.device))
+        embeds = table(torch.as_tensor(ids, dtype=torch.int64, device=table.weight.device))
+        return pad(embeds, (0, self.num_deep * embeds.shape[-1])) if self.num_deep else embeds

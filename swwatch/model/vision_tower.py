@@ -8,7 +8,12 @@ from collections import OrderedDict
 from dataclasses import dataclass
 
 import torch
-from transformers.vision_utils import get_vision_cu_seqlens, get_vision_position_ids, get_vision_window_index
+from transformers.vision_utils import (
+    get_vision_cu_seqlens,
+    get_vision_interpolation_indices_and_weights,
+    get_vision_position_ids,
+    get_vision_window_index,
+)
 
 from swwatch.model.cuda_graphs import CudaGraphs
 from swwatch.model.vision_attention import Chunks
@@ -21,7 +26,7 @@ Grids = tuple[tuple[int, int, int], ...]
 
 @dataclass(frozen=True)
 class VideoFeatures:
-    """Embeddings (merged tokens, D) that may not be there yet.
+    """Embeddings (merged tokens, W), see model.streaming, that may not be there yet.
 
     Attributes:
         kept: which of them are wanted; None: all.
@@ -49,7 +54,8 @@ class VisionTower:
     """A model's vision tower with merger."""
 
     def __init__(self, model, device: torch.device, graphs: bool):
-        self._visual, self._device, self._windows = model.model.visual, device, model.family.windows
+        self._visual, self._device, self._family = model.model.visual, device, model.family
+        self._num_deep = model.num_deep
         self._layouts: OrderedDict[Grids, dict] = OrderedDict()
         self._pixels: dict[Grids, torch.Tensor] = {}  # where recorded steps find theirs
         self._graphs = CudaGraphs(device) if graphs else None
@@ -97,7 +103,9 @@ class VisionTower:
         return self._graphs.run(grids, lambda: self._compute(pixels, grids, layout)).clone()
 
     def _compute(self, pixels: torch.Tensor, grids: Grids, layout: dict) -> torch.Tensor:
-        return self._visual(pixels, grid_thw=torch.tensor(grids), **layout).pooler_output
+        seen = self._visual(pixels, grid_thw=torch.tensor(grids), **layout)
+        deep = seen.deepstack_features if self._num_deep else []
+        return torch.cat([seen.pooler_output, *deep], dim=-1) if deep else seen.pooler_output
 
     def _layout(self, grids: Grids) -> dict:
         """What transformers' tower would ask the grid for, under the names by which it takes it ready made."""
@@ -115,7 +123,12 @@ class VisionTower:
             "cu_seqlens": Chunks.of(get_vision_cu_seqlens(grid_thw), device),
             "max_seqlen": 0,  # flash-attention's backend would compute it from the borders; nobody reads it here
         }
-        if self._windows:
+        if self._family.resampled:
+            how = {"mode": visual.interpolation_mode, "align_corners": visual.interpolation_align_corners}
+            how |= {"num_grid_per_side": visual.num_grid_per_side, "spatial_merge_size": visual.spatial_merge_size}
+            taps, weights = get_vision_interpolation_indices_and_weights(grid_thw, **how)
+            layout |= {"interp_indices": taps.to(device), "interp_weights": weights.to(device)}
+        if self._family.windows:
             sizes = {"spatial_merge_size": visual.spatial_merge_size, "patch_size": visual.patch_size}
             index, borders = get_vision_window_index(grid_thw, window_size=visual.window_size, **sizes)
             layout |= {"window_index": index.to(device), "cu_window_seqlens": Chunks.of(borders, device)}

@@ -9,7 +9,6 @@ from pathlib import Path
 
 from swwatch.data.turns.dataset import training_budget
 from swwatch.data.turns.given import Given
-from swwatch.data.turns.prompt import Turns
 from swwatch.data.turns.samples import Form
 from swwatch.data.video import FRAMES_PER_STEP, StepFrames, measure
 from swwatch.engine.requests import drive
@@ -91,7 +90,7 @@ def session_options(settings, system: str) -> dict:
 
 def told_options(settings, clip: Clip, loaded: Loaded) -> dict:
     """What is asked, what was said before, and what is to stand in the stream: of the flags, else of the record."""
-    turns, options = Turns(loaded.tokenizer, get(loaded.settings.variant)), {"given": None}
+    turns, options = loaded.turns(get(loaded.settings.variant)), {"given": None}
     if clip.told is None:
         options |= {"question": settings.query, "previous": settings.previous or ""}
     else:

@@ -14,7 +14,7 @@ class Part(StrEnum):
     AROUND = "around"  # what opens and closes that turn
     HEAD = "head"  # <|im_start|>user\n
     LABEL = "label"  # the seconds that a turn is about
-    VISION = "vision"  # <|vision_start|> and <|vision_end|>
+    VISION = "vision"  # what is around video: <|vision_start|> and <|vision_end|>, and a patch's time stamp
     VIDEO = "video"
     QUERY = "query"  # what the user asks in this turn
     TAIL = "tail"  # <|im_end|>\n, which ends a user turn

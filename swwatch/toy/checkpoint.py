@@ -24,11 +24,15 @@ IMAGE_PAD, VIDEO_PAD = "<|image_pad|>", "<|video_pad|>"
 SPECIAL_TOKENS = [END_OF_TEXT, IM_START, IM_END, VISION_START, VISION_END, VISION_PAD, IMAGE_PAD, VIDEO_PAD]
 
 # Qwen's layout: <|im_start|>role, newline, content, <|im_end|>, newline; a default system turn
-CHAT_TEMPLATE = """\
-{%- for message in messages -%}
+SYSTEM_BY_DEFAULT = """\
 {%- if loop.first and message['role'] != 'system' -%}
 {{- '<|im_start|>system\\nYou are a helpful assistant.<|im_end|>\\n' -}}
 {%- endif -%}
+"""
+CHAT_TEMPLATE = (
+    "{%- for message in messages -%}\n"
+    + SYSTEM_BY_DEFAULT
+    + """\
 {{- '<|im_start|>' + message['role'] + '\\n' -}}
 {%- if message['content'] is string -%}
 {{- message['content'] -}}
@@ -49,6 +53,7 @@ CHAT_TEMPLATE = """\
 {{- '<|im_start|>assistant\\n' -}}
 {%- endif -%}
 """
+)
 
 # the real preprocessor_config.json, which configures pictures and videos alike
 PREPROCESSOR = {
@@ -61,6 +66,12 @@ PREPROCESSOR = {
     "image_std": [0.26862954, 0.26130258, 0.27577711],
     "image_processor_type": "Qwen2VLImageProcessor",
 }
+# of a family with patches of 16: one file for pictures and one for videos, and no default system turn
+HALVES = {"image_mean": [0.5] * 3, "image_std": [0.5] * 3}
+PATCHES_OF_16 = {"patch_size": 16, "temporal_patch_size": 2, "merge_size": 2} | HALVES
+PICTURES_OF_16 = {"size": {"longest_edge": 16777216, "shortest_edge": 65536}} | PATCHES_OF_16
+PICTURES_OF_16 |= {"image_processor_type": "Qwen2VLImageProcessorFast"}
+VIDEOS_OF_16 = {"size": {"longest_edge": 25165824, "shortest_edge": 4096}} | PATCHES_OF_16
 
 
 def make_checkpoint(
@@ -103,7 +114,8 @@ def make_checkpoint(
     if was_made(out, RECIPE, recipe):
         return out
 
-    row, tokenizer = FAMILIES[family], make_tokenizer()
+    row = FAMILIES[family]
+    tokenizer = make_tokenizer(row.stamps)
     text = {
         "vocab_size": (len(tokenizer) // 16 + 1) * 16,  # like the real ones, some rows to spare
         "hidden_size": hidden,
@@ -120,22 +132,30 @@ def make_checkpoint(
     with whole_folder(out) as part:
         model.save_pretrained(part)
         tokenizer.save_pretrained(part)
-        (part / "preprocessor_config.json").write_text(
-            json.dumps(PREPROCESSOR | {"processor_class": row.processor}, indent=2) + "\n"
-        )
+        for name, content in _processor(row).items():
+            (part / name).write_text(json.dumps(content | {"processor_class": row.processor}, indent=2) + "\n")
         (part / RECIPE).write_text(json.dumps(recipe, indent=2) + "\n")
     return out
 
 
+def _processor(family: Family) -> dict[str, dict]:
+    """File name -> content of what says how pictures are read."""
+    if family.patch_size == 14:
+        return {"preprocessor_config.json": PREPROCESSOR}
+    videos = VIDEOS_OF_16 | {"video_processor_type": f"{family.prefix}VideoProcessor"}
+    return {"preprocessor_config.json": PICTURES_OF_16, "video_preprocessor_config.json": videos}
+
+
 def _configuration(family: Family, tokenizer: Qwen2Tokenizer, text: dict, vision: dict) -> PretrainedConfig:
     """The configuration of a model of these sizes for this tokenizer."""
+    head_size = text["hidden_size"] // text["num_attention_heads"]
+    rope = {"rope_type": "default", "rope_theta": 1e4, "mrope_section": mrope_section(head_size, family.interleaved)}
+    if family.interleaved:
+        rope["mrope_interleaved"] = True
+        text["head_dim"] = head_size
     text |= {
         "rms_norm_eps": 1e-6,
-        "rope_parameters": {
-            "rope_type": "default",
-            "rope_theta": 1e4,
-            "mrope_section": mrope_section(text["hidden_size"] // text["num_attention_heads"]),
-        },
+        "rope_parameters": rope,
         "bos_token_id": tokenizer.convert_tokens_to_ids(END_OF_TEXT),
         "eos_token_id": tokenizer.convert_tokens_to_ids(IM_END),
         "pad_token_id": tokenizer.convert_tokens_to_ids(END_OF_TEXT),
@@ -150,7 +170,7 @@ def _configuration(family: Family, tokenizer: Qwen2Tokenizer, text: dict, vision
         vision_start_token_id=tokenizer.convert_tokens_to_ids(VISION_START),
         vision_end_token_id=tokenizer.convert_tokens_to_ids(VISION_END),
         text_config=text,
-        vision_config=vision | {"patch_size": 14, "spatial_merge_size": 2, "temporal_patch_size": 2},
+        vision_config=vision | {"patch_size": family.patch_size, "spatial_merge_size": 2, "temporal_patch_size": 2},
     )
 
 
@@ -183,10 +203,11 @@ def _scale_weights(model: torch.nn.Module) -> None:
             parameter.normal_(0, parameter[0].numel() ** -0.5)
 
 
-def mrope_section(head_size: int) -> list[int]:
-    """How many rotary frequencies time, height and width get: a quarter, three eighths, three eighths (as Qwen's)."""
+def mrope_section(head_size: int, interleaved: bool = False) -> list[int]:
+    """How many rotary frequencies time, height and width get: a quarter, three eighths, three eighths (as Qwen's), or
+    where they take turns three eighths, five sixteenths, five sixteenths (as Qwen3-VL's)."""
     half = head_size // 2
-    space = 3 * half // 8
+    space = 5 * half // 16 if interleaved else 3 * half // 8
     return [half - 2 * space, space, space]
 
 
@@ -199,8 +220,12 @@ def _check_sizes(hidden: int, heads: int, kv_heads: int, vision_hidden: int, vis
         raise UserError(f"vision_hidden {vision_hidden} over {vision_heads} heads: the head size must divide by 4")
 
 
-def make_tokenizer() -> Qwen2Tokenizer:
-    """A byte-level BPE with Qwen2's splitting rule and special tokens; every word of a toy caption is one token."""
+def make_tokenizer(stamps: bool = False) -> Qwen2Tokenizer:
+    """A byte-level BPE with Qwen2's splitting rule and special tokens; every word of a toy caption is one token.
+
+    Args:
+        stamps: of the family: the word of a time stamp is one token, too, and no system turn stands by default.
+    """
     bpe = Tokenizer(models.BPE())
     bpe.normalizer = normalizers.NFC()
     bpe.pre_tokenizer = pre_tokenizers.Sequence(
@@ -217,7 +242,7 @@ def make_tokenizer() -> Qwen2Tokenizer:
         initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
         show_progress=False,
     )
-    bpe.train_from_iterator(_training_text(), trainer)
+    bpe.train_from_iterator(_training_text() + ["<0.2 seconds>"] * stamps, trainer)
     learned = json.loads(bpe.to_str())["model"]
     tokenizer = Qwen2Tokenizer(
         vocab=learned["vocab"],
@@ -226,7 +251,7 @@ def make_tokenizer() -> Qwen2Tokenizer:
         pad_token=END_OF_TEXT,
         extra_special_tokens=[token for token in SPECIAL_TOKENS if token not in (END_OF_TEXT, IM_END)],
         model_max_length=32768,
-        chat_template=CHAT_TEMPLATE,
+        chat_template=CHAT_TEMPLATE.replace(SYSTEM_BY_DEFAULT, "") if stamps else CHAT_TEMPLATE,
     )
     return tokenizer
 

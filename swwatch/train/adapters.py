@@ -13,7 +13,7 @@ from swwatch.errors import UserError
 from swwatch.model.adapters import Adapted, attach
 from swwatch.train.settings import TrainSettings
 
-LLM, TOWER, MERGER = "model.language_model", "model.visual", "model.visual.merger"
+LLM, TOWER = "model.language_model", "model.visual"
 UNQUANTISED = (TOWER, "lm_head")  # QLoRA holds the LLM's layers in 4 bits
 
 
@@ -37,7 +37,7 @@ def adapt(model: nn.Module, settings: TrainSettings, begin: Path | None) -> Adap
             lora_dropout=settings.lora_dropout,
             target_modules=targets(model, settings.lora_targets),
             use_dora=settings.adapter == "dora",
-            modules_to_save=[MERGER] if settings.train_merger else None,
+            modules_to_save=model.mergers if settings.train_merger else None,
         )
         with torch.random.fork_rng(devices=[]):  # the same adapters whatever was drawn before
             torch.manual_seed(settings.seed)

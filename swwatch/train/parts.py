@@ -11,7 +11,7 @@ def parts(model: nn.Module) -> dict[str, list[nn.Parameter]]:
     if isinstance(model, PeftModel):
         model = model.get_base_model()
     visual = model.model.visual
-    merger = list(visual.merger.parameters())
+    merger = [p for name in model.mergers for p in model.get_submodule(name).parameters()]
     in_visual = {id(p) for p in visual.parameters()}
     in_merger = {id(p) for p in merger}
     return {

@@ -17,7 +17,6 @@ from swwatch.data.records import Records
 from swwatch.data.samples import Samples
 from swwatch.data.seek_jsonl import Conversations
 from swwatch.data.turns.dataset import TurnDataset, training_budget
-from swwatch.data.turns.prompt import Turns
 from swwatch.data.turns.samples import Form
 from swwatch.errors import UserError
 from swwatch.model.attention import BLOCK
@@ -139,7 +138,7 @@ def clips_of(settings: TrainSettings, records: Data, data: Path, loaded: Loaded,
         "video_root": settings.video_root,
     }
     if in_turns:
-        turns = Turns(loaded.tokenizer, systems.get(loaded.settings.variant))
+        turns = loaded.turns(systems.get(loaded.settings.variant))
         given = {name: getattr(settings, name) for name in ("text_sink", "text_window")}
         kept = with_numbers(turns.system.keep, None, {name: n for name, n in given.items() if n is not None})
         form = Form(turns, settings.context, settings.max_length, settings.truncate, kept)

@@ -3,7 +3,6 @@
 import pytest
 import torch
 
-from swwatch.data.turns.prompt import Turns
 from swwatch.engine.choose import open_session, open_watcher
 from swwatch.engine.requests import Request, Wait, answer_to
 from swwatch.engine.source import Ask, Step
@@ -46,7 +45,7 @@ class Arriving:
 def open_one(loaded, model, stream, engine="serial", **options):
     """A session of the checkpoint's row; chat turns draw their tokens."""
     if loaded.settings.variant in TURNS:
-        prompt = Turns(loaded.tokenizer, SYSTEMS[loaded.settings.variant])
+        prompt = loaded.turns(SYSTEMS[loaded.settings.variant])
     else:
         prompt, options = stream.prompt, {"schedule": RandomK(3, seed=1), "choose": Greedy(1.15, 40)} | options
     return open_session(engine, model, prompt, clock=SimulatedClock(now=lambda: 0.0), **options)

@@ -8,7 +8,6 @@ from swwatch.data.budget import BUDGETS
 from swwatch.data.pixels import FrameEncoder
 from swwatch.data.seek_jsonl import Conversations
 from swwatch.data.turns.dataset import TurnDataset
-from swwatch.data.turns.prompt import Turns
 from swwatch.data.turns.samples import Form
 from swwatch.rules import turn_positions as positions
 from swwatch.rules.families import t_step
@@ -48,7 +47,7 @@ def write(path: Path, conversations: list, seeks: bool = True) -> Path:
 
 
 def dataset(loaded, *paths: Path, policy: str = "mrope_full", form: dict | None = None, **options) -> TurnDataset:
-    turns = Turns(loaded.tokenizer, SYSTEMS[loaded.settings.variant])
+    turns = loaded.turns(SYSTEMS[loaded.settings.variant])
     return TurnDataset(
         Conversations(paths),
         form=Form(turns, **form or {}),

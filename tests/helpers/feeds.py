@@ -4,14 +4,16 @@ import torch
 
 from swwatch.model.cuda_graph_model import CudaGraphModel
 from swwatch.rules.cursor import layout
-from swwatch.rules.layout import Layout
+from swwatch.rules.layout import Kind, Layout
 from swwatch.rules.visibility import SAID
 
 PROMPT_LEN = 4
 Feed = tuple[Layout, torch.Tensor, int]  # rows, embeddings, index of the row that predicts
 
 
-def random_feeds(variant: str, grids, answer_len: int, draw, seed: int = 0, width: int = 32) -> list[Feed]:
+def random_feeds(
+    variant: str, grids, answer_len: int, draw, seed: int = 0, width: int = 32, num_deep: int = 0
+) -> list[Feed]:
     """Forwards of a whole sample with random embeddings: watched and said rows ride together where there are two
     streams, shuffled, as long as each row finds what it may see already fed, or fed with it.
 
@@ -20,7 +22,8 @@ def random_feeds(variant: str, grids, answer_len: int, draw, seed: int = 0, widt
     """
     tokens = layout(variant, PROMPT_LEN, grids, answer_len)
     generator = torch.Generator().manual_seed(seed)
-    embeds = torch.randn(len(tokens), width, generator=generator)
+    embeds = torch.randn(len(tokens), width * (1 + num_deep), generator=generator)
+    embeds[~tokens.where(Kind.VIDEO), width:] = 0  # what goes to deeper layers, of video alone
     said = (tokens.stream == SAID).nonzero()[:, 0].tolist()
     watched = (tokens.stream != SAID).nonzero()[:, 0].tolist()
     feeds = []

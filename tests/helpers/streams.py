@@ -11,6 +11,7 @@ from swwatch.engine.session import Session
 from swwatch.engine.source import Ask, Order, Step
 from swwatch.engine.trace import Spoken
 from swwatch.rules.cursor import layout
+from swwatch.rules.patch import Patch
 from swwatch.rules.schedule import Schedule
 
 
@@ -35,7 +36,8 @@ def random_stream(loaded, sizes: list[tuple[int, int]], prompt_len=5, answer_len
     dim = loaded.model.config.vision_config.patch_size**2 * 3 * 2
     pixels = [torch.randn(int(g.prod()), dim, generator=generator) for g in grids]
     words = torch.randint(0, vocabulary, (prompt_len + answer_len,), generator=generator).tolist()
-    prompt = words[: prompt_len - 1] + [loaded.markup.vision_start]
+    begins = [] if loaded.markup.stamp else [loaded.markup.vision_start]
+    prompt = words[: prompt_len - len(begins)] + begins
     return Stream(prompt, pixels, grids, words[prompt_len:])
 
 
@@ -123,8 +125,8 @@ def full_forward(
     asks: step -> ids of a further question before its patch.
     """
     asks = asks or {}
-    merged = stream.merged + [(0, 0)] * late_end
     model = loaded.model
+    merged = model.markup.announced(Patch(*grid) for grid in stream.merged + [(0, 0)] * late_end)
     tokens = layout(
         model.settings.variant,
         len(stream.prompt),

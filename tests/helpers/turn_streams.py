@@ -5,7 +5,6 @@ from dataclasses import dataclass, field
 import torch
 
 from swwatch.data.turns.conversation import Commentary
-from swwatch.data.turns.prompt import Turns
 from swwatch.data.turns.transcript import Transcript
 from swwatch.engine.requests import Feed, Request, answer_to, drive
 from swwatch.engine.source import Step
@@ -56,7 +55,7 @@ def random_steps(loaded, count: int, sizes=((2, 2),), seed: int = 0) -> list[Ste
 
 def begin(loaded, kind=TurnSession, **options) -> TurnSession:
     system = SYSTEMS[loaded.settings.variant]
-    return kind(loaded.model, Turns(loaded.tokenizer, system), **{"choose": GREEDY} | options)
+    return kind(loaded.model, loaded.turns(system), **{"choose": GREEDY} | options)
 
 
 class Scripted(TurnSession):

@@ -56,8 +56,15 @@ def test_the_loader_knows_the_family_by_its_configuration(family, in_variant, tm
     other = tmp_path / "other"
     other.mkdir()
     (other / "config.json").write_text(json.dumps({"model_type": "llama"}))
-    with pytest.raises(UserError, match="'llama': give one of qwen2_5_vl, qwen2_vl"):
+    with pytest.raises(UserError, match="'llama': give one of qwen2_5_vl, qwen2_vl, qwen3_vl"):
         load(other, variant="group")
+
+
+@pytest.mark.parametrize(("model_type", "why"), [("qwen3_vl_moe", "experts"), ("qwen3_5", "linear attention")])
+def test_what_is_near_to_a_family_and_is_none_is_refused_with_the_reason(tmp_path, model_type, why):
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": model_type}))
+    with pytest.raises(UserError, match=f"'{model_type}': .*{why}"):
+        load(tmp_path, variant="group")
 
 
 @pytest.mark.parametrize("name", FAMILIES)
@@ -77,7 +84,8 @@ def test_vision_and_text_compute_what_transformers_computes(family, folder, in_v
     stream = random_stream(in_variant("origin"), [(2, 3), (2, 3)], answer_len=4)
     ours, tokens = full_forward(in_variant("origin"), stream, WaitK(3))
     for pixels, grid in zip(stream.pixels, stream.grids, strict=True):
-        theirs = torch.cat(plain.model.get_video_features(pixels, grid).pooler_output)
+        found = plain.model.get_video_features(pixels, grid)
+        theirs = torch.cat([*found.pooler_output, *(found.deepstack_features if model.num_deep else [])], dim=-1)
         torch.testing.assert_close(model.watch_video(pixels, grid), theirs, atol=1e-5, rtol=0)
     from swwatch.data.prompt import fill
 

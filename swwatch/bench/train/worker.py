@@ -89,7 +89,8 @@ class RowTraining:
             restore_vision_tower(model)
         model.requires_grad_(True)
         model.model.visual.requires_grad_(settings.train_vision)
-        model.model.visual.merger.requires_grad_(True)
+        for name in model.mergers:
+            model.get_submodule(name).requires_grad_(True)
         if settings.gradient_checkpointing:
             model.gradient_checkpointing_enable({"use_reentrant": False})
         return model.train(), loaded

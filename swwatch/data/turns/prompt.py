@@ -14,24 +14,28 @@ from swwatch.rules.spans import Part, Span
 from swwatch.rules.systems import ELLIPSIS, LABEL, System
 
 SYSTEM_TEXT = "You are a helpful assistant."
+Grid = tuple[int, int, int]  # of a video: patches, rows and columns after the merge
 ROLES = ("<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>", "<|video_pad|>")
 
 
 @dataclass(frozen=True)
 class Turns:
-    """Makes spans with a Qwen2-VL or Qwen2.5-VL tokenizer, in the form of a system.
+    """Makes spans with a tokenizer of Qwen's, in the form of a system.
 
+    Attributes:
+        stamps: of the family, see rules.families: a time stamp before each patch, which goes when the patch goes.
     Raises:
         UserError: a special token is missing, or a text holds chat markup.
     """
 
     tokenizer: object
     system: System
+    stamps: bool = False
 
     def __post_init__(self):
         missing = sorted(set(ROLES) - self._special.keys())
         if missing:
-            raise UserError(f"the tokenizer lacks {', '.join(missing)}: is this a Qwen2-VL or Qwen2.5-VL checkpoint?")
+            raise UserError(f"the tokenizer lacks {', '.join(missing)}: is this a checkpoint of Qwen2-VL or later?")
 
     def begin(self, previous: str | tuple[int, ...] = "", system_text: str = SYSTEM_TEXT) -> list[Span]:
         """What precedes all turns: the system turn and, in systems that have one, the block of previous text.
@@ -69,13 +73,8 @@ class Turns:
 
         spans = [span(Part.HEAD, "<|im_start|>user\n")]
         if grid is not None:
-            video = (self._id("<|video_pad|>"),) * (grid[0] * grid[1] * grid[2])
-            spans += [
-                span(Part.LABEL, LABEL.format(start_s, end_s)),
-                span(Part.VISION, "<|vision_start|>"),
-                Span(Part.VIDEO, video, grid, number, start_s, end_s),
-                span(Part.VISION, "<|vision_end|>"),
-            ]
+            spans.append(span(Part.LABEL, LABEL.format(start_s, end_s)))
+            spans += self._video(grid, (number, start_s, end_s), start_s, (end_s - start_s) / grid[0])
         if query:
             spans.append(span(Part.QUERY, query))
         return [*spans, span(Part.TAIL, "<|im_end|>\n"), span(Part.HEADER, "<|im_start|>assistant\n")]
@@ -84,12 +83,35 @@ class Turns:
         """Ids of a turn's words, which may be none, with " ..." and <|im_end|>: what is learned, and spoken."""
         return self._words(words) + self.ellipsis + (self.im_end,)
 
-    def plain_turn(self, number: int, content: Sequence[str | tuple[int, int, int]]) -> list[Span]:
+    def _video(self, grid: Grid, when: tuple[int, float, float], first_s: float, patch_s: float) -> list[Span]:
+        """A video and what is around it: its markers, or those of each patch, behind a time stamp.
+
+        Args:
+            when: turn and seconds of the spans.
+            first_s: where the video begins; patch_s: from one patch to the next.
+        """
+        patches, rows, columns = grid
+        pieces = [("", grid)]
+        if self.stamps:  # the middle of its frames, as in data.prompt.stamp_of
+            times_s = [first_s + (patch + 0.25) * patch_s for patch in range(patches)]
+            pieces = [(f"<{time_s:.1f} seconds>", (1, rows, columns)) for time_s in times_s]
+        spans = []
+        for stamp, size in pieces:
+            video = (self._id("<|video_pad|>"),) * (size[0] * rows * columns)
+            spans += [
+                Span(Part.VISION, self._ids(f"{stamp}<|vision_start|>"), None, *when),
+                Span(Part.VIDEO, video, size, *when),
+                Span(Part.VISION, self._ids("<|vision_end|>"), None, *when),
+            ]
+        return spans
+
+    def plain_turn(self, number: int, content: Sequence[str | Grid], patch_s: float = 1.0) -> list[Span]:
         """A user turn of ordinary chat, up to where the answer begins: no label, and the content in any order.
 
         Args:
             content: texts, and the grids of videos and images. (An image is a video of one patch: its two frames are
                 alike, and a model has the same embeddings and positions of either.)
+            patch_s: seconds from one patch of a video to the next.
         """
         spans = [Span(Part.HEAD, self._ids("<|im_start|>user\n"), round=number)]
         for piece in content:
@@ -97,12 +119,7 @@ class Turns:
                 self._refuse_markup(piece)
                 spans.append(Span(Part.QUERY, self._ids(piece), round=number))
                 continue
-            video = (self._id("<|video_pad|>"),) * (piece[0] * piece[1] * piece[2])
-            spans += [
-                Span(Part.VISION, self._ids("<|vision_start|>"), round=number),
-                Span(Part.VIDEO, video, piece, number),
-                Span(Part.VISION, self._ids("<|vision_end|>"), round=number),
-            ]
+            spans += self._video(piece, (number, 0.0, 0.0), 0.0, patch_s)
         ends = {Part.TAIL: "<|im_end|>\n", Part.HEADER: "<|im_start|>assistant\n"}
         return spans + [Span(part, self._ids(text), round=number) for part, text in ends.items()]
 

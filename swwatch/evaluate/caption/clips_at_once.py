@@ -6,6 +6,7 @@ import torch
 
 from swwatch.data.budget import BUDGETS
 from swwatch.model.loading import Loaded
+from swwatch.rules.families import head_size
 
 MOST = 32  # beyond it a forward is no longer bound by reading the weights, and more clips gain little
 ON_CPU = 8  # there, too, reading the weights binds
@@ -34,6 +35,8 @@ def bytes_of_clip(loaded: Loaded, *, max_frames: int, max_new_tokens: int, promp
     text = loaded.model.config.text_config
     factor = loaded.processor.video_processor.patch_size * loaded.processor.video_processor.merge_size
     rows, columns = BUDGETS[loaded.settings.pixel_budget].size(*WIDE, max_frames, factor=factor)
-    num_tokens = prompt_len + max_frames // 2 * (rows // factor) * (columns // factor) + max_new_tokens
-    head_dim = text.hidden_size // text.num_attention_heads
-    return num_tokens * 2 * text.num_hidden_layers * text.num_key_value_heads * head_dim * loaded.model.dtype.itemsize
+    steps = max_frames // 2
+    num_text = prompt_len + len(loaded.markup.around(range(steps))) + max_new_tokens
+    num_tokens = num_text + steps * (rows // factor) * (columns // factor)
+    width = text.num_key_value_heads * head_size(text)
+    return num_tokens * 2 * text.num_hidden_layers * width * loaded.model.dtype.itemsize

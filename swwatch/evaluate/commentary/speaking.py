@@ -11,7 +11,6 @@ import torch
 
 from swwatch.data.budget import BUDGETS
 from swwatch.data.pixels import FrameEncoder
-from swwatch.data.turns.prompt import Turns
 from swwatch.data.turns.transcript import text_of
 from swwatch.data.video import StepFrames, iter_steps, measure
 from swwatch.engine.requests import drive
@@ -40,7 +39,7 @@ class Speaker:
 
     def open(self, *, query: str | None, previous: str) -> TurnSession:
         """A new stream; previous text is for systems that keep one."""
-        turns = Turns(self.loaded.tokenizer, self.system)
+        turns = self.loaded.turns(self.system)
         previous = previous if self.system.previous_text else ""
         return TurnSession(self.loaded.model, turns, query=query, previous=previous, choose=self.choose)
 

@@ -15,7 +15,6 @@ import torch
 
 from swwatch.data.budget import PixelBudget
 from swwatch.data.pixels import FrameEncoder, merged_grids
-from swwatch.data.turns.prompt import Turns
 from swwatch.data.video import FRAMES_PER_STEP, StepFrames, iter_steps
 from swwatch.engine.requests import Run, drive
 from swwatch.engine.source import Step
@@ -98,7 +97,7 @@ class Plain:
     ):
         self.loaded, self.task = loaded, task
         self.policy, self.max_frames = positions.get(policy), max_frames or task.max_frames
-        self.turns = Turns(loaded.tokenizer, PLAIN)
+        self.turns = loaded.turns(PLAIN)
         self.encoder = FrameEncoder(loaded.processor.video_processor, budget)
 
     def describe(self) -> dict:
@@ -126,7 +125,7 @@ class Plain:
         """(V,) logits of the answer, and the tokens of the choices."""
         model, beginning = self.loaded.model, choice_tokens(self.loaded.tokenizer, self.task, item.choices)
         video, grid = self._look(shown)
-        spans = [*self.turns.begin(), *self.turns.plain_turn(0, [grid, item.prompt])]
+        spans = [*self.turns.begin(), *self.turns.plain_turn(0, [grid, item.prompt], shown.seconds_per_patch)]
         spans.append(Span(Part.ANSWER, beginning[0], None, 0))
         where, _ = self.policy.place(spans, 0, t_step(model.config, shown.seconds_per_patch))
         with torch.no_grad():
@@ -165,7 +164,7 @@ class Streaming:
             known = ", ".join(SYSTEMS)
             raise UserError(f"{loaded.settings.variant!r} does not stream in turns: give --variant, one of {known}")
         self.options["keep"] = with_numbers(self.system.keep, eviction, {})
-        self.turns = Turns(loaded.tokenizer, self.system)
+        self.turns = loaded.turns(self.system)
         self.encoder = FrameEncoder(loaded.processor.video_processor, budget)
 
     def describe(self) -> dict:

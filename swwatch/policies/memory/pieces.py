@@ -112,4 +112,5 @@ def joined(pieces: Sequence[Piece]) -> list[Span]:
 
 def seconds_of_video(context: Sequence[Span]) -> float:
     """Seconds whose video is in a context."""
-    return sum(span.end_s - span.start_s for span in context if span.part is Part.VIDEO)
+    seconds = {span.round: span.end_s - span.start_s for span in context if span.part is Part.VIDEO}
+    return sum(seconds.values())

@@ -3,6 +3,7 @@
 The vocabulary is learned here from texts that hold what must not merge, so that it would merge where it can.
 """
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -42,7 +43,7 @@ def cutting():
 def loaded(request, load_tiny, cutting):
     """A tiny model, and this tokenizer, which has more ids than the model."""
     made = load_tiny(request.param)
-    return SimpleNamespace(model=made.model, tokenizer=cutting, settings=made.settings)
+    return replace(made, processor=SimpleNamespace(tokenizer=cutting))
 
 
 def test_the_trap_can_bite(cutting):
