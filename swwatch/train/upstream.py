@@ -4,13 +4,21 @@ Checked on the versions of model.upstream.CHECKED; tests/train/test_upstream.py 
 which is gone. It stands apart from model/upstream.py because Trainer takes seconds to import.
 """
 
+import contextlib
 import os
+import re
+from collections.abc import Iterator
+from importlib import import_module
 from multiprocessing.process import BaseProcess
 from pathlib import Path
+from pickle import UnpicklingError
 
+from torch import serialization
 from torch.utils.data import DataLoader, Sampler
 from transformers import Trainer, TrainingArguments
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
+
+from swwatch.errors import UserError
 
 PRIVATE = {  # module -> names in it
     "transformers": (
@@ -23,9 +31,19 @@ PRIVATE = {  # module -> names in it
     ),
     "accelerate": ("PartialState._reset_state", "PartialState._shared_state"),
     "deepspeed.ops": ("__compatible_ops__",),
+    "deepspeed.runtime.fp16.loss_scaler": ("DynamicLossScaler", "LossScaler"),
+    "deepspeed.runtime.zero.config": ("ZeroStageEnum",),
+    "deepspeed.utils.tensor_fragment": ("fragment_address",),
     "torch.utils.data": ("DataLoader._iterator",),
     "torch.utils.data.dataloader": ("_MultiProcessingDataLoaderIter._shutdown_workers",),
 }
+# what DeepSpeed's checkpoints hold beside tensors: classes that only keep numbers
+DEEPSPEED_KEEPS = (
+    "deepspeed.runtime.fp16.loss_scaler",
+    "deepspeed.runtime.zero.config",
+    "deepspeed.utils.tensor_fragment",
+)
+FORCE = "TORCH_FORCE_WEIGHTS_ONLY_LOAD"  # torch.load heeds it above its own argument
 SPECIAL = {"use_cache", "bos_token_id", "eos_token_id", "pad_token_id"}  # of a configuration, which Trainer changes
 
 
@@ -67,6 +85,10 @@ class OpenTrainer(Trainer):
         """Write the model before an engine has it, while the weights are whole."""
         self._save(str(folder))
 
+    def train(self, resume_from_checkpoint: str | None = None, **kwargs):
+        with only_tensors(resume_from_checkpoint, self.is_deepspeed_enabled):
+            return super().train(resume_from_checkpoint, **kwargs)
+
     def _get_train_sampler(self, train_dataset=None) -> Sampler:
         return self.run_order()
 
@@ -96,6 +118,39 @@ class OpenTrainer(Trainer):
             for name in SPECIAL & vars(holder).keys():
                 delattr(holder, name)
             vars(holder).update(values)
+
+
+@contextlib.contextmanager
+def only_tensors(checkpoint: str | None, deepspeed: bool) -> Iterator[None]:
+    """While a run is continued no file of its checkpoint can run code, whatever a library asks `torch.load` for.
+
+    DeepSpeed asks for whole pickles (`weights_only=False`), which whoever can write the folder may fill with anything.
+
+    Args:
+        checkpoint: None at the start of a run.
+    Raises:
+        UserError: a file holds something else than tensors, numbers and what DeepSpeed keeps beside them.
+    """
+    if checkpoint is None:
+        yield
+        return
+    kept = [_named(module, name) for module in DEEPSPEED_KEEPS for name in PRIVATE[module]] if deepspeed else []
+    before, os.environ[FORCE] = os.environ.get(FORCE), "1"
+    try:
+        with serialization.safe_globals(kept):
+            yield
+    except UnpicklingError as error:
+        named = re.search(r"GLOBAL (\S+)", str(error))
+        what = f"calls {named[1]}" if named else "is damaged"
+        raise UserError(
+            f"{checkpoint} holds a file that {what}, which is not read, for it could run code: delete the folder to go on from the checkpoint before it"
+        ) from error
+    finally:
+        os.environ.pop(FORCE) if before is None else os.environ.update({FORCE: before})
+
+
+def _named(module: str, name: str) -> type:
+    return getattr(import_module(module), name)
 
 
 def _special(configuration) -> dict:
