@@ -143,7 +143,8 @@ def only_tensors(checkpoint: str | None, deepspeed: bool) -> Iterator[None]:
         named = re.search(r"GLOBAL (\S+)", str(error))
         what = f"calls {named[1]}" if named else "is damaged"
         raise UserError(
-            f"{checkpoint} holds a file that {what}, which is not read, for it could run code: delete the folder to go on from the checkpoint before it"
+            f"{checkpoint} holds a file that {what}, which is not read, for it could run code: delete the folder to "
+            "go on from the checkpoint before it"
         ) from error
     finally:
         os.environ.pop(FORCE) if before is None else os.environ.update({FORCE: before})
