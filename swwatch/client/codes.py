@@ -21,8 +21,8 @@ Code = Literal[
     "version",
 ]
 
-# of the WebSocket; 1000 and 1001 are the standard's (done, going away)
-CLOSE_DONE, CLOSE_GOING_AWAY, CLOSE_PROTOCOL, CLOSE_FULL = 1000, 1001, 4400, 4429
+# of the WebSocket; 1000, 1001 and 1012 are the standard's (done, going away, service restart)
+CLOSE_DONE, CLOSE_GOING_AWAY, CLOSE_RESTART, CLOSE_PROTOCOL, CLOSE_FULL = 1000, 1001, 1012, 4400, 4429
 CLOSE_UNAUTHORISED, CLOSE_ORIGIN, CLOSE_REPLACED, CLOSE_ERROR = 4401, 4403, 4409, 4500
 CLOSE_CODES = {  # of fatal errors; CLOSE_PROTOCOL of all others
     "unauthorised": CLOSE_UNAUTHORISED,

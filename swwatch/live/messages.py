@@ -3,6 +3,8 @@
 from swwatch.client import protocol
 from swwatch.live.stage import Asked, Dropped, Token, Turn, Watched
 
+COUNTS = ("num_tokens", "num_turns", "num_dropped")
+
 
 class Messages:
     """Of one session.

@@ -6,7 +6,7 @@ import contextlib
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from swwatch.client import codes, protocol
-from swwatch.client.protocol import End, Error, Open, ProtocolError, parse_client
+from swwatch.client.protocol import End, Error, Open, Opened, ProtocolError, parse_client
 from swwatch.serve.limits import MISTAKES, OPEN_WITHIN_S
 from swwatch.serve.log import log
 from swwatch.serve.session import Session
@@ -25,13 +25,21 @@ class Connection:
     def __init__(self, websocket: WebSocket, server):
         """Args: server: has gate, limits, metrics and sessions."""
         self.websocket, self.server, self.limits = websocket, server, server.limits
-        self._replaced = asyncio.Event()
+        self._parted, self._last = asyncio.Event(), ()
         self._writer: asyncio.Task | None = None
         self._mistakes = 0
 
     def replace(self) -> None:
         """Another connection took this one's session, and at once all that is to be told."""
-        self._replaced.set()
+        self._part(End(reason="replaced"), codes.CLOSE_REPLACED)
+
+    def restart(self) -> None:
+        """The session goes on in the next server; this connection is told nothing more."""
+        self._part(None, codes.CLOSE_RESTART)
+
+    def _part(self, *last_words) -> None:
+        self._last = last_words
+        self._parted.set()
         if self._writer is not None:
             self._writer.cancel()
 
@@ -40,8 +48,12 @@ class Connection:
         self.server.metrics.connections.inc()
         try:
             await self._accept()
-            session = await self._open()
-            close_code = await self._serve(session)
+            session, opened = await self._open()
+            try:
+                await self._send(opened)
+                close_code = await self._serve(session)
+            finally:
+                session.detach(self)
             await self._last_words(None, close_code)
         except ProtocolError as error:
             self.server.metrics.errors.labels(error.code).inc()
@@ -67,8 +79,8 @@ class Connection:
         if not gate.knows(socket.headers, socket.query_params, offered):
             raise ProtocolError("unauthorised", "this server wants its token", fatal=True)
 
-    async def _open(self) -> Session:
-        """Wait for `open`, and answer it. Where too many wait, this one may have to make room."""
+    async def _open(self) -> tuple[Session, Opened]:
+        """Wait for `open`. Where too many wait, this one may have to make room."""
         waiting = asyncio.create_task(self._wait_for_open())
         try:
             self.server.sessions.queue(waiting)
@@ -79,13 +91,7 @@ class Connection:
             waiting.cancel()
         if waiting.cancelled():
             raise ProtocolError("full", "too many connections wait for their `open`: try later", fatal=True)
-        session, opened = await self.server.sessions.open(waiting.result(), self)
-        try:
-            await self._send(opened)
-        except Exception:
-            session.detach(self)
-            raise
-        return session
+        return await self.server.sessions.open(waiting.result(), self)
 
     async def _wait_for_open(self) -> Open:
         """Anything else is a mistake, but not the end."""
@@ -104,16 +110,15 @@ class Connection:
     async def _serve(self, session: Session) -> int:
         """Read and write until one of them is over. Returns the close code."""
         writer = self._writer = asyncio.create_task(self._write(session))
-        tasks = {writer, asyncio.create_task(self._read(session)), asyncio.create_task(self._replaced.wait())}
+        tasks = {writer, asyncio.create_task(self._read(session)), asyncio.create_task(self._parted.wait())}
         try:
             done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
         finally:
             for task in tasks:
                 task.cancel()
             results = await asyncio.gather(*tasks, return_exceptions=True)
-            session.detach(self)
-        if self._replaced.is_set():
-            await self._last_words(End(reason="replaced"), codes.CLOSE_REPLACED)
+        if self._parted.is_set():
+            await self._last_words(*self._last)
             raise Gone
         for result in results:
             if isinstance(result, Gone) and result.args == (codes.CLOSE_DONE,):
@@ -123,7 +128,7 @@ class Connection:
         return writer.result() if writer in done else codes.CLOSE_DONE
 
     async def _write(self, session: Session) -> int:
-        while not self._replaced.is_set():  # it may have been before this began
+        while not self._parted.is_set():  # it may have been before this began
             message = await session.outbox.next()
             try:
                 await self._send(message)
@@ -131,7 +136,7 @@ class Connection:
                 await asyncio.sleep(LAST_WORDS_S)  # the reader is told how it left, which this one is not
                 raise
             if isinstance(message, End):
-                reasons = {"shutdown": codes.CLOSE_GOING_AWAY, "error": session.close_code}
+                reasons = {"shutdown": codes.CLOSE_GOING_AWAY, "error": session.telling.close_code}
                 return reasons.get(message.reason, codes.CLOSE_DONE)
         return codes.CLOSE_REPLACED
 

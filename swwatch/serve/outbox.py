@@ -7,7 +7,7 @@ import asyncio
 import math
 from collections import deque
 
-from swwatch.client.protocol import Ack, Error, Event, Message, Pong, Stats
+from swwatch.client.protocol import Ack, Error, Event, Message, Pong, Stats, parse_server
 
 MAX_ERRORS = 16  # of a connection, waiting to be read
 
@@ -94,6 +94,15 @@ class Outbox:
         self._changed.set()
         self._left.set()
         return self._next - seen - 1
+
+    def state(self) -> dict:
+        """The numbered events that are kept, as texts, and how far they were sent, for `restore`."""
+        return {"kept": [event.wire() for event in self._kept], "made": self.made, "next": self._next}
+
+    def restore(self, state: dict) -> None:
+        """Keep what another outbox kept."""
+        self._kept = deque(parse_server(event) for event in state["kept"])
+        self.made, self._next = state["made"], state["next"]
 
     async def next(self) -> Message:
         """What to send now. Acknowledgements go first: they are what a sender paces itself by."""

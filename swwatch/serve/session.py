@@ -1,27 +1,25 @@
-"""One client's session: a LiveSession of the model's, what it has to tell, its clock, and who is connected.
+"""One client's session: a LiveSession of the model's, its clock, who is connected, and how it ends.
 
 Everything here runs in the event loop, except what is handed to `threads`: reading the model's events, decoding
 pictures, writing nothing.
 """
 
 import asyncio
-import math
 import time
 from typing import Protocol
 
 from swwatch.client import protocol
-from swwatch.client.codes import CLOSE_CODES, CLOSE_DONE, CLOSE_PROTOCOL
-from swwatch.client.protocol import Ack, End, Error, Event, Frame, Opened, ProtocolError, Reason
+from swwatch.client.protocol import Frame, Opened, ProtocolError, Reason
 from swwatch.errors import UserError
-from swwatch.live.messages import Messages
-from swwatch.live.stage import Asked, Dropped, Ended, LiveSession, Token, Watched
-from swwatch.serve.limits import AHEAD_S, MAX_ASKS, ORDERS_PER_S, REPLAY, Bucket, decode
+from swwatch.live.stage import Ended, LiveSession, Suspended
+from swwatch.serve.limits import AHEAD_S, MAX_ASKS, ORDERS_PER_S, Bucket
 from swwatch.serve.log import log
 from swwatch.serve.metrics import Metrics
-from swwatch.serve.outbox import Outbox
+from swwatch.serve.pictures import Pictures
 from swwatch.serve.record import Recorder
 from swwatch.serve.settings import Limits
-from swwatch.serve.threads import Spent, Threads
+from swwatch.serve.telling import Telling
+from swwatch.serve.threads import Threads
 
 READ_S = 0.5  # how long a thread waits for the model's next event before it looks around
 STOP_WITHIN_S = 5.0  # a model that has not ended by then is not waited for
@@ -32,6 +30,9 @@ class Connected(Protocol):
 
     def replace(self) -> None:
         """Another connection took the session."""
+
+    def restart(self) -> None:
+        """The session goes on in the next server."""
 
 
 class Session:
@@ -48,30 +49,65 @@ class Session:
         on_over,
         recorder: Recorder | None = None,
         source=None,
+        state: dict | None = None,
         now=time.monotonic,
     ):
         """
         Args:
             on_over: called with the session when its last event is made.
             source: a `sources.Reading` that pushes frames; None where they come over the socket.
+            state: of a session that was put aside, to go on with.
         """
         self.live, self.opened, self.limits, self.metrics = live, opened, limits, metrics
-        self.outbox = Outbox(limits.max_unread, REPLAY)
-        self.recorder, self.source, self._threads = recorder, source, threads
+        self.telling = Telling(limits.max_unread, metrics, recorder)
+        self.outbox, self.source, self._threads = self.telling.outbox, source, threads
+        self.pictures = Pictures(live, self.outbox, limits, metrics, threads, now)
         self._on_over, self._now = on_over, now
         self.connection: Connected | None = None
-        self.over, self.close_code = False, CLOSE_DONE
+        self.over = False
         self._reason: Reason | None = None
         self._born_s = self._active_s = self._ticked_s = now()
         self._away_s: float | None = now()
-        self._bucket, self._told_fast_s = Bucket(limits.max_frame_rate, now), -math.inf
-        self._orders, self._asks = Bucket(ORDERS_PER_S, now), 0  # questions that have not taken effect
-        self._messages = Messages()
-        self._spent, self._refusal = Spent(now), None  # on its pictures; why the last of them was not taken
-        self._recording = opened.recording
-        self._frames_in = self._refused = self._frames_before = self._dropped_before = 0
+        self._orders, self._frames_before = Bucket(ORDERS_PER_S, now), 0
         self._finishing = False  # no more frames will come
+        self._busy = asyncio.Lock()  # with what the client sent; whoever holds it lets nothing more in
+        self._aside: asyncio.Future[dict | None] = asyncio.get_running_loop().create_future()
+        if state is not None:
+            self._restore(state)
         self._tasks = [asyncio.create_task(self._guard(work)) for work in (self._pump(), self._tick())]
+
+    # --- keeping ------------------------------------------------------------------------------------------------
+
+    @property
+    def can_be_kept(self) -> bool:
+        """It is the client that sends its pictures, and it is not about to end."""
+        return self.source is None and self._reason is None and not self.over
+
+    async def put_aside(self) -> dict | None:
+        """Come to a stand: all that the session is, in numbers, texts and tensors, for another server's session.
+
+        Its client is told nothing. None where the model cannot put it aside; then it is to be stopped.
+        """
+        await self._busy.acquire()
+        self.outbox.open_up()  # whether its client reads or not
+        self.live.suspend()
+        state = await self._aside
+        if state is None:
+            return None
+        return {
+            "opened": self.opened.wire(),
+            "left_s": self.left_s,
+            "finishing": self._finishing,
+            "frames": [self.pictures.num_in, self.pictures.num_refused, self.pictures.num_dropped],
+            "telling": self.telling.put_aside(),
+            "live": state,
+        }
+
+    def _restore(self, state: dict) -> None:
+        self._born_s += state["left_s"] - self.limits.total_s
+        self._finishing = state["finishing"]
+        self.pictures.num_in, self.pictures.num_refused, self.pictures.num_dropped = state["frames"]
+        self.telling.restore(state["telling"])
 
     # --- connections --------------------------------------------------------------------------------------------
 
@@ -101,7 +137,7 @@ class Session:
     # --- what the client asks -----------------------------------------------------------------------------------
 
     async def take(self, message: bytes) -> None:
-        """A binary message: into the model's queue, or refused; acknowledged either way.
+        """A binary message: a picture, acknowledged whatever becomes of it.
 
         Raises:
             ProtocolError: not fatal; the session goes on.
@@ -110,46 +146,14 @@ class Session:
         if self.source is not None:
             raise ProtocolError("unsupported", "this session's frames come from the server: send none")
         self._active_s = self._now()
-        self._frames_in += 1
-        self.metrics.frames.inc()
-        try:
-            if not self._bucket.take():
-                raise ProtocolError("too_fast", f"over {self.limits.max_frame_rate:g} frames a second: send fewer")
-            if len(frame.data) > self.limits.max_frame_bytes:
-                raise ProtocolError("too_large", f"a picture may have {self.limits.max_frame_bytes} bytes")
-            pushed = await self._threads.decode(self._spent, self._decode_and_push, frame)
-        except ProtocolError as error:
-            self._refusal = ProtocolError(error.code, error.message)  # without its traceback
-            self._refuse(frame, error.code)
-            if error.code == "too_fast" and self._now() - self._told_fast_s < 1:
-                return
-            self._told_fast_s = self._now() if error.code == "too_fast" else self._told_fast_s
-            raise
+        async with self._busy:
+            await self.pictures.take(frame)
         self._check_length()
-        if not pushed.taken:
-            self.metrics.refused.labels(pushed.reason).inc()
-        self._dropped_before, dropped = pushed.dropped, pushed.dropped + self._refused
-        self.outbox.ack(
-            Ack(frame=frame.number, taken=pushed.taken, dropped=dropped, queued=pushed.queued, reason=pushed.reason)
-        )
 
     def _check_length(self) -> None:
         """Its stamps may run faster than the clock; what the model keeps goes by them."""
         if self.live.stats().steps_made >= self.limits.total_s + AHEAD_S:
             self.stop("limit")
-
-    def _decode_and_push(self, frame: Frame):
-        picture = decode(frame.data, self.limits.max_pixels)
-        try:
-            return self.live.push(frame.timestamp_s, picture)
-        except UserError as error:  # too narrow for the model
-            raise ProtocolError("bad_frame", str(error)) from None
-
-    def _refuse(self, frame: Frame, reason: str) -> None:
-        self._refused += 1
-        self.metrics.refused.labels(reason).inc()
-        dropped, queued = self._dropped_before + self._refused, self.live.stats().steps_queued
-        self.outbox.ack(Ack(frame=frame.number, taken=False, dropped=dropped, queued=queued, reason=reason))
 
     async def command(self, message) -> None:
         """A text message after `open`.
@@ -157,6 +161,10 @@ class Session:
         Raises:
             ProtocolError: not fatal; the session goes on.
         """
+        async with self._busy:
+            await self._obey(message)
+
+    async def _obey(self, message) -> None:
         if isinstance(message, protocol.Ping):
             self.outbox.pong()
             return
@@ -184,12 +192,12 @@ class Session:
         """What waits is bounded: where no frame comes, no question takes effect."""
         if len(question) > self.limits.max_question_chars:
             raise ProtocolError("too_large", f"a question may have {self.limits.max_question_chars} characters")
-        if self._asks >= MAX_ASKS:
+        if self.telling.num_asks >= MAX_ASKS:
             raise ProtocolError(
                 "too_fast", f"{MAX_ASKS} questions wait already: the next step that is watched takes them"
             )
         self.live.ask(question)
-        self._asks += 1
+        self.telling.num_asks += 1
 
     # --- how it ends --------------------------------------------------------------------------------------------
 
@@ -207,7 +215,7 @@ class Session:
         if self.source is not None:
             self.source.stop()  # its thread ends the model's side, behind the frame that it may still be pushing
         else:
-            await self._threads.decode(self._spent, self.live.end)
+            await self.pictures.end()
 
     def source_ended(self) -> None:
         """The session's own source has no more frames."""
@@ -226,32 +234,23 @@ class Session:
     def fail(self, error: ProtocolError) -> None:
         """A fatal error, then the end."""
         if not self.over and self._reason is None:
-            self._tell(error)
+            self.telling.error(error)
             self.stop("error")
-
-    def _tell(self, error: ProtocolError) -> None:
-        """The error that ends the session."""
-        self._put(Error(code=error.code, message=error.message, fatal=True))
-        self.metrics.errors.labels(error.code).inc()
-        self.close_code = CLOSE_CODES.get(error.code, CLOSE_PROTOCOL)
 
     def _finish(self, error: Exception | None) -> None:
         """The model has ended the session: tell it, and close what belongs to it."""
         if self.over:
             return
         if error is not None and self._reason is None:
-            self._tell(self._why(error))
+            self.telling.error(self._why(error))
             self._reason = "error"
-        made = {"tokens": self._messages.num_tokens, "recording": self._recording}
-        end = End(n=self.outbox.made, reason=self._reason or "finished", **made)
-        if not self._record(end):
-            self._reason, end = "error", end.model_copy(update={"reason": "error", "recording": None})
-        self.outbox.put(end)
-        self.over, reason = True, end.reason
+        reason = self._reason = self.telling.end(self._reason or "finished")
+        self.over = True
         if self.source is not None:
             self.source.stop()
         self.metrics.ended.labels(reason).inc()
-        counts = {"tokens": self._messages.num_tokens, "frames": self._frames_in, "refused": self._refused}
+        frames = {"frames": self.pictures.num_in, "refused": self.pictures.num_refused}
+        counts = {"tokens": self.telling.messages.num_tokens, **frames}
         log("session ended", reason=reason, **counts)
         self._on_over(self)
 
@@ -260,9 +259,9 @@ class Session:
         known = isinstance(error, UserError)
         log("session failed", level=40, error=None if known else error, kind=type(error).__name__)
         if known and self.source is None and not self.live.stats().frames_in:
-            if self._refusal is None:
+            if (refusal := self.pictures.refusal) is None:
                 return ProtocolError("bad_frame", str(error))
-            return ProtocolError(self._refusal.code, f"no picture could be used, the last: {self._refusal.message}")
+            return ProtocolError(refusal.code, f"no picture could be used, the last: {refusal.message}")
         return ProtocolError("model_error", str(error) if known else "the model failed; the server's log has more")
 
     def cancel(self) -> None:
@@ -288,8 +287,18 @@ class Session:
             for event in await self._threads.read(self.live.read, READ_S):
                 if isinstance(event, Ended):
                     self._finish(event.error)
-                elif not self.over:
-                    self._put(self._message(event))
+                elif isinstance(event, Suspended):
+                    self._suspended(event)
+                elif not self.over and not self.telling.event(event) and self._reason is None:
+                    self.stop("error")
+
+    def _suspended(self, event: Suspended) -> None:
+        """The model has put the session aside, or cannot."""
+        if event.state is not None and self._reason is not None:  # it was not waited for
+            self._finish(None)
+        elif not self._aside.done():
+            self._aside.set_result(event.state)
+            self.over = event.state is not None
 
     async def _tick(self) -> None:
         """Once a second: statistics, and who has waited too long."""
@@ -307,12 +316,12 @@ class Session:
 
     def _stats(self, now: float) -> protocol.Stats:
         stats = self.live.stats()
-        frames = stats.frames_in if self.source is not None else self._frames_in
+        frames = stats.frames_in if self.source is not None else self.pictures.num_in
         rate = (frames - self._frames_before) / max(now - self._ticked_s, 1e-6)
         self._frames_before, self._ticked_s = frames, now
         return protocol.Stats(
             frames_in=frames,
-            frames_dropped=stats.frames_dropped + self._refused,
+            frames_dropped=stats.frames_dropped + self.pictures.num_refused,
             steps_watched=stats.steps_watched,
             steps_queued=stats.steps_queued,
             tokens=stats.tokens,
@@ -320,38 +329,3 @@ class Session:
             lag_s=None if stats.lag_s is None else round(stats.lag_s, 4),
             frame_rate=round(rate, 2),
         )
-
-    def _message(self, event) -> Event:
-        """The message of one of the model's events, which is counted."""
-        match event:
-            case Token():
-                self.metrics.tokens.inc()
-                self.metrics.lag.observe(event.t_emit_s - event.t_frame_s)
-            case Watched():
-                self.metrics.steps.inc()
-            case Asked():
-                self._asks -= 1
-            case Dropped():
-                self.metrics.steps_dropped.inc(event.steps)
-        return self._messages.message(event)
-
-    def _put(self, event: Event) -> None:
-        event = self.outbox.put(event)
-        if not self._record(event) and self._reason is None:
-            self.stop("error")
-
-    def _record(self, event: Event) -> bool:
-        """Write a message down. False where the disk does not take it, which is told."""
-        if self.recorder is None:
-            return True
-        try:
-            self.recorder.event(event)
-            if isinstance(event, End):
-                self.recorder.close()
-            return True
-        except OSError as error:
-            self.recorder = self.recorder.give_up()
-            self._recording = None
-            log("recording failed", level=40, error=error)
-            self._tell(ProtocolError("server_error", f"the recording cannot be written: {error.strerror}"))
-            return False

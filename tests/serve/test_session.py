@@ -181,7 +181,7 @@ def test_a_recording_that_cannot_be_written_ends_the_session_and_is_told():
             self.given_up = True
 
     async def test(session, live, over):
-        session.recorder, session._recording = (full := Full()), "name"
+        session.telling.recorder = full = Full()
         live.say(Watched(0, 0.0, 0.0))
         watched, error, end = await last(session)
         assert (watched.type, error.code, end.reason) == ("watched", "server_error", "error")
@@ -195,10 +195,10 @@ def test_a_recording_that_breaks_at_its_very_end_is_not_told_to_be_there(tmp_pat
 
     async def test(session, live, over):
         recordings = Recordings(tmp_path, 60)
-        session.recorder, session._recording = recordings.begin("name", session.opened), "name"
-        session.recorder._jsonl.close()
-        session.recorder._jsonl = open("/dev/full", "w", buffering=1)  # noqa: SIM115
-        session.recorder._cue = []
+        session.telling.recorder = recordings.begin("name", session.opened)
+        session.telling.recorder._jsonl.close()
+        session.telling.recorder._jsonl = open("/dev/full", "w", buffering=1)  # noqa: SIM115
+        session.telling.recorder._cue = []
         live.say(Ended(None))
         error, end = await last(session)
         assert (error.code, error.n, end.n, end.reason, end.recording) == ("server_error", 0, 1, "error", None)
