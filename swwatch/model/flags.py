@@ -9,6 +9,7 @@ settings.check_model(settings.model)  # mistakes are told before torch is import
 loaded = settings.load(settings.model)
 """
 
+import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
@@ -48,13 +49,17 @@ class DeviceFlags:
         check_checkpoint(path, self.base)
 
     def load(self, path: str | Path, **more) -> "Loaded":
-        """`model.loading.load` with these flags.
+        """`model.loading.load` with these flags. Bars of weights and downloads are shown where stderr is a terminal.
 
         Args:
             more: further arguments of it, which win over the flags.
         """
+        from transformers.utils.logging import disable_progress_bar
+
         from swwatch.model.loading import load
 
+        if not sys.stderr.isatty():
+            disable_progress_bar()
         how = {"device": self.device, "dtype": self.dtype, "attention": self.attention, "base": self.base}
         return load(path, **how | more)
 

@@ -2,8 +2,11 @@
 
 import json
 
+import av
+import numpy as np
 import pytest
 import torch
+from transformers.utils import logging as transformers_logging
 
 from swwatch.data.prompt import IGNORED
 from swwatch.data.turns.given import Given
@@ -115,6 +118,26 @@ def test_what_is_given_and_cannot_be_is_told(folder, tiny_checkpoint, tmp_path):
     ):
         with pytest.raises(UserError, match=words):
             turns.main([*flags, *more])
+
+
+def test_nothing_but_words_is_shown_of_a_slightly_broken_clip(tiny_checkpoint, tmp_path, capfd):
+    """No bars of weights, and no lines of decoders, which have something to say about it."""
+    path = tmp_path / "clip.avi"
+    with av.open(str(path), "w") as container:
+        video = container.add_stream("mpeg4", rate=4)
+        video.width = video.height = 56
+        for frame in np.random.default_rng(0).integers(0, 255, (16, 56, 56, 3), dtype=np.uint8):
+            container.mux(video.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+        container.mux(video.encode())
+    broken = bytearray(path.read_bytes())
+    broken[len(broken) // 2] ^= 0x21
+    path.write_bytes(broken)
+    transformers_logging.enable_progress_bar()
+    av.logging.set_level(None)
+    for main, variant in ((turns.main, "--system=streamingvlm"), (stream.main, "--variant=group")):
+        assert main(["--model", str(tiny_checkpoint), "--video", str(path), variant, "--max-new-tokens=2"]) == 0
+    shown = capfd.readouterr()
+    assert shown.err == "" and "%|" not in shown.out and shown.out.count(" s |") >= 4
 
 
 def test_stream_watches_a_training_record_too(folder, tiny_checkpoint, tmp_path, capsys):
