@@ -15,8 +15,9 @@ from dataclasses import replace
 import torch
 
 from swwatch.engine.incoming import Incoming
-from swwatch.engine.keeping import feed, hold, moved
+from swwatch.engine.keeping import feed, hold, moved, thin
 from swwatch.engine.requests import Run
+from swwatch.policies.memory.pieces import TOLERANCE_S
 from swwatch.policies.memory.policy import Shown
 from swwatch.rules.layout import Kind, Layout
 from swwatch.rules.patch import Placed
@@ -105,12 +106,14 @@ class Forgetting:
     Attributes:
         said_ids: ids of the said tokens that are kept, fed or not, in order; the repetition penalty counts them.
         embeds: (K, D) of all that was watched and is in the cache, where the policy has it read anew.
+        num_thinned: steps whose groups have been thinned.
     """
 
     def __init__(self, session):
         self.keep, self.session = session.keep, session
         self.said_ids: list[int] = []
         self.embeds: torch.Tensor | None = None
+        self.num_thinned = 0
 
     def say(self, ids: list[int]) -> None:
         """Note what is said."""
@@ -144,20 +147,33 @@ class Forgetting:
             held[num_fed:] = True  # what is pending is yet to be read
             stays[SAID] = held.nonzero()[:, 0]
             said, self.said_ids = said[stays[SAID]], [self.said_ids[i] for i in stays[SAID].tolist()]
-        if not stays:
-            return False
         for step in gone:
             del placed[step]
-        variant, t_per_step = session.variant, session.model.t_per_step
-        watched, said, session.cursor.rule = lay_out(variant, t_per_step, watched, said, placed)
+        if not stays:
+            return self._thin()
+        if self.keep.moves or self.keep.anew:
+            variant, t_per_step = session.variant, session.model.t_per_step
+            watched, said, session.cursor.rule = lay_out(variant, t_per_step, watched, said, placed)
         if self.keep.anew:
             fed = len(stays[SAID][stays[SAID] < num_fed]) if SAID in stays else num_fed
             yield from self._read_anew(watched, said[:fed], stays.get(WATCHED))
             session.pending = moved(session.pending, said.position_ids[:, fed:])
             return True
-        where = {WATCHED: watched.position_ids, SAID: said.position_ids}
+        where = {WATCHED: watched.position_ids, SAID: said.position_ids} if self.keep.moves else {}
         session.pending = hold(cache, session.pending, stays, where, SAID)
         return True
+
+    def _thin(self) -> bool:
+        """Thin the newest group of seconds, if the policy does so and all of it is in. Returns False: no word went."""
+        steps = [step for step in sorted(self.session.cursor.placed) if step >= self.num_thinned]
+        if not self.keep.thins or len(steps) * STEP_S < self.keep.group_s - TOLERANCE_S:
+            return False
+        watched = self.session.cache.tokens[WATCHED]
+        video = (watched.where(Kind.VIDEO) & torch.isin(watched.step, torch.tensor(steps))).nonzero()[:, 0]
+        if len(video):
+            thin(self.session.cache, self.keep, video)
+        self.num_thinned = steps[-1] + 1
+        return False
 
     def _read_anew(self, watched: Layout, said: Layout, stays: torch.Tensor | None) -> Run:
         """Read what is left into an empty cache. `stays`: which of what was watched is left; None: all."""
@@ -171,8 +187,9 @@ class Forgetting:
 
     def state(self) -> dict:
         """What later steps depend on, in lists and tensors."""
-        return {"said_ids": list(self.said_ids), "embeds": self.embeds}
+        return {"said_ids": list(self.said_ids), "embeds": self.embeds, "num_thinned": self.num_thinned}
 
     def load_state(self, state: dict) -> None:
         """Go on from a `state`."""
         self.said_ids, self.embeds = list(state["said_ids"]), state["embeds"]
+        self.num_thinned = state["num_thinned"]

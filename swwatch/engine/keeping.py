@@ -6,7 +6,9 @@ from dataclasses import replace
 import torch
 
 from swwatch.engine.requests import Feed, Run
+from swwatch.policies.memory.policy import Keep
 from swwatch.rules.layout import Layout
+from swwatch.rules.visibility import WATCHED
 
 AT_ONCE = 4096  # tokens of a forward: the mask of a text of hours, read anew at a flush, would fill a memory
 
@@ -53,3 +55,19 @@ def feed(cache, rows: Layout, embeds: torch.Tensor, predicts: int | None = -1) -
         part, last = slice(begin, begin + AT_ONCE), begin + AT_ONCE >= len(rows)
         logits = yield Feed(cache, rows[part], embeds[part], predicts if last else None)
     return logits
+
+
+def thin(cache, keep: Keep, video: torch.Tensor) -> int:
+    """Let each layer keep what the policy says of a group of video, one behind the other where its last token was.
+
+    Args:
+        video: (K,) which tokens of what was watched the group is, rising.
+    Returns:
+        How many are left.
+    """
+    chosen = video[keep.thin(cache.keys(WATCHED, video)).cpu()]
+    total, last = len(cache.tokens[WATCHED]), int(video[-1])
+    others = torch.ones(total, dtype=torch.bool).index_fill(0, video, False).nonzero()[:, 0]
+    before, after = (part.expand(len(chosen), -1) for part in (others[others < last], others[others > last]))
+    cache.keep(WATCHED, torch.cat([before, chosen, after], dim=1))
+    return chosen.shape[1]

@@ -13,7 +13,7 @@ import torch
 from swwatch.data.pixels import merged_grids
 from swwatch.data.turns.prompt import SYSTEM_TEXT, Turns
 from swwatch.engine.base import BaseSession
-from swwatch.engine.keeping import feed, hold
+from swwatch.engine.keeping import feed, hold, thin
 from swwatch.engine.requests import Look, Run
 from swwatch.engine.source import Step
 from swwatch.engine.trace import Asked, Spoken
@@ -21,7 +21,7 @@ from swwatch.errors import UserError
 from swwatch.model.cache import Mark
 from swwatch.policies.choose import Choosing, parse_choose
 from swwatch.policies.keep import Keep, parse_keep
-from swwatch.policies.memory.pieces import joined, len_of_mute
+from swwatch.policies.memory.pieces import TOLERANCE_S, joined, len_of_mute, seconds_of_video, whole
 from swwatch.rules import turn_positions as positions
 from swwatch.rules.cursor import layout_of
 from swwatch.rules.families import t_step
@@ -60,11 +60,20 @@ class TurnSession(BaseSession):
     Attributes:
         context: what the model has in view, in order.
         next_position: of the next token to be laid out.
-        num_rounds: turns begun; num_steps: steps watched.
+        num_rounds: turns begun; num_steps: steps watched; num_thinned: turns whose groups have been thinned.
         num_laid: tokens laid out; num_fed: tokens fed, again and again where they were read anew.
     """
 
-    FACTS = (*BaseSession.FACTS, "query", "next_position", "num_rounds", "num_steps", "num_laid", "num_fed")
+    FACTS = (
+        *BaseSession.FACTS,
+        "query",
+        "next_position",
+        "num_rounds",
+        "num_steps",
+        "num_thinned",
+        "num_laid",
+        "num_fed",
+    )
 
     def __init__(
         self,
@@ -108,7 +117,7 @@ class TurnSession(BaseSession):
         self.context: list[Span] = turns.begin(previous if isinstance(previous, str) else tuple(previous), system_text)
         self.context = self.keep.beginning(self.context)
         self._begin_context = list(self.context)
-        self.next_position = self.num_rounds = self.num_steps = self.num_laid = self.num_fed = 0
+        self.next_position = self.num_rounds = self.num_steps = self.num_thinned = self.num_laid = self.num_fed = 0
         self._waiting: list[Step] = []  # for the rest of their turn
         self._seen: dict[int, torch.Tensor] = {}  # round -> embeddings of its video, where they are needed again
 
@@ -302,6 +311,7 @@ class TurnSession(BaseSession):
         """Let go of what a turn that ends at `end_s` no longer sees."""
         if not self.num_rounds:
             return
+        self._thin()
         left = self.keep.left(self.context, self._begin_context, end_s, self._mute)
         stays = [i for _, place in left for i in place]
         if not self.keep.every_turn and [span for span, _ in left] == self.context:
@@ -320,6 +330,19 @@ class TurnSession(BaseSession):
             where[WATCHED], self.next_position = self.policy.place(self.context, 0, self.t_step)
         index = torch.tensor(stays, dtype=torch.int64)
         self.pending = hold(self.cache, self.pending, {WATCHED: index}, where, WATCHED)
+
+    def _thin(self) -> None:
+        """Thin the newest group of seconds, if the policy does so and all of it has been watched."""
+        pieces = [(span, place) for span, place in whole(self.context) if span.part is Part.VIDEO]
+        group = [(span, place) for span, place in pieces if span.round >= self.num_thinned]
+        if not self.keep.thins or seconds_of_video(span for span, _ in group) < self.keep.group_s - TOLERANCE_S:
+            return
+        left = thin(self.cache, self.keep, torch.tensor([i for _, place in group for i in place]))
+        spans, last = [span for span, _ in group], group[-1][0]
+        # one line of tokens, which nobody lays out again
+        line = replace(last, ids=last.ids[:1] * left, grid=(1, 1, left), start_s=spans[0].start_s)
+        self.context = [line if span is last else span for span in self.context if span is last or span not in spans]
+        self.num_thinned = last.round + 1
 
     def _begin_anew(self, context: list[Span]) -> Run:
         """Read a context into an empty cache."""

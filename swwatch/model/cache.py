@@ -134,16 +134,34 @@ class StreamCache(Cache):
         return rows.visible(keys)[None, None]
 
     def keep(self, stream: int, index: torch.Tensor) -> None:
-        """Evict all tokens of a store but those of `index` (K',), in every layer. Positions stay as they were.
+        """Evict all tokens of a store but those of `index`, in every layer. Positions stay as they were.
 
         An index out of order also moves tokens, which attention does not notice: it goes by the columns of `tokens`.
+        These are the same for all layers: where each layer keeps its own tokens, they say of the first one's where
+        they stand, and of all together when they came at the latest.
+
+        Args:
+            index: (K',), or (layers, K') for each layer its own.
+        Raises:
+            ValueError: each layer its own, of a cache that can be re-indexed.
         """
         self.evictions += 1
-        self.tokens[stream] = self.tokens[stream][index]
+        kept = self.tokens[stream][index]
+        if index.ndim == 2:
+            if self.rotary is not None:
+                raise ValueError("a cache whose layers hold different tokens cannot be re-indexed")
+            first, step, order = Layout(*(column[..., 0, :] for column in vars(kept).values())), kept.step, kept.order
+            kept = replace(first, step=step.amax(0), order=order.amax(0))
+        self.tokens[stream] = kept
         if stream in self.first_positions:
             self.first_positions[stream] = self.first_positions[stream][:, index]
-        for layer in self.layers:
-            layer.keep(stream, index)
+        for layer, own in zip(self.layers, index.expand(len(self.layers), -1), strict=True):
+            layer.keep(stream, own)
+
+    def keys(self, stream: int, index: torch.Tensor) -> torch.Tensor:
+        """(layers, K', N x D) keys of the tokens of `index` (K',), as they are rotated now."""
+        stores = [layer.stores[stream][0, 0] for layer in self.layers]
+        return torch.stack([keys[:, index.to(keys.device)].transpose(0, 1).flatten(1) for keys in stores])
 
     def reindex(self, stream: int, position_ids: torch.Tensor) -> None:
         """Let the tokens of a store stand elsewhere.

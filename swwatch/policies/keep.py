@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from swwatch.errors import UserError
+from swwatch.policies.memory.key_norm import KeyNorm
 from swwatch.policies.memory.pieces import TOLERANCE_S, Piece, seconds_of_video, slide, whole
 from swwatch.policies.memory.policy import Keep, Shown, newest
 from swwatch.policies.memory.recent import Recent
@@ -125,7 +126,7 @@ class Restart(Keep):
 
 
 ALL = All()
-KEEP = table(All, Window, SinkWindow, Flush, Restart, Recompute, Recent)
+KEEP = table(All, Window, SinkWindow, Flush, Restart, Recompute, Recent, KeyNorm)
 EVICTIONS = [APPEND, *(name for name, kind in KEEP.items() if kind.forgets and Speaks.TURNS in kind.for_whom)]
 
 

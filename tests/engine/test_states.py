@@ -78,6 +78,8 @@ CASES += [(name, "fused", {"keep": Window(3, 2, 5)}) for name in PARALLEL]
 CASES += [("streamingvlm", "serial", {"keep": SinkWindow(3, 3, 4, 6)})]
 CASES += [("streamingvlm", "serial", {"keep": Recompute(3, 3, 4, 6)})]
 CASES += [("livecc", "serial", {"keep": "flush:4"})]
+CASES += [("group", "fused", {"keep": "recent:3"}), ("overlap", "serial", {"keep": "key_norm:3:group_s=2"})]
+CASES += [("streamingvlm", "serial", {"keep": "key_norm:3:group_s=2"})]
 
 
 @pytest.mark.parametrize(("variant", "engine", "options"), CASES, ids=lambda value: str(value)[:30])

@@ -3,7 +3,7 @@
 Source: arXiv 2510.09608, section 2.1 (sinks and windows).
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Protocol
 
@@ -110,7 +110,7 @@ def joined(pieces: Sequence[Piece]) -> list[Span]:
     return context
 
 
-def seconds_of_video(context: Sequence[Span]) -> float:
+def seconds_of_video(context: Iterable[Span]) -> float:
     """Seconds whose video is in a context."""
     seconds = {span.round: span.end_s - span.start_s for span in context if span.part is Part.VIDEO}
     return sum(seconds.values())

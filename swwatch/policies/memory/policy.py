@@ -39,6 +39,7 @@ class Keep(Policy):
         forgets: whether anything ever goes.
         moves: what is left is closed up, so that the cache must be one that can be re-indexed.
         anew: what is left is read anew, into an empty cache; every_turn: at every turn, whether anything went or not.
+        thins: of every `group_s` seconds of video each layer keeps what `thin` says.
         windows: options that say how much is forgotten.
     """
 
@@ -48,6 +49,7 @@ class Keep(Policy):
     moves: ClassVar[bool] = False
     anew: ClassVar[bool] = False
     every_turn: ClassVar[bool] = False
+    thins: ClassVar[bool] = False
     windows: ClassVar[tuple[str, ...]] = ()
 
     def check(self, variant: Variant) -> None:
@@ -93,6 +95,14 @@ class Keep(Policy):
             shown: numbers of the steps that stay.
         """
         return None
+
+    def thin(self, keys: "torch.Tensor") -> "torch.Tensor":
+        """Which tokens of a group of video stay, in each layer its own: (layers, K'), rising, of any K' up to K.
+
+        Args:
+            keys: (layers, K, heads x D) of its tokens.
+        """
+        raise NotImplementedError
 
     def beginning(self, context: Sequence[Span]) -> list[Span]:
         """What chat turns begin with: the first and the last tokens of the previous text, where the policy has options
