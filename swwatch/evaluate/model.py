@@ -1,16 +1,12 @@
 """A model that is evaluated: on a GPU of its own in each process, and known by its content."""
 
-import hashlib
-from pathlib import Path
-
 import torch
 import transformers
 
 from swwatch.launch.ranks import Alone
+from swwatch.model.fingerprint import fingerprint
 from swwatch.model.flags import DeviceFlags
 from swwatch.model.loading import Loaded
-
-SAMPLES, SAMPLE_BYTES = 32, 1 << 16  # of a weight file: all 15 GB of a 7B model would take a minute to read
 
 
 def load_model(flags: DeviceFlags, path: str, ranks: Alone, **more) -> Loaded:
@@ -39,26 +35,3 @@ def circumstances(loaded: Loaded) -> dict[str, str]:
     """What a reader may want to know of how a model was run."""
     versions = {"torch": torch.__version__, "transformers": transformers.__version__}
     return {"device": str(loaded.model.device), **versions}
-
-
-def fingerprint(path: str, loaded: Loaded) -> str:
-    """Tells checkpoints apart by content: training on in the same folder changes it, moving the folder does not.
-
-    A folder's JSON files count in full, weight files by size and some pieces spread evenly. A hub id counts with its
-    commit.
-    """
-    folder = Path(path)
-    if not folder.is_dir():
-        return f"{path}@{getattr(loaded.model.config, '_commit_hash', None)}"
-    digest = hashlib.sha256()
-    for file in sorted([*folder.glob("*.json"), *folder.glob("*.safetensors"), *folder.glob("*.bin")]):
-        size = file.stat().st_size
-        digest.update(f"{file.name}:{size};".encode())
-        with file.open("rb") as content:
-            if file.suffix == ".json" or size <= SAMPLES * SAMPLE_BYTES:
-                digest.update(content.read())
-                continue
-            for i in range(SAMPLES):
-                content.seek((size - SAMPLE_BYTES) * i // (SAMPLES - 1))
-                digest.update(content.read(SAMPLE_BYTES))
-    return digest.hexdigest()

@@ -97,6 +97,7 @@ def create_app(server: Server) -> FastAPI:
 
     @contextlib.asynccontextmanager
     async def life(_):
+        await server.sessions.take_up()
         sweeper = asyncio.create_task(server.sessions.sweep())
         yield
         sweeper.cancel()

@@ -108,8 +108,10 @@ def build(settings: ServeSettings, gate):
     from transformers.utils.logging import disable_progress_bar
 
     from swwatch.live.stage import Room
+    from swwatch.model.fingerprint import fingerprint
     from swwatch.serve.app import Server
     from swwatch.serve.files import Folder, Uploads
+    from swwatch.serve.keeping import Keeping
     from swwatch.serve.metrics import Metrics
     from swwatch.serve.record import Recordings
     from swwatch.serve.sessions import Sessions
@@ -117,10 +119,13 @@ def build(settings: ServeSettings, gate):
 
     disable_progress_bar()  # stderr is for log lines
     models, variant, notes = (settings.model, settings.variant, []) if settings.model else toy_checkpoint()
+    keeping = Keeping(settings.keep_sessions) if settings.keep_sessions else None  # before a model is loaded
     checkpoints = []
     for model in models:
         path, named = split_model(model)
-        checkpoints.append(Checkpoint(Path(path).name or path, settings.load(path, variant=named or variant)))
+        loaded = settings.load(path, variant=named or variant)
+        content = f"{fingerprint(path, loaded)} {loaded.model.dtype}" if keeping else ""
+        checkpoints.append(Checkpoint(Path(path).name or path, loaded, content))
     room = Room(video_s=math.ceil(settings.total_s) + SPARE_S, tokens=settings.max_tokens)
     stages = Stages(checkpoints, engine=settings.engine, max_sessions=settings.max_sessions, room=room)
     stages.begin()
@@ -133,6 +138,7 @@ def build(settings: ServeSettings, gate):
         folder=Folder(settings.files),
         recordings=Recordings(settings.record_folder, settings.keep_s),
         urls="all" if settings.allow_private_urls else "public" if settings.allow_urls else "none",
+        keeping=keeping,
     )
     return Server(gate, settings, metrics, sessions, ", ".join(one.name for one in checkpoints), notes)
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import re
 import secrets
 import shutil
 import tempfile
@@ -9,7 +10,7 @@ import time
 from datetime import UTC, datetime
 from pathlib import Path
 
-from swwatch.client.protocol import Event, Opened, ProtocolError, Token, Turn
+from swwatch.client.protocol import Event, Opened, ProtocolError, Token, Turn, parse_server
 from swwatch.paths import only_one
 
 KINDS = {"jsonl": "application/x-ndjson", "vtt": "text/vtt; charset=utf-8"}
@@ -19,15 +20,38 @@ LAST_CUE_S = 2.0  # how long the last words stay
 class Recorder:
     """Writes one session as it goes."""
 
-    def __init__(self, folder: Path, name: str, opened: Opened, now=time.monotonic, on_lost=lambda name: None):
-        """Args: on_lost: called where the disk does not take it. Raises OSError, as all methods do."""
+    def __init__(
+        self,
+        folder: Path,
+        name: str,
+        opened: Opened,
+        *,
+        now=time.monotonic,
+        on_lost=lambda name: None,
+        aside: dict | None = None,
+    ):
+        """
+        Args:
+            on_lost: called where the disk does not take it.
+            aside: what another recorder has `put_aside`, to go on with.
+        Raises:
+            OSError: as all methods do.
+        """
         self.name, self._now, self._zero, self._on_lost = name, now, now(), on_lost
-        lines = {"mode": "x", "encoding": "utf-8", "buffering": 1}  # written as they come: a full disk shows at once
+        self._cue: list[Token] = []  # of one step, or of a turn
+        if aside is not None:
+            self._zero -= aside["at_s"]
+            self._cue = [parse_server(token) for token in aside["cue"]]
+            for kind in KINDS:
+                if not (path := folder / f"{name}.{kind}").exists():
+                    path.write_text(aside[kind], encoding="utf-8")
+        lines = {"mode": "x" if aside is None else "a", "encoding": "utf-8"}
+        lines["buffering"] = 1  # written as they come: a full disk shows at once
         self._jsonl = (folder / f"{name}.jsonl").open(**lines)
         self._vtt = (folder / f"{name}.vtt").open(**lines)
-        self._vtt.write("WEBVTT\n")
-        self._cue: list[Token] = []  # of one step, or of a turn
-        self._line(opened.model_dump(exclude={"session"}))
+        if aside is None:
+            self._vtt.write("WEBVTT\n")
+            self._line(opened.model_dump(exclude={"session"}))
 
     def event(self, event: Event) -> None:
         """Write a numbered message down."""
@@ -49,6 +73,14 @@ class Recorder:
                 self._write_cue(self._cue[-1].t_emit_s + LAST_CUE_S)
             self._jsonl.close()
             self._vtt.close()
+
+    def put_aside(self) -> dict:
+        """Write no more. Returns what another recorder needs to go on, in numbers and texts."""
+        files = {"jsonl": self._jsonl, "vtt": self._vtt}
+        for file in files.values():
+            file.close()
+        texts = {kind: Path(file.name).read_text(encoding="utf-8") for kind, file in files.items()}
+        return {"at_s": self._now() - self._zero, "cue": [token.wire() for token in self._cue], **texts}
 
     def give_up(self) -> None:
         """Write no more; what was written stays in the folder, and is not offered."""
@@ -99,10 +131,17 @@ class Recordings:
         """A name that sorts by time and cannot be guessed."""
         return f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{secrets.token_hex(12)}"
 
-    def begin(self, name: str, opened: Opened) -> Recorder:
-        """Raises ProtocolError: server_error, when the disk takes nothing."""
+    def begin(self, name: str, opened: Opened, aside: dict | None = None) -> Recorder:
+        """Begin one, or go on with one.
+
+        Raises:
+            ProtocolError: server_error, when the disk takes nothing.
+            ValueError: what is to go on has no name of ours.
+        """
+        if aside is not None and not re.fullmatch(r"\d{8}T\d{6}-[0-9a-f]{24}", name):
+            raise ValueError("no recording of ours")
         try:
-            recorder = Recorder(self.folder, name, opened, on_lost=self._made.pop)
+            recorder = Recorder(self.folder, name, opened, on_lost=self._made.pop, aside=aside)
         except OSError as error:
             raise ProtocolError("server_error", f"the recording cannot be written: {error.strerror}") from error
         self._made[name] = self._now()

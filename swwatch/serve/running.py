@@ -71,4 +71,6 @@ def _close(server: Server) -> None:
     sessions.stages.close(MODELS_S)
     sessions.uploads.close()
     sessions.recordings.close()
+    if sessions.keeping is not None:
+        sessions.keeping.close()
     log("stopped", threads=threading.active_count(), pid=os.getpid())

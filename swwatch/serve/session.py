@@ -64,7 +64,7 @@ class Session:
         self.pictures = Pictures(live, self.outbox, limits, metrics, threads, now)
         self._on_over, self._now = on_over, now
         self.connection: Connected | None = None
-        self.over = False
+        self.over = self._is_aside = False
         self._reason: Reason | None = None
         self._born_s = self._active_s = self._ticked_s = now()
         self._away_s: float | None = now()
@@ -229,7 +229,7 @@ class Session:
                 self.source.stop()
             self.outbox.open_up()  # what is left to tell is bounded: the model says nothing more
             self.live.stop()
-            asyncio.get_running_loop().call_later(STOP_WITHIN_S, self._finish, None)
+            asyncio.get_running_loop().call_later(STOP_WITHIN_S, self.finish, None)
 
     def fail(self, error: ProtocolError) -> None:
         """A fatal error, then the end."""
@@ -237,7 +237,7 @@ class Session:
             self.telling.error(error)
             self.stop("error")
 
-    def _finish(self, error: Exception | None) -> None:
+    def finish(self, error: Exception | None) -> None:
         """The model has ended the session: tell it, and close what belongs to it."""
         if self.over:
             return
@@ -278,15 +278,15 @@ class Session:
         except Exception as error:
             log("session broke", level=40, error=error)
             self.fail(ProtocolError("server_error", "a fault of the server's; its log has more"))
-            self._finish(None)
+            self.finish(None)
 
     async def _pump(self) -> None:
         """From the model's events to messages, as fast as the client reads them."""
-        while not self.over:
+        while not self.over and not self._is_aside:
             await self.outbox.room()
             for event in await self._threads.read(self.live.read, READ_S):
                 if isinstance(event, Ended):
-                    self._finish(event.error)
+                    self.finish(event.error)
                 elif isinstance(event, Suspended):
                     self._suspended(event)
                 elif not self.over and not self.telling.event(event) and self._reason is None:
@@ -295,10 +295,10 @@ class Session:
     def _suspended(self, event: Suspended) -> None:
         """The model has put the session aside, or cannot."""
         if event.state is not None and self._reason is not None:  # it was not waited for
-            self._finish(None)
+            self.finish(None)
         elif not self._aside.done():
             self._aside.set_result(event.state)
-            self.over = event.state is not None
+            self._is_aside = event.state is not None
 
     async def _tick(self) -> None:
         """Once a second: statistics, and who has waited too long."""

@@ -4,11 +4,12 @@ import asyncio
 import contextlib
 import secrets
 
-from swwatch.client.protocol import VERSION, File, Open, Opened, ProtocolError, Upload
+from swwatch.client.protocol import VERSION, File, Open, Opened, ProtocolError, Upload, parse_server
 from swwatch.engine.door import own_question, pace_of
 from swwatch.errors import UserError
-from swwatch.live.stage import Full
+from swwatch.live.stage import Full, LiveSession, Stage
 from swwatch.serve.files import Folder, Uploads
+from swwatch.serve.keeping import Keeping
 from swwatch.serve.log import log
 from swwatch.serve.metrics import Metrics
 from swwatch.serve.record import Recordings
@@ -17,6 +18,8 @@ from swwatch.serve.settings import Limits
 from swwatch.serve.sources import Reading
 from swwatch.serve.stages import Stages
 from swwatch.serve.threads import Threads
+
+KEEP_WITHIN_S = 2.0  # a session whose step takes longer than that is not waited for
 
 
 class Sessions:
@@ -32,10 +35,16 @@ class Sessions:
         folder: Folder,
         recordings: Recordings,
         urls: str,
+        keeping: Keeping | None = None,
     ):
-        """Args: urls: which addresses sessions may read: "none", "public" or "all"."""
+        """
+        Args:
+            urls: which addresses sessions may read: "none", "public" or "all".
+            keeping: where sessions stay from this server to the next.
+        """
         self.stages, self.limits, self.metrics = stages, limits, metrics
         self.uploads, self.folder, self.recordings, self.urls = uploads, folder, recordings, urls
+        self.keeping = keeping
         self.threads = Threads(limits.max_sessions)
         self._sessions: dict[str, Session] = {}
         self._waiting: dict[asyncio.Task, None] = {}  # connections before their `open`, the oldest first
@@ -63,6 +72,8 @@ class Sessions:
         try:
             if message.version != VERSION:
                 raise ProtocolError("version", f"this server speaks version {VERSION}")
+            if self.closing and self.keeping is not None:
+                raise ProtocolError("full", "the server is about to start again")
             if message.resume is not None:
                 return self._resume(message, connection)
             if self.closing:
@@ -106,15 +117,7 @@ class Sessions:
             stage = await asyncio.to_thread(self.stages.get, checkpoint, message.engine)
             try:
                 schedule = pace_of(settings, message.schedule)
-                live = await asyncio.to_thread(
-                    stage.open,
-                    question=question,
-                    schedule=message.schedule,
-                    limit=self.limits.max_tokens,
-                    queue_size=self.limits.queue_size,
-                    policy=message.policy,
-                    max_events=self.limits.max_unread,
-                )
+                live = await self._live(stage, question, message.schedule, message.policy)
             except Full as error:
                 raise ProtocolError("full", str(error)) from error
             except UserError as error:
@@ -146,7 +149,14 @@ class Sessions:
         log("session opened", variant=opened.variant, engine=opened.engine, source=kind, record=message.record)
         return session, opened
 
-    def _make(self, live, opened: Opened, source: Reading | None) -> Session:
+    async def _live(self, stage: Stage, question: str, schedule: str | None, policy: str, state=None) -> LiveSession:
+        options = {"limit": self.limits.max_tokens, "queue_size": self.limits.queue_size, "state": state}
+        options |= {"question": question, "schedule": schedule, "policy": policy}
+        return await asyncio.to_thread(stage.open, max_events=self.limits.max_unread, **options)
+
+    def _make(self, live, opened: Opened, source: Reading | None = None, state: dict | None = None) -> Session:
+        aside = None if state is None else state["telling"]["recording"]
+        records = opened.recording and (state is None or aside)  # its recording may have been lost
         session = Session(
             live,
             opened,
@@ -154,8 +164,9 @@ class Sessions:
             metrics=self.metrics,
             threads=self.threads,
             on_over=self._over,
-            recorder=self.recordings.begin(opened.recording, opened) if opened.recording else None,
+            recorder=self.recordings.begin(opened.recording, opened, aside) if records else None,
             source=source,
+            state=state,
         )
         self._sessions[opened.session] = session
         self.metrics.sessions.set(len(self))
@@ -194,6 +205,62 @@ class Sessions:
         if (session := self._sessions.pop(secret, None)) is not None:
             session.cancel()
 
+    # --- from this server to the next ---------------------------------------------------------------------------
+
+    async def take_up(self) -> None:
+        """Go on with the sessions that the server before this one has kept; what cannot be is told, and left."""
+        for path in self.keeping.paths() if self.keeping is not None else ():
+            try:
+                await self._take_up(await asyncio.to_thread(self.keeping.read, path))
+            except (UserError, ProtocolError) as error:
+                why = str(error)
+            except (KeyError, IndexError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+                why = f"it is damaged, or of another version ({type(error).__name__})"
+            else:
+                path.unlink()
+                continue
+            print(f"note: {path} is not taken up, {why}; remove it if it is not wanted", flush=True)
+        log("sessions taken up", sessions=len(self))
+
+    async def _take_up(self, kept: dict) -> None:
+        opened = parse_server(kept["opened"])
+        checkpoint = self.stages.find(opened.variant)
+        if kept["checkpoint"] != checkpoint.content:
+            raise UserError("it is of another checkpoint")
+        stage = await asyncio.to_thread(self.stages.get, checkpoint, None)
+        if stage.engine != opened.engine:
+            stage = await asyncio.to_thread(self.stages.get, checkpoint, opened.engine)
+        with contextlib.ExitStack() as held:
+            how = opened.question, opened.schedule or None, opened.policy
+            live = await self._live(stage, *how, state=kept["live"])
+            held.callback(live.stop)
+            opened = opened.model_copy(update={"limits": self.limits.told(), "grace_s": self.limits.grace_s})
+            self._make(live, opened, state=kept)
+            self._leave[opened.session] = held.pop_all()
+
+    async def _keep(self, session: Session) -> None:
+        """Put a session aside on disk. Where that fails it is left as it was, or at its end."""
+        secret = session.opened.session
+        try:
+            async with asyncio.timeout(KEEP_WITHIN_S):
+                state = await session.put_aside()
+            if state is None:  # its stage has told why
+                return
+            state["checkpoint"] = self.stages.find(session.opened.variant).content
+            await asyncio.to_thread(self.keeping.write, secret, state)
+        except (TimeoutError, UserError, OSError) as error:
+            log("session not kept", level=40, kind=type(error).__name__, error=error)
+            session.stop("shutdown")
+            if not isinstance(error, TimeoutError):  # the model is done with it
+                session.finish(None)
+            return
+        if session.connection is not None:
+            session.connection.restart()
+        self._sessions.pop(secret).cancel()
+        self._leave.pop(secret).close()
+
+    # --- the end ------------------------------------------------------------------------------------------------
+
     async def sweep(self) -> None:
         """Remove old files, for as long as the server runs."""
         while True:
@@ -202,10 +269,15 @@ class Sessions:
             self.recordings.sweep()
 
     async def shutdown(self, timeout_s: float = 5.0) -> None:
-        """End every session with an event, and give clients a moment to read it."""
+        """Keep what can be kept, end all other sessions with an event, and give clients a moment to read it."""
         self.closing = True
         for waiting in list(self._waiting):
             waiting.cancel()
+        if self.keeping is not None:
+            able = [session for session in self._sessions.values() if session.can_be_kept]
+            await asyncio.gather(*(self._keep(session) for session in able))
+            timeout_s -= KEEP_WITHIN_S
+            log("sessions kept", sessions=sum(session.opened.session not in self._sessions for session in able))
         for session in list(self._sessions.values()):
             session.stop("shutdown")
         with contextlib.suppress(TimeoutError):

@@ -78,6 +78,9 @@ class ServeSettings(LoadFlags, Limits):
     files: Path | None = setting(None, "sessions may watch the videos in this folder", metavar="FOLDER")
     allow_urls: bool = setting(False, "sessions may watch public http and rtsp addresses")
     allow_private_urls: bool = setting(False, "and those of this machine and its network")
+    keep_sessions: Path | None = setting(
+        None, "keep sessions here when the server ends; the next one goes on with them", metavar="FOLDER"
+    )
     record_folder: Path | None = setting(None, "keep recorded sessions here", metavar="FOLDER")
     log_level: Literal["debug", "info", "warning", "error"] = setting("info", "to stderr: debug, info, warning, error")
 

@@ -13,10 +13,15 @@ from swwatch.serve.log import log
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A loaded model under the name that people know it by."""
+    """A loaded model under the name that people know it by.
+
+    Attributes:
+        content: its weights and their type, for those who keep sessions of it.
+    """
 
     name: str
     loaded: Loaded
+    content: str = ""
 
     @property
     def variant(self) -> str:

@@ -15,8 +15,8 @@ from swwatch.data.video import VideoError
 from swwatch.errors import UserError
 from swwatch.evaluate.caption import command, measure
 from swwatch.evaluate.caption.settings import CONFIG, ROOT, EvalSettings
-from swwatch.evaluate.model import fingerprint
 from swwatch.metrics import captions
+from swwatch.model.fingerprint import fingerprint
 from swwatch.narrate.words import Token
 from swwatch.policies.see import ALL
 from swwatch.toy.world import make_scene, render

@@ -37,7 +37,7 @@ class Recordings:
     def new_name(self) -> str:
         return "name"
 
-    def begin(self, name, opened):
+    def begin(self, name, opened, aside):
         raise OSError(28, "No space left on device")
 
 
@@ -99,7 +99,8 @@ def test_a_session_without_a_question_is_asked_what_its_form_asks(made, variant,
     made.checkpoint.loaded.settings.variant = variant
 
     async def run():
-        _, opened = await made.sessions.open(Open(type="open", version=1), Connection())
+        session, opened = await made.sessions.open(Open(type="open", version=1), connection := Connection())
+        session.detach(connection)
         await made.sessions.shutdown()
         return opened
 
