@@ -43,7 +43,7 @@ def disk_problem(error: Exception, folder: Path | None = None) -> str | None:
         number = int(found.group(1))
     elif number is None and _TORCH_WRITES.search(text):
         number = next((one for one in (*NO_ROOM, *NO_RIGHT) if os.strerror(one) in text), errno.ENOSPC)
-    named = getattr(error, "filename", None)
+    named = getattr(error, "filename2", None) or getattr(error, "filename", None)  # 2: that was copied to
     where = Path(os.fsdecode(named)).absolute().parent if isinstance(named, str | bytes) else folder
     if number in NO_RIGHT and (named or (folder and not isinstance(error, OSError))):
         return f"cannot use {os.fsdecode(named) if named else folder}: {NO_RIGHT[number]}; mend it or choose another"

@@ -3,6 +3,7 @@
 import os
 import shutil
 import signal
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -83,3 +84,20 @@ def picture():
     from tests.helpers.server_process import picture
 
     return picture
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """small_disk(bytes) -> a folder on a disk of its own that is no larger."""
+    folder = tmp_path / "disk"
+
+    def mount(num_bytes):
+        folder.mkdir()
+        asked = ["mount", "-t", "tmpfs", "-o", f"size={num_bytes}", "tmpfs", str(folder)]
+        if os.geteuid() or subprocess.run(asked, capture_output=True).returncode:
+            pytest.skip("needs the right to mount a small disk")
+        return folder
+
+    yield mount
+    if folder.is_mount():
+        subprocess.run(["umount", "-l", str(folder)], check=True)

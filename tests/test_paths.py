@@ -103,23 +103,6 @@ def test_a_folder_is_whole_or_not_there(tmp_path):
     assert (tmp_path / "out" / "file").read_text() == "whole"
 
 
-@pytest.fixture
-def small_disk(tmp_path):
-    """small_disk(bytes) -> a folder on a disk of its own that is no larger."""
-    folder = tmp_path / "disk"
-
-    def mount(num_bytes):
-        folder.mkdir()
-        asked = ["mount", "-t", "tmpfs", "-o", f"size={num_bytes}", "tmpfs", str(folder)]
-        if os.geteuid() or subprocess.run(asked, capture_output=True).returncode:
-            pytest.skip("needs the right to mount a small disk")
-        return folder
-
-    yield mount
-    if folder.is_mount():
-        subprocess.run(["umount", "-l", str(folder)], check=True)
-
-
 def torch_saves(path):
     torch.save({"a": torch.zeros(1 << 20)}, path)
 

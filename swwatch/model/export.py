@@ -14,7 +14,7 @@ from typing import Literal
 from swwatch.config import REQUIRED, read_settings, setting
 from swwatch.errors import UserError
 from swwatch.model.checks import ADAPTER, check_checkpoint
-from swwatch.paths import whole_folder
+from swwatch.paths import need_room, whole_folder
 from swwatch.rules.families import FAMILIES
 
 VERSION = "4.50.0"
@@ -76,6 +76,7 @@ def export(folder: Path, out: Path) -> None:
         written["generation_config.json"] = chosen | {"transformers_version": VERSION}
 
     with whole_folder(out) as partial:
+        need_room(out.parent, sum(path.stat().st_size for path in weights), str(out))
         for path in [*weights, *folder.glob("*.safetensors.index.json"), folder / "tokenizer.json"]:
             shutil.copy(path, partial)
         merges = written.pop("merges")

@@ -12,7 +12,7 @@ from transformers.models.qwen2.tokenization_qwen2 import PRETOKENIZE_REGEX
 
 from swwatch.data.prompt import load_prompts
 from swwatch.errors import UserError
-from swwatch.paths import whole_folder
+from swwatch.paths import need_room, whole_folder
 from swwatch.rules.families import FAMILIES, Family
 from swwatch.toy import world
 from swwatch.toy.recipe import was_made
@@ -130,6 +130,7 @@ def make_checkpoint(
     model = _random_model(row, _configuration(row, tokenizer, text, vision), seed)
 
     with whole_folder(out) as part:
+        need_room(out.parent, sum(p.nbytes for p in model.parameters()), str(out))
         model.save_pretrained(part)
         tokenizer.save_pretrained(part)
         for name, content in _processor(row).items():

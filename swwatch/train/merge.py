@@ -8,7 +8,7 @@ from swwatch.config import REQUIRED, read_settings, setting
 from swwatch.errors import UserError
 from swwatch.model.checks import ADAPTER, check_checkpoint
 from swwatch.model.settings import base_of
-from swwatch.paths import whole_folder
+from swwatch.paths import need_room, whole_folder
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,5 +45,7 @@ def merge(adapter: Path, out: Path, *, base: str | None = None, dtype: str = "fl
 
     with whole_folder(out) as partial:
         loaded = load(adapter, base=base, dtype=torch.float32, device="cpu")  # rounded once, after the sum
-        loaded.model.to(getattr(torch, dtype)).save_pretrained(partial)
+        model = loaded.model.to(getattr(torch, dtype))
+        need_room(out.parent, sum(p.nbytes for p in model.parameters()), str(out))
+        model.save_pretrained(partial)
         loaded.processor.save_pretrained(partial)

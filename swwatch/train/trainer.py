@@ -12,6 +12,7 @@ from torch.utils.data import Sampler
 from transformers import TrainerCallback, TrainingArguments
 
 from swwatch.errors import UserError
+from swwatch.paths import need_room
 from swwatch.train import distributed
 from swwatch.train.arrange import Arrangement
 from swwatch.train.checkpoints import keep_newest, mark_complete, step_of
@@ -70,6 +71,9 @@ class WatchTrainer(OpenTrainer):
                 StopBetweenSteps(self.stop),
             ],
         )
+        learning = sum(p.nbytes for p in setup.model.parameters() if p.requires_grad)
+        saved = learning if settings.adapter != "none" else sum(p.nbytes for p in setup.model.parameters())
+        self.checkpoint_bytes = saved + 2 * learning  # at least: AdamW keeps two numbers for each that learns
         self.counts, self.told, self.began, self.waited = Counter(), {}, 0.0, 0.0  # of a step: what else to log, ...
         if held_out:
             held_out.trainer = self
@@ -78,6 +82,7 @@ class WatchTrainer(OpenTrainer):
         """Train, and write the model if it comes to the last step; returns the step that it came to."""
         done = step_of(self.begin) if self.begin else 0
         if done < self.args.max_steps:
+            self.checkpoint_begins()  # with no room for one it would be lost what is learned up to it
             self.train(resume_from_checkpoint=str(self.begin) if self.begin else None)
             if self.state.global_step < self.args.max_steps:
                 return self.state.global_step
@@ -137,6 +142,10 @@ class WatchTrainer(OpenTrainer):
 
     def compute_loss(self, model, inputs, *args, **kwargs):
         return super().compute_loss(model, inputs | {"use_cache": False}, *args, **kwargs)
+
+    def checkpoint_begins(self) -> None:
+        out = Path(self.args.output_dir)
+        distributed.on_main(lambda: need_room(out, self.checkpoint_bytes, "a checkpoint"))
 
     def checkpoint_written(self, folder: Path) -> None:
         distributed.barrier()  # every process has written its part

@@ -7,6 +7,7 @@ which is gone. It stands apart from model/upstream.py because Trainer takes seco
 import contextlib
 import os
 import re
+import shutil
 from collections.abc import Iterator
 from importlib import import_module
 from multiprocessing.process import BaseProcess
@@ -74,6 +75,9 @@ class OpenTrainer(Trainer):
     def model_wrapped_up(self) -> None:
         """The engine has the model, before the first step."""
 
+    def checkpoint_begins(self) -> None:
+        """This process is about to write its part of a checkpoint."""
+
     def checkpoint_written(self, folder: Path) -> None:
         """This process has written its part of a checkpoint."""
 
@@ -106,8 +110,13 @@ class OpenTrainer(Trainer):
         """
 
     def _save_checkpoint(self, model, trial) -> None:
-        super()._save_checkpoint(model, trial)
         folder = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
+        self.checkpoint_begins()
+        try:
+            super()._save_checkpoint(model, trial)
+        except Exception:
+            shutil.rmtree(folder, ignore_errors=True)  # what a full disk took of it
+            raise
         if self.is_fsdp_enabled and self.args.should_save:
             (folder / "pytorch_model_fsdp.bin").unlink(missing_ok=True)  # the weights once more
         self.checkpoint_written(folder)

@@ -17,6 +17,7 @@ from swwatch.config import load_settings
 from swwatch.errors import UserError, run
 from swwatch.model.loading import load
 from swwatch.paths import ROOT
+from swwatch.train.checkpoints import LOG
 from swwatch.train.command import complete, main
 from swwatch.train.machine import settle
 from swwatch.train.settings import TrainSettings
@@ -94,6 +95,23 @@ def train_slowly(arguments, folder):
 
     WatchTrainer.training_step = stay
     return main([*arguments, "--num-workers", "1"])
+
+
+def test_a_disk_without_room_for_a_checkpoint_is_told_before_the_first_step(flags, small_disk, capsys):
+    out = small_disk(300_000) / "out"
+    assert run(main, flags(output_dir=out)) == 2
+    assert f"a checkpoint needs 1,659,264 bytes, and the disk of {out} has" in capsys.readouterr().err
+    assert not (out / LOG).exists()
+
+
+def test_a_disk_that_fills_up_amid_a_checkpoint_costs_that_one_alone(flags, small_disk, capsys):
+    out = small_disk(1_700_000) / "out"  # more than the weights and the optimizer's states, less than all files
+    assert run(main, flags(output_dir=out)) == 2
+    told = capsys.readouterr().err
+    assert f"error: cannot write to {out}: the disk is full" in told and "Traceback" not in told
+    assert not list(out.glob("checkpoint-*")), "what it took of the checkpoint is gone"
+    subprocess.run(["mount", "-o", "remount,size=4000000", str(out.parent)], check=True)
+    assert run(main, flags(output_dir=out)) == 0
 
 
 def test_continuing_changes_nothing_in_the_configurations(flags, tiny_checkpoint, tmp_path):

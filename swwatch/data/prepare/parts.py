@@ -6,7 +6,6 @@ that decides it, so a changed setting or input never meets old results. Clips fr
 until the end, when those that the output names are moved into place.
 """
 
-import errno
 import hashlib
 import json
 import os
@@ -25,7 +24,7 @@ from swwatch.data.prepare import pe_video_rules as pe_video
 from swwatch.data.prepare import sources
 from swwatch.data.prepare.sample import Sampler
 from swwatch.errors import UserError
-from swwatch.paths import LOCK, only_one
+from swwatch.paths import LOCK, make_folder, only_one, writing
 
 STATE_VERSION = 1  # raise it when the meaning of a part's state changes
 CountTokens = Callable[[list[str]], list[int]]
@@ -90,8 +89,8 @@ def process_part(job: Job, part, count_tokens: CountTokens) -> dict:
             rejects.append({"where": entry.where, "reason": reason, "detail": detail})
 
     if part.has_clips:
-        scratch.mkdir(parents=True)
-    with part.open(scratch) as (entries, extract):
+        make_folder(scratch)
+    with writing(job.videos), part.open(scratch) as (entries, extract):
         for entry in entries:
             num_entries += 1
             record, reason, detail = entry.parse()
@@ -200,21 +199,14 @@ def run_parts(jobs: list[Job], count_tokens: CountTokens, workers: int) -> None:
         ThreadPoolExecutor(workers) as pool,
     ):
         running = {}
-        try:
-            while todo or running:
-                while todo and len(running) < workers:
-                    job, part = todo.pop(0)
-                    running[pool.submit(process_part, job, part, count_tokens)] = job, part
-                for future in wait(running, return_when=FIRST_COMPLETED).done:
-                    job, part = running.pop(future)
-                    staging[job.split].add(part, future.result())
-                    bar.update(part.size)
-        except OSError as error:
-            if error.errno == errno.ENOSPC:
-                raise UserError(
-                    "the disk is full: free some space and run this again (finished parts are kept)"
-                ) from None
-            raise
+        while todo or running:
+            while todo and len(running) < workers:
+                job, part = todo.pop(0)
+                running[pool.submit(process_part, job, part, count_tokens)] = job, part
+            for future in wait(running, return_when=FIRST_COMPLETED).done:
+                job, part = running.pop(future)
+                staging[job.split].add(part, future.result())
+                bar.update(part.size)
 
 
 def finish(job: Job) -> dict:
