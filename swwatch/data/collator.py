@@ -10,7 +10,7 @@ from swwatch.data.batch import stack_rows
 from swwatch.data.dataset import Draw, Sample
 from swwatch.data.packing import Pack
 from swwatch.data.prompt import IGNORED
-from swwatch.policies.see import kept_features
+from swwatch.policies.see.seen import kept_features
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,8 @@ from swwatch.data.samples import MAX_REPLACEMENTS, Draw, Sample, Samples, Size, 
 from swwatch.data.token_counts import TokenCounter, backend_of
 from swwatch.data.video import FRAMES_PER_STEP, READERS, iter_steps, measure
 from swwatch.errors import UserError
-from swwatch.policies.see import ALL, See, see_video
+from swwatch.policies.see import ALL, See
+from swwatch.policies.see.seen import see_video
 from swwatch.policies.speak import Speak
 from swwatch.rules.cursor import layout
 from swwatch.rules.layout import Layout
@@ -125,8 +126,9 @@ class ClipDataset(Samples):
             grid_thw = grid_thw - torch.tensor([[num_cut, 0, 0]])
         patches = tuple(self.markup.announced(see_video(self.see, pixel_values, grids)))
         how = self.variant, len(prompt), patches, len(answer), self.schedule.for_clip(video_id), *sizes
-        tokens = (_layout if self.see.drops else _shared_layout)(*how)  # what is dropped differs from clip to clip
-        held = patches if self.see.drops else ()
+        early = self.see.drops and not self.see.decides_late  # then what is dropped differs from clip to clip
+        tokens = (_layout if early else _shared_layout)(*how)
+        held = patches if early else ()
         return Sample(*fill(tokens, self.markup, prompt, answer), tokens, pixel_values, grid_thw, num_cut, held)
 
     def steps_kept(self, num_text: int, num_steps: int, per_step: int) -> int:

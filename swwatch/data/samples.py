@@ -34,7 +34,7 @@ class Sample:
         pixel_values: (patches, D) float32, normalised.
         video_grid_thw: (1, 3) int64, patches before the spatial merge.
         num_cut: seconds that the end of the video lost to max_length.
-        patches: of each step of the video; none where all of its tokens are kept.
+        patches: of each step of the video; none where all of its tokens are kept, or a policy decides late.
     """
 
     input_ids: torch.Tensor

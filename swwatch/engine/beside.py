@@ -79,6 +79,9 @@ class BesideSession(Session):
             while not ticket.ready:
                 yield Wait(ticket)
             handed = ticket.take()
+            if handed.patch is not None:
+                incoming.strike(handed.patch, self.cursor)
+                self.seen.count(handed.patch)
             self.cache.receive(handed.rows, handed.keys_values)
             self._tickets.popleft()
             if of is not None:
@@ -92,7 +95,8 @@ class BesideSession(Session):
         self.num_handed += len(rows)
         if not len(rows):  # a patch of which nothing is kept
             return
-        self._tickets.append((incoming, self._watcher.submit(self._key, Work(rows, tuple(parts)))))
+        see = self.seen.policy if self.seen.policy.decides_late else None
+        self._tickets.append((incoming, self._watcher.submit(self._key, Work(rows, tuple(parts), see))))
 
 
 class StreamsSession(BesideSession):

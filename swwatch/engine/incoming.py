@@ -7,6 +7,7 @@ import torch
 from swwatch.engine.requests import Look
 from swwatch.engine.source import Ask, Step
 from swwatch.model.vision_tower import VideoFeatures
+from swwatch.rules.cursor import Cursor
 from swwatch.rules.layout import Layout
 from swwatch.rules.patch import Patch
 
@@ -21,7 +22,7 @@ class Incoming:
         last: nothing follows.
         asks: questions in effect from this step on.
         rows: (Q,) Layout of what is watched, in order: questions, video, suffix.
-        patch: the video of the step.
+        patch: the video of the step; whole as long as the SEE policy has not seen it, where that decides late.
         parts: what the rows are, in the same order: token ids, pixels for the vision tower, or what it made of them.
         embeds: (Q, D), once they are known.
         num_in: so many of the rows are in the cache.
@@ -40,6 +41,10 @@ class Incoming:
     @property
     def num_left(self) -> int:
         return len(self.rows) - self.num_in
+
+    def strike(self, patch: Patch, cursor: Cursor) -> None:
+        """Of the video of the step this is left, as is known now; `cursor` has laid out nothing since."""
+        self.patch, self.rows = self.patch._replace(kept=patch.kept), cursor.strike(self.rows, patch)
 
     def take(self, count: int) -> tuple[Layout, torch.Tensor]:
         """The next rows and their embeddings, which go into the cache now."""

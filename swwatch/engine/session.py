@@ -36,7 +36,7 @@ from swwatch.model.modeling import Watching
 from swwatch.model.vision_tower import VideoFeatures
 from swwatch.policies.choose import Choosing, Greedy
 from swwatch.policies.keep import ALL, Keep, parse_keep
-from swwatch.policies.see import Seen
+from swwatch.policies.see.seen import Seen
 from swwatch.rules.cursor import Cursor
 from swwatch.rules.layout import Kind, Layout
 from swwatch.rules.patch import Patch
@@ -166,7 +166,7 @@ class Session(BaseSession):
             grid, *more = merged_grids(step.grid_thw, self.model.config.vision_config.spatial_merge_size)
             if more:
                 raise ValueError(f"watch takes one step at a time, got {1 + len(more)}")
-            (patch,) = self.markup.announced([self.seen.patch(step.pixel_values, grid)], self.cursor.num_steps)
+            (patch,) = self.markup.announced([self.seen.lay(step.pixel_values, grid)], self.cursor.num_steps)
             self.arrivals.append(step.arrival_s)
         index, last = self.cursor.num_steps, step is None or step.last
         asks, self.asks = self.asks, []
@@ -184,10 +184,13 @@ class Session(BaseSession):
         return Incoming(index, step, last, asks, Layout.cat(rows), patch, parts)
 
     def _look(self, incoming: Incoming) -> Run:
-        """Find the embeddings of a step."""
+        """Find the embeddings of a step, and, where the SEE policy decides by them, what is left of it."""
         embeds = []
         for part in incoming.parts:
             seen = (yield part) if isinstance(part, Look) else part.take() if isinstance(part, VideoFeatures) else part
+            if self.seen.policy.decides_late and not isinstance(part, tuple):
+                patch, seen = self.seen.look(seen, incoming.patch[:2], self.model.plain.num_deep)
+                incoming.strike(patch, self.cursor)
             embeds.append(self._embed(seen) if isinstance(seen, tuple) else seen.to(self._dtype))
         incoming.embeds = torch.cat(embeds) if embeds else self._embed([])  # nothing of a patch may be kept
 

@@ -23,7 +23,9 @@ from swwatch.engine.watcher import ThreadWatcher, Watcher, WatcherGone, WatchSec
 from swwatch.errors import UserError
 from swwatch.model.loading import load
 from swwatch.model.upstream import attention_of, set_attention
+from swwatch.policies.see import See
 from swwatch.rules.layout import Layout
+from swwatch.rules.patch import Patch
 
 
 class Copy:
@@ -130,7 +132,7 @@ class ProcessWatcher(Watcher):
     def _task(self, key: int, work: Work) -> tuple:
         columns = torch.stack([getattr(work.rows, f.name) for f in fields(Layout)[:-1]])
         columns = torch.cat([columns, work.rows.position_ids]).numpy()  # few: in the message itself
-        return _watch, key, columns, [_to_share(part) for part in work.parts]
+        return _watch, key, columns, [_to_share(part) for part in work.parts], work.see
 
     def _forgetting(self, key: int) -> tuple:
         return _forget, key
@@ -185,11 +187,11 @@ def _open_worker(make: Callable[[], object]) -> int:
     return os.getpid()
 
 
-def _watch(key: int, columns, parts: list) -> tuple[torch.Tensor, WatchSeconds]:
+def _watch(key: int, columns, parts: list, see: See | None) -> tuple[torch.Tensor, Patch | None, WatchSeconds]:
     columns = torch.from_numpy(columns)
-    keys_values, stopwatch = _worker.watch(key, Work(Layout(*columns[:5], columns[5:]), tuple(parts)))
+    keys_values, patch, stopwatch = _worker.watch(key, Work(Layout(*columns[:5], columns[5:]), tuple(parts), see))
     keys_values = keys_values.cpu()  # on a GPU this waits until all is computed
-    return keys_values, stopwatch.seconds()
+    return keys_values, patch, stopwatch.seconds()
 
 
 def _forget(key: int) -> None:

@@ -18,9 +18,13 @@ from dataclasses import dataclass
 
 import torch
 
+from swwatch.data.pixels import merged_grids
 from swwatch.engine.requests import Look
 from swwatch.model.cache import StreamCache
+from swwatch.policies.see import See
+from swwatch.policies.see.seen import Seen
 from swwatch.rules.layout import Layout
+from swwatch.rules.patch import Patch
 
 
 class WatcherError(RuntimeError):
@@ -38,10 +42,12 @@ class Work:
     Attributes:
         rows: Q tokens that continue what this session's earlier work fed.
         parts: what they are, in order: token ids, or pixels for the vision tower.
+        see: a policy that decides late, and so here, which rows of the patch are left; None: all.
     """
 
     rows: Layout
     parts: tuple[tuple[int, ...] | Look, ...]
+    see: See | None = None
 
 
 @dataclass(frozen=True)
@@ -54,10 +60,15 @@ class WatchSeconds:
 
 @dataclass(frozen=True)
 class WatchedKeysValues:
-    """What came out of a piece of work: keys and values (layers, 2, B, N, Q, D) of its Q rows."""
+    """What came out of a piece of work: keys and values (layers, 2, B, N, Q, D) of the Q rows that are left of it.
+
+    Attributes:
+        patch: what the work's policy left of the video; None: it had none, or no video.
+    """
 
     rows: Layout
     keys_values: torch.Tensor
+    patch: Patch | None
     seconds: WatchSeconds
 
 
@@ -91,13 +102,14 @@ class WatchWorker:
         """Args: the model. Its weights are read, and it must keep nothing from call to call."""
         self.model = model
         self._caches: dict[int, StreamCache | None] = {}  # None: a forward of that session failed half-way
+        self._seen: dict[int, Seen] = {}  # of sessions whose policy decides late
 
-    def watch(self, key: int, work: Work) -> tuple[torch.Tensor, Stopwatch]:
+    def watch(self, key: int, work: Work) -> tuple[torch.Tensor, Patch | None, Stopwatch]:
         """Feed a session's next rows.
 
         Returns:
-            Their keys and values (layers, 2, B, N, Q, D), a copy which later work does not change, and when. On CUDA
-            all of it is queued then, and not computed.
+            Their keys and values (layers, 2, B, N, Q, D), a copy which later work does not change, what a policy that
+            decides late left of the video, and when. On CUDA keys and values are queued then, and not computed.
         """
         cache = self._caches[key] if key in self._caches else self.model.new_cache()
         if cache is None:
@@ -105,13 +117,19 @@ class WatchWorker:
         self._caches[key] = None
         stopwatch, num_before = Stopwatch(self.model.device), cache.num_fed
         stopwatch.note()
-        embeds = torch.cat([self._embed(part) for part in work.parts])
+        rows, patch, embeds = work.rows, None, []
+        for part in work.parts:
+            embeds.append(self._embed(part))
+            if isinstance(part, Look) and work.see is not None:
+                patch, embeds[-1] = self._decide(key, work.see, part, embeds[-1])
+                rows = rows.strike(patch)
         stopwatch.note()
-        self.model.step(cache, work.rows, embeds.to(self.model.dtype), None)
+        if len(rows):
+            self.model.step(cache, rows, torch.cat(embeds).to(self.model.dtype), None)
         keys_values = cache.export(num_before)[1]
         stopwatch.note()
         self._caches[key] = cache
-        return keys_values, stopwatch
+        return keys_values, patch, stopwatch
 
     @torch.no_grad()
     def _embed(self, part: tuple[int, ...] | Look) -> torch.Tensor:
@@ -119,9 +137,16 @@ class WatchWorker:
             return part.select(self.model.watch_video(part.pixel_values, part.grid_thw))
         return self.model.embed(part)
 
+    def _decide(self, key: int, see: See, look: Look, features: torch.Tensor) -> tuple[Patch, torch.Tensor]:
+        if key not in self._seen:
+            self._seen[key] = Seen(see)
+        (grid,) = merged_grids(look.grid_thw, self.model.config.vision_config.spatial_merge_size)
+        return self._seen[key].look(features, grid, self.model.plain.num_deep)
+
     def forget(self, key: int) -> None:
         """Return a session's memory."""
         self._caches.pop(key, None)
+        self._seen.pop(key, None)
 
 
 class Ticket:
@@ -147,10 +172,11 @@ class Ticket:
             Exception: what went wrong in the watcher, WatcherGone if it is there no more.
         """
         try:
-            keys_values, seconds = self._future.result()
+            keys_values, patch, seconds = self._future.result()
         except (CancelledError, BrokenExecutor) as error:
             raise self._watcher.gone() from error
-        return WatchedKeysValues(self._rows, self._watcher.bring(keys_values), seconds)
+        rows = self._rows if patch is None else self._rows.strike(patch)
+        return WatchedKeysValues(rows, self._watcher.bring(keys_values), patch, seconds)
 
 
 class Watcher(ABC):
@@ -206,7 +232,8 @@ class Watcher(ABC):
 
     @abstractmethod
     def _task(self, key: int, work: Work) -> tuple:
-        """A function and its arguments, for the executor to run; it returns keys and values, and WatchSeconds."""
+        """A function and its arguments, for the executor to run; it returns keys and values, the patch that a policy
+        left or None, and WatchSeconds."""
 
     @abstractmethod
     def _forgetting(self, key: int) -> tuple:
@@ -265,11 +292,11 @@ class ThreadWatcher(Watcher):
     def _forgetting(self, key: int) -> tuple:
         return self._worker.forget, key
 
-    def _watch(self, key: int, work: Work, made: list) -> tuple[torch.Tensor, WatchSeconds]:
+    def _watch(self, key: int, work: Work, made: list) -> tuple[torch.Tensor, Patch | None, WatchSeconds]:
         """In the watcher's thread."""
         if not self._streams:
-            keys_values, stopwatch = self._worker.watch(key, work)
-            return keys_values, stopwatch.seconds()
+            keys_values, patch, stopwatch = self._worker.watch(key, work)
+            return keys_values, patch, stopwatch.seconds()
         with ExitStack() as streams:
             for stream in self._streams:
                 streams.enter_context(torch.cuda.stream(stream))
@@ -279,11 +306,11 @@ class ThreadWatcher(Watcher):
                 if isinstance(part, Look) and part.pixel_values.is_cuda:
                     # dropped by the session while the vision tower may still be reading them: as in `bring`
                     part.pixel_values.record_stream(torch.cuda.current_stream(part.pixel_values.device))
-            keys_values, stopwatch = self._worker.watch(key, work)
+            keys_values, patch, stopwatch = self._worker.watch(key, work)
             # Between two GPUs torch orders the copy behind the current stream of the one and before the current stream
             # of the other. Both are the watcher's own here, so that the speaker's stream is not held up by it
             keys_values = keys_values.to(self._device, non_blocking=True)
             # The only wait of a host for a GPU, and it is this thread's: a ticket is ready when all is computed. So
             # the speaker never queues anything behind work that is not done, which would hold up other sessions too
             torch.cuda.current_stream(self._device).synchronize()
-            return keys_values, stopwatch.seconds()
+            return keys_values, patch, stopwatch.seconds()

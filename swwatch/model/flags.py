@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, ClassVar
 from swwatch.config import REQUIRED, setting
 from swwatch.data.budget import BUDGETS
 from swwatch.errors import UserError
-from swwatch.model.checks import check_checkpoint, check_device, check_dtype
+from swwatch.model.checks import check_checkpoint, check_device, check_dtype, saved_settings
 from swwatch.policies.choose import CHOOSE, parse_choose
 from swwatch.policies.keep import KEEP, parse_keep
 from swwatch.policies.see import SEE, parse_see
@@ -75,7 +75,7 @@ class LoadFlags(DeviceFlags):
         None, f"how many words are said when: {FORMS} (default: the checkpoint's own)", also="speak"
     )
     see: str | None = setting(
-        None, f"which tokens of the video are seen: {forms(SEE)}; needed where the checkpoint does not name it"
+        None, f"which tokens of the video are seen: {forms(SEE)} (default: the checkpoint's own, else all)"
     )
     pixel_budget: str | None = setting(None, "declared or release (default: the checkpoint's own, else declared)")
 
@@ -91,7 +91,11 @@ class LoadFlags(DeviceFlags):
             raise UserError(f"no pixel budget {self.pixel_budget!r}: choose one of {', '.join(BUDGETS)}")
 
     def load(self, path: str | Path, **more) -> "Loaded":
-        """As above. A schedule other than the checkpoint's own is no mistake but the paper's disturbance test."""
+        """As above. A schedule other than the checkpoint's own is no mistake but the paper's disturbance test; that a
+        SEE policy is put on one that was trained on all tokens is told."""
+        saved = saved_settings(path) if self.see is not None else {}
+        if saved and not parse_see(saved.get("see", "all")).drops and parse_see(self.see).drops:
+            print(f"see {self.see} is put on {path}, which was trained on all tokens", file=sys.stderr)
         names = ("variant", "pixel_budget", "see")
         loaded = super().load(path, **{name: getattr(self, name) for name in names} | more)
         if self.schedule is None:

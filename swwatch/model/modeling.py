@@ -14,17 +14,25 @@ from torch.nn.attention.flex_attention import BlockMask
 from transformers import AutoTokenizer, PretrainedConfig
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
-from swwatch.data.batch import stack_rows
+from swwatch.data.batch import COLUMNS, stack_rows
 from swwatch.data.pixels import merged_grids
-from swwatch.data.prompt import Markup, parse
+from swwatch.data.prompt import IGNORED, Markup, parse
 from swwatch.errors import UserError
-from swwatch.model.attention import BACKENDS, block_mask, check_attention, dense_mask, flash_segments, split_samples
+from swwatch.model.attention import (
+    BACKENDS,
+    BLOCK,
+    block_mask,
+    check_attention,
+    dense_mask,
+    flash_segments,
+    split_samples,
+)
 from swwatch.model.loss import token_loss
 from swwatch.model.settings import Settings
 from swwatch.model.streaming import Streaming
 from swwatch.model.upstream import attention_of, set_attention, swap_class
 from swwatch.model.vision_attention import LinearPatchEmbed
-from swwatch.policies.see import kept_features, see_video
+from swwatch.policies.see.seen import kept_features, look_at_video, see_video
 from swwatch.rules import variants
 from swwatch.rules.families import FAMILIES, Family, t_step
 from swwatch.rules.layout import Layout
@@ -168,6 +176,55 @@ class Watching(Streaming):
         embeds = embeds.masked_scatter(places[..., None], features.to(embeds))
         return {"inputs_embeds": embeds} | ({"deep": (places, deep)} if deep else {})
 
+    def strike_out(
+        self,
+        input_ids: torch.Tensor,
+        position_ids: torch.Tensor,
+        columns: torch.Tensor,
+        labels: torch.Tensor | None,
+        pixel_values: torch.Tensor,
+        grids_thw: torch.Tensor,
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor | None]:
+        """What a SEE policy that decides late leaves of a batch that was laid out whole.
+
+        Args:
+            as of `forward`; the sequences hold a placeholder for every video token.
+        Returns:
+            inputs_embeds (B, L', D), position_ids (3, B, L'), columns (B, 5, L') and labels (B, L'), without the rows
+            that are dropped, padded on the right.
+        Raises:
+            UserError: another number of placeholders.
+        """
+        merge, video = self.config.vision_config.spatial_merge_size, input_ids == self.markup.video
+        features = self.model.get_video_features(pixel_values, grids_thw).pooler_output  # of each video
+        grids = [merged_grids(grid[None], merge) for grid in grids_thw]
+        seen = [look_at_video(self.settings.see, *of) for of in zip(features, grids, strict=True)]
+        patches = [patch for left, _ in seen for patch in left]
+        num_arrived = sum(patch.num_arrived for patch in patches)
+        if int(video.sum()) != num_arrived:
+            raise UserError(f"{int(video.sum())} video tokens in the sequences against {num_arrived} in the grids")
+        kept = kept_features(patches)
+        stays = torch.ones(num_arrived, dtype=torch.bool) if kept is None else torch.zeros(num_arrived).bool()
+        stays[kept or []] = True
+        stays = (~video).masked_scatter(video, stays.to(video.device))  # (B, L)
+        lengths = stays.sum(1)
+        length = int(lengths.max())
+        if self.attention == "flex":  # its kernels are compiled for each length
+            length = min(-(-length // BLOCK) * BLOCK, stays.shape[1])
+        index = (~stays).int().argsort(dim=1, stable=True)[:, :length]
+        place = torch.arange(length, device=index.device)
+        padding = place >= lengths[:, None]
+        position_ids = position_ids.gather(2, index.expand(3, -1, -1)).masked_fill(padding, 0)
+        columns = columns.gather(2, index[:, None].expand(-1, len(COLUMNS), -1))
+        filling = torch.zeros_like(columns)  # one more sample, as in data.batch
+        filling[:, 0], filling[:, 2] = columns[:, 0].max() + 1, place
+        columns = torch.where(padding[:, None], filling, columns)
+        labels = None if labels is None else labels.gather(1, index).masked_fill(padding, IGNORED)
+        ids = input_ids.gather(1, index)
+        embeds, places = self.get_input_embeddings()(ids), (ids == self.markup.video) & ~padding
+        features = torch.cat([left for _, left in seen]).to(embeds)
+        return embeds.masked_scatter(places[..., None], features), position_ids, columns, labels
+
     def forward(
         self,
         input_ids=None,
@@ -191,7 +248,8 @@ class Watching(Streaming):
             attention_mask: (B, 1, L, K) bool, true where a row may attend, or (B, L) padding mask (0 at padding).
             pixel_values_videos: (patches, D); video_grid_thw: (samples, 3), one video per sample.
             kept: (K,) int64, which merged tokens of all videos the sequences hold; None: all, or, where positions are
-                left to the variant, those of the SEE policy.
+                left to the variant, those of the SEE policy. Where that decides late, all: rows that it drops are
+                struck out here, and logits are of those that are left.
             labels: (B, L); the loss is computed in the way `self.loss_way`, and without logits unless that is "whole".
         Raises:
             UserError: a sequence that cannot be parsed, explicit positions without the mask that belongs to them, or
@@ -209,6 +267,13 @@ class Watching(Streaming):
             layouts = self.layouts(input_ids, padding, patches)
             position_ids, columns = stack_rows([[tokens] for tokens in layouts], input_ids.shape[1], left)
             position_ids, columns = position_ids.to(input_ids.device), columns.to(input_ids.device)
+        late = self.settings.see.decides_late and pixel_values_videos is not None
+        if late:
+            if columns is None:
+                raise UserError(f"see {self.settings.see} strikes out rows: pass columns, or leave positions to it")
+            whole = input_ids, position_ids, columns, labels, pixel_values_videos, video_grid_thw
+            inputs_embeds, position_ids, columns, labels = self.strike_out(*whole)
+            input_ids = pixel_values_videos = None
         if columns is not None:
             if attention_mask is not None:
                 raise UserError("columns and attention_mask both say who may attend to whom: pass one of them")

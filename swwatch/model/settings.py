@@ -43,6 +43,9 @@ class Settings:
     ) -> "Settings":
         """Settle what the caller asked for with what the checkpoint knows.
 
+        A policy of SEE may be put on a checkpoint that was trained on all tokens, as those that need no training are
+        meant to be. One that was trained on what another policy leaves keeps it.
+
         Args:
             saved: config.json's "swwatch" entry, None for a checkpoint without one (a plain Qwen2.5-VL). What an older
                 one does not name is the default.
@@ -58,7 +61,8 @@ class Settings:
             "see": None if see is None else str(parse_see(see)),
         }
         for key, value in asked.items():
-            if value is not None and key in saved and value != saved[key]:
+            put_on = key == "see" and not parse_see(saved.get(key, DEFAULT_SEE)).drops
+            if value is not None and key in saved and value != saved[key] and not put_on:
                 raise UserError(
                     f"{where} was trained with {key} {saved[key]!r}, but {value!r} was asked for: "
                     f"leave {key} out, or choose another checkpoint"

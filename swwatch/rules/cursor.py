@@ -85,6 +85,11 @@ class Cursor:
         self.num_steps += 1
         return run
 
+    def strike(self, rows: Layout, patch: Patch) -> Layout:
+        """The newest run that is watched, laid out whole, as it is now that the patch in it has lost cells."""
+        self.counts[WATCHED] -= patch.num_dropped
+        return rows.strike(patch)
+
     def suffix(self, length: int = SUFFIX_LEN) -> Layout:
         step = self.num_steps - 1
         return self._run(Kind.SUFFIX, _line(self.rule.suffix_start(), length), step, step)

@@ -1,10 +1,11 @@
 """The tokens of a sample as columns: what each is, when it arrives, where it stands, what it may see."""
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from enum import StrEnum
 
 import torch
 
+from swwatch.rules.patch import Patch
 from swwatch.rules.visibility import can_see
 
 
@@ -51,6 +52,16 @@ class Layout:
     @staticmethod
     def cat(parts: list["Layout"]) -> "Layout":
         return Layout(*(torch.cat([getattr(p, f.name) for p in parts], dim=-1) for f in fields(Layout)))
+
+    def strike(self, patch: Patch) -> "Layout":
+        """A run of one stream in which a whole patch stands, without the cells that it lost. The order closes up."""
+        if patch.kept is None:
+            return self
+        video = self.where(Kind.VIDEO)
+        stays = ~video
+        stays[video.nonzero()[list(patch.kept), 0]] = True
+        left = self[stays]
+        return replace(left, order=self.order[0] + torch.arange(len(left)))
 
     @property
     def kind(self) -> list[Kind]:

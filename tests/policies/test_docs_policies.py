@@ -9,7 +9,8 @@ from swwatch.paths import ROOT
 from swwatch.policies.choose import CHOOSE
 from swwatch.policies.keep import KEEP, parse_keep
 from swwatch.policies.memory.policy import Shown
-from swwatch.policies.see import SEE, Seen, parse_see
+from swwatch.policies.see import SEE, parse_see
+from swwatch.policies.see.seen import Seen
 from swwatch.policies.speak import SPEAK, parse_schedule
 from swwatch.rules.schedule import spoken_steps
 
@@ -30,7 +31,7 @@ def test_the_examples_are_policies(written):
     see = parse_see("brightest:0.25")
     assert str(see) == "brightest:0.25" and str(parse_see("brightest")) == "brightest:0.5"
     pixels = torch.tensor([[0.1], [0.9], [0.5], [0.2], [0.7], [0.3], [0.4], [0.6]]).expand(8, 4).reshape(32, 1)
-    patch = Seen(see).patch(pixels, (2, 4))
+    patch = Seen(see).lay(pixels, (2, 4))
     assert patch.kept == (1, 4) and patch.num_dropped == 6
     assert spoken_steps(parse_schedule("every_other:2"), 9, 5) == [1, 1, 1, 1, 3, 3, 3, 3, 4]
     video = [Shown(number, number, number + 1) for number in range(5)]

@@ -1,0 +1,21 @@
+"""SEE: which tokens of a patch go to the LLM. One table; each row has a file of its own, seen.py asks them."""
+
+from swwatch.policies.see.curve import Curve
+from swwatch.policies.see.dtd import Dtd, DtdPixels
+from swwatch.policies.see.flash import Flash
+from swwatch.policies.see.policy import ALL, All, Merged, See, SeeState
+from swwatch.policies.see.stc import Stc
+from swwatch.policies.table import parse, table
+
+__all__ = ["ALL", "SEE", "Merged", "See", "SeeState", "parse_see"]
+
+SEE = table(All, Dtd, DtdPixels, Stc, Flash, Curve)
+
+
+def parse_see(text: str | See) -> See:
+    """Inverse of `str(policy)`.
+
+    Raises:
+        UserError: not one of the forms.
+    """
+    return parse(SEE, text)
