@@ -14,25 +14,25 @@ from torch.nn.attention.flex_attention import BlockMask
 from transformers import AutoTokenizer, PretrainedConfig
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
-from swwatch.data.batch import COLUMNS, stack_rows
+from swwatch.data.batch import stack_rows
 from swwatch.data.pixels import merged_grids
-from swwatch.data.prompt import IGNORED, Markup, parse
+from swwatch.data.prompt import Markup, parse
 from swwatch.errors import UserError
 from swwatch.model.attention import (
     BACKENDS,
-    BLOCK,
     block_mask,
     check_attention,
     dense_mask,
     flash_segments,
     split_samples,
 )
+from swwatch.model.late import strike_out
 from swwatch.model.loss import token_loss
 from swwatch.model.settings import Settings
 from swwatch.model.streaming import Streaming
 from swwatch.model.upstream import attention_of, set_attention, swap_class
 from swwatch.model.vision_attention import LinearPatchEmbed
-from swwatch.policies.see.seen import kept_features, look_at_video, see_video
+from swwatch.policies.see.seen import kept_features, see_video
 from swwatch.rules import variants
 from swwatch.rules.families import FAMILIES, Family, t_step
 from swwatch.rules.layout import Layout
@@ -169,61 +169,17 @@ class Watching(Streaming):
         Raises:
             UserError: another number of placeholders.
         """
-        embeds, places = self.get_input_embeddings()(input_ids), input_ids == self.markup.video
+        places = input_ids == self.markup.video
         if int(places.sum()) != len(kept):
             raise UserError(f"{int(places.sum())} video tokens in the sequences against {len(kept)} that are kept")
-        features, *deep = self.features(pixel_values, grids_thw)[kept].split(embeds.shape[-1], dim=-1)
+        return self.embed_video(input_ids, places, self.features(pixel_values, grids_thw)[kept])
+
+    def embed_video(self, input_ids: torch.Tensor, places: torch.Tensor, features: torch.Tensor) -> dict:
+        """What the LLM is given of sequences (B, L) with features (K, W) at K places (B, L)."""
+        embeds = self.get_input_embeddings()(input_ids)
+        features, *deep = features.split(embeds.shape[-1], dim=-1)
         embeds = embeds.masked_scatter(places[..., None], features.to(embeds))
         return {"inputs_embeds": embeds} | ({"deep": (places, deep)} if deep else {})
-
-    def strike_out(
-        self,
-        input_ids: torch.Tensor,
-        position_ids: torch.Tensor,
-        columns: torch.Tensor,
-        labels: torch.Tensor | None,
-        pixel_values: torch.Tensor,
-        grids_thw: torch.Tensor,
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor | None]:
-        """What a SEE policy that decides late leaves of a batch that was laid out whole.
-
-        Args:
-            as of `forward`; the sequences hold a placeholder for every video token.
-        Returns:
-            inputs_embeds (B, L', D), position_ids (3, B, L'), columns (B, 5, L') and labels (B, L'), without the rows
-            that are dropped, padded on the right.
-        Raises:
-            UserError: another number of placeholders.
-        """
-        merge, video = self.config.vision_config.spatial_merge_size, input_ids == self.markup.video
-        features = self.model.get_video_features(pixel_values, grids_thw).pooler_output  # of each video
-        grids = [merged_grids(grid[None], merge) for grid in grids_thw]
-        seen = [look_at_video(self.settings.see, *of) for of in zip(features, grids, strict=True)]
-        patches = [patch for left, _ in seen for patch in left]
-        num_arrived = sum(patch.num_arrived for patch in patches)
-        if int(video.sum()) != num_arrived:
-            raise UserError(f"{int(video.sum())} video tokens in the sequences against {num_arrived} in the grids")
-        kept = kept_features(patches)
-        stays = torch.ones(num_arrived, dtype=torch.bool) if kept is None else torch.zeros(num_arrived).bool()
-        stays[kept or []] = True
-        stays = (~video).masked_scatter(video, stays.to(video.device))  # (B, L)
-        lengths = stays.sum(1)
-        length = int(lengths.max())
-        if self.attention == "flex":  # its kernels are compiled for each length
-            length = min(-(-length // BLOCK) * BLOCK, stays.shape[1])
-        index = (~stays).int().argsort(dim=1, stable=True)[:, :length]
-        place = torch.arange(length, device=index.device)
-        padding = place >= lengths[:, None]
-        position_ids = position_ids.gather(2, index.expand(3, -1, -1)).masked_fill(padding, 0)
-        columns = columns.gather(2, index[:, None].expand(-1, len(COLUMNS), -1))
-        filling = torch.zeros_like(columns)  # one more sample, as in data.batch
-        filling[:, 0], filling[:, 2] = columns[:, 0].max() + 1, place
-        columns = torch.where(padding[:, None], filling, columns)
-        labels = None if labels is None else labels.gather(1, index).masked_fill(padding, IGNORED)
-        ids = input_ids.gather(1, index)
-        embeds, places = self.get_input_embeddings()(ids), (ids == self.markup.video) & ~padding
-        features = torch.cat([left for _, left in seen]).to(embeds)
-        return embeds.masked_scatter(places[..., None], features), position_ids, columns, labels
 
     def forward(
         self,
@@ -267,13 +223,12 @@ class Watching(Streaming):
             layouts = self.layouts(input_ids, padding, patches)
             position_ids, columns = stack_rows([[tokens] for tokens in layouts], input_ids.shape[1], left)
             position_ids, columns = position_ids.to(input_ids.device), columns.to(input_ids.device)
-        late = self.settings.see.decides_late and pixel_values_videos is not None
-        if late:
+        late = {}
+        if self.settings.see.decides_late and pixel_values_videos is not None:
             if columns is None:
                 raise UserError(f"see {self.settings.see} strikes out rows: pass columns, or leave positions to it")
             whole = input_ids, position_ids, columns, labels, pixel_values_videos, video_grid_thw
-            inputs_embeds, position_ids, columns, labels = self.strike_out(*whole)
-            input_ids = pixel_values_videos = None
+            position_ids, columns, labels, late = strike_out(self, *whole)
         if columns is not None:
             if attention_mask is not None:
                 raise UserError("columns and attention_mask both say who may attend to whom: pass one of them")
@@ -297,6 +252,7 @@ class Watching(Streaming):
             kept = torch.as_tensor(kept, dtype=torch.int64, device=input_ids.device)
             inputs |= {"input_ids": None, "pixel_values_videos": None}
             inputs |= self.embed_kept(input_ids, pixel_values_videos, video_grid_thw, kept)
+        inputs |= late
         if labels is None or self.loss_way == "whole":
             return super().forward(**inputs, labels=labels, **kwargs)
         num_items = kwargs.pop("num_items_in_batch", None)

@@ -28,6 +28,7 @@ from swwatch.engine.trace import Spoken, Watched
 from swwatch.engine.two_device import Copy, ProcessWatcher
 from swwatch.engine.watcher import ThreadWatcher
 from swwatch.errors import UserError
+from swwatch.model.late import strike_out
 from swwatch.model.loading import load
 from swwatch.model.settings import Settings
 from swwatch.policies.choose import Greedy
@@ -200,7 +201,7 @@ def trained(model, sample) -> torch.Tensor:
         logits = model(**batch).logits[0]
         if model.settings.see.decides_late:
             whole = [batch[name] for name in ("input_ids", "position_ids", "columns", "labels")]
-            labels = model.strike_out(*whole, sample.pixel_values, sample.video_grid_thw)[3][0]
+            labels = strike_out(model, *whole, sample.pixel_values, sample.video_grid_thw)[2][0]
     return logits[:-1][labels[1:] != IGNORED]
 
 
