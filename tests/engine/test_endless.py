@@ -18,8 +18,8 @@ from swwatch.policies.choose import Greedy
 from swwatch.policies.keep import Window
 from swwatch.policies.speak import RandomK, WaitK
 from swwatch.rules.cursor import layout
-from swwatch.rules.layout import KINDS, Kind, Layout
-from swwatch.rules.patch import Placed
+from swwatch.rules.layout import Kind, Layout
+from swwatch.rules.patch import Patch, Placed
 from swwatch.rules.schedule import Now
 from swwatch.rules.variants import Speaks, get, speaking
 from swwatch.rules.visibility import SAID, WATCHED
@@ -107,14 +107,17 @@ def test_in_one_layer_it_is_as_if_the_rest_had_been_all_there_ever_was(
             logits = yield from super()._predict(rows, embeds, feeds_left)
             watched, said = self.cache.tokens[WATCHED], self.cache.tokens[SAID]
             ids = self._forgetting.said_ids[: len(said)]
-            prompt = model.embed(stream.prompt)
-            seen = [videos[i] for i in watched.step[watched.kind_ids == KINDS.index(Kind.VIDEO)].unique().tolist()]
-            suffix = watched.where(Kind.SUFFIX).sum()
-            tail = [model.embed(model.markup.suffix)] if suffix else []
+            shown = watched.step[watched.where(Kind.VIDEO)].unique().tolist()
+            parts = {Kind.PROMPT: model.embed(stream.prompt), Kind.VIDEO: torch.cat([videos[i] for i in shown])}
+            parts |= {Kind.AROUND: model.embed(model.markup.around(shown if model.markup.stamp else []))}
+            parts |= {Kind.SUFFIX: model.embed(model.markup.suffix if watched.where(Kind.SUFFIX).any() else [])}
+            there = torch.full((len(watched), parts[Kind.VIDEO].shape[1]), torch.nan)
+            for kind, part in parts.items():
+                there[watched.where(kind)] = part
             everything = Layout.cat([watched, said])
             with torch.no_grad():
                 hidden = model.model.language_model(
-                    inputs_embeds=torch.cat([prompt, *seen, *tail, model.embed(ids)])[None],
+                    **model.llm_inputs(torch.cat([there, model.embed(ids)])[None], everything.where(Kind.VIDEO)[None]),
                     position_ids=everything.position_ids[:, None],
                     attention_mask=everything.visible()[None, None],
                 ).last_hidden_state
@@ -144,14 +147,15 @@ def test_what_is_kept_stands_as_a_stream_that_began_with_it(load_tiny, variant):
     step, watched, said = seen[6]
     assert step == 6 and watched.step.unique().tolist() == [0, 4, 5, 6]  # the prompt counts to step 0
     # header and the last three words, which step 5 said: they are what this shorter stream says at its second step
-    short = layout(variant, 4, [(2, 3)] * 3, 3, schedule=Said({1: 3}), t_per_step=2)
+    patches = loaded.markup.announced([Patch(2, 3)] * 3)
+    short = layout(variant, 4, patches, 3, schedule=Said({1: 3}), t_per_step=2)
     there = short[(short.stream == WATCHED) & ~short.where(Kind.SUFFIX)]
     assert torch.equal(watched.position_ids[:, :4], there.position_ids[:, :4])
     if variant != "overlap":  # whose patches begin behind words, the header among them, which was said before
         assert torch.equal(watched.position_ids, there.position_ids)
     axis = said.position_ids[0].tolist()
     if variant == "overlap":
-        assert axis[-3:] == list(range(axis[-3], axis[-3] + 3))
+        assert axis[-4:-1] == list(range(axis[-4], axis[-4] + 3))  # and one word of step 6
     else:
         first = get(variant).positions.first
         assert axis == list(range(first, first + len(axis)))
@@ -169,15 +173,15 @@ class Said(WaitK):
 
 
 @pytest.mark.parametrize("variant", PARALLEL)
-@given(sizes, schedules)
+@given(sizes, schedules, st.sampled_from([(0, 0), (7, 1)]))
 @settings(max_examples=20)
-def test_laying_out_a_whole_stream_anew_gives_the_layout_it_had(variant, sizes, schedule):
-    whole = layout(variant, 5, sizes, 14, schedule=schedule)
+def test_laying_out_a_whole_stream_anew_gives_the_layout_it_had(variant, sizes, schedule, around):
+    whole = layout(variant, 5, [Patch(*size, None, *around) for size in sizes], 14, schedule=schedule)
     watched, said = (whole[whole.stream == stream] for stream in (WATCHED, SAID))
     firsts = [
         watched[watched.where(Kind.VIDEO) & (watched.step == step)].position_ids[:, 0] for step in range(len(sizes))
     ]
-    placed = {step: Placed(tuple(first.tolist()), *sizes[step]) for step, first in enumerate(firsts)}
+    placed = {step: Placed(tuple(first.tolist()), *sizes[step], around[0]) for step, first in enumerate(firsts)}
     again, words, _ = lay_out(get(variant), 2, watched, said, dict(placed))
     assert torch.equal(again.position_ids, watched.position_ids)
     assert torch.equal(words.position_ids, said.position_ids)

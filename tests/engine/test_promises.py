@@ -4,9 +4,11 @@ from unittest import mock
 
 import pytest
 import torch
+import transformers
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from swwatch.data.prompt import fill
 from swwatch.engine.serial import SerialSession
 from swwatch.policies.choose import Greedy
 from swwatch.policies.speak import RandomK, WaitK
@@ -98,15 +100,13 @@ def test_p4_every_token_is_fed_once(load_tiny, variant, schedule):
 @pytest.mark.parametrize("variant", ["origin", "batch"])
 def test_p5_offline_equals_plain_qwen_with_the_same_positions(load_tiny, tiny_checkpoint, variant, penalty):
     """transformers' own model and generate(), told our positions, speak the same tokens (origin: plain Qwen2.5-VL)."""
-    from transformers import Qwen2_5_VLForConditionalGeneration
-
     loaded = load_tiny(variant)
     stream = random_stream(loaded, SIZES, answer_len=0, seed=1)  # one to which random weights say more than one word
     _, tokens = full_forward(loaded, stream, WaitK(3))
-    plain = Qwen2_5_VLForConditionalGeneration.from_pretrained(tiny_checkpoint).eval()
+    plain = getattr(transformers, loaded.model.family.upstream).from_pretrained(tiny_checkpoint).eval()
     plain.load_state_dict(loaded.model.state_dict())
     header_end = int(tokens.position_ids[0, -1])
-    ids = torch.tensor(stream.prompt + [loaded.markup.video] * 30 + [*loaded.markup.suffix, *loaded.markup.header])
+    ids = fill(tokens, loaded.markup, stream.prompt, [])[0]
     delta = torch.tensor([[header_end + 1 - len(ids)]])
     with mock.patch.object(plain.model, "get_rope_index", lambda *a, **k: (tokens.position_ids[:, None], delta)):
         theirs = plain.generate(

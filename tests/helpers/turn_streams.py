@@ -94,7 +94,9 @@ def forward(loaded, context, policy: str, videos: list[torch.Tensor]) -> torch.T
     mask = torch.ones((1, 1, len(ids), len(ids)), dtype=torch.bool).tril()
     with torch.no_grad():
         hidden = model.model.language_model(
-            inputs_embeds=embeds[None], position_ids=where[:, None], attention_mask=mask
+            **model.llm_inputs(embeds[None], (ids == model.markup.video)[None]),
+            position_ids=where[:, None],
+            attention_mask=mask,
         ).last_hidden_state
         return model.lm_head(hidden[0]).float()
 

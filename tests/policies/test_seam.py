@@ -175,7 +175,7 @@ def world(load_tiny, clips):
         return loaded.model, [dataset[0, i].sample for i in range(len(SECONDS))]
 
     yield build
-    for patch in undo:
+    for patch in reversed(undo):
         patch.stop()
 
 

@@ -74,9 +74,11 @@ class Keep(Policy):
             The pieces that stay, in their new order; the tokens of a piece follow one another in the old context too.
             By default all but the video that is not `shown` when the turn about to come is.
         """
-        video = [Shown(span.round, span.start_s, span.end_s) for span in context if span.part is Part.VIDEO]
+        video = {
+            span.round: Shown(span.round, span.start_s, span.end_s) for span in context if span.part is Part.VIDEO
+        }
         last = context[-1]
-        shown = self.shown([*video, Shown(last.round + 1, last.end_s, end_s)])
+        shown = self.shown([*video.values(), Shown(last.round + 1, last.end_s, end_s)])
         return [(span, place) for span, place in whole(context) if span.part not in SEEN or span.round in shown]
 
     def shown(self, video: Sequence[Shown]) -> Collection[int]:
