@@ -21,7 +21,7 @@ _VIDEOS = {"mvbench": "video"}  # the others name their folders themselves
 
 
 def write_quiz(root: Path, *, videos: int = 4, seed: int = 0) -> dict[str, Path]:
-    """Write all five.
+    """Write all six.
 
     Returns:
         Benchmark -> its annotation file or folder; its videos lie in the folder of that name under `root`.
@@ -33,7 +33,7 @@ def write_quiz(root: Path, *, videos: int = 4, seed: int = 0) -> dict[str, Path]
         raise UserError(f"{videos} videos: one at least is needed")
     scenes = [make_scene(seed, i, split="test") for i in range(videos)]
     clips = [encode(scene, FRAME_RATES[i % len(FRAME_RATES)]) for i, scene in enumerate(scenes)]
-    forms = (_videomme, _mvbench, _ovobench, _streamingbench, _livesports)
+    forms = (_videomme, _mvbench, _longvideobench, _ovobench, _streamingbench, _livesports)
     return {form.__name__[1:]: form(root / form.__name__[1:], scenes, clips) for form in forms}
 
 
@@ -85,6 +85,23 @@ def _mvbench(root: Path, scenes: list[Scene], clips: list[bytes]) -> Path:
     for name, rows in (("moving_attribute", plain), ("action_localization", bounded), ("episodic_reasoning", folders)):
         _write_json(root / "json" / f"{name}.json", rows)
     return root / "json"
+
+
+def _longvideobench(root: Path, scenes: list[Scene], clips: list[bytes]) -> Path:
+    rows = []
+    for i, (scene, clip) in enumerate(zip(scenes, clips, strict=True)):
+        name = f"toy{i}"
+        _write(root / "videos" / f"{name}.mp4", clip)
+        said = [{"start": "00:01:40", "end": "00:01:42", "line": scene.caption}]
+        _write_json(root / "subtitles" / f"{name}_en.json", said)
+        for k, event in enumerate(scene.events):
+            _, question, answer = _ask(event)
+            row = {"video_id": name, "question": question, "candidates": list(COLORS), "id": f"{name}_{k}"}
+            row |= {"correct_choice": "ABCD".index(answer), "topic_category": "KA-Knowledge-Art"}
+            row |= {"question_category": "S2A", "level": "L1-Perception", "duration_group": (15, 60, 600)[i % 3]}
+            row |= {"video_path": f"{name}.mp4", "subtitle_path": f"{name}_en.json", "duration": scene.duration_s}
+            rows.append(row | {"starting_timestamp_for_subtitles": 100})
+    return _write_json(root / "lvb_val.json", rows)
 
 
 def _ovobench(root: Path, scenes: list[Scene], clips: list[bytes]) -> Path:

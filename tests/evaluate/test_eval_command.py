@@ -216,11 +216,7 @@ def test_settings_file_holds_known_keys_and_the_protocols_values():
 
     assert load_settings(EvalSettings, yaml_path=CONFIG) == EvalSettings()
     assert EvalSettings().data_path == ROOT / "dataset" / "test_3_5.jsonl"
-    assert (EvalSettings().max_count, EvalSettings().max_new_tokens, EvalSettings().repetition_penalty) == (
-        400,
-        300,
-        1.15,
-    )
+    assert (EvalSettings().max_count, EvalSettings().max_new_tokens) == (400, 300)
 
 
 def write_clip(path, scene, fps=10):

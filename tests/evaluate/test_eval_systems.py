@@ -51,6 +51,13 @@ def test_a_caption_is_the_words_of_all_turns(evaluated, tiny_checkpoint, tmp_pat
     assert found.metrics["timing"]["staleness_s"]["median"] >= 0
 
 
+def test_a_repetition_penalty_that_is_given_is_a_chat_systems_own(evaluated):
+    few = ("--max-count", "1", "--max-new-tokens", "4")
+    own, other = evaluated("livecc", *few), evaluated("livecc", *few, "--repetition-penalty", "3.5", out="other")
+    assert own.rows["0"]["result"] != other.rows["0"]["result"]
+    assert [run.facts["settings"]["repetition_penalty"] for run in (own, other)] == [None, 3.5]
+
+
 @pytest.mark.parametrize("system", TURNS)
 def test_several_clips_at_once_and_a_cut_change_no_byte(evaluated, system):
     alone = evaluated(system).path.read_bytes()

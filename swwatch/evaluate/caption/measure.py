@@ -18,6 +18,7 @@ from swwatch.evaluate.run_files import read_run, write_object
 from swwatch.launch.ranks import Alone
 from swwatch.model.loading import Loaded
 from swwatch.narrate.words import narration
+from swwatch.policies.choose import Greedy
 from swwatch.rules import systems
 from swwatch.rules.variants import is_chat
 
@@ -75,14 +76,18 @@ def score_results(results: Results, records: list[dict], learned: list) -> None:
 
 
 def narrate_clip(clip: Clip, loaded: Loaded, settings: EvalSettings, prompts: Prompts) -> Run:
-    """Watch one clip and speak. A chat system chooses its words by its own rule; --max-new-tokens limits its turns.
+    """Watch one clip and speak. A chat system chooses its words by its own rule, but for a penalty that was given;
+    --max-new-tokens limits its turns.
 
     Raises:
         Unreadable: its video cannot be decoded, is too long, or has a shape that the pixel budget cannot take.
     """
-    how = {"limit": settings.max_new_tokens}
-    if not is_chat(loaded.settings.variant):
-        how = {name: getattr(settings, name) for name in ("schedule", "max_new_tokens", "repetition_penalty")}
+    if is_chat(loaded.settings.variant):
+        how = {"limit": settings.max_new_tokens}
+        how |= {} if settings.repetition_penalty is None else {"repetition_penalty": settings.repetition_penalty}
+    else:
+        how = {"schedule": settings.schedule, "max_new_tokens": settings.max_new_tokens}
+        how["repetition_penalty"] = settings.repetition_penalty or Greedy.penalty
     try:
         yield from narration(
             loaded,
@@ -111,10 +116,11 @@ def describe_run(settings: EvalSettings, loaded: Loaded, prompts: Prompts) -> di
         "question": prompts.eval_question,
         "max_frames": settings.max_frames,
         "max_new_tokens": settings.max_new_tokens,
-        "repetition_penalty": settings.repetition_penalty,
+        "repetition_penalty": settings.repetition_penalty or Greedy.penalty,
     }
     if is_chat(own.variant):
-        made |= {"schedule": None, "repetition_penalty": None, "choose": systems.get(own.variant).choose}
+        made |= {"schedule": None, "repetition_penalty": settings.repetition_penalty}
+        made["choose"] = systems.get(own.variant).choose
     if own.see.drops:  # a run of before knows nothing of it
         made["see"] = str(own.see)
     about = {

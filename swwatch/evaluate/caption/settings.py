@@ -55,7 +55,7 @@ class EvalSettings(LoadFlags):
         "pyav", "what decodes videos: pyav, as the ffmpeg command shows them; decord, as the release did"
     )
     max_new_tokens: int = setting(300, "limit of a whole answer; of a turn for chat systems", least=1)
-    repetition_penalty: float = setting(1.15, "of the variants, 1 is off; chat systems have their own", above=0)
+    repetition_penalty: float | None = setting(None, "1 is off (default: 1.15, or the chat system's own)", above=0)
     max_bad_fraction: float = setting(0.01, "stop when more of the clips than this cannot be read (0: at the first)")
     clips_at_once: str = setting("1", "so many clips share every forward, or auto: as many as memory holds")
     restart: bool = setting(False, "delete earlier results of the same name first")

@@ -123,7 +123,7 @@ class Row:
 
 
 def read_rows(path: Path) -> list[Row]:
-    """The rows of a json (a list), jsonl, csv or parquet file.
+    """The rows of a json (a list), jsonl, csv, tsv or parquet file.
 
     Raises:
         UserError: no such file, another kind of file, or it cannot be read.
@@ -137,16 +137,17 @@ def read_rows(path: Path) -> list[Row]:
             from pyarrow.parquet import read_table
 
             found = read_table(path).to_pylist()
-        elif kind == ".csv":
+        elif kind in (".csv", ".tsv"):
+            csv.field_size_limit(1 << 26)  # a question may hold subtitles of an hour
             with path.open(newline="", encoding="utf-8-sig") as file:
-                found = list(csv.DictReader(file))
+                found = list(csv.DictReader(file, delimiter="\t" if kind == ".tsv" else ","))
         elif kind == ".jsonl":
             found = [decode_line(line) for line in path.read_bytes().split(b"\n") if line.strip()]
         elif kind == ".json":
             found = json.loads(path.read_text(encoding="utf-8-sig"))
         else:
-            raise UserError(f"{path}: a json, jsonl, csv or parquet file is wanted")
-    except (ValueError, OSError, UserError) as error:
+            raise ValueError("a json, jsonl, csv, tsv or parquet file is wanted")
+    except (ValueError, OSError, csv.Error, UserError) as error:
         raise UserError(f"{path} cannot be read: {error}") from error
     if not isinstance(found, list) or not all(isinstance(row, Mapping) for row in found):
         raise UserError(f"{path}: a list of objects is wanted")
@@ -210,11 +211,16 @@ def worded_answer(row: Row, options: list[str]) -> str:
 
 def seconds(row: Row, name: str) -> float:
     """A time as seconds, or written h:mm:ss or mm:ss."""
-    parts = row.text(name).split(":")
     try:
-        value = sum(float(part) * 60**power for power, part in enumerate(reversed(parts)))
+        return clock(row.text(name))
     except ValueError:
-        value = math.nan
+        raise row.wrong(f"{name} {row.text(name)!r} is no time") from None
+
+
+def clock(text: str) -> float:
+    """Seconds of a time written so. Raises: ValueError: it is none."""
+    parts = text.split(":")
+    value = sum(float(part) * 60**power for power, part in enumerate(reversed(parts)))
     if not math.isfinite(value) or value < 0 or len(parts) > 3:
-        raise row.wrong(f"{name} {row.text(name)!r} is no time")
+        raise ValueError(f"{text!r} is no time")
     return value

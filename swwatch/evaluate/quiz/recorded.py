@@ -1,10 +1,24 @@
-"""Benchmarks whose questions are about whole, recorded videos: VideoMME, MVBench, LiveSports-3K QA."""
+"""Benchmarks whose questions are about whole, recorded videos: VideoMME, MVBench, LongVideoBench, LiveSports-3K QA.
 
+The first three are also read from the tsv files that VLMEvalKit makes of them.
+"""
+
+import json
+from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from swwatch.errors import UserError
-from swwatch.evaluate.quiz.items import Item, Row, multiple_choice, read_rows, worded_answer
+from swwatch.evaluate.quiz.items import (
+    LETTERS,
+    Item,
+    Row,
+    clock,
+    letters_of,
+    multiple_choice,
+    read_rows,
+    worded_answer,
+)
 from swwatch.evaluate.quiz.wording import Wording
 
 ENDINGS = (".mp4", ".mkv", ".webm", ".avi", ".mov")
@@ -12,25 +26,27 @@ TVQA_FPS = 3.0
 
 
 def videomme(data: Path, wording: Wording, subtitles: Path | None = None) -> list[Item]:
-    """Video-MME (arXiv 2405.21075): parquet or json rows.
+    """Video-MME (arXiv 2405.21075): parquet or json rows, or VLMEvalKit's tsv.
 
     Fields: videoID, question_id, duration (short, medium, long), domain, sub_category, task_type, question, options
-    (a list of "A. ..."), answer (a letter). Videos are <videoID>.mp4, subtitles <videoID>.srt. Source: the dataset
-    card of lmms-lab/Video-MME.
+    (a list of "A. ..."), answer (a letter). Videos are <videoID>.mp4, subtitles <videoID>.srt. The tsv has index,
+    video, video_path and candidates for question_id, videoID and options. Source: the dataset card of
+    lmms-lab/Video-MME.
 
     Args:
         subtitles: folder of the srt files; a video without one has no subtitles.
     """
     items = []
     for row in read_rows(data):
-        video = row.text("videoID")
+        video = row.text("videoID", "video")
+        named = [_below(row.text("video_path"))] if "video_path" in row else []
         item = multiple_choice(
             row,
             wording.ask,
-            row.texts("options"),
-            key=row.text("question_id"),
+            row.texts("options", "candidates"),
+            key=row.text("question_id", "index"),
             video=video,
-            places=tuple(f"{folder}{video}{ending}" for folder in ("", "data/", "video/") for ending in ENDINGS),
+            places=(*named, *(f"{folder}{video}{end}" for folder in ("", "data/", "video/") for end in ENDINGS)),
             group=row.text("duration"),
             tags=tuple(row.text(name) for name in ("domain", "task_type") if name in row),
         )
@@ -81,27 +97,100 @@ MVBENCH = {
 
 
 def mvbench(data: Path, wording: Wording) -> list[Item]:
-    """MVBench (arXiv 2311.17005): a folder with one json file for each task; those that are there are asked.
+    """MVBench (arXiv 2311.17005): a folder with one json file for each task, those that are there, or the tsv of
+    VLMEvalKit, in which a row names its task (task_type).
 
     Fields: video, question, candidates, answer (the words of a candidate); start and end in seconds where the task's
     row in MVBENCH says so.
     """
-    if not data.is_dir():
-        raise UserError(f"{data} is no folder: MVBench has one json file for each task, give their folder by --data")
     items = []
-    for task, (name, folder, bounded) in MVBENCH.items():
-        path = data / f"{name}.json"
-        for number, row in enumerate(read_rows(path) if path.is_file() else []):
-            video, options = f"{folder}/{row.text('video')}", row.texts("candidates")
-            shown = {"start_s": row.number("start"), "end_s": row.number("end")} if bounded else {}
-            if "frames_fps3" in folder:
-                shown["frames_per_second"] = TVQA_FPS
-            where = {"key": f"{name}/{number}", "video": video, "places": (video, f"video/{video}"), "group": task}
-            answer = worded_answer(row, options)
-            items.append(multiple_choice(row, wording.ask, options, answer=answer, **where, **shown))
+    for task, number, row in _mvbench_rows(data):
+        name, folder, bounded = MVBENCH[task]
+        video, options = f"{folder}/{row.text('video')}", row.texts("candidates")
+        shown = {"start_s": row.number("start"), "end_s": row.number("end")} if bounded else {}
+        if "frames_fps3" in folder:
+            shown["frames_per_second"] = TVQA_FPS
+        where = {"key": f"{name}/{number}", "video": video, "places": (video, f"video/{video}"), "group": task}
+        answer = worded_answer(row, options)
+        items.append(multiple_choice(row, wording.ask, options, answer=answer, **where, **shown))
     if not items:
         raise UserError(f"{data} holds no annotation file of MVBench, such as action_sequence.json")
     return items
+
+
+def _mvbench_rows(data: Path) -> Iterator[tuple[str, int, Row]]:
+    """(task, number of the question, row)."""
+    if data.suffix.lower() == ".tsv":
+        for row in read_rows(data):
+            if row.text("task_type") not in MVBENCH:
+                raise row.wrong(f"no task of MVBench: {row.text('task_type')!r}")
+            yield row.text("task_type"), row.index("index"), row
+        return
+    if not data.is_dir():
+        raise UserError(f"{data} is no folder: MVBench has one json file for each task, give their folder by --data")
+    for task, (name, _, _) in MVBENCH.items():
+        path = data / f"{name}.json"
+        yield from ((task, number, row) for number, row in enumerate(read_rows(path) if path.is_file() else []))
+
+
+def longvideobench(data: Path, wording: Wording, subtitles: Path | None = None) -> list[Item]:
+    """LongVideoBench (arXiv 2407.15754), its questions with answers: lvb_val.json, parquet rows or VLMEvalKit's tsv.
+
+    Fields: id, video_id, video_path, question, candidates (or option0 ..., "N/A" where there is none), correct_choice
+    (their number from 0), duration_group (15, 60, 600, 3600), question_category, topic_category; of subtitles
+    subtitle_path, starting_timestamp_for_subtitles, duration. Videos lie in videos/. Source: code that reads them.
+
+    Args:
+        subtitles: folder of its json files; a video without one has none. They stand before the question, where the
+            benchmark's own loader puts them between the frames.
+    """
+    items = []
+    for row in read_rows(data):
+        options = row.texts("candidates") if "candidates" in row else _numbered(row)
+        path, video = PurePosixPath(_below(row.text("video_path"))), row.text("video_id")
+        item = multiple_choice(
+            row,
+            wording.ask,
+            options,
+            answer=letters_of(row, options)[row.index("correct_choice", len(options))],
+            key=row.text("id"),
+            video=video,
+            places=(str(path), f"videos/{path.name}", path.name),
+            group=row.text("duration_group"),
+            tags=tuple(row.text(name) for name in ("question_category", "topic_category") if name in row),
+        )
+        if subtitles is not None:
+            said = _spoken(subtitles / PurePosixPath(row.text("subtitle_path")).name, row)
+            item = replace(item, prompt=wording.subtitled.format(subtitles=said, question=item.prompt))
+        items.append(item)
+    return items
+
+
+def _numbered(row: Row) -> list[str]:
+    options = [row.text(f"option{i}") for i in range(len(LETTERS)) if f"option{i}" in row]
+    return [option for option in options if option != "N/A"]
+
+
+def _spoken(path: Path, row: Row) -> str:
+    """What is said in a clip, of subtitles that count from the beginning of the video that it was cut from."""
+    if not path.is_file():
+        return ""
+    begin_s, length_s = row.number("starting_timestamp_for_subtitles"), row.number("duration")
+    said = []
+    try:
+        for one in json.loads(path.read_text(encoding="utf-8-sig")):
+            words = one["text"] if "timestamp" in one else one["line"]
+            start, end = one["timestamp"] if "timestamp" in one else (clock(one["start"]), clock(one["end"]))
+            if float(start) < begin_s + length_s and (end is None or float(end) > begin_s):
+                said.append(words.strip())
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"{path} holds no subtitles of LongVideoBench: {error!r}") from error
+    return " ".join(said)
+
+
+def _below(path: str) -> str:
+    """A path without the ./ that it may begin with."""
+    return str(PurePosixPath(path))
 
 
 def livesports(data: Path, wording: Wording) -> list[Item]:

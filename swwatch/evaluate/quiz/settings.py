@@ -24,9 +24,9 @@ class QuizSettings(DeviceFlags):
     """Which questions, about what, and how they are shown."""
 
     task: str = setting(REQUIRED, f"the benchmark: {', '.join(tasks.TASKS)}", positional=True)
-    data: Path | None = setting(None, "its annotation file; for mvbench the folder of its json files")
+    data: Path | None = setting(None, "its annotation file; for mvbench the folder of its json files, or a tsv")
     videos: Path | None = setting(None, "folder of its videos (default: that of --data)")
-    subtitles: Path | None = setting(None, "videomme: folder of the srt files (default: without subtitles)")
+    subtitles: Path | None = setting(None, "videomme, longvideobench: folder of the subtitles (default: without)")
     model: str | None = setting(None, "checkpoint folder or hub id")
     variant: str | None = setting(None, "if the checkpoint names none (default: origin, one causal stream)")
     streaming: bool = setting(False, "watch turn by turn and ask on the state")

@@ -45,7 +45,7 @@ class Task:
         if subtitles is not None and not self.with_subtitles:
             raise UserError(f"{self.name} has no subtitles: leave --subtitles out")
         if subtitles is not None and not subtitles.is_dir():
-            raise UserError(f"there is no folder {subtitles}: --subtitles wants that of the srt files")
+            raise UserError(f"there is no folder {subtitles}: --subtitles wants that of the subtitle files")
         items = self.read(data, wording, subtitles) if self.with_subtitles else self.read(data, wording)
         twice = [key for key, times in Counter(item.key for item in items).items() if times > 1]
         if twice:
@@ -65,12 +65,13 @@ def get(name: str) -> Task:
 
 
 # Frame limit, beginnings and where a space comes first: LiveCC's evaluation (arXiv 2504.16030). It has no
-# StreamingBench, which is asked as the others are.
+# StreamingBench and no LongVideoBench, which are asked as the others are.
 TASKS = {
     task.name: task
     for task in (
         Task("videomme", recorded.videomme, with_subtitles=True),
         Task("mvbench", recorded.mvbench, mean="groups"),
+        Task("longvideobench", recorded.longvideobench, with_subtitles=True),
         Task(
             "ovobench",
             online.ovobench,

@@ -1,6 +1,9 @@
 """Every benchmark's files become the questions that they hold, and mistakes in them are told."""
 
+import csv
 import json
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import yaml
@@ -45,6 +48,70 @@ def test_videomme_asks_about_whole_videos_and_tells_durations_apart(quiz, tmp_pa
     (tmp_path / "test.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     for path in tmp_path.iterdir():
         assert tasks.get("videomme").items(path, read_wording()) == items
+
+
+def test_the_tsv_files_of_vlmevalkit_hold_the_same_questions(quiz, tmp_path, videos_of):
+    """Their columns, lists written as Python writes them, and paths from the folder that the file lies in."""
+
+    def write(name: str, rows: list[dict]) -> Path:
+        with (tmp_path / name).open("w", newline="", encoding="utf-8") as file:
+            table = csv.DictWriter(file, list(rows[0]), delimiter="\t", extrasaction="ignore")
+            table.writeheader()
+            table.writerows(row | {"index": i} for i, row in enumerate(rows))
+        return tmp_path / name
+
+    def alike(found: list[Item], wanted: list[Item]) -> bool:
+        bare = [[replace(item, key="", places=()) for item in items] for items in (found, wanted)]
+        return bare[0] == bare[1] and len({item.key for item in found}) == len(found) > 3
+
+    rows = [row.values for row in read_rows(quiz["videomme"])]
+    rows = [{"index": 0, "video": row["videoID"], "video_path": f"./video/{row['videoID']}.mp4"} | row for row in rows]
+    rows = [{k: v for k, v in row.items() if k not in ("videoID", "video_id", "question_id")} for row in rows]
+    rows = [row | {"candidates": str(row.pop("options"))} for row in rows]
+    found = tasks.get("videomme").items(write("Video-MME.tsv", rows), read_wording())
+    assert alike(found, items_of(quiz, "videomme")) and found[0].places[0] == "video/toy0.mp4"
+
+    rows = []
+    for task, (name, folder, bounded) in recorded.MVBENCH.items():
+        path = quiz["mvbench"] / f"{name}.json"
+        for row in json.loads(path.read_text()) if path.is_file() else []:
+            kind = {"task_type": task, "prefix": f"video/{folder}/", "bound": bounded, "start": "", "end": ""}
+            kind |= {"index": 0, "data_type": "frame" if "frames" in folder else "video"}
+            rows.append(kind | row | {"candidates": str(row["candidates"])})
+    found = tasks.get("mvbench").items(write("MVBench.tsv", rows), read_wording())
+    assert alike(found, items_of(quiz, "mvbench"))
+    assert all(item.locate(videos_of("mvbench").parent).exists() for item in found)
+
+    rows = json.loads(quiz["longvideobench"].read_text())
+    rows = [row | {"index": 0, "video_path": f"./videos/{row['video_path']}"} for row in rows]
+    found = tasks.get("longvideobench").items(write("LongVideoBench.tsv", rows), read_wording())
+    assert alike(found, items_of(quiz, "longvideobench"))
+
+
+def test_longvideobench_counts_by_length_and_reads_both_forms_of_subtitles(quiz, tmp_path):
+    items = items_of(quiz, "longvideobench")
+    assert [item.answer for item in items] == [LETTER[event.color] for event in EVENTS]
+    assert {item.group for item in items} == {"15", "60", "600"} and items[0].tags == ("S2A", "KA-Knowledge-Art")
+    rows = json.loads(quiz["longvideobench"].read_text())
+    spread = [row | {f"option{i}": text for i, text in enumerate([*row.pop("candidates"), "N/A"])} for row in rows]
+    (tmp_path / "validation.json").write_text(json.dumps(spread))
+    assert tasks.get("longvideobench").items(tmp_path / "validation.json", read_wording()) == items
+    first, second, *_ = dict.fromkeys(row["subtitle_path"] for row in rows)
+    said = [{"timestamp": [99.0, 99.5], "text": "before"}, {"timestamp": [101.0, None], "text": "in it"}]
+    (tmp_path / first).write_text(json.dumps(said))
+    said = [
+        {"start": "00:01:41.5", "end": "00:01:42.0", "line": "now"},
+        {"start": "01:00:00", "end": "01:00:01", "line": "late"},
+    ]
+    (tmp_path / second).write_text(json.dumps(said))
+    told = {item.video: item.prompt for item in items_of(quiz, "longvideobench", subtitles=tmp_path)}
+    begin = "This video's subtitles are listed below:\n"
+    assert [told[f"toy{i}"].split("\nAccording")[0] for i in range(3)] == [
+        begin + text for text in ("in it", "now", "")
+    ]
+    (tmp_path / first).write_text("[1]")
+    with pytest.raises(UserError, match="no subtitles of LongVideoBench"):
+        items_of(quiz, "longvideobench", subtitles=tmp_path)
 
 
 def test_subtitles_stand_before_the_question_and_a_video_may_have_none(quiz, tmp_path):
@@ -178,7 +245,7 @@ def test_mistakes_about_files_are_told(quiz, tmp_path):
         ("b.json", "[]", "holds no question"),
         ("c.json", "[", "cannot be read"),
         ("d.parquet", "PAR1", "cannot be read"),
-        ("e.txt", "", "json, jsonl, csv or parquet"),
+        ("e.txt", "", r"e\.txt cannot be read: a json, jsonl, csv, tsv or parquet file is wanted$"),
     ]:
         (tmp_path / name).write_text(text)
         with pytest.raises(UserError, match=told):
