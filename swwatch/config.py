@@ -122,7 +122,8 @@ def add_flags(parser: argparse.ArgumentParser, cls: type) -> None:
         text = (facts.get("help", "") + default + env).replace("%", "%%")
         groups[group].add_argument(flag, default=None, help=text, **how)
         if also := facts.get("also"):
-            groups[group].add_argument(f"--{also}", default=None, help=f"another name of {flag}", **how)
+            name = f"--{also.replace('_', '-')}"
+            groups[group].add_argument(name, default=None, help=f"another name of {flag}", **how)
 
 
 def read_settings(cls: type[T], argv: list[str], *, program: str, about: str, yaml_path: Path | None = None) -> T:

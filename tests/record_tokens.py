@@ -70,7 +70,7 @@ def turn_session(loaded, case: dict):
         keep=keep_of(system, case.get("eviction"), case.get("windows")),
         policy=case.get("policy"),
         choose=replace(choose, **more),
-        steps_per_turn=case.get("steps_per_turn", 1),
+        seconds_per_turn=case.get("steps_per_turn"),
         clock=SimulatedClock(now=lambda: 0.0),
     )
 
@@ -159,7 +159,7 @@ def inputs_of(loaded, case: dict) -> Inputs:
         grid = torch.tensor([[1, 2 * rows, 2 * columns]])
         pixels = torch.randn(4 * rows * columns, width, generator=generator)
         last = case["kind"] == "stream" and i == count - 1 and not case.get("late_end")
-        steps.append(Step(pixels, grid, schedule.arrival_s(i, i + 0.5), last))
+        steps.append(Step(pixels, grid, schedule.arrival_s(i, i + 0.5, 1.0), last))
     return Inputs(words[:4] + [loaded.markup.vision_start], words[4:], steps)
 
 

@@ -43,7 +43,7 @@ KINDS = {
         "StreamSettings", "watching while speaking: all engines on the same weights, against the bound", True
     ),
     "endless": Kind("EndlessSettings", "streams without end: cost and memory of a second, the longer one lasts", True),
-    "live": Kind("LiveSettings", "how many live sessions one device holds at 2 frames a second"),
+    "live": Kind("LiveSettings", "how many live sessions one device holds"),
 }
 
 

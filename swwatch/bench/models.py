@@ -15,8 +15,8 @@ from swwatch.model.upstream import set_attention
 from swwatch.toy.checkpoint import mrope_section
 
 
-def shape_config(shape: str, variant: str) -> Qwen2_5_VLConfig:
-    """The configuration of a shape, annotated as a checkpoint of the variant is."""
+def shape_config(shape: str, variant: str, fps: float | None = None) -> Qwen2_5_VLConfig:
+    """The configuration of a shape, annotated as a checkpoint of the variant is that watches at a frame rate."""
     text, vision = SHAPES[shape]
     sections = mrope_section(text["hidden_size"] // text["num_attention_heads"])
     rope = {"rope_type": "default", "rope_theta": 1e6, "mrope_section": sections}
@@ -30,7 +30,7 @@ def shape_config(shape: str, variant: str) -> Qwen2_5_VLConfig:
         text_config=text | limits | {"rope_parameters": rope},
         vision_config=vision | sizes | {"out_hidden_size": text["hidden_size"], "tokens_per_second": 2},
     )
-    config.swwatch = Settings.resolve(None, variant=variant).as_dict() | {"markup": asdict(MARKUP)}
+    config.swwatch = Settings.resolve(None, variant=variant, fps=fps).as_dict() | {"markup": asdict(MARKUP)}
     return config
 
 
@@ -57,11 +57,12 @@ def streaming_model(settings: BenchSettings, shape: str):
     """
     dtype = getattr(torch, settings.precision)
     if shape in SHAPES:
-        config = shape_config(shape, settings.variant)
+        config = shape_config(shape, settings.variant, settings.fps)
         return random_model(config, "sdpa", settings.device, dtype, settings.seed).eval().requires_grad_(False)
     from swwatch.model.loading import load
 
-    loaded = load(shape, variant=settings.variant, device=settings.device, dtype=dtype, attention="sdpa")
+    how = {"variant": settings.variant, "fps": settings.fps, "device": settings.device, "dtype": dtype}
+    loaded = load(shape, **how, attention="sdpa")
     return loaded.model.requires_grad_(False)
 
 

@@ -8,7 +8,9 @@ from typing import Literal, Self
 from swwatch.bench.shapes import SHAPES
 from swwatch.config import check_least, setting
 from swwatch.errors import UserError
-from swwatch.model.checks import check_checkpoint
+from swwatch.model.checks import check_checkpoint, saved_settings
+from swwatch.model.settings import check_fps, fps_of
+from swwatch.rules.schedule import FPS, seconds_of_step
 
 
 @dataclass(frozen=True)
@@ -19,6 +21,9 @@ class BenchSettings:
 
     device: Literal["auto", "cpu", "cuda"] = setting("auto", "cpu or cuda (auto: cuda where there is one)")
     precision: Literal["auto", "float32", "bfloat16"] = setting("auto", "of the weights (auto: bfloat16 on cuda)")
+    fps: float | None = setting(
+        None, "frames a second that are watched, two make a step (default: the checkpoint's own, else 2)"
+    )
     threads: int | None = setting(None, "CPU threads of the model (default: torch's own choice)", least=1)
     seed: int = setting(0, "of random weights, pixels and words")
     output: Path | None = setting(None, "folder for the figures as JSON, the page and its pictures")
@@ -28,23 +33,32 @@ class BenchSettings:
 
     def __post_init__(self):
         check_least(self)
+        if self.fps is not None:
+            check_fps(self.fps)
+
+    @property
+    def step_s(self) -> float:
+        """Seconds of a step."""
+        return seconds_of_step(self.fps or FPS)
 
     @property
     def steadiness(self) -> str:
         """What a kind asks of its own figures before they are trusted, in words."""
         raise NotImplementedError
 
-    def settled(self, cuda: bool) -> Self:
-        """Decide what depends on the machine.
+    def settled(self, cuda: bool, model: str | None = None) -> Self:
+        """Decide what depends on the machine, and on the checkpoint that is measured.
 
         Raises:
-            UserError: what was asked for cannot be had here.
+            UserError: what was asked for cannot be had here, or contradicts the checkpoint.
         """
         device = self.device if self.device != "auto" else "cuda" if cuda else "cpu"
         if device == "cuda" and not cuda:
             raise UserError("device cuda was asked for, but this machine has no CUDA device: use --device cpu")
         precision = "bfloat16" if device == "cuda" else "float32"
-        return replace(self, device=device, precision=precision if self.precision == "auto" else self.precision)
+        precision = precision if self.precision == "auto" else self.precision
+        fps = fps_of({} if model is None else saved_settings(model), self.fps, where=str(model))
+        return replace(self, device=device, precision=precision, fps=fps)
 
 
 def check_model(model: str | None, shape: str | tuple[str, ...] | None) -> None:

@@ -213,7 +213,7 @@ class AsyncClient:
                 yield event
 
     async def feed(self, frames: Iterable[tuple[float, np.ndarray]], *, wait: bool = False) -> None:
-        """Send what the model's grid takes of a source, two frames a second, as they come; then `end`.
+        """Send what the model's grid takes of a source, `opened.fps` frames a second, as they come; then `end`.
 
         Args:
             frames: (timestamp_s, frame), such as data.live_sources.frames_of gives; iterated in a thread.
@@ -221,7 +221,9 @@ class AsyncClient:
         Raises:
             UserError: the source's, after `end`.
         """
-        grid = on_grid(frames)
+        if self.opened is None:
+            raise UserError("no session: call open first")
+        grid = on_grid(frames, self.opened.fps)
         try:
             while not self._over and (frame := await asyncio.to_thread(next, grid, None)) is not None:
                 await self.send(*frame, wait=wait)

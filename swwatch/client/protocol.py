@@ -74,7 +74,7 @@ class Open(Message):
     engine: Name | None = None
     schedule: Name | None = None
     question: Question | None = None
-    rate: Annotated[float, Field(gt=0, le=120)] = 2.0
+    rate: Annotated[float, Field(gt=0, le=120)] | None = None
     policy: Literal["drop_oldest", "merge", "block"] = "drop_oldest"
     source: Annotated[Upload | File | Url, Field(discriminator="kind")] | None = None
     record: bool = False
@@ -196,6 +196,7 @@ class Opened(Message):
     why: str
     schedule: str
     question: str
+    fps: float = 2.0
     rate: float
     policy: str
     limits: LimitsTold
@@ -225,7 +226,7 @@ class Event(Message):
 
 
 class Watched(Event):
-    """The model has taken in a step (two frames, one second)."""
+    """The model has taken in a step (two frames of its grid: 2 / fps seconds)."""
 
     type: Literal["watched"] = "watched"
     step: Count

@@ -25,7 +25,7 @@ class PixelBudget:
 
         Args:
             height, width: of the source, pixels.
-            num_frames: how many frames the whole video has on the 2 fps grid; None when it is not known yet.
+            num_frames: how many frames the whole video has on the grid; None when it is not known yet.
             factor: both results are multiples of it: patch size times spatial merge size.
         Raises:
             UserError: the budget depends on the number of frames and it is not known, or the picture is too narrow.

@@ -23,6 +23,7 @@ from swwatch.policies.see.seen import see_video
 from swwatch.policies.speak import Speak
 from swwatch.rules.cursor import layout
 from swwatch.rules.layout import Layout
+from swwatch.rules.schedule import FPS, seconds_of_step
 
 __all__ = ["MAX_REPLACEMENTS", "Draw", "Sample", "Skip"]  # of data.samples
 
@@ -61,10 +62,10 @@ class ClipDataset(Samples):
         tokenizer, markup: of the checkpoint.
         encoder: frames -> pixel values.
         variant, schedule: how samples are laid out; see: which of their video tokens they hold.
-        merge: spatial_merge_size; t_per_step: temporal positions per step of one second.
+        merge: spatial_merge_size; fps: frames a second; t_per_step: temporal positions per step.
         prompts: system text, and the questions for records without one of their own.
-        max_length: tokens, those included that `see` drops; max_frames: frames at 2 fps; reader: of READERS.
-        truncate: a sample longer than max_length loses the last seconds of its video, as many as it takes.
+        max_length: tokens, those included that `see` drops; max_frames: frames; reader: of READERS.
+        truncate: a sample longer than max_length loses the last steps of its video, as many as it takes.
         seed: of questions and replacements.
         cache_gb: see EncodedClips; 0 keeps nothing. frame_cache: of decoded frames on disk.
         video_root: a folder that holds all videos side by side, instead of the records' paths.
@@ -83,9 +84,10 @@ class ClipDataset(Samples):
         variant: str,
         schedule: Speak,
         merge: int,
-        t_per_step: int,
+        t_per_step: float,
         prompts: Prompts,
         see: See = ALL,
+        fps: float = FPS,
         max_length: int = 8192,
         max_frames: int = 60,
         reader: str = READERS[0],
@@ -104,7 +106,7 @@ class ClipDataset(Samples):
             text: prompt_ids(tokenizer, prompts.system, text, markup) for text in prompts.train_questions
         }
         self.max_length, self.max_frames, self.truncate = max_length, max_frames, truncate
-        self.reader = reader
+        self.reader, self.fps = reader, fps
         self.cache, self.frame_cache = EncodedClips(cache_gb), frame_cache
 
     def build(self, record: dict, epoch: int) -> Sample:
@@ -119,7 +121,7 @@ class ClipDataset(Samples):
         prompt = self.prompt(question_of(record, drawn))
         answer = answer_ids(self.tokenizer, record["human_caption"], self.markup)
         grids = tuple(merged_grids(grid_thw, self.merge))
-        sizes = len(self.markup.suffix), len(self.markup.header), self.t_per_step
+        sizes = len(self.markup.suffix), len(self.markup.header), self.t_per_step, seconds_of_step(self.fps)
         kept = self.steps_kept(len(prompt) + sum(sizes[:2]) + len(answer), len(grids), grids[0][0] * grids[0][1])
         if num_cut := len(grids) - kept:  # patches are in the order of time, and each step's are its own
             grids, pixel_values = grids[:kept], pixel_values[: len(pixel_values) // len(grids) * kept].clone()
@@ -159,7 +161,7 @@ class ClipDataset(Samples):
     def measure(self, record: dict) -> Size:
         """As Samples.measure."""
         path = resolve_video(record.get("video_path"), self.data, self.video_root)
-        return measure(path, max_frames=self.max_frames, reader=self.reader)
+        return measure(path, **self._how)
 
     def counter(self) -> "_Counter":
         """As Samples.counter."""
@@ -182,7 +184,11 @@ class ClipDataset(Samples):
         return clip
 
     def _frames(self, path: Path) -> torch.Tensor:
-        return self.encoder.resize_steps(iter_steps(path, max_frames=self.max_frames, reader=self.reader))
+        return self.encoder.resize_steps(iter_steps(path, **self._how))
+
+    @property
+    def _how(self) -> dict:
+        return {"max_frames": self.max_frames, "reader": self.reader, "fps": self.fps}
 
 
 class _Counter:
@@ -268,9 +274,9 @@ class EpochOrder(Sampler):
         return ((epoch, index) for index in order)
 
 
-def _layout(variant, prompt_len, patches, answer_len, schedule, suffix_len, header_len, t_per_step) -> Layout:
+def _layout(variant, prompt_len, patches, answer_len, schedule, suffix_len, header_len, t_per_step, step_s) -> Layout:
     """`layout` with arguments that can be remembered."""
-    sizes = {"suffix_len": suffix_len, "header_len": header_len, "t_per_step": t_per_step}
+    sizes = {"suffix_len": suffix_len, "header_len": header_len, "t_per_step": t_per_step, "step_s": step_s}
     return layout(variant, prompt_len, patches, answer_len, schedule=schedule, **sizes)
 
 

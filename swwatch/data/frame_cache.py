@@ -31,6 +31,7 @@ from swwatch.data import budget, pixels, video
 from swwatch.data.video import READERS, WHOLE, Span
 from swwatch.errors import UserError
 from swwatch.paths import make_folder
+from swwatch.rules.schedule import FPS
 
 PARTS = 16  # by the first hexadecimal digit of an entry's name
 SUFFIX = ".frames"
@@ -139,13 +140,14 @@ class FrameCache:
         return True
 
 
-def how_made(encoder: pixels.FrameEncoder, max_frames: int, reader: str = READERS[0]) -> dict:
+def how_made(encoder: pixels.FrameEncoder, max_frames: int, reader: str = READERS[0], fps: float = FPS) -> dict:
     """What the resized frames of a video depend on, apart from the video: sampling, pixel budget, code, libraries."""
     files = [Path(budget.__file__), Path(pixels.__file__), *sorted(Path(video.__file__).parent.glob("*.py"))]
     code = b"".join(file.read_bytes() for file in files)
     return {
         "reader": reader,
         "max_frames": max_frames,
+        "fps": float(fps),
         "budget": asdict(encoder.budget),
         "factor": encoder.factor,
         "code": hashlib.sha256(code).hexdigest(),

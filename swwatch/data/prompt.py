@@ -14,7 +14,7 @@ from swwatch.paths import CONFIGS
 from swwatch.rules.cursor import layout
 from swwatch.rules.layout import Kind, Layout
 from swwatch.rules.patch import Patch
-from swwatch.rules.schedule import STEP_S, Schedule
+from swwatch.rules.schedule import Schedule, seconds_of_step
 
 IGNORED = -100  # label of tokens without a loss
 STAMP_END = " seconds><|vision_start|>"
@@ -62,13 +62,14 @@ class Markup:
     header: tuple[int, ...]  # <|im_start|>assistant\n
     stamp: tuple[tuple[int, ...], ...] = ()  # "<", each digit, ".", " seconds><|vision_start|>"; none: no time stamps
     closing: tuple[int, ...] = ()  # <|vision_end|>, which then stands behind every patch
+    step_s: float = seconds_of_step()  # of which time stamps tell
 
     @classmethod
-    def of(cls, tokenizer, stamps: bool = False) -> "Markup":
+    def of(cls, tokenizer, stamps: bool = False, step_s: float = seconds_of_step()) -> "Markup":
         """Read the ids from a tokenizer of Qwen's.
 
         Args:
-            stamps: of the family, see rules.families.
+            stamps: of the family, see rules.families; step_s: seconds of a step.
         Raises:
             UserError: a special token is missing, or a time stamp has not one token for each of its digits.
         """
@@ -80,11 +81,11 @@ class Markup:
         header = tuple(_encode(tokenizer, "<|im_start|>assistant\n"))
         ids = [vocabulary[name] for name in ("<|video_pad|>", "<|vision_start|>", "<|im_end|>")]
         if not stamps:
-            return cls(*ids, tuple(_encode(tokenizer, "<|vision_end|><|im_end|>\n")), header)
+            return cls(*ids, tuple(_encode(tokenizer, "<|vision_end|><|im_end|>\n")), header, step_s=step_s)
         stamp = tuple(tuple(_encode(tokenizer, part)) for part in ("<", *"0123456789", ".", STAMP_END))
         closing = tuple(_encode(tokenizer, "<|vision_end|>"))
-        markup = cls(*ids, tuple(_encode(tokenizer, "<|im_end|>\n")), header, stamp, closing)
-        whole = _encode(tokenizer, f"<{stamp_of(1234567890)}{STAMP_END}")
+        markup = cls(*ids, tuple(_encode(tokenizer, "<|im_end|>\n")), header, stamp, closing, step_s)
+        whole = _encode(tokenizer, f"<{markup.stamp_of(1234567890)}{STAMP_END}")
         if list(markup.before(1234567890)) != whole:
             raise UserError("the tokenizer joins the digits of a time stamp: is this a Qwen3-VL checkpoint?")
         return markup
@@ -99,8 +100,12 @@ class Markup:
         if not self.stamp:
             return ()
         opening, *digits, point, end = self.stamp
-        pieces = [point if sign == "." else digits[int(sign)] for sign in stamp_of(step)]
+        pieces = [point if sign == "." else digits[int(sign)] for sign in self.stamp_of(step)]
         return tuple(token for piece in (opening, *pieces, end) for token in piece)
+
+    def stamp_of(self, step: int) -> str:
+        """Seconds in the time stamp of a step, as Qwen3-VL's processor writes them: the middle of its two frames."""
+        return f"{(step + 0.25) * self.step_s:.1f}"
 
     def around(self, steps: Iterable[int]) -> list[int]:
         """All ids around the patches of steps, in order."""
@@ -112,11 +117,6 @@ class Markup:
             patch._replace(before=len(self.before(step)), after=len(self.closing)) if patch.num_arrived else patch
             for step, patch in enumerate(patches, first)
         ]
-
-
-def stamp_of(step: int) -> str:
-    """Seconds in the time stamp of a step, as Qwen3-VL's processor writes them: the middle of its two frames."""
-    return f"{(step + 0.25) * STEP_S:.1f}"
 
 
 def _as_tuple(value):
@@ -198,7 +198,8 @@ def parse(
     markup: Markup,
     variant: str,
     schedule: Schedule,
-    t_per_step: int,
+    t_per_step: float,
+    step_s: float,
 ) -> Layout:
     """The layout of one unpadded sequence: the inverse of `fill`.
 
@@ -221,7 +222,8 @@ def parse(
             f"cannot read the sequence as {variant!r}: {int(is_video.sum())} video tokens against {num_video} in the "
             f"grids, {len(ids)} tokens in all. Expected prompt, video, suffix, assistant header, answer."
         )
-    sizes = {"suffix_len": len(markup.suffix), "header_len": len(markup.header), "t_per_step": t_per_step}
+    sizes = {"suffix_len": len(markup.suffix), "header_len": len(markup.header)}
+    sizes |= {"t_per_step": t_per_step, "step_s": step_s}
     tokens = layout(variant, prompt_len, patches, answer_len, schedule=schedule, **sizes)
     ids = ids.cpu()
     around = markup.around(range(len(patches)))

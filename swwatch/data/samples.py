@@ -20,7 +20,7 @@ from swwatch.rules.patch import Patch
 
 MAX_REPLACEMENTS = 20  # unusable draws in a row: by chance 1e-40 where 1 % of a file is bad
 
-Size = tuple[int, int, int]  # of a clip: frames on the 2 fps grid, height, width
+Size = tuple[int, int, int]  # of a clip: frames on the grid, height, width
 
 
 @dataclass(frozen=True)

@@ -21,13 +21,12 @@ from swwatch.policies.memory.pieces import TOLERANCE_S
 from swwatch.policies.memory.policy import Shown
 from swwatch.rules.layout import Kind, Layout
 from swwatch.rules.patch import Placed
-from swwatch.rules.schedule import STEP_S
 from swwatch.rules.variants import Variant, VideoThenText
 from swwatch.rules.visibility import SAID, WATCHED
 
 
 def lay_out(
-    variant: Variant, t_per_step: int, watched: Layout, said: Layout, placed: dict[int, Placed]
+    variant: Variant, t_per_step: float, watched: Layout, said: Layout, placed: dict[int, Placed]
 ) -> tuple[Layout, Layout, VideoThenText]:
     """Where tokens stand in a stream that begins with the oldest step among them.
 
@@ -135,7 +134,8 @@ class Forgetting:
         watched, pending = cache.tokens[WATCHED], [rows for _, rows in session.pending]
         parts = [cache.tokens[SAID], *pending] if SAID in cache.tokens else pending
         said, num_fed = Layout.cat(parts) if parts else watched[:0], len(cache.tokens.get(SAID, ()))
-        shown = self.keep.shown([Shown(step, step * STEP_S, (step + 1) * STEP_S) for step in sorted(placed)])
+        step_s = session.model.settings.step_s
+        shown = self.keep.shown([Shown(step, step * step_s, (step + 1) * step_s) for step in sorted(placed)])
         gone = [step for step in placed if step not in shown]
         words = (~said.where(Kind.HEADER)).nonzero()[:, 0]
         kept, stays = self.keep.said(said.step[words], shown), {}
@@ -166,7 +166,7 @@ class Forgetting:
     def _thin(self) -> bool:
         """Thin the newest group of seconds, if the policy does so and all of it is in. Returns False: no word went."""
         steps = [step for step in sorted(self.session.cursor.placed) if step >= self.num_thinned]
-        if not self.keep.thins or len(steps) * STEP_S < self.keep.group_s - TOLERANCE_S:
+        if not self.keep.thins or len(steps) * self.session.model.settings.step_s < self.keep.group_s - TOLERANCE_S:
             return False
         watched = self.session.cache.tokens[WATCHED]
         video = (watched.where(Kind.VIDEO) & torch.isin(watched.step, torch.tensor(steps))).nonzero()[:, 0]

@@ -109,7 +109,7 @@ class Session(BaseSession):
         yield Feed(self.cache, self.cursor.prompt(len(self._prompt)), embeds, predicts=None)
 
     def arrival_s(self, step: int, nominal_s: float) -> float:
-        return self.schedule.arrival_s(step, nominal_s)
+        return self.schedule.arrival_s(step, nominal_s, self.model.settings.step_s)
 
     def watch(self, pixel_values: torch.Tensor, grid_thw: torch.Tensor, arrival_s: float, last: bool = False) -> Run:
         """Take in one step (two frames) and speak what the schedule allows.

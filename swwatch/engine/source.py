@@ -13,19 +13,19 @@ import torch
 from swwatch.data.budget import BUDGETS, PixelBudget
 from swwatch.data.pixels import FrameEncoder
 from swwatch.data.video import StepFrames
-from swwatch.rules.schedule import STEP_S
+from swwatch.errors import UserError
 
 
 @dataclass(frozen=True)
 class Step:
-    """What arrives in one second: two frames, ready for the vision tower.
+    """What arrives at once: two frames, ready for the vision tower.
 
     Attributes:
         pixel_values: (patches, D) of one temporal patch.
         grid_thw: (1, 3), patches before the merge; t is 1.
         arrival_s: when its second frame arrived, stream seconds.
         last: nothing follows.
-        end_s: where its second ends in the video, for those who say so; None: half a second after it arrived.
+        end_s: where it ends in the video, for those who say so; None: half its time after it arrived.
     """
 
     pixel_values: torch.Tensor
@@ -34,9 +34,9 @@ class Step:
     last: bool = False
     end_s: float | None = None
 
-    @property
-    def video_end_s(self) -> float:
-        return self.arrival_s + STEP_S / 2 if self.end_s is None else self.end_s
+    def video_end_s(self, step_s: float) -> float:
+        """Where a step that lasts so long ends in the video."""
+        return self.arrival_s + step_s / 2 if self.end_s is None else self.end_s
 
 
 @dataclass(frozen=True)
@@ -101,10 +101,17 @@ class StepEncoder:
         if max_pixels is not None:
             least = min(budget.min_pixels, max_pixels)
             budget = replace(budget, min_pixels=least, max_pixels=max_pixels, total_pixels=None)
+        self.settings = loaded.settings
         self.frames = FrameEncoder(loaded.processor.video_processor, budget, device)
 
     def __call__(self, step: StepFrames) -> Step:
-        end_s = (step.step + 1) * STEP_S
+        """Raises UserError: the frames come at another rate than the model watches at."""
+        if step.fps != self.settings.fps:
+            raise UserError(
+                f"frames of {step.fps:g} a second for a model that watches {self.settings.fps:g} a second: read the "
+                f"video with fps={self.settings.fps:g}, or load the model with fps={step.fps:g}"
+            )
+        end_s = (step.step + 1) * self.settings.step_s
         return Step(*self.frames.encode(step.frames, step.num_frames), step.arrival_s, step.last, end_s)
 
 

@@ -24,9 +24,7 @@ from swwatch.policies.keep import Keep, parse_keep
 from swwatch.policies.memory.pieces import TOLERANCE_S, joined, len_of_mute, seconds_of_video, whole
 from swwatch.rules import turn_positions as positions
 from swwatch.rules.cursor import layout_of
-from swwatch.rules.families import t_step
 from swwatch.rules.layout import Layout
-from swwatch.rules.schedule import STEP_S
 from swwatch.rules.spans import Part, Span, ids_of
 from swwatch.rules.visibility import WATCHED
 
@@ -86,7 +84,7 @@ class TurnSession(BaseSession):
         keep: Keep | str | None = None,
         policy: str | None = None,
         choose: Choosing | None = None,
-        steps_per_turn: int = 1,
+        seconds_per_turn: float | None = None,
         given: Callable[[float, float], str | None] | None = None,
         clock=None,
     ):
@@ -98,21 +96,22 @@ class TurnSession(BaseSession):
             previous: words said before the stream began.
             keep, policy: of policies.keep and rules.turn_positions; by default the system's own.
             choose: how tokens are chosen; by default as the system does.
-            steps_per_turn: seconds of video in a turn; the first turn has at least the system's own number.
+            seconds_per_turn: seconds of video in a turn, see System.patches_of_turns; by default one.
             given: of the seconds that a turn is about, the words that stand in the stream from then on, in place of
                 those that were said; None leaves these.
             clock: has now() and arrive(at_s) in stream seconds.
         Raises:
-            UserError: an unknown policy.
+            UserError: an unknown policy, positions that are none of the system's, or turns of no whole patches.
         """
         self.turns, self.system = turns, turns.system
         self.keep = parse_keep(keep or self.system.keep)
-        self.policy = positions.get(policy or self.system.positions)
+        self.policy = positions.of(self.system, policy)
+        self.step_s = model.settings.step_s
+        self._first_steps, self._later_steps = self.system.patches_of_turns(model.settings.fps, seconds_per_turn)
         choose = parse_choose(choose or self.system.choose)
         super().__init__(model, choose=choose, clock=clock, ellipsis=turns.ellipsis[0])
         self.keep.check(self.variant)
-        self.steps_per_turn, self.given = steps_per_turn, given
-        self.t_step = t_step(model.config)
+        self.given, self.t_step = given, model.t_per_step
         self.query = self.system.query if query is None else query
         self.context: list[Span] = turns.begin(previous if isinstance(previous, str) else tuple(previous), system_text)
         self.context = self.keep.beginning(self.context)
@@ -148,9 +147,8 @@ class TurnSession(BaseSession):
 
     @property
     def steps_due(self) -> int:
-        """Seconds of video that the next turn takes."""
-        first = self.system.first_frames // 2
-        return max(first, self.steps_per_turn) if self.num_rounds == 0 else self.steps_per_turn
+        """Steps of video that the next turn takes."""
+        return self._later_steps if self.num_rounds else self._first_steps
 
     def num_ready(self, steps: Sequence[Step], over: bool) -> int:
         """How many of the steps that wait make the next turn; 0: more must come first.
@@ -166,10 +164,11 @@ class TurnSession(BaseSession):
         """One turn: forget, watch, speak.
 
         Args:
-            steps: seconds that follow one another, the first where the turn before ended.
+            steps: that follow one another, the first where the turn before ended.
             silent: say nothing: the answer is " ..." alone.
         """
-        start_s, end_s = steps[0].video_end_s - STEP_S, steps[-1].video_end_s
+        start_s, end_s = (step.video_end_s(self.step_s) for step in (steps[0], steps[-1]))
+        start_s -= self.step_s
         yield from self._forget(end_s)
         merge = self.model.config.vision_config.spatial_merge_size
         grids = [merged_grids(step.grid_thw, merge)[0] for step in steps]

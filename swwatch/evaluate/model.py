@@ -7,6 +7,7 @@ from swwatch.launch.ranks import Alone
 from swwatch.model.fingerprint import fingerprint
 from swwatch.model.flags import DeviceFlags
 from swwatch.model.loading import Loaded
+from swwatch.rules.schedule import FPS
 
 
 def load_model(flags: DeviceFlags, path: str, ranks: Alone, **more) -> Loaded:
@@ -25,10 +26,12 @@ def device_of(asked: str | None, ranks: Alone) -> str | None:
     return device
 
 
-def identity(path: str, loaded: Loaded) -> dict[str, str]:
+def identity(path: str, loaded: Loaded) -> dict[str, str | float]:
     """What results depend on of a model."""
     dtype = str(loaded.model.dtype).removeprefix("torch.")
-    return {"model_fingerprint": fingerprint(path, loaded), "dtype": dtype}
+    known = {"model_fingerprint": fingerprint(path, loaded), "dtype": dtype}
+    fps = loaded.settings.fps
+    return known if fps == FPS else known | {"fps": fps}  # a run of before knows nothing of it
 
 
 def circumstances(loaded: Loaded) -> dict[str, str]:

@@ -1,5 +1,6 @@
 """The fast path of live sessions: how much memory is set aside for each, before it begins."""
 
+import math
 from dataclasses import dataclass, replace
 
 import torch
@@ -20,7 +21,7 @@ class Room:
     """What one live session may come to, on the fast path.
 
     Attributes:
-        video_s: seconds of video, which are steps.
+        video_s: seconds of video.
         tokens: spoken, in all its answers.
     """
 
@@ -69,8 +70,9 @@ def with_fast_path(loaded: Loaded, room: Room, seats: int) -> Loaded:
     """
     budget, processor = BUDGETS[loaded.settings.pixel_budget], loaded.processor.video_processor
     most = budget.max_pixels // (processor.patch_size * processor.merge_size) ** 2  # tokens a step
-    most += len(loaded.markup.around([room.video_s]))
-    watched, said = QUESTIONS + room.video_s * most, HEADERS + room.tokens
+    num_steps = math.ceil(room.video_s / loaded.settings.step_s)
+    most += len(loaded.markup.around([num_steps]))
+    watched, said = QUESTIONS + num_steps * most, HEADERS + room.tokens
     try:
         return replace(loaded, model=CudaGraphModel(loaded.model, watched, said, seats=seats))
     except (torch.OutOfMemoryError, MemoryError) as error:

@@ -35,7 +35,7 @@ class Pushed:
     """What became of a frame.
 
     Attributes:
-        taken: it counts as one of the stream's. Whether a step is made of it, the 2 fps grid decides.
+        taken: it counts as one of the stream's. Whether a step is made of it, the grid decides.
         dropped: steps lost so far: dropped, merged into others, or refused.
         queued: steps that wait to be watched.
         reason: why it was not taken: "repeated" or "late" (its timestamp), "full" or "ended"; else "".
@@ -125,7 +125,7 @@ class LiveSession:
         if max_events < 1:
             raise UserError(f"max_events {max_events}: at least one event must have room")
         self._loaded, self._clock, self._wake, self._max_events = loaded, clock, wake, max_events
-        self._frames = LiveFrames()
+        self._frames = LiveFrames(fps=loaded.settings.fps)
         device = loaded.model.device
         self._encode = StepEncoder(loaded, device if device.type == "cuda" else None)
         self._queue = StepQueue(queue_size, policy, encode=self._encode, notify=wake)

@@ -14,7 +14,7 @@ from swwatch.errors import UserError
 from swwatch.metrics.events import DEFINITIONS as EVENT_DEFINITIONS
 from swwatch.metrics.events import Matcher, event_timing, shares, timed
 from swwatch.policies.speak import Speak, parse_schedule
-from swwatch.rules.schedule import STEP_S
+from swwatch.rules.schedule import seconds_of_step
 
 DEFINITIONS = {
     "time_to_first_token_s": "emission of the first token - arrival of the first frame (stream second 0), the first "
@@ -136,10 +136,12 @@ def step_arrivals(tokens: Sequence[Mapping], given: Sequence[float] | None = Non
     return arrivals[::-1]
 
 
-def planned_arrivals(traces: Mapping[str, Sequence[Mapping]], schedule: str | Speak) -> dict[str, list[float]]:
+def planned_arrivals(
+    traces: Mapping[str, Sequence[Mapping]], schedule: str | Speak, step_s: float = seconds_of_step()
+) -> dict[str, list[float]]:
     """Arrival of every step that a clip's trace reaches, in stream seconds, silent steps too: `summarize`'s arrivals.
 
-    For runs whose steps come a second apart but for what the schedule does to them (bursts, stalls), as in `swwatch
+    For runs whose steps come `step_s` apart but for what the schedule does to them (bursts, stalls), as in `swwatch
     eval`. The first token of a clip tells when the clip began. A clip whose trace says otherwise is left out: its
     steps did not come as the schedule has it.
     """
@@ -148,8 +150,8 @@ def planned_arrivals(traces: Mapping[str, Sequence[Mapping]], schedule: str | Sp
         rule, first = parse_schedule(schedule).for_clip(key), tokens[0] if tokens else None
         if first is not None:
             step, num_steps = first["newest_visible_step"], max(token["newest_visible_step"] for token in tokens) + 1
-            began_s = first["t_frame_s"] - rule.arrival_s(step, step * STEP_S)
-            arrivals = [began_s + rule.arrival_s(i, i * STEP_S) for i in range(num_steps)]
+            began_s = first["t_frame_s"] - rule.arrival_s(step, step * step_s, step_s)
+            arrivals = [began_s + rule.arrival_s(i, i * step_s, step_s) for i in range(num_steps)]
             if all(abs(arrivals[token["newest_visible_step"]] - token["t_frame_s"]) < AGREE_S for token in tokens):
                 planned[key] = arrivals
     return planned

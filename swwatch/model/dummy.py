@@ -8,8 +8,8 @@ import torch
 
 from swwatch.data.prompt import Markup
 from swwatch.model.cache import StreamCache
+from swwatch.model.settings import Settings
 from swwatch.policies.chooser import Chooser
-from swwatch.policies.see import ALL
 from swwatch.policies.speak import WaitK
 from swwatch.rules.layout import Layout
 from swwatch.rules.schedule import Schedule
@@ -63,7 +63,7 @@ class DummyModel:
 
     Args:
         variant: as in a checkpoint's settings.
-        t_per_step: temporal positions a second; 1 is Qwen2-VL's.
+        t_per_step: temporal positions a step; 1 is Qwen2-VL's.
         vocab_size: above every id that is said.
     """
 
@@ -71,7 +71,7 @@ class DummyModel:
         vision = SimpleNamespace(spatial_merge_size=1, tokens_per_second=t_per_step)
         text = SimpleNamespace(vocab_size=vocab_size)
         self.config = SimpleNamespace(model_type="qwen2_5_vl", vision_config=vision, text_config=text)
-        self.settings = SimpleNamespace(variant=variant, schedule=schedule or WaitK(), see=ALL)
+        self.settings = Settings(variant, schedule or WaitK(), "declared")
         self.generation_config = SimpleNamespace(eos_token_id=MARKUP.im_end)
         self.markup, self.t_per_step = MARKUP, t_per_step
         self.dtype, self.device = torch.float32, torch.device("cpu")

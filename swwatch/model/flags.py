@@ -18,6 +18,7 @@ from swwatch.config import REQUIRED, setting
 from swwatch.data.budget import BUDGETS
 from swwatch.errors import UserError
 from swwatch.model.checks import check_checkpoint, check_device, check_dtype, saved_settings
+from swwatch.model.settings import check_fps, fps_of
 from swwatch.policies.choose import CHOOSE, parse_choose
 from swwatch.policies.keep import KEEP, parse_keep
 from swwatch.policies.see import SEE, parse_see
@@ -39,14 +40,28 @@ class DeviceFlags:
     dtype: str | None = setting(None, "float32, bfloat16, float16 (default: bfloat16 on cuda, else float32)")
     attention: str | None = setting(None, "sdpa, eager or flash_attention_2 (default: the fastest that is exact)")
     base: str | None = setting(None, "an adapter's base model, where it is not where the adapter says")
+    fps: float | None = setting(None, "frames a second that are watched (default: the checkpoint's own, else 2)")
+    other_fps: bool = setting(False, "--fps may be another than the checkpoint was trained at")
 
     def __post_init__(self):
         check_device(self.device)
         check_dtype(self.dtype)
+        if self.fps is not None:
+            check_fps(self.fps)
+        elif self.other_fps:
+            raise UserError("--other-fps goes with --fps: give both")
 
     def check_model(self, path: str | Path) -> None:
         """See `check_checkpoint`."""
         check_checkpoint(path, self.base)
+
+    def settled_fps(self, path: str | Path) -> float:
+        """Frames a second at which the model there will watch, known before it is loaded.
+
+        Raises:
+            UserError: its checkpoint cannot be read, or contradicts --fps.
+        """
+        return fps_of(saved_settings(path), self.fps, self.other_fps, str(path))
 
     def load(self, path: str | Path, **more) -> "Loaded":
         """`model.loading.load` with these flags. Bars of weights and downloads are shown where stderr is a terminal.
@@ -61,6 +76,7 @@ class DeviceFlags:
         if not sys.stderr.isatty():
             disable_progress_bar()
         how = {"device": self.device, "dtype": self.dtype, "attention": self.attention, "base": self.base}
+        how |= {"fps": self.fps, "other_fps": self.other_fps}
         return load(path, **how | more)
 
 

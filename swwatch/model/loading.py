@@ -43,6 +43,8 @@ def load(
     schedule=None,
     pixel_budget: str | None = None,
     see=None,
+    fps: float | None = None,
+    other_fps: bool = False,
     device: str | None = None,
     dtype: torch.dtype | str | None = None,
     attention: str | None = None,
@@ -52,7 +54,8 @@ def load(
     """Load a folder or hub id of one of the families, or an adapter's folder, which is merged into its base model.
 
     Args:
-        variant, schedule, pixel_budget, see: needed only where the checkpoint does not know them.
+        variant, schedule, pixel_budget, see, fps: needed only where the checkpoint does not know them.
+        other_fps: `fps` may be another than that which it was trained at.
         device: by default cuda where there is one, else cpu.
         dtype: by default bfloat16 on cuda, float32 on the CPU.
         attention: by default flash_attention_2 on cuda where it is installed and the variant is causal, else sdpa.
@@ -63,6 +66,7 @@ def load(
     """
     path = str(path)
     asked = {"variant": variant, "schedule": schedule, "pixel_budget": pixel_budget, "see": see}
+    asked |= {"fps": fps, "other_fps": other_fps}
     if (Path(path) / ADAPTER).exists():
         how = {"device": device, "dtype": dtype, "attention": attention}
         return _load_adapter(path, base, asked, how)
@@ -110,7 +114,7 @@ def _load_adapter(path: str, base: str | Path | None, asked: dict, how: dict) ->
     try:
         if (Path(base) / ADAPTER).exists():
             raise UserError("that is an adapter too: merge it with `swwatch merge` first")
-        loaded = load(base, **settings.as_dict(), **how)
+        loaded = load(base, **settings.as_dict(), other_fps=asked["other_fps"], **how)
     except UserError as error:
         raise UserError(f"{path} is an adapter of the model {base}: {error}") from error
     return replace(loaded, model=adapters.merge(loaded.model, path).eval())

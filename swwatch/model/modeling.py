@@ -28,7 +28,7 @@ from swwatch.model.attention import (
 )
 from swwatch.model.late import strike_out
 from swwatch.model.loss import token_loss
-from swwatch.model.settings import Settings
+from swwatch.model.settings import ASKED, Settings
 from swwatch.model.streaming import Streaming
 from swwatch.model.upstream import attention_of, set_attention, swap_class
 from swwatch.model.vision_attention import LinearPatchEmbed
@@ -70,13 +70,14 @@ class Watching(Streaming):
         self.markup = Markup.read(saved["markup"])
 
     @classmethod
-    def from_pretrained(cls, path, *args, variant=None, schedule=None, pixel_budget=None, see=None, **kwargs):
+    def from_pretrained(cls, path, *args, **kwargs):
         """Load a folder or hub id of this family.
 
         Args:
             path: folder or hub id; its tokenizer is read for the special token ids.
-            variant, schedule, pixel_budget, see: asked for; may be left out where config.json knows them.
-            args, kwargs: as transformers' own (dtype, attn_implementation, device_map, ...).
+            kwargs: variant, schedule, pixel_budget, see, fps, other_fps: asked for, see Settings.resolve; what
+                config.json knows may be left out.
+            args, kwargs: else as transformers' own (dtype, attn_implementation, device_map, ...).
         Raises:
             UserError: no variant known, a contradiction with the checkpoint, or an attention backend that cannot
                 execute the variant's mask.
@@ -85,7 +86,7 @@ class Watching(Streaming):
         config = kwargs.pop("config", None)
         if config is None:
             config = cls.config_class.from_pretrained(path, **hub)
-        asked = {"variant": variant, "schedule": schedule, "pixel_budget": pixel_budget, "see": see}
+        asked = {key: kwargs.pop(key) for key in ASKED if key in kwargs}
         config = annotate(config, AutoTokenizer.from_pretrained(path, **hub), where=str(path), **asked)
         attention = kwargs.pop("attn_implementation", "sdpa")
         check_attention(config.swwatch["variant"], attention)
@@ -119,9 +120,9 @@ class Watching(Streaming):
         return ["model.visual.merger", *deep]
 
     @property
-    def t_per_step(self) -> int:
-        """Temporal positions per step of one second."""
-        return t_step(self.config)
+    def t_per_step(self) -> float:
+        """Temporal positions per step."""
+        return t_step(self.config, self.settings.step_s)
 
     def patches(self, pixel_values: torch.Tensor | None, grids_thw: torch.Tensor | None) -> list[list[Patch]]:
         """What the SEE policy leaves of each video, step by step.
@@ -153,7 +154,7 @@ class Watching(Streaming):
             raise UserError(f"need one video per sample, got {len(patches)} grids for {len(input_ids)} sequences")
         if attention_mask is None:
             attention_mask = torch.ones_like(input_ids)
-        rules = (self.markup, self.settings.variant, self.settings.schedule, self.t_per_step)
+        rules = (self.markup, self.settings.variant, self.settings.schedule, self.t_per_step, self.settings.step_s)
         return [
             parse(ids[real.bool()], video, *rules)
             for ids, real, video in zip(input_ids, attention_mask, patches, strict=True)
@@ -300,7 +301,7 @@ class Watching(Streaming):
 def annotate(config: PretrainedConfig, tokenizer, *, where: str = "the checkpoint", **asked) -> PretrainedConfig:
     """Write the settled variant, policies, pixel budget and markup ids into a configuration."""
     settings = Settings.resolve(getattr(config, "swwatch", None), where=where, **asked)
-    markup = Markup.of(tokenizer, FAMILIES[config.model_type].stamps)
+    markup = Markup.of(tokenizer, FAMILIES[config.model_type].stamps, settings.step_s)
     config.swwatch = settings.as_dict() | {"markup": asdict(markup)}
     if config.video_token_id != markup.video:
         raise UserError(f"{where}: config.json and tokenizer disagree about <|video_pad|>: is the folder mixed up?")

@@ -1,4 +1,7 @@
-"""What a checkpoint must know about itself: variant, policies, pixel budget. Kept under "swwatch" in config.json."""
+"""What a checkpoint must know about itself: variant, policies, pixel budget, frame rate.
+
+Kept under "swwatch" in config.json.
+"""
 
 import json
 from dataclasses import dataclass, fields
@@ -10,8 +13,12 @@ from swwatch.model.checks import ADAPTER
 from swwatch.policies.see import ALL, See, parse_see
 from swwatch.policies.speak import Speak, parse_schedule
 from swwatch.rules import variants
+from swwatch.rules.schedule import FPS, seconds_of_step
 
 DEFAULT_SCHEDULE, DEFAULT_SEE, DEFAULT_BUDGET = "wait-k:3", "all", "declared"
+ASKED = ("variant", "schedule", "pixel_budget", "see", "fps", "other_fps")  # what Settings.resolve may be asked for
+MOST_FPS = 120.0  # no source has more
+OTHER = "; to watch at another rate than it was trained at, say so with --other-fps"
 
 
 @dataclass(frozen=True)
@@ -20,15 +27,23 @@ class Settings:
 
     Attributes:
         schedule: of the table SPEAK; see: of the table SEE.
+        fps: frames a second that it watches.
     """
 
     variant: str
     schedule: Speak
     pixel_budget: str
     see: See = ALL
+    fps: float = FPS
 
-    def as_dict(self) -> dict[str, str]:
-        return {field.name: str(getattr(self, field.name)) for field in fields(self)}
+    @property
+    def step_s(self) -> float:
+        """Seconds of a step."""
+        return seconds_of_step(self.fps)
+
+    def as_dict(self) -> dict[str, str | float]:
+        texts = {field.name: str(getattr(self, field.name)) for field in fields(self)}
+        return texts | {"fps": self.fps}
 
     @classmethod
     def resolve(
@@ -39,6 +54,8 @@ class Settings:
         schedule: str | Speak | None = None,
         pixel_budget: str | None = None,
         see: str | See | None = None,
+        fps: float | None = None,
+        other_fps: bool = False,
         where: str = "the checkpoint",
     ) -> "Settings":
         """Settle what the caller asked for with what the checkpoint knows.
@@ -49,23 +66,26 @@ class Settings:
         Args:
             saved: config.json's "swwatch" entry, None for a checkpoint without one (a plain Qwen2.5-VL). What an older
                 one does not name is the default.
+            other_fps: `fps` may be another than the checkpoint's.
             where: the checkpoint's path, for messages.
         Raises:
             UserError: no variant known, an unknown name, or a request that contradicts the checkpoint.
         """
-        saved = saved or {}
+        saved = {"fps": FPS} | saved if saved else {}
         asked = {
             "variant": variant,
             "schedule": None if schedule is None else str(parse_schedule(schedule)),
             "pixel_budget": pixel_budget,
             "see": None if see is None else str(parse_see(see)),
+            "fps": None if fps is None else check_fps(fps),
         }
         for key, value in asked.items():
             put_on = key == "see" and not parse_see(saved.get(key, DEFAULT_SEE)).drops
-            if value is not None and key in saved and value != saved[key] and not put_on:
+            is_free = put_on or key == "fps" and other_fps
+            if value is not None and key in saved and value != saved[key] and not is_free:
                 raise UserError(
                     f"{where} was trained with {key} {saved[key]!r}, but {value!r} was asked for: "
-                    f"leave {key} out, or choose another checkpoint"
+                    f"leave {key} out, or choose another checkpoint{OTHER if key == 'fps' else ''}"
                 )
         settled = {key: value if value is not None else saved.get(key) for key, value in asked.items()}
         if settled["variant"] is None:
@@ -82,7 +102,21 @@ class Settings:
         see = parse_see(settled["see"] or DEFAULT_SEE)
         if see.drops and settled["variant"] in variants.TURNS:
             raise UserError(f"see {see}: {settled['variant']} sees all tokens of its turns, leave see out")
-        return cls(settled["variant"], parse_schedule(settled["schedule"] or DEFAULT_SCHEDULE), budget, see)
+        schedule, fps = parse_schedule(settled["schedule"] or DEFAULT_SCHEDULE), settled["fps"] or FPS
+        return cls(settled["variant"], schedule, budget, see, check_fps(fps))
+
+
+def fps_of(saved: dict, fps: float | None = None, other_fps: bool = False, where: str = "the checkpoint") -> float:
+    """Frames a second at which a checkpoint will watch, before it is loaded; args and errors of Settings.resolve."""
+    variant = saved.get("variant", "origin")  # whatever it will be
+    return Settings.resolve(saved, variant=variant, fps=fps, other_fps=other_fps, where=where).fps
+
+
+def check_fps(fps: float) -> float:
+    """Raises UserError: no frame rate."""
+    if not isinstance(fps, int | float) or not 0 < fps <= MOST_FPS:
+        raise UserError(f"fps {fps}: frames a second are above 0 and at most {MOST_FPS:g}, such as 0.5, 1, 2, 4 or 8")
+    return float(fps)
 
 
 def base_of(folder: str | Path) -> str:

@@ -31,9 +31,7 @@ class StreamSettings(ModelFlags, SessionFlags, ClipFlags):
     )
     repetition_penalty: float | None = setting(None, "1 is off (default: 1.15, or the chat system's own)")
     stop_early: bool = setting(False, "let <|im_end|> end the answer before the last second")
-    max_frames: int = setting(
-        60, "longest video accepted in frames at 2 fps; none is too long with --window or in chat turns"
-    )
+    max_frames: int = setting(60, "longest video accepted in frames; none is too long with --window or in chat turns")
     window: int | None = setting(None, "the newest seconds of video stay, as --keep window:SECONDS", metavar="SECONDS")
     text_sink: int = setting(512, "first answer tokens that stay with --window")
     text_window: int = setting(512, "last answer tokens that stay with it")
@@ -67,7 +65,7 @@ def main(argv: list[str]) -> int:
         raise UserError(f"cannot use the video {settings.video}: there is no such file")
     variant = settings.variant or saved_settings(settings.model).get("variant")
     endless = settings.forgets or variant in TURNS
-    clip = settings.clip(variant)
+    clip = settings.clip(variant, settings.settled_fps(settings.model))
     steps = clip.steps(None if endless else settings.max_frames)
     first = next(steps)  # an unreadable file is told before torch is imported
     from swwatch.narrate.stream import stream

@@ -9,15 +9,15 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from statistics import median
 
-from swwatch.rules.schedule import STEP_S
-
 
 @dataclass
 class Second:
-    """One step of the video: when it arrived, was watched and was spoken about, in seconds of stream time."""
+    """One step of the video, which lasts `step_s`: when it arrived, was watched and was spoken about, in seconds of
+    stream time."""
 
     step: int
     arrival_s: float
+    step_s: float
     watched_s: float | None = None
     first_s: float | None = None  # of its first token
     last_s: float | None = None  # of its last
@@ -26,17 +26,19 @@ class Second:
     def behind_s(self) -> float:
         """How much later than the next step's arrival all of this one was done; nothing where it kept up."""
         done_s = max(at for at in (self.watched_s, self.last_s, self.arrival_s) if at is not None)
-        return max(0.0, done_s - self.arrival_s - STEP_S)
+        return max(0.0, done_s - self.arrival_s - self.step_s)
 
     def lag(self, at_s: float | None) -> str:
         return "     -" if at_s is None else f"{at_s - self.arrival_s:6.2f}"
 
 
-def show_lag(events: Iterable, out=None, notice: Callable[[object], str | None] = lambda event: None) -> Iterator:
-    """Print a line for each second of video, words as they are spoken; pass all events on.
+def show_lag(
+    events: Iterable, step_s: float, out=None, notice: Callable[[object], str | None] = lambda event: None
+) -> Iterator:
+    """Print a line for each step of video, which lasts `step_s`, words as they are spoken; pass all events on.
 
-    A line tells what had been seen, how long after its arrival the second was watched and the first word about it
-    came, the words, of a chat turn the seconds that they are about, and whether all was done before the next second
+    A line tells what had been seen, how long after its arrival the step was watched and the first word about it
+    came, the words, of a chat turn the seconds that they are about, and whether all was done before the next step
     arrived. The last line, where the rest of the answer is spoken, has no such limit. What `notice` has to say about
     an event stands on a line of its own.
     """
@@ -55,7 +57,8 @@ def show_lag(events: Iterable, out=None, notice: Callable[[object], str | None] 
         second.watched_s = None if seen is None else seen.t_s
         seconds.append(second)
         first = second.lag(second.first_s if is_first_word else None)
-        write(f"\nseen 0-{second.step + 1:<3} s  watched +{second.lag(second.watched_s)}  word +{first} |")
+        until = f"{(second.step + 1) * step_s:g}"
+        write(f"\nseen 0-{until:<3} s  watched +{second.lag(second.watched_s)}  word +{first} |")
 
     def close_line(second: Second) -> None:
         if second.behind_s:
@@ -66,7 +69,7 @@ def show_lag(events: Iterable, out=None, notice: Callable[[object], str | None] 
         begin = seconds[-1].step + 1 if seconds else 0
         for step in range(begin, upto):
             if step in watched:
-                open_line(Second(step, watched[step].arrival_s), is_first_word=False)
+                open_line(Second(step, watched[step].arrival_s, step_s), is_first_word=False)
 
     for event in events:
         if text := notice(event):
@@ -79,7 +82,7 @@ def show_lag(events: Iterable, out=None, notice: Callable[[object], str | None] 
             step = event.newest_visible_step
             open_silent(step)
             if not seconds or seconds[-1].step < step:
-                open_line(Second(step, event.t_frame_s, first_s=event.t_emit_s), is_first_word=True)
+                open_line(Second(step, event.t_frame_s, step_s, first_s=event.t_emit_s), is_first_word=True)
                 write("" if event.text.startswith(" ") else " ")
             elif broken:
                 write("\n  ...")

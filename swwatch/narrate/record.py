@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, ClassVar
 
 from swwatch.config import setting
 from swwatch.data.annotations import no_file, resolve_video
-from swwatch.data.video import WHOLE, Span, StepFrames, iter_steps
+from swwatch.data.video import FRAMES_PER_STEP, WHOLE, Span, StepFrames, iter_steps, measure
 from swwatch.errors import UserError
+from swwatch.rules.schedule import FPS
 from swwatch.rules.variants import TURNS
 
 if TYPE_CHECKING:
@@ -23,16 +24,28 @@ class Clip:
         span: seconds of the video at `path`.
         question: to be asked; None: whatever is asked by default.
         told: of a conversation, what is said.
+        fps: frames a second that are watched.
     """
 
     path: Path
     span: Span = WHOLE
     question: str | None = None
     told: "Commentary | None" = None
+    fps: float = FPS
 
     def steps(self, max_frames: int | None = None) -> Iterator[StepFrames]:
         """Its steps. Of a training conversation an odd last frame makes one with itself, as in training."""
-        return iter_steps(self.path, max_frames=max_frames, span=self.span, fill_up=self.told is not None)
+        return iter_steps(self.path, max_frames=max_frames, **self.how)
+
+    @property
+    def num_steps(self) -> int:
+        """How many they are."""
+        return measure(self.path, max_frames=None, **self.how)[0] // FRAMES_PER_STEP
+
+    @property
+    def how(self) -> dict:
+        """How its frames are read."""
+        return {"span": self.span, "fill_up": self.told is not None, "fps": self.fps}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,16 +67,17 @@ class ClipFlags:
         if self.record is not None and not self.record.is_file():
             raise no_file(self.record)
 
-    def clip(self, variant: str | None) -> Clip:
+    def clip(self, variant: str | None, fps: float = FPS) -> Clip:
         """What is watched.
 
         Args:
             variant: of the model: chat systems are trained on conversations, others on captions.
+            fps: frames a second that it watches.
         Raises:
             UserError: there is no such record, it is no commentary, or its video is not there.
         """
         if self.record is None:
-            return Clip(self.video)
+            return Clip(self.video, fps=fps)
         from swwatch.data.records import Records
         from swwatch.data.seek_jsonl import Conversations
         from swwatch.data.turns import conversation
@@ -74,8 +88,8 @@ class ClipFlags:
         record = records[self.number - 1]
         path = resolve_video(record.get("video_path"), self.record, self.video_root)
         if variant not in TURNS:
-            return Clip(path, question=record.get("question"))
+            return Clip(path, question=record.get("question"), fps=fps)
         told = conversation.read(record)
         if not isinstance(told, conversation.Commentary):
             raise UserError(f"{self.record}, record {self.number}: it is ordinary chat, no commentary to a stream")
-        return Clip(path, conversation.span_of(record), told.query, told)
+        return Clip(path, conversation.span_of(record), told.query, told, fps)

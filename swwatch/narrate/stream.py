@@ -63,7 +63,7 @@ def stream(settings, clip: Clip, first: StepFrames, steps: Iterator[StepFrames])
     with writing(Path(settings.jsonl or ".").parent), watcher or nullcontext(), jsonl as out:
         if out:
             out.truncate(0)  # not sooner: a mistake in another flag should not cost the tokens of an earlier run
-        for event in (show_lag if settings.realtime else show)(drive(loaded.model, run)):
+        for event in (show_lag if settings.realtime else show)(drive(loaded.model, run), loaded.settings.step_s):
             if out:
                 print(as_json(event), file=out, flush=True)
     return 0
@@ -82,8 +82,8 @@ def session_options(settings) -> dict:
     return options
 
 
-def show(events: Iterable, out=None) -> Iterator:
-    """Print text as it is spoken, one line for each second that has words; pass all events on.
+def show(events: Iterable, step_s: float, out=None) -> Iterator:
+    """Print text as it is spoken, one line for each step, of `step_s` seconds, that has words; pass all events on.
 
     A line tells the newest second that had been seen, how far behind its arrival the first word came, the words, and
     of a chat turn the seconds that they are about.
@@ -95,7 +95,7 @@ def show(events: Iterable, out=None) -> Iterator:
             if event.step != step:
                 step, lag = event.step, event.t_emit_s - event.t_frame_s
                 start = "" if event.text.startswith(" ") else " "
-                seen = f"0-{event.newest_visible_step + 1} s"
+                seen = f"0-{(event.newest_visible_step + 1) * step_s:g} s"
                 print(f"\nseen {seen:<7} lag {lag:5.2f} s |{start}", end="", file=out)
             print(event.text.replace("\n", " "), end="", file=out, flush=True)
         elif isinstance(event, Turn):

@@ -31,7 +31,7 @@ class TurnStream:
         if name not in TURNS:
             raise UserError(f"the variant {name!r} does not stream in turns: load with one of {', '.join(TURNS)}")
         self.loaded, self.session = loaded, open_stream(loaded, **options)
-        self.frames = LiveFrames()
+        self.frames = LiveFrames(fps=loaded.settings.fps)
         self._encode = StepEncoder(loaded)
         self._steps: list[Step] = []
         self._over = False

@@ -53,7 +53,12 @@ class TurnsSettings(DeviceFlags, ClipFlags):
     text_sink: int | None = setting(None, "first tokens of the previous text that stay")
     text_window: int | None = setting(None, "last tokens of it that stay")
     flush_seconds: float | None = setting(None, "all video goes when there is so much of it")
-    steps_per_turn: int = setting(1, "seconds in a turn")
+    seconds_per_turn: float | None = setting(
+        None,
+        "of video, whole patches of two frames (default: 1, or what a patch lasts)",
+        above=0,
+        also="steps_per_turn",
+    )
     max_new_tokens: int | None = setting(None, "of a turn")
     greedy: bool = setting(False, "take the likeliest token instead of drawing one")
     temperature: float | None = setting(None, "of draws (default: the system's, else the checkpoint's)")
@@ -76,8 +81,6 @@ class TurnsSettings(DeviceFlags, ClipFlags):
         keep.check_eviction(self.eviction)
         if self.positions is not None:
             turn_positions.get(self.positions)
-        if self.steps_per_turn < 1:
-            raise UserError(f"--steps-per-turn must be at least 1, not {self.steps_per_turn}")
         if self.threshold is None and self.threshold_step:
             raise UserError("--threshold-step is added to --threshold: give both")
         if self.silent_cues and not self.vtt:
@@ -109,9 +112,7 @@ class TurnsSettings(DeviceFlags, ClipFlags):
         self.kept(system)
         if self.previous and not row.previous_text:
             raise UserError(f"{system} keeps no previous text: put --previous into --query")
-        if self.positions is not None and system not in turn_positions.get(self.positions).systems:
-            own = [name for name, policy in turn_positions.POLICIES.items() if system in policy.systems]
-            raise UserError(f"--positions {self.positions} is none of {system}'s: choose one of {', '.join(own)}")
+        turn_positions.of(row, self.positions)
 
     def kept(self, system: str) -> keep.Keep:
         """What is kept.
@@ -153,17 +154,19 @@ class TurnsSettings(DeviceFlags, ClipFlags):
 def main(argv: list[str]) -> int:
     settings = read_settings(TurnsSettings, argv, program="swwatch turns", about=__doc__)
     settings.check_model(settings.model)
+    fps = settings.settled_fps(settings.model)
     if settings.record is None:
         end_s = None if settings.seconds is None else settings.start + settings.seconds
-        clip = Clip(settings.video, (settings.start, end_s))
+        clip = Clip(settings.video, (settings.start, end_s), fps=fps)
         steps = clip.steps()  # an unreadable file is told before torch is imported
     system = settings.system or saved_settings(settings.model).get("variant")
     if system in SYSTEMS:
         settings.check_system(system)
+        get(system).patches_of_turns(fps, settings.seconds_per_turn)
     if settings.record is not None:
         if system is None:
             raise UserError(f"{settings.model} does not say how it streams: give --system {' or '.join(SYSTEMS)}")
-        clip = settings.clip(get(system).name)
+        clip = settings.clip(get(system).name, fps)
         steps = clip.steps()
     from swwatch.narrate.turns_stream import stream_turns
 

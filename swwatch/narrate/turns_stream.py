@@ -10,7 +10,7 @@ from pathlib import Path
 from swwatch.data.turns.dataset import training_budget
 from swwatch.data.turns.given import Given
 from swwatch.data.turns.samples import Form
-from swwatch.data.video import FRAMES_PER_STEP, StepFrames, measure
+from swwatch.data.video import StepFrames
 from swwatch.engine.requests import drive
 from swwatch.engine.source import StepEncoder
 from swwatch.engine.trace import RealTimeClock, SimulatedClock
@@ -42,9 +42,9 @@ def stream_turns(settings, clip: Clip, steps: Iterator[StepFrames]) -> int:
         "clock": RealTimeClock() if settings.realtime else SimulatedClock(),
         "encode": StepEncoder(loaded, max_pixels=settings.max_pixels, budget=budget),
     }
-    start_s = begin_s
+    start_s, step_s = begin_s, loaded.settings.step_s
     if not row_of.clip_time:  # its labels tell the seconds of the video
-        steps, start_s = (replace(step, step=step.step + begin_s) for step in steps), 0.0
+        steps, start_s = (replace(step, step=step.step + begin_s / step_s) for step in steps), 0.0
     with ExitStack() as stack:
         jsonl, vtt = (_open(stack, path) for path in (settings.jsonl, settings.vtt))
         if vtt:
@@ -53,7 +53,7 @@ def stream_turns(settings, clip: Clip, steps: Iterator[StepFrames]) -> int:
         for event in drive(loaded.model, narration(loaded, steps, **how, **options)):
             if isinstance(event, Token):
                 if not begun:
-                    print(f"{begin_s + event.t_frame_s + 0.5:8.1f} s |", end="")
+                    print(f"{begin_s + event.t_frame_s + step_s / 2:8.1f} s |", end="")
                     begun = True
                 print(event.text.replace("\n", " "), end="", flush=True)
             elif isinstance(event, Turn):
@@ -83,7 +83,7 @@ def session_options(settings, system: str) -> dict:
     return {
         "policy": settings.positions,
         "keep": settings.kept(system),
-        "steps_per_turn": settings.steps_per_turn,
+        "seconds_per_turn": settings.seconds_per_turn,
         "choose": replace(choose, **known),
     }
 
@@ -94,10 +94,10 @@ def told_options(settings, clip: Clip, loaded: Loaded) -> dict:
     if clip.told is None:
         options |= {"question": settings.query, "previous": settings.previous or ""}
     else:
-        form, begin_s = Form(turns, settings.context), clip.span[0]
-        num_steps = measure(clip.path, max_frames=None, span=clip.span, fill_up=True)[0] // FRAMES_PER_STEP
+        form = Form(turns, settings.context, fps=clip.fps, seconds_per_turn=settings.seconds_per_turn)
+        begin_s = clip.span[0]
         told = clip.told if settings.query is None else replace(clip.told, query=settings.query)
-        first, *later = form.script(told, num_steps, begin_s)
+        first, *later = form.script(told, clip.num_steps, begin_s)
         options |= {"question": first.query, "previous": settings.previous or ""}
         if turns.system.previous_text and settings.previous is None:
             options["previous"] = told.previous
@@ -107,7 +107,7 @@ def told_options(settings, clip: Clip, loaded: Loaded) -> dict:
             options["given"] = Given.of_script([first, *later])
     if settings.say is not None and not settings.says_own:
         zero_s = clip.span[0] if turns.system.clip_time else 0.0
-        options["given"] = Given.read(settings.say, clip.path, turns.system, zero_s)
+        options["given"] = Given.read(settings.say, clip.path, turns.system, clip.fps, zero_s)
     return options
 
 

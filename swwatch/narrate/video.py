@@ -26,7 +26,7 @@ def narrate(loaded: Loaded, video: Video, **options) -> Iterator[Token]:
     Raises:
         UserError: the video cannot be read, or an option does not fit the variant.
     """
-    return words.narrate(loaded, steps_of(video), **options)
+    return words.narrate(loaded, steps_of(video, loaded.settings.fps), **options)
 
 
 def converse(
@@ -43,19 +43,20 @@ def converse(
     """
     first = [text for at_s, text in questions.items() if at_s <= 0]
     later = [(at_s, text) for at_s, text in questions.items() if at_s > 0]
-    run = words.narration(loaded, steps_of(video), question=first[-1] if first else None, questions=later, **options)
+    steps = steps_of(video, loaded.settings.fps)
+    run = words.narration(loaded, steps, question=first[-1] if first else None, questions=later, **options)
     return (event for event in drive(loaded.model, run) if isinstance(event, Token | Turn | Asked))
 
 
-def steps_of(video: Video) -> Iterator[StepFrames]:
-    """The seconds of a video, two frames each."""
+def steps_of(video: Video, fps: float) -> Iterator[StepFrames]:
+    """The steps of a video, two frames each of `fps` a second."""
     if isinstance(video, str | Path):
-        return iter_steps(video, max_frames=None)
-    return _steps_of_frames(video)
+        return iter_steps(video, max_frames=None, fps=fps)
+    return _steps_of_frames(video, fps)
 
 
-def _steps_of_frames(frames: Iterable[tuple[float, np.ndarray]]) -> Iterator[StepFrames]:
-    grid = LiveFrames()
+def _steps_of_frames(frames: Iterable[tuple[float, np.ndarray]], fps: float) -> Iterator[StepFrames]:
+    grid = LiveFrames(fps=fps)
     for seconds, frame in frames:
         yield from grid.push(seconds, frame)
     yield from grid.flush()

@@ -15,12 +15,13 @@ from swwatch.engine.requests import drive
 from swwatch.engine.session import Session
 from swwatch.engine.source import Ask, Order, Step
 from swwatch.engine.trace import Spoken
-from swwatch.engine.turns import STEP_S, Said, TurnSession
+from swwatch.engine.turns import Said, TurnSession
 from swwatch.model.dummy import MARKUP, DummyModel, DummyTokenizer, ScriptedChooser
 from swwatch.policies.choose import Greedy
 from swwatch.policies.keep import Keep, Window
 from swwatch.policies.speak import WaitK
 from swwatch.rules.layout import Kind, Layout
+from swwatch.rules.schedule import seconds_of_step
 from swwatch.rules.spans import Part, Span
 from swwatch.rules.systems import SYSTEMS
 from swwatch.rules.variants import get
@@ -85,7 +86,7 @@ class Seconds:
     def poll(self) -> Step:
         self.taken += 1
         grid = torch.tensor([[1, self.rows, self.columns]])
-        return Step(torch.zeros(self.rows * self.columns, 1), grid, self.taken - STEP_S / 2, False)
+        return Step(torch.zeros(self.rows * self.columns, 1), grid, self.taken - seconds_of_step() / 2, False)
 
     def wait(self, timeout_s: float | None = None) -> None:
         raise AssertionError("the next second is always there")

@@ -2,7 +2,7 @@
 
 A schedule is written as text in configs, flags and checkpoints: `wait-k:3`, `random:3:seed=0`, `burst:3:every=2`,
 `stall:3:every=5:pause=2`. All but the first disturb a model that was trained with wait-k, at the same mean rate of k
-tokens per second of arriving video (random, burst) or of the clock (stall). After the last step the rest follows.
+tokens per step of arriving video (random, burst) or of the clock (stall). After the last step the rest follows.
 """
 
 import random
@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from typing import ClassVar
 
 from swwatch.policies.table import Policy, forms, option, parse, table
-from swwatch.rules.schedule import STEP_S, Now
+from swwatch.rules.schedule import Now
 
 
 @dataclass(frozen=True)
@@ -28,8 +28,12 @@ class Speak(Policy):
         """Number of tokens to speak after a video step when it is not the last."""
         return self.k
 
-    def arrival_s(self, step: int, nominal_s: float) -> float:
-        """When step `step` arrives, given when it would from an undisturbed source; seconds of stream time."""
+    def arrival_s(self, step: int, nominal_s: float, step_s: float) -> float:
+        """When step `step` arrives, given when it would from an undisturbed source; seconds of stream time.
+
+        Args:
+            step_s: how long a step lasts.
+        """
         return nominal_s
 
     def for_clip(self, key: str) -> "Speak":
@@ -73,13 +77,13 @@ class Burst(Speak):
     def budget(self, now: Now) -> int:
         return self.k * self.every if (now.step + 1) % self.every == 0 else 0
 
-    def arrival_s(self, step: int, nominal_s: float) -> float:
-        return nominal_s + (self.every - 1 - step % self.every) * STEP_S
+    def arrival_s(self, step: int, nominal_s: float, step_s: float) -> float:
+        return nominal_s + (self.every - 1 - step % self.every) * step_s
 
 
 @dataclass(frozen=True)
 class Stall(Speak):
-    """After every `every` steps nothing arrives for `pause` seconds, while speech goes on at k tokens a second."""
+    """After every `every` steps nothing arrives for the time of `pause` steps, while speech goes on at its rate."""
 
     name: ClassVar[str] = "stall"
     every: int = option(5, least=1)
@@ -88,8 +92,8 @@ class Stall(Speak):
     def budget(self, now: Now) -> int:
         return self.k * (1 + self.pause) if (now.step + 1) % self.every == 0 else self.k
 
-    def arrival_s(self, step: int, nominal_s: float) -> float:
-        return nominal_s + step // self.every * self.pause * STEP_S
+    def arrival_s(self, step: int, nominal_s: float, step_s: float) -> float:
+        return nominal_s + step // self.every * self.pause * step_s
 
 
 SPEAK = table(WaitK, RandomK, Burst, Stall)

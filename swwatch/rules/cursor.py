@@ -6,7 +6,7 @@ import torch
 
 from swwatch.rules.layout import KINDS, Kind, Layout
 from swwatch.rules.patch import Patch, Placed
-from swwatch.rules.schedule import Schedule, Steady, spoken_steps
+from swwatch.rules.schedule import Schedule, Steady, seconds_of_step, spoken_steps
 from swwatch.rules.spans import Part, Span
 from swwatch.rules.variants import Speaks, Variant, get
 from swwatch.rules.visibility import SAID, WATCHED
@@ -25,7 +25,7 @@ class Cursor:
         placed: step -> where its patch stands.
     """
 
-    def __init__(self, variant: Variant, t_per_step: int = 2):
+    def __init__(self, variant: Variant, t_per_step: float = 2):
         self.variant = variant
         self.rule = variant.positions(t_per_step)
         self.num_steps = 0
@@ -127,7 +127,8 @@ def layout(
     schedule: Schedule | None = None,
     suffix_len: int = SUFFIX_LEN,
     header_len: int = HEADER_LEN,
-    t_per_step: int = 2,
+    t_per_step: float = 2,
+    step_s: float = seconds_of_step(),
     questions: Mapping[int, int] | None = None,
 ) -> Layout:
     """Lay out a whole sample: every token in training order with its step, positions and visibility.
@@ -142,7 +143,8 @@ def layout(
             further frame.
         answer_len: spoken tokens, <|im_end|> included.
         wait_k: tokens per step; `schedule` replaces it.
-        t_per_step: temporal positions per step, tokens_per_second x 1 s (2 in the released checkpoints).
+        t_per_step: temporal positions per step, see rules.families (2 in the released checkpoints, at 2 frames a
+            second); step_s: seconds of a step, for the schedule.
         questions: step -> tokens of a further question that stands before its patch.
     Returns:
         Layout of L = prompt_len + sum of the patches' kept tokens and those around them + suffix_len + header_len +
@@ -154,7 +156,7 @@ def layout(
     if num_steps < 1 or prompt_len < 0 or answer_len < 0:
         raise ValueError(f"need at least one step and lengths >= 0: {prompt_len=}, {num_steps=}, {answer_len=}")
     cursor = Cursor(variant, t_per_step)
-    spoken = spoken_steps(schedule or Steady(wait_k), answer_len, num_steps)
+    spoken = spoken_steps(schedule or Steady(wait_k), answer_len, num_steps, step_s)
     per_step = [spoken.count(step) for step in range(num_steps)]
     watched, said, arrived = [cursor.prompt(prompt_len)], [], []
 

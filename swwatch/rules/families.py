@@ -6,6 +6,8 @@ What runs is in swwatch/model/families, one file for each family, under the cont
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from swwatch.rules.schedule import seconds_of_step
+
 
 @dataclass(frozen=True)
 class Family:
@@ -45,13 +47,13 @@ class Family:
         return f"{self.prefix}Processor"
 
 
-def t_step(config, seconds_per_patch: float = 1.0) -> float:
+def t_step(config, seconds_per_patch: float = seconds_of_step()) -> float:
     """Temporal positions from one patch to the next.
 
     Args:
         config: of a model of any family.
-        seconds_per_patch: 1 is 2 frames at 2 frames a second; more where frames were left out. Then the result need
-            not be whole.
+        seconds_per_patch: from one patch to the next, such as schedule.seconds_of_step; more where frames were left
+            out. The result need not be whole.
     """
     if not FAMILIES[config.model_type].counts_seconds:
         return 1

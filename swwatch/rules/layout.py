@@ -32,7 +32,7 @@ class Layout:
         stream: (L,) int64, visibility.WATCHED or SAID.
         order: (L,) int64, index within the stream in order of arrival.
         sees: (L,) int64, newest video step the token may attend to (said tokens of parallel variants).
-        position_ids: (3, L) int64, M-RoPE axes t, h, w.
+        position_ids: (3, L) int64, M-RoPE axes t, h, w; float32 where a system's positions are fractions.
     """
 
     kind_ids: torch.Tensor

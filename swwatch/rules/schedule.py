@@ -1,9 +1,19 @@
-"""When tokens are spoken, as far as a layout must know: to which step each of them belongs. See policies.speak."""
+"""When tokens are spoken, as far as a layout must know: to which step each of them belongs. See policies.speak.
+
+A step is one temporal patch: two frames, whatever the frame rate. How long it lasts goes by the rate at which a model
+watches: `seconds_of_step`. That number is handed on from a checkpoint's settings; there is no other.
+"""
 
 from dataclasses import dataclass
 from typing import Protocol
 
-STEP_S = 1.0  # a step is two frames at 2 frames a second
+FRAMES_PER_STEP = 2
+FPS = 2.0  # frames a second, where a checkpoint names no others
+
+
+def seconds_of_step(fps: float = FPS) -> float:
+    """How long a step lasts at so many frames a second: 1 s at 2."""
+    return FRAMES_PER_STEP / fps
 
 
 @dataclass(frozen=True)
@@ -12,7 +22,8 @@ class Now:
 
     Attributes:
         step: its number, from 0.
-        at_s: when it arrived, in seconds of stream time: that of its second frame, 0.5 s for the first step.
+        at_s: when it arrived, in seconds of stream time: that of its second frame, 0.5 s for the first step at 2
+            frames a second.
     """
 
     step: int
@@ -25,8 +36,8 @@ class Schedule(Protocol):
     def budget(self, now: Now) -> int:
         """Number of tokens to speak after a video step when it is not the last."""
 
-    def arrival_s(self, step: int, nominal_s: float) -> float:
-        """When step `step` arrives, given when it would from an undisturbed source."""
+    def arrival_s(self, step: int, nominal_s: float, step_s: float) -> float:
+        """When step `step` arrives, given when it would from an undisturbed source; a step lasts `step_s` seconds."""
 
 
 @dataclass(frozen=True)
@@ -38,17 +49,17 @@ class Steady:
     def budget(self, now: Now) -> int:
         return self.k
 
-    def arrival_s(self, step: int, nominal_s: float) -> float:
+    def arrival_s(self, step: int, nominal_s: float, step_s: float) -> float:
         return nominal_s
 
 
-def spoken_steps(schedule: Schedule, answer_len: int, num_steps: int) -> list[int]:
+def spoken_steps(schedule: Schedule, answer_len: int, num_steps: int, step_s: float = seconds_of_step()) -> list[int]:
     """The 0-based step at which each of `answer_len` answer tokens is spoken, over `num_steps` video steps.
 
-    Steps arrive a second apart, but for what the schedule does to them. After the last one the rest follows.
+    Steps arrive `step_s` seconds apart, but for what the schedule does to them. After the last one the rest follows.
     """
     steps: list[int] = []
     for step in range(num_steps - 1):
-        now = Now(step, schedule.arrival_s(step, step + STEP_S / 2))
+        now = Now(step, schedule.arrival_s(step, (step + 0.5) * step_s, step_s))
         steps += [step] * min(schedule.budget(now), answer_len - len(steps))
     return steps + [num_steps - 1] * (answer_len - len(steps))

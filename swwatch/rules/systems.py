@@ -3,13 +3,17 @@
 Sources: StreamingVLM, arXiv 2510.09608; LiveCC, arXiv 2504.16030; constants of their public releases.
 """
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
 from swwatch.errors import UserError
+from swwatch.rules.schedule import seconds_of_step
 
 ELLIPSIS = " ..."  # ends every answer: there is more to come
 Context = Literal["none", "title", "previous", "previous_or_title", "both"]  # what else a training query may tell
+TURN_S = 1.0  # seconds of a turn, where nothing else is said
+TOLERANCE = 1e-6  # of a patch
 LABEL = "Time={:.1f}-{:.1f}s"  # of a turn: the seconds of video that it is about
 
 
@@ -18,21 +22,22 @@ class System:
     """A row of the table.
 
     Attributes:
-        first_frames: frames of the first turn at 2 frames a second; every later turn has 2.
+        first_s: seconds of the first turn, at least.
         previous_text: older words are kept in a turn of the role "previous text" before all video.
         spaced: an answer's words begin with a space, as in the transcript they were learned from.
         keep: a policy of policies.keep; positions: a policy of rules.turn_positions.
         choose: how tokens are chosen in live streaming, a policy of policies.choose.
         query: what is asked where nothing else is.
-        words_early_s: a training turn has the words that end by so many seconds before its own end; LiveCC's are over
+        words_early: a training turn has the words that end by so many frames before its own end; LiveCC's are over
             when its last frame comes.
         clip_time: labels of a training clip count from its beginning, not from the video's.
         drop_silence: silent turns at the end of a training clip are left out.
+        fractions: temporal positions may lie between whole ones; else they are rounded down.
         total_pixels: of a training clip, shared by its frames; live budgets are in data.budget.
     """
 
     name: str
-    first_frames: int
+    first_s: float
     previous_text: bool
     spaced: bool
     keep: str
@@ -41,9 +46,30 @@ class System:
     query: str
     total_pixels: int = 19_267_584
     max_frames: int = 480
-    words_early_s: float = 0.0
+    words_early: int = 0
     clip_time: bool = False
     drop_silence: bool = False
+    fractions: bool = False
+
+    def patches_of_turns(self, fps: float, seconds_per_turn: float | None = None) -> tuple[int, int]:
+        """Patches (two frames each) of the first turn and of every later one.
+
+        Args:
+            fps: frames a second.
+            seconds_per_turn: None: one, or as many as a patch lasts where that is more. The first turn has at least
+                `first_s`, rounded up to whole patches.
+        Raises:
+            UserError: turns that are no whole number of patches.
+        """
+        step_s = seconds_of_step(fps)
+        patches = max(TURN_S, step_s) / step_s if seconds_per_turn is None else seconds_per_turn / step_s
+        if patches < 1 - TOLERANCE or abs(patches - round(patches)) > TOLERANCE:
+            seconds_per_turn = TURN_S if seconds_per_turn is None else seconds_per_turn
+            raise UserError(
+                f"a turn of {seconds_per_turn:g} s is {patches:g} patches of two frames at {fps:g} "
+                f"frames a second: give turns of {step_s:g} s, or a multiple of it (--seconds-per-turn)"
+            )
+        return max(math.ceil(self.first_s / step_s - TOLERANCE), round(patches)), round(patches)
 
 
 def get(name: str) -> System:
@@ -62,24 +88,25 @@ SYSTEMS = {
     for system in (
         System(
             "streamingvlm",
-            first_frames=2,
+            first_s=1.0,
             previous_text=True,
             spaced=True,
             keep="sink_window:16:turns_s=16:text_sink=512:text_window=512",
             positions="mrope_contiguous",
             choose="sampling:0.9:penalty=1.05:max_new_tokens=20",
             query="Commentate on this match",
+            fractions=True,
         ),
         System(
             "livecc",
-            first_frames=6,
+            first_s=3.0,
             previous_text=False,
             spaced=False,
             keep="flush:240",
             positions="mrope_full",
             choose="sampling:penalty=1.05:max_new_tokens=16",
             query="Please describe the video.",
-            words_early_s=0.5,
+            words_early=1,
             clip_time=True,
             drop_silence=True,
         ),

@@ -2,16 +2,18 @@
 
 The rule of both Qwen2-VL and Qwen2.5-VL: text counts on by one on all three axes; a video block that begins at s has
 t = s + patch x t_step, h = s + row, w = s + column; what follows begins one past the largest position so far. Families
-differ in t_step alone: see rules.families.
+differ in t_step alone: see rules.families. Where patches are less than a position apart, LiveCC rounds down, as
+transformers does; StreamingVLM's positions are fractions.
 Source: arXiv 2409.12191 and 2502.13923; policies: arXiv 2510.09608 (StreamingVLM), 2504.16030 (LiveCC).
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from swwatch.errors import UserError
 from swwatch.rules.spans import Span
+from swwatch.rules.systems import System
 
 if TYPE_CHECKING:
     import torch
@@ -27,6 +29,7 @@ class Policy:
         flat_first, flat_later: plain counting on all axes, video included, in the first turn and in later ones.
         systems: of rules.systems, whose weights or release know it.
         compact: after tokens were evicted the rest is numbered anew from 0, without gaps.
+        fractions: patches stand where their time says; else at whole positions, rounded down.
     """
 
     name: str
@@ -35,16 +38,17 @@ class Policy:
     flat_first: bool = False
     flat_later: bool = False
     compact: bool = False
+    fractions: bool = False
 
-    def place(self, spans: Sequence[Span], start: int, t_step: float) -> "tuple[torch.Tensor, int]":
+    def place(self, spans: Sequence[Span], start: float, t_step: float) -> "tuple[torch.Tensor, float]":
         """Positions of spans that follow one another.
 
         Args:
             spans: of any rounds; those before the first turn count to it.
             start: position of the first token; 0, or what the call before returned.
-            t_step: of the model, see rules.families; patches stand at whole positions, rounded down.
+            t_step: of the model, see rules.families.
         Returns:
-            (3, L) int64, and the position of whatever comes next.
+            (3, L) int64, or float32 where one of them is a fraction, and the position of whatever comes next.
         """
         import torch  # here, so that the names of policies cost nothing to list
 
@@ -52,12 +56,13 @@ class Policy:
         for span in spans:
             flat = self.flat_first if span.round < 1 else self.flat_later
             if span.grid is None or flat:
-                part = torch.arange(start, start + len(span)).expand(3, -1)
+                part = (start + torch.arange(len(span))).expand(3, -1)
             else:
                 t, h, w = torch.meshgrid(*map(torch.arange, span.grid), indexing="ij")
-                part = torch.stack([start + (t.double() * t_step).long(), start + h, start + w]).flatten(1)
+                t = t * t_step if self.fractions else (t.double() * t_step).long()
+                part = torch.stack([start + t, start + h, start + w]).flatten(1)
             if len(span):
-                start = int(part.max()) + 1
+                start = part.max().item() + 1
             parts.append(part)
         return torch.cat([torch.zeros((3, 0), dtype=torch.int64), *parts], dim=1), start
 
@@ -99,3 +104,16 @@ def get(name: str) -> Policy:
     if name not in POLICIES:
         raise UserError(f"no position policy {name!r}: choose one of {', '.join(POLICIES)}")
     return POLICIES[name]
+
+
+def of(system: System, name: str | None = None) -> Policy:
+    """A system's policy: the one of this name, by default its own, with fractions where the system has them.
+
+    Raises:
+        UserError: no such policy, or it does not belong to the system.
+    """
+    policy = get(name or system.positions)
+    if system.name not in policy.systems:
+        own = [known.name for known in POLICIES.values() if system.name in known.systems]
+        raise UserError(f"the position policy {name!r} is none of {system.name}'s: choose one of {', '.join(own)}")
+    return replace(policy, fractions=system.fractions)

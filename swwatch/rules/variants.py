@@ -22,11 +22,13 @@ class VideoThenText:
     """origin: video on a fixed grid from the prompt's end, text one past the largest position so far.
 
     This is also the base of the other rules: the state they share and the four questions they answer differently.
-    Temporal axis: `t_per_step` per patch (tokens_per_second of the checkpoint times 1 s). Text after a video resumes
-    at max over t, h, w, plus 1: the rule the Qwen2.5-VL weights were trained with (transformers 4.54 to 4.57). A
-    question in mid-stream is text after a video, and the video after it is another one: its grid begins at the
-    question's end. Where text announces every patch (`announced_start`) each is a video of its own, whose text begins
-    one past what was watched so far.
+    Temporal axis: `t_per_step` per patch, rounded down: tokens_per_second of the checkpoint times the seconds of a
+    step, which are 1 at 2 frames a second (then 2 positions a patch; 4 at 1, 1 at 4, and at 8 two patches share one).
+    Rules by which every patch begins anew (overlap, interleave) do not know it. Text after a video resumes at max over
+    t, h, w, plus 1. Both are what the Qwen2.5-VL weights were trained with (transformers 4.54 to 4.57). A question in
+    mid-stream is text after a video, and the video after it is another one: its grid begins at the question's end.
+    Where text announces every patch (`announced_start`) each is a video of its own, whose text begins one past what
+    was watched so far.
 
     Attributes:
         first: position of the first text token, where text has an axis of its own.
@@ -34,7 +36,7 @@ class VideoThenText:
 
     first = 0
 
-    def __init__(self, t_per_step: int):
+    def __init__(self, t_per_step: float):
         self.t_per_step = t_per_step
         self.watched_end = -1  # largest position of the prompt, questions, video and suffix so far
         self.said_end = -1  # largest position of the header and answer so far
@@ -55,7 +57,7 @@ class VideoThenText:
     def patch_start(self, step: int) -> tuple[int, int, int]:
         """(t, h, w) of the first token of the patch of `step`."""
         start = self.grid_start
-        return start + self.t_per_step * (step - self.grid_step), start, start
+        return start + int(self.t_per_step * (step - self.grid_step)), start, start
 
     def announced_start(self, step: int) -> int:
         """Position of the first token that announces the patch of `step`; the patch begins behind the last of them."""
@@ -89,7 +91,7 @@ class SharedStart(VideoThenText):
     first of the two begins, whichever an engine does first.
     """
 
-    def __init__(self, t_per_step: int):
+    def __init__(self, t_per_step: float):
         super().__init__(t_per_step)
         self.open_step = -1  # the step whose E is in self.end
         self.end = -1

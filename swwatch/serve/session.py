@@ -12,6 +12,7 @@ from swwatch.client import protocol
 from swwatch.client.protocol import Frame, Opened, ProtocolError, Reason
 from swwatch.errors import UserError
 from swwatch.live.stage import Ended, LiveSession, Suspended
+from swwatch.rules.schedule import seconds_of_step
 from swwatch.serve.limits import AHEAD_S, MAX_ASKS, ORDERS_PER_S, Bucket
 from swwatch.serve.log import log
 from swwatch.serve.metrics import Metrics
@@ -152,7 +153,7 @@ class Session:
 
     def _check_length(self) -> None:
         """Its stamps may run faster than the clock; what the model keeps goes by them."""
-        if self.live.stats().steps_made >= self.limits.total_s + AHEAD_S:
+        if self.live.stats().steps_made * seconds_of_step(self.opened.fps) >= self.limits.total_s + AHEAD_S:
             self.stop("limit")
 
     async def command(self, message) -> None:

@@ -31,6 +31,7 @@ def banner(
     rows = {
         "variant": _variant(settings, loaded),
         "pixel budget": loaded.settings.pixel_budget,
+        "frames": f"{loaded.settings.fps:g} a second",
         "model": settings.model_path,
         "trainable": "; ".join(learns),
         "adapter": _adapter(settings),

@@ -14,7 +14,7 @@ from swwatch.data.tasks import TASKS
 from swwatch.errors import UserError
 from swwatch.launch.place import in_torchrun
 from swwatch.model.checks import check_checkpoint, saved_settings
-from swwatch.model.settings import Settings
+from swwatch.model.settings import ASKED, Settings
 from swwatch.paths import ROOT
 from swwatch.rules.systems import get
 from swwatch.rules.variants import TURNS, VARIANTS
@@ -22,7 +22,14 @@ from swwatch.train.parallel import deepspeed_settings
 from swwatch.train.settings import TrainSettings
 from swwatch.train.trackers import choose_trackers
 
-OF_TURNS = ("more_data", "positions", "context", "text_sink", "text_window")  # settings of chat systems alone
+OF_TURNS = (
+    "more_data",
+    "positions",
+    "context",
+    "seconds_per_turn",
+    "text_sink",
+    "text_window",
+)  # settings of chat systems alone
 
 
 def main(argv: list[str]) -> int:
@@ -67,14 +74,17 @@ def complete(settings: TrainSettings) -> TrainSettings:
     saved = saved_settings(model_path) if is_here or settings.variant is None else {}  # else loading will tell
     if not (settings.variant or saved):
         raise UserError(f"which variant? Set QWEN2_5_VL_VARIANT or --variant to one of {', '.join(VARIANTS | TURNS)}")
-    asked = {name: getattr(settings, name) for name in ("variant", "schedule", "see", "pixel_budget")}
-    variant = Settings.resolve(saved, **asked, where=model_path).variant
+    asked = {name: getattr(settings, name) for name in ASKED}
+    known = Settings.resolve(saved, **asked, where=model_path)
+    variant = known.variant
     for name in ("schedule", "see") if variant in TURNS else OF_TURNS:
         if getattr(settings, name) != getattr(TrainSettings, name):
             others = ", ".join(VARIANTS if variant in TURNS else TURNS)
             raise UserError(f"{name} is for {others}; {variant} has no use for it: leave it out")
     if variant not in TURNS and len(settings.eval_data or ()) > 1:
         raise UserError(f"eval_data: several files are for {', '.join(TURNS)}; of {variant} put the records into one")
+    if variant in TURNS:
+        get(variant).patches_of_turns(known.fps, settings.seconds_per_turn)
     if (
         variant in TURNS
         and not get(variant).previous_text

@@ -53,10 +53,20 @@ class TrainSettings:
         None, f"which video tokens are seen: {forms(SEE)} (default: the checkpoint's own, else all)", since="0.1"
     )
     pixel_budget: str | None = setting(None, "declared or release (default: the checkpoint's own, else declared)")
+    fps: float | None = setting(
+        None, "frames a second that are watched (default: the checkpoint's own, else 2)", above=0, since="0.1"
+    )
+    other_fps: bool = setting(False, "fps may be another than the checkpoint was trained at", since="0.1")
+    seconds_per_turn: float | None = setting(
+        None,
+        "of streamingvlm and livecc, whole patches of two frames (default: 1, or what one lasts)",
+        above=0,
+        since="0.1",
+    )
     max_length: int = setting(
         8192, "longest sample in tokens; longer ones are skipped and listed, or see truncate", least=1
     )
-    max_frames: int = setting(60, "longest clip in frames at 2 fps; longer ones are skipped and listed", least=2)
+    max_frames: int = setting(60, "longest clip in frames; longer ones are skipped and listed", least=2)
     reader: Literal["pyav", "decord"] = setting(
         "pyav",
         "what decodes videos: pyav, as the ffmpeg command shows them, or decord, as the release did",

@@ -23,10 +23,10 @@ from swwatch.model.attention import BLOCK
 from swwatch.model.checks import ADAPTER
 from swwatch.model.loading import Loaded, load
 from swwatch.model.loss import choose_loss
+from swwatch.model.settings import ASKED
 from swwatch.policies.keep import with_numbers
 from swwatch.rules import systems
 from swwatch.rules import turn_positions as positions
-from swwatch.rules.families import t_step
 from swwatch.rules.variants import TURNS
 from swwatch.train.adapters import adapt, quantisation
 from swwatch.train.engines import Engine
@@ -93,7 +93,7 @@ def load_model(settings: TrainSettings, begin: Path | None, engine: Engine) -> L
     Raises:
         UserError: it cannot be loaded, or not in the way an adapter needs.
     """
-    asked = {name: getattr(settings, name) for name in ("variant", "schedule", "see", "pixel_budget")}
+    asked = {name: getattr(settings, name) for name in ASKED}
     how = {"dtype": base_dtype(settings, engine), "attention": settings.attention, "device": engine.device()}
     if settings.adapter == "none":
         return load(begin or settings.model_path, **asked, **how)
@@ -124,7 +124,7 @@ def clips_of(settings: TrainSettings, records: Data, data: Path, loaded: Loaded,
     encoder = FrameEncoder(loaded.processor.video_processor, budget)
     frames = None
     if settings.frames_cache_dir is not None:
-        how = how_made(encoder, settings.max_frames, settings.reader) | {"fill_up": in_turns}
+        how = how_made(encoder, settings.max_frames, settings.reader, loaded.settings.fps) | {"fill_up": in_turns}
         frames = FrameCache(settings.frames_cache_dir, settings.frames_cache_gb, how)
         frames.check_room()
     common = {
@@ -141,8 +141,9 @@ def clips_of(settings: TrainSettings, records: Data, data: Path, loaded: Loaded,
         turns = loaded.turns(systems.get(loaded.settings.variant))
         given = {name: getattr(settings, name) for name in ("text_sink", "text_window")}
         kept = with_numbers(turns.system.keep, None, {name: n for name, n in given.items() if n is not None})
-        form = Form(turns, settings.context, settings.max_length, settings.truncate, kept)
-        policy, step = positions.get(settings.positions), t_step(loaded.model.config)
+        times = {"fps": loaded.settings.fps, "seconds_per_turn": settings.seconds_per_turn}
+        form = Form(turns, settings.context, settings.max_length, settings.truncate, kept, **times)
+        policy, step = positions.of(turns.system, settings.positions), loaded.model.t_per_step
         return TurnDataset(records, form=form, policy=policy, t_step=step, **common)
     return ClipDataset(
         records,
@@ -153,6 +154,7 @@ def clips_of(settings: TrainSettings, records: Data, data: Path, loaded: Loaded,
         schedule=loaded.settings.schedule,
         see=loaded.settings.see,
         t_per_step=loaded.model.t_per_step,
+        fps=loaded.settings.fps,
         prompts=load_prompts(),
         max_length=settings.max_length,
         truncate=settings.truncate,

@@ -57,7 +57,7 @@ class WatchSettings(LoadFlags, SessionFlags):
                 "model",
                 "max_new_tokens",
             ):
-                if name not in OF_A_SERVER and getattr(self, name) is not None:
+                if name not in OF_A_SERVER and getattr(self, name) not in (None, False):
                     raise UserError(f"--{name.replace('_', '-')} is for a model here: leave it out with --server")
             if not self.realtime:
                 raise UserError("--no-realtime is for a model here: a server keeps to the stream's own pace")
@@ -88,7 +88,7 @@ def main(argv: list[str]) -> int:
             if out:
                 out.truncate(0)  # not sooner: a mistake should not cost the events of an earlier run
             try:
-                end = follow(narrator.watch(frames), out)
+                end = follow(narrator.watch(frames), out, narrator.step_s)
             except UserError:
                 print(flush=True)  # words may stand before what is told of it
                 raise

@@ -22,7 +22,7 @@ class LocalNarrator:
     """One session on a stage of its own. A context manager.
 
     Attributes:
-        about: what narrates, in words; notes: what the user should know.
+        about: what narrates, in words; notes: what the user should know; step_s: seconds of a step.
     """
 
     def __init__(
@@ -45,7 +45,7 @@ class LocalNarrator:
         Raises:
             UserError: the engine cannot run the variant, or no memory is left.
         """
-        self.notes = list(notes)
+        self.notes, self.step_s = list(notes), loaded.settings.step_s
         self._stage = Stage(loaded, engine=engine, max_sessions=1, room=Room(LONGEST_S, max_new_tokens))
         try:
             self._session = self._stage.open(
@@ -113,7 +113,7 @@ class LocalNarrator:
         """What came in and what became of it."""
         stats = self._session.stats()
         frames = f"frames {stats.frames_in}, dropped {stats.frames_dropped}"
-        return f"{frames}; seconds watched {stats.steps_watched}; tokens {stats.tokens}"
+        return f"{frames}; seconds watched {stats.steps_watched * self.step_s:g}; tokens {stats.tokens}"
 
     def __enter__(self) -> "LocalNarrator":
         return self

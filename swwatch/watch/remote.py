@@ -4,6 +4,7 @@ import os
 from collections.abc import Iterator
 
 from swwatch.client import Client, File, Url
+from swwatch.rules.schedule import seconds_of_step
 
 
 class ServerNarrator:
@@ -26,6 +27,7 @@ class ServerNarrator:
             raise
         how = ", ".join(filter(None, [opened.variant, opened.schedule]))  # chat turns have no schedule
         self.about = f"{how} | {opened.question}\nengine {opened.engine}: {opened.why}"
+        self.step_s = seconds_of_step(opened.fps)
         self.ask, self.pause, self.resume = self._client.ask, self._client.pause, self._client.resume
         self.stop, self.end = self._client.stop, self._client.end
         self._frames_dropped = 0

@@ -15,10 +15,10 @@ def event_type(event) -> str:
     return getattr(event, "type", "")
 
 
-def follow(events: Iterator, out):
-    """Show every event and write it. Returns the last one, an End."""
+def follow(events: Iterator, out, step_s: float):
+    """Show every event of a stream whose steps last `step_s`, and write it. Returns the last one, an End."""
     end = None
-    for event in show_lag(events, notice=notice):
+    for event in show_lag(events, step_s, notice=lambda event: notice(event, step_s)):
         if event_type(event) == "end":
             end = event
         if out and getattr(event, "n", None) is not None:
@@ -26,13 +26,14 @@ def follow(events: Iterator, out):
     return end
 
 
-def notice(event) -> str | None:
+def notice(event, step_s: float) -> str | None:
     """What an event has to say besides words."""
     match event_type(event):
         case "asked":
-            return f"asked, from second {event.step + 1} on: {event.question}"
+            return f"asked, from second {event.step * step_s + 1:g} on: {event.question}"
         case "dropped":
-            return f"seconds not watched: {event.steps} ({event.total} so far): {event.reason}"
+            lost = f"{event.steps * step_s:g} ({event.total * step_s:g} so far)"
+            return f"seconds not watched: {lost}: {event.reason}"
         case "error":
             return f"the server says {event.code}: {event.message}"
         case "" if hasattr(event, "away_s"):

@@ -241,7 +241,7 @@ def test_a_worker_answers_until_told_to_end_and_says_what_it_cannot_do(tiny_chec
     assert answers[0][1]["forwards"] == 1 and answers[0][1]["loss_way"] == "chunked"
     worker.serve(settings, ROWS["sdpa"], 10, theirs)  # a sweep's sample that is too short
     kind, reason = ours.recv()
-    assert kind == "cannot" and "too few for a second" in reason
+    assert kind == "cannot" and "too few for a step" in reason
 
 
 @pytest.mark.slow

@@ -219,11 +219,11 @@ def test_a_sample_from_the_cache_is_the_decoded_one_bit_for_bit(make, tmp_path, 
 
 def test_what_frames_depend_on_is_in_the_key(make, tmp_path, monkeypatch):
     encoder = make(make_clips(tmp_path, 1)).encoder
-    ways = [how_made(encoder, 60), how_made(encoder, 30)]
+    ways = [how_made(encoder, 60), how_made(encoder, 30), how_made(encoder, 60, fps=4)]
     encoder.budget = BUDGETS["release"]
     ways.append(how_made(encoder, 60))
     monkeypatch.setattr(frame_cache, "version", lambda name: "0.0")
     ways.append(how_made(encoder, 60))
     monkeypatch.setattr(frame_cache.video, "__file__", __file__)
     ways.append(how_made(encoder, 60))
-    assert len({json.dumps(way) for way in ways}) == 5
+    assert len({json.dumps(way) for way in ways}) == 6

@@ -358,7 +358,7 @@ def test_a_question_about_what_was_watched_needs_no_second_look(load_tiny):
 
 def test_turns_of_two_seconds_keep_as_many_seconds(load_tiny):
     loaded = load_tiny("streamingvlm")
-    session = begin(loaded, keep=SinkWindow(4, 4, 4, 4), steps_per_turn=2)
+    session = begin(loaded, keep=SinkWindow(4, 4, 4, 4), seconds_per_turn=2)
     held = []
     play(
         session, random_steps(loaded, 12), lambda s: held.append([x.end_s for x in s.context if x.part is Part.VIDEO])

@@ -111,7 +111,7 @@ def test_a_flushed_stream_never_holds_more_than_240_seconds_of_video(seconds, a_
     """LiveCC's own number, on a model without weights, for its text grows; by how much each turn is known."""
     turns = Turns(DummyTokenizer(), SYSTEMS["livecc"])
     blank, choose = DummyModel("livecc", t_per_step=1), Greedy(1.0, 3)
-    session = TurnSession(blank, turns, choose=choose, steps_per_turn=a_turn)
+    session = TurnSession(blank, turns, choose=choose, seconds_per_turn=a_turn)
     session.chooser = ScriptedChooser(session.chooser, 3, (*turns.ellipsis, turns.im_end), cycle([100]))
     grid, first = torch.tensor([[1, 1, 2]]), max(3, a_turn)
     held, texts = [], []

@@ -109,11 +109,11 @@ def fed_positions(session) -> list[tuple]:
 
 
 def play(session, stream: Stream, late_end: bool = False) -> list:
-    """Push all steps, one a second; return the spoken tokens."""
-    spoken, n = [], len(stream.pixels)
+    """Push all steps as they come; return the spoken tokens."""
+    spoken, n, step_s = [], len(stream.pixels), session.model.settings.step_s
     for i in range(n):
         last = i == n - 1 and not late_end
-        spoken += session.watch(stream.pixels[i], stream.grids[i], i + 0.5, last)
+        spoken += session.watch(stream.pixels[i], stream.grids[i], (i + 0.5) * step_s, last)
     return spoken + list(session.close())
 
 
@@ -136,6 +136,7 @@ def full_forward(
         suffix_len=len(model.markup.suffix),
         header_len=len(model.markup.header),
         t_per_step=model.t_per_step,
+        step_s=model.settings.step_s,
         questions={step: len(ids) for step, ids in asks.items()},
     )
     asked = sum((asks[step] for step in sorted(asks)), [])

@@ -11,7 +11,6 @@ from swwatch.engine.source import Step
 from swwatch.engine.turns import Said, TurnSession
 from swwatch.policies.choose import Greedy
 from swwatch.rules import turn_positions as positions
-from swwatch.rules.families import t_step
 from swwatch.rules.spans import Part, ids_of
 from swwatch.rules.systems import SYSTEMS
 
@@ -43,13 +42,13 @@ class Steps:
 
 
 def random_steps(loaded, count: int, sizes=((2, 2),), seed: int = 0) -> list[Step]:
-    generator = torch.Generator().manual_seed(seed)
+    generator, step_s = torch.Generator().manual_seed(seed), loaded.settings.step_s
     dim = loaded.model.config.vision_config.patch_size**2 * 3 * 2
     steps = []
     for i in range(count):
         rows, columns = sizes[i % len(sizes)]
         grid = torch.tensor([[1, 2 * rows, 2 * columns]])
-        steps.append(Step(torch.randn(int(grid.prod()), dim, generator=generator), grid, i + 0.5))
+        steps.append(Step(torch.randn(int(grid.prod()), dim, generator=generator), grid, (i + 0.5) * step_s))
     return steps
 
 
@@ -86,7 +85,9 @@ def play(session: TurnSession, steps: list[Step], look=None) -> list[Said]:
 def forward(loaded, context, policy: str, videos: list[torch.Tensor]) -> torch.Tensor:
     """(L, V) logits of one forward over a context, with the positions of a policy from 0 on."""
     model = loaded.model
-    where, _ = positions.get(policy).place(context, 0, t_step(model.config))
+    system = SYSTEMS.get(model.settings.variant)  # none: a plain model, which counts as stated
+    rule = positions.get(policy) if system is None else positions.of(system, policy)
+    where, _ = rule.place(context, 0, model.t_per_step)
     ids = torch.tensor(ids_of(context))
     embeds = model.embed(ids)
     if videos:

@@ -284,7 +284,7 @@ def untimed(event: Token | Turn) -> tuple:
 def test_chat_turns_are_asked_paused_and_stopped(load_tiny):
     loaded, pictures = load_tiny("streamingvlm"), frames(12)
     with stage_of(loaded) as stage:
-        session = stage.open(choose={"max_new_tokens": 3}, steps_per_turn=1)
+        session = stage.open(choose={"max_new_tokens": 3}, seconds_per_turn=1)
         push_all(session, pictures[:4])
         read_until(session, lambda events: sum(isinstance(event, Turn) for event in events) == 2)
         session.ask("What now?")
@@ -306,7 +306,7 @@ def test_chat_turns_are_asked_paused_and_stopped(load_tiny):
     [
         ("livecc", {"schedule": "wait-k:3"}, "by no schedule"),
         ("livecc", {"window": object()}, "has no window"),
-        ("group", {"steps_per_turn": 2}, "has no steps per turn"),
+        ("group", {"seconds_per_turn": 2}, "has no seconds per turn"),
     ],
 )
 def test_an_option_of_another_form_is_refused(load_tiny, variant, wrong, told):

@@ -14,7 +14,7 @@ def word(step, text, at_s, seen=None):
 
 def shown(events) -> list[str]:
     out = io.StringIO()
-    assert list(show_lag(events, out)) == events, "all events are passed on"
+    assert list(show_lag(events, 1.0, out)) == events, "all events are passed on"
     return out.getvalue().splitlines()[1:]
 
 
@@ -67,7 +67,7 @@ def test_a_notice_stands_on_a_line_of_its_own_and_the_words_go_on_below_it():
     out = io.StringIO()
     events = [Watched(0, 0.5, 0.6), word(0, " a", 0.75), "paused", word(0, " dog", 2.0), "resumed"]
     events += [Watched(1, 1.5, 2.1), word(1, " runs", 2.2)]
-    list(show_lag(events, out, notice=lambda event: event if isinstance(event, str) else None))
+    list(show_lag(events, 1.0, out, notice=lambda event: event if isinstance(event, str) else None))
     assert out.getvalue().splitlines()[1:-1] == [
         "seen 0-1   s  watched +  0.10  word +  0.25 | a",
         "  [paused]",

@@ -199,8 +199,10 @@ def test_mistakes_are_told(load_tiny, clip, tiny_checkpoint):
     flags = ["--model", str(tiny_checkpoint), "--video", str(clip), "--system", "livecc"]
     with pytest.raises(UserError, match="does not name a variant.* --system .*streamingvlm, livecc"):
         command.main(flags[:-2])
-    with pytest.raises(UserError, match="--steps-per-turn"):
+    with pytest.raises(UserError, match="seconds_per_turn must be above 0"):
         command.main([*flags, "--steps-per-turn", "0"])
+    with pytest.raises(UserError, match="a turn of 1.5 s is 1.5 patches of two frames at 2 frames a second"):
+        command.main([*flags, "--seconds-per-turn", "1.5"])
     with pytest.raises(UserError, match="keeps no previous text"):
         command.main([*flags, "--previous", "Before"])
     for more, words in (

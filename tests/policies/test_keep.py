@@ -75,7 +75,7 @@ def test_a_turn_ends_early_where_the_pictures_size_changes(load_tiny):
     """In mid-turn, and within the three seconds of LiveCC's first one."""
     for system, more, spans in (
         ("livecc", {}, [(0, 2), (2, 3), (3, 4), (4, 5), (5, 6)]),
-        ("streamingvlm", {"steps_per_turn": 4}, [(0, 2), (2, 5), (5, 6)]),
+        ("streamingvlm", {"seconds_per_turn": 4}, [(0, 2), (2, 5), (5, 6)]),
     ):
         loaded = load_tiny(system)
         steps = random_steps(loaded, 6, ((2, 2), (2, 2), (1, 3), (1, 3), (1, 3), (3, 1)))

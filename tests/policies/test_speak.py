@@ -32,18 +32,18 @@ def test_random_schedule_is_seeded_per_clip_and_blind_to_the_reference():
 def test_a_burst_is_silence_and_then_the_tokens_of_all_its_steps():
     burst = Burst(3, every=3)
     assert [burst.budget(at(step)) for step in range(7)] == [0, 0, 9, 0, 0, 9, 0]
-    assert [burst.arrival_s(step, step + 0.5) for step in range(6)] == [2.5] * 3 + [5.5] * 3
+    assert [burst.arrival_s(step, step + 0.5, 1.0) for step in range(6)] == [2.5] * 3 + [5.5] * 3
 
 
 def test_in_a_stall_the_speaker_goes_on_and_later_steps_come_later():
     stall = Stall(3, every=2, pause=4)
     assert [stall.budget(at(step)) for step in range(4)] == [3, 15, 3, 15]
-    assert [stall.arrival_s(step, step + 0.5) for step in range(5)] == [0.5, 1.5, 6.5, 7.5, 12.5]
+    assert [stall.arrival_s(step, step + 0.5, 1.0) for step in range(5)] == [0.5, 1.5, 6.5, 7.5, 12.5]
 
 
 @given(schedules)
 def test_arrival_never_precedes_the_frames_and_never_goes_back(schedule):
-    times = [schedule.arrival_s(step, step + 0.5) for step in range(30)]
+    times = [schedule.arrival_s(step, step + 0.5, 1.0) for step in range(30)]
     assert times == sorted(times) and all(at >= step + 0.5 for step, at in enumerate(times))
 
 

@@ -111,7 +111,7 @@ def test_merged_and_adapted_give_the_same_logits_and_the_folder_loads_like_any(
         torch.testing.assert_close(whole.model(**batch).logits, live, atol=1e-5, rtol=0)
         torch.testing.assert_close(folder.model(**batch).logits, live, atol=1e-5, rtol=0)
     assert not torch.allclose(plain, live, atol=1e-2)
-    want = {"variant": "gap", "schedule": "random:3:seed=5", "pixel_budget": "declared", "see": "all"}
+    want = {"variant": "gap", "schedule": "random:3:seed=5", "pixel_budget": "declared", "see": "all", "fps": 2.0}
     assert folder.settings.as_dict() == whole.settings.as_dict() == want
     assert whole.tokenizer.chat_template and {p.name for p in merged.iterdir()} >= {"config.json", "model.safetensors"}
     assert not (merged / "adapter_config.json").exists()

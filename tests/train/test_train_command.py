@@ -40,6 +40,7 @@ def test_a_run_leaves_a_folder_that_loads_and_knows_itself(flags, tiny_checkpoin
             "schedule": "random:3:seed=5",
             "pixel_budget": "declared",
             "see": "all",
+            "fps": 2.0,
         }
         assert loaded.tokenizer.chat_template and loaded.processor.video_processor.merge_size == 2
         before = {path.name for path in tiny_checkpoint.iterdir()} - {"toy_model.json", "preprocessor_config.json"}

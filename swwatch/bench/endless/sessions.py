@@ -20,7 +20,6 @@ from swwatch.engine.base import BaseSession
 from swwatch.engine.requests import drive
 from swwatch.engine.source import Step
 from swwatch.engine.trace import Spoken
-from swwatch.engine.turns import STEP_S
 from swwatch.model.dummy import DummyTokenizer, ScriptedChooser
 from swwatch.policies.choose import Greedy, parse_choose
 from swwatch.policies.keep import Window, with_numbers
@@ -58,15 +57,17 @@ def open_session(mode: Mode, model, settings: EndlessSettings) -> BaseSession:
 
 @dataclass
 class Tape(MadeSource):
-    """Seconds without end that are there whenever they are asked for: a few pictures in turn."""
+    """Steps without end that are there whenever they are asked for: a few pictures in turn."""
 
     pictures: Sequence[Step]
+    step_s: float
     taken: int = 0
     ended: bool = False
 
     def next_step(self) -> Step:
         self.taken += 1
-        return replace(self.pictures[self.taken % len(self.pictures)], arrival_s=self.taken - STEP_S / 2, last=False)
+        picture, arrival_s = self.pictures[self.taken % len(self.pictures)], (self.taken - 0.5) * self.step_s
+        return replace(picture, arrival_s=arrival_s, last=False)
 
 
 def play(session: BaseSession, pictures: Sequence[Step], settings: EndlessSettings) -> tuple[list[dict], str | None]:
@@ -75,7 +76,7 @@ def play(session: BaseSession, pictures: Sequence[Step], settings: EndlessSettin
     Args:
         settings: settled.
     Returns:
-        For each second of the stream, or in a first turn more: at_s: stream time at its end; step_s, cpu_s: wall and
+        For each step or turn of the stream: at_s: stream time at its end; step_s, cpu_s: wall and
         CPU seconds since the last token of the step before; gap_s: seconds from one word to the next, mean within the
         step; fed: tokens that went through the LLM; held: tokens in the cache; cache: their bytes; memory: bytes of
         the process, on a GPU of its tensors, more than before the mode began; position: the largest that was fed.
@@ -86,7 +87,7 @@ def play(session: BaseSession, pictures: Sequence[Step], settings: EndlessSettin
     before, begun = memory_now(cuda), time.perf_counter()
     last_s, last_cpu = begun, time.process_time()
     try:
-        for event in drive(stopwatch, session.run(Tape(pictures))):
+        for event in drive(stopwatch, session.run(Tape(pictures, settings.step_s))):
             if not isinstance(event, Spoken):
                 continue
             emitted.append(time.perf_counter())
@@ -94,7 +95,7 @@ def play(session: BaseSession, pictures: Sequence[Step], settings: EndlessSettin
                 continue
 
             now, cpu, memory = emitted[-1], time.process_time(), memory_now(cuda)
-            second = {"at_s": event.t_frame_s + STEP_S / 2, "step_s": now - last_s, "cpu_s": cpu - last_cpu}
+            second = {"at_s": event.t_frame_s + settings.step_s / 2, "step_s": now - last_s, "cpu_s": cpu - last_cpu}
             second["gap_s"] = (now - emitted[0]) / (len(emitted) - 1)
             second["fed"] = sum(work.watched + work.said for work in stopwatch.work if work.what != "look")
             second["held"] = sum(map(len, session.cache.tokens.values()))

@@ -18,12 +18,11 @@ from swwatch.bench.record import Record
 from swwatch.data.budget import BUDGETS
 from swwatch.data.pixels import FrameEncoder
 from swwatch.data.prompt import Markup
-from swwatch.data.video import FRAMES_PER_SECOND
+from swwatch.data.video import FRAMES_PER_STEP
 from swwatch.live.stage import Ended, Room, Stage
 from swwatch.model.loading import Loaded, load
 from swwatch.model.settings import Settings
 from swwatch.policies.choose import Greedy
-from swwatch.rules.schedule import STEP_S
 
 PICTURES = 8  # different ones, shown in turn
 
@@ -71,8 +70,8 @@ def measure(settings: LiveSettings, command: str) -> dict:
 
 def room_of(settings: LiveSettings) -> Room:
     """What a session here comes to: on a GPU memory is set aside for it, and many must fit in."""
-    steps = math.ceil(settings.session_s / STEP_S)
-    return Room(steps, settings.k * steps)
+    steps = math.ceil(settings.session_s / settings.step_s)
+    return Room(math.ceil(settings.session_s), settings.k * steps)
 
 
 def judge(trial: dict, settings: LiveSettings) -> dict:
@@ -112,13 +111,14 @@ def make_loaded(settings: LiveSettings) -> Loaded:
     """The checkpoint, or random weights of a shape with the toy world's words."""
     dtype = getattr(torch, settings.precision)
     if settings.model is not None:
-        return load(settings.model, variant=settings.variant, device=settings.device, dtype=dtype)
+        return load(settings.model, variant=settings.variant, fps=settings.fps, device=settings.device, dtype=dtype)
     from swwatch.toy.checkpoint import make_checkpoint
 
     with tempfile.TemporaryDirectory(prefix="swwatch-bench-") as folder:
         small = {"hidden": 32, "layers": 1, "heads": 2, "kv_heads": 1, "vision_depth": 1, "vision_hidden": 32}
         processor = AutoProcessor.from_pretrained(make_checkpoint(Path(folder) / "words", **small))
-    config, markup = shape_config(settings.shape, settings.variant), Markup.of(processor.tokenizer)
+    config = shape_config(settings.shape, settings.variant, settings.fps)
+    markup = Markup.of(processor.tokenizer, step_s=settings.step_s)
     text = config.text_config
     text.vocab_size = max(text.vocab_size, len(processor.tokenizer))
     text.eos_token_id = markup.im_end
@@ -130,11 +130,12 @@ def make_loaded(settings: LiveSettings) -> Loaded:
 
 def _warm_up(loaded: Loaded, settings: LiveSettings, pictures: np.ndarray) -> Stage:
     """A short session, so that the first trial compiles and allocates nothing. Returns its stage, closed."""
-    stage = Stage(loaded, engine=settings.engine, max_sessions=1, room=Room(video_s=8, tokens=8))
+    room = Room(video_s=math.ceil(8 * settings.step_s), tokens=8)
+    stage = Stage(loaded, engine=settings.engine, max_sessions=1, room=room)
     try:
         session = stage.open(question=QUESTION, choose=Greedy(max_new_tokens=8), queue_size=8)
         for number in range(6):
-            session.push(number / FRAMES_PER_SECOND, pictures[number % len(pictures)])
+            session.push(number * settings.step_s / FRAMES_PER_STEP, pictures[number % len(pictures)])
         session.end()
         events: list = []
         while not events or not isinstance(events[-1], Ended):

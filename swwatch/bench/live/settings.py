@@ -6,10 +6,9 @@ from typing import Self
 from swwatch.bench.settings import BenchSettings, check_model
 from swwatch.bench.shapes import SHAPES
 from swwatch.config import setting
-from swwatch.data.video import FRAMES_PER_SECOND
 from swwatch.errors import UserError
 from swwatch.rules import systems, variants
-from swwatch.rules.schedule import STEP_S
+from swwatch.rules.schedule import FPS
 from swwatch.rules.variants import TURNS, Speaks, speaking
 
 SPEAKING = (*speaking(Speaks.ALTERNATING, Speaks.PARALLEL), *TURNS)
@@ -18,7 +17,7 @@ LATE_S = 0.1  # a sender that is so late with a frame is no camera any more
 
 @dataclass(frozen=True)
 class LiveSettings(BenchSettings):
-    """Measure how many live sessions one device holds at 2 frames a second.
+    """Measure how many live sessions one device holds at so many frames a second.
 
     Sessions are opened on one stage, as `swwatch serve` does it, and get frames at the pace of a camera. Their
     beginnings are spread evenly, and where one ends the next begins. A number of sessions is held when no step is
@@ -34,7 +33,7 @@ class LiveSettings(BenchSettings):
     sessions: tuple[int, ...] | None = setting(None, "try these numbers, and search no further", least=1)
     begin: int = setting(1, "the first number that is tried", least=1)
     most: int = setting(128, "the highest number that is tried")
-    rate: float = setting(2.0, "frames a second of each camera; a step is a second in any case", above=0)
+    rate: float | None = setting(None, "frames a second of each camera (default: as many as are watched)", above=0)
     k: int = setting(3, "tokens spoken a step; of chat turns the most of a turn", least=1)
     width: int = setting(224, "of the frames that are pushed, pixels", least=1)
     height: int = setting(224, "of the frames that are pushed, pixels", least=1)
@@ -52,10 +51,9 @@ class LiveSettings(BenchSettings):
             raise UserError(f"{self.variant!r} speaks after the whole video, and a live stream has no end")
         if self.most < self.begin:
             raise UserError(f"most {self.most} is below begin {self.begin}")
-        if self.session_s < self.first_s or self.rate < FRAMES_PER_SECOND:
-            raise UserError(
-                f"a session needs {self.first_s:g} s of at least {FRAMES_PER_SECOND} frames: raise session_s or rate"
-            )
+        fps = self.fps or FPS
+        if self.session_s < self.first_s or (self.rate or fps) < fps:
+            raise UserError(f"a session needs {self.first_s:g} s of at least {fps:g} frames: raise session_s or rate")
 
     @property
     def steadiness(self) -> str:
@@ -69,7 +67,9 @@ class LiveSettings(BenchSettings):
     @property
     def first_s(self) -> float:
         """Seconds of video that come before the first word."""
-        return systems.get(self.variant).first_frames / FRAMES_PER_SECOND if self.in_turns else STEP_S
+        if not self.in_turns:
+            return self.step_s
+        return systems.get(self.variant).patches_of_turns(self.fps or FPS)[0] * self.step_s
 
     @property
     def answer_s(self) -> float:
@@ -77,6 +77,6 @@ class LiveSettings(BenchSettings):
         return min(self.first_s + self.max_lag_s, self.seconds / 2)
 
     def settled(self, cuda: bool) -> Self:
-        settled = super().settled(cuda)
+        settled = super().settled(cuda, self.model)
         shape = self.shape or (None if self.model else "7b" if settled.device == "cuda" else "0.2b")
-        return replace(settled, shape=shape)
+        return replace(settled, shape=shape, rate=self.rate or settled.fps)

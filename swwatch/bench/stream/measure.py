@@ -177,9 +177,10 @@ class Measurement:
         return "step_s" in rows[name] and (name != BASELINE or rows[name]["step_s"] * steps < LONG_S)
 
     def paced(self, engines: Engines, base: Point, rows: dict) -> None:
-        """How stale tokens are at 2 frames a second, and at nine tenths of what the serial engine can take in."""
+        """How stale tokens are at the stream's own pace, and at nine tenths of what the serial engine can take in."""
         self.say("paced runs")
-        rates = {"2 frames a second": 1.0, "90 % of serial": 0.9 / rows[REFERENCE]["step_s"]}
+        own = f"{self.settings.fps:g} frames a second"
+        rates = {own: 1 / self.settings.step_s, "90 % of serial": 0.9 / rows[REFERENCE]["step_s"]}
         for name in [name for name in rows if self.quick(rows, name, base.steps)]:
             for label, rate in rates.items():
                 for _ in range(2 if engines.fast else 1):  # the first one records what only a pace brings about

@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 
 from swwatch.bench import page
 from swwatch.bench.page import known, milliseconds, size, table
-from swwatch.rules.schedule import STEP_S
+from swwatch.rules.schedule import FPS, seconds_of_step
 
 WORDS = {
     "tokens fed": "tokens that the LLM's caches took in during one run, prompt included",
@@ -212,8 +212,9 @@ SOAK_COLUMNS = (
 
 
 def _soak(row: dict) -> str:
+    times = row["rate"] * seconds_of_step(row.get("fps", FPS))
     told = (
-        f"{row['steps']} steps at {row['rate']:g} a second ({row['rate'] / STEP_S:g} times real time), "
+        f"{row['steps']} steps at {row['rate']:g} a second ({times:g} times real time), "
         f"{row['dropped']} dropped; a step at the end takes {row['drift']:.2f} times what it takes at the beginning."
     )
     return f"{table(row['periods'], SOAK_COLUMNS)}\n\n{told}"

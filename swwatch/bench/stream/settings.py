@@ -72,13 +72,13 @@ class StreamSettings(BenchSettings):
     limit_s: float | None = setting(None, "begin no further part after so many seconds; it is then listed", above=0)
     bandwidth: float | None = setting(None, "memory bandwidth in GB/s, where the table does not know the GPU", above=0)
     # further parts
-    paced: bool = setting(True, "paced runs at the base: staleness at 2 frames a second and under load")
+    paced: bool = setting(True, "paced runs at the base: staleness at the stream's own pace and under load")
     sustain: bool = setting(False, "search the highest rate that is held without a dropped frame")
     hold_s: float = setting(10.0, "a rate is held when it is held for so many seconds of the stream", above=0)
     session_steps: int = setting(30, "steps of one session in that search; the next one follows at once", least=1)
     queue: int = setting(8, "steps that may wait", least=1)
     soak: float = setting(0.0, "minutes of one paced session: drift of step time, memory and positions", least=0)
-    soak_rate: float = setting(1.0, "its steps a second (1: video of 2 frames a second)", above=0)
+    soak_rate: float | None = setting(None, "its steps a second (default: the stream's own pace)", above=0)
     max_spread: float = setting(0.15, "too busy: step times of an engine at the base spread by more than this")
 
     def __post_init__(self):
@@ -105,7 +105,7 @@ class StreamSettings(BenchSettings):
         return f"the step times of every engine at the base spread by at most {self.max_spread:.0%}"
 
     def settled(self, cuda: bool) -> Self:
-        settled = super().settled(cuda)
+        settled = super().settled(cuda, self.model)
         on_gpu = settled.device == "cuda"
         lists = SWEEPS[settled.device] | (FULL if self.full else {})
         found = {key: getattr(self, key) or value for key, value in lists.items()}
@@ -116,6 +116,7 @@ class StreamSettings(BenchSettings):
             **found,
             engines=self.engines or ENGINES,
             sweep_repeats=self.sweep_repeats or (3 if on_gpu else 1),
+            soak_rate=self.soak_rate or 1 / settled.step_s,
             fast=on_gpu if self.fast is None else self.fast,
             max_engine_s=self.max_engine_s or (NO_LIMIT if on_gpu else 300.0),
         )

@@ -31,6 +31,7 @@ def soak(engines: Engines, engine: str, point: Point, settings: StreamSettings) 
     samples = [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
     periods = summary(samples)
     result = {"minutes": settings.soak, "rate": settings.soak_rate, "steps": steps, "dropped": stream.dropped}
+    result["fps"] = settings.fps
     return result | {"periods": periods, "drift": periods[-1]["step_s"] / periods[0]["step_s"]}
 
 

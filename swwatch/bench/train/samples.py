@@ -19,8 +19,9 @@ from swwatch.model.loading import Loaded
 from swwatch.rules.cursor import layout
 from swwatch.rules.families import t_step
 from swwatch.rules.patch import Patch
+from swwatch.rules.schedule import seconds_of_step
 
-WORDS_PER_S = 4  # answer tokens a second: PE-Video's captions have 3 to 5
+WORDS_PER_STEP = 4  # answer tokens: of a second at 2 frames a second PE-Video's captions have 3 to 5
 PACK_TOKENS, SAMPLES_A_PACK = 8192, 16  # where `pack_tokens` is not given
 
 
@@ -41,6 +42,7 @@ def clip_samples(data: Path, loaded: Loaded, count: int, seed: int) -> list[Samp
         see=loaded.settings.see,
         merge=loaded.model.config.vision_config.spatial_merge_size,
         t_per_step=loaded.model.t_per_step,
+        fps=loaded.settings.fps,
         prompts=load_prompts(),
         seed=seed,
     )
@@ -62,51 +64,57 @@ class MadeUp:
 
     Args:
         config: of the model, annotated with variant and markup.
-        tokens_per_step: video tokens of a second.
+        tokens_per_step: video tokens of a step.
         seed: of pixels, words and durations.
     """
 
     def __init__(self, config, tokens_per_step: int, seed: int):
         saved = config.swwatch
         self.variant = saved["variant"]
-        self.markup, self.t_per_step = Markup.read(saved["markup"]), t_step(config)
+        self.markup, self.step_s = Markup.read(saved["markup"]), seconds_of_step(saved["fps"])
+        self.t_per_step = t_step(config, self.step_s)
         self.vision, self.grid = config.vision_config, most_square(tokens_per_step)
         self.vocabulary = config.text_config.vocab_size
         self.drawn, self.generator = random.Random(seed), torch.Generator().manual_seed(seed)
 
     def of_seconds(self, shortest: int, longest: int, count: int) -> list[Sample]:
         """Durations drawn evenly, in whole seconds."""
-        return [self.sample(self.drawn.randint(shortest, longest), PROMPT_LEN) for _ in range(count)]
+
+        def steps() -> int:
+            return max(1, round(self.drawn.randint(shortest, longest) / self.step_s))
+
+        return [self.sample(steps(), PROMPT_LEN) for _ in range(count)]
 
     def of_length(self, length: int) -> Sample:
         """One sample of exactly so many tokens, as long a video as fits.
 
         Raises:
-            UserError: no second of video fits.
+            UserError: no step of video fits.
         """
         fixed = PROMPT_LEN + len(self.markup.suffix) + len(self.markup.header) + 1
-        per_second = self.grid[0] * self.grid[1] + len(self.markup.around([0])) + WORDS_PER_S
-        seconds = (length - fixed) // per_second
-        if seconds < 1:
-            raise UserError(f"{length} tokens are too few for a second of video, which takes {per_second + fixed}")
-        return self.sample(seconds, PROMPT_LEN + (length - fixed) % per_second)
+        per_step = self.grid[0] * self.grid[1] + len(self.markup.around([0])) + WORDS_PER_STEP
+        steps = (length - fixed) // per_step
+        if steps < 1:
+            raise UserError(f"{length} tokens are too few for a step of video, which takes {per_step + fixed}")
+        return self.sample(steps, PROMPT_LEN + (length - fixed) % per_step)
 
-    def sample(self, seconds: int, prompt_len: int) -> Sample:
-        """A sample of so many steps of one second."""
-        markup, answer_len = self.markup, WORDS_PER_S * seconds + 1
+    def sample(self, steps: int, prompt_len: int) -> Sample:
+        """A sample of so many steps."""
+        markup, answer_len = self.markup, WORDS_PER_STEP * steps + 1
         sizes = {"suffix_len": len(markup.suffix), "header_len": len(markup.header)}
         tokens = layout(
             self.variant,
             prompt_len,
-            self.markup.announced([Patch(*self.grid)] * seconds),
+            self.markup.announced([Patch(*self.grid)] * steps),
             answer_len,
             t_per_step=self.t_per_step,
+            step_s=self.step_s,
             **sizes,
         )
         words = [word for word in range(20, min(200, self.vocabulary)) if word != markup.video]
         prompt = self.drawn.choices(words, k=prompt_len - 1) + [markup.vision_start]
         answer = self.drawn.choices(words, k=answer_len - 1) + [markup.im_end]
-        pixels, grid_thw = random_video(self.vision, seconds, self.grid, self.generator)
+        pixels, grid_thw = random_video(self.vision, steps, self.grid, self.generator)
         return Sample(*fill(tokens, markup, prompt, answer), tokens, pixels, grid_thw)
 
 

@@ -102,7 +102,7 @@ class TrainBenchSettings(BenchSettings):
         return f"the step times of every row spread by at most {self.max_spread:.0%} (interquartile range by median)"
 
     def settled(self, cuda: bool) -> Self:
-        settled = super().settled(cuda)
+        settled = super().settled(cuda, self.model)
         if settled.precision != "float32" and settled.device == "cpu":
             raise UserError(f"precision {settled.precision} needs a CUDA device: use --precision float32")
         if settled.train_vision is None:

@@ -77,11 +77,11 @@ class RowTraining:
         settings, dtype = self.settings, DTYPES[self.settings.precision]
         loaded = None
         if settings.model is None:
-            config = shape_config(settings.shape, settings.variant)
+            config = shape_config(settings.shape, settings.variant, settings.fps)
             model = random_model(config, self.row.attention, str(self.device), dtype, settings.seed)
         else:
             how = {"device": str(self.device), "dtype": dtype, "attention": self.row.attention}
-            loaded = load(settings.model, variant=settings.variant, **how)
+            loaded = load(settings.model, variant=settings.variant, fps=settings.fps, **how)
             model = loaded.model
             set_attention(model.config.vision_config, BACKENDS["sdpa"])  # one vision tower for all rows
         model.loss_way, _ = choose_loss("off" if self.row.upstream else "auto", cuda=self.cuda, sharded=False)

@@ -1,7 +1,7 @@
-"""Frames that come at any rate, one at a time, on the same 2 fps grid as a video file's (see video.py).
+"""Frames that come at any rate, one at a time, on the same grid as a video file's (see video.py).
 
-The rule is the file's: grid times are 0, 0.5, 1.0, ... seconds from the first frame, the frame of a grid time is the
-one on display then, two grid frames are a step.
+The rule is the file's: grid times are 0, 1/fps, 2/fps, ... seconds from the first frame, the frame of a grid time is
+the one on display then, two grid frames are a step.
 """
 
 import math
@@ -10,8 +10,9 @@ from dataclasses import asdict, dataclass, replace
 
 import numpy as np
 
-from swwatch.data.video import FRAMES_PER_SECOND, FRAMES_PER_STEP, TIME_TOLERANCE_S, StepFrames
+from swwatch.data.video import FRAMES_PER_STEP, TIME_TOLERANCE_S, StepFrames
 from swwatch.errors import UserError
+from swwatch.rules.schedule import FPS
 
 MAX_TIMESTAMP_S = 1e11  # beyond it float64 is too coarse for the grid; milliseconds since 1970 are beyond it, too
 
@@ -26,7 +27,7 @@ class LiveCounts:
     late: int = 0  # dropped: a time before that of a frame that was there already
     restarts: int = 0  # the source's clock went back so far that it must have begun again
     gaps: int = 0  # times without a frame for longer than one stays on display
-    skipped_s: int = 0  # whole seconds of them that made no step
+    skipped_s: float = 0  # seconds of them, of whole steps, that made none
     size_changes: int = 0  # within a step
 
 
@@ -41,8 +42,9 @@ class LiveFrames:
       again (a camera that was plugged in anew, a file in a loop), and its frame follows the newest one by as much as
       that had followed its own; stream time never goes back.
     - No frame for some time: the last one stays on display, for `hold_s` at the most. A step that has begun is
-      completed with it; after that nothing is on display, and watching goes on at the next whole second that has a
-      frame. So the steps of a long stall are not invented, and the clock stays right.
+      completed with it; after that nothing is on display, and watching goes on at the next whole step of the grid
+      that has a frame: a whole second at 2 frames a second. So the steps of a long stall are not invented, and the
+      clock stays right.
     - A change of size between steps is no matter: each step has its own grid of patches. Within a step the newer frame
       takes both places, as a lone frame does in a file: no picture is distorted, and no second is lost or late.
 
@@ -50,20 +52,21 @@ class LiveFrames:
     the first frame, so a gap shows in it. Not for several threads at once.
     """
 
-    def __init__(self, *, hold_s: float = 10.0, restart_s: float = 2.0):
+    def __init__(self, *, fps: float = FPS, hold_s: float = 10.0, restart_s: float = 2.0):
         """
         Args:
+            fps: frames a second of the grid.
             hold_s: how long a frame stays on display when none follows.
             restart_s: how far back a timestamp may lie to be of a late frame rather than of a source begun again.
         """
         if not (0 < hold_s <= 3600 and 0 <= restart_s < math.inf):
             raise UserError(f"hold_s {hold_s} must be above 0, at most 3600, and restart_s {restart_s} not negative")
-        self.hold_s, self.restart_s = hold_s, restart_s
+        self.fps, self.hold_s, self.restart_s = fps, hold_s, restart_s
         self.counts = LiveCounts()
         self._zero_s: float | None = None  # the sender's time at stream time 0
         self._shown: np.ndarray | None = None  # on display since `newest_s`
         self._newest_s = 0.0  # stream seconds
-        self._interval_s = 1 / FRAMES_PER_SECOND  # between the last two frames
+        self._interval_s = 1 / fps  # between the last two frames
         self._next = 0  # index of the next grid time
         self._first: np.ndarray | None = None  # the first frame of a step that has begun
         self._flushed = False
@@ -94,7 +97,7 @@ class LiveFrames:
         time_s = timestamp_s - self._zero_s
         if self._newest_s - time_s > self.restart_s:
             self._count(restarts=1)
-            time_s = self._newest_s + min(self._interval_s, 1 / FRAMES_PER_SECOND)
+            time_s = self._newest_s + min(self._interval_s, 1 / self.fps)
             self._zero_s = timestamp_s - time_s
         elif time_s <= self._newest_s:
             self._count(**{"repeated" if time_s == self._newest_s else "late": 1})
@@ -136,14 +139,14 @@ class LiveFrames:
 
     def _decide(self, until_s: float, frame: np.ndarray | None = None) -> Iterator[StepFrames]:
         """Settle all grid times up to `until_s`, where `frame` follows the one on display (None: nothing does)."""
-        while (grid_s := self._next / FRAMES_PER_SECOND) <= until_s:
+        while (grid_s := self._next / self.fps) <= until_s:
             is_new = frame is not None and until_s <= grid_s + 2 * TIME_TOLERANCE_S
             if not is_new and self._first is None and grid_s > self._newest_s + self.hold_s:
                 if frame is None:
                     return
-                second = math.ceil(until_s - 2 * TIME_TOLERANCE_S)
-                self._count(gaps=1, skipped_s=second - self._next // FRAMES_PER_STEP)
-                self._next = second * FRAMES_PER_STEP
+                step = math.ceil((until_s - 2 * TIME_TOLERANCE_S) * self.fps / FRAMES_PER_STEP)
+                self._count(gaps=1, skipped_s=(step * FRAMES_PER_STEP - self._next) / self.fps)
+                self._next = step * FRAMES_PER_STEP
                 continue
             shown = frame if is_new else self._shown
             if self._first is None:
@@ -155,7 +158,8 @@ class LiveFrames:
     def _step(self, second: np.ndarray) -> StepFrames:
         first, self._first = self._first, None
         self._count(steps=1, size_changes=int(first.shape != second.shape))
-        return StepFrames(self.counts.steps - 1, pair(first, second), self._next / FRAMES_PER_SECOND, last=False)
+        pictures, at_s = pair(first, second), self._next / self.fps
+        return StepFrames(self.counts.steps - 1, pictures, at_s, last=False, fps=self.fps)
 
     def _count(self, **more: int) -> None:
         self.counts = replace(self.counts, **{name: getattr(self.counts, name) + n for name, n in more.items()})

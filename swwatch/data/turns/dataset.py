@@ -42,15 +42,15 @@ class TurnDataset(Samples):
     """The samples of conversations.
 
     A conversation whose video or image cannot be read, in which nothing is said, or that is longer than the limits
-    gives none. An image is read as a second of video that stands still, and the last half second of a clip, where it
-    is half of a second, as a second that stands still.
+    gives none. An image is read as a step of video that stands still, and the last frame of a clip, where it is odd,
+    as a step that stands still.
 
     Args:
         records: of data.seek_jsonl.
-        form: conversation -> spans.
+        form: conversation -> spans; of its fps clips are read.
         policy: where tokens stand; t_step: see rules.families.
         encoder: frames -> pixel values; merge: spatial_merge_size.
-        max_frames: frames of a clip at 2 fps; reader: of data.video.READERS.
+        max_frames: frames of a clip; reader: of data.video.READERS.
         seed, cache_gb, frame_cache, video_root: as ClipDataset's.
     """
 
@@ -62,7 +62,7 @@ class TurnDataset(Samples):
         policy: Policy,
         encoder: FrameEncoder,
         merge: int,
-        t_step: int,
+        t_step: float,
         max_frames: int = System.max_frames,
         reader: str = READERS[0],
         seed: int = 0,
@@ -126,7 +126,7 @@ class TurnDataset(Samples):
 
     @property
     def _how(self) -> dict:
-        return {"max_frames": self.max_frames, "reader": self.reader, "fill_up": True}
+        return {"max_frames": self.max_frames, "reader": self.reader, "fill_up": True, "fps": self.form.fps}
 
     def _path(self, record: dict):
         return resolve_video(record["video_path"], record["file"], self.video_root)
@@ -148,7 +148,7 @@ class TurnDataset(Samples):
 
 
 def _image(path) -> np.ndarray:
-    """An image as the two frames of a second, (2, H, W, 3) uint8."""
+    """An image as the two frames of a step, (2, H, W, 3) uint8."""
     try:
         with Image.open(path) as image:
             pixels = rgb_of(image)

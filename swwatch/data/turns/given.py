@@ -9,6 +9,7 @@ from swwatch.data.annotations import decode_line, no_file
 from swwatch.data.turns.samples import Line
 from swwatch.data.turns.transcript import TOLERANCE_S, Transcript
 from swwatch.errors import UserError
+from swwatch.rules.schedule import FPS
 from swwatch.rules.systems import ELLIPSIS, System
 
 TIME = re.compile(r"Time=(\d+(?:\.\d+)?)-(\d+(?:\.\d+)?)s")  # as rules.systems.LABEL writes it
@@ -41,11 +42,12 @@ class Given:
         return cls(tuple((line.end_s, line.words) for line in lines if line.words), lines[-1].end_s)
 
     @classmethod
-    def read(cls, path: Path, video: Path, system: System, zero_s: float = 0.0) -> "Given":
+    def read(cls, path: Path, video: Path, system: System, fps: float = FPS, zero_s: float = 0.0) -> "Given":
         """The words of a file in one of FORMS.
 
         Args:
             video: which of several videos in the file is meant, by its name.
+            fps: frames a second that are watched.
             zero_s: second of the video at which labels of turns count 0.
         Raises:
             UserError: another form, several videos of which none or more than one has this name, or no words.
@@ -57,7 +59,7 @@ class Given:
             until_s = max(float(end) for _, end, _ in turns)
         else:
             row = _about(rows, video, path)
-            early_s = system.words_early_s if "content" in row else 0.0
+            early_s = system.words_early / fps if "content" in row else 0.0
             words = Transcript.read(row["content"] if "content" in row else _labelled(row, path), str(path)).words
             until_s = words[-1].end_s + early_s if words else 0.0
         if not words:

@@ -7,16 +7,18 @@ the text before it is cut here, too, by the same rule.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 from swwatch.data.turns.conversation import Chat, Commentary
 from swwatch.data.turns.prompt import SYSTEM_TEXT, Turns
 from swwatch.data.turns.transcript import by_turn, text_of
 from swwatch.errors import UserError
 from swwatch.policies.keep import Keep, parse_keep
+from swwatch.rules.schedule import FPS, seconds_of_step
 from swwatch.rules.spans import Part, Span
 from swwatch.rules.systems import Context
 
-Grid = tuple[int, int, int]  # of a clip: seconds (patches), rows and columns after the merge
+Grid = tuple[int, int, int]  # of a clip: patches, rows and columns after the merge
 
 
 @dataclass(frozen=True)
@@ -41,8 +43,9 @@ class Form:
         truncate: a commentary that is longer loses its last turns; else it is refused, as other chat is.
         keep: what the system keeps, of previous text here; by default its own.
         system_text: of the system turn.
+        fps, seconds_per_turn: frames a second, and seconds of a turn, see System.patches_of_turns.
     Raises:
-        UserError: a context that the system keeps in its own place.
+        UserError: a context that the system keeps in its own place, or turns that are no whole patches.
     """
 
     turns: Turns
@@ -51,11 +54,14 @@ class Form:
     truncate: bool = False
     keep: Keep | str | None = None
     system_text: str = SYSTEM_TEXT
+    fps: float = FPS
+    seconds_per_turn: float | None = None
 
     def __post_init__(self):
         system = self.turns.system
         if system.previous_text and self.context not in ("none", "title"):
             raise UserError(f"{system.name} has previous text in a turn of its own: choose the context none or title")
+        system.patches_of_turns(self.fps, self.seconds_per_turn)
 
     def spans(self, told: Commentary | Chat, grid: Grid, start_s: float = 0.0) -> tuple[list[Span], int, bool]:
         """The spans of a sample.
@@ -63,7 +69,7 @@ class Form:
         Args:
             grid: of the whole clip; start_s: where in its video it begins.
         Returns:
-            Spans; how many seconds of the clip they show (in chat all); and whether max_length cut any.
+            Spans; how many patches of the clip they show (in chat all); and whether max_length cut any.
         Raises:
             UserError: too long, nothing is said, or a text holds chat markup.
         """
@@ -88,9 +94,10 @@ class Form:
         return [*begin, *(span for turn in turns for span in turn)], shown, cut
 
     def bounds(self, num_steps: int) -> list[tuple[int, int]]:
-        """Seconds of the clip at which turns begin and end."""
-        first = min(max(self.turns.system.first_frames // 2, 1), num_steps)
-        return [(0, first), *((step, step + 1) for step in range(first, num_steps))]
+        """Patches of the clip at which turns begin and end; the last turn may be short, as a stream's is."""
+        first, later = self.turns.system.patches_of_turns(self.fps, self.seconds_per_turn)
+        begins = [0, *range(first, num_steps, later)]
+        return list(pairwise([*begins, num_steps]))
 
     def _begin(self, told: Commentary) -> list[Span]:
         previous = told.previous if self.turns.system.previous_text else ""
@@ -101,11 +108,11 @@ class Form:
         """What is asked and said in each turn.
 
         Args:
-            num_steps: seconds of the clip; start_s: where in its video it begins.
+            num_steps: patches of the clip; start_s: where in its video it begins.
         """
-        system, bounds = self.turns.system, self.bounds(num_steps)
-        ends_s = [start_s + end for _, end in bounds]
-        words, _ = by_turn(told.words, [end_s - system.words_early_s for end_s in ends_s])
+        system, bounds, step_s = self.turns.system, self.bounds(num_steps), seconds_of_step(self.fps)
+        ends_s = [start_s + end * step_s for _, end in bounds]
+        words, _ = by_turn(told.words, [end_s - system.words_early / self.fps for end_s in ends_s])
         asked, late = [], [row for row in told.asked if row.time_s > start_s]
         for end_s in ends_s:
             asked.append([row for row in late if row.time_s <= end_s])
@@ -118,7 +125,7 @@ class Form:
             answers, spoken = [row.answer for row in asked[number]], text_of(words[number])
             answers.append(f" {spoken}" if answers and spoken and system.spaced else spoken)
             asks, says = ("\n".join(filter(None, texts)) for texts in (queries, answers))
-            lines.append(Line(zero_s + begin, zero_s + end, end - begin, asks, says))
+            lines.append(Line(zero_s + begin * step_s, zero_s + end * step_s, end - begin, asks, says))
         return lines
 
     def _turns(self, told: Commentary, grid: Grid, start_s: float) -> list[list[Span]]:

@@ -1,8 +1,8 @@
-"""From a video file to frames on a strict 2 fps grid: one sampler for training, evaluation and streaming.
+"""From a video file to frames on a strict grid: one sampler for training, evaluation and streaming.
 
-Grid times are 0, 0.5, 1.0, ... seconds from the first picture, as long as the video lasts; the frame of a grid time is
-the one on display then, by FFmpeg's own answer: edit lists, rotation and mirroring, gaps and variable rates included.
-Two grid frames are one temporal patch: one second, one step.
+Grid times are 0, 1/fps, 2/fps, ... seconds from the first picture (0, 0.5, 1.0, ... at 2 frames a second), as long as
+the video lasts; the frame of a grid time is the one on display then, by FFmpeg's own answer: edit lists, rotation and
+mirroring, gaps and variable rates included. Two grid frames are one temporal patch: one step, 2/fps seconds.
 
 `frames` says what a grid frame is, `container` what a file is, `source` opens it and chooses a stream, `timetable`
 lists its pictures without decoding them, `references` says which of them nothing refers to, `reader` decodes,
@@ -16,8 +16,6 @@ from pathlib import Path
 import numpy as np
 
 from swwatch.data.video.frames import (
-    FRAMES_PER_SECOND,
-    FRAMES_PER_STEP,
     MAX_FRAMES,
     READERS,
     TIME_TOLERANCE_S,
@@ -30,8 +28,9 @@ from swwatch.data.video.frames import (
     steps_of,
 )
 from swwatch.errors import UserError
+from swwatch.rules.schedule import FPS, FRAMES_PER_STEP
 
-__all__ = ["FRAMES_PER_SECOND", "FRAMES_PER_STEP", "MAX_FRAMES", "READERS", "TIME_TOLERANCE_S", "WHOLE", "Clip"]
+__all__ = ["FRAMES_PER_STEP", "MAX_FRAMES", "READERS", "TIME_TOLERANCE_S", "WHOLE", "Clip"]
 __all__ += ["Span", "StepFrames", "VideoError", "grid_indices", "iter_steps", "measure", "measure_duration_s"]
 __all__ += ["read_clip", "steps_of"]
 
@@ -43,6 +42,8 @@ def read_clip(path: Path | str, *, max_frames: int | None = MAX_FRAMES, on_long:
         path: MP4/MOV, Matroska/WebM, AVI, MPEG-TS and others that FFmpeg reads; the content decides, not the name.
         max_frames: the most grid frames that may be used; None for no limit.
         on_long: what to do with a longer video: "error", or "truncate" to the first `max_frames`.
+        fps: frames a second of the grid.
+        spread: in place of a grid so many frames, or all, evenly spread over the span; `fps` is then what comes of it.
         span: seconds; the grid begins where the span does, and decoding at the nearest key frame before it.
         reader: one of READERS; "pyav" by default.
         fill_up: an odd last frame makes a pair with itself; else it is left out, unless it is the only one.
@@ -95,6 +96,8 @@ def _grid(
     max_frames: int | None,
     on_long: str,
     *,
+    fps: float = FPS,
+    spread: int | None = None,
     span: Span = WHOLE,
     reader: str = READERS[0],
     fill_up=False,
@@ -110,4 +113,4 @@ def _grid(
         from swwatch.data.video.reader import VideoFile as File
     from swwatch.data.video.reader import Grid
 
-    return Grid(File(Path(path)), max_frames, on_long, span, fill_up)
+    return Grid(File(Path(path)), max_frames, on_long, span, fill_up, fps, spread)

@@ -7,12 +7,11 @@ from pathlib import Path
 import numpy as np
 
 from swwatch.errors import UserError
+from swwatch.rules.schedule import FPS, FRAMES_PER_STEP
 
 READERS = ("pyav", "decord")
-FRAMES_PER_SECOND = 2
-FRAMES_PER_STEP = 2
-MAX_FRAMES = 60  # of the paper's training: 30 s
-TIME_TOLERANCE_S = 1e-4  # a sender's times may be float32; 23.976 fps frames miss a grid time by 5e-4 s at the least
+MAX_FRAMES = 60  # of the paper's training: 30 s at 2 frames a second
+TIME_TOLERANCE_S = 1e-4  # a sender's times may be float32; at 2 a second, 23.976 fps frames miss the grid by 5e-4
 
 Span = tuple[float, float | None]  # seconds of a video, from the first frame; None: to its end
 WHOLE: Span = (0.0, None)
@@ -44,38 +43,51 @@ class Clip:
 
 @dataclass(frozen=True)
 class StepFrames:
-    """What arrives in one second."""
+    """What arrives at once: two frames of the grid, one temporal patch."""
 
     step: int  # from 0
     frames: np.ndarray  # (2, H, W, 3) uint8, RGB
     arrival_s: float  # video time at which the step is complete: its second frame is on display
     last: bool
     num_frames: int | None = None  # of the whole video on the grid, where that is known
+    fps: float = FPS  # frames a second of the grid
 
     @classmethod
-    def of(cls, step: int, frames: np.ndarray, num_steps: int) -> "StepFrames":
+    def of(cls, step: int, frames: np.ndarray, num_steps: int, fps: float = FPS) -> "StepFrames":
         """A step of a video that has `num_steps` of them."""
-        arrival_s = step + 1 / FRAMES_PER_SECOND
-        return cls(step, frames, arrival_s, step == num_steps - 1, num_steps * FRAMES_PER_STEP)
+        arrival_s = ((step + 1) * FRAMES_PER_STEP - 1) / fps
+        return cls(step, frames, arrival_s, step == num_steps - 1, num_steps * FRAMES_PER_STEP, fps)
 
 
-def steps_of(clip: Clip) -> Iterator[StepFrames]:
-    """The steps of a clip in memory, as `iter_steps` gives them for its file."""
+def steps_of(clip: Clip, fps: float = FPS) -> Iterator[StepFrames]:
+    """The steps of a clip in memory, as `iter_steps` gives them for its file at the same rate."""
     for step in range(clip.num_steps):
         frames = clip.frames[step * FRAMES_PER_STEP : (step + 1) * FRAMES_PER_STEP]
-        yield StepFrames.of(step, frames, clip.num_steps)
+        yield StepFrames.of(step, frames, clip.num_steps, fps)
 
 
-def grid_indices(starts_s: np.ndarray, end_s: float, begin_s: float = 0.0) -> np.ndarray:
+def spread_indices(starts_s: np.ndarray, end_s: float, begin_s: float, count: int) -> np.ndarray:
+    """`count` frames of those that begin in [begin_s, end_s), or all, evenly spread from the first to the last.
+
+    Returns:
+        (G,) indices into `starts_s`; at least one. The rule of qwen_vl_utils' `nframes`.
+    """
+    first, behind = np.searchsorted(starts_s, np.array([begin_s, end_s]) - TIME_TOLERANCE_S)
+    first = min(first, len(starts_s) - 1)  # else the one on display
+    behind = max(behind, first + 1)
+    return np.linspace(first, behind - 1, min(count, behind - first)).round().astype(int)
+
+
+def grid_indices(starts_s: np.ndarray, end_s: float, begin_s: float = 0.0, fps: float = FPS) -> np.ndarray:
     """Which source frame is on display at each grid time.
 
     Args:
         starts_s: (N,) display time of each frame, ascending, the first one 0.
         end_s: end of the last frame, or of the span.
-        begin_s: the first grid time.
+        begin_s: the first grid time; fps: grid times in a second.
     Returns:
-        (G,) indices into `starts_s` for the times begin_s, begin_s + 0.5, ... < `end_s`; at least one.
+        (G,) indices into `starts_s` for the times begin_s, begin_s + 1 / fps, ... < `end_s`; at least one.
     """
-    num_grid = max(1, int(np.ceil((end_s - begin_s - TIME_TOLERANCE_S) * FRAMES_PER_SECOND)))
-    grid_s = begin_s + np.arange(num_grid) / FRAMES_PER_SECOND
+    num_grid = max(1, int(np.ceil((end_s - begin_s - TIME_TOLERANCE_S) * fps)))
+    grid_s = begin_s + np.arange(num_grid) / fps
     return np.searchsorted(starts_s, grid_s + TIME_TOLERANCE_S, side="right") - 1

@@ -12,19 +12,12 @@ import av
 import numpy as np
 
 from swwatch.data.video.container import check_file
-from swwatch.data.video.frames import (
-    FRAMES_PER_SECOND,
-    FRAMES_PER_STEP,
-    WHOLE,
-    Span,
-    StepFrames,
-    VideoError,
-    grid_indices,
-)
+from swwatch.data.video.frames import WHOLE, Span, StepFrames, VideoError, grid_indices, spread_indices
 from swwatch.data.video.picture import Pictures
 from swwatch.data.video.source import decoded, opened, shown_stream
 from swwatch.data.video.timetable import Packets, by_packets, by_pictures
 from swwatch.errors import UserError
+from swwatch.rules.schedule import FPS, FRAMES_PER_STEP
 
 
 class Unlike(VideoError):
@@ -148,20 +141,30 @@ def _chosen(path: Path, container, packets: Packets, first: int, given: np.ndarr
 
 
 class Grid:
-    """The pictures of a video on the 2 fps grid.
+    """The pictures of a video on the grid.
 
     Args:
         file: a VideoFile, or what has its attributes and methods.
-        max_frames, on_long, span, fill_up: as for `read_clip`.
+        max_frames, on_long, span, fill_up, fps, spread: as for `read_clip`.
     Attributes:
         indices: (2 * steps,) number of the picture on display at each grid time.
         duration_s: of the span.
     """
 
-    def __init__(self, file, max_frames: int | None, on_long: str, span: Span = WHOLE, fill_up: bool = False):
+    def __init__(
+        self,
+        file,
+        max_frames: int | None,
+        on_long: str,
+        span: Span = WHOLE,
+        fill_up: bool = False,
+        fps: float = FPS,
+        spread: int | None = None,
+    ):
         if max_frames is not None and max_frames < FRAMES_PER_STEP:
             raise UserError(f"max_frames {max_frames}: one step needs {FRAMES_PER_STEP} frames")
         self.file, self.max_frames, self.on_long, self.span, self.fill_up = file, max_frames, on_long, span, fill_up
+        self.fps, self.spread = fps, spread
         self._lay()
 
     def _lay(self) -> None:
@@ -171,7 +174,11 @@ class Grid:
             raise VideoError(self.file.path, reason)
         end_s = table.end_s if end_s is None else min(table.end_s, end_s)
         self.duration_s = end_s - begin_s
-        indices = grid_indices(table.starts_s, end_s, begin_s)
+        if self.spread is None:
+            indices = grid_indices(table.starts_s, end_s, begin_s, self.fps)
+        else:
+            indices = spread_indices(table.starts_s, end_s, begin_s, self.spread)
+            self.fps = len(indices) / self.duration_s
         if len(indices) % FRAMES_PER_STEP and (self.fill_up or len(indices) == 1):
             indices = np.append(indices, indices[-1])  # a lone frame makes its own pair
         self.indices = indices[: len(indices) // FRAMES_PER_STEP * FRAMES_PER_STEP]
@@ -180,7 +187,7 @@ class Grid:
             if self.on_long == "error":
                 raise VideoError(
                     self.file.path,
-                    f"it lasts {self.duration_s:.1f} s, that is {len(self.indices)} frames at {FRAMES_PER_SECOND} "
+                    f"it lasts {self.duration_s:.1f} s, that is {len(self.indices)} frames at {self.fps:g} "
                     f"a second, and the limit is {self.max_frames}: cut the video or raise the limit",
                 )
             self.indices = self.indices[: self.max_frames // FRAMES_PER_STEP * FRAMES_PER_STEP]
@@ -204,7 +211,7 @@ class Grid:
             num_steps = len(self.indices) // FRAMES_PER_STEP
             if step == num_steps - 1:
                 next(pictures, None)
-            yield StepFrames.of(step, np.stack(pair), num_steps)
+            yield StepFrames.of(step, np.stack(pair), num_steps, self.fps)
             step += 1
 
     def _pictures(self, wanted, to_end: bool) -> Iterator[np.ndarray]:

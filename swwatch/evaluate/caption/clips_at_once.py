@@ -5,6 +5,7 @@ import os
 import torch
 
 from swwatch.data.budget import BUDGETS
+from swwatch.data.video import FRAMES_PER_STEP
 from swwatch.model.loading import Loaded
 from swwatch.rules.families import head_size
 
@@ -35,7 +36,7 @@ def bytes_of_clip(loaded: Loaded, *, max_frames: int, max_new_tokens: int, promp
     text = loaded.model.config.text_config
     factor = loaded.processor.video_processor.patch_size * loaded.processor.video_processor.merge_size
     rows, columns = BUDGETS[loaded.settings.pixel_budget].size(*WIDE, max_frames, factor=factor)
-    steps = max_frames // 2
+    steps = max_frames // FRAMES_PER_STEP
     num_text = prompt_len + len(loaded.markup.around(range(steps))) + max_new_tokens
     num_tokens = num_text + steps * (rows // factor) * (columns // factor)
     width = text.num_key_value_heads * head_size(text)

@@ -13,6 +13,7 @@ from swwatch.launch.place import place_of
 from swwatch.launch.ranks import join
 from swwatch.launch.signals import stops_at_once
 from swwatch.paths import only_one_writes
+from swwatch.rules.schedule import FPS
 
 
 def main(argv: list[str]) -> int:
@@ -59,6 +60,7 @@ def score_predictions(settings: EvalSettings) -> None:
             read_jsonl(settings.data_path) if settings.data_path.is_file() else [],  # for the toy world's events
             traces=run.tokens if run.beside("trace.jsonl").exists() else None,  # the public release writes none
             schedule=made.get("schedule"),
+            fps=made.get("fps", FPS),
             clips_at_once=run.facts.get("about", {}).get("clips_at_once", 1),
             learned=learned,
         )

@@ -20,6 +20,7 @@ from swwatch.model.loading import Loaded
 from swwatch.narrate.words import narration
 from swwatch.policies.choose import Greedy
 from swwatch.rules import systems
+from swwatch.rules.schedule import FPS
 from swwatch.rules.variants import is_chat
 
 
@@ -67,6 +68,7 @@ def score_results(results: Results, records: list[dict], learned: list) -> None:
         records,
         traces=run.tokens,
         schedule=facts["settings"]["schedule"],
+        fps=facts["settings"].get("fps", FPS),
         clips_at_once=facts["about"]["clips_at_once"],
         learned=learned,
     )
@@ -91,7 +93,7 @@ def narrate_clip(clip: Clip, loaded: Loaded, settings: EvalSettings, prompts: Pr
     try:
         yield from narration(
             loaded,
-            iter_steps(clip.video, max_frames=settings.max_frames, reader=settings.reader),
+            iter_steps(clip.video, max_frames=settings.max_frames, reader=settings.reader, fps=loaded.settings.fps),
             question=clip.question,
             system=prompts.system,
             clip_key=clip.key,

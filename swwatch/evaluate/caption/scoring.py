@@ -10,6 +10,7 @@ from swwatch.metrics.captions import Metric, caption_scores
 from swwatch.metrics.paper import format_table, our_interval, our_row, paper_rows
 from swwatch.metrics.significance import interval
 from swwatch.metrics.timing import planned_arrivals, summarize
+from swwatch.rules.schedule import FPS, seconds_of_step
 from swwatch.toy.mentions import mentions
 from swwatch.toy.scores import toy_events, toy_scores, toy_statistics
 
@@ -38,6 +39,7 @@ def score(
     *,
     traces: Mapping[str, Sequence[dict]] | None = None,
     schedule: str | None = None,
+    fps: float = FPS,
     clips_at_once: int = 1,
     learned: Sequence[Metric] = (),
 ) -> dict:
@@ -49,7 +51,8 @@ def score(
     Args:
         records: the annotations; those of the toy world carry `events`, which are then scored too.
         traces: clip -> its tokens, for the timing.
-        schedule: what the run spoke by; it tells the arrival of steps that said nothing.
+        schedule, fps: what the run spoke by and the frames a second that it watched; they tell the arrival of steps
+            that said nothing.
         clips_at_once: how many clips shared each forward; beyond 1 the timing says so.
         learned: BLEURT, BERTScore; they say in `about` what they computed with.
     Returns:
@@ -80,7 +83,7 @@ def score(
     told = {key: events for key, events in told.items() if events}
     if traces is not None:
         traced = {key: traces[key] for key in rows if key in traces}
-        report["timing"] = _timing(traced, known, told, schedule, clips_at_once)
+        report["timing"] = _timing(traced, known, told, schedule, fps, clips_at_once)
     clips = [(rows[key]["result"], events) for key, events in told.items()]
     if clips:
         shares = {name: interval(statistic) for name, statistic in toy_statistics(clips).items()}
@@ -94,11 +97,11 @@ def _with_reference(row: dict, known: Mapping[str, dict]) -> dict:
 
 
 def _timing(
-    traces: Mapping, known: Mapping[str, dict], told: Mapping, schedule: str | None, clips_at_once: int
+    traces: Mapping, known: Mapping[str, dict], told: Mapping, schedule: str | None, fps: float, clips_at_once: int
 ) -> dict:
     """Timing; the events of other data sets have no matcher, so they are kept from it."""
     plain = {key: {**record, "events": record.get("events") if key in told else None} for key, record in known.items()}
-    arrivals = None if schedule is None else planned_arrivals(traces, schedule)
+    arrivals = None if schedule is None else planned_arrivals(traces, schedule, seconds_of_step(fps))
     shared = f"{clips_at_once} clips shared each forward: these are the times of the shared device, not of one stream"
     note = shared if clips_at_once > 1 else None
     return summarize(traces, plain, mentions if told else None, arrivals=arrivals, note=note)

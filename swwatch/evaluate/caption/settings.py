@@ -50,7 +50,7 @@ class EvalSettings(LoadFlags):
         env="QWEN2_5_VL_EVAL_OUTPUT_FILE",
     )
     max_count: int = setting(400, "evaluate the first so many clips of the file", least=1)
-    max_frames: int = setting(60, "longest video that is accepted, in frames at 2 fps")
+    max_frames: int = setting(60, "longest video that is accepted, in frames")
     reader: Literal["pyav", "decord"] = setting(
         "pyav", "what decodes videos: pyav, as the ffmpeg command shows them; decord, as the release did"
     )

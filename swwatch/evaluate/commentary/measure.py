@@ -21,11 +21,11 @@ from swwatch.policies.choose import Choosing, Greedy, Sampling, parse_choose
 from swwatch.rules.systems import SYSTEMS, System, get
 from swwatch.rules.variants import TURNS
 
-# (task, system) -> (how tokens are chosen, frames of the first turn) where the benchmarks' own runs differ
+# (task, system) -> (how tokens are chosen, seconds of the first turn) where the benchmarks' own runs differ
 # from live streaming.
 # LiveCC's run of its events does not tell how it draws: the likeliest token is taken
-RECIPES: dict[tuple[str, str], tuple[Choosing, int | None]] = {
-    ("inf-streams", "livecc"): (Sampling(0.7, penalty=1.05, max_new_tokens=20), 2),
+RECIPES: dict[tuple[str, str], tuple[Choosing, float | None]] = {
+    ("inf-streams", "livecc"): (Sampling(0.7, penalty=1.05, max_new_tokens=20), 1.0),
     ("livesports-cc", "livecc"): (Greedy(1.15, 32), None),
 }
 
@@ -130,9 +130,9 @@ def open_speaker(settings: GenerateSettings, ranks: Alone) -> Speaker:
     if name not in TURNS:
         raise UserError(f"{settings.model} is trained as {name!r}, which does not stream in turns: give --system")
     system: System = get(name)
-    choose, first_frames = RECIPES.get((settings.task, name), (parse_choose(system.choose), None))
-    if first_frames is not None:
-        system = replace(system, first_frames=first_frames)
+    choose, first_s = RECIPES.get((settings.task, name), (parse_choose(system.choose), None))
+    if first_s is not None:
+        system = replace(system, first_s=first_s)
     if settings.sample is not None and settings.sample != choose.draws:
         choose = replace(choose.drawing(True), temperature=1.0) if settings.sample else choose.drawing(False)
     asked = {name: getattr(settings, name) for name in ("max_new_tokens", "temperature", "seed")}

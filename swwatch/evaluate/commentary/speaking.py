@@ -12,7 +12,7 @@ import torch
 from swwatch.data.budget import BUDGETS
 from swwatch.data.pixels import FrameEncoder
 from swwatch.data.turns.transcript import text_of
-from swwatch.data.video import StepFrames, iter_steps, measure
+from swwatch.data.video import FRAMES_PER_STEP, StepFrames, iter_steps, measure
 from swwatch.engine.requests import drive
 from swwatch.engine.source import Step
 from swwatch.engine.turns import TurnSession
@@ -77,20 +77,23 @@ def comment_game(
     Raises:
         VideoError: the video cannot be read, or is over before the start.
     """
-    end_s = plan.start_s + measure(path, max_frames=None, span=(plan.start_s, plan.end))[0] // 2
+    settings = speaker.loaded.settings
+    step_s, how = settings.step_s, {"max_frames": None, "fps": settings.fps}
+    end_s = plan.start_s + measure(path, span=(plan.start_s, plan.end), **how)[0] // FRAMES_PER_STEP * step_s
     at = max((row["chunk_end"] for row in before), default=plan.start_s)
     session = None
     if plan.chunk is None and plan.start_s < at < end_s:
         session, at = _restored(speaker, game, plan, state_path)
     if at >= end_s:
         return
-    steps, from_s = iter_steps(path, max_frames=None, span=(at, end_s)), at
+    steps, from_s = iter_steps(path, span=(at, end_s), **how), at
     while at < end_s:
         until = min(at + (plan.chunk or plan.save_every), end_s)
         if plan.chunk is not None or session is None:
             session = _begun(speaker, game, plan, at)
         zero_s = 0.0 if not speaker.system.clip_time else at if plan.chunk is not None else plan.start_s
-        items = [item.row() for item in speaker.speak(session, islice(steps, round(until - at)), from_s, zero_s)]
+        part = islice(steps, round((until - at) / step_s))
+        items = [item.row() for item in speaker.speak(session, part, from_s, zero_s)]
         yield {"video": game.key, "chunk_start": at, "chunk_end": until, "items": items}
         at = until
         if plan.chunk is None and at < end_s:
@@ -134,7 +137,8 @@ def comment_event(speaker: Speaker, event: Event, path: Path, wording: Wording) 
         VideoError: the video cannot be read, or is over before the event.
     """
     session = speaker.open(**ask(event, speaker.system, wording))
-    steps = iter_steps(path, max_frames=None, span=(event.begin_s, event.end_s))
+    fps = speaker.loaded.settings.fps
+    steps = iter_steps(path, max_frames=None, span=(event.begin_s, event.end_s), fps=fps)
     zero_s = event.begin_s if speaker.system.clip_time else 0.0
     said = [item.response for item in speaker.speak(session, steps, event.begin_s, zero_s)]
     text = joined(said, ending="..." if speaker.system.name == "livecc" else "")

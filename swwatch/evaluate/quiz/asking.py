@@ -18,7 +18,7 @@ from swwatch.data.pixels import FrameEncoder, merged_grids
 from swwatch.data.video import FRAMES_PER_STEP, StepFrames, iter_steps
 from swwatch.engine.requests import Run, drive
 from swwatch.engine.source import Step
-from swwatch.engine.turns import STEP_S, TurnSession
+from swwatch.engine.turns import TurnSession
 from swwatch.errors import UserError
 from swwatch.evaluate.quiz.frames import Shown, read_shown, span
 from swwatch.evaluate.quiz.items import Item
@@ -83,6 +83,7 @@ class Plain:
     Args:
         policy: of rules.turn_positions.
         max_frames: by default the task's.
+        nframes: so many frames evenly spread, at no fixed rate; None: frames on the model's grid.
     """
 
     streams = False
@@ -94,16 +95,19 @@ class Plain:
         budget: PixelBudget,
         policy: str = "mrope_full",
         max_frames: int | None = None,
+        nframes: int | None = None,
     ):
         self.loaded, self.task = loaded, task
         self.policy, self.max_frames = positions.get(policy), max_frames or task.max_frames
+        self.nframes, self.fps = nframes, loaded.settings.fps
         self.turns = loaded.turns(PLAIN)
         self.encoder = FrameEncoder(loaded.processor.video_processor, budget)
 
     def describe(self) -> dict:
         """What answers depend on; `how` is for people."""
         how = f"whole clips ({self.policy.name})"
-        return {"how": how, "positions": self.policy.name, "max_frames": self.max_frames}
+        told = {"how": how, "positions": self.policy.name, "max_frames": self.max_frames}
+        return told if self.nframes is None else told | {"nframes": self.nframes, "max_frames": None}
 
     def units(self, items: Sequence[Item]) -> list[list[Item]]:
         """Questions that are worked on together."""
@@ -116,9 +120,9 @@ class Plain:
             UserError: the video cannot be used.
         """
         for item in items:
-            shown = read_shown(item, path, self.max_frames)
+            shown = read_shown(item, path, self.max_frames, fps=self.fps, nframes=self.nframes)
             logits, tokens = self.logits(item, shown)
-            seconds = float(shown.times_s[0]), float(shown.times_s[-1]) + STEP_S / FRAMES_PER_STEP
+            seconds = float(shown.times_s[0]), float(shown.times_s[-1]) + 1 / self.fps
             yield item, choose(logits, tokens, len(shown.frames), seconds)
 
     def logits(self, item: Item, shown: Shown) -> tuple[torch.Tensor, dict[str, int]]:
@@ -149,7 +153,7 @@ class Streaming:
 
     A video is watched once for all of its questions, in the order of their ends; each is asked on a copy of the state
     and leaves no trace. While watching the model says nothing (" ..."). What its system forgets is forgotten: that is
-    what is measured. Whole seconds alone are watched, and no frame is left out.
+    what is measured. Whole steps alone are watched, and no frame is left out.
 
     Args:
         options: of TurnSession.
@@ -163,6 +167,7 @@ class Streaming:
         if self.system is None:
             known = ", ".join(SYSTEMS)
             raise UserError(f"{loaded.settings.variant!r} does not stream in turns: give --variant, one of {known}")
+        self.fps = loaded.settings.fps
         self.options["keep"] = with_numbers(self.system.keep, eviction, {})
         self.turns = loaded.turns(self.system)
         self.encoder = FrameEncoder(loaded.processor.video_processor, budget)
@@ -178,18 +183,18 @@ class Streaming:
         for item in items:
             if item.frames_per_second:
                 raise UserError(f"{item.group}: a folder of pictures is no stream: leave --streaming out")
-            units.setdefault((item.video, span(item)[0]), []).append(item)
-        return [sorted(unit, key=lambda item: span(item)[1]) for unit in units.values()]
+            units.setdefault((item.video, span(item, self.fps)[0]), []).append(item)
+        return [sorted(unit, key=lambda item: span(item, self.fps)[1]) for unit in units.values()]
 
     def answers(self, items: Sequence[Item], path: Path) -> Iterator[tuple[Item, Answered | UserError]]:
         session, left = TurnSession(self.loaded.model, self.turns, **self.options), list(items)
         session.query = self.options.get("query")  # no commentary is asked for
-        start_s = span(items[0])[0]
+        start_s, step_s = span(items[0], self.fps)[0], self.loaded.settings.step_s
         steps: list[Step] = []
         seen_s = start_s
-        for frames in _seconds(path, start_s, span(items[-1])[1]):
-            end_s = frames.step + STEP_S
-            while left and span(left[0])[1] < end_s:  # this second is not over when the question is asked
+        for frames in self._watched(path, start_s, span(items[-1], self.fps)[1]):
+            end_s = (frames.step + 1) * step_s
+            while left and span(left[0], self.fps)[1] < end_s:  # this step is not over when the question is asked
                 yield left[0], self._ask(session, steps, left.pop(0), (start_s, seen_s))
             if not left:
                 return
@@ -204,9 +209,9 @@ class Streaming:
     def _ask(
         self, session: TurnSession, waiting: list[Step], item: Item, seconds: tuple[float, float]
     ) -> Answered | UserError:
-        """Put a question to a stream, whose seconds that wait for their turn make a short one of it."""
+        """Put a question to a stream, whose steps that wait for their turn make a short one of it."""
         if seconds[1] <= seconds[0]:
-            return UserError(f"the question {item.key} is asked before the first second is over")
+            return UserError(f"the question {item.key} is asked before the first step is over")
         kept = session.state()
         try:
             beginning, tokens = choice_tokens(self.loaded.tokenizer, self.task, item.choices)
@@ -217,11 +222,25 @@ class Streaming:
             return error
         finally:
             session.restore(kept)
-        return choose(logits, tokens, round((seconds[1] - seconds[0]) * FRAMES_PER_STEP), seconds)
+        return choose(logits, tokens, round((seconds[1] - seconds[0]) * self.fps), seconds)
 
     def _step(self, frames: StepFrames, start_s: float) -> Step:
-        arrival_s = frames.arrival_s - (_first_step(start_s) if self.system.clip_time else 0)
+        arrival_s = frames.arrival_s - (self._first_s(start_s) if self.system.clip_time else 0)
         return Step(*self.encoder.encode(frames.frames, None), arrival_s, frames.last)  # its length is unknown yet
+
+    def _first_s(self, start_s: float) -> float:
+        """Where the first whole step from there on begins."""
+        step_s = self.loaded.settings.step_s
+        return -(-start_s // step_s) * step_s
+
+    def _watched(self, path: Path, start_s: float, end_s: float) -> Iterable[StepFrames]:
+        """The whole steps of [start_s, end_s), one by one; later ones are not decoded."""
+        step_s = self.loaded.settings.step_s
+        for frames in iter_steps(path, max_frames=None, fps=self.fps):
+            if (frames.step + 1) * step_s > end_s:
+                return
+            if frames.step * step_s >= start_s:
+                yield frames
 
     def _drive(self, run: Run):
         """Run to the end; what it returns."""
@@ -233,19 +252,6 @@ class Streaming:
         for _ in drive(self.loaded.model, whole()):
             pass
         return returned[0]
-
-
-def _first_step(start_s: float) -> int:
-    return int(-(-start_s // STEP_S))
-
-
-def _seconds(path: Path, start_s: float, end_s: float) -> Iterable[StepFrames]:
-    """The whole seconds of [start_s, end_s), one by one; later ones are not decoded."""
-    for frames in iter_steps(path, max_frames=None):
-        if frames.step + STEP_S > end_s:
-            return
-        if frames.step >= start_s:
-            yield frames
 
 
 def choose(logits: torch.Tensor, tokens: dict[str, int], num_frames: int, seconds: tuple[float, float]) -> Answered:

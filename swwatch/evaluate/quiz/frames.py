@@ -1,7 +1,7 @@
 """The frames of a question: those of [start, end) and nothing after it.
 
-The grid is that of data.video: 0, 0.5, 1.0, ... seconds of the file. A question that begins between two grid times
-sees the next one first.
+The grid is that of data.video: 0, 1/fps, 2/fps, ... seconds of the file. A question that begins between two grid times
+sees the next one first. Benchmarks that take a number of frames at no rate have them evenly spread over the span.
 """
 
 import math
@@ -11,11 +11,11 @@ from pathlib import Path
 import numpy as np
 
 from swwatch.data.stills import rgb_of
-from swwatch.data.video import FRAMES_PER_SECOND, FRAMES_PER_STEP, VideoError, iter_steps
+from swwatch.data.video import FRAMES_PER_STEP, VideoError, iter_steps
 from swwatch.evaluate.quiz.items import Item
+from swwatch.rules.schedule import FPS, seconds_of_step
 
 TOLERANCE_S = 1e-6
-LEAST_S = 1.0  # a span that is shorter is widened backwards: a patch needs a second
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class Shown:
     Attributes:
         frames: (2n, H, W, 3) uint8, RGB; the last one twice where their number was odd.
         times_s: (2n,) of the frames, seconds of the file.
-        seconds_per_patch: from one pair of frames to the next; 1 where none was left out.
+        seconds_per_patch: from one pair of frames to the next; those of a step where none was left out.
     """
 
     frames: np.ndarray
@@ -37,16 +37,16 @@ class Shown:
         return len(self.frames) // FRAMES_PER_STEP
 
 
-def span(item: Item) -> tuple[float, float]:
-    """[start, end) that a question is about; the end may be infinite."""
+def span(item: Item, fps: float = FPS) -> tuple[float, float]:
+    """[start, end) that a question is about, widened backwards to a step at least; the end may be infinite."""
     end_s = math.inf if item.end_s is None else item.end_s
-    return max(0.0, min(item.start_s, end_s - LEAST_S)), end_s
+    return max(0.0, min(item.start_s, end_s - seconds_of_step(fps))), end_s
 
 
-def grid_span(start_s: float, end_s: float, num_grid: int) -> tuple[int, int]:
+def grid_span(start_s: float, end_s: float, num_grid: int, fps: float = FPS) -> tuple[int, int]:
     """First grid time in [start, end), and the first behind it, of `num_grid` that a video has."""
-    first = math.ceil((start_s - TOLERANCE_S) * FRAMES_PER_SECOND)
-    last = num_grid if math.isinf(end_s) else math.ceil((end_s - TOLERANCE_S) * FRAMES_PER_SECOND)
+    first = math.ceil((start_s - TOLERANCE_S) * fps)
+    last = num_grid if math.isinf(end_s) else math.ceil((end_s - TOLERANCE_S) * fps)
     return first, min(last, num_grid)
 
 
@@ -57,24 +57,30 @@ def spread(first: int, last: int, most: int) -> np.ndarray:
     return np.linspace(first, last - 1, most).round().astype(int)
 
 
-def read_shown(item: Item, path: Path, max_frames: int) -> Shown:
+def read_shown(item: Item, path: Path, max_frames: int, *, fps: float = FPS, nframes: int | None = None) -> Shown:
     """The frames of a question.
 
+    Args:
+        max_frames: the most; of more on the grid so many are taken, evenly spread.
+        fps: of the grid; nframes: in place of a grid so many frames of the span, or all that it has.
     Raises:
         VideoError: the video cannot be read, or ends before the question begins.
     """
-    start_s, end_s = span(item)
+    start_s, end_s = span(item, fps)
+    if nframes is not None and not item.frames_per_second:
+        return _evenly(path, start_s, end_s, nframes)
     if item.frames_per_second:
         names = sorted(name for name in path.iterdir() if name.suffix.lower() in (".jpg", ".jpeg", ".png"))
-        num_grid = math.ceil(len(names) / item.frames_per_second * FRAMES_PER_SECOND - TOLERANCE_S)
-        wanted = spread(*grid_span(start_s, end_s, num_grid), max_frames)
-        rate = item.frames_per_second / FRAMES_PER_SECOND
+        fps = fps if nframes is None else item.frames_per_second
+        num_grid = math.ceil(len(names) / item.frames_per_second * fps - TOLERANCE_S)
+        wanted = spread(*grid_span(start_s, end_s, num_grid, fps), nframes or max_frames)
+        rate = item.frames_per_second / fps
         frames = [_picture(names[min(int(i * rate + TOLERANCE_S), len(names) - 1)]) for i in wanted]
     else:
         wanted, frames = np.arange(0), []
-        for step in iter_steps(path, max_frames=None):
+        for step in iter_steps(path, max_frames=None, fps=fps):
             if step.step == 0:
-                wanted = spread(*grid_span(start_s, end_s, step.num_frames), max_frames)
+                wanted = spread(*grid_span(start_s, end_s, step.num_frames, fps), max_frames)
             first = step.step * FRAMES_PER_STEP
             frames += [step.frames[i - first] for i in wanted if first <= i < first + FRAMES_PER_STEP]
             if len(frames) == len(wanted):
@@ -83,11 +89,19 @@ def read_shown(item: Item, path: Path, max_frames: int) -> Shown:
         raise VideoError(path, f"it has no frame between {start_s:g} and {end_s:g} s")
     if len({frame.shape for frame in frames}) > 1:
         raise VideoError(path, "its pictures differ in size")
-    times_s = wanted / FRAMES_PER_SECOND
-    apart_s = (times_s[-1] - times_s[0]) / (len(times_s) - 1) if len(times_s) > 1 else 1 / FRAMES_PER_SECOND
+    times_s = wanted / fps
+    apart_s = (times_s[-1] - times_s[0]) / (len(times_s) - 1) if len(times_s) > 1 else 1 / fps
     if len(frames) % FRAMES_PER_STEP:
         frames, times_s = [*frames, frames[-1]], np.append(times_s, times_s[-1])
     return Shown(np.stack(frames), times_s, float(apart_s * FRAMES_PER_STEP))
+
+
+def _evenly(path: Path, start_s: float, end_s: float, count: int) -> Shown:
+    """`count` frames of [start_s, end_s), as far as there are so many, at no fixed rate."""
+    whole = start_s, None if math.isinf(end_s) else end_s
+    steps = list(iter_steps(path, max_frames=None, span=whole, spread=count, fill_up=True))
+    fps, frames = steps[0].fps, np.concatenate([step.frames for step in steps])
+    return Shown(frames, start_s + np.arange(len(frames)) / fps, FRAMES_PER_STEP / fps)
 
 
 def _picture(path: Path) -> np.ndarray:

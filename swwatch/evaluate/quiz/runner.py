@@ -29,7 +29,8 @@ def open_asker(settings: QuizSettings, ranks: Alone) -> Plain | Streaming:
         variant = "origin"
     loaded = load_model(settings, settings.model, ranks, variant=variant)
     if not settings.streaming:
-        return Plain(loaded, task, settings.budget, settings.positions or "mrope_full", settings.max_frames)
+        policy = settings.positions or "mrope_full"
+        return Plain(loaded, task, settings.budget, policy, settings.max_frames, settings.nframes)
     options = {"policy": settings.positions, "eviction": settings.eviction}
     return Streaming(loaded, task, BUDGETS[loaded.settings.pixel_budget], **options)
 

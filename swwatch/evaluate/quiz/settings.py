@@ -34,7 +34,10 @@ class QuizSettings(DeviceFlags):
         None, f"{', '.join(positions.POLICIES)}: flat_1d for LiveCC's released weights (default: mrope_full)"
     )
     eviction: str | None = setting(None, f"{', '.join(keep.EVICTIONS)}: of --streaming (default: the system's own)")
-    max_frames: int | None = setting(None, "of a clip, at 2 a second (default: the benchmark's)", least=2)
+    max_frames: int | None = setting(None, "of a clip (default: the benchmark's)", least=2)
+    nframes: int | None = setting(
+        None, "so many frames of a clip, evenly spread, at no fixed rate, such as 64 for MVBench", least=2
+    )
     min_pixels: int = setting(BUDGET.min_pixels, "of a frame", least=1)
     total_pixels: int = setting(BUDGET.total_pixels, "of a clip, a patch counted once")
     wording: Path = setting(CONFIGS / "quiz.yaml", "of the questions")
@@ -59,12 +62,19 @@ class QuizSettings(DeviceFlags):
             raise UserError(f"{' and '.join(missing)} must be given, unless --report counts answers that are there")
         if self.streaming and self.max_frames is not None:
             raise UserError("--streaming leaves no frame out: leave --max-frames out")
+        if self.nframes is not None:
+            self._check_nframes()
         if self.eviction and not self.streaming:
             raise UserError("--eviction goes with --streaming: a single clip is never forgotten")
         if not 0 <= self.max_bad_fraction <= 1:
             raise UserError(f"--max-bad-fraction {self.max_bad_fraction}: a fraction from 0 to 1 is wanted")
         if self.min_pixels > self.total_pixels:
             raise UserError("--min-pixels must not be above --total-pixels")
+
+    def _check_nframes(self) -> None:
+        for name, value in {"--fps": self.fps, "--max-frames": self.max_frames, "--streaming": self.streaming}.items():
+            if value:
+                raise UserError(f"--nframes takes so many frames at no fixed rate: leave {name} out")
 
     @property
     def benchmark(self) -> Task:

@@ -24,7 +24,7 @@ class Task:
         mean: how accuracies of groups become one: "questions" (every question counts the same), "groups" (every group
             does) or "modes" (every mode does, and in it every group).
         modes: mode -> its groups.
-        max_frames: at 2 a second; of longer videos so many are taken, evenly spread.
+        max_frames: of longer videos so many are taken of the grid, evenly spread.
     """
 
     name: str

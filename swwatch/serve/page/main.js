@@ -94,7 +94,7 @@ function addPane() {
 /** To the second that a word had seen, where a recording or a file is there to go back in. */
 function goTo(word) {
   if (run?.player) run.player.seek(word.said);
-  else if (!run && video.src) video.currentTime = word.visible;
+  else if (!run && video.src) video.currentTime = word.seen;
 }
 
 function removePane() {
@@ -154,17 +154,18 @@ async function startLive(which) {
   if (run !== mine) return mine.release?.(); // stopped while the browser asked for permission
   if (which === "camera") fillCameras(); // names are told after permission only
   thumbs.clear();
-  const rate = byId("rate").valueAsNumber || 2;
+  const asked = byId("rate").valueAsNumber || null; // null: as many as the model watches
   const question = byId("question").value.trim();
   const options = {
     source: await sourceOf(which),
     question: [ownQuestion, ""].includes(question) ? null : question,
-    rate,
+    rate: asked,
     policy: byId("policy").value,
     record: byId("record").checked,
   };
   const opened = await Promise.all(panes.map((pane) => pane.open(options, socketAddress())));
   if (run !== mine || !opened.includes(true)) return halt(mine);
+  const rate = asked ?? Math.max(...panes.map((pane) => pane.story.fps));
   if (HERE.includes(which)) mine.sampler = new Sampler(video, { rate, onPicture: send, onEnd: finish });
   else if (video.src) mine.sampler = new Sampler(video, { rate, onPicture: ({ canvas, s }) => thumbs.keep(canvas, s), onEnd: () => null });
   if (which === "video") await Promise.all(panes.map((pane) => pane.firstAnswer)); // it starts their clocks

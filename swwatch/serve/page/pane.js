@@ -205,7 +205,7 @@ export class Pane {
   #addWord(word, fresh) {
     const { text } = this.part;
     const span = make("span", { class: "word", role: "button", tabindex: text.querySelector(".word") ? -1 : 0 }, word.text);
-    if (word.opens) span.dataset.second = word.visible + 1;
+    if (word.opens) span.dataset.second = word.until;
     if (word.spaced) text.append(" ");
     text.append(span);
     this.spans.set(span, word);
@@ -253,9 +253,9 @@ export class Pane {
     text.scrollTop = text.scrollHeight;
   }
 
-  #addQuestion({ text, step }, fresh) {
+  #addQuestion({ text, s }, fresh) {
     this.flush();
-    this.part.text.append(make("p", { class: "question" }, make("b", {}, "Asked"), ` at ${step + 1} s: ${text}`));
+    this.part.text.append(make("p", { class: "question" }, make("b", {}, "Asked"), ` at ${s} s: ${text}`));
     if (fresh) this.part.log.append(make("p", {}, `Asked: ${text}`));
   }
 
@@ -297,12 +297,12 @@ export class Pane {
     const { detail, thumb } = this.part;
     const late = word && Number.isFinite(word.lag) ? `, ${word.lag.toFixed(2)} s after the newest frame it saw` : "";
     detail.textContent = word ? `${Story.about(word)}${late}.` : "Point at a word, or walk with the arrow keys: what had it seen?";
-    const picture = word && this.thumbs.of(word.visible);
+    const picture = word && this.thumbs.of(word);
     thumb.hidden = !picture;
     if (picture) {
       [thumb.width, thumb.height] = [picture.width, picture.height];
       thumb.getContext("2d").drawImage(picture, 0, 0);
-      thumb.setAttribute("aria-label", `The picture of second ${word.visible + 1}`);
+      thumb.setAttribute("aria-label", `The picture of second ${word.until}`);
     }
     this.draw();
   }

@@ -146,9 +146,9 @@ export class Thumbs {
     if (this.kept.length > MOST_THUMBS) this.kept.shift();
   }
 
-  /** The second picture of a step: the server takes the one on display at each half second. */
-  of(step) {
-    const shown = this.kept.findLast(({ s }) => s <= step + 0.5);
-    return shown && shown.s > step - 1 ? shown.thumb : null;
+  /** The second picture of the newest step that a word could see: the server takes the one on display then. */
+  of({ seen, saw }) {
+    const shown = this.kept.findLast(({ s }) => s <= saw);
+    return shown && shown.s > seen - 1 ? shown.thumb : null;
   }
 }

@@ -10,6 +10,7 @@ export class Story {
     this.entries = []; // words and questions, as they are read
     this.words = [];
     this.frames = []; // {s, taken}
+    this.fps = 2; // frames a second of the model's grid, two make a step
     this.steps = []; // {step, arrival, t}
     this.drops = []; // {s, steps, reason}
     this.turns = []; // {start, end, silent}, of a model that speaks in turns
@@ -29,6 +30,16 @@ export class Story {
     return this[`on_${event.type}`]?.(event) ?? null;
   }
 
+  on_opened(event) {
+    this.fps = event.fps ?? 2;
+    return null;
+  }
+
+  /** Where a step of the grid begins, in seconds of the stream. */
+  #second(step) {
+    return (2 * step) / this.fps;
+  }
+
   /** An answer to frames; `seconds` are their times at the sender, whose first one is 0 here. */
   on_ack({ seconds = [], taken, dropped }) {
     for (const s of seconds) {
@@ -42,7 +53,9 @@ export class Story {
 
   on_token(event) {
     this.#reach(event.t_emit_s);
-    const knows = { visible: event.newest_visible_step, said: event.t_emit_s, lag: event.lag_s };
+    const seen = this.#second(event.newest_visible_step);
+    const until = this.#second(event.newest_visible_step + 1);
+    const knows = { seen, saw: (seen + until) / 2, until, said: event.t_emit_s, lag: event.lag_s };
     const last = this.entries.at(-1);
     if (last?.kind === "word" && !BEGINS_WORD.test(event.text)) {
       if (event.text) Object.assign(last, knows, { text: last.text + event.text });
@@ -76,7 +89,7 @@ export class Story {
   }
 
   on_asked(event) {
-    const item = { kind: "question", text: event.question, step: event.step };
+    const item = { kind: "question", text: event.question, s: this.#second(event.step + 1) };
     this.entries.push(item);
     return { kind: "question", item };
   }
@@ -109,14 +122,9 @@ export class Story {
     if (Number.isFinite(s)) this.now = Math.max(this.now, s);
   }
 
-  /** What a word knows, as a sentence. A step has two frames: one at its second, one half a second later. */
+  /** What a word knows, as a sentence. A step has two frames: `saw` is the second one's time. */
   static about(word) {
-    return `“${word.text}” saw 0–${Story.sawUpTo(word)} s, said at ${word.said.toFixed(1)} s`;
-  }
-
-  /** Time of the newest frame that a word could see, in seconds of the stream. */
-  static sawUpTo(word) {
-    return word.visible + 0.5;
+    return `“${word.text}” saw 0–${Number(word.saw.toFixed(3))} s, said at ${word.said.toFixed(1)} s`;
   }
 
   /** One row for each second: what arrived, what was seen when, what was said, what was dropped. */
@@ -128,7 +136,7 @@ export class Story {
       return rows[index];
     };
     for (const { s } of this.frames) row(s).frames += 1;
-    for (const { step, t } of this.steps) row(t).seen.push(step);
+    for (const { step, t } of this.steps) row(t).seen.push(this.#second(step + 1));
     for (const { text, said } of this.words) row(said).words.push(text);
     for (const { silent, said, start, end } of this.turns) if (silent) row(said).words.push(`(silent about ${start}–${end} s)`);
     for (const { s, steps } of this.drops) row(s).dropped += steps;

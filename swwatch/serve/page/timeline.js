@@ -1,7 +1,6 @@
 // The timeline of one session: frames arrived, steps seen, words spoken, steps dropped, over the seconds of the stream.
 
 import { draw, make } from "./dom.js";
-import { Story } from "./story.js";
 
 const SHOWN_S = 30; // while live
 const FIRST_S = 12; // shown at the beginning
@@ -64,7 +63,7 @@ export class Timeline {
     if (!word) return [];
     const band = (name, left, right) =>
       right > from ? [draw("rect", { class: name, x: x(Math.max(from, left)), width: x(right) - x(Math.max(from, left)), y: TOP, height: ROWS.length * ROW })] : [];
-    return [...band("saw", 0, Story.sawUpTo(word)), ...band("newest", word.visible, Story.sawUpTo(word))];
+    return [...band("saw", 0, word.saw), ...band("newest", word.seen, word.saw)];
   }
 
   #near(at) {
@@ -75,7 +74,7 @@ export class Timeline {
   /** The same as a table, a row a second. */
   fillTable(story) {
     const rows = story.table().map(({ second, frames, seen, words, dropped }) =>
-      make("tr", {}, make("th", { scope: "row" }, `${second}`), ...[frames, seen.map((step) => step + 1).join(", "), words.join(" "), dropped].map((cell) => make("td", {}, `${cell}`))),
+      make("tr", {}, make("th", { scope: "row" }, `${second}`), ...[frames, seen.join(", "), words.join(" "), dropped].map((cell) => make("td", {}, `${cell}`))),
     );
     this.table.replaceChildren(...rows);
   }

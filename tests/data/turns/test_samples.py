@@ -40,7 +40,7 @@ def test_the_ids_of_every_turn_are_those_that_a_stream_reads_and_speaks(loaded, 
     form = form_of(loaded, keep=All(4, 6))
     spans, shown, cut = form.spans(told, (count, *GRID), start_s)
     assert not cut
-    first = 0 if system.first_frames > 2 else 2  # the turn that holds second 2.5
+    first = 0 if system.first_s > 1 else 2  # the turn that holds second 2.5
     more = {"previous": previous} if system.previous_text else {}
     session, _ = streamed(loaded, spans, told, zero, shown, {first: "Who is it?"}, keep=All(4, 6), **more)
     assert [(s.part, s.ids, s.grid, s.round) for s in session.context] == [
@@ -61,7 +61,7 @@ def test_no_word_is_lost_or_doubled_but_those_that_end_after_the_last_frame(load
     except UserError as error:
         assert "nothing is said" in str(error) and system.drop_silence
         spans, shown = [], 0
-    end_s = start_s + (count if system.drop_silence else shown) - system.words_early_s
+    end_s = start_s + (count if system.drop_silence else shown) - system.words_early / 2
     words = Counter(w.text for w in told.words if w.end_s <= end_s + 1e-6)
     answers = [span.ids for span in spans if span.part is Part.ANSWER]
     mute = len(form.turns.answer(""))

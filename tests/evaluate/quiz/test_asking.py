@@ -34,7 +34,7 @@ def show(monkeypatch):
     def be(pictures: np.ndarray) -> None:
         clip = Clip(pictures, len(pictures) / 2)
         for module in (frames, asking):
-            monkeypatch.setattr(module, "iter_steps", lambda path, max_frames: steps_of(clip))
+            monkeypatch.setattr(module, "iter_steps", lambda path, max_frames, fps: steps_of(clip))
 
     return be
 
@@ -262,4 +262,4 @@ def test_what_a_stream_cannot_do_is_told(load_tiny, show):
     show(noise(8))
     early = replace(ITEM, key="early", end_s=0.5)
     got = answers(load_tiny("livecc"), Streaming, [ITEM, early])
-    assert "before the first second" in str(got["early"]) and got["k"].said in ITEM.choices
+    assert "before the first step" in str(got["early"]) and got["k"].said in ITEM.choices
