@@ -167,7 +167,8 @@ class Session:
         said, seconds = self.spoken, {"start_s": step, "end_s": step + 1, "t_s": self.now + 0.3}
         if step % 3 == 0:
             await self.speak(3, step)
-        await self.say(" ...", step)
+        for dots in [" ..."] if step % 2 else [" ", ".", ".", "."]:  # as one tokenizer or another spells them
+            await self.say(dots, step)
         text = "".join(self.words[said : self.spoken]).strip()
         await self.tell(type="turn", turn=step, text=text, **seconds)
 

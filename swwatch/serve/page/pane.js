@@ -231,21 +231,22 @@ export class Pane {
   }
 
   /** Its first word tells its seconds; of silence, and of silences that follow one another, there is one sign. */
-  #endTurn({ start, end, silent, first, dots }) {
+  #endTurn({ start, end, silent, first, last }) {
     const { text } = this.part;
-    for (const { span } of dots) {
-      this.spans.delete(span);
-      span.previousSibling?.remove(); // the blank before it
-      span.remove();
+    if (last?.text) this.#grow(last); // its dots are gone
+    else if (last) {
+      this.spans.delete(last.span);
+      if (last.spaced) last.span.previousSibling?.remove(); // the blank before it
+      last.span.remove();
+      this.phrase = this.phrase.filter((word) => word !== last);
     }
-    this.phrase = this.phrase.filter((word) => !dots.includes(word));
     this.flush();
     if (first) first.span.dataset.second = `${start}–${end}`;
     if (!silent) return;
-    const last = text.lastElementChild;
-    if (last?.className === "silence") {
-      last.dataset.second = `${last.dataset.second.split("–")[0]}–${end}`;
-      last.setAttribute("aria-label", `silent from ${last.dataset.second.replace("–", " to ")} s`);
+    const sign = text.lastElementChild;
+    if (sign?.className === "silence") {
+      sign.dataset.second = `${sign.dataset.second.split("–")[0]}–${end}`;
+      sign.setAttribute("aria-label", `silent from ${sign.dataset.second.replace("–", " to ")} s`);
     } else {
       const label = `silent from ${start} to ${end} s`;
       text.append(" ", make("span", { class: "silence", role: "img", "aria-label": label, "data-second": `${start}–${end}` }, "…"));

@@ -79,10 +79,10 @@ export class Story {
   on_turn({ start_s, end_s, text, t_s }) {
     this.#reach(t_s);
     const words = this.entries.slice(this.entries.findLastIndex(({ kind }) => kind === "turn") + 1).filter(({ kind }) => kind === "word");
-    const dots = [];
-    while (words.at(-1)?.text === DOTS && !text.endsWith(DOTS)) dots.push(words.pop());
-    for (const list of [this.entries, this.words]) list.splice(0, list.length, ...list.filter((item) => !dots.includes(item)));
-    const item = { kind: "turn", start: start_s, end: end_s, silent: !text, said: t_s, first: words[0] ?? null, dots };
+    const last = words.at(-1);
+    if (last?.text.endsWith(DOTS) && !text.endsWith(DOTS)) last.text = last.text.slice(0, -DOTS.length);
+    if (last && !last.text) for (const list of [words, this.entries, this.words]) list.splice(list.indexOf(last), 1);
+    const item = { kind: "turn", start: start_s, end: end_s, silent: !text, said: t_s, first: words[0] ?? null, last: last ?? null };
     this.entries.push(item);
     this.turns.push(item);
     return { kind: "turn", item };
