@@ -226,12 +226,18 @@ class Event(Message):
 
 
 class Watched(Event):
-    """The model has taken in a step (two frames of its grid: 2 / fps seconds)."""
+    """The model has taken in a step (two frames of its grid: 2 / fps seconds).
+
+    Where it did not look at all of the picture, `grid` is how many rows and columns that is divided into, and `kept`
+    which of these places it looked at, counted from 0, row after row.
+    """
 
     type: Literal["watched"] = "watched"
     step: Count
     arrival_s: float
     t_s: float
+    grid: tuple[Count, Count] | None = None
+    kept: tuple[Count, ...] | None = None
 
 
 class Token(Event):

@@ -19,6 +19,7 @@ from swwatch.policies.choose import Choosing
 from swwatch.policies.chooser import Chooser
 from swwatch.rules import variants
 from swwatch.rules.layout import Layout
+from swwatch.rules.patch import Patch
 
 
 class BaseSession(ABC):
@@ -111,10 +112,11 @@ class BaseSession(ABC):
             else:
                 self.paused = order is Order.PAUSE
 
-    def _tell_watched(self, number: int, step: Step | None, **more) -> Run:
+    def _tell_watched(self, number: int, step: Step | None, patch: Patch | None = None) -> Run:
         """The last rows of a step have been fed: tell it, on a GPU when these have been computed."""
         if step is not None:
-            watched = Watched(number, step.arrival_s, 0.0, **more)
+            what = () if patch is None else (patch.num_dropped, (patch.rows, patch.columns), patch.kept)
+            watched = Watched(number, step.arrival_s, 0.0, *what)
             self._untold.append((watched, Moment(self.model.device, self.clock)))
         yield from self._tell(wait=False)
 

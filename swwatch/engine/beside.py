@@ -89,7 +89,7 @@ class BesideSession(Session):
         incoming.num_in = len(incoming.rows)
         if incoming.last:  # nothing is watched any more, and the last words may be many
             self._watcher.forget(self._key)
-        yield from self._tell_watched(incoming.index, incoming.step, num_dropped=incoming.patch.num_dropped)
+        yield from self._tell_watched(incoming.index, incoming.step, incoming.patch)
 
     def _submit(self, incoming: Incoming | None, rows: Layout, parts: list) -> None:
         self.num_handed += len(rows)

@@ -42,7 +42,7 @@ class FusedSession(Session):
         both = Layout.cat([watched, rows]), torch.cat([seen, embeds])
         logits = yield Feed(self.cache, *both, predicts=len(both[0]) - 1)
         if not ahead.num_left:
-            yield from self._tell_watched(ahead.index, ahead.step, num_dropped=ahead.patch.num_dropped)
+            yield from self._tell_watched(ahead.index, ahead.step, ahead.patch)
         return logits
 
     def _begin_look(self, incoming: Incoming) -> Run:

@@ -200,7 +200,7 @@ class Session(BaseSession):
             yield from self._look(incoming)
         if not incoming.num_left:
             if not len(incoming.rows):  # else it was told with the last of them
-                yield from self._tell_watched(incoming.index, incoming.step, num_dropped=incoming.patch.num_dropped)
+                yield from self._tell_watched(incoming.index, incoming.step, incoming.patch)
             return
         rows, embeds = incoming.take(incoming.num_left)
         one_sequence = self.variant.speaks is Speaks.ALTERNATING
@@ -208,7 +208,7 @@ class Session(BaseSession):
             said = self._take_words(incoming.index)
             rows, embeds = Layout.cat([said[0], rows]), torch.cat([said[1], embeds])
         self.logits = yield Feed(self.cache, rows, embeds, -1 if one_sequence else None)
-        yield from self._tell_watched(incoming.index, incoming.step, num_dropped=incoming.patch.num_dropped)
+        yield from self._tell_watched(incoming.index, incoming.step, incoming.patch)
 
     # ---- what goes out ----------------------------------------------------------------------------------------------
 

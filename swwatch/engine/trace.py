@@ -33,13 +33,17 @@ class Watched:
         step: 0-based video step.
         arrival_s: when it had arrived, in seconds of stream time.
         t_s: when its last token was in, on the same clock.
-        num_dropped: tokens of it that were not fed, by the checkpoint's SEE policy.
+        num_dropped: tokens of it that were not fed, by the SEE policy.
+        grid: rows and columns of its tokens, in row-major order; None in chat turns.
+        kept: which of them were fed, rising; None: all.
     """
 
     step: int
     arrival_s: float
     t_s: float
     num_dropped: int = 0
+    grid: tuple[int, int] | None = None
+    kept: tuple[int, ...] | None = None
 
 
 @dataclass(frozen=True)

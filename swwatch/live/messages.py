@@ -29,7 +29,8 @@ class Messages:
                 self.num_turns += 1
                 return protocol.Turn(turn=self.num_turns - 1, **vars(event))
             case Watched():
-                return protocol.Watched(step=event.step, arrival_s=event.arrival_s, t_s=event.t_s)
+                seen = {} if event.kept is None else {"grid": event.grid, "kept": event.kept}
+                return protocol.Watched(step=event.step, arrival_s=event.arrival_s, t_s=event.t_s, **seen)
             case Asked():
                 return protocol.Asked(step=event.step, question=event.text, t_s=event.t_s)
             case Dropped():

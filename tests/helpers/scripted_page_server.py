@@ -145,7 +145,8 @@ class Session:
         if self.frames % 2:
             return
         step, self.steps = self.steps, self.steps + 1
-        await self.tell(type="watched", step=step, arrival_s=self.now, t_s=self.now + 0.1)
+        seen = {"grid": [2, 2], "kept": [0, 3]} if step == 1 else {"grid": None, "kept": None}
+        await self.tell(type="watched", step=step, arrival_s=self.now, t_s=self.now + 0.1, **seen)
         if self.open["variant"] == "livecc":
             await self.take_turn(step)
         elif not self.silent:

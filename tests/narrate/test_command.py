@@ -20,7 +20,7 @@ def clip(tmp_path_factory):
     return next((out / "PE-Video/videos/test").glob("*.mp4"))
 
 
-WATCHED = {"event", "step", "arrival_s", "t_s", "num_dropped"}
+WATCHED = {"event", "step", "arrival_s", "t_s", "num_dropped", "grid", "kept"}
 
 
 def run(tiny_checkpoint, clip, *flags) -> int:

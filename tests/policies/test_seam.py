@@ -232,6 +232,7 @@ def test_p1_and_p4_what_is_streamed_is_what_was_trained_and_every_token_is_fed_o
         torch.testing.assert_close(torch.stack(session.seen_logits), trained(model, sample), atol=1e-4, rtol=0)
         watched = [event for event in events if isinstance(event, Watched)]
         assert [event.num_dropped for event in watched] == [patch.num_dropped for patch in patches]
+        assert [(*event.grid, event.kept) for event in watched] == [patch[:3] for patch in patches]
         assert session.seen.num_arrived == arrived == held + session.seen.num_dropped
         fed = session.cache.tokens[WATCHED]
         assert int(fed.where(Kind.VIDEO).sum()) == held and session.cache.num_fed == len(sample.tokens) - late - 1

@@ -142,6 +142,14 @@ def test_a_word_shows_the_second_that_it_saw(visit, scripted, way):
     assert f"“red” saw 0–{step['newest_visible_step'] + 0.5} s, said at {step['t_emit_s']:.1f} s" in detail
     assert page.wait("document.querySelectorAll('.timeline .newest').length === 1")
     assert page.js("document.querySelector('[data-part=thumb]').checkVisibility()"), "the picture of that second"
+    light = page.js(
+        "(() => { const thumb = document.querySelector('[data-part=thumb]'), paper = thumb.getContext('2d');"
+        "const [w, h] = [Math.floor(thumb.width / 2), Math.floor(thumb.height / 2)];"
+        "return [[0, 0], [w, 0], [0, h], [w, h]].map(([x, y]) => Math.max(...paper.getImageData(x, y, w, h).data"
+        ".filter((_, i) => i % 4 < 3))); })()"
+    )
+    assert max(light[1], light[2]) < 100 < min(light[0], light[3]), "what the model did not look at is dark"
+    assert "did not look at the 2 places" in page.js("document.querySelector('[data-part=thumb]').ariaLabel")
     described = page.js("document.querySelector('.word:nth-of-type(5)').getAttribute('aria-description')")
     assert described in detail
     assert page.js("document.querySelector('.word:nth-of-type(4)').dataset.second") == "2", "each step's first word"

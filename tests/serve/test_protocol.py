@@ -11,6 +11,8 @@ from hypothesis import strategies as st
 
 from swwatch.client import protocol
 from swwatch.client.protocol import Frame, ProtocolError, parse_client, parse_server
+from swwatch.engine.trace import Watched
+from swwatch.live.messages import Messages
 
 ROOT = Path(__file__).resolve().parents[2]
 DOC = (ROOT / "docs/protocol.md").read_text()
@@ -104,3 +106,10 @@ def test_no_bytes_do_more_than_a_protocol_error(message):
 def test_a_frame_without_a_usable_time_is_refused(timestamp_s):
     with pytest.raises(ProtocolError, match="timestamp"):
         Frame.parse(bytes(Frame(0, timestamp_s, b"x")))
+
+
+def test_a_watched_step_says_what_was_not_looked_at():
+    whole = Messages().message(Watched(3, 3.5, 3.6, 0, (2, 2), None))
+    part = Messages().message(Watched(3, 3.5, 3.6, 2, (2, 2), (0, 3)))
+    assert (whole.grid, whole.kept) == (None, None) and (part.grid, part.kept) == ((2, 2), (0, 3))
+    assert parse_server(part.wire()) == part

@@ -95,7 +95,7 @@ export class Story {
   }
 
   on_watched(event) {
-    const item = { step: event.step, arrival: event.arrival_s, t: event.t_s };
+    const item = { step: event.step, arrival: event.arrival_s, t: event.t_s, grid: event.grid, kept: event.kept };
     this.steps.push(item);
     this.#reach(item.t);
     return { kind: "step", item };
@@ -125,6 +125,15 @@ export class Story {
   /** What a word knows, as a sentence. A step has two frames: `saw` is the second one's time. */
   static about(word) {
     return `“${word.text}” saw 0–${Number(word.saw.toFixed(3))} s, said at ${word.said.toFixed(1)} s`;
+  }
+
+  /** Which part of a step's picture was not looked at: rectangles in shares of width and height. */
+  unseen(step) {
+    const { grid, kept } = this.steps.findLast((seen) => seen.step === step) ?? {};
+    if (!kept) return [];
+    const [rows, columns] = grid;
+    const cells = Array.from({ length: rows * columns }, (_, cell) => cell).filter((cell) => !kept.includes(cell));
+    return cells.map((cell) => ({ x: (cell % columns) / columns, y: Math.floor(cell / columns) / rows, width: 1 / columns, height: 1 / rows }));
   }
 
   /** One row for each second: what arrived, what was seen when, what was said, what was dropped. */
