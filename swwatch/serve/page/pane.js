@@ -305,7 +305,7 @@ export class Pane {
       const paper = thumb.getContext("2d");
       paper.drawImage(picture, 0, 0);
       paper.fillStyle = "rgb(0 0 0 / 0.75)";
-      const unseen = this.story.unseen(word.visible);
+      const unseen = this.story.unseen(word.newest);
       for (const { x, y, width, height } of unseen) paper.fillRect(x * thumb.width, y * thumb.height, width * thumb.width, height * thumb.height);
       const dark = unseen.length ? `; the model did not look at the ${plural(unseen.length, "place")} that are dark` : "";
       thumb.setAttribute("aria-label", `The picture of second ${word.until}${dark}`);

@@ -55,7 +55,7 @@ export class Story {
     this.#reach(event.t_emit_s);
     const seen = this.#second(event.newest_visible_step);
     const until = this.#second(event.newest_visible_step + 1);
-    const knows = { seen, saw: (seen + until) / 2, until, said: event.t_emit_s, lag: event.lag_s };
+    const knows = { newest: event.newest_visible_step, seen, saw: (seen + until) / 2, until, said: event.t_emit_s, lag: event.lag_s };
     const last = this.entries.at(-1);
     if (last?.kind === "word" && !BEGINS_WORD.test(event.text)) {
       if (event.text) Object.assign(last, knows, { text: last.text + event.text });
