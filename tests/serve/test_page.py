@@ -145,10 +145,10 @@ def test_a_word_shows_the_second_that_it_saw(visit, scripted, way):
     light = page.js(
         "(() => { const thumb = document.querySelector('[data-part=thumb]'), paper = thumb.getContext('2d');"
         "const [w, h] = [Math.floor(thumb.width / 2), Math.floor(thumb.height / 2)];"
-        "return [[0, 0], [w, 0], [0, h], [w, h]].map(([x, y]) => Math.max(...paper.getImageData(x, y, w, h).data"
+        "return [[0, 0], [w, 0], [0, h]].map(([x, y]) => Math.max(...paper.getImageData(x, y, w, h).data"
         ".filter((_, i) => i % 4 < 3))); })()"
     )
-    assert max(light[1], light[2]) < 100 < min(light[0], light[3]), "what the model did not look at is dark"
+    assert max(light[1], light[2]) < 70, "what the model did not look at is dark, whatever is there"
     assert "did not look at the 2 places" in page.js("document.querySelector('[data-part=thumb]').ariaLabel")
     described = page.js("document.querySelector('.word:nth-of-type(5)').getAttribute('aria-description')")
     assert described in detail
