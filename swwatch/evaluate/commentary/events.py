@@ -38,26 +38,40 @@ class Event:
 
 @dataclass(frozen=True)
 class Wording:
-    """What is asked about a game, and the parts of the question about an event."""
+    """What is asked about a game, and the parts of the question about an event.
+
+    Attributes:
+        apart: what stands between the parts.
+        go_on_alone: the last part is said even where nothing was said before.
+    """
 
     game: str
     expert: str
     titled: str
     before: str
     go_on: str
+    apart: str = " "
+    go_on_alone: bool = True
 
     @classmethod
     def load(cls, path: Path = CONFIG) -> "Wording":
         """Raises: UserError: unreadable, or a part is missing."""
         try:
             prompts = yaml.safe_load(Path(path).read_text(encoding="utf-8"))["prompts"]
-            made = cls(**{name: str(text).strip() for name, text in prompts.items()})
+            how = {name: prompts.pop(name) for name in ("apart", "go_on_alone") if name in prompts}
+            made = cls(**{name: str(text).strip() for name, text in prompts.items()}, **how)
             made.titled.format(title=""), made.before.format(previous="")
+            if not isinstance(made.apart, str) or not isinstance(made.go_on_alone, bool):
+                raise TypeError("apart is a text, go_on_alone true or false")
             return made
         except (OSError, ValueError, yaml.YAMLError, KeyError, TypeError, AttributeError) as error:
             raise UserError(
                 f"{path}: its prompts cannot be used ({error}); configs/commentary.yaml shows them"
             ) from error
+
+    def facts(self) -> dict:
+        """What the answers depend on; a run of before knows nothing of what is as it was then."""
+        return {name: value for name, value in vars(self).items() if value != getattr(Wording, name, None)}
 
 
 def read_events(path: Path) -> list[Event]:
@@ -89,13 +103,21 @@ def _video(row: Row) -> str:
     return str(video) if video else f"{row.text('video_id')}.mp4"
 
 
-def ask(event: Event, system: System, wording: Wording) -> dict[str, str]:
-    """What a session is opened with: a system that keeps previous text has the words before there, others are told."""
+def ask(event: Event, system: System, wording: Wording, base_model: bool = False) -> dict[str, str]:
+    """What a session is opened with: a system that keeps previous text has the words before there, others are told.
+
+    Args:
+        base_model: it follows no instructions: the bare title or, where there is none, the bare words before.
+    """
+    if base_model:
+        told = event.title or ("" if system.previous_text else event.previous)
+        return {"query": told, "previous": event.previous if system.previous_text else ""}
     title = [wording.titled.format(title=event.title)] if event.title else []
     if system.previous_text:
-        return {"query": " ".join([wording.expert, *title]), "previous": event.previous}
+        return {"query": wording.apart.join([wording.expert, *title]), "previous": event.previous}
     before = [wording.before.format(previous=event.previous)] if event.previous else []
-    return {"query": " ".join([wording.expert, *title, *before, wording.go_on]), "previous": ""}
+    go_on = [wording.go_on] if before or wording.go_on_alone else []
+    return {"query": wording.apart.join([wording.expert, *title, *before, *go_on]), "previous": ""}
 
 
 def read_predictions(path: Path) -> dict[str, str]:

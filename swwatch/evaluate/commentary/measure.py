@@ -3,10 +3,12 @@
 import hashlib
 import sys
 from collections.abc import Iterable
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 
 from swwatch.data.annotations import resolve_video
+from swwatch.data.budget import BUDGETS
+from swwatch.data.turns.dataset import training_budget
 from swwatch.data.video import VideoError
 from swwatch.errors import UserError
 from swwatch.evaluate.commentary.events import Event, Wording, read_events
@@ -18,6 +20,7 @@ from swwatch.evaluate.model import identity, load_model
 from swwatch.launch.ranks import Alone
 from swwatch.model.checks import saved_settings
 from swwatch.policies.choose import Choosing, Greedy, Sampling, parse_choose
+from swwatch.rules import turn_positions
 from swwatch.rules.systems import SYSTEMS, System, get
 from swwatch.rules.variants import TURNS
 
@@ -28,6 +31,8 @@ RECIPES: dict[tuple[str, str], tuple[Choosing, float | None]] = {
     ("inf-streams", "livecc"): (Sampling(0.7, penalty=1.05, max_new_tokens=20), 1.0),
     ("livesports-cc", "livecc"): (Greedy(1.15, 32), None),
 }
+
+OWN_RUN = ("positions", "shared_pixels", "spread_frames", "base_model")  # settings that are told where they are given
 
 
 def comment_all(settings: GenerateSettings, ranks: Alone) -> None:
@@ -74,7 +79,7 @@ class Games:
 
     def __init__(self, settings: GenerateSettings):
         self.jobs = read_games(settings.data)[: settings.max_count]
-        query = Wording.load().game if settings.query is None else settings.query
+        query = Wording.load(settings.wording).game if settings.query is None else settings.query
         self.settings, self.facts = replace(settings, query=query), {"start_s": settings.start_s}
         self.facts |= {"end_s": settings.end, "chunk_s": settings.chunk, "query": query}
 
@@ -94,8 +99,8 @@ class Events:
     noun = "events"
 
     def __init__(self, settings: GenerateSettings):
-        self.jobs, self.wording = read_events(settings.data)[: settings.max_count], Wording.load()
-        self.facts = {"wording": asdict(self.wording)}
+        self.jobs, self.wording = read_events(settings.data)[: settings.max_count], Wording.load(settings.wording)
+        self.facts = {"wording": self.wording.facts()}
 
     def key_of(self, row: dict) -> str:
         return f"{row['video_id']}_{row['event_id']}"
@@ -129,6 +134,7 @@ def open_speaker(settings: GenerateSettings, ranks: Alone) -> Speaker:
     name = loaded.settings.variant
     if name not in TURNS:
         raise UserError(f"{settings.model} is trained as {name!r}, which does not stream in turns: give --system")
+    check_stretches(settings, loaded.settings.step_s)
     system: System = get(name)
     choose, first_s = RECIPES.get((settings.task, name), (parse_choose(system.choose), None))
     if first_s is not None:
@@ -138,7 +144,17 @@ def open_speaker(settings: GenerateSettings, ranks: Alone) -> Speaker:
     asked = {name: getattr(settings, name) for name in ("max_new_tokens", "temperature", "seed")}
     asked |= {"penalty": settings.repetition_penalty}
     asked = {name: value for name, value in asked.items() if value is not None and name in vars(choose)}
-    return Speaker(loaded, system, replace(choose, **asked))
+    turn_positions.of(system, settings.positions)
+    budget = training_budget(name) if settings.shared_pixels else BUDGETS[loaded.settings.pixel_budget]
+    how = {"policy": settings.positions, "spread": settings.spread_frames, "base_model": settings.base_model}
+    return Speaker(loaded, system, replace(choose, **asked), budget, **how)
+
+
+def check_stretches(settings: GenerateSettings, step_s: float) -> None:
+    """Raises UserError: a game would be cut within a step."""
+    for flag, seconds in {"--chunk": settings.chunk, "--save-every": settings.save_every}.items():
+        if settings.task == "inf-streams" and seconds is not None and not (seconds / step_s).is_integer():
+            raise UserError(f"{flag} {seconds} cuts a step of {step_s:g} s: give a multiple of it")
 
 
 def describe_run(settings: GenerateSettings, speaker: Speaker) -> dict:
@@ -150,4 +166,5 @@ def describe_run(settings: GenerateSettings, speaker: Speaker) -> dict:
         **identity(settings.model, speaker.loaded),
         "task": settings.task,
         "data_sha256": hashlib.sha256(settings.data.read_bytes()).hexdigest(),
+        **{name: getattr(settings, name) for name in OWN_RUN if getattr(settings, name)},
     }

@@ -10,7 +10,7 @@ from swwatch.evaluate.commentary.events import CONFIG
 from swwatch.evaluate.commentary.games import LEAST_WORDS, START_S
 from swwatch.evaluate.judge.settings import JudgeSettings
 from swwatch.model.flags import DeviceFlags
-from swwatch.rules import systems
+from swwatch.rules import systems, turn_positions
 
 CRITERIA = {"inf-streams": "commentary", "livesports-cc": "alignment"}  # task -> what is compared by default
 Task = Literal["inf-streams", "livesports-cc"]
@@ -34,6 +34,13 @@ class GenerateSettings(DeviceFlags):
     chunk: int | None = setting(None, "inf-streams: begin anew every so many seconds, such as 100", least=1)
     query: str | None = setting(None, "inf-streams: what is asked (default: as configs/commentary.yaml says)")
     save_every: int = setting(500, "inf-streams: seconds between two rows of a stream that is not restarted", least=10)
+    positions: str | None = setting(
+        None, f"where tokens stand: {', '.join(turn_positions.POLICIES)} (default: the system's)"
+    )
+    wording: Path = setting(CONFIG, "what is asked")
+    shared_pixels: bool = setting(False, "livesports-cc: the frames of an event share its pixels, as in training")
+    spread_frames: bool = setting(False, "livesports-cc: an event's frames are evenly spread, not on the grid")
+    base_model: bool = setting(False, "livesports-cc: a base model is asked by the title, or by what was said, alone")
     max_count: int | None = setting(None, "only the first games or events", least=1)
     sample: bool = setting(None, "draw tokens, or take the likeliest (default: as the task's own runs)")
     temperature: float | None = setting(None, "of draws")
@@ -48,6 +55,16 @@ class GenerateSettings(DeviceFlags):
             systems.get(self.system)
         if self.task != "inf-streams" and any(x is not None for x in (self.begin, self.end, self.chunk, self.query)):
             raise UserError(f"--begin, --end, --chunk and --query go with inf-streams: leave them out for {self.task}")
+        of_events = (self.shared_pixels, self.spread_frames, self.base_model)
+        if self.task == "inf-streams" and any(of_events):
+            raise UserError(
+                "--shared-pixels, --spread-frames and --base-model go with livesports-cc: a game is no clip of known "
+                "length; leave them out"
+            )
+        if self.positions is not None:
+            turn_positions.get(self.positions)
+            if self.system is not None:
+                turn_positions.of(systems.get(self.system), self.positions)
         if self.end is not None and self.end <= self.start_s:
             raise UserError("--end must lie behind --begin")
 

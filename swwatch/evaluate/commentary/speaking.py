@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from swwatch.data.budget import BUDGETS
+from swwatch.data.budget import PixelBudget
 from swwatch.data.pixels import FrameEncoder
 from swwatch.data.turns.transcript import text_of
 from swwatch.data.video import FRAMES_PER_STEP, StepFrames, iter_steps, measure
@@ -31,17 +31,43 @@ from swwatch.rules.systems import System
 
 @dataclass(frozen=True)
 class Speaker:
-    """A model and how its words are chosen. `system` may differ from the table's row, as benchmarks want it."""
+    """A model and how its words are chosen. `system` may differ from the table's row, as benchmarks want it.
+
+    Attributes:
+        budget: of pixels; one that is shared by the frames of a clip is for events.
+        policy: of rules.turn_positions; None: the system's own.
+        spread: the frames of an event are evenly spread over it, as many as its grid has, instead of on the grid.
+        base_model: it is asked as a base model is, see events.ask.
+    """
 
     loaded: Loaded
     system: System
     choose: Choosing
+    budget: PixelBudget
+    policy: str | None = None
+    spread: bool = False
+    base_model: bool = False
 
     def open(self, *, query: str | None, previous: str) -> TurnSession:
         """A new stream; previous text is for systems that keep one."""
         turns = self.loaded.turns(self.system)
         previous = previous if self.system.previous_text else ""
-        return TurnSession(self.loaded.model, turns, query=query, previous=previous, choose=self.choose)
+        options = {"query": query, "previous": previous, "choose": self.choose, "policy": self.policy}
+        return TurnSession(self.loaded.model, turns, **options)
+
+    def steps_of(self, path: Path, begin_s: float, end_s: float) -> Iterator[StepFrames]:
+        """The steps of an event.
+
+        Raises:
+            VideoError: the video cannot be read, or is over before the event.
+        """
+        how = {"max_frames": None, "span": (begin_s, end_s)}
+        fps = self.loaded.settings.fps
+        if not self.spread:
+            return iter_steps(path, fps=fps, **how)
+        count = min(measure(path, fps=fps, **how)[0], self.system.max_frames)
+        steps = iter_steps(path, spread=count, **how)
+        return (StepFrames.of(step.step, step.frames, step.num_frames // FRAMES_PER_STEP, fps) for step in steps)
 
     def speak(self, session: TurnSession, steps: Iterable[StepFrames], from_s: float, zero_s: float) -> Iterator[Item]:
         """Go on with a stream: what is said about these steps, turn by turn; silence is an item, too.
@@ -50,8 +76,7 @@ class Speaker:
             from_s: video seconds at which the numbering of the steps begins.
             zero_s: video seconds at which the labels of turns count 0.
         """
-        processor, budget = self.loaded.processor.video_processor, BUDGETS[self.loaded.settings.pixel_budget]
-        encoder, steps = FrameEncoder(processor, budget), iter(steps)
+        encoder, steps = FrameEncoder(self.loaded.processor.video_processor, self.budget), iter(steps)
         while frames := list(islice(steps, session.steps_due)):
             taken = [
                 Step(*encoder.encode(step.frames, step.num_frames), from_s + step.arrival_s - zero_s)
@@ -136,9 +161,8 @@ def comment_event(speaker: Speaker, event: Event, path: Path, wording: Wording) 
     Raises:
         VideoError: the video cannot be read, or is over before the event.
     """
-    session = speaker.open(**ask(event, speaker.system, wording))
-    fps = speaker.loaded.settings.fps
-    steps = iter_steps(path, max_frames=None, span=(event.begin_s, event.end_s), fps=fps)
+    session = speaker.open(**ask(event, speaker.system, wording, speaker.base_model))
+    steps = speaker.steps_of(path, event.begin_s, event.end_s)
     zero_s = event.begin_s if speaker.system.clip_time else 0.0
     said = [item.response for item in speaker.speak(session, steps, event.begin_s, zero_s)]
     text = joined(said, ending="..." if speaker.system.name == "livecc" else "")
