@@ -1,7 +1,6 @@
 """Other frame rates than 2 a second: streaming equals training, and where and when tokens are."""
 
-import copy
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
@@ -25,16 +24,10 @@ from swwatch.rules.schedule import Now, seconds_of_step
 from swwatch.rules.spans import Part, Span, ids_of
 from swwatch.rules.visibility import WATCHED
 from tests.helpers import streams
+from tests.helpers.streams import at_fps
 from tests.helpers.turn_streams import GRID, begin, forward, play, random_steps, streamed, told_of, watched
 
 SIZES = [(2, 3)] * 6
-
-
-def at_fps(loaded, fps: float):
-    """The same weights, watching at another rate."""
-    model = copy.copy(loaded.model)
-    model.settings = replace(model.settings, fps=float(fps))
-    return replace(loaded, model=model, settings=model.settings)
 
 
 @dataclass(frozen=True)

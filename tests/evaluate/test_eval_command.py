@@ -7,19 +7,24 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import av
+import numpy as np
 import pytest
 import torch
 
 from swwatch.cli import run as run_program
-from swwatch.data.video import VideoError
+from swwatch.data.prompt import load_prompts
+from swwatch.data.video import VideoError, read_clip
 from swwatch.errors import UserError
 from swwatch.evaluate.caption import command, measure
+from swwatch.evaluate.caption.runner import Clip
 from swwatch.evaluate.caption.settings import CONFIG, ROOT, EvalSettings
+from swwatch.evaluate.model import identity
 from swwatch.metrics import captions
 from swwatch.model.fingerprint import fingerprint
+from swwatch.model.settings import Settings
 from swwatch.narrate.words import Token
-from swwatch.policies.see import ALL
 from swwatch.toy.world import make_scene, render
+from tests.helpers.streams import at_fps
 
 SCENES = {f"clip{i}": make_scene(3, i) for i in range(4)}
 
@@ -57,10 +62,10 @@ class World:
         if flags.variant not in (None, "group"):
             raise UserError("the checkpoint was trained with variant 'group'")
         schedule = flags.schedule or "wait-k:3"
-        settings = SimpleNamespace(variant="group", schedule=schedule, pixel_budget="declared", see=ALL)
+        settings = Settings("group", schedule, "declared")
         return SimpleNamespace(settings=settings, model=SimpleNamespace(dtype=torch.float32, device="cpu"))
 
-    def iter_steps(self, path, *, max_frames, reader):
+    def iter_steps(self, path, *, max_frames, reader, fps):
         if path.stem in self.unreadable:
             raise VideoError(path, "it has no frames")
         yield SimpleNamespace(step=0, last=True)
@@ -276,3 +281,13 @@ def test_eval_sh_works_from_any_folder_and_passes_its_arguments_on(tmp_path):
         timeout=120,
     )
     assert done.returncode == 2 and "there is no predictions file here/x y.json" in done.stderr
+
+
+def test_the_frames_of_the_models_own_rate_are_read(load_tiny, clip, monkeypatch):
+    loaded, seen = at_fps(load_tiny("group"), 1), []
+    monkeypatch.setattr(measure, "narration", lambda loaded, steps, **options: map(seen.append, steps))
+    list(measure.narrate_clip(Clip("a", clip, "What?"), loaded, EvalSettings(), load_prompts()))
+    frames = np.concatenate([step.frames for step in seen])
+    assert np.array_equal(frames, read_clip(clip).frames[::2][: len(frames)]) and seen
+    assert [step.arrival_s for step in seen] == [2.0 * i + 1 for i in range(len(seen))]
+    assert identity("m", loaded)["fps"] == 1 and "fps" not in identity("m", load_tiny("group"))

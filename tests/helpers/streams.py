@@ -1,6 +1,7 @@
 """Small random streams, and a session that is told what to say, for comparing engines with one full forward."""
 
-from dataclasses import dataclass
+import copy
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -27,6 +28,13 @@ class Stream:
     @property
     def merged(self) -> list[tuple[int, int]]:
         return [(int(g[0, 1]) // 2, int(g[0, 2]) // 2) for g in self.grids]
+
+
+def at_fps(loaded, fps: float):
+    """The same weights, watching at another rate."""
+    model = copy.copy(loaded.model)
+    model.settings = replace(model.settings, fps=float(fps))
+    return replace(loaded, model=model, settings=model.settings)
 
 
 def random_stream(loaded, sizes: list[tuple[int, int]], prompt_len=5, answer_len=20, seed=0) -> Stream:

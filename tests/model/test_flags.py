@@ -10,6 +10,7 @@ from swwatch.config import load_settings, read_settings
 from swwatch.errors import UserError
 from swwatch.model.checks import saved_settings
 from swwatch.model.flags import LoadFlags, ModelFlags
+from swwatch.model.settings import Settings
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,6 +54,26 @@ def test_hub_ids_and_folders_pass_and_what_holds_no_model_does_not(tmp_path, tin
             flags.check_model(path)
     with pytest.raises(UserError, match="is no adapter"):
         LoadFlags(base="Qwen/Qwen2.5-VL-7B-Instruct").check_model(tiny_checkpoint)
+
+
+def test_a_checkpoint_knows_its_frames_a_second(tiny_checkpoint, tmp_path):
+    loaded = LoadFlags(variant="gap", fps=4, device="cpu").load(tiny_checkpoint)
+    assert (loaded.settings.fps, loaded.settings.step_s, loaded.model.t_per_step) == (4, 0.5, 1)
+    loaded.model.config.save_pretrained(tmp_path)
+    assert LoadFlags().settled_fps(tmp_path) == LoadFlags(fps=4).settled_fps(tmp_path) == 4
+    with pytest.raises(UserError, match="trained with fps 4.0, but 8.0 was asked for.* --other-fps"):
+        LoadFlags(fps=8).settled_fps(tmp_path)
+    assert LoadFlags(fps=8, other_fps=True).settled_fps(tmp_path) == 8
+    assert LoadFlags(fps=0.5).settled_fps(tiny_checkpoint) == 0.5 and LoadFlags().settled_fps(tiny_checkpoint) == 2
+    old = {"variant": "gap", "schedule": "wait-k:3", "pixel_budget": "declared"}  # of before there was a choice
+    assert Settings.resolve(old).fps == 2
+    with pytest.raises(UserError, match="trained with fps 2.0, but 1.0"):
+        Settings.resolve(old, fps=1)
+    for wrong in (0, -2, 500, float("nan"), "4"):
+        with pytest.raises(UserError, match="frames a second are above 0"):
+            Settings.resolve(None, variant="gap", fps=wrong)
+    with pytest.raises(UserError, match="--other-fps goes with --fps"):
+        LoadFlags(other_fps=True)
 
 
 def test_flags_reach_the_loader(tiny_checkpoint):

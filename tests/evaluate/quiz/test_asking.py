@@ -123,6 +123,11 @@ def test_frames_of_a_file_are_those_of_the_one_sampler(quiz, videos_of):
     few = frames.read_shown(item, path, 4)
     assert np.array_equal(few.times_s, np.round(np.linspace(0, len(whole) - 1, 4)) / 2)
     assert few.seconds_per_patch == pytest.approx(2 * few.times_s[-1] / 3)
+    slow = frames.read_shown(item, path, 480, fps=1)
+    assert np.array_equal(slow.frames[:-1], whole[::2][: len(slow.frames) - 1]) and slow.seconds_per_patch == 2
+    spread, clip = frames.read_shown(item, path, 480, nframes=4), read_clip(path, fps=50, max_frames=None)
+    assert np.array_equal(spread.frames[0], whole[0]) and np.array_equal(spread.frames[-1], clip.frames[-1])
+    assert len(spread.frames) == 4 and spread.seconds_per_patch == pytest.approx(2 * clip.duration_s / 4)
     with pytest.raises(VideoError, match="no frame between 90 and"):
         frames.read_shown(replace(item, start_s=90.0), path, 480)
     brief = frames.read_shown(replace(item, start_s=3.0, end_s=3.0), path, 480)
