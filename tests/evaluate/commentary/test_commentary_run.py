@@ -3,17 +3,20 @@
 import json
 import threading
 
+import numpy as np
 import pytest
+import yaml
 from torch.distributed import HashStore
 
 from swwatch.config import Parser, add_flags, read_settings
+from swwatch.data.pixels import FrameEncoder
 from swwatch.data.turns.transcript import text_of
-from swwatch.data.video import iter_steps
+from swwatch.data.video import iter_steps, read_clip
 from swwatch.engine.turns import TurnSession
 from swwatch.errors import UserError
 from swwatch.evaluate.caption.settings import EvalSettings
 from swwatch.evaluate.commentary import command, speaking
-from swwatch.evaluate.commentary.events import Wording, ask, read_events
+from swwatch.evaluate.commentary.events import CONFIG, Wording, ask, read_events
 from swwatch.evaluate.commentary.games import read_games
 from swwatch.evaluate.commentary.measure import comment_all
 from swwatch.evaluate.commentary.settings import GenerateSettings
@@ -21,7 +24,7 @@ from swwatch.evaluate.quiz.settings import QuizSettings
 from swwatch.launch.ranks import Team
 from swwatch.rules.spans import Part
 from swwatch.rules.systems import SYSTEMS
-from tests.helpers.toy_game import GAME_S
+from tests.helpers.toy_game import GAME_S, write_rows
 from tests.helpers.toy_game import read_rows as read
 
 
@@ -185,6 +188,64 @@ def test_events_are_asked_about_as_the_system_wants_it(generate, games, tmp_path
     opened.clear()
     generate("livesports-cc", out, system=system)
     assert len(opened) == 1 and read(out) == rows
+
+
+def test_events_can_be_asked_about_as_in_the_benchmarks_own_run(generate, games, tmp_path, opened, monkeypatch):
+    prompts = yaml.safe_load(CONFIG.read_text(encoding="utf-8"))["prompts"]
+    own = tmp_path / "own.yaml"
+    own.write_text(yaml.safe_dump({"prompts": prompts | {"apart": "\n", "go_on_alone": False}}))
+    events = read(games / "live.jsonl")
+    events[1]["preasr_text"] = ""
+    write_rows(tmp_path / "live.jsonl", events)
+    budgets, shown = [], []
+
+    class Encoder(FrameEncoder):
+        def __init__(self, processor, budget):
+            budgets.append(budget)
+            super().__init__(processor, budget)
+
+        def encode(self, frames, num_frames):
+            shown.append(frames)
+            assert num_frames == 12
+            return super().encode(frames, num_frames)
+
+    monkeypatch.setattr(speaking, "FrameEncoder", Encoder)
+    flags = ["--data", tmp_path / "live.jsonl", "--wording", own, "--positions", "livecc_compat"]
+    flags += ["--shared-pixels", "--spread-frames"]
+    generate("livesports-cc", tmp_path / "out.jsonl", *flags, system="livecc")
+    (_, told, labels), (_, untold, _) = opened
+    title = 'This is a video titled "Red against blue".'
+    assert told.split("\n") == [prompts["expert"], title, "The commentary so far: they begin", prompts["go_on"]]
+    assert untold.split("\n") == [prompts["expert"], title]
+    assert labels == ["Time=0.0-3.0s", "Time=3.0-4.0s", "Time=4.0-5.0s", "Time=5.0-6.0s"]
+    assert {budget.total_pixels for budget in budgets} == {SYSTEMS["livecc"].total_pixels}
+    pictures = read_clip(games / "videos" / "game.mp4", fps=4, max_frames=None).frames  # 4 a second are all of them
+    spread = np.linspace(20, 43, 12).round().astype(int)
+    assert np.array_equal(np.concatenate(shown[:6]), pictures[spread])
+    with pytest.raises(UserError, match="positions was 'livecc_compat'"):
+        generate("livesports-cc", tmp_path / "out.jsonl", "--data", tmp_path / "live.jsonl", system="livecc")
+    opened.clear()
+    generate("livesports-cc", tmp_path / "base.jsonl", "--base-model", system="livecc")
+    assert [query for _, query, _ in opened] == ["Red against blue"] * 2
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["--spread-frames"], "go with livesports-cc"),
+        (["--positions", "livecc_compat"], "'livecc_compat' is none of streamingvlm's"),
+        (["--fps", "0.5", "--chunk", "22"], "--chunk 22 cuts a step of 4 s"),
+    ],
+)
+def test_a_run_of_a_game_that_cannot_be_is_told(generate, tmp_path, flags, words):
+    with pytest.raises(UserError, match=words):
+        generate("inf-streams", tmp_path / "out.jsonl", *flags)
+
+
+def test_a_game_at_one_frame_a_second(generate, tmp_path):
+    generate("inf-streams", tmp_path / "out.jsonl", "--end", "18", "--fps", "1")
+    (row,) = read(tmp_path / "out.jsonl")
+    assert [(item["start_time"], item["end_time"]) for item in row["items"]] == [(s, s + 2) for s in (10, 12, 14, 16)]
 
 
 def test_two_processes_write_the_bytes_of_one(generate, games, tiny_checkpoint, tmp_path):
