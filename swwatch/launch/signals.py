@@ -58,6 +58,12 @@ def ignore_stop_signals() -> None:
         signal.signal(number, signal.SIG_IGN)
 
 
-def die_with_parent() -> None:
-    """Have the kernel kill this process with its launcher: torchrun, killed outright, would leave it running."""
+def die_with_parent(parent: int | None = None) -> None:
+    """Have the kernel kill this process with its launcher: torchrun, killed outright, would leave it running.
+
+    Args:
+        parent: id of the launcher, where it may have died before this was called.
+    """
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    if parent is not None and os.getppid() != parent:
+        os.kill(os.getpid(), signal.SIGKILL)

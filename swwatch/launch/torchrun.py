@@ -46,7 +46,7 @@ def main(argv: list[str]) -> int:
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, len(os.sched_getaffinity(0)) // processes)))
     with tempfile.TemporaryDirectory(prefix="swwatch-launch-") as logs:
         where = [*meeting(nodes, os.environ), f"--nproc-per-node={processes}", f"--log-dir={logs}"]
-        return launch([*where, "-m", "swwatch.launch.worker", module, *options])
+        return launch([*where, "-m", "swwatch.launch.worker", str(os.getpid()), module, *options])
 
 
 def nodes_and_processes(env: Mapping[str, str]) -> tuple[int, int] | None:

@@ -7,6 +7,7 @@ import sys
 from typing import NoReturn
 
 from swwatch.errors import run
+from swwatch.launch.signals import die_with_parent
 
 
 def leave(code: int) -> NoReturn:
@@ -22,5 +23,6 @@ def leave(code: int) -> NoReturn:
 
 
 if __name__ == "__main__":
-    module, *options = sys.argv[1:]
+    parent, module, *options = sys.argv[1:]
+    die_with_parent(int(parent))  # before what takes long: whoever is killed with kill -9 leaves nobody behind
     leave(run(importlib.import_module(module).main, options))

@@ -10,10 +10,13 @@ import socket
 import threading
 import webbrowser
 from pathlib import Path
+from typing import NoReturn
 
 from swwatch.client.address import is_loopback
 from swwatch.config import read_settings
 from swwatch.errors import UserError
+from swwatch.launch.signals import handled_by
+from swwatch.launch.worker import leave
 from swwatch.rules.variants import VARIANTS
 from swwatch.serve.settings import ServeSettings
 from swwatch.toy.quickstart import toy_checkpoint
@@ -28,7 +31,7 @@ def parse(argv: list[str]) -> ServeSettings:
     return read_settings(ServeSettings, argv, program="swwatch serve", about=__doc__)
 
 
-def main(argv: list[str]) -> int:
+def main(argv: list[str]) -> NoReturn:
     settings = parse(argv)
     missing = [name for name in PACKAGES if importlib.util.find_spec(name) is None]
     if missing:
@@ -37,10 +40,17 @@ def main(argv: list[str]) -> int:
         settings.check_model(split_model(model)[0])
     if settings.files is not None and not settings.files.is_dir():
         raise UserError(f"--files {settings.files}: there is no such folder")
-    return serve(settings)
+    with handled_by(leave_at_once):
+        serve(settings)
+        leave(0)  # a picture that is still being decoded is not waited for
 
 
-def serve(settings: ServeSettings) -> int:
+def leave_at_once(number: int, frame) -> NoReturn:
+    """Until the server heeds signals itself. What was made so far is removed on the way out."""
+    raise SystemExit(128 + number)
+
+
+def serve(settings: ServeSettings) -> None:
     """Load, bind, print the address, and serve until a signal comes."""
     from swwatch.serve import auth
 
@@ -60,16 +70,18 @@ def serve(settings: ServeSettings) -> int:
     address = page_address(settings.host, port)
     for note in server.notes:
         print(f"note: {note}")
-    told = told_token(token, os.environ.get("SWWATCH_TOKEN"))
-    print(f"serving {server.model} at {address}{told}", flush=True)
-    if token is None and not gate.loopback:
-        print("note: no token: everybody who can reach this address may use it", flush=True)
-    if settings.open:
-        page = address + (f"#token={token}" if token else "")
-        threading.Thread(target=webbrowser.open, args=(page,), daemon=True).start()
-    log("serving", host=settings.host, port=port, token=token is not None)
-    run(server, listener)
-    return 0
+
+    def announce() -> None:
+        told = told_token(token, os.environ.get("SWWATCH_TOKEN"))
+        print(f"serving {server.model} at {address}{told}", flush=True)
+        if token is None and not gate.loopback:
+            print("note: no token: everybody who can reach this address may use it", flush=True)
+        if settings.open:
+            page = address + (f"#token={token}" if token else "")
+            threading.Thread(target=webbrowser.open, args=(page,), daemon=True).start()
+        log("serving", host=settings.host, port=port, token=token is not None)
+
+    run(server, listener, announce)
 
 
 def told_token(token: str | None, environment: str | None) -> str:

@@ -4,7 +4,6 @@ import asyncio
 import contextlib
 import errno
 import secrets
-import shutil
 import tempfile
 import time
 from collections.abc import AsyncIterator
@@ -74,7 +73,8 @@ class Uploads:
 
     def __init__(self, limits: Limits, metrics: Metrics, now=time.monotonic):
         self.limits, self._metrics, self._now = limits, metrics, now
-        self._folder = Path(tempfile.mkdtemp(prefix="swwatch-uploads-"))
+        self._made = tempfile.TemporaryDirectory(prefix="swwatch-uploads-", ignore_cleanup_errors=True)
+        self._folder = Path(self._made.name)
         self._stored: dict[str, Stored] = {}
         self._coming: set[Coming] = set()
 
@@ -173,7 +173,7 @@ class Uploads:
                 self.delete(name)
 
     def close(self) -> None:
-        shutil.rmtree(self._folder, ignore_errors=True)
+        self._made.cleanup()
 
     def _find(self, name: str) -> Stored:
         stored = self._stored.get(name)

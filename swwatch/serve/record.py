@@ -4,7 +4,6 @@ import contextlib
 import json
 import re
 import secrets
-import shutil
 import tempfile
 import time
 from datetime import UTC, datetime
@@ -124,7 +123,10 @@ class Recordings:
         self._held = contextlib.ExitStack()
         if folder:
             self._held.enter_context(only_one(folder, f"recordings to {folder}"))
-        self.folder = folder or Path(tempfile.mkdtemp(prefix="swwatch-recordings-"))
+        else:  # which goes with the process, whatever ends it in an orderly way
+            own = tempfile.TemporaryDirectory(prefix="swwatch-recordings-", ignore_cleanup_errors=True)
+            self._held.callback(own.cleanup)
+        self.folder = folder or Path(own.name)
         self._made: dict[str, float] = {}  # name -> when it was begun
 
     def new_name(self) -> str:
@@ -164,5 +166,3 @@ class Recordings:
 
     def close(self) -> None:
         self._held.close()
-        if not self._kept:
-            shutil.rmtree(self.folder, ignore_errors=True)

@@ -6,6 +6,7 @@ import os
 import signal
 import socket
 import threading
+from collections.abc import Callable
 
 import uvicorn
 
@@ -19,9 +20,9 @@ SESSIONS_S, SOCKETS_S, MODELS_S = 4.0, 2, 4.0  # how long each part of the end m
 class Web(uvicorn.Server):
     """uvicorn that ends the sessions before it closes their sockets, and leaves with exit code 0 after a signal."""
 
-    def __init__(self, config: uvicorn.Config, server: Server):
+    def __init__(self, config: uvicorn.Config, server: Server, announce: Callable[[], None]):
         super().__init__(config)
-        self._server = server
+        self._server, self._announce = server, announce
 
     @contextlib.contextmanager
     def capture_signals(self):
@@ -36,6 +37,11 @@ class Web(uvicorn.Server):
         finally:
             for name in (signal.SIGINT, signal.SIGTERM):
                 loop.remove_signal_handler(name)
+                signal.signal(name, signal.SIG_IGN)  # what is left to do is short, and is to be done
+
+    async def startup(self, sockets=None) -> None:
+        await super().startup(sockets)
+        self._announce()
 
     async def shutdown(self, sockets=None) -> None:
         log("stopping", sessions=len(self._server.sessions))
@@ -45,8 +51,12 @@ class Web(uvicorn.Server):
         await super().shutdown(sockets)
 
 
-def run(server: Server, listener: socket.socket) -> None:
-    """Serve until SIGINT or SIGTERM; a second one does not wait for clients."""
+def run(server: Server, listener: socket.socket, announce: Callable[[], None]) -> None:
+    """Serve until SIGINT or SIGTERM; a second one does not wait for clients.
+
+    Args:
+        announce: called when clients are answered and signals are heeded.
+    """
     config = uvicorn.Config(
         create_app(server),
         log_config=None,
@@ -60,7 +70,7 @@ def run(server: Server, listener: socket.socket) -> None:
         limit_concurrency=16 * server.limits.max_sessions + 128,
     )
     try:
-        Web(config, server).run(sockets=[listener])
+        Web(config, server, announce).run(sockets=[listener])
     finally:
         _close(server)
 

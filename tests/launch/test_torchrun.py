@@ -9,6 +9,7 @@ import sys
 import time
 import types
 
+import psutil
 import pytest
 
 from swwatch.errors import UserError
@@ -130,6 +131,39 @@ def test_the_exit_code_is_that_of_the_training_and_runs_beside_one_another_do_no
             taken.listen()
         launched = [start(tmp_path, code) for code in ("2", "0")]
         assert [one.wait(timeout=100) for one in launched] == [2, 0]
+
+
+SLEEPER = """
+import os, time
+from pathlib import Path
+def several(options):
+    return True
+def main(options):
+    Path(options[0], f"{os.getpid()}.pid").touch()
+    time.sleep(300)
+"""
+
+
+def test_a_launcher_that_is_killed_outright_leaves_nobody_behind(tmp_path):
+    (tmp_path / "sleeper.py").write_text(SLEEPER)
+    env = {key: value for key, value in os.environ.items() if key not in VARIABLES}
+    env |= {"PYTHONPATH": f"{ROOT}:{tmp_path}", "NPROC_PER_NODE": "2", "OMP_NUM_THREADS": "1"}
+    launched = subprocess.Popen([sys.executable, "-m", "swwatch.launch.torchrun", "sleeper", str(tmp_path)], env=env)
+    while len(pids := [int(path.stem) for path in tmp_path.glob("*.pid")]) < 2:
+        assert launched.poll() is None
+        time.sleep(0.05)
+    launched.kill()
+    launched.wait()
+    deadline = time.monotonic() + 60
+    while any(map(psutil.pid_exists, pids)):
+        assert time.monotonic() < deadline, "a worker is still there"
+        time.sleep(0.05)
+
+
+def test_a_worker_whose_launcher_died_before_it_began_ends_at_once():
+    code = "from swwatch.launch.signals import die_with_parent; die_with_parent(1); print('here')"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (-signal.SIGKILL, "")
 
 
 @pytest.mark.slow

@@ -18,6 +18,14 @@ def allowed(tmp_path_factory, clip) -> Path:
     return root
 
 
+STUCK = """
+import time
+from swwatch.serve import pictures
+decode = pictures.decode
+pictures.decode = lambda data, most: time.sleep(600) if data == b"stuck" else decode(data, most)
+"""
+
+
 @pytest.fixture(scope="session")
 def _servers(tmp_path_factory, tiny_checkpoint, allowed):
     """All start at the same time: most of it is importing."""
@@ -47,8 +55,12 @@ def _servers(tmp_path_factory, tiny_checkpoint, allowed):
     )
     strict += ("--max-frame-rate", "4", "--allow-origin", "https://friend.example")
     made = {
-        name: ServerProcess(tmp_path_factory.mktemp(name), *model, *flags)
-        for name, flags in (("usual", usual), ("strict", strict), ("leaving", ("--max-tokens", "5000")))
+        name: ServerProcess(tmp_path_factory.mktemp(name), *model, *flags, first=first)
+        for name, flags, first in (
+            ("usual", usual, ""),
+            ("strict", strict, ""),
+            ("leaving", ("--max-tokens", "5000"), STUCK),
+        )
     }
     yield made
     codes = [server.stop() for server in made.values()]
@@ -75,7 +87,7 @@ def strict(_servers) -> ServerProcess:
 
 @pytest.fixture(scope="session")
 def leaving(_servers) -> ServerProcess:
-    """A server for the test that stops it."""
+    """A server for the test that stops it. The picture b"stuck" takes for ever there."""
     return _servers["leaving"].wait()
 
 

@@ -1,8 +1,11 @@
-"""SIGINT ends every session with an event, removes what clients sent, and leaves with exit code 0."""
+"""A signal, at whatever moment: sessions end with an event, what clients sent is removed, the exit code says it."""
 
 import json
+import os
 import signal
 import socket
+import subprocess
+import sys
 import tempfile
 from pathlib import Path
 
@@ -12,6 +15,7 @@ def test_a_signal_ends_all_sessions_with_an_event(leaving, client):
     speaking, waiting, silent, absent = (client(**mine) for _ in range(4))
     for one in (speaking, waiting, silent, absent):
         one.until("opened")
+    silent.frame(0, data=b"stuck")  # is being decoded
     unopened = client(server=leaving)
     for number in range(6):
         speaking.frame(number)
@@ -37,3 +41,26 @@ def test_a_signal_ends_all_sessions_with_an_event(leaving, client):
 
 def _is_ours(folder: Path, server) -> bool:
     return any(path.read_bytes() == b"something" for path in folder.iterdir())
+
+
+LOADING = """
+import tempfile, time
+from swwatch.cli import run
+from swwatch.serve import command
+from swwatch.serve.files import Uploads
+from swwatch.serve.record import Recordings
+def build(settings, gate):
+    made = Uploads(settings, None), Recordings(None, 60)
+    print("loading", flush=True)
+    time.sleep(600)
+command.build = build
+run(command.main, ["--port", "0"])
+"""
+
+
+def test_a_signal_while_the_model_is_loaded_leaves_nothing_behind(tmp_path):
+    environment = os.environ | {"TMPDIR": str(tmp_path)}
+    process = subprocess.Popen([sys.executable, "-c", LOADING], env=environment, stdout=subprocess.PIPE, text=True)
+    assert process.stdout.readline() == "loading\n" and len(list(tmp_path.iterdir())) == 2
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(60) == 128 + signal.SIGTERM and not list(tmp_path.iterdir())
