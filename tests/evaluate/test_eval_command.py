@@ -127,6 +127,7 @@ def test_another_schedule_or_changed_weights_or_data_need_another_output(world, 
     assert world.eval() == 0
     assert world.eval("--schedule", "random:3:seed=0") == 2
     assert "schedule was 'wait-k:3', is 'random:3:seed=0'" in capsys.readouterr().err
+    assert world.eval("--reader", "decord") == 2 and "reader was None, is 'decord'" in capsys.readouterr().err
     assert world.eval("--schedule", "random:3:seed=0", "--output-file", "random_infer.json") == 0
     (world.model / "model.safetensors").write_bytes(b"trained on")
     assert world.eval() == 2 and "model_fingerprint" in capsys.readouterr().err

@@ -125,6 +125,8 @@ def describe_run(settings: EvalSettings, loaded: Loaded, prompts: Prompts) -> di
         made["choose"] = systems.get(own.variant).choose
     if own.see.drops:  # a run of before knows nothing of it
         made["see"] = str(own.see)
+    if settings.reader != EvalSettings.reader:  # nor of this
+        made["reader"] = settings.reader
     about = {
         "model": settings.model,
         "data": str(data),

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from swwatch.data.budget import PixelBudget
@@ -120,7 +121,7 @@ class Plain:
             UserError: the video cannot be used.
         """
         for item in items:
-            shown = read_shown(item, path, self.max_frames, fps=self.fps, nframes=self.nframes)
+            shown = read_shown(item, path, self.max_frames, fps=self.fps, nframes=self.nframes, shrink=self._small)
             logits, tokens = self.logits(item, shown)
             seconds = float(shown.times_s[0]), float(shown.times_s[-1]) + 1 / self.fps
             yield item, choose(logits, tokens, len(shown.frames), seconds)
@@ -137,6 +138,10 @@ class Plain:
         is_video = torch.cat([torch.full((len(span),), span.part is Part.VIDEO) for span in spans])
         embeds[is_video.to(embeds.device)] = video.to(embeds)
         return model.step(model.new_cache(), layout_of(spans, where), embeds), beginning[1]
+
+    def _small(self, frame: np.ndarray, num_frames: int) -> np.ndarray:
+        """A frame in the size that `encode` would give it, which then leaves it as it is."""
+        return self.encoder.resize(frame[None], num_frames)[0].permute(1, 2, 0).numpy()
 
     def _look(self, shown: Shown) -> tuple[torch.Tensor, tuple[int, int, int]]:
         """Embeddings of a clip, and its grid after the merge."""

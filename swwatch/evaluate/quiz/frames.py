@@ -5,6 +5,7 @@ sees the next one first. Benchmarks that take a number of frames at no rate have
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from swwatch.data.video import FRAMES_PER_STEP, VideoError, iter_steps
 from swwatch.evaluate.quiz.items import Item
 from swwatch.rules.schedule import FPS, seconds_of_step
 
+Shrink = Callable[[np.ndarray, int], np.ndarray]  # (H, W, 3), frames of the question -> (h, w, 3)
 TOLERANCE_S = 1e-6
 
 
@@ -23,7 +25,7 @@ class Shown:
     """What is shown of a video.
 
     Attributes:
-        frames: (2n, H, W, 3) uint8, RGB; the last one twice where their number was odd.
+        frames: (2n, H, W, 3) uint8, RGB, as `shrink` made them; the last one twice where their number was odd.
         times_s: (2n,) of the frames, seconds of the file.
         seconds_per_patch: from one pair of frames to the next; those of a step where none was left out.
     """
@@ -57,37 +59,52 @@ def spread(first: int, last: int, most: int) -> np.ndarray:
     return np.linspace(first, last - 1, most).round().astype(int)
 
 
-def read_shown(item: Item, path: Path, max_frames: int, *, fps: float = FPS, nframes: int | None = None) -> Shown:
+def read_shown(
+    item: Item,
+    path: Path,
+    max_frames: int,
+    *,
+    fps: float = FPS,
+    nframes: int | None = None,
+    shrink: Shrink = lambda frame, num_frames: frame,
+) -> Shown:
     """The frames of a question.
 
     Args:
         max_frames: the most; of more on the grid so many are taken, evenly spread.
         fps: of the grid; nframes: in place of a grid so many frames of the span, or all that it has.
+        shrink: each frame as it is decoded, to the model's size, so that memory follows that size and not the file's.
     Raises:
         VideoError: the video cannot be read, or ends before the question begins.
     """
     start_s, end_s = span(item, fps)
     if nframes is not None and not item.frames_per_second:
-        return _evenly(path, start_s, end_s, nframes)
+        return _evenly(path, start_s, end_s, nframes, shrink)
+    shapes = set()
+
+    def small(frame: np.ndarray) -> np.ndarray:
+        shapes.add(frame.shape)
+        return shrink(frame, len(wanted) + len(wanted) % FRAMES_PER_STEP)
+
     if item.frames_per_second:
         names = sorted(name for name in path.iterdir() if name.suffix.lower() in (".jpg", ".jpeg", ".png"))
         fps = fps if nframes is None else item.frames_per_second
         num_grid = math.ceil(len(names) / item.frames_per_second * fps - TOLERANCE_S)
         wanted = spread(*grid_span(start_s, end_s, num_grid, fps), nframes or max_frames)
         rate = item.frames_per_second / fps
-        frames = [_picture(names[min(int(i * rate + TOLERANCE_S), len(names) - 1)]) for i in wanted]
+        frames = [small(_picture(names[min(int(i * rate + TOLERANCE_S), len(names) - 1)])) for i in wanted]
     else:
         wanted, frames = np.arange(0), []
         for step in iter_steps(path, max_frames=None, fps=fps):
             if step.step == 0:
                 wanted = spread(*grid_span(start_s, end_s, step.num_frames, fps), max_frames)
             first = step.step * FRAMES_PER_STEP
-            frames += [step.frames[i - first] for i in wanted if first <= i < first + FRAMES_PER_STEP]
+            frames += [small(step.frames[i - first]) for i in wanted if first <= i < first + FRAMES_PER_STEP]
             if len(frames) == len(wanted):
                 break  # what comes later is not even asked for
     if not frames:
         raise VideoError(path, f"it has no frame between {start_s:g} and {end_s:g} s")
-    if len({frame.shape for frame in frames}) > 1:
+    if len(shapes) > 1:
         raise VideoError(path, "its pictures differ in size")
     times_s = wanted / fps
     apart_s = (times_s[-1] - times_s[0]) / (len(times_s) - 1) if len(times_s) > 1 else 1 / fps
@@ -96,12 +113,14 @@ def read_shown(item: Item, path: Path, max_frames: int, *, fps: float = FPS, nfr
     return Shown(np.stack(frames), times_s, float(apart_s * FRAMES_PER_STEP))
 
 
-def _evenly(path: Path, start_s: float, end_s: float, count: int) -> Shown:
+def _evenly(path: Path, start_s: float, end_s: float, count: int, shrink: Shrink) -> Shown:
     """`count` frames of [start_s, end_s), as far as there are so many, at no fixed rate."""
     whole = start_s, None if math.isinf(end_s) else end_s
-    steps = list(iter_steps(path, max_frames=None, span=whole, spread=count, fill_up=True))
-    fps, frames = steps[0].fps, np.concatenate([step.frames for step in steps])
-    return Shown(frames, start_s + np.arange(len(frames)) / fps, FRAMES_PER_STEP / fps)
+    frames = []
+    for step in iter_steps(path, max_frames=None, span=whole, spread=count, fill_up=True):
+        fps = step.fps
+        frames += [shrink(frame, step.num_frames) for frame in step.frames]
+    return Shown(np.stack(frames), start_s + np.arange(len(frames)) / fps, FRAMES_PER_STEP / fps)
 
 
 def _picture(path: Path) -> np.ndarray:

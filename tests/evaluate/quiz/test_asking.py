@@ -134,6 +134,17 @@ def test_frames_of_a_file_are_those_of_the_one_sampler(quiz, videos_of):
     assert brief.times_s.tolist() == [2.0, 2.5]  # the last second before the question
 
 
+@pytest.mark.parametrize("how", [{"max_frames": 480}, {"max_frames": 5}, {"max_frames": 480, "nframes": 4}], ids=str)
+def test_frames_that_shrink_one_by_one_are_those_that_shrink_together(load_tiny, quiz, videos_of, how):
+    made = Plain(load_tiny("origin"), TASK, PixelBudget("smaller", 784, 784))
+    item = tasks.get("videomme").items(quiz["videomme"], read_wording())[0]
+    path = item.locate(videos_of("videomme"))
+    full, small = frames.read_shown(item, path, **how), frames.read_shown(item, path, **how, shrink=made._small)
+    assert small.frames.nbytes < full.frames.nbytes and len(small.frames) == len(full.frames)
+    want = made.encoder.encode(full.frames, len(full.frames))
+    assert all(map(torch.equal, made.encoder.encode(small.frames, len(small.frames)), want))
+
+
 def test_a_folder_of_pictures_is_shown_as_a_video_of_its_rate(quiz, videos_of):
     items = tasks.get("mvbench").items(quiz["mvbench"], read_wording())
     item = next(item for item in items if item.frames_per_second)
