@@ -1,6 +1,7 @@
 """Models to measure: Qwen2.5-VL in a given shape with random weights, made where it is used, or a checkpoint."""
 
 from dataclasses import asdict
+from typing import TYPE_CHECKING
 
 import torch
 from transformers import Qwen2_5_VLConfig
@@ -13,6 +14,9 @@ from swwatch.model.families.qwen2_5_vl import WatchingQwen2_5_VL
 from swwatch.model.settings import Settings
 from swwatch.model.upstream import set_attention
 from swwatch.toy.checkpoint import mrope_section
+
+if TYPE_CHECKING:
+    from swwatch.model.loading import Loaded
 
 
 def shape_config(shape: str, variant: str, fps: float | None = None) -> Qwen2_5_VLConfig:
@@ -59,11 +63,17 @@ def streaming_model(settings: BenchSettings, shape: str):
     if shape in SHAPES:
         config = shape_config(shape, settings.variant, settings.fps)
         return random_model(config, "sdpa", settings.device, dtype, settings.seed).eval().requires_grad_(False)
+    return loaded_model(settings, shape, settings.variant).model
+
+
+def loaded_model(settings: BenchSettings, path: str, variant: str | None) -> "Loaded":
+    """A checkpoint to measure; `variant` is needed where it names none."""
     from swwatch.model.loading import load
 
-    how = {"variant": settings.variant, "fps": settings.fps, "device": settings.device, "dtype": dtype}
-    loaded = load(shape, **how, attention="sdpa")
-    return loaded.model.requires_grad_(False)
+    dtype = getattr(torch, settings.precision)
+    loaded = load(path, variant=variant, fps=settings.fps, device=settings.device, dtype=dtype, attention="sdpa")
+    loaded.model.requires_grad_(False)
+    return loaded
 
 
 def num_parameters(module: torch.nn.Module) -> int:

@@ -2,9 +2,11 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 
@@ -16,9 +18,12 @@ from swwatch.bench.endless.page import report
 from swwatch.bench.endless.settings import EndlessSettings
 from swwatch.config import load_settings
 from swwatch.data.turns.prompt import Turns
+from swwatch.data.video import iter_steps
 from swwatch.errors import UserError
 from swwatch.model.dummy import DummyTokenizer
+from swwatch.model.settings import Settings
 from swwatch.rules.systems import SYSTEMS
+from swwatch.toy.clips import Recipe, write_dataset
 
 SECONDS = 24
 SMALL = {"seconds": SECONDS, "video_tokens": 4, "tokens": 4, "vision_s": 4, "restart_s": 6.0, "flush_s": 6.0}
@@ -117,8 +122,8 @@ def test_a_mode_that_takes_too_long_is_stopped_and_says_so(tmp_path):
 def test_a_run_that_is_stopped_keeps_what_it_has(monkeypatch):
     play, calls = endless.play, []
 
-    def stop(*arguments):
-        calls.append(play(*arguments))
+    def stop(*arguments, **more):
+        calls.append(play(*arguments, **more))
         if len(calls) == 3:  # the first mode's warm-up and run, the second one's warm-up
             os.kill(os.getpid(), signal.SIGTERM)
         return calls[-1]
@@ -133,8 +138,47 @@ def test_a_run_that_is_stopped_keeps_what_it_has(monkeypatch):
     assert "stopped from outside" in report(result)
 
 
+def test_a_checkpoint_watches_a_real_video_and_says_its_own_words(tiny_checkpoint, tmp_path):
+    write_dataset(tmp_path / "clips", Recipe(1, 1, 0), workers=1)
+    video = next((tmp_path / "clips").rglob("*.mp4"))
+    flags = {"model": str(tiny_checkpoint), "video": str(video), "device": "cpu", "tokens": 3, "vision_s": 2}
+    settings = load_settings(EndlessSettings, flags=flags | {"modes": "fused,sink_window"}).settled(cuda=False)
+    result = endless.measure(settings, "swwatch bench endless")
+    page = report(json.loads(json.dumps(result)))
+    seconds = sum(1 for _ in iter_steps(video))
+    assert result["settings"]["seconds"] == seconds > 4 and result["video_tokens"] > 0
+    said = {}
+    for name, mode in result["modes"].items():
+        curve = mode["curve"]
+        assert curve["at_s"] == list(range(1, seconds + 1)) and mode["ended"] is None, name
+        said[name] = [
+            round(step_s / token_s) for step_s, token_s in zip(curve["step_s"], curve["token_s"], strict=True)
+        ]
+    assert set(said["fused"]) == {3} and max(said["sink_window"]) > 3, "a chat system says as much as it wants"
+    assert str(tiny_checkpoint) in page and video.name in page and "random weights" not in page
+    assert "whatever is said in it" in page
+
+
+def test_a_checkpoint_runs_the_modes_of_its_variant(tiny_checkpoint, tmp_path):
+    shutil.copytree(tiny_checkpoint, tmp_path / "model")
+    config = json.loads((tmp_path / "model/config.json").read_text())
+    config["swwatch"] = Settings.resolve(None, variant="streamingvlm").as_dict()
+    (tmp_path / "model/config.json").write_text(json.dumps(config))
+    settings = EndlessSettings(model=str(tmp_path / "model"))
+    assert settings.settled(cuda=False).modes == ("sink_window", "recompute", "restart", "full")
+    with pytest.raises(UserError, match="trained as 'streamingvlm': it has no mode 'flush', but sink_window"):
+        replace(settings, modes=("flush",)).settled(cuda=False)
+    for more, words in (
+        ({"video": tmp_path / "a.mp4"}, "give --model, too"),
+        ({"model": str(tiny_checkpoint), "video": tmp_path / "a.mp4"}, "there is no such file"),
+        ({"model": str(tiny_checkpoint), "shape": "toy"}, "give one of them"),
+    ):
+        with pytest.raises(UserError, match=words):
+            EndlessSettings(**more)
+
+
 def test_a_long_curve_is_thinned_and_keeps_its_peaks():
-    rows = [(i + 1.0, 1.0 + (i == 7), 0.5, 0.1, 3, i, 8 * i, None, i % 5) for i in range(700)]
+    rows = [(i + 1.0, 1.0 + (i == 7), 0.5, 0.1, 0.1 if i % 3 else None, 3, i, 8 * i, None, i % 5) for i in range(700)]
     seconds = [dict(zip(endless.COLUMNS, row, strict=True)) for row in rows]
     curve = endless.thinned(seconds)
     assert len(curve["at_s"]) <= endless.POINTS and curve["at_s"][-1] == 700 and curve["held"][-1] == 699

@@ -1,20 +1,31 @@
 """All modes of the endless benchmark on one set of weights, one after the other."""
 
 import statistics
+from collections.abc import Iterator
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import torch
 
-from swwatch.bench.endless.modes import MODES
+from swwatch.bench.endless.modes import MODES, Mode
 from swwatch.bench.endless.page import report
-from swwatch.bench.endless.sessions import open_session, play
+from swwatch.bench.endless.sessions import Film, Tape, open_session, play
 from swwatch.bench.endless.settings import EndlessSettings
 from swwatch.bench.made import random_steps
-from swwatch.bench.models import num_parameters, streaming_model
+from swwatch.bench.models import loaded_model, num_parameters, streaming_model
 from swwatch.bench.record import Record
+from swwatch.data.video import FRAMES_PER_STEP, iter_steps
+from swwatch.data.video import measure as num_frames
+from swwatch.engine.source import Step, StepEncoder
+from swwatch.errors import UserError
+from swwatch.model.checks import saved_settings
+
+if TYPE_CHECKING:
+    from swwatch.model.loading import Loaded
 
 POINTS = 300  # of a curve at most
-COLUMNS = ("at_s", "step_s", "cpu_s", "gap_s", "fed", "held", "cache", "memory", "position")
+TIMES = ("step_s", "cpu_s", "token_s", "gap_s")
+COLUMNS = ("at_s", *TIMES, "fed", "held", "cache", "memory", "position")
 
 
 @torch.no_grad()
@@ -31,14 +42,30 @@ def measure(settings: EndlessSettings, command: str) -> dict:
     result["modes"] = {}
     spreads: list[tuple[str, float | None]] = []
     with record.until_stopped():
-        model = streaming_model(settings, settings.shape)
+        loaded = settings.model and loaded_checkpoint(settings)
+        model = loaded.model if loaded else streaming_model(settings, settings.shape)
         result["parameters"] = num_parameters(model)
-        pictures = random_steps(model.config.vision_config, settings.video_tokens, 8, settings.seed, settings.device)
+        if settings.video is not None:
+            settings, result["video_tokens"] = measured_video(settings, loaded)
+            result["settings"]["seconds"] = settings.seconds
+        else:
+            vision = model.config.vision_config
+            pictures = random_steps(vision, settings.video_tokens, 8, settings.seed, settings.device)
+
+        def run(mode: Mode, settings: EndlessSettings) -> tuple[list[dict], str | None]:
+            tape = (
+                Film(steps_of(settings, loaded), settings.step_s)
+                if settings.video is not None
+                else Tape(pictures, settings.step_s)
+            )
+            session = open_session(mode, model, settings, loaded)
+            return play(session, tape, settings, own_turns=bool(loaded and mode.system))
+
         for name in [name for name in MODES if name in settings.modes]:
             mode = MODES[name]
             record.say(f"{name}: {mode.what}")
-            play(open_session(mode, model, settings), pictures, replace(settings, seconds=5))  # not counted
-            seconds, ended = play(open_session(mode, model, settings), pictures, settings)
+            run(mode, replace(settings, seconds=5))  # not counted
+            seconds, ended = run(mode, settings)
             reached = seconds[-1]["at_s"] if seconds else 0.0
             curve = thinned(seconds)
             result["modes"][name] = {"what": mode.what, "reached_s": reached, "ended": ended, "curve": curve}
@@ -48,12 +75,42 @@ def measure(settings: EndlessSettings, command: str) -> dict:
     return record.save(spreads)
 
 
+def loaded_checkpoint(settings: EndlessSettings) -> "Loaded":
+    """The checkpoint; one that names no variant is loaded as that of the modes serial and fused."""
+    named = saved_settings(settings.model).get("variant")
+    return loaded_model(settings, settings.model, None if named else settings.variant)
+
+
+def measured_video(settings: EndlessSettings, loaded: "Loaded") -> tuple[EndlessSettings, int]:
+    """The settings with no more seconds than the video has, and the tokens of one.
+
+    Raises:
+        UserError: the video cannot be read, or is too short.
+    """
+    num_steps = num_frames(settings.video, max_frames=None, fps=settings.fps)[0] // FRAMES_PER_STEP
+    seconds = int(num_steps * settings.step_s)
+    if seconds < 5:
+        raise UserError(f"{settings.video} has {seconds} s: 5 are the least")
+    first = next(steps_of(settings, loaded))
+    merge = loaded.model.config.vision_config.spatial_merge_size
+    tokens = int(first.grid_thw.prod()) // merge**2
+    return replace(settings, seconds=min(settings.seconds, seconds)), tokens
+
+
+def steps_of(settings: EndlessSettings, loaded: "Loaded") -> Iterator[Step]:
+    """The video's steps, as the checkpoint's own budget shows them."""
+    encode = StepEncoder(loaded)
+    for step in iter_steps(settings.video, max_frames=None, fps=settings.fps):
+        made = encode(step)
+        yield replace(made, pixel_values=made.pixel_values.to(settings.device))
+
+
 def thinned(seconds: list[dict]) -> dict[str, list]:
     """Seconds as columns, neighbours taken together where there are many: times are medians, sizes the largest."""
     size = -(-len(seconds) // POINTS) or 1
     columns: dict[str, list] = {}
     for name in COLUMNS:
-        take = statistics.median if name in ("step_s", "cpu_s", "gap_s") else max
+        take = statistics.median if name in TIMES else max
         values = [second[name] for second in seconds]
         columns[name] = [_number(take, values[at : at + size]) for at in range(0, len(values), size)]
     return columns
@@ -68,7 +125,8 @@ def spread(times: list[float]) -> float | None:
 
 
 def _number(take, values: list):
-    if any(value is None for value in values):
+    values = [value for value in values if value is not None]
+    if not values:
         return None
     taken = take(values)
     return round(taken, 7) if isinstance(taken, float) else taken

@@ -46,13 +46,16 @@ def report(result: dict) -> str:
 def head(result: dict) -> str:
     """Where it was measured, the stream and the windows, one line each."""
     given = result["settings"]
+    model, video = given.get("model"), given.get("video")  # which older files lack
+    what = model or f"shape {given['shape']}, random weights"
+    watched = f"{video}, to second {given['seconds']} at most" if video else f"{given['seconds']} s"
+    tokens = result.get("video_tokens", given["video_tokens"])
+    said = f"{given['tokens']} said tokens" + (", in chat turns as many as are said," if model else "")
     return page.head(
         result,
         {
-            "model": f"shape {given['shape']}, random weights, {result.get('parameters', 0):,} parameters, "
-            f"{given['precision']}",
-            "stream": f"{given['seconds']} s, {given['video_tokens']} video tokens and {given['tokens']} said tokens "
-            "a second",
+            "model": f"{what}, {result.get('parameters', 0):,} parameters, {given['precision']}",
+            "stream": f"{watched}, {tokens} video tokens and {said} a second",
             "windows": f"{given['vision_s']} s of video; {given['text_sink']} first and {given['text_window']} last "
             f"tokens of what was said; without overlap {given['restart_s']:g} s; flush after {given['flush_s']:g} s",
             "serial, fused": f"variant {given['variant']}",
@@ -71,6 +74,8 @@ def summary(result: dict) -> str:
     )
     modes = [{"name": name} | mode for name, mode in result["modes"].items()]
     needed = f"Real time needs {result['settings']['tokens']} tokens a second: a step a second."
+    if result["settings"].get("model"):
+        needed = "Real time is a step a second, whatever is said in it."
     note = "Growth: CPU time of a step in the last fifth by that in the second fifth; 1 is flat."
     return f"{table(modes, columns)}\n\n{needed} {note}"
 
@@ -93,7 +98,7 @@ def over_time(result: dict, quantity: str) -> str:
 
     def stretch(mode: dict, end: float) -> str:
         curve = mode["curve"]
-        values = curve[quantity] if quantity != "token_s" else [step_s / tokens for step_s in curve["step_s"]]
+        values = curve.get(quantity) or [step_s / tokens for step_s in curve["step_s"]]  # token_s of older files
         at = zip(curve["at_s"], values, strict=True)
         inside = [value for at_s, value in at if end - part_s < at_s <= end and value is not None]
         return write(take(inside)) if inside else "not measured"

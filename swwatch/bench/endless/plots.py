@@ -36,13 +36,15 @@ def draw(result: dict, folder: Path) -> None:
         figure, (axes,) = panels(1, 1, (7, 4.2))
         for mode in (mode for mode in COLOURS if mode in result["modes"]):
             curve, ended = result["modes"][mode]["curve"], result["modes"][mode]["ended"]
+            if name == "token" and "token_s" in curve:  # which older files lack
+                column, scale = "token_s", 1
             if not curve[column] or None in curve[column]:
                 continue
             values = [value * scale for value in curve[column]]
             axes.plot(curve["at_s"], values, color=COLOURS[mode], label=mode, lw=1.4)
             if ended:
                 axes.plot(curve["at_s"][-1], values[-1], "x", color=COLOURS[mode], ms=9, mew=2)
-        if name in ("token", "step"):
+        if name == "step" or (name == "token" and not result["settings"].get("model")):
             line = 1 / tokens if name == "token" else 1.0
             axes.axhline(line, color="#009E73", ls="--", lw=1, label=f"real time: {line:g} s")
         if logarithmic and axes.lines and all(value > 0 for line in axes.lines for value in line.get_ydata()):

@@ -1,13 +1,15 @@
 """Every setting of `swwatch bench endless`."""
 
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Self
 
 from swwatch.bench.endless.modes import MODES
-from swwatch.bench.settings import BenchSettings, check_known
+from swwatch.bench.settings import BenchSettings, check_known, check_model
 from swwatch.bench.shapes import SHAPES
 from swwatch.config import setting
 from swwatch.errors import UserError
+from swwatch.model.checks import saved_settings
 from swwatch.rules import variants
 from swwatch.rules.variants import Speaks, speaking
 
@@ -29,16 +31,23 @@ class EndlessSettings(BenchSettings):
     attention, a window without overlap, a window read anew, sinks and windows (StreamingVLM), a flush of all video
     (LiveCC), and a parallel variant of this project with a window, watching before it speaks (serial) or meanwhile
     (fused). Nothing is downloaded. Every mode has a time limit and says so where it is met; the file is written anew
-    after each.
+    after each. With --model and --video it is a checkpoint that watches a real video and says its own words: chat
+    systems as many as they choose, and draw them as they do; reading the file is not counted.
     """
 
     # what
     modes: tuple[str, ...] | None = setting(None, f"which (default: all): {', '.join(MODES)}")
     shape: str | None = setting(None, f"random model of: {', '.join(SHAPES)} (default: toy, on cuda 7b)")
-    variant: str = setting("group", f"of the modes serial and fused: {', '.join(PARALLEL)}")
+    model: str | None = setting(None, "checkpoint folder or hub id, instead of a shape; runs the modes of its variant")
+    video: Path | None = setting(None, "a real one for it, instead of random pixels")
+    variant: str | None = setting(
+        None, f"of the modes serial and fused: {', '.join(PARALLEL)} (default: the checkpoint's, else group)"
+    )
     seconds: int | None = setting(None, "of the stream, a step each (default: 240, on cuda 1000)", least=5)
     video_tokens: int | None = setting(None, "a second (default: 16, on cuda 256)", above=0)
-    tokens: int = setting(10, 'said a second; in chat turns the last two are " ..." and <|im_end|>', least=3)
+    tokens: int = setting(
+        10, 'said a second; in chat turns the last two are " ..." and <|im_end|>, and not with --model', least=3
+    )
     # windows
     vision_s: int = setting(16, "seconds of video that windows keep", above=0)
     restart_s: float | None = setting(None, "the window without overlap (default: 60, on cuda 100)", above=0)
@@ -54,8 +63,14 @@ class EndlessSettings(BenchSettings):
     def __post_init__(self):
         super().__post_init__()
         check_known("mode", self.modes, MODES)
-        check_known("shape", self.shape, SHAPES)
-        if variants.get(self.variant).name not in PARALLEL:
+        check_model(self.model, self.shape)
+        if self.video is not None and self.model is None:
+            raise UserError("--video is watched by a checkpoint: give --model, too")
+        if self.video is not None and self.video_tokens is not None:
+            raise UserError("--video has tokens of its own: leave --video-tokens out")
+        if self.video is not None and not self.video.is_file():
+            raise UserError(f"cannot use the video {self.video}: there is no such file")
+        if self.variant is not None and variants.get(self.variant).name not in PARALLEL:
             raise UserError(f"the variant {self.variant!r} has no endless form: choose {', '.join(PARALLEL)}")
 
     @property
@@ -66,6 +81,17 @@ class EndlessSettings(BenchSettings):
         )
 
     def settled(self, cuda: bool) -> Self:
-        settled = super().settled(cuda)
+        settled = super().settled(cuda, self.model)
         defaults = {key: value for key, value in DEFAULTS[settled.device].items() if getattr(self, key) is None}
-        return replace(settled, **defaults, modes=self.modes or tuple(MODES))
+        if self.model is None:
+            return replace(settled, **defaults, variant=self.variant or "group", modes=self.modes or tuple(MODES))
+        own = saved_settings(self.model).get("variant")
+        variant = self.variant or (own if own in PARALLEL else "group")
+        able = tuple(name for name, mode in MODES.items() if own in (None, mode.system or variant))
+        if unable := [name for name in self.modes or () if name not in able]:
+            has = ", ".join(able) or "none here"
+            raise UserError(f"{self.model} is trained as {own!r}: it has no mode {unable[0]!r}, but {has}")
+        if not able:
+            raise UserError(f"{self.model} is trained as {own!r}, of which no mode goes on without end")
+        defaults |= {"shape": None} | ({"video_tokens": None} if self.video else {})
+        return replace(settled, **defaults, variant=variant, modes=self.modes or able)
