@@ -61,8 +61,7 @@ class StreamSettings(ModelFlags, SessionFlags, ClipFlags):
 def main(argv: list[str]) -> int:
     settings = read_settings(StreamSettings, argv, program="swwatch stream", about=__doc__)
     settings.check_model(settings.model)
-    if settings.video and not settings.video.is_file():  # before a model on the hub, whose settings take transformers
-        raise UserError(f"cannot use the video {settings.video}: there is no such file")
+    settings.check_video()
     variant = settings.variant or saved_settings(settings.model).get("variant")
     endless = settings.forgets or variant in TURNS
     clip = settings.clip(variant, settings.settled_fps(settings.model))

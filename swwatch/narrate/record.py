@@ -67,6 +67,15 @@ class ClipFlags:
         if self.record is not None and not self.record.is_file():
             raise no_file(self.record)
 
+    def check_video(self) -> None:
+        """To be called before a model on the hub is asked for its settings, which imports transformers.
+
+        Raises:
+            UserError: there is no such video.
+        """
+        if self.video is not None and not self.video.is_file():
+            raise UserError(f"cannot use the video {self.video}: there is no such file")
+
     def clip(self, variant: str | None, fps: float = FPS) -> Clip:
         """What is watched.
 

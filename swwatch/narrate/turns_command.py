@@ -154,6 +154,7 @@ class TurnsSettings(DeviceFlags, ClipFlags):
 def main(argv: list[str]) -> int:
     settings = read_settings(TurnsSettings, argv, program="swwatch turns", about=__doc__)
     settings.check_model(settings.model)
+    settings.check_video()
     fps = settings.settled_fps(settings.model)
     if settings.record is None:
         end_s = None if settings.seconds is None else settings.start + settings.seconds
