@@ -2,11 +2,12 @@
 # From nothing to scored captions on the toy world: clips, filter, fine-tuning, evaluation, live narration, pictures.
 # Needs Python 3.11 or newer; no GPU, no model or data download. Safe to run again: finished parts are kept.
 #
-#   bash scripts/quickstart.sh [--out DIR] [--clips N] [--test-clips N] [--steps N] [--variant NAME] [--no-real-clip]
+#   bash scripts/quickstart.sh [--out DIR] [--clips N] [--test-clips N] [--steps N] [--variant NAME] [--family NAME]
+#                              [--no-real-clip]
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/setup.sh"
 
-out="$ROOT/output/quickstart" clips=1200 test_clips=60 steps="" variant=group real_clip=yes
+out="$ROOT/output/quickstart" clips=1200 test_clips=60 steps="" variant=group family=qwen2_5_vl real_clip=yes
 while [ $# -gt 0 ]; do
     case "$1" in
     --out) out="$2" && shift 2 ;;
@@ -14,6 +15,7 @@ while [ $# -gt 0 ]; do
     --test-clips) test_clips="$2" && shift 2 ;;
     --steps) steps="$2" && shift 2 ;;
     --variant) variant="$2" && shift 2 ;;
+    --family) family="$2" && shift 2 ;;
     --no-real-clip) real_clip=no && shift ;;
     *) echo "error: unknown option $1 (see the top of $0)" >&2 && exit 2 ;;
     esac
@@ -31,8 +33,8 @@ part() { printf '\n== %s  [%d s]\n' "$1" "$((SECONDS - began))"; }
 part "1/7 toy world: $clips training and $test_clips test clips in PE-Video's form"
 swwatch toy data "$out/data" --clips "$clips" --test-clips "$test_clips" --seed 0
 
-part "2/7 a tiny Qwen2.5-VL checkpoint folder with random weights"
-swwatch toy model "$out/model" --seed 0
+part "2/7 a tiny checkpoint folder of the family $family with random weights"
+swwatch toy model "$out/model" --family "$family" --seed 0
 
 part "3/7 python mani_data.py: filter the clips into jsonl"
 "$PYTHON" mani_data.py --dataset-root "$out/data" --output-dir "$out/data" --tokenizer-model-id "$out/model"

@@ -64,6 +64,8 @@ def fit(height: int, width: int, factor: int, least: int, most: float) -> tuple[
 BUDGETS = {
     "declared": PixelBudget("declared", min_pixels=3136, max_pixels=50_176),
     "release": PixelBudget("release", min_pixels=78_400, total_pixels=2_408_448),
+    # as many tokens as `declared` gives, where a token covers 32 x 32 pixels and not 28 x 28
+    "qwen3_vl": PixelBudget("qwen3_vl", min_pixels=4096, max_pixels=65_536),
     # live budgets of the systems that stream in turns (swwatch.rules.systems)
     "streamingvlm": PixelBudget("streamingvlm", min_pixels=78_400, max_pixels=602_112),
     "livecc": PixelBudget("livecc", min_pixels=78_400, max_pixels=301_056),

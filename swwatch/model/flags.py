@@ -93,7 +93,9 @@ class LoadFlags(DeviceFlags):
     see: str | None = setting(
         None, f"which tokens of the video are seen: {forms(SEE)} (default: the checkpoint's own, else all)"
     )
-    pixel_budget: str | None = setting(None, "declared or release (default: the checkpoint's own, else declared)")
+    pixel_budget: str | None = setting(
+        None, "declared, release or qwen3_vl (default: the checkpoint's own, else declared)"
+    )
 
     def __post_init__(self):
         super().__post_init__()

@@ -52,7 +52,9 @@ class TrainSettings:
     see: str | None = setting(
         None, f"which video tokens are seen: {forms(SEE)} (default: the checkpoint's own, else all)", since="0.1"
     )
-    pixel_budget: str | None = setting(None, "declared or release (default: the checkpoint's own, else declared)")
+    pixel_budget: str | None = setting(
+        None, "declared, release or qwen3_vl (default: the checkpoint's own, else declared)"
+    )
     fps: float | None = setting(
         None, "frames a second that are watched (default: the checkpoint's own, else 2)", above=0, since="0.1"
     )
