@@ -20,6 +20,7 @@ from swwatch.policies.chooser import Chooser
 from swwatch.rules import variants
 from swwatch.rules.layout import Layout
 from swwatch.rules.patch import Patch
+from swwatch.rules.schedule import FPS
 
 
 class BaseSession(ABC):
@@ -164,6 +165,7 @@ class BaseSession(ABC):
         facts = {name: list(value) if isinstance(value, list) else value for name, value in facts.items()}
         return {
             "variant": self.variant.name,
+            "fps": self.model.settings.fps,
             "facts": facts,
             "cache": self.cache.state(),
             "pending": [(list(ids), _copied(vars(rows))) for ids, rows in self.pending],
@@ -176,13 +178,16 @@ class BaseSession(ABC):
         """Go on from a `state` of a session of the same model that was made with the same arguments.
 
         Raises:
-            UserError: the state is of another variant, or of another version.
+            UserError: the state is of another variant, frame rate or version.
         """
         if state.get("variant") != self.variant.name or set(state.get("facts", ())) != set(self.FACTS):
             raise UserError(
                 f"this state is of a session of {state.get('variant')!r} or of another version of swwatch, and cannot "
                 f"be continued by one of {self.variant.name!r}: begin a new one"
             )
+        fps = self.model.settings.fps
+        if state.get("fps", FPS) != fps:
+            raise UserError(f"this state is of a session at {state['fps']:g} frames a second, and not at {fps:g}")
         for name, value in state["facts"].items():
             setattr(self, name, list(value) if isinstance(value, list) else value)
         self.cache = None  # whose memory may be needed for the next

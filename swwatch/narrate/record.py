@@ -1,15 +1,16 @@
 """What a program watches: a video file, or the clip of a training record with its question and its words."""
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
-from swwatch.config import setting
+from swwatch.config import check_least, setting
 from swwatch.data.annotations import no_file, resolve_video
 from swwatch.data.video import FRAMES_PER_STEP, WHOLE, Span, StepFrames, iter_steps, measure
 from swwatch.errors import UserError
-from swwatch.rules.schedule import FPS
+from swwatch.rules.schedule import FPS, seconds_of_step
+from swwatch.rules.systems import SYSTEMS
 from swwatch.rules.variants import TURNS
 
 if TYPE_CHECKING:
@@ -37,6 +38,13 @@ class Clip:
         """Its steps. Of a training conversation an odd last frame makes one with itself, as in training."""
         return iter_steps(self.path, max_frames=max_frames, **self.how)
 
+    def labelled(self, steps: Iterable[StepFrames], variant: str) -> Iterator[StepFrames]:
+        """The same steps, numbered as the labels of a chat system count: some tell the seconds of the whole video."""
+        first = self.span[0] / seconds_of_step(self.fps)
+        if variant not in SYSTEMS or SYSTEMS[variant].clip_time or not first:
+            return iter(steps)
+        return (replace(step, step=step.step + first) for step in steps)
+
     @property
     def num_steps(self) -> int:
         """How many they are."""
@@ -58,12 +66,20 @@ class ClipFlags:
     record: Path | None = setting(
         None, "instead of it, training annotations: of one record the clip, the question and the previous words"
     )
+    start: float = setting(0.0, "second of the video to begin at", least=0)
+    seconds: float | None = setting(None, "how much of it to watch (default: all)", above=0)
+    max_pixels: int | None = setting(
+        None, "of a frame, such as 301056 for 384 tokens of two (default: as the pixel budget says)", least=784
+    )
     number: int = setting(1, "which record, from 1", least=1)
     video_root: Path | None = setting(None, "folder of the videos of --record (default: as its paths say)")
 
     def __post_init__(self):
         if (self.video is None) == (self.record is None):
             raise UserError("give --video FILE, or --record FILE for the clip of a training record, and not both")
+        check_least(self)
+        if self.record is not None and (self.start or self.seconds is not None):
+            raise UserError("--record says which part of its video is watched: leave --start and --seconds out")
         if self.record is not None and not self.record.is_file():
             raise no_file(self.record)
 
@@ -86,7 +102,8 @@ class ClipFlags:
             UserError: there is no such record, it is no commentary, or its video is not there.
         """
         if self.record is None:
-            return Clip(self.video, fps=fps)
+            end_s = None if self.seconds is None else self.start + self.seconds
+            return Clip(self.video, (self.start, end_s), fps=fps)
         from swwatch.data.records import Records
         from swwatch.data.seek_jsonl import Conversations
         from swwatch.data.turns import conversation

@@ -14,6 +14,7 @@ from swwatch.data.video import FRAMES_PER_STEP, StepFrames
 from swwatch.engine.choose import choose, open_watcher, why_not_fast
 from swwatch.engine.door import about
 from swwatch.engine.requests import drive
+from swwatch.engine.source import StepEncoder
 from swwatch.engine.trace import RealTimeClock, SimulatedClock
 from swwatch.errors import UserError
 from swwatch.narrate.latency import show_lag
@@ -46,15 +47,17 @@ def stream(settings, clip: Clip, first: StepFrames, steps: Iterator[StepFrames])
         if refused is None:
             num_steps = (first.num_frames or settings.max_frames) // FRAMES_PER_STEP
             asked = {name: options.get(name) for name in ("question", "max_new_tokens")}
-            loaded = with_fast_path(loaded, first, **asked, num_steps=num_steps, warm=settings.realtime)
+            size = {"num_steps": num_steps, "max_pixels": settings.max_pixels}
+            loaded = with_fast_path(loaded, first, **asked, **size, warm=settings.realtime)
         else:
             why += f"; no CUDA graphs: {refused}"
     print(f"{clip.path} | {about(loaded.settings, question)}\nengine {engine}: {why}", end="")
 
     run = narration(
         loaded,
-        chain([first], steps),
+        clip.labelled(chain([first], steps), loaded.settings.variant),
         **options,
+        encode=StepEncoder(loaded, max_pixels=settings.max_pixels),
         clip_key=clip.path.stem,
         clock=RealTimeClock() if settings.realtime else SimulatedClock(),
         engine=engine,

@@ -8,7 +8,7 @@ from swwatch.config import REQUIRED, check_least, read_settings, setting
 from swwatch.errors import UserError
 from swwatch.model.checks import saved_settings
 from swwatch.model.flags import DeviceFlags
-from swwatch.narrate.record import Clip, ClipFlags
+from swwatch.narrate.record import ClipFlags
 from swwatch.policies import keep
 from swwatch.rules import turn_positions
 from swwatch.rules.systems import SYSTEMS, Context, get
@@ -30,11 +30,6 @@ class TurnsSettings(DeviceFlags, ClipFlags):
     """Flags of `swwatch turns`."""
 
     model: str = setting(REQUIRED, "checkpoint folder or hub id")
-    start: float = setting(0.0, "second of the video to begin at", least=0)
-    seconds: float | None = setting(None, "how much of it to watch (default: all)", above=0)
-    max_pixels: int | None = setting(
-        None, "of a frame, such as 301056 for 384 tokens of two (default: the system's)", least=784
-    )
     system: str | None = setting(None, "streamingvlm or livecc; needed where the checkpoint does not name one")
     query: str | None = setting(None, "what is asked in the first turn, '' for nothing (default: the system's own)")
     previous: str | None = setting(None, "what was said before (systems that keep previous text)")
@@ -92,8 +87,6 @@ class TurnsSettings(DeviceFlags, ClipFlags):
         if self.record is None and (self.says_own or self.context != "none"):
             flag = "--say own" if self.says_own else "--context"
             raise UserError(f"{flag} is of a training record: give --record")
-        if self.record is not None and (self.start or self.seconds is not None):
-            raise UserError("--record says which part of its video is watched: leave --start and --seconds out")
         if self.say is not None and not self.says_own and not self.say.is_file():
             raise UserError(f"--say: there is no file {self.say}")
 
@@ -157,8 +150,7 @@ def main(argv: list[str]) -> int:
     settings.check_video()
     fps = settings.settled_fps(settings.model)
     if settings.record is None:
-        end_s = None if settings.seconds is None else settings.start + settings.seconds
-        clip = Clip(settings.video, (settings.start, end_s), fps=fps)
+        clip = settings.clip(None, fps)
         steps = clip.steps()  # an unreadable file is told before torch is imported
     system = settings.system or saved_settings(settings.model).get("variant")
     if system in SYSTEMS:

@@ -42,9 +42,8 @@ def stream_turns(settings, clip: Clip, steps: Iterator[StepFrames]) -> int:
         "clock": RealTimeClock() if settings.realtime else SimulatedClock(),
         "encode": StepEncoder(loaded, max_pixels=settings.max_pixels, budget=budget),
     }
-    start_s, step_s = begin_s, loaded.settings.step_s
-    if not row_of.clip_time:  # its labels tell the seconds of the video
-        steps, start_s = (replace(step, step=step.step + begin_s / step_s) for step in steps), 0.0
+    start_s, step_s = begin_s if row_of.clip_time else 0.0, loaded.settings.step_s
+    steps = clip.labelled(steps, system)
     with ExitStack() as stack:
         jsonl, vtt = (_open(stack, path) for path in (settings.jsonl, settings.vtt))
         if vtt:

@@ -6,8 +6,6 @@ from typing import Any
 
 from tokenizers.decoders import DecodeStream
 
-from swwatch.data.budget import BUDGETS
-from swwatch.data.pixels import FrameEncoder
 from swwatch.data.prompt import ask_ids, load_prompts, prompt_ids
 from swwatch.data.video import StepFrames
 from swwatch.engine.door import open_stream
@@ -128,18 +126,19 @@ def with_fast_path(
     system: str | None = None,
     num_steps: int,
     max_new_tokens: int | None = None,
+    max_pixels: int | None = None,
     warm: bool = False,
 ) -> Loaded:
     """The same model on the fast path (model.cuda_graph_model), with room for one narration of frames like `first`.
 
     Args:
-        num_steps: the most that will be watched.
+        num_steps: the most that will be watched; max_pixels: of a frame, in place of what the budget says.
         warm: prepare now for what a session of the checkpoint's schedule asks for step by step, so that its first
             seconds are no slower than others. Takes a while on a GPU, and is for nothing elsewhere.
     Raises:
         UserError: the model is spread over devices, or its layers are of a kind that the fast path does not have.
     """
-    encoder = FrameEncoder(loaded.processor.video_processor, BUDGETS[loaded.settings.pixel_budget])
+    encoder = StepEncoder(loaded, max_pixels=max_pixels).frames
     _, grid = encoder.encode(first.frames, first.num_frames)
     num_video = encoder.tokens_per_step(*first.frames.shape[1:3], first.num_frames)
     prompts, markup = load_prompts(), loaded.markup

@@ -51,6 +51,19 @@ def test_tokens_and_their_provenance_are_written_as_they_come(tiny_checkpoint, c
     assert [line.split()[1] for line in lines if line.startswith("seen")][:2] == ["0-1", "0-2"]
 
 
+def test_a_part_of_a_video_at_another_rate_and_size(tiny_checkpoint, clip, tmp_path, capsys):
+    out, part = tmp_path / "tokens.jsonl", ("--fps", "4", "--start", "1", "--seconds", "2", "--max-pixels", "3136")
+    assert run(tiny_checkpoint, clip, "--jsonl", str(out), *part) == 0
+    watched = [event for event in map(json.loads, out.read_text().splitlines()) if event.get("event") == "watched"]
+    assert [event["arrival_s"] for event in watched] == [0.25, 0.75, 1.25, 1.75]
+    assert all(event["grid"][0] * event["grid"][1] <= 4 for event in watched)
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[1] for line in lines if line.startswith("seen")][:3] == ["0-0.5", "0-1", "0-1.5"]
+    assert run(tiny_checkpoint, clip, "--variant", "streamingvlm", "--jsonl", str(out), *part) == 0
+    turns = [event for event in map(json.loads, out.read_text().splitlines()) if event.get("event") == "turn"]
+    assert [(turn["start_s"], turn["end_s"]) for turn in turns] == [(1, 2), (2, 3)]  # seconds of the video
+
+
 def test_another_schedule_is_the_disturbance_test(tiny_checkpoint, clip, tmp_path):
     out = tmp_path / "tokens.jsonl"
     assert run(tiny_checkpoint, clip, "--jsonl", str(out), "--schedule", "wait-k:1") == 0

@@ -133,10 +133,11 @@ function details(clip) {
 
 function frames(clip) {
   if (!clip.frames) return make("p", { class: "missing" }, `No frames: ${clip.no_frames}`);
-  const strip = make("div", { class: "frames", role: "group", "aria-label": "Frames, one a second" });
+  const strip = make("div", { class: "frames", role: "group", "aria-label": "Frames, one a step" });
   clip.frames.forEach((uri, step) => {
-    const picture = make("img", { src: uri, alt: `second ${step + 1} of the video` });
-    strip.append(make("figure", { class: tint(step), "data-step": step }, picture, make("figcaption", {}, `${step + 1} s`)));
+    const s = (step + 1) * clip.step_s;
+    const picture = make("img", { src: uri, alt: `second ${s} of the video` });
+    strip.append(make("figure", { class: tint(step), "data-step": step }, picture, make("figcaption", {}, `${s} s`)));
   });
   return strip;
 }
@@ -147,13 +148,13 @@ function card(name, run) {
   const element = make("section", { class: "card" }, make("h4", {}, make("bdi", {}, name)));
   if (!run) return element.append(make("p", { class: "missing" }, "This run has no caption of this clip.")), element;
   if (!run.text.trim()) element.append(make("p", { class: "missing" }, "(empty caption)"));
-  else element.append(run.tokens ? spoken(run.tokens) : make("p", { class: "text", dir: "auto" }, run.text));
+  else element.append(run.tokens ? spoken(run.tokens, run.step_s) : make("p", { class: "text", dir: "auto" }, run.text));
   if (!run.tokens) element.append(make("p", { class: "missing" }, "No trace of this caption's tokens: when each word was spoken is not known."));
   return element;
 }
 
 // The caption, one span for the tokens of a step that follow each other, in it one span a token.
-function spoken(tokens) {
+function spoken(tokens, stepS) {
   const text = make("p", { class: "text", dir: "auto" });
   const about = make("p", { class: "about", "aria-live": "polite" }, "Point at a word, or choose one with the Tab and arrow keys.");
   let group = null;
@@ -165,14 +166,14 @@ function spoken(tokens) {
     }
     let letters = word;
     if (group?.dataset.step !== String(step)) {
-      group = make("span", { class: tint(step), "data-step": step, "data-second": step + 1 });
+      group = make("span", { class: tint(step), "data-step": step, "data-second": (step + 1) * stepS });
       letters = word.trimStart(); // the space before a second's first word stays outside its colour
       text.append(word.slice(0, word.length - letters.length), group);
     }
     const ms = (value) => `${(value / 1000).toFixed(3)} s`;
     const parts = held ? ` (${held + 1} tokens make it up)` : "";
     held = 0; // below, U+2068 and U+2069 keep the word's own direction of writing away from the sentence
-    const told = `“\u2068${word.trim()}\u2069”${parts}: spoken at second ${step + 1} (step ${step}), newest second seen ${newest + 1}, emitted at ${ms(emitted)}, staleness ${ms(stale)}`;
+    const told = `“\u2068${word.trim()}\u2069”${parts}: spoken at second ${(step + 1) * stepS} (step ${step}), newest second seen ${(newest + 1) * stepS}, emitted at ${ms(emitted)}, staleness ${ms(stale)}`;
     const token = make("span", { class: "token", title: told, tabindex: text.querySelector(".token") ? -1 : 0 }, letters);
     const tell = () => {
       about.textContent = told;

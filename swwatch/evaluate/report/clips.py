@@ -11,6 +11,7 @@ from tqdm import tqdm
 from swwatch.data.video import iter_steps
 from swwatch.errors import UserError
 from swwatch.evaluate.report.gather import Run
+from swwatch.rules.schedule import FPS, seconds_of_step
 from swwatch.rules.systems import ELLIPSIS
 
 FRAME_HEIGHT = 96  # pixels
@@ -22,9 +23,9 @@ def clip_data(runs: list[Run]) -> list[dict]:
 
     Returns:
         Objects with id, reference, task, seconds (None where unknown), events (lines of text) and runs: one entry a
-        run, None where that run has no caption of the clip, else {"text", "tokens", "scores", "times"}. A token is
-        [text, step, newest visible step, emission, staleness], the last two in milliseconds. tokens is None where
-        there is no trace, or where the trace says another text than the predictions (edited by hand).
+        run, None where that run has no caption of the clip, else {"text", "step_s", "tokens", "scores", "times"}. A
+        token is [text, step, newest visible step, emission, staleness], the last two in milliseconds. tokens is None
+        where there is no trace, or where the trace says another text than the predictions (edited by hand).
     """
     clips = []
     for key in dict.fromkeys(key for run in runs for key in run.rows):
@@ -71,7 +72,7 @@ def embed_frames(
             continue
         try:
             run = next(run for run in runs if clip["id"] in run.rows)
-            frames = read_frames(run.video(clip["id"], img_root))
+            frames = read_frames(run.video(clip["id"], img_root), fps_of(run))
         except UserError as error:
             clip["no_frames"] = str(error)
             missing += 1
@@ -81,7 +82,7 @@ def embed_frames(
             full = True
             clip["no_frames"] = "Left out to keep this page small (--frames N takes more)."
             continue
-        clip["frames"] = frames
+        clip |= {"frames": frames, "step_s": seconds_of_step(fps_of(run))}
         total, done = total + size, done + 1
     told = f"{done} of {len(clips)} clips are shown with their frames"
     if missing:
@@ -91,13 +92,18 @@ def embed_frames(
     return "" if done == len(clips) else f"{told}."
 
 
-def read_frames(path: Path) -> list[str]:
+def fps_of(run: Run) -> float:
+    """Frames a second that a run has watched."""
+    return run.facts.get("settings", {}).get("fps", FPS)
+
+
+def read_frames(path: Path, fps: float) -> list[str]:
     """One picture for each step of a video, its second frame (the step is complete then), as JPEG data URIs.
 
     Raises:
         UserError: the video cannot be read.
     """
-    return [_jpeg(step.frames[-1]) for step in iter_steps(path, max_frames=None)]
+    return [_jpeg(step.frames[-1]) for step in iter_steps(path, max_frames=None, fps=fps)]
 
 
 def _jpeg(pixels) -> str:
@@ -114,6 +120,7 @@ def _caption(run: Run, key: str) -> dict:
         tokens = None
     return {
         "text": text,
+        "step_s": seconds_of_step(fps_of(run)),
         "tokens": None if tokens is None else [_token(token) for token in tokens],
         "scores": {name: round(value, 4) for name, value in run.clip_scores(key).items()},
         "times": {name: round(value, 4) for name, value in run.clip_times(key).items()},
