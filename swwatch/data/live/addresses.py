@@ -37,13 +37,13 @@ class Location:
     shown: str
     format: str | None = None
     options: dict[str, str] = field(default_factory=dict)
+    is_strangers: bool = False  # it is opened by way of a forward.Forwarder
 
 
 def check_url(url: str, *, allow_private: bool = False) -> None:
     """Refuse addresses that must not be opened on behalf of somebody else. Resolves the host, so it may take a while.
 
-    What a name resolves to may change between this and the opening. Where that matters, shut the program off from the
-    inner network as well.
+    What a name resolves to may change: whoever opens it connects to what `public_addresses` finds then.
 
     Args:
         allow_private: also loopback, private, link-local and all other addresses that are not public.
@@ -51,6 +51,27 @@ def check_url(url: str, *, allow_private: bool = False) -> None:
         UserError: another scheme than http, https, rtsp and rtsps, a malformed address, an unknown host, or one with
             an address that is not public.
     """
+    if allow_private:
+        _place(url)
+    else:
+        public_addresses(url)
+
+
+def public_addresses(url: str) -> list[tuple]:
+    """What the host of an address resolves to now, as socket.getaddrinfo has it. Raises UserError, as `check_url`."""
+    host, port = _place(url)
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    except (OSError, UnicodeError) as error:
+        raise UserError(f"{shown_url(url)}: the host {host} is not known: check the address") from error
+    for *_, (address, *_) in found:
+        if not _is_public(address):
+            raise UserError(f"{shown_url(url)} leads to {address}: only public addresses may be opened here")
+    return found
+
+
+def _place(url: str) -> tuple[str, int]:
+    """Host and port of an address that has the right form."""
     if len(url) > MAX_LENGTH or not re.fullmatch(r"[!-\[\]-~]+", url):  # printable ASCII but for the backslash
         raise UserError("this address is too long, or has blanks, backslashes or letters that must be written as %XX")
     scheme = url.partition("://")[0].lower()
@@ -62,15 +83,7 @@ def check_url(url: str, *, allow_private: bool = False) -> None:
         raise UserError(f"{shown_url(url)} is malformed: {error}") from error
     if not host:
         raise UserError(f"{shown_url(url)} names no host")
-    if allow_private:
-        return
-    try:
-        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    except (OSError, UnicodeError) as error:
-        raise UserError(f"{shown_url(url)}: the host {host} is not known: check the address") from error
-    for *_, (address, *_) in found:
-        if not _is_public(address):
-            raise UserError(f"{shown_url(url)} leads to {address}: only public addresses may be opened here")
+    return host, port
 
 
 def _is_public(address: str) -> bool:
@@ -93,14 +106,17 @@ def locate(source: str | Path, *, allow_private: bool = True, rtsp_transport: st
             formats = f"{FORMATS},{PLAYLISTS}" if allow_private else FORMATS
             options = {"protocol_whitelist": WEB_PROTOCOLS, "format_whitelist": formats}
             if not allow_private:
-                options["max_redirects"] = "0"
-            return Location("http", source, shown_url(source), None, options)
-        if rtsp_transport not in ("tcp", "udp"):
-            raise UserError(f"no RTSP transport {rtsp_transport!r}: choose tcp or udp")
+                # no proxy of the environment's between FFmpeg and the forwarder, which follows redirects itself
+                options |= {"protocol_whitelist": "http,tcp", "max_redirects": "0", "http_proxy": ""}
+            return Location("http", source, shown_url(source), None, options, not allow_private)
+        if rtsp_transport not in (("tcp", "udp") if allow_private else ("tcp",)):
+            raise UserError(f"no RTSP transport {rtsp_transport!r}: choose tcp{' or udp' if allow_private else ''}")
         options = {"protocol_whitelist": RTSP_PROTOCOLS, "format_whitelist": f"rtsp,{FORMATS}"}
         # The frame rate is of no use here, and to find it out would take seconds.
         options |= {"rtsp_transport": rtsp_transport, "fpsprobesize": "0", "analyzeduration": "1000000"}
-        return Location("rtsp", source, shown_url(source), "rtsp", options)
+        if not allow_private:
+            options["protocol_whitelist"] = "rtp,tcp"
+        return Location("rtsp", source, shown_url(source), "rtsp", options, not allow_private)
     if name.startswith(CAMERA):
         return _camera(name.removeprefix(CAMERA), sys.platform)
     path = Path(source)

@@ -2,19 +2,19 @@
 
 import errno
 import math
-import threading
 import time
-from collections import deque
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
 
 import av
 
 from swwatch.data.live.addresses import Location, check_url
+from swwatch.data.live.buffer import Buffer
+from swwatch.data.live.forward import Forwarder
 from swwatch.data.video.source import most_pixels, readable, shown_stream, stated_end_s, too_large, why_not
 from swwatch.errors import UserError
 
-CAPACITY = 4  # frames that wait for the consumer
 STEADY_S = 30.0  # a connection that gave frames for so long gives the next one all its attempts again
 LONGEST_WAIT_S = 8.0  # between two attempts
 PROMISED_S = 1.0  # a recording may end so much before the length that it states
@@ -34,57 +34,6 @@ class Reconnect:
 
 class Broken(Exception):
     """The connection was lost, or there was none; says why."""
-
-
-class Buffer:
-    """A few decoded frames between the reading thread and the consumer."""
-
-    def __init__(self):
-        self.dropped = 0
-        self._frames: deque[tuple[float, av.VideoFrame]] = deque()
-        self._done = self._stopped = False
-        self._error: Exception | None = None
-        self._changed = threading.Condition()
-
-    def put(self, timestamp_s: float, frame: av.VideoFrame, is_live: bool) -> None:
-        """Add a frame: where there is no room, the oldest of a live source goes, a recording waits."""
-        with self._changed:
-            if not is_live:
-                self._changed.wait_for(lambda: self._stopped or len(self._frames) < CAPACITY)
-            elif len(self._frames) >= CAPACITY:
-                self._frames.popleft()
-                self.dropped += 1
-            if not self._stopped:
-                self._frames.append((timestamp_s, frame))
-            self._changed.notify_all()
-
-    def get(self) -> tuple[float, av.VideoFrame]:
-        """The oldest frame. Raises StopIteration at the end, and once what went wrong."""
-        with self._changed:
-            self._changed.wait_for(lambda: self._frames or self._done or self._stopped)
-            if self._frames:
-                self._changed.notify_all()
-                return self._frames.popleft()
-            error, self._error = self._error, None
-            raise StopIteration if error is None else error
-
-    def finish(self, error: Exception | None = None) -> None:
-        """Nothing more is put."""
-        with self._changed:
-            self._done, self._error = True, None if self._stopped else error
-            self._changed.notify_all()
-
-    def stop(self) -> None:
-        """Nothing more is got."""
-        with self._changed:
-            self._stopped, self._error = True, None
-            self._frames.clear()
-            self._changed.notify_all()
-
-    def is_stopped_within(self, seconds: float) -> bool:
-        """Sleep, unless stopped."""
-        with self._changed:
-            return self._changed.wait_for(lambda: self._stopped, max(0.0, seconds))
 
 
 class Reader:
@@ -156,13 +105,18 @@ class Reader:
         """From opening to the end. Raises Broken for what another attempt might mend."""
         where, asked_s = self.location, time.monotonic()
         options = where.options | most_pixels(self.max_pixels)
-        with readable(where.address) as address:
+        with ExitStack() as held:
+            way = held.enter_context(Forwarder(where.address, self.timeouts_s[0])) if where.is_strangers else None
+            address = held.enter_context(readable(where.address if way is None else way.address))
             try:
                 container = av.open(
                     address, format=where.format, options=options, timeout=self.timeouts_s, metadata_errors="replace"
                 )
             except av.FFmpegError as error:
-                raise Broken(_why(error, where, self.timeouts_s[0], asked_s)) from error
+                if way is not None and way.refused is not None:
+                    raise way.refused from error
+                reason = _why(error, where, self.timeouts_s[0], asked_s)
+                raise Broken(way.failed if way is not None and way.failed else reason) from error
             self._read(container)
 
     def _read(self, container) -> None:
@@ -302,8 +256,5 @@ def _why(error: av.FFmpegError, where: Location, timeout_s: float, asked_s: floa
     if where.kind == "camera":
         hint = "check that it is plugged in, that no other program uses it, and that you may read it"
         return f"the camera cannot be used ({error.strerror}): {hint}"
-    redirects = " (redirects are not followed here)" if "max_redirects" in where.options else ""
-    what = (
-        "the connection failed or broke off" if error.errno == errno.EIO and where.kind != "file" else error.strerror
-    )
-    return f"{what}{redirects}"
+    is_io = error.errno == errno.EIO and where.kind != "file"
+    return "the connection failed or broke off" if is_io else error.strerror

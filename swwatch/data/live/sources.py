@@ -69,7 +69,7 @@ class FrameStream:
             backoff_s: the pause before the first of them.
             on_reconnect: told before each attempt, from the reading thread.
             allow_private: see `check_url`. Where it is false, as for what strangers give, a string must be an address,
-                and redirects and playlists are refused.
+                playlists are refused, and all that is opened is checked when it is connected to: forward.py.
             rtsp_transport: "tcp", or "udp" for cameras that know nothing else.
             max_pixels: of a frame; a source with larger ones is an error, told before such a frame is decoded.
         Raises:

@@ -18,8 +18,8 @@ from PIL import Image
 from swwatch.data.live import addresses as live_addresses
 from swwatch.data.live import reader as live_reader
 from swwatch.data.live.addresses import locate
+from swwatch.data.live.buffer import CAPACITY
 from swwatch.data.live.frames import LiveFrames
-from swwatch.data.live.reader import CAPACITY
 from swwatch.data.live.sources import check_url, frames_of
 from swwatch.data.video import iter_steps
 from swwatch.errors import UserError
@@ -282,15 +282,14 @@ def test_a_playlist_gives_the_frames_of_its_parts_and_the_grid_joins_them(tmp_pa
     assert live.counts.restarts == 1 and [step.arrival_s for step in steps] == [i + 0.5 for i in range(6)]
 
 
-def test_strangers_addresses_are_not_redirected_and_name_no_others(clip, monkeypatch):
+def test_strangers_addresses_are_redirected_by_us_alone_and_name_no_others(clip, monkeypatch):
     """As for a server that opens addresses for its users; loopback stands for a public host."""
     monkeypatch.setattr(live_addresses, "_is_public", lambda address: True)
     with http_server(clip.read_bytes(), "whole") as server:
         assert len(list(frames_of(server.url, allow_private=False, **QUICK))) == 100
     with http_server(clip.read_bytes(), "redirect") as server:
-        with pytest.raises(UserError, match="redirects are not followed"):
-            next(frames_of(server.url, allow_private=False, **QUICK))
-        assert server.asked == ["/clip.mp4"]
+        assert len(list(frames_of(server.url, allow_private=False, **QUICK))) == 100
+        assert server.asked[:2] == ["/clip.mp4", "/elsewhere.mp4"]
     with http_server(clip.read_bytes(), "whole") as inner:
         playlist = f"#EXTM3U\n#EXT-X-TARGETDURATION:4\n#EXTINF:4,\n{inner.url}\n#EXT-X-ENDLIST\n".encode()
         with http_server(playlist, "whole") as server:
