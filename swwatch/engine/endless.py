@@ -15,7 +15,7 @@ from dataclasses import replace
 import torch
 
 from swwatch.engine.incoming import Incoming
-from swwatch.engine.keeping import feed, hold, moved, thin
+from swwatch.engine.keeping import feed, hold, moved, recall, search, thin
 from swwatch.engine.requests import Run
 from swwatch.policies.memory.pieces import TOLERANCE_S
 from swwatch.policies.memory.policy import Shown
@@ -96,7 +96,7 @@ def _runs(tokens: Layout, chosen: torch.Tensor) -> list[torch.Tensor]:
 def _video_of(watched: Layout, steps: list[int]) -> torch.Tensor:
     """(K,) bool, true at the video of these steps and at what is around it."""
     shown = watched.where(Kind.VIDEO) | watched.where(Kind.AROUND)
-    return shown & torch.isin(watched.step, torch.tensor(steps))
+    return shown & torch.isin(watched.step, torch.tensor(steps, dtype=torch.int64))
 
 
 class Forgetting:
@@ -106,6 +106,7 @@ class Forgetting:
         said_ids: ids of the said tokens that are kept, fed or not, in order; the repetition penalty counts them.
         embeds: (K, D) of all that was watched and is in the cache, where the policy has it read anew.
         num_thinned: steps whose groups have been thinned.
+        recalled: steps whose video has come back for a question; see _common of model.parking.
     """
 
     def __init__(self, session):
@@ -113,6 +114,7 @@ class Forgetting:
         self.said_ids: list[int] = []
         self.embeds: torch.Tensor | None = None
         self.num_thinned = 0
+        self.recalled: list[int] = []
 
     def say(self, ids: list[int]) -> None:
         """Note what is said."""
@@ -134,14 +136,12 @@ class Forgetting:
         watched, pending = cache.tokens[WATCHED], [rows for _, rows in session.pending]
         parts = [cache.tokens[SAID], *pending] if SAID in cache.tokens else pending
         said, num_fed = Layout.cat(parts) if parts else watched[:0], len(cache.tokens.get(SAID, ()))
-        step_s = session.model.settings.step_s
-        shown = self.keep.shown([Shown(step, step * step_s, (step + 1) * step_s) for step in sorted(placed)])
-        gone = [step for step in placed if step not in shown]
+        gone = self._leaving(watched, incoming)
+        shown = [step for step in placed if step not in gone]
         words = (~said.where(Kind.HEADER)).nonzero()[:, 0]
         kept, stays = self.keep.said(said.step[words], shown), {}
         if gone:
             stays[WATCHED] = (~_video_of(watched, gone)).nonzero()[:, 0]
-            watched = watched[stays[WATCHED]]
         if kept is not None and len(kept) < len(words):
             held = said.where(Kind.HEADER).index_fill(0, words[kept], True)
             held[num_fed:] = True  # what is pending is yet to be read
@@ -149,19 +149,66 @@ class Forgetting:
             said, self.said_ids = said[stays[SAID]], [self.said_ids[i] for i in stays[SAID].tolist()]
         for step in gone:
             del placed[step]
-        if not stays:
+        if WATCHED in stays and self.keep.anew:
+            self.embeds = self.embeds[stays[WATCHED].to(self.embeds.device)]
+        left = len(stays[SAID][stays[SAID] < num_fed]) if SAID in stays else num_fed
+        session.pending = hold(cache, session.pending, stays, {}, SAID)
+        came = yield from self._recall(incoming)
+        if not (stays or came):
             return self._thin()
         if self.keep.moves or self.keep.anew:
+            watched = cache.tokens[WATCHED]
             variant, t_per_step = session.variant, session.model.t_per_step
             watched, said, session.cursor.rule = lay_out(variant, t_per_step, watched, said, placed)
         if self.keep.anew:
-            fed = len(stays[SAID][stays[SAID] < num_fed]) if SAID in stays else num_fed
-            yield from self._read_anew(watched, said[:fed], stays.get(WATCHED))
-            session.pending = moved(session.pending, said.position_ids[:, fed:])
-            return True
-        where = {WATCHED: watched.position_ids, SAID: said.position_ids} if self.keep.moves else {}
-        session.pending = hold(cache, session.pending, stays, where, SAID)
+            yield from self._read_anew(watched, said[:left])
+            session.pending = moved(session.pending, said.position_ids[:, left:])
+        elif self.keep.moves:
+            where = {WATCHED: watched.position_ids, SAID: said.position_ids}
+            session.pending = hold(cache, session.pending, {}, where, SAID)
         return True
+
+    def _leaving(self, watched: Layout, incoming: Incoming) -> list[int]:
+        """Steps whose video goes. It is parked where the policy does so, and if it had only come back, is there."""
+        placed, parking = self.session.cursor.placed, self.session.cache.parking
+        video = [step for step in sorted(placed) if step not in self.recalled]
+        step_s = self.session.model.settings.step_s
+        shown = self.keep.shown([Shown(step, step * step_s, (step + 1) * step_s) for step in video])
+        gone = [step for step in video if step not in shown]
+        for step in gone if self.keep.parks else ():
+            index = _video_of(watched, [step]).nonzero()[:, 0]
+            if len(index):
+                parking.park(index, placed[step], 1, self.keep.host_mb * 2**20)
+        if incoming.asks or self.session.finished:
+            gone, self.recalled = [*gone, *self.recalled], []
+        return gone
+
+    def _recall(self, incoming: Incoming) -> Run:
+        """Bring back what a question asks for, in the order of time. Returns whether anything came.
+
+        What is said sees it, and nothing that is watched does.
+        """
+        cache, watched = self.session.cache, self.session.cache.tokens[WATCHED]
+        if not (incoming.asks and cache.parking.blocks):
+            return False
+        ids = [token for ask in incoming.asks for token in ask.ids]
+        rows = watched[watched.where(Kind.PROMPT) & (watched.step == incoming.index)]
+        again = replace(rows, order=int(watched.order.max()) + 1 + torch.arange(len(rows)))
+        scores = yield from search(cache, again, self.session._embed(ids))
+        for block in recall(cache, self.keep, scores):
+            step = int(block.tokens.step[0])
+            self.session.cursor.placed[step] = block.placed
+            self.recalled.append(step)
+        by_time = cache.tokens[WATCHED].order.argsort()
+        cache.keep(WATCHED, by_time)
+        cache.hide(WATCHED, (by_time >= len(watched)).nonzero()[:, 0])
+        return True
+
+    def told(self) -> dict[str, int]:
+        """What came back for the newest question, and what is parked, for trace.Asked."""
+        watched = self.session.cache.tokens[WATCHED]
+        came = int(_video_of(watched, self.recalled).sum())
+        return {"num_recalled": came, "host_bytes": self.session.cache.parking.nbytes}
 
     def _thin(self) -> bool:
         """Thin the newest group of seconds, if the policy does so and all of it is in. Returns False: no word went."""
@@ -175,11 +222,9 @@ class Forgetting:
         self.num_thinned = steps[-1] + 1
         return False
 
-    def _read_anew(self, watched: Layout, said: Layout, stays: torch.Tensor | None) -> Run:
-        """Read what is left into an empty cache. `stays`: which of what was watched is left; None: all."""
+    def _read_anew(self, watched: Layout, said: Layout) -> Run:
+        """Read what is left into an empty cache."""
         session = self.session
-        if stays is not None:
-            self.embeds = self.embeds[stays.to(self.embeds.device)]
         session.cache = session._new_cache()
         yield from feed(session.cache, watched, self.embeds, None)
         if len(said):
@@ -187,9 +232,10 @@ class Forgetting:
 
     def state(self) -> dict:
         """What later steps depend on, in lists and tensors."""
-        return {"said_ids": list(self.said_ids), "embeds": self.embeds, "num_thinned": self.num_thinned}
+        facts = {"num_thinned": self.num_thinned, "recalled": list(self.recalled)}
+        return facts | {"said_ids": list(self.said_ids), "embeds": self.embeds}
 
     def load_state(self, state: dict) -> None:
         """Go on from a `state`."""
         self.said_ids, self.embeds = list(state["said_ids"]), state["embeds"]
-        self.num_thinned = state["num_thinned"]
+        self.num_thinned, self.recalled = state["num_thinned"], list(state["recalled"])

@@ -6,6 +6,7 @@ from dataclasses import replace
 import torch
 
 from swwatch.engine.requests import Feed, Run
+from swwatch.model.parking import Block
 from swwatch.policies.memory.policy import Keep
 from swwatch.rules.layout import Layout
 from swwatch.rules.visibility import WATCHED
@@ -71,3 +72,24 @@ def thin(cache, keep: Keep, video: torch.Tensor) -> int:
     before, after = (part.expand(len(chosen), -1) for part in (others[others < last], others[others > last]))
     cache.keep(WATCHED, torch.cat([before, chosen, after], dim=1))
     return chosen.shape[1]
+
+
+def search(cache, rows: Layout, embeds: torch.Tensor) -> Run:
+    """How near a question is to what is parked: (layers, P) scores. It is read and forgotten again.
+
+    Args:
+        rows, embeds: of the question, (Q,) and (Q, D).
+    """
+    mark, cache.searching = cache.mark(), True
+    yield Feed(cache, rows, embeds, None)
+    cache.searching = False
+    scores = cache.parking.scores([layer.query for layer in cache.layers], rows)
+    cache.restore(mark)
+    return scores
+
+
+def recall(cache, keep: Keep, scores: torch.Tensor) -> list[Block]:
+    """Bring back what the policy says, behind all that was watched; see Parking.recall."""
+    if not cache.parking.alike():
+        scores = scores.sum(0, keepdim=True)
+    return cache.parking.recall(keep.recall(scores).expand(len(cache.layers), -1))

@@ -223,7 +223,7 @@ class Session(BaseSession):
             self.chooser.begin_anew([*self._asked, *self._forgetting.said_ids])
         for ask in incoming.asks:
             self._view(ask.ids)
-            yield Asked(index, ask.text, self.clock.now())
+            yield Asked(index, ask.text, self.clock.now(), **(self._forgetting.told() if self._forgetting else {}))
         first = index == 0 if self.variant.speaks is not Speaks.OFFLINE else last
         over = self.finished or self.chooser.choose.left(self.num_spoken) <= 0
         if first or incoming.asks and over:  # an answer begins

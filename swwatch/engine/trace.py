@@ -48,11 +48,18 @@ class Watched:
 
 @dataclass(frozen=True)
 class Asked:
-    """A question took effect: it stands before the video of `step`, and the words from there on can see it."""
+    """A question took effect: it stands before the video of `step`, and the words from there on can see it.
+
+    Attributes:
+        num_recalled: tokens that the KEEP policy brought back for it.
+        host_bytes: that what is parked takes.
+    """
 
     step: int
     text: str
     t_s: float
+    num_recalled: int = 0
+    host_bytes: int = 0
 
 
 class Moment:

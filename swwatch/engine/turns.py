@@ -13,7 +13,7 @@ import torch
 from swwatch.data.pixels import merged_grids
 from swwatch.data.turns.prompt import SYSTEM_TEXT, Turns
 from swwatch.engine.base import BaseSession
-from swwatch.engine.keeping import feed, hold, thin
+from swwatch.engine.keeping import feed, hold, recall, search, thin
 from swwatch.engine.requests import Look, Run
 from swwatch.engine.source import Step
 from swwatch.engine.trace import Asked, Spoken
@@ -25,6 +25,7 @@ from swwatch.policies.memory.pieces import TOLERANCE_S, joined, len_of_mute, sec
 from swwatch.rules import turn_positions as positions
 from swwatch.rules.cursor import layout_of
 from swwatch.rules.layout import Layout
+from swwatch.rules.patch import Placed
 from swwatch.rules.spans import Part, Span, ids_of
 from swwatch.rules.visibility import WATCHED
 
@@ -200,8 +201,9 @@ class TurnSession(BaseSession):
         if not self.num_rounds:
             raise UserError("nothing has been watched yet: ask once the stream has begun")
         kept, number, last = self.state(), self.num_rounds, max(span.end_s for span in self.context)
-        spans = self._closing()
-        spans += self.turns.turn(number, last, last, None, question)
+        turn = self.turns.turn(number, last, last, None, question)
+        yield from self._recall([span for span in turn if span.part is Part.QUERY])
+        spans = [*self._closing(), *turn]
         logits = yield from self._read([*spans, Span(Part.ANSWER, beginning, None, number, last, last)])
         self.restore(kept)
         return logits
@@ -217,8 +219,9 @@ class TurnSession(BaseSession):
         if asks:
             self.query = "\n".join(ask.text for ask in asks)
         query, self.query = self.query, None
-        spans = self._closing()
-        spans += self.turns.turn(number, start_s, end_s, grid, query)
+        turn = self.turns.turn(number, start_s, end_s, grid, query)
+        yield from self._recall([span for span in turn if span.part is Part.QUERY])
+        spans = [*self._closing(), *turn]
         if video is not None and self.keep.every_turn:
             self._seen[number] = video
         if not self.num_fed:
@@ -228,7 +231,8 @@ class TurnSession(BaseSession):
         for i, step in enumerate(steps, start=first):
             yield from self._tell_watched(i, step)
         for ask in asks:
-            yield Asked(first, ask.text, self.clock.now())
+            came = sum(len(span) for span in self.context if _came_back(span))
+            yield Asked(first, ask.text, self.clock.now(), came, self.cache.parking.nbytes if self.keep.parks else 0)
 
         self.context.append(Span(Part.ANSWER, (), None, number, start_s, end_s))
         before = None if self.given is None else (self.cache.mark(), self.next_position, self.num_laid)
@@ -311,6 +315,7 @@ class TurnSession(BaseSession):
         if not self.num_rounds:
             return
         self._thin()
+        yield from self._recall(())
         left = self.keep.left(self.context, self._begin_context, end_s, self._mute)
         stays = [i for _, place in left for i in place]
         if not self.keep.every_turn and [span for span, _ in left] == self.context:
@@ -323,12 +328,46 @@ class TurnSession(BaseSession):
             if query is not None and query not in self.context:
                 self.query = self.query or self.turns.tokenizer.decode(query.ids)  # asked again
             return
-        where = {}
-        self.context = joined(left)
+        if self.keep.parks:
+            self._park({place.start for _, place in left})
+        self._hold(joined(left), stays)
+
+    def _hold(self, context: list[Span], index: Sequence[int]) -> None:
+        """Hold a context, which is these of the tokens in the cache and then those pending."""
+        where, self.context = {}, context
         if self.policy.compact and self.keep.moves:
-            where[WATCHED], self.next_position = self.policy.place(self.context, 0, self.t_step)
-        index = torch.tensor(stays, dtype=torch.int64)
+            where[WATCHED], self.next_position = self.policy.place(context, 0, self.t_step)
+        index = torch.tensor(index, dtype=torch.int64)
         self.pending = hold(self.cache, self.pending, {WATCHED: index}, where, WATCHED)
+
+    def _park(self, left: set[int]) -> None:
+        """Park the video that goes: all but what begins at these places."""
+        where = self.cache.tokens[WATCHED].position_ids
+        for span, place in whole(self.context):
+            if span.part is Part.VIDEO and place.start not in left:
+                patches, rows, columns = span.grid
+                placed = Placed(tuple(where[:, place.start].tolist()), rows, columns)
+                index = torch.arange(place.start, place.stop)
+                self.cache.parking.park(index, placed, patches, self.keep.host_mb * 2**20)
+
+    def _recall(self, query: Sequence[Span]) -> Run:
+        """What a question brought back goes; what this one asks for, if there is one, comes behind the beginning."""
+        pieces = [(span, place) for span, place in whole(self.context) if not _came_back(span)]
+        if len(pieces) < len(self.context):
+            self._hold([span for span, _ in pieces], [i for _, place in pieces for i in place])
+        if not (query and self.keep.parks and self.cache.parking.blocks):
+            return
+        where, _ = self.policy.place(query, self.next_position, self.t_step)
+        scores = yield from search(self.cache, layout_of(query, where, self.num_laid), self._embed(ids_of(query)))
+        held, total = len(self.cache.tokens[WATCHED]), len(ids_of(self.context))
+        spans = [
+            Span(Part.VIDEO, (self.markup.video,) * len(block.tokens), (block.patches, *block.placed[1:3]))
+            for block in recall(self.cache, self.keep, scores)
+        ]
+        begin = next(i for i, span in enumerate(self.context) if span.round >= 0)
+        place, came = len(ids_of(self.context[:begin])), len(ids_of(spans))
+        index = [*range(place), *range(held, held + came), *range(place, held), *range(held + came, total + came)]
+        self._hold([*self.context[:begin], *spans, *self.context[begin:]], index)
 
     def _thin(self) -> None:
         """Thin the newest group of seconds, if the policy does so and all of it has been watched."""
@@ -352,7 +391,8 @@ class TurnSession(BaseSession):
         yield from self._read(list(context), torch.cat(shown) if shown else None)
 
     def _new_cache(self):
-        return self.model.new_cache(endless=self.policy.compact and self.keep.moves)
+        moves = self.policy.compact and self.keep.moves
+        return self.model.new_cache(moves or self.keep.parks, moves)
 
     # ---- keeping ----------------------------------------------------------------------------------------------------
 
@@ -370,6 +410,11 @@ class TurnSession(BaseSession):
         self._begin_context = [_span(*values) for values in state["begin_context"]]
         self._waiting = [Step(**step) for step in state["waiting"]]
         self._seen, self.speaking = dict(state["seen"]), False
+
+
+def _came_back(span: Span) -> bool:
+    """Whether a question brought it back: else there is no video before the first turn."""
+    return span.part is Part.VIDEO and span.round < 0
 
 
 def _plain(span: Span) -> tuple:

@@ -74,7 +74,7 @@ class BatchedTextAttention:
         outputs = []
         parts = (x.split(past_key_values.sizes, dim=2) for x in (q, k, v))
         for cache, mask, *qkv in zip(past_key_values.caches, attention_mask, *parts, strict=True):
-            keys, values = cache.update(*qkv[1:], self.layer_idx)
+            keys, values = cache.update(*qkv[1:], self.layer_idx, qkv[0])
             outputs.append(attend(self, qkv[0], keys, values, mask, **options)[0])  # (1, Q of the session, N, D/N)
         return self.o_proj(torch.cat(outputs, dim=1).flatten(2)), None
 

@@ -20,8 +20,11 @@ import torch
 from transformers.cache_utils import Cache, DynamicLayer
 from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import rotate_half
 
+from swwatch.model.parking import Parking
 from swwatch.rules.layout import Layout
 from swwatch.rules.visibility import SAID, WATCHED
+
+HIDDEN = 1 << 40  # behind every token that will ever come
 
 
 @dataclass(frozen=True)
@@ -45,28 +48,31 @@ class _StoreLayer(DynamicLayer):
     Attributes:
         stores: stream -> keys and values (2, B, N, K, D).
         first_keys: stream -> keys (B, N, K, D) as they were first rotated, in a cache that can be re-indexed.
+        query: (B, N', Q, D) of the rows of the newest forward, where the cache is `searching`.
     """
 
     def __init__(self, cache: "StreamCache"):
         super().__init__()
         self.cache = weakref.proxy(cache)  # not a cycle: a closed session's memory is returned at once
-        self.stores, self.first_keys = {}, {}
+        self.stores, self.first_keys, self.query = {}, {}, None
 
-    def update(self, key_states: torch.Tensor, value_states: torch.Tensor, *args, **kwargs):
+    def update(self, key_states: torch.Tensor, value_states: torch.Tensor, query=None, *args, **kwargs):
         """Append the rows announced by `StreamCache.admit`; return what those rows may read."""
+        if self.cache.searching:
+            self.query = query
         new = torch.stack([key_states, value_states])  # (2, B, N, Q, D)
         for stream, index in self.cache.incoming.items():
             self.append(stream, new if index is None else new[..., index.to(new.device), :])
         read = [self.stores[stream] for stream in self.cache.readable if stream in self.stores]
         return torch.cat(read, dim=-2).unbind(0) if len(read) > 1 else read[0].unbind(0)
 
-    def append(self, stream: int, new: torch.Tensor) -> None:
-        """Add keys and values (2, B, N, Q, D) to a store."""
+    def append(self, stream: int, new: torch.Tensor, first: torch.Tensor | None = None) -> None:
+        """Add keys and values (2, B, N, Q, D) to a store. `first`: the keys as they were first rotated; None: so."""
         old = self.stores.get(stream)
         self.stores[stream] = new if old is None else torch.cat([old, new], dim=-2)
-        if self.cache.rotary is not None:
-            old = self.first_keys.get(stream)
-            self.first_keys[stream] = new[0] if old is None else torch.cat([old, new[0]], dim=-2)
+        if self.cache.moves:
+            old, first = self.first_keys.get(stream), new[0] if first is None else first
+            self.first_keys[stream] = first if old is None else torch.cat([old, first], dim=-2)
 
     def keep(self, stream: int, index: torch.Tensor) -> None:
         """Hold the tokens of `index` (K',) in a store, in that order, and no others."""
@@ -96,16 +102,18 @@ class StreamCache(Cache):
 
     Args:
         num_layers: of the LLM.
-        rotary: the LLM's rotary embedding, of a cache that can be re-indexed; its keys take twice the memory.
+        rotary: the LLM's rotary embedding, of a cache that tokens leave; None: they stay.
+        moves: it can be re-indexed then; its keys take twice the memory.
     Attributes:
         tokens: stream -> Layout of the tokens in that store, in the order they are stored.
         num_fed: tokens ever admitted or received. A session that feeds every token once ends with the length of its
             layout.
     """
 
-    def __init__(self, num_layers: int, rotary: Callable | None = None):
+    def __init__(self, num_layers: int, rotary: Callable | None = None, moves: bool = True):
         super().__init__(layers=[_StoreLayer(self) for _ in range(num_layers)])
-        self.rotary = rotary
+        self.rotary, self.moves = rotary, moves and rotary is not None
+        self.parking, self.searching = Parking(weakref.proxy(self)), False
         self.tokens: dict[int, Layout] = {}
         self.first_positions: dict[int, torch.Tensor] = {}  # stream -> (3, K), where its keys were first rotated to
         self.num_fed = 0
@@ -148,7 +156,7 @@ class StreamCache(Cache):
         self.evictions += 1
         kept = self.tokens[stream][index]
         if index.ndim == 2:
-            if self.rotary is not None:
+            if self.moves:
                 raise ValueError("a cache whose layers hold different tokens cannot be re-indexed")
             first, step, order = Layout(*(column[..., 0, :] for column in vars(kept).values())), kept.step, kept.order
             kept = replace(first, step=step.amax(0), order=order.amax(0))
@@ -157,6 +165,11 @@ class StreamCache(Cache):
             self.first_positions[stream] = self.first_positions[stream][:, index]
         for layer, own in zip(self.layers, index.expand(len(self.layers), -1), strict=True):
             layer.keep(stream, own)
+
+    def hide(self, stream: int, index: torch.Tensor) -> None:
+        """From now on no row of the same stream sees the tokens of `index` (K',); what is said goes on to."""
+        tokens = self.tokens[stream]
+        self.tokens[stream] = replace(tokens, order=tokens.order.index_add(0, index, torch.full_like(index, HIDDEN)))
 
     def keys(self, stream: int, index: torch.Tensor) -> torch.Tensor:
         """(layers, K', N x D) keys of the tokens of `index` (K',), as they are rotated now."""
@@ -169,11 +182,11 @@ class StreamCache(Cache):
         Args:
             position_ids: (3, K) of all its tokens.
         Raises:
-            ValueError: this cache was made without `rotary`, or of another number of tokens.
+            ValueError: this cache was not made to move, or of another number of tokens.
         """
         tokens = self.tokens[stream]
-        if self.rotary is None:
-            raise ValueError("only a cache made with `rotary` can be re-indexed")
+        if not self.moves:
+            raise ValueError("only a cache made with `rotary`, and to move, can be re-indexed")
         if position_ids.shape != tokens.position_ids.shape:
             raise ValueError(f"{len(tokens)} tokens need positions (3, {len(tokens)}), not {position_ids.shape}")
         self.evictions += 1
@@ -250,6 +263,7 @@ class StreamCache(Cache):
             "first_keys": [dict(layer.first_keys) for layer in self.layers],
             "first_positions": dict(self.first_positions),
             "num_fed": self.num_fed,
+            "parking": self.parking.state(),
         }
 
     def load_state(self, state: dict) -> None:
@@ -260,25 +274,25 @@ class StreamCache(Cache):
         """
         if len(state["stores"]) != len(self.layers):
             raise ValueError(f"a state of {len(state['stores'])} layers does not fit {len(self.layers)}")
-        if self.rotary is not None and state["tokens"] and not state["first_positions"]:
+        if self.moves and state["tokens"] and not state["first_positions"]:
             raise ValueError("the state is of a cache that cannot be re-indexed, and this one can")
         self.tokens = {stream: Layout(**columns) for stream, columns in state["tokens"].items()}
         self.first_positions, self.num_fed = dict(state["first_positions"]), state["num_fed"]
+        self.parking.load_state(state["parking"])
         self.evictions += 1  # no older mark is of this content
         for layer, stores, first_keys in zip(self.layers, state["stores"], state["first_keys"], strict=True):
             layer.stores, layer.first_keys = dict(stores), dict(first_keys)
 
     @property
     def nbytes(self) -> int:
-        """Bytes that the keys and values take."""
+        """Bytes that the keys and values take; those that are parked on the host count there."""
         held = [store for layer in self.layers for store in (*layer.stores.values(), *layer.first_keys.values())]
         return sum(store.nbytes for store in held)
 
-    def _list(self, stream: int, new: Layout) -> None:
-        if self.rotary is not None:
-            first = self.first_positions.get(stream)
-            new_first = new.position_ids
-            self.first_positions[stream] = new_first if first is None else torch.cat([first, new_first], dim=1)
+    def _list(self, stream: int, new: Layout, first: torch.Tensor | None = None) -> None:
+        if self.moves:
+            old, first = self.first_positions.get(stream), new.position_ids if first is None else first
+            self.first_positions[stream] = first if old is None else torch.cat([old, first], dim=1)
         self.tokens[stream] = Layout.cat([self.tokens[stream], new]) if stream in self.tokens else new
 
 

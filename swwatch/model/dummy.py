@@ -79,7 +79,7 @@ class DummyModel:
         self._logits[WORD] = 1.0
 
     def new_cache(self, endless: bool = False, moves: bool = True) -> StreamCache:
-        return StreamCache(1, _no_turn if endless and moves else None)
+        return StreamCache(1, _no_turn if endless else None, moves)
 
     def embed(self, ids) -> torch.Tensor:
         return torch.zeros(len(ids), 1)
@@ -91,7 +91,7 @@ class DummyModel:
         cache.admit(rows)
         nothing = torch.zeros(1, 1, len(rows), 2)
         for layer in cache.layers:
-            layer.update(nothing, nothing)
+            layer.update(nothing, nothing, nothing)
         return None if predicts is None else self._logits
 
 

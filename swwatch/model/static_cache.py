@@ -235,6 +235,7 @@ class StaticCache(Cache):
             "first_keys": [{} for _ in pairs],
             "first_positions": {},
             "num_fed": self.num_fed,
+            "parking": {"blocks": [], "num_parked": 0},
         }
 
     def load_state(self, state: dict) -> None:

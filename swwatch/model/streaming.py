@@ -143,8 +143,8 @@ class Streaming:
     def new_cache(self, endless: bool = False, moves: bool = True) -> StreamCache:
         """An empty cache for one session; `endless`: tokens will go; `moves`: and the others stand elsewhere then, so
         that it must be one that can be re-indexed, whose keys take twice the memory."""
-        rotary = self.model.language_model.rotary_emb if endless and moves else None
-        return StreamCache(self.config.text_config.num_hidden_layers, rotary)
+        rotary = self.model.language_model.rotary_emb if endless else None
+        return StreamCache(self.config.text_config.num_hidden_layers, rotary, moves)
 
     def embed(self, ids) -> torch.Tensor:
         """(Q,) token ids -> (Q, W) embeddings."""

@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from swwatch.errors import UserError
 from swwatch.policies.memory.key_norm import KeyNorm
-from swwatch.policies.memory.pieces import TOLERANCE_S, Piece, seconds_of_video, slide, whole
+from swwatch.policies.memory.pieces import TOLERANCE_S, Piece, ends, seconds_of_video, slide, whole
 from swwatch.policies.memory.policy import Keep, Shown, newest
 from swwatch.policies.memory.recent import Recent
+from swwatch.policies.memory.rekv import Rekv
 from swwatch.policies.table import option, parse, table
 from swwatch.rules.spans import Part, Span
 from swwatch.rules.variants import Speaks
@@ -54,10 +55,7 @@ class Window(Keep):
         return newest(video, self.vision_s)
 
     def said(self, steps: "torch.Tensor", shown: Collection[int]) -> "torch.Tensor | None":
-        if len(steps) <= self.text_sink + self.text_window:
-            return None
-        number = (steps >= 0).nonzero()[:, 0]
-        return number[(number < self.text_sink) | (number >= len(steps) - self.text_window)]
+        return ends(steps, self.text_sink, self.text_window)
 
 
 @dataclass(frozen=True)
@@ -126,7 +124,7 @@ class Restart(Keep):
 
 
 ALL = All()
-KEEP = table(All, Window, SinkWindow, Flush, Restart, Recompute, Recent, KeyNorm)
+KEEP = table(All, Window, SinkWindow, Flush, Restart, Recompute, Recent, KeyNorm, Rekv)
 EVICTIONS = [APPEND, *(name for name, kind in KEEP.items() if kind.forgets and Speaks.TURNS in kind.for_whom)]
 
 

@@ -6,12 +6,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from swwatch.engine.fused import FusedSession
+from swwatch.engine.requests import drive
 from swwatch.engine.session import Session
+from swwatch.engine.source import Ask, FileSource, Step
+from swwatch.engine.trace import Asked, SimulatedClock, Spoken
+from swwatch.engine.turns import Said
 from swwatch.errors import UserError
+from swwatch.model.cache import HIDDEN
 from swwatch.policies.choose import Greedy
 from swwatch.policies.keep import parse_keep
 from swwatch.policies.memory.key_norm import KeyNorm
 from swwatch.policies.memory.recent import Recent
+from swwatch.policies.memory.rekv import Rekv
 from swwatch.policies.speak import RandomK, WaitK
 from swwatch.rules.layout import Kind, Layout
 from swwatch.rules.spans import Part, ids_of
@@ -21,7 +27,7 @@ from swwatch.toy.checkpoint import make_checkpoint
 from tests.helpers.feeds import small
 from tests.helpers.streams import Paced, Stream, ToldSession, fed_positions, random_stream, spoken_by
 from tests.helpers.tiny import tiny_loader
-from tests.helpers.turn_streams import Scripted, answers, begin, play, random_steps
+from tests.helpers.turn_streams import Scripted, Steps, answers, begin, play, random_steps, watched
 
 PARALLEL = speaking(Speaks.PARALLEL)
 CHOOSE = Greedy(1.0, None)
@@ -32,17 +38,21 @@ schedules = st.one_of(st.builds(WaitK, st.integers(1, 3)), st.builds(RandomK, st
 class Compared(Session):
     """Compares every prediction with that of one forward over what is left, where it is said to stand."""
 
-    def set(self, stream: Stream, rule):
-        """rule(session, newest): asserts what the plain words of the policy say of what is left."""
-        videos = [self.model.watch_video(p, g) for p, g in zip(stream.pixels, stream.grids, strict=True)]
-        self.watched = torch.cat([self._embed(stream.prompt), *videos, self._embed(self.markup.suffix)])
+    def set(self, stream: Stream, rule, asked=()):
+        """rule(session, newest): asserts what the policy's plain words say of what is left. asked: step -> ids."""
+        self.videos = [self.model.watch_video(p, g) for p, g in zip(stream.pixels, stream.grids, strict=True)]
+        parts = [self._embed(stream.prompt)]
+        for step, video in enumerate(self.videos):
+            parts += [self._embed(asked[step])] if step in asked else []
+            parts += [video]
+        self.watched = torch.cat([*parts, self._embed(self.markup.suffix)])
         self.rule, self.compared = rule, 0
         return self
 
     def _predict(self, rows, embeds, feeds_left):
         logits = yield from super()._predict(rows, embeds, feeds_left)
         watched, said = self.cache.tokens[WATCHED], self.cache.tokens[SAID]
-        parts = [self.watched[watched.order], self._embed(self._forgetting.said_ids[: len(said)])]
+        parts = [self.watched[watched.order % HIDDEN], self._embed(self._forgetting.said_ids[: len(said)])]
         tokens = Layout.cat([watched, said])
         with torch.no_grad():
             theirs = self.model.model.language_model(
@@ -155,7 +165,110 @@ def test_key_norm_in_chat_turns_leaves_one_run_of_video_a_group(load_tiny, syste
         assert seen == [[12], [3, 4], [3, 4, 4], [3, 3, 4], [3, 3, 4, 4]]
 
 
-MEMORIES = ["recent:3", "key_norm:3:group_s=2"]
+def asking(loaded, at: dict[int, list[int]]) -> dict:
+    """Orders of a Paced source: questions of these words, heard once so many steps were taken."""
+    suffix, start = loaded.markup.suffix, loaded.markup.vision_start
+    return {step: [Ask((*suffix, *ids, start), str(ids))] for step, ids in at.items()}
+
+
+@pytest.mark.parametrize("variant", PARALLEL)
+@given(schedules, st.integers(1, 3), st.integers(1, 4), st.booleans(), st.integers(0, 99))
+@settings(max_examples=4)
+def test_rekv_in_one_layer_is_one_forward_over_the_window_and_the_blocks_nearest_to_the_question(
+    one_layer, variant, schedule, seconds, count, alike, seed
+):
+    loaded = one_layer[variant]
+    stream = random_stream(loaded, [(2, 2)] * 9 if alike else [(2, 2), (1, 2), (2, 3)] * 3, seed=seed)
+    source = Paced(stream, orders=asking(loaded, {5: [3, 4, 5], 8: [6, 7]}))
+    question = {5: [*loaded.markup.suffix, 3, 4, 5, loaded.markup.vision_start]}
+    question[8] = [*loaded.markup.suffix, 6, 7, loaded.markup.vision_start]
+    layer, counts = loaded.model.model.language_model.layers[0], {0: 0, 5: 5, 6: 5, 7: 5, 8: 8}
+
+    def heads(project, embeds):
+        return project(layer.input_layernorm(embeds)).detach().unflatten(-1, (-1, 8)).mean(0)
+
+    def rule(session, newest):
+        since = max(0, newest - seconds + 1)
+        expected = list(range(since, newest + 1))
+        if at := counts.get(newest):
+            old = range(max(0, at - seconds + 1))
+            mean = heads(layer.self_attn.q_proj, session._embed(question[at]))
+            keys = [heads(layer.self_attn.k_proj, session.videos[step]) for step in old]
+            scores = [sum(float(mean[head] @ key[head // 2]) for head in range(4)) for key in keys]
+            expected += sorted(old, key=lambda step: scores[step])[-count:]
+        assert steps_in_view(session) == sorted(set(expected))
+        assert bool((session.cache.tokens[WATCHED].step.diff() >= 0).all()), "in the order of time"
+
+    options = {"keep": Rekv(count, seconds), "schedule": schedule, "choose": Greedy(1.0, 40)}
+    session = Compared(loaded.model, stream.prompt, **options).set(stream, rule, question)
+    told = [event for event in drive(loaded.model, session.run(source)) if isinstance(event, Asked)]
+    assert session.compared > 5 and [event.step for event in told] == [5, 8]
+    if alike:
+        one = session.cache.parking.blocks[0].nbytes
+        assert [event.num_recalled for event in told] == [4 * min(count, max(0, n - seconds + 1)) for n in (5, 8)]
+        assert [event.host_bytes for event in told] == [one * max(0, n - seconds + 1) for n in (5, 8)]
+
+
+def test_rekv_in_chat_turns_shows_the_blocks_behind_the_beginning_for_one_turn(one_layer):
+    """In one layer keys do not depend on what a token could see: a fresh forward has the same."""
+    loaded, seen, steps = one_layer["streamingvlm"], [], random_steps(one_layer["streamingvlm"], 9)
+    videos = watched(loaded, steps)
+    session = begin(loaded, Scripted, keep=Rekv(2, 3.0, text_sink=4, text_window=6)).tell(answers(loaded, 9))
+    source = Steps(list(steps))
+    for event in drive(loaded.model, session.run(source)):
+        if isinstance(event, Said):
+            source.told = [Ask((), "Who won")] if event.round in (4, 6) else []
+            seen.append([span.round for span in session.context if span.part is Part.VIDEO])
+            fresh = begin(loaded, keep=session.keep)
+            blocks, turn = session.cache.parking.blocks, event.round
+            came = {int(block.tokens.step[0]): videos[int(block.tokens.step[0])] for block in blocks}
+            shown = [span for span in session.context if span.part is Part.VIDEO]
+            if -1 in seen[-1]:
+                keys = session.cache.layers[0].first_keys[WATCHED][0]
+                picked = [b for b in blocks if any(torch.equal(b.keys[0], part) for part in _runs_of(keys, 4))]
+                order = [int(block.tokens.step[0]) for block in picked]
+                fresh_videos = [*(came[step] for step in order), *(videos[s.round] for s in shown if s.round >= 0)]
+                rows = torch.cat(fresh_videos)
+                list(drive(loaded.model, fresh._read(session.context, rows)))
+                held = session.cache.get_seq_length()
+                ours, theirs = (s.cache.layers[0].stores[WATCHED][..., :held, :] for s in (session, fresh))
+                torch.testing.assert_close(ours, theirs, atol=1e-4, rtol=0)
+                expected, _ = session.policy.place(session.context, 0, session.t_step)
+                assert torch.equal(session.cache.tokens[WATCHED].position_ids, expected[:, :held])
+                assert turn in (5, 7) and len(order) == 2
+    assert seen[4] == [2, 3, 4] and seen[5] == [-1, -1, 3, 4, 5] and seen[6] == [4, 5, 6]
+    assert seen[7] == [-1, -1, 5, 6, 7] and seen[8] == [6, 7, 8]
+
+
+def _runs_of(keys: torch.Tensor, length: int) -> list[torch.Tensor]:
+    return [keys[:, i : i + length] for i in range(keys.shape[1] - length + 1)]
+
+
+@pytest.mark.parametrize("seconds", [150, pytest.param(10_000, marks=pytest.mark.long)])
+@pytest.mark.parametrize("keep", ["recent:3", "rekv:2:vision_s=3:host_mb=0.01:text_sink=4:text_window=8"])
+def test_p12_device_and_host_memory_stay_flat(one_layer, keep, seconds):
+    """A question now and then; every step has as many tokens."""
+    loaded = one_layer["group"]
+    stream = random_stream(loaded, [(1, 2)])
+    told = asking(loaded, {n: [3, 4] for n in range(10, 40, 10)})
+    steps = (Step(stream.pixels[0], stream.grids[0], i + 0.5) for i in range(seconds))
+    source = FileSource(steps, lambda step: step, SimulatedClock(now=lambda: 0.0))
+    options = {"keep": keep, "schedule": WaitK(1), "choose": CHOOSE, "clock": source._clock}
+    session, device, host = Session(loaded.model, stream.prompt, **options), [], []
+    source.orders = lambda: told.pop(len(device), [])
+    for event in drive(loaded.model, session.run(source)):
+        if isinstance(event, Spoken) and event.step == len(device):
+            device.append(session.cache.nbytes)
+            host.append(session.cache.parking.nbytes)
+        if len(device) == seconds:
+            break
+    early, late = (range(45, 75), range(seconds - 60, seconds - 10))
+    assert max(device[i] for i in late) <= max(device[i] for i in early)
+    assert max(host) <= 0.01 * 2**20 and host[-1] == host[len(host) // 2]
+    assert len(session._forgetting.said_ids) < 20
+
+
+MEMORIES = ["recent:3", "key_norm:3:group_s=2", "rekv:2:vision_s=3:host_mb=1:text_sink=512:text_window=512"]
 
 
 @pytest.mark.parametrize("keep", MEMORIES)
@@ -164,8 +277,10 @@ def test_p2_fused_says_what_serial_says(load_tiny, variant, keep):
     loaded = load_tiny(variant)
     stream = random_stream(loaded, [(1, 2), (2, 2), (2, 3)] * 3, seed=5)
     serial, fused = (kind(loaded.model, stream.prompt, keep=keep, choose=CHOOSE) for kind in (Session, FusedSession))
-    theirs = spoken_by(loaded.model, serial, Paced(stream))
-    assert spoken_by(loaded.model, fused, Paced(stream)) == theirs and len(theirs) > 20
+    at = {6: [3, 4, 5], 8: [6]}
+    theirs = spoken_by(loaded.model, serial, Paced(stream, orders=asking(loaded, at)))
+    source = Paced(stream, orders=asking(loaded, at))
+    assert spoken_by(loaded.model, fused, source) == theirs and len(theirs) > 20
     assert fed_positions(fused) == fed_positions(serial)
 
 

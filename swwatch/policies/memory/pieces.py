@@ -5,9 +5,12 @@ Source: arXiv 2510.09608, section 2.1 (sinks and windows).
 
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from swwatch.rules.spans import Part, Span
+
+if TYPE_CHECKING:
+    import torch
 
 TOLERANCE_S = 1e-6
 
@@ -114,3 +117,11 @@ def seconds_of_video(context: Iterable[Span]) -> float:
     """Seconds whose video is in a context."""
     seconds = {span.round: span.end_s - span.start_s for span in context if span.part is Part.VIDEO}
     return sum(seconds.values())
+
+
+def ends(tokens: "torch.Tensor", first: int, last: int) -> "torch.Tensor | None":
+    """Numbers of the first and the last of tokens (N,); None where these are all."""
+    if len(tokens) <= first + last:
+        return None
+    number = tokens.new_ones(len(tokens)).nonzero()[:, 0]
+    return number[(number < first) | (number >= len(tokens) - last)]

@@ -39,6 +39,7 @@ class Keep(Policy):
         forgets: whether anything ever goes.
         moves: what is left is closed up, so that the cache must be one that can be re-indexed.
         anew: what is left is read anew, into an empty cache; every_turn: at every turn, whether anything went or not.
+        parks: video that goes is parked in host memory, `host_mb` of it at most, for a question to `recall`.
         thins: of every `group_s` seconds of video each layer keeps what `thin` says.
         windows: options that say how much is forgotten.
     """
@@ -49,6 +50,7 @@ class Keep(Policy):
     moves: ClassVar[bool] = False
     anew: ClassVar[bool] = False
     every_turn: ClassVar[bool] = False
+    parks: ClassVar[bool] = False
     thins: ClassVar[bool] = False
     windows: ClassVar[tuple[str, ...]] = ()
 
@@ -103,6 +105,14 @@ class Keep(Policy):
 
         Args:
             keys: (layers, K, heads x D) of its tokens.
+        """
+        raise NotImplementedError
+
+    def recall(self, scores: "torch.Tensor") -> "torch.Tensor":
+        """Which of the parked blocks come back for a question: (layers, k), rising, of any k up to P.
+
+        Args:
+            scores: (layers, P) how near the question is to each; (1, P) where all layers bring back the same.
         """
         raise NotImplementedError
 
