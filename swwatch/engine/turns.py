@@ -13,21 +13,20 @@ import torch
 from swwatch.data.pixels import merged_grids
 from swwatch.data.turns.prompt import SYSTEM_TEXT, Turns
 from swwatch.engine.base import BaseSession
-from swwatch.engine.keeping import feed, hold, recall, search, thin
+from swwatch.engine.keeping import feed
 from swwatch.engine.requests import Look, Run
 from swwatch.engine.source import Step
 from swwatch.engine.trace import Asked, Spoken
+from swwatch.engine.turns_forgetting import ForgetfulTurns, came_back
 from swwatch.errors import UserError
 from swwatch.model.cache import Mark
 from swwatch.policies.choose import Choosing, parse_choose
 from swwatch.policies.keep import Keep, parse_keep
-from swwatch.policies.memory.pieces import TOLERANCE_S, joined, len_of_mute, seconds_of_video, whole
+from swwatch.policies.memory.pieces import len_of_mute
 from swwatch.rules import turn_positions as positions
 from swwatch.rules.cursor import layout_of
 from swwatch.rules.layout import Layout
-from swwatch.rules.patch import Placed
 from swwatch.rules.spans import Part, Span, ids_of
-from swwatch.rules.visibility import WATCHED
 
 
 @dataclass(frozen=True)
@@ -50,7 +49,7 @@ class Said:
     t_s: float
 
 
-class TurnSession(BaseSession):
+class TurnSession(ForgetfulTurns):
     """One stream.
 
     A question takes effect with the next turn, other orders between two turns; in a pause turns are watched and
@@ -231,7 +230,7 @@ class TurnSession(BaseSession):
         for i, step in enumerate(steps, start=first):
             yield from self._tell_watched(i, step)
         for ask in asks:
-            came = sum(len(span) for span in self.context if _came_back(span))
+            came = sum(len(span) for span in self.context if came_back(span))
             yield Asked(first, ask.text, self.clock.now(), came, self.cache.parking.nbytes if self.keep.parks else 0)
 
         self.context.append(Span(Part.ANSWER, (), None, number, start_s, end_s))
@@ -310,78 +309,6 @@ class TurnSession(BaseSession):
 
     # ---- forgetting -------------------------------------------------------------------------------------------------
 
-    def _forget(self, end_s: float) -> Run:
-        """Let go of what a turn that ends at `end_s` no longer sees."""
-        if not self.num_rounds:
-            return
-        self._thin()
-        yield from self._recall(())
-        left = self.keep.left(self.context, self._begin_context, end_s, self._mute)
-        stays = [i for _, place in left for i in place]
-        if not self.keep.every_turn and [span for span, _ in left] == self.context:
-            return
-        if not self.keep.anew and self.pending and stays[-1] != len(ids_of(self.context)) - 1:
-            yield from self._read()  # words that are about to move must be in the cache
-        if self.keep.anew:
-            query = next((span for span in self.context if span.part is Part.QUERY), None)
-            yield from self._begin_anew(joined(left))
-            if query is not None and query not in self.context:
-                self.query = self.query or self.turns.tokenizer.decode(query.ids)  # asked again
-            return
-        if self.keep.parks:
-            self._park({place.start for _, place in left})
-        self._hold(joined(left), stays)
-
-    def _hold(self, context: list[Span], index: Sequence[int]) -> None:
-        """Hold a context, which is these of the tokens in the cache and then those pending."""
-        where, self.context = {}, context
-        if self.policy.compact and self.keep.moves:
-            where[WATCHED], self.next_position = self.policy.place(context, 0, self.t_step)
-        index = torch.tensor(index, dtype=torch.int64)
-        self.pending = hold(self.cache, self.pending, {WATCHED: index}, where, WATCHED)
-
-    def _park(self, left: set[int]) -> None:
-        """Park the video that goes: all but what begins at these places."""
-        where = self.cache.tokens[WATCHED].position_ids
-        for span, place in whole(self.context):
-            if span.part is Part.VIDEO and place.start not in left:
-                patches, rows, columns = span.grid
-                placed = Placed(tuple(where[:, place.start].tolist()), rows, columns)
-                index = torch.arange(place.start, place.stop)
-                self.cache.parking.park(index, placed, patches, self.keep.host_mb * 2**20)
-
-    def _recall(self, query: Sequence[Span]) -> Run:
-        """What a question brought back goes; what this one asks for, if there is one, comes behind the beginning."""
-        pieces = [(span, place) for span, place in whole(self.context) if not _came_back(span)]
-        if len(pieces) < len(self.context):
-            self._hold([span for span, _ in pieces], [i for _, place in pieces for i in place])
-        if not (query and self.keep.parks and self.cache.parking.blocks):
-            return
-        where, _ = self.policy.place(query, self.next_position, self.t_step)
-        scores = yield from search(self.cache, layout_of(query, where, self.num_laid), self._embed(ids_of(query)))
-        held, total = len(self.cache.tokens[WATCHED]), len(ids_of(self.context))
-        spans = [
-            Span(Part.VIDEO, (self.markup.video,) * len(block.tokens), (block.patches, *block.placed[1:3]))
-            for block in recall(self.cache, self.keep, scores)
-        ]
-        begin = next(i for i, span in enumerate(self.context) if span.round >= 0)
-        place, came = len(ids_of(self.context[:begin])), len(ids_of(spans))
-        index = [*range(place), *range(held, held + came), *range(place, held), *range(held + came, total + came)]
-        self._hold([*self.context[:begin], *spans, *self.context[begin:]], index)
-
-    def _thin(self) -> None:
-        """Thin the newest group of seconds, if the policy does so and all of it has been watched."""
-        pieces = [(span, place) for span, place in whole(self.context) if span.part is Part.VIDEO]
-        group = [(span, place) for span, place in pieces if span.round >= self.num_thinned]
-        if not self.keep.thins or seconds_of_video(span for span, _ in group) < self.keep.group_s - TOLERANCE_S:
-            return
-        left = thin(self.cache, self.keep, torch.tensor([i for _, place in group for i in place]))
-        spans, last = [span for span, _ in group], group[-1][0]
-        # one line of tokens, which nobody lays out again
-        line = replace(last, ids=last.ids[:1] * left, grid=(1, 1, left), start_s=spans[0].start_s)
-        self.context = [line if span is last else span for span in self.context if span is last or span not in spans]
-        self.num_thinned = last.round + 1
-
     def _begin_anew(self, context: list[Span]) -> Run:
         """Read a context into an empty cache."""
         self.cache, self.pending, self.next_position = self._new_cache(), [], 0
@@ -410,11 +337,6 @@ class TurnSession(BaseSession):
         self._begin_context = [_span(*values) for values in state["begin_context"]]
         self._waiting = [Step(**step) for step in state["waiting"]]
         self._seen, self.speaking = dict(state["seen"]), False
-
-
-def _came_back(span: Span) -> bool:
-    """Whether a question brought it back: else there is no video before the first turn."""
-    return span.part is Part.VIDEO and span.round < 0
 
 
 def _plain(span: Span) -> tuple:
