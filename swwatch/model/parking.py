@@ -8,7 +8,6 @@ Legend: M layers, N key heads, G query heads for each of them, K tokens of a blo
 
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
-from typing import TYPE_CHECKING
 
 import torch
 from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import rotate_half
@@ -16,9 +15,6 @@ from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import rotate_half
 from swwatch.rules.layout import Layout
 from swwatch.rules.patch import Placed
 from swwatch.rules.visibility import WATCHED
-
-if TYPE_CHECKING:
-    from swwatch.model.cache import StreamCache
 
 
 @dataclass(frozen=True)
@@ -56,9 +52,10 @@ class Parking:
 
     Attributes:
         num_parked: blocks that ever came; those that are no longer in `blocks` went because room was needed.
+        cache: a StreamCache.
     """
 
-    def __init__(self, cache: "StreamCache"):
+    def __init__(self, cache):
         self.cache, self.blocks, self.num_parked = cache, [], 0
 
     @property
