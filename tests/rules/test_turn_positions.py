@@ -84,6 +84,12 @@ def test_a_whole_conversation_stands_as_transformers_has_it(family, turns):
     assert torch.equal(ours, theirs[:, 0]) and torch.equal(ours, get("mrope_contiguous").place(run, 0, step)[0])
 
 
+@given(spans)
+def test_training_samples_of_flat_1d_stand_as_a_stream_of_flat_contiguous_begins(run):
+    assert torch.equal(get("flat_1d").place(run, 0, 2)[0], get("flat_contiguous").place(run, 0, 2)[0])
+    assert get("flat_contiguous").compact and not get("flat_1d").compact
+
+
 def test_livecc_counts_plainly_from_the_second_turn_on():
     first, later = [text(1, -1), video(1, 2, 2, 0), text(1, 0)], [video(1, 2, 2, 1), text(2, 1)]
     compat, _ = get("livecc_compat").place(first + later, 0, 1)
