@@ -38,6 +38,7 @@ MISTAKES = [
     "watch /nowhere.mp4",
     "inspect --grid 2",
     "inspect --variant all --seconds 9",
+    "inspect --see dtd:0.5 --video /nowhere.mp4 --model x/y",
     "merge /nowhere --out x",
     "chunk /nowhere out.jsonl",
     "toy data",

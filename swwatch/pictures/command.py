@@ -1,7 +1,7 @@
 """Draw the positions and the mask of a variant, as the paper's figures 2 and 3 do; or print them as text.
 
 With --seconds it is a stream without end: what is kept as time goes by, what was let go, and where the rest stands. So
-for streamingvlm and livecc always.
+for streamingvlm and livecc always. With --see it is a video: what that policy leaves of its first steps.
 """
 
 from dataclasses import dataclass
@@ -10,8 +10,11 @@ from typing import ClassVar
 
 from swwatch.config import read_settings, setting
 from swwatch.errors import UserError
+from swwatch.model.checks import check_checkpoint
 from swwatch.policies import keep
+from swwatch.policies.see import SEE, parse_see
 from swwatch.policies.speak import parse_schedule
+from swwatch.policies.table import forms
 from swwatch.rules import turn_positions, variants
 from swwatch.rules.variants import TURNS
 
@@ -35,7 +38,29 @@ class StreamWithoutEnd:
 
 
 @dataclass(frozen=True, kw_only=True)
-class InspectSettings(StreamWithoutEnd):
+class VideoUnderPolicy:
+    """What is drawn of one."""
+
+    heading: ClassVar[str] = "what a SEE policy leaves of a video"
+
+    see: str | None = setting(None, f"the policy: {forms(SEE)}")
+    video: Path | None = setting(None, "a video file, of which the first --steps are drawn")
+    model: str | None = setting(None, "checkpoint folder or hub id, whose vision tower looks at it")
+
+    def check_video(self) -> None:
+        """Raises UserError: not all is given, or it is not there."""
+        if self.see is None and self.video is None:
+            return
+        if self.see is None or self.video is None or self.model is None:
+            raise UserError("--see, --video and --model go together: a policy, what it looks at, and with which eyes")
+        parse_see(self.see)
+        check_checkpoint(self.model)
+        if not self.video.is_file():
+            raise UserError(f"cannot use the video {self.video}: there is no such file")
+
+
+@dataclass(frozen=True, kw_only=True)
+class InspectSettings(VideoUnderPolicy, StreamWithoutEnd):
     """Flags of `swwatch inspect`."""
 
     variant: str = setting("all", "one of the variants, streamingvlm, livecc, or all variants")
@@ -51,6 +76,7 @@ class InspectSettings(StreamWithoutEnd):
         if self.variant != "all":
             variants.get(self.variant)
         parse_schedule(self.schedule)
+        self.check_video()
         if min(self.steps, *self.size) < 1 or min(self.prompt_len, self.answer_len) < 0:
             raise UserError("--steps and --grid must be at least 1, --prompt-len and --answer-len at least 0")
         if not self.has_no_end:
@@ -82,6 +108,10 @@ class InspectSettings(StreamWithoutEnd):
 
 def main(argv: list[str]) -> int:
     settings = read_settings(InspectSettings, argv, program="swwatch inspect", about=__doc__)
+    if settings.see is not None:
+        from swwatch.pictures.seen import show_seen
+
+        return show_seen(settings)
     from swwatch.pictures.show import show_endless, show_samples
 
     return show_endless(settings) if settings.has_no_end else show_samples(settings)

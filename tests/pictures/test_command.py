@@ -1,13 +1,16 @@
 """Pictures and tables of a variant say what the layout says."""
 
+import numpy as np
 import pytest
 
 from swwatch.errors import UserError
 from swwatch.pictures.command import main
 from swwatch.pictures.sample import arrival_order
+from swwatch.pictures.seen import veiled
 from swwatch.pictures.show import table
 from swwatch.rules.cursor import layout
 from swwatch.rules.layout import Kind
+from swwatch.rules.patch import Patch
 from swwatch.rules.variants import VARIANTS
 
 
@@ -39,3 +42,36 @@ def test_arrival_order_alternates_watching_and_speaking_in_parallel_variants():
 def test_bad_sizes_say_what_to_do(flags, tmp_path):
     with pytest.raises(UserError, match="write|at least|choose"):
         main([*flags, "--out", str(tmp_path)])
+
+
+def test_what_a_policy_leaves_of_a_video_is_drawn_and_told(tiny_checkpoint, clip, tmp_path, capsys):
+    how = ["--video", str(clip), "--model", str(tiny_checkpoint), "--variant", "group", "--out", str(tmp_path)]
+    assert main(["--see", "dtd_pixels:9", *how, "--text"]) == 0
+    counts = [line.split() for line in capsys.readouterr().out.splitlines()]
+    (first, whole, arrived), (second, left, _), total = counts[1], counts[2], counts[3]
+    assert (first, second) == ("0", "1") and whole == arrived and left == "0", "nothing differs by 9 deviations"
+    assert total == [whole, "of", str(2 * int(arrived)), "tokens", "are", "left"]
+    assert main(["--see", "flash:0.5", *how]) == 0
+    assert (tmp_path / "flash.png").read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
+
+
+def test_what_was_dropped_is_grey_and_the_rest_as_it_is():
+    frame = np.arange(4 * 6 * 3, dtype=np.uint8).reshape(4, 6, 3)
+    drawn = veiled(frame, Patch(2, 3, (0, 5)))
+    same = (drawn == frame).all(2)
+    assert (
+        same[:2, :2].all() and same[2:, 4:].all() and same.sum() == 8 and (veiled(frame, Patch(2, 3)) == frame).all()
+    )
+
+
+@pytest.mark.parametrize(
+    ("flags", "what"),
+    [
+        (["--see", "dtd:0.5"], "go together"),
+        (["--video", "x.mp4"], "go together"),
+        (["--see", "dtd:0.5", "--model", "x/y", "--video", "nowhere.mp4"], "no such file"),
+    ],
+)
+def test_a_policy_needs_a_video_and_a_model(flags, what):
+    with pytest.raises(UserError, match=what):
+        main(flags)
