@@ -19,7 +19,7 @@ from tests.helpers.tiny import SIZES, tiny_loader
 from tests.policies import test_seam as seam
 
 PARALLEL = speaking(Speaks.PARALLEL)
-CASES = [(name, seam.SEES[i % 2], seam.SPEAKS[i % 2]) for i, name in enumerate(VARIANTS)]
+CASES = [(name, seam.SEES[(i + 1) % len(seam.SEES)], seam.SPEAKS[i % 2]) for i, name in enumerate(VARIANTS)]
 FEW = ("interleave", "overlap")  # where a test takes long; what differs between variants is in the layouts
 clips, world = seam.clips, seam.world
 

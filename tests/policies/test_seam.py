@@ -211,7 +211,8 @@ def left_of(model, sample) -> list[Patch]:
     if not see.decides_late:
         return list(sample.patches)
     assert sample.patches == (), "laid out whole"
-    return look_at_video(see, model.watch_video(sample.pixel_values, sample.video_grid_thw), grids)[0]
+    features = model.watch_video(sample.pixel_values, sample.video_grid_thw)
+    return look_at_video(see, features, grids, model.num_deep)[0]
 
 
 @pytest.mark.parametrize(("variant", "see", "speak"), turns(VARIANTS, SPEAKS, count=4))
