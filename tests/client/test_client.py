@@ -218,12 +218,13 @@ def test_frames_on_the_grid_make_the_steps_of_all_frames(pauses, repeats, more_s
 
     source = Source((at_s, frame + np.uint8(i)) for i, at_s in enumerate(times))
 
-    def steps(frames, end_s):
-        live = LiveFrames()
+    def steps(frames, end_s, fps=2):
+        live = LiveFrames(fps=fps)
         made = [step for at_s, one in frames for step in live.push(at_s, one)] + live.flush(end_s)
         return [(step.step, step.arrival_s, step.frames[:, 0, 0, 0].tolist()) for step in made]
 
     assert steps(on_grid(source), None) == steps(source, source.end_s)
+    assert steps(on_grid(source, 4), None, 4) == steps(source, source.end_s, 4)
 
 
 @pytest.mark.parametrize(

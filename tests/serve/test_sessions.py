@@ -59,7 +59,7 @@ def made():
         return lives[-1]
 
     stage = SimpleNamespace(open=open_live, engine="serial", why="")
-    settings = SimpleNamespace(variant="group", schedule="wait-k:3")
+    settings = SimpleNamespace(variant="group", schedule="wait-k:3", fps=4.0)
     checkpoint = SimpleNamespace(variant="group", loaded=SimpleNamespace(settings=settings))
     stages = SimpleNamespace(find=lambda variant: checkpoint, get=lambda one, engine: stage)
     places = {"uploads": None, "folder": None, "recordings": Recordings(), "urls": "none"}
@@ -106,4 +106,5 @@ def test_a_session_without_a_question_is_asked_what_its_form_asks(made, variant,
 
     opened = asyncio.run(run())
     assert (opened.question, opened.schedule) == (question, schedule)
+    assert opened.fps == opened.rate == 4, "the model's grid, which a client is to send frames for"
     assert made.asked[0]["question"] == question and "system" not in made.asked[0], "the form's own"
