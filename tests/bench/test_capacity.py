@@ -114,6 +114,14 @@ def test_on_the_fast_path_a_session_has_the_room_that_it_needs_and_no_more(monke
     assert rooms[-1] == Room(video_s=1, tokens=3) and Room(30, 150) == room_of(LiveSettings(session_s=29.5, k=5))
 
 
+def test_cameras_and_rooms_follow_the_frame_rate():
+    settings = LiveSettings(fps=8, variant="livecc", session_s=4).settled(cuda=False)
+    assert (settings.rate, settings.step_s, settings.first_s) == (8, 0.25, 3)
+    assert room_of(settings) == Room(4, 48)  # three words for each of 16 steps
+    with pytest.raises(UserError, match="at least 8 frames"):
+        LiveSettings(fps=8, rate=4)
+
+
 def test_held_is_not_yet_good(loaded, pictures):
     settings = LiveSettings(rate=8, session_s=1, seconds=1)
     trial = attempt(lambda most: Stage(loaded, max_sessions=most), 1, settings, pictures)

@@ -4,7 +4,10 @@ import statistics
 from collections.abc import Callable
 
 from swwatch.bench import page
+from swwatch.bench.endless.modes import MODES
 from swwatch.bench.page import known, size, table
+from swwatch.rules.schedule import FPS, seconds_of_step
+from swwatch.rules.systems import TURN_S
 
 PARTS = 5  # stretches of the stream, a column each
 
@@ -65,23 +68,31 @@ def head(result: dict) -> str:
 
 def summary(result: dict) -> str:
     """One line for each mode: how far it came, and whether it keeps up with its stream."""
+    given = result["settings"]
+    step_s = seconds_of_step(given.get("fps") or FPS)
+    turn_s = max(TURN_S, step_s)
     columns = (
         ("mode", lambda mode: mode["name"]),
         ("what it does", lambda mode: mode["what"]),
         ("came to", lambda mode: f"{mode['reached_s']:.0f} s" + (f" ({mode['ended']})" if mode["ended"] else "")),
-        ("steps slower than real time", lambda mode: _late(mode["curve"]["step_s"][1:])),
+        (
+            "steps slower than real time",
+            lambda mode: _late(mode["curve"]["step_s"][1:], step_s if MODES[mode["name"]].engine else turn_s),
+        ),
         ("growth (CPU)", lambda mode: known(growth_of(mode["curve"]["cpu_s"]), ".2f")),
     )
     modes = [{"name": name} | mode for name, mode in result["modes"].items()]
-    needed = f"Real time needs {result['settings']['tokens']} tokens a second: a step a second."
-    if result["settings"].get("model"):
+    needed = f"Real time needs {given['tokens']} tokens a second: a step a second."
+    if step_s != 1:
+        needed = f"Real time is a step every {step_s:g} s, a chat turn every {turn_s:g} s."
+    elif given.get("model"):
         needed = "Real time is a step a second, whatever is said in it."
     note = "Growth: CPU time of a step in the last fifth by that in the second fifth; 1 is flat."
     return f"{table(modes, columns)}\n\n{needed} {note}"
 
 
-def _late(steps: list[float]) -> str:
-    return f"{sum(step_s > 1 for step_s in steps)} of {len(steps)}"
+def _late(steps: list[float], lasts_s: float) -> str:
+    return f"{sum(step_s > lasts_s for step_s in steps)} of {len(steps)}"
 
 
 def growth_of(values: list[float]) -> float | None:
