@@ -71,14 +71,12 @@ def summary(result: dict) -> str:
     given = result["settings"]
     step_s = seconds_of_step(given.get("fps") or FPS)
     turn_s = max(TURN_S, step_s)
+    lasts_s = {name: step_s if mode.engine else turn_s for name, mode in MODES.items()}
     columns = (
         ("mode", lambda mode: mode["name"]),
         ("what it does", lambda mode: mode["what"]),
         ("came to", lambda mode: f"{mode['reached_s']:.0f} s" + (f" ({mode['ended']})" if mode["ended"] else "")),
-        (
-            "steps slower than real time",
-            lambda mode: _late(mode["curve"]["step_s"][1:], step_s if MODES[mode["name"]].engine else turn_s),
-        ),
+        ("steps slower than real time", lambda mode: _late(mode["curve"]["step_s"][1:], lasts_s[mode["name"]])),
         ("growth (CPU)", lambda mode: known(growth_of(mode["curve"]["cpu_s"]), ".2f")),
     )
     modes = [{"name": name} | mode for name, mode in result["modes"].items()]
