@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from swwatch.engine.keeping import Weights
 from swwatch.engine.requests import Choose, Run, Wait
 from swwatch.engine.source import Ask, Order, Source, Step
 from swwatch.engine.trace import Moment, SimulatedClock, Watched
@@ -55,6 +56,7 @@ class BaseSession(ABC):
         self.pending: list[tuple[list[int], Layout]] = []
         self.logits: torch.Tensor | None = None
         self.asks: list[Ask] = []
+        self.weights = Weights()
         self.closed = self.speaking = self.paused = self.stopped = False
         self._untold: list[tuple[Watched, Moment]] = []  # the device may not have come to it
         self._source: Source | None = None
@@ -168,6 +170,7 @@ class BaseSession(ABC):
             "fps": self.model.settings.fps,
             "facts": facts,
             "cache": self.cache.state(),
+            "weights": dict(self.weights.losses),
             "pending": [(list(ids), _copied(vars(rows))) for ids, rows in self.pending],
             "asks": [(ask.ids, ask.text) for ask in self.asks],
             "chooser": self.chooser.state(),
@@ -193,6 +196,7 @@ class BaseSession(ABC):
         self.cache = None  # whose memory may be needed for the next
         self.cache = self._new_cache()
         self.cache.load_state(state["cache"])
+        self.weights.losses = dict(state["weights"])
         self.pending = [(list(ids), Layout(**rows)) for ids, rows in state["pending"]]
         self.asks = [Ask(tuple(ids), text) for ids, text in state["asks"]]
         self.chooser.load_state(state["chooser"])

@@ -173,12 +173,15 @@ class Forgetting:
         placed, parking = self.session.cursor.placed, self.session.cache.parking
         video = [step for step in sorted(placed) if step not in self.recalled]
         step_s = self.session.model.settings.step_s
-        shown = self.keep.shown([Shown(step, step * step_s, (step + 1) * step_s) for step in video])
+        weigh = self.session.weights.perplexity if self.keep.weighs else lambda _: None
+        shown = self.keep.shown([Shown(step, step * step_s, (step + 1) * step_s, weigh(step)) for step in video])
         gone = [step for step in video if step not in shown]
         for step in gone if self.keep.parks else ():
             index = _video_of(watched, [step]).nonzero()[:, 0]
             if len(index):
                 parking.park(index, placed[step], 1, self.keep.host_mb * 2**20)
+        for step in gone:
+            self.session.weights.losses.pop(step, None)
         if incoming.asks or self.session.finished:
             gone, self.recalled = [*gone, *self.recalled], []
         return gone

@@ -1,5 +1,6 @@
 """What a KEEP policy decided, carried out: in the cache, and among the words that are not fed yet."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import replace
 
@@ -14,6 +15,30 @@ from swwatch.rules.visibility import WATCHED
 AT_ONCE = 4096  # tokens of a forward: the mask of a text of hours, read anew at a flush, would fill a memory
 
 Pending = list[tuple[list[int], Layout]]
+
+
+class Weights:
+    """How surprising the words of each step or turn were.
+
+    Attributes:
+        losses: number -> (2,) sum of their negative log probabilities, and how many there are.
+    """
+
+    def __init__(self):
+        self.losses: dict[int, torch.Tensor] = {}
+
+    def say(self, number: int, logits: torch.Tensor, token: int) -> None:
+        """A token was chosen after logits (V,). The device is not waited for."""
+        loss = -logits.float().log_softmax(-1)[token]
+        new = torch.stack([loss, torch.ones_like(loss)])
+        self.losses[number] = self.losses[number] + new if number in self.losses else new
+
+    def perplexity(self, number: int) -> float | None:
+        """None: nothing was said."""
+        if number not in self.losses:
+            return None
+        total, count = self.losses[number].tolist()
+        return math.exp(total / count)
 
 
 def hold(

@@ -253,6 +253,8 @@ class Session(BaseSession):
             row = self.cursor.say(1, index)  # on a GPU the logits are still being computed
             token = yield from self._choose(last or self.chooser.choose.stop_early)
             yield from self._tell(wait=True)  # the choice has waited for all that was fed
+            if self.keep.weighs:
+                self.weights.say(index, self.logits, token)
             self.pending.append(([token], row))
             self._note([token])
             budget -= 1

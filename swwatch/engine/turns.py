@@ -255,6 +255,8 @@ class TurnSession(ForgetfulTurns):
             token = yield from self._choose(True)
             token = self.turns.im_end if token in self._stops else token  # the chat form knows one end
             yield from self._tell(wait=True)  # the choice has waited for all that was fed
+            if self.keep.weighs:
+                self.weights.say(self.context[-1].round, self.logits, token)
             self._say([token])
             yield Spoken(newest, token, newest, arrival_s, self.clock.now())
             if token == self.turns.im_end:

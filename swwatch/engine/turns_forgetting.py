@@ -24,7 +24,8 @@ class ForgetfulTurns(BaseSession):
             return
         self._thin()
         yield from self._recall(())
-        left = self.keep.left(self.context, self._begin_context, end_s, self._mute)
+        weights = (self.weights,) if self.keep.weighs else ()
+        left = self.keep.left(self.context, self._begin_context, end_s, self._mute, *weights)
         stays = [i for _, place in left for i in place]
         if not self.keep.every_turn and [span for span, _ in left] == self.context:
             return

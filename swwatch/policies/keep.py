@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from swwatch.errors import UserError
 from swwatch.policies.memory.key_norm import KeyNorm
+from swwatch.policies.memory.peak_end import PeakEnd
 from swwatch.policies.memory.pieces import TOLERANCE_S, Piece, ends, seconds_of_video, slide, whole
 from swwatch.policies.memory.policy import Keep, Shown, newest
 from swwatch.policies.memory.recent import Recent
@@ -124,7 +125,7 @@ class Restart(Keep):
 
 
 ALL = All()
-KEEP = table(All, Window, SinkWindow, Flush, Restart, Recompute, Recent, KeyNorm, Rekv)
+KEEP = table(All, Window, SinkWindow, Flush, Restart, Recompute, Recent, KeyNorm, Rekv, PeakEnd)
 EVICTIONS = [APPEND, *(name for name, kind in KEEP.items() if kind.forgets and Speaks.TURNS in kind.for_whom)]
 
 

@@ -81,6 +81,7 @@ CASES += [("livecc", "serial", {"keep": "flush:4"})]
 CASES += [("group", "fused", {"keep": "recent:3"}), ("overlap", "serial", {"keep": "key_norm:3:group_s=2"})]
 CASES += [("streamingvlm", "serial", {"keep": "key_norm:3:group_s=2"})]
 CASES += [(name, "serial", {"keep": "rekv:1:vision_s=1"}) for name in ("gap", "streamingvlm", "livecc")]
+CASES += [(name, "serial", {"keep": "peak_end:2:group_s=2"}) for name in ("group", "streamingvlm")]
 
 
 @pytest.mark.parametrize(("variant", "engine", "options"), CASES, ids=lambda value: str(value)[:30])

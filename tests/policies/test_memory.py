@@ -16,6 +16,8 @@ from swwatch.model.cache import HIDDEN
 from swwatch.policies.choose import Greedy
 from swwatch.policies.keep import parse_keep
 from swwatch.policies.memory.key_norm import KeyNorm
+from swwatch.policies.memory.peak_end import PeakEnd
+from swwatch.policies.memory.policy import Shown
 from swwatch.policies.memory.recent import Recent
 from swwatch.policies.memory.rekv import Rekv
 from swwatch.policies.speak import RandomK, WaitK
@@ -244,6 +246,79 @@ def _runs_of(keys: torch.Tensor, length: int) -> list[torch.Tensor]:
     return [keys[:, i : i + length] for i in range(keys.shape[1] - length + 1)]
 
 
+numbers = st.lists(st.one_of(st.none(), st.integers(1, 9).map(float)), min_size=1, max_size=14)
+
+
+@given(numbers, st.integers(1, 10), st.integers(1, 4))
+def test_peak_end_halves_every_event_by_the_surprise_of_its_words(weights, most, group):
+    video = [Shown(i, float(i), i + 1.0, weight) for i, weight in enumerate([*weights, None])]
+    left = PeakEnd(most, group).shown(video)
+    if len(weights) <= most:
+        assert left == list(range(len(video)))
+        return
+    expected = {len(weights)}
+    for first in range(0, len(weights), group):
+        event = list(range(first, min(first + group, len(weights))))
+        stay = -(-len(event) // 2)
+        while len(event) > stay:
+            # the most surprising one goes, one without words before all others, the later one of two alike
+            event.remove(max(event, key=lambda i: (weights[i] is None, weights[i] or 0, i)))
+        expected |= set(event)
+    assert left == sorted(expected)
+
+
+@pytest.mark.parametrize("variant", PARALLEL)
+def test_peak_end_in_one_layer_is_one_forward_over_what_is_left(one_layer, variant):
+    loaded, losses, held = one_layer[variant], {}, []
+    stream = random_stream(loaded, [(2, 2), (1, 2)] * 5)
+
+    class Weighed(Compared):
+        def _choose(self, may_stop):
+            token = yield from super()._choose(may_stop)
+            step = self.cursor.num_steps - 1
+            losses.setdefault(step, []).append(-float(self.logits.log_softmax(-1)[token]))
+            return token
+
+    def rule(session, newest):
+        if not held or held[-1][0] != newest:
+            weights = {step: sum(x) / len(x) for step, x in losses.items() if step < newest}
+            held.append((newest, steps_in_view(session), weights))
+
+    options = {"keep": PeakEnd(4, 3), "schedule": WaitK(2), "choose": Greedy(1.0, 30)}
+    session = Weighed(loaded.model, stream.prompt, **options).set(stream, rule)
+    spoken_by(loaded.model, session, Paced(stream))
+    view = []
+    for newest, shown, weights in held:
+        video = [Shown(i, float(i), i + 1.0, weights.get(i)) for i in [*view, newest]]
+        view = PeakEnd(4, 3).shown(video)
+        assert shown == view
+    assert len(held) == 10 and len(view) < 8
+
+
+def test_peak_end_in_chat_turns_lets_go_of_video_alone(load_tiny):
+    loaded, seen = load_tiny("streamingvlm"), []
+    session = begin(loaded, keep="peak_end:2:group_s=2")
+    play(session, random_steps(loaded, 7), lambda s: seen.append([x.round for x in s.context if x.part is Part.VIDEO]))
+    for before, after in zip(seen, seen[1:], strict=False):
+        assert set(after[:-1]) <= set(before) and after[-1] == before[-1] + 1
+    assert seen[:2] == [[0], [0, 1]] and len(seen[-1]) == 4, "one of each two seconds, and the newest one"
+    assert [x.round for x in session.context if x.part is Part.ANSWER] == list(range(7))
+
+
+@pytest.mark.parametrize("keep", ["recent:2", "key_norm:2:group_s=2", "rekv:1:vision_s=1", "peak_end:1:group_s=2"])
+def test_p3_a_later_frame_changes_no_earlier_logit(load_tiny, keep):
+    loaded, runs = load_tiny("group"), []
+    for change in (False, True):
+        stream = random_stream(loaded, [(1, 2), (2, 2)] * 3)
+        if change:
+            stream.pixels[4:] = [torch.randn_like(pixels) for pixels in stream.pixels[4:]]
+        options = {"keep": keep, "schedule": WaitK(2), "choose": Greedy(1.0, 20)}
+        session = ToldSession(loaded.model, stream.prompt, **options).tell(stream.answer)
+        spoken_by(loaded.model, session, Paced(stream, orders=asking(loaded, {3: [5, 6]})))
+        runs.append(torch.stack(session.seen_logits))
+    assert torch.equal(runs[0][:8], runs[1][:8]) and not torch.equal(*runs)
+
+
 @pytest.mark.parametrize("seconds", [150, pytest.param(10_000, marks=pytest.mark.long)])
 @pytest.mark.parametrize("keep", ["recent:3", "rekv:2:vision_s=3:host_mb=0.01:text_sink=4:text_window=8"])
 def test_p12_device_and_host_memory_stay_flat(one_layer, keep, seconds):
@@ -269,6 +344,7 @@ def test_p12_device_and_host_memory_stay_flat(one_layer, keep, seconds):
 
 
 MEMORIES = ["recent:3", "key_norm:3:group_s=2", "rekv:2:vision_s=3:host_mb=1:text_sink=512:text_window=512"]
+MEMORIES += ["peak_end:4:group_s=3"]
 
 
 @pytest.mark.parametrize("keep", MEMORIES)

@@ -23,11 +23,13 @@ class Shown:
     Attributes:
         number: of the step or turn.
         start_s, end_s: the seconds of video that it is.
+        perplexity: of the words said at it, where the policy `weighs`; None: none were, so far.
     """
 
     number: int
     start_s: float
     end_s: float
+    perplexity: float | None = None
 
 
 @dataclass(frozen=True)
@@ -39,6 +41,7 @@ class Keep(Policy):
         forgets: whether anything ever goes.
         moves: what is left is closed up, so that the cache must be one that can be re-indexed.
         anew: what is left is read anew, into an empty cache; every_turn: at every turn, whether anything went or not.
+        weighs: it asks how surprising the words said at a piece of video were. In chat turns `shown` decides then.
         parks: video that goes is parked in host memory, `host_mb` of it at most, for a question to `recall`.
         thins: of every `group_s` seconds of video each layer keeps what `thin` says.
         windows: options that say how much is forgotten.
@@ -50,6 +53,7 @@ class Keep(Policy):
     moves: ClassVar[bool] = False
     anew: ClassVar[bool] = False
     every_turn: ClassVar[bool] = False
+    weighs: ClassVar[bool] = False
     parks: ClassVar[bool] = False
     thins: ClassVar[bool] = False
     windows: ClassVar[tuple[str, ...]] = ()
@@ -65,20 +69,23 @@ class Keep(Policy):
             more = ", or a chat system, which forgets in a way of its own" if Speaks.TURNS not in self.for_whom else ""
             raise UserError(f"keep {self}: the variant {variant.name!r} cannot be kept so, take {able}{more}")
 
-    def left(self, context: Sequence[Span], begin: Sequence[Span], end_s: float, mute: tuple[int, ...]) -> list[Piece]:
+    def left(
+        self, context: Sequence[Span], begin: Sequence[Span], end_s: float, mute: tuple[int, ...], weights=None
+    ) -> list[Piece]:
         """What is left of chat turns when one that ends at `end_s` is about to begin.
 
         Args:
             context: all spans, in order.
             begin: those that the stream began with.
             mute: ids at the end of an answer that are no words: " ..." and <|im_end|>.
+            weights: asked for the `perplexity` of a turn's words, where the policy `weighs`.
         Returns:
             The pieces that stay, in their new order; the tokens of a piece follow one another in the old context too.
             By default all but the video that is not `shown` when the turn about to come is.
         """
-        video = {
-            span.round: Shown(span.round, span.start_s, span.end_s) for span in context if span.part is Part.VIDEO
-        }
+        weigh = weights.perplexity if self.weighs else lambda _: None
+        rounds = {span.round: span for span in context if span.part is Part.VIDEO}
+        video = {number: Shown(number, span.start_s, span.end_s, weigh(number)) for number, span in rounds.items()}
         last = context[-1]
         shown = self.shown([*video.values(), Shown(last.round + 1, last.end_s, end_s)])
         return [(span, place) for span, place in whole(context) if span.part not in SEEN or span.round in shown]
