@@ -74,6 +74,7 @@ def test_a_whole_conversation_stands_as_transformers_has_it(family, turns):
     run, step = [], t_step(config)
     for number, (length, patches, rows, columns) in enumerate(turns):
         patches = min(patches, (max(rows, columns) - 1) // step + 1)
+        patches = 1 if FAMILIES[family].stamps else patches  # where text stands before every patch
         run += [text(length, number), video(patches, rows, columns, number)]
     run.append(text(2, len(turns)))
     kinds = torch.tensor([2 * (span.part is Part.VIDEO) for span in run for _ in span.ids])
