@@ -49,9 +49,10 @@ def disk_problem(error: Exception, folder: Path | None = None) -> str | None:
         return f"cannot use {os.fsdecode(named) if named else folder}: {NO_RIGHT[number]}; mend it or choose another"
     if number not in NO_ROOM:
         return None
-    free = f", {shutil.disk_usage(where).free:,} bytes are free" if where and where.is_dir() else ""
+    known = number == errno.ENOSPC and where and where.is_dir()
+    free = f", {shutil.disk_usage(where).free:,} bytes are free and more are needed" if known else ""
     return (
-        f"cannot write to {where or 'the disk'}: {NO_ROOM[number]}{free} and more are needed. Make room or choose "
+        f"cannot write to {where or 'the disk'}: {NO_ROOM[number]}{free}. Make room or choose "
         "another folder, and give the same command again: what was whole before is kept"
     )
 

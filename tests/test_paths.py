@@ -158,6 +158,21 @@ def test_a_full_disk_is_one_line_at_the_edge_of_every_program(capsys):
     assert capsys.readouterr().err.startswith("error: cannot write to the disk: the disk is full")
 
 
+def test_a_limit_of_the_size_of_files_is_told(tmp_path):
+    code = (
+        "import resource, sys; from pathlib import Path; from swwatch.errors import run; from swwatch.paths import *\n"
+    )
+    code += "resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))\nfolder = Path(sys.argv[1])\n"
+    code += "def program(argv):\n    with only_one(folder, 'it'): (folder / 'large').write_bytes(bytes(9999))\n"
+    done = subprocess.run(
+        [sys.executable, "-c", code + "sys.exit(run(program, []))", str(tmp_path)],
+        env={**os.environ, "PYTHONPATH": str(CODE)},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 2 and done.stderr.startswith(f"error: cannot write to {tmp_path}: a file may not be")
+
+
 def test_room_that_is_not_there_is_told_with_what_is_needed(tmp_path):
     need_room(tmp_path, 1, "nothing")
     with pytest.raises(UserError, match=f"a checkpoint needs {1 << 60:,} bytes, and the disk of {tmp_path} has"):
