@@ -28,6 +28,7 @@ from swwatch.engine.trace import Spoken, Watched
 from swwatch.engine.two_device import Copy, ProcessWatcher
 from swwatch.engine.watcher import ThreadWatcher
 from swwatch.errors import UserError
+from swwatch.model import flags
 from swwatch.model.late import strike_out
 from swwatch.model.loading import load
 from swwatch.model.settings import Settings
@@ -421,9 +422,22 @@ def test_a_policy_in_its_table_is_trained_saved_and_not_contradicted(in_the_tabl
     assert Settings.resolve(saved, see="every_second", schedule="every_third:2") == settings
 
 
+@pytest.mark.parametrize(("saved", "told"), [("all", "every_second is put on x, "), ("every_second", ""), (None, "")])
+def test_that_a_policy_is_put_on_a_trained_checkpoint_is_told(in_the_tables, monkeypatch, capsys, saved, told):
+    named = {} if saved is None else {"variant": "group", "see": saved}
+    monkeypatch.setattr(flags, "saved_settings", lambda path: named)
+    monkeypatch.setattr(flags.DeviceFlags, "load", lambda self, path, **more: more)
+    assert flags.LoadFlags(see="every_second").load("x")["see"] == "every_second"
+    line = capsys.readouterr().err
+    assert told in line and line.count("\n") == bool(told)
+
+
 def test_an_older_checkpoint_sees_all_and_chat_turns_always_do(in_the_tables):
     old = {"variant": "group", "schedule": "wait-k:3", "pixel_budget": "declared"}
     assert Settings.resolve(old).see == ALL and Settings.resolve(old, see="every_second").see == EverySecond()
+    assert Settings.resolve(old | {"see": "all"}, see="dtd:0.7").see == Dtd(0.7), (
+        "one that needs no training is put on"
+    )
     with pytest.raises(UserError, match="livecc sees all tokens of its turns, leave see out"):
         Settings.resolve({"variant": "livecc"}, see="every_second")
     with pytest.raises(UserError, match="Write all, dtd:.* or every_second"):
