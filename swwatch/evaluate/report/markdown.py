@@ -54,6 +54,6 @@ def _spoken(said: dict) -> str:
         return plain(said["text"])
     text, last = "", None
     for word, step, *_ in said["tokens"]:
-        text += f" [{step + 1}] {word}" if word and step != last else word
+        text += f" [{(step + 1) * said['step_s']:g}] {word}" if word and step != last else word
         last = step if word else last
     return plain(text)
