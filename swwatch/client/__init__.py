@@ -20,6 +20,7 @@ MODULES = {
     "progress": ("Counts", "Reconnected"),
     "protocol": (
         "Asked",
+        "Decided",
         "Dropped",
         "End",
         "Error",

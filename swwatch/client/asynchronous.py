@@ -194,7 +194,7 @@ class AsyncClient:
         return self._over
 
     async def read(self, timeout_s: float | None = None) -> list[protocol.Message | Reconnected]:
-        """Events since then: Watched, Token, Turn, Asked, Dropped, Stats, Error, Reconnected; End as the last.
+        """Events since then: Watched, Token, Decided, Turn, Asked, Dropped, Stats, Error, Reconnected; End as last.
 
         Args:
             timeout_s: how long to wait for one; None for as long as it takes.

@@ -253,6 +253,17 @@ class Token(Event):
     index: Count
 
 
+class Decided(Event):
+    """How many tokens are due after a step, by a schedule that decides while it streams; 0 is silence. `why`: what it
+    went by."""
+
+    type: Literal["decided"] = "decided"
+    step: Count
+    tokens: Count
+    t_s: float
+    why: dict[str, float | None]
+
+
 class Turn(Event):
     """A chat turn has ended: its words, from the token after the last turn on, are about these seconds of the stream.
 
@@ -324,7 +335,8 @@ class Pong(Message):
 
 
 Server = Annotated[
-    Opened | Ack | Watched | Token | Turn | Asked | Dropped | Stats | Error | End | Pong, Field(discriminator="type")
+    Opened | Ack | Watched | Token | Decided | Turn | Asked | Dropped | Stats | Error | End | Pong,
+    Field(discriminator="type"),
 ]
 _SERVER = TypeAdapter(Server)
 

@@ -8,6 +8,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 from swwatch.errors import UserError
+from swwatch.policies.speak.policy import PROBE
 from swwatch.rules import variants
 from swwatch.rules.variants import Speaks
 
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 
     from swwatch.data.turns.prompt import Turns
     from swwatch.engine.base import BaseSession
+    from swwatch.policies.speak import Speak
     from swwatch.rules.variants import Variant
 
 AUTO = "auto"
@@ -125,15 +127,18 @@ def check_parallel(engine: str, variant: "Variant") -> None:
     raise UserError(f"the engine {engine!r} cannot run the variant {variant.name!r}: {why}. Take the engine 'serial'")
 
 
-def why_not_fast(variant: str, window: object | None = None) -> str | None:
+def why_not_fast(variant: str, window: object | None = None, schedule: "Speak | None" = None) -> str | None:
     """Why sessions of a variant cannot be on the fast path (model/cuda_graph_model.py), which neither moves tokens nor
     begins anew; None: they can.
 
     Args:
         window: what is kept of a stream without end; None: all.
+        schedule: by which they speak, where it is known.
     """
     if variants.get(variant).speaks is Speaks.TURNS:
         return f"{variant} forgets, and CUDA graphs read memory that never moves"
+    if schedule is not None and PROBE in schedule.needs:
+        return f"{schedule} reads words anew, and CUDA graphs read memory that never moves"
     return None if window is None else "a window moves what it keeps, and CUDA graphs read memory that never moves"
 
 

@@ -15,7 +15,7 @@ from swwatch.engine.session import Session
 from swwatch.engine.turns import TurnSession
 from swwatch.errors import UserError
 from swwatch.policies.choose import Choosing, Greedy, parse_choose
-from swwatch.policies.speak import Speak, parse_schedule
+from swwatch.policies.speak import Speak, check_schedule, parse_schedule
 from swwatch.rules import systems, variants
 from swwatch.rules.variants import Speaks
 
@@ -57,7 +57,7 @@ def open_stream(
     question = own_question(loaded.settings) if question is None else question
     if row.speaks is Speaks.TURNS:
         if schedule is not None:
-            raise UserError(f"{row.name!r} speaks once in a turn, by no schedule: leave {str(schedule)!r} out")
+            check_schedule(schedule, row.name)
         turns = loaded.turns(systems.get(row.name))
         choose = chosen(parse_choose(turns.system.choose), choose)
         if limit is not None and choose.left(0) > limit:

@@ -26,6 +26,7 @@ class Incoming:
         parts: what the rows are, in the same order: token ids, pixels for the vision tower, or what it made of them.
         embeds: (Q, D), once they are known.
         num_in: so many of the rows are in the cache.
+        change: share of the picture that changed, where the SPEAK policy asks for it.
     """
 
     index: int
@@ -37,6 +38,7 @@ class Incoming:
     parts: list[tuple[int, ...] | Look | VideoFeatures | torch.Tensor]
     embeds: torch.Tensor | None = None
     num_in: int = 0
+    change: float | None = None
 
     @property
     def num_left(self) -> int:

@@ -44,13 +44,14 @@ class Feed:
     """Through the LLM: new rows of one session and their embeddings (Q, D) -> logits (V,) after row `predicts`.
 
     Attributes:
-        predicts: index of the row that predicts the next token; None: none does, and the answer is None.
+        predicts: index of the row that predicts the next token; None: none does, and the answer is None; a range of
+            n: (n, V) after each of these.
     """
 
     cache: StreamCache
     rows: Layout
     embeds: torch.Tensor
-    predicts: int | None = -1
+    predicts: int | range | None = -1
 
 
 @dataclass(frozen=True)

@@ -26,6 +26,7 @@ import torch
 from swwatch.data.pixels import merged_grids
 from swwatch.engine.base import BaseSession
 from swwatch.engine.choose import check_parallel
+from swwatch.engine.decider import Decider
 from swwatch.engine.endless import Forgetting
 from swwatch.engine.incoming import Incoming
 from swwatch.engine.requests import Feed, Look, Run
@@ -37,10 +38,10 @@ from swwatch.model.vision_tower import VideoFeatures
 from swwatch.policies.choose import Choosing, Greedy
 from swwatch.policies.keep import ALL, Keep, parse_keep
 from swwatch.policies.see.seen import Seen
+from swwatch.policies.speak import Speak
 from swwatch.rules.cursor import Cursor
 from swwatch.rules.layout import Kind, Layout
 from swwatch.rules.patch import Patch
-from swwatch.rules.schedule import Now, Schedule
 from swwatch.rules.variants import Speaks
 
 
@@ -54,17 +55,18 @@ class Session(BaseSession):
         seen: what the SEE policy let through: fed + dropped video tokens are those that arrived.
         arrivals: of each real step, stream seconds.
         num_spoken: in this answer; finished: it has ended.
+        num_probed: rows that were fed for a decision of the SPEAK policy, and that the cache has forgotten since.
     """
 
     while_speaking = False
-    FACTS = (*BaseSession.FACTS, "arrivals", "num_spoken", "finished", "_asked")
+    FACTS = (*BaseSession.FACTS, "arrivals", "num_spoken", "finished", "_asked", "num_probed")
 
     def __init__(
         self,
         model: Watching,
         prompt: list[int],
         *,
-        schedule: Schedule | None = None,
+        schedule: Speak | None = None,
         choose: Choosing | None = None,
         clock=None,
         keep: Keep | str | None = None,
@@ -87,14 +89,16 @@ class Session(BaseSession):
             check_parallel(self.name, self.variant)
         self.schedule = schedule or model.settings.schedule
         self.seen = Seen(model.settings.see)
+        self.decider = Decider(self.schedule)
         self.cursor = Cursor(self.variant, model.t_per_step)
         self.ahead: Incoming | None = None
-        self.num_spoken, self.finished = 0, False
+        self.num_spoken, self.finished, self.num_probed = 0, False, 0
         self.arrivals: list[float] = []
         self._prompt = list(prompt)
         self._asked = [*prompt, self.markup.video]  # ids that stay in view for ever
         self.chooser.see(self._asked)
         self.keep.check(self.variant)
+        self.decider.check(self)
         self._forgetting = Forgetting(self) if self.keep.forgets else None
 
     # ---- the whole --------------------------------------------------------------------------------------------------
@@ -161,12 +165,13 @@ class Session(BaseSession):
         """Lay out the next step (None: the end), behind the questions that were asked since the last one."""
         if step is None and not self.arrivals:
             raise UserError("the stream ended before its first frame: nothing to describe")
-        patch = Patch(0, 0)
+        patch, change = Patch(0, 0), None
         if step is not None:
             grid, *more = merged_grids(step.grid_thw, self.model.config.vision_config.spatial_merge_size)
             if more:
                 raise ValueError(f"watch takes one step at a time, got {1 + len(more)}")
             (patch,) = self.markup.announced([self.seen.lay(step.pixel_values, grid)], self.cursor.num_steps)
+            change = self.decider.look(step.pixel_values, grid)
             self.arrivals.append(step.arrival_s)
         index, last = self.cursor.num_steps, step is None or step.last
         asks, self.asks = self.asks, []
@@ -181,7 +186,7 @@ class Session(BaseSession):
         if last:
             rows.append(self.cursor.suffix(len(self.markup.suffix)))
             parts.append(self.markup.suffix)
-        return Incoming(index, step, last, asks, Layout.cat(rows), patch, parts)
+        return Incoming(index, step, last, asks, Layout.cat(rows), patch, parts, change=change)
 
     def _look(self, incoming: Incoming) -> Run:
         """Find the embeddings of a step, and, where the SEE policy decides by them, what is left of it."""
@@ -224,21 +229,22 @@ class Session(BaseSession):
         for ask in incoming.asks:
             self._view(ask.ids)
             yield Asked(index, ask.text, self.clock.now(), **(self._forgetting.told() if self._forgetting else {}))
-        first = index == 0 if self.variant.speaks is not Speaks.OFFLINE else last
+        offline = self.variant.speaks is Speaks.OFFLINE
+        first, due = last if offline else index == 0, 0
+        if not last and not offline:
+            due = yield from self.decider.due(self, incoming, first or bool(incoming.asks))
         over = self.finished or self.chooser.choose.left(self.num_spoken) <= 0
-        if first or incoming.asks and over:  # an answer begins
+        again = self.finished and due > 0 and self.decider.decides
+        if first or incoming.asks and over or again:  # an answer begins
             self.finished, self.num_spoken, header = False, 0, self.markup.header
+            self.decider.begin_answer(header)
             self.pending.append((list(header), self.cursor.say(len(header), index, Kind.HEADER)))
             self.chooser.see(header)
             self._note(header)
         budget = self.chooser.choose.left(self.num_spoken)
         if last:
             self.chooser.see(self.markup.suffix)
-        elif self.variant.speaks is Speaks.OFFLINE:
-            budget = 0
-        else:
-            budget = min(self.schedule.budget(Now(index, self.arrivals[index])), budget)
-        yield from self._speak(index, budget, last)
+        yield from self._speak(index, budget if last else min(due, budget), last)
         yield from self._tell(wait=True)
         self.speaking = False
 
@@ -260,7 +266,9 @@ class Session(BaseSession):
             budget -= 1
             self.num_spoken += 1
             self.finished = token in self._stops
-            yield Spoken(index, token, newest, self.arrivals[newest], self.clock.now())
+            t_s = self.clock.now()
+            self.decider.said(token, self.logits, t_s)
+            yield Spoken(index, token, newest, self.arrivals[newest], t_s)
 
     def _view(self, ids) -> None:
         """These are in view for ever, each of which the penalty counts once."""
@@ -298,6 +306,7 @@ class Session(BaseSession):
         return super().state() | {
             "cursor": self.cursor.state(),
             "seen": self.seen.state(),
+            "decider": self.decider.state(),
             "forgetting": None if self._forgetting is None else self._forgetting.state(),
         }
 
@@ -305,5 +314,6 @@ class Session(BaseSession):
         super().restore(state)
         self.cursor.load_state(state["cursor"])
         self.seen.load_state(state["seen"])
+        self.decider.load_state(state["decider"])
         if self._forgetting is not None:
             self._forgetting.load_state(state["forgetting"])

@@ -47,6 +47,23 @@ class Watched:
 
 
 @dataclass(frozen=True)
+class Decided:
+    """A policy that decides while it streams has said how many tokens are due after a step.
+
+    Attributes:
+        step: 0-based video step.
+        num_tokens: the most that will be said now; 0 is silence.
+        t_s: when it was decided, in seconds of stream time.
+        why: what it went by, by the names of rules.schedule.Now.
+    """
+
+    step: int
+    num_tokens: int
+    t_s: float
+    why: dict[str, float | None]
+
+
+@dataclass(frozen=True)
 class Asked:
     """A question took effect: it stands before the video of `step`, and the words from there on can see it.
 

@@ -40,13 +40,14 @@ class Room:
         )
 
 
-def settle_fast(fast: bool | None, model) -> tuple[bool, str]:
+def settle_fast(fast: bool | None, loaded: Loaded) -> tuple[bool, str]:
     """Whether sessions share a fast model, and why, as an addition to the engine's reason.
 
     Raises:
         UserError: it was asked for, and these sessions cannot have it.
     """
-    refused = why_not_fast(model.settings.variant)
+    model, settings = loaded.model, loaded.settings
+    refused = why_not_fast(settings.variant, schedule=settings.schedule)
     if fast and refused:
         raise UserError(f"no fast path here: {refused}. Leave it out")
     if fast is not None:

@@ -1,6 +1,7 @@
 """What a live session tells, in the messages of the live protocol: for a server, and for a model in this process."""
 
 from swwatch.client import protocol
+from swwatch.engine.trace import Decided
 from swwatch.live.stage import Asked, Dropped, Token, Turn, Watched
 
 COUNTS = ("num_tokens", "num_turns", "num_dropped")
@@ -16,7 +17,7 @@ class Messages:
     def __init__(self):
         self.num_tokens = self.num_turns = self.num_dropped = 0
 
-    def message(self, event: Token | Turn | Watched | Asked | Dropped) -> protocol.Event:
+    def message(self, event: Token | Turn | Watched | Decided | Asked | Dropped) -> protocol.Event:
         """The message of an event, without its number."""
         match event:
             case Token():
@@ -31,6 +32,8 @@ class Messages:
             case Watched():
                 seen = {} if event.kept is None else {"grid": event.grid, "kept": event.kept}
                 return protocol.Watched(step=event.step, arrival_s=event.arrival_s, t_s=event.t_s, **seen)
+            case Decided():
+                return protocol.Decided(step=event.step, tokens=event.num_tokens, t_s=event.t_s, why=event.why)
             case Asked():
                 return protocol.Asked(step=event.step, question=event.text, t_s=event.t_s)
             case Dropped():

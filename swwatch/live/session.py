@@ -14,7 +14,7 @@ from swwatch.data.video import FRAMES_PER_STEP, StepFrames
 from swwatch.engine.batch import Ended
 from swwatch.engine.queue import QueueCounts, StepQueue
 from swwatch.engine.source import Ask, Order, StepEncoder
-from swwatch.engine.trace import Asked, Watched
+from swwatch.engine.trace import Asked, Decided, Watched
 from swwatch.errors import UserError
 from swwatch.model.loading import Loaded
 from swwatch.narrate.words import Token, Turn
@@ -231,7 +231,7 @@ class LiveSession:
     # ---- the reader's side ------------------------------------------------------------------------------------------
 
     def read(self, timeout_s: float | None = None) -> list:
-        """Events since the last call: Token, Turn, Watched, Asked, Dropped, and Ended as the last of all
+        """Events since the last call: Token, Turn, Watched, Decided, Asked, Dropped, and Ended as the last of all
         (or Suspended).
 
         Args:
@@ -292,7 +292,7 @@ class LiveSession:
     def source(self) -> StepQueue:
         return self._queue
 
-    def tell(self, event: Token | Turn | Watched | Asked | Suspended) -> None:
+    def tell(self, event: Token | Turn | Watched | Decided | Asked | Suspended) -> None:
         """Hand an event to whoever reads."""
         with self._changed:
             if self._ended:

@@ -99,7 +99,7 @@ class Stage:
         device = loaded.model.device
         num_devices = torch.cuda.device_count() if device.type == "cuda" else 1
         self.engine, self.why = choose(engine, loaded.settings.variant, device, num_devices)
-        self.fast, more = settle_fast(fast, loaded.model)
+        self.fast, more = settle_fast(fast, loaded)
         self.why += more
         self.loaded = with_fast_path(loaded, self.room, max_sessions) if self.fast else loaded
         self._watcher = open_watcher(self.engine, self.loaded.model)

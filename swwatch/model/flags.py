@@ -22,7 +22,7 @@ from swwatch.model.settings import check_fps, fps_of
 from swwatch.policies.choose import CHOOSE, parse_choose
 from swwatch.policies.keep import KEEP, parse_keep
 from swwatch.policies.see import SEE, parse_see
-from swwatch.policies.speak import FORMS, parse_schedule
+from swwatch.policies.speak import FORMS, check_schedule, parse_schedule
 from swwatch.policies.table import forms
 from swwatch.rules import variants
 
@@ -108,6 +108,14 @@ class LoadFlags(DeviceFlags):
         if self.pixel_budget is not None and self.pixel_budget not in BUDGETS:
             raise UserError(f"no pixel budget {self.pixel_budget!r}: choose one of {', '.join(BUDGETS)}")
 
+    def check_model(self, path: str | Path) -> None:
+        """As above; also refuse a schedule by which the model's variant cannot speak."""
+        super().check_model(path)
+        if self.schedule is not None:
+            name = self.variant or saved_settings(path).get("variant")
+            if name is not None:
+                check_schedule(self.schedule, name)
+
     def load(self, path: str | Path, **more) -> "Loaded":
         """As above. A schedule other than the checkpoint's own is no mistake but the paper's disturbance test; that a
         SEE policy is put on one that was trained on all tokens is told."""
@@ -118,10 +126,8 @@ class LoadFlags(DeviceFlags):
         loaded = super().load(path, **{name: getattr(self, name) for name in names} | more)
         if self.schedule is None:
             return loaded
-        name = loaded.settings.variant
-        if name in variants.TURNS:
-            raise UserError(f"{name!r} speaks once in a turn, by no schedule: leave {self.schedule!r} out")
-        return replace(loaded, settings=replace(loaded.settings, schedule=parse_schedule(self.schedule)))
+        schedule = check_schedule(self.schedule, loaded.settings.variant)
+        return replace(loaded, settings=replace(loaded.settings, schedule=schedule))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -67,7 +67,7 @@ class Streaming:
 
     @torch.no_grad()
     def step(
-        self, cache: StreamCache, rows: Layout, embeds: torch.Tensor, predicts: int | None = -1
+        self, cache: StreamCache, rows: Layout, embeds: torch.Tensor, predicts: int | range | None = -1
     ) -> torch.Tensor | None:
         """Feed new tokens of one session to the LLM.
 
@@ -75,9 +75,9 @@ class Streaming:
             cache: the session's cache; `rows` are added to it.
             rows: Layout of the Q new tokens.
             embeds: (Q, W) their embeddings.
-            predicts: index of the row whose logits are wanted; None: none are.
+            predicts: index of the row whose logits are wanted; a range: of n such rows; None: none are.
         Returns:
-            (V,) float32 logits after that row, or None.
+            (V,) float32 logits after that row, (n, V) of a range, or None.
         """
         mask = cache.admit(rows).to(embeds.device)
         if self.attention == "flash_attention_2":
@@ -89,7 +89,8 @@ class Streaming:
             past_key_values=cache,
             use_cache=True,
         ).last_hidden_state
-        return None if predicts is None else self.lm_head(hidden[0, predicts]).float()
+        wanted = list(predicts) if isinstance(predicts, range) else predicts
+        return None if wanted is None else self.lm_head(hidden[0, wanted]).float()
 
     @torch.no_grad()
     def step_many(
@@ -97,7 +98,7 @@ class Streaming:
         caches: Sequence[StreamCache],
         rows: Sequence[Layout],
         embeds: Sequence[torch.Tensor],
-        predicts: Sequence[int | None] | None = None,
+        predicts: Sequence[int | range | None] | None = None,
     ) -> list[torch.Tensor | None]:
         """`step` for n sessions in one forward.
 
@@ -105,9 +106,9 @@ class Streaming:
             caches: n different caches; each takes in its own rows.
             rows: n layouts of Q_1 .. Q_n new tokens.
             embeds: n tensors (Q_i, W).
-            predicts: n indices of the rows whose logits are wanted, None where none are; by default the last of each.
+            predicts: n times what `step` takes; by default the last row of each.
         Returns:
-            n times (V,) float32 logits after that row, or None.
+            n times what `step` returns.
         """
         predicts = predicts or [-1] * len(caches)
         if len(caches) == 1:
@@ -125,11 +126,13 @@ class Streaming:
             use_cache=True,
         ).last_hidden_state
         begins = itertools.accumulate(sizes, initial=0)
-        wanted = [begin + i % n for begin, n, i in zip(begins, sizes, predicts, strict=False) if i is not None]
+        asked = [() if i is None else i if isinstance(i, range) else (i,) for i in predicts]
+        wanted = [begin + i % n for begin, n, some in zip(begins, sizes, asked, strict=False) for i in some]
         if not wanted:
             return [None] * len(caches)
-        logits = iter(self.lm_head(hidden[0, torch.tensor(wanted).to(device)]).float())
-        return [None if i is None else next(logits) for i in predicts]
+        logits = self.lm_head(hidden[0, torch.tensor(wanted).to(device)]).float().split([len(some) for some in asked])
+        both = zip(predicts, logits, strict=True)
+        return [None if i is None else after if isinstance(i, range) else after[0] for i, after in both]
 
     def another(self) -> "Streaming":
         """For another thread: weights are only read, and nothing is kept between calls."""

@@ -15,7 +15,7 @@ from swwatch.engine.choose import choose, open_watcher, why_not_fast
 from swwatch.engine.door import about
 from swwatch.engine.requests import drive
 from swwatch.engine.source import StepEncoder
-from swwatch.engine.trace import RealTimeClock, SimulatedClock
+from swwatch.engine.trace import Decided, RealTimeClock, SimulatedClock
 from swwatch.errors import UserError
 from swwatch.narrate.latency import show_lag
 from swwatch.narrate.record import Clip
@@ -43,7 +43,7 @@ def stream(settings, clip: Clip, first: StepFrames, steps: Iterator[StepFrames])
     engine, why = choose(settings.engine, loaded.settings.variant, model.device, num_devices)
     watcher = open_watcher(engine, model)
     if model.device.type == "cuda" and not settings.attention:
-        refused = why_not_fast(loaded.settings.variant, settings.forgets or None)
+        refused = why_not_fast(loaded.settings.variant, settings.forgets or None, loaded.settings.schedule)
         if refused is None:
             num_steps = (first.num_frames or settings.max_frames) // FRAMES_PER_STEP
             asked = {name: options.get(name) for name in ("question", "max_new_tokens")}
@@ -89,13 +89,19 @@ def show(events: Iterable, step_s: float, out=None) -> Iterator:
     """Print text as it is spoken, one line for each step, of `step_s` seconds, that has words; pass all events on.
 
     A line tells the newest second that had been seen, how far behind its arrival the first word came, the words, and
-    of a chat turn the seconds that they are about.
+    of a chat turn the seconds that they are about. Between two lines stands for how many steps nothing was due, where
+    the schedule decided so.
     """
     out = out or sys.stdout
-    step = None
+    step, num_silent = None, 0
     for event in events:
+        if isinstance(event, Decided):
+            num_silent += event.num_tokens == 0
         if isinstance(event, Token):
             if event.step != step:
+                if num_silent:
+                    print(f"\nsilent for {num_silent} step{'s' * (num_silent > 1)}", end="", file=out)
+                    num_silent = 0
                 step, lag = event.step, event.t_emit_s - event.t_frame_s
                 start = "" if event.text.startswith(" ") else " "
                 seen = f"0-{(event.newest_visible_step + 1) * step_s:g} s"

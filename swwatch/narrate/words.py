@@ -65,8 +65,8 @@ def narration(
         options: of engine.door.open_stream; and max_new_tokens, repetition_penalty, stop_early, where they differ from
             the form's own.
     Yields:
-        Requests, every Token as soon as it is spoken, Watched as steps are in, Asked as questions take effect, and a
-        Turn at the end of each.
+        Requests, every Token as soon as it is spoken, Watched as steps are in, Asked as questions take effect, Decided
+        where the schedule decides, and a Turn at the end of each.
     """
     clock = clock or SimulatedClock()
     choose = {CHOOSE[name]: options.pop(name) for name in CHOOSE.keys() & options.keys()}

@@ -18,16 +18,29 @@ def seconds_of_step(fps: float = FPS) -> float:
 
 @dataclass(frozen=True)
 class Now:
-    """What is known when a video step is in.
+    """What is known when a video step is in. What only a stream knows is None in a plan, and where nobody needs it.
 
     Attributes:
         step: its number, from 0.
         at_s: when it arrived, in seconds of stream time: that of its second frame, 0.5 s for the first step at 2
             frames a second.
+        begins: the first step, or one with a question: an answer begins here.
+        change: the share of the picture's tokens that look otherwise than at the step before, 0 to 1; None at the
+            first step.
+        left_s: until the next step is due, in seconds; below 0 where that is past.
+        token_s: what a token took when something was said last, in seconds; None: nothing was.
+        perplexity: of the newest words, if they were said now that this step is in; None: there are none.
+        said_perplexity: of the same words, when they were said.
     """
 
     step: int
     at_s: float
+    begins: bool = False
+    change: float | None = None
+    left_s: float | None = None
+    token_s: float | None = None
+    perplexity: float | None = None
+    said_perplexity: float | None = None
 
 
 class Schedule(Protocol):

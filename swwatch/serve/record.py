@@ -9,7 +9,7 @@ import time
 from datetime import UTC, datetime
 from pathlib import Path
 
-from swwatch.client.protocol import Event, Opened, ProtocolError, Token, Turn, parse_server
+from swwatch.client.protocol import Decided, Event, Opened, ProtocolError, Token, Turn, parse_server
 from swwatch.paths import only_one
 
 KINDS = {"jsonl": "application/x-ndjson", "vtt": "text/vtt; charset=utf-8"}
@@ -61,6 +61,8 @@ class Recorder:
             if self._cue and event.step != self._cue[0].step:
                 self._write_cue(event.t_emit_s)
             self._cue.append(event)
+        if isinstance(event, Decided) and not event.tokens and self._cue:  # silence ends what is shown
+            self._write_cue(min(event.t_s, self._cue[-1].t_emit_s + LAST_CUE_S))
         if isinstance(event, Turn):
             self._cue = []
             self._write(event.start_s, event.end_s, event.text)

@@ -77,6 +77,8 @@ def complete(settings: TrainSettings) -> TrainSettings:
     asked = {name: getattr(settings, name) for name in ASKED}
     known = Settings.resolve(saved, **asked, where=model_path)
     variant = known.variant
+    if variant not in TURNS:
+        known.schedule.check_training()
     for name in ("schedule", "see") if variant in TURNS else OF_TURNS:
         if getattr(settings, name) != getattr(TrainSettings, name):
             others = ", ".join(VARIANTS if variant in TURNS else TURNS)

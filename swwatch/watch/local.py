@@ -130,7 +130,7 @@ def watch(loaded: Loaded, source: str | Path, *, realtime: bool = True, **option
         realtime: a file plays at its own pace, and what the model is too slow for is dropped.
         options: of LocalNarrator: question, engine, max_new_tokens.
     Yields:
-        Messages of docs/protocol.md: Watched, Token, Turn, Asked, Dropped, and End as the last.
+        Messages of docs/protocol.md: Watched, Token, Decided, Turn, Asked, Dropped, and End as the last.
     Raises:
         UserError: the source cannot be read.
     """

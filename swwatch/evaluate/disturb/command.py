@@ -5,6 +5,7 @@ Precedence: flags, then environment variables, then configs/eval.yaml, then the 
 """
 
 import gc
+import itertools
 import json
 from dataclasses import replace
 
@@ -14,7 +15,7 @@ from swwatch.evaluate.caption.settings import CONFIG
 from swwatch.evaluate.disturb.settings import DisturbSettings, Row, find_checkpoints
 from swwatch.launch.ranks import Alone
 from swwatch.paths import only_one_writes
-from swwatch.policies.speak import parse_schedule
+from swwatch.policies.speak import check_schedule, parse_schedule
 from swwatch.rules.variants import is_chat
 
 
@@ -22,6 +23,9 @@ def main(argv: list[str]) -> int:
     settings = read_settings(DisturbSettings, argv, program="swwatch disturb", about=__doc__, yaml_path=CONFIG)
     schedules = list(dict.fromkeys(str(parse_schedule(text)) for text in settings.schedules))
     models = find_checkpoints(settings.models)
+    for model, schedule in itertools.product(models, schedules):
+        if not model.offline:
+            check_schedule(schedule, model.variant)
     records = read_jsonl(settings.data_path)[: settings.max_count]
     with only_one_writes(settings.output_dir / "disturbance.json"):
         rows = run_all(models, schedules, settings, records)

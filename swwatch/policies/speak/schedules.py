@@ -1,6 +1,4 @@
-"""SPEAK: how many tokens now. One table; its rows are known as schedules.
-
-A schedule is written as text in configs, flags and checkpoints: `wait-k:3`, `random:3:seed=0`, `burst:3:every=2`,
+"""The plans: `wait-k:3`, `random:3:seed=0`, `burst:3:every=2`,
 `stall:3:every=5:pause=2`. All but the first disturb a model that was trained with wait-k, at the same mean rate of k
 tokens per step of arriving video (random, burst) or of the clock (stall). After the last step the rest follows.
 """
@@ -9,36 +7,9 @@ import random
 from dataclasses import dataclass, field, replace
 from typing import ClassVar
 
-from swwatch.policies.table import Policy, forms, option, parse, table
+from swwatch.policies.speak.policy import Speak
+from swwatch.policies.table import option
 from swwatch.rules.schedule import Now
-
-
-@dataclass(frozen=True)
-class Speak(Policy):
-    """What all schedules share: k tokens a step and arrival on time, unless they say otherwise.
-
-    A policy must not know the reference caption. What it answers may depend on `Now` alone, so that training, which
-    asks it before any clock runs, gets the answers that a stream gets.
-    """
-
-    table: ClassVar[str] = "schedule"
-    k: int = option(3, least=1)
-
-    def budget(self, now: Now) -> int:
-        """Number of tokens to speak after a video step when it is not the last."""
-        return self.k
-
-    def arrival_s(self, step: int, nominal_s: float, step_s: float) -> float:
-        """When step `step` arrives, given when it would from an undisturbed source; seconds of stream time.
-
-        Args:
-            step_s: how long a step lasts.
-        """
-        return nominal_s
-
-    def for_clip(self, key: str) -> "Speak":
-        """The schedule of one clip, named by its video id."""
-        return self
 
 
 @dataclass(frozen=True)
@@ -94,16 +65,3 @@ class Stall(Speak):
 
     def arrival_s(self, step: int, nominal_s: float, step_s: float) -> float:
         return nominal_s + step // self.every * self.pause * step_s
-
-
-SPEAK = table(WaitK, RandomK, Burst, Stall)
-FORMS = forms(SPEAK)
-
-
-def parse_schedule(text: str | Speak) -> Speak:
-    """Inverse of `str(schedule)`; options that are left out take their defaults.
-
-    Raises:
-        UserError: not one of the forms, or a number out of its range.
-    """
-    return parse(SPEAK, text)

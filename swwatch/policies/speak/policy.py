@@ -1,0 +1,92 @@
+"""What a policy of SPEAK is, and what it is asked. The table is in policies/speak/__init__.py."""
+
+from dataclasses import dataclass
+from typing import ClassVar, Protocol
+
+from swwatch.errors import UserError
+from swwatch.policies.table import Policy, option
+from swwatch.rules.schedule import Now
+from swwatch.rules.variants import Speaks, Variant, speaking
+
+CHANGE, CLOCK, PROBE = "change", "clock", "probe"  # what a policy may need to be told, see `Now`
+
+
+class SpeakState(Protocol):
+    """What a policy remembers of one stream: numbers, texts, lists and tensors, and under `policy` its policy."""
+
+    def budget(self, now: Now) -> int:
+        """Number of tokens to speak after a video step when it is not the last."""
+
+
+@dataclass(frozen=True)
+class Speak(Policy):
+    """What all schedules share: k tokens a step and arrival on time, unless they say otherwise.
+
+    A policy must not know the reference caption. What it answers may depend on `Now` alone, so that training, which
+    asks it before any clock runs, gets the answers that a stream gets.
+
+    Attributes:
+        needs: what it must be told beside the number of a step and its arrival.
+        for_whom: how variants speak that can speak so.
+    """
+
+    table: ClassVar[str] = "schedule"
+    needs: ClassVar[frozenset[str]] = frozenset()
+    for_whom: ClassVar[tuple[Speaks, ...]] = (Speaks.OFFLINE, Speaks.ALTERNATING, Speaks.PARALLEL)
+    k: int = option(3, least=1)
+
+    def begin(self) -> SpeakState:
+        """For one stream: what is asked after each step. A policy that remembers nothing may return itself."""
+        return self
+
+    def budget(self, now: Now) -> int:
+        """Number of tokens to speak after a video step when it is not the last."""
+        return self.k
+
+    def arrival_s(self, step: int, nominal_s: float, step_s: float) -> float:
+        """When step `step` arrives, given when it would from an undisturbed source; seconds of stream time.
+
+        Args:
+            step_s: how long a step lasts.
+        """
+        return nominal_s
+
+    def for_clip(self, key: str) -> "Speak":
+        """The schedule of one clip, named by its video id."""
+        return self
+
+    def check_training(self) -> None:
+        """Raises UserError: no model can be trained to speak so."""
+
+    def check(self, variant: Variant) -> None:
+        """Refuse a variant that cannot speak so.
+
+        Raises:
+            UserError: it names those that can.
+        """
+        if variant.speaks not in self.for_whom:
+            names = ", ".join(speaking(*self.for_whom))
+            raise UserError(f"{variant.name!r} cannot speak by {self}, which is for {names}: take another schedule")
+
+
+@dataclass(frozen=True)
+class Deciding(Speak):
+    """One that decides while it streams. It can be put on any checkpoint of a variant that it is for, and nothing can
+    be laid out by it before the stream has been: no training sample, and no picture.
+
+    It is told when an answer begins (`Now.begins`), and must speak then. Where the answer is over and it says that
+    tokens are due, another one begins.
+    """
+
+    def begin(self) -> SpeakState:
+        raise NotImplementedError
+
+    def budget(self, now: Now) -> int:
+        """Raises UserError: there is no stream."""
+        self.check_training()
+
+    def check_training(self) -> None:
+        raise UserError(
+            f"{self} decides while it streams, and nothing can be laid out by it before: train and draw with wait-k, "
+            f"and give --schedule {self} to swwatch stream, watch or eval"
+        )
