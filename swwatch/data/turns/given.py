@@ -1,8 +1,10 @@
 """Words that are given to a stream in place of those that it says: of a file, or of a training sample."""
 
 import re
+from bisect import bisect_right
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from operator import itemgetter
 from pathlib import Path
 
 from swwatch.data.annotations import decode_line, no_file
@@ -33,7 +35,8 @@ class Given:
 
     def __call__(self, start_s: float, end_s: float) -> str | None:
         """The words of a turn; "" is silence."""
-        said = [text for at_s, text in self.words if start_s + TOLERANCE_S < at_s <= end_s + TOLERANCE_S]
+        first, last = (bisect_right(self.words, at_s + TOLERANCE_S, key=itemgetter(0)) for at_s in (start_s, end_s))
+        said = [text for _, text in self.words[first:last]]
         return None if not said and end_s > self.until_s + TOLERANCE_S else " ".join(said)
 
     @classmethod
