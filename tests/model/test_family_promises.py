@@ -11,11 +11,13 @@ from swwatch.model.loading import load
 from swwatch.policies.speak import RandomK, WaitK
 from swwatch.rules.variants import VARIANTS, Speaks, speaking
 from swwatch.toy.checkpoint import make_checkpoint
+from tests.data.turns import test_samples as samples
 from tests.engine import test_endless as endless
 from tests.engine import test_promises as promises
 from tests.engine import test_turns as turns
 from tests.helpers.streams import Paced, full_forward, random_stream, spoken_by
 from tests.helpers.tiny import SIZES, tiny_loader
+from tests.narrate import test_words as words
 from tests.policies import test_seam as seam
 
 PARALLEL = speaking(Speaks.PARALLEL)
@@ -99,6 +101,14 @@ def test_a_stream_without_end_forgets_stamps_with_their_patches(load_tiny, one_l
 @pytest.mark.parametrize(("variant", "policy"), [("streamingvlm", "mrope_contiguous"), ("livecc", "mrope_full")])
 def test_chat_turns_are_one_forward_over_the_conversation(load_tiny, variant, policy):
     turns.test_every_turn_has_the_logits_of_one_forward_over_the_whole_conversation(load_tiny, variant, policy)
+
+
+def test_a_sample_in_chat_turns_has_the_ids_that_a_stream_reads_and_speaks(load_tiny):
+    samples.test_the_ids_of_every_turn_are_those_that_a_stream_reads_and_speaks(load_tiny("streamingvlm"))
+
+
+def test_on_the_fast_path_it_says_the_same_and_has_room_for_all(load_tiny):
+    words.test_on_the_fast_path_it_says_the_same_and_has_room_for_all(load_tiny, "group")
 
 
 def test_chat_turns_forget_as_if_the_rest_had_been_all_there_ever_was(load_tiny, one_layer, tmp_path):

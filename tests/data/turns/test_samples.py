@@ -27,7 +27,7 @@ def loaded(request, load_tiny):
 
 
 def form_of(loaded, **options) -> Form:
-    return Form(Turns(loaded.tokenizer, SYSTEMS[loaded.settings.variant]), **options)
+    return Form(loaded.turns(SYSTEMS[loaded.settings.variant]), **options)
 
 
 @given(rows, st.integers(3, 8), st.sampled_from([0.0, 3.0, 1234.0]), st.text("ab c", max_size=40))

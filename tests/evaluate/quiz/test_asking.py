@@ -17,7 +17,7 @@ from swwatch.evaluate.quiz.asking import Plain, Streaming, choice_tokens, choose
 from swwatch.evaluate.quiz.items import Item
 from swwatch.evaluate.quiz.wording import read_wording
 from swwatch.rules import turn_positions as positions
-from swwatch.rules.families import t_step
+from swwatch.rules.families import FAMILIES, t_step
 from swwatch.rules.spans import Part, Span
 from tests.helpers.turn_streams import forward
 
@@ -204,8 +204,8 @@ def test_patches_further_apart_stand_further_apart_in_time(load_tiny):
     assert t_step(config) == 2 and isinstance(t_step(config), int)
 
 
-@pytest.mark.parametrize("family", ["qwen2_5_vl", "qwen2_vl"])
-def test_both_families_answer(tmp_path, show, family):
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_family_answers(tmp_path, show, family):
     from swwatch.model.loading import load
     from swwatch.toy.checkpoint import make_checkpoint
 
