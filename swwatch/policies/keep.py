@@ -126,6 +126,7 @@ class Restart(Keep):
 
 ALL = All()
 KEEP = table(All, Window, SinkWindow, Flush, Restart, Recompute, Recent, KeyNorm, Rekv, PeakEnd)
+WINDOWS = ("vision_s", "turns_s", "flush_s", "text_sink", "text_window")
 EVICTIONS = [APPEND, *(name for name, kind in KEEP.items() if kind.forgets and Speaks.TURNS in kind.for_whom)]
 
 
@@ -162,7 +163,9 @@ def with_numbers(own: str | Keep, name: str | None, numbers: Mapping[str, Any]) 
     check_eviction(name)
     own = parse_keep(own)
     kind = type(own) if name is None else KEEP[name_of(name)]
-    known = {option.name: numbers.get(option.name, vars(own).get(option.name)) for option in kind.options()}
+    # what no system has of its own has the policy's own default
+    silent = {o.name: None if o.name in WINDOWS else o.default for o in kind.options()} | vars(own)
+    known = {option.name: numbers.get(option.name, silent[option.name]) for option in kind.options()}
     for needed in ("vision_s", "flush_s"):
         if needed in known and known[needed] is None:
             flag = needed.replace("_s", "-seconds")

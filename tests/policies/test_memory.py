@@ -14,7 +14,7 @@ from swwatch.engine.turns import Said
 from swwatch.errors import UserError
 from swwatch.model.cache import HIDDEN
 from swwatch.policies.choose import Greedy
-from swwatch.policies.keep import parse_keep
+from swwatch.policies.keep import EVICTIONS, WINDOWS, parse_keep, with_numbers
 from swwatch.policies.memory.key_norm import KeyNorm
 from swwatch.policies.memory.peak_end import PeakEnd
 from swwatch.policies.memory.policy import Shown
@@ -23,6 +23,7 @@ from swwatch.policies.memory.rekv import Rekv
 from swwatch.policies.speak import RandomK, WaitK
 from swwatch.rules.layout import Kind, Layout
 from swwatch.rules.spans import Part, ids_of
+from swwatch.rules.systems import SYSTEMS
 from swwatch.rules.variants import Speaks, speaking
 from swwatch.rules.visibility import SAID, WATCHED
 from swwatch.toy.checkpoint import make_checkpoint
@@ -368,3 +369,13 @@ def test_what_cannot_keep_so_says_what_can(load_tiny):
         with pytest.raises(UserError, match="fast path cannot let go"):
             Session(small(load_tiny("group").model), [1], keep=keep)
         assert str(parse_keep(keep)) == keep
+
+
+@pytest.mark.parametrize("name", EVICTIONS)
+@pytest.mark.parametrize("system", SYSTEMS)
+def test_flags_of_chat_turns_leave_a_memory_its_own_numbers(system, name):
+    keep = with_numbers(SYSTEMS[system].keep, name, {"vision_s": 4.0, "flush_s": 9.0})
+    assert keep == parse_keep(str(keep)) and keep.name in (name, "all")
+    own = parse_keep(keep.name)
+    assert all(getattr(keep, x.name) == getattr(own, x.name) for x in keep.options() if x.name not in WINDOWS)
+    assert vars(keep).get("vision_s", 4.0) == 4.0 and vars(keep).get("flush_s", 9.0) == 9.0

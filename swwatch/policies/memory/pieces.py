@@ -119,9 +119,10 @@ def seconds_of_video(context: Iterable[Span]) -> float:
     return sum(seconds.values())
 
 
-def ends(tokens: "torch.Tensor", first: int, last: int) -> "torch.Tensor | None":
-    """Numbers of the first and the last of tokens (N,); None where these are all."""
-    if len(tokens) <= first + last:
+def ends(tokens: "torch.Tensor", first: int | None, last: int | None) -> "torch.Tensor | None":
+    """Numbers of the first and the last of tokens (N,), all where there is no limit; None where these are all."""
+    limited, first, last = (first, last) != (None, None), first or 0, last or 0
+    if not limited or len(tokens) <= first + last:
         return None
     number = tokens.new_ones(len(tokens)).nonzero()[:, 0]
     return number[(number < first) | (number >= len(tokens) - last)]

@@ -31,7 +31,8 @@ class Rekv(Keep):
         blocks: that a question brings back.
         vision_s: seconds of video of the window; in chat turns words older than that join the previous text.
         host_mb: megabytes (2^20) of host memory; the oldest blocks go where there would be more.
-        text_sink, text_window: tokens of the answer or of the previous text that stay, the first and the last.
+        text_sink, text_window: tokens of the answer or of the previous text that stay, the first and the last; both
+            None: all.
     """
 
     name: ClassVar[str] = "rekv"
@@ -42,8 +43,8 @@ class Rekv(Keep):
     blocks: int = option(64, least=1)
     vision_s: float = option(16.0, least=1)
     host_mb: float = option(8192.0, least=0)
-    text_sink: int = option(512, least=0)
-    text_window: int = option(512, least=1)
+    text_sink: int | None = option(512, least=0)
+    text_window: int | None = option(512, least=1)
 
     def shown(self, video: Sequence[Shown]) -> list[int]:
         return newest(video, self.vision_s)
