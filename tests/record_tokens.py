@@ -319,18 +319,23 @@ RUNS = {"stream": run_stream, "batch": run_batch, "turns": run_turns, "logits": 
 
 
 def words_of(events: list) -> dict:
-    """The tokens among events, with the step at which each was said and the newest one in view; and turns."""
-    spoken = [event for event in events if isinstance(event, Spoken)]
+    """The tokens among events, with the step at which each was said and the newest one in view; and turns, whose
+    tokens have the number of their turn in place of both."""
+    ids, steps, turns, begun = [], [], [], 0
+    for event in events:
+        if isinstance(event, Spoken):
+            ids.append(event.token_id)
+            steps.append((event.step, event.newest_visible_step))
+        elif isinstance(event, Said):
+            steps[begun:] = [(event.round, event.round)] * (len(steps) - begun)
+            begun = len(steps)
+            turn = {"round": event.round, "seconds": [event.start_s, event.end_s], "ids": list(event.ids)}
+            turns.append(turn | {"words": len(event.words)})
     record = {
-        "ids": [token.token_id for token in spoken],
-        "steps": [token.step for token in spoken],
-        "newest_visible_steps": [token.newest_visible_step for token in spoken],
+        "ids": ids,
+        "steps": [step for step, _ in steps],
+        "newest_visible_steps": [newest for _, newest in steps],
     }
-    turns = [
-        {"round": turn.round, "seconds": [turn.start_s, turn.end_s], "ids": list(turn.ids), "words": len(turn.words)}
-        for turn in events
-        if isinstance(turn, Said)
-    ]
     return record | ({"turns": turns} if turns else {})
 
 
