@@ -2,6 +2,7 @@
 
 import json
 import time
+from unittest import mock
 
 import pytest
 
@@ -69,6 +70,22 @@ def test_another_schedule_is_the_disturbance_test(tiny_checkpoint, clip, tmp_pat
     assert run(tiny_checkpoint, clip, "--jsonl", str(out), "--schedule", "wait-k:1") == 0
     steps = [token["step"] for token in tokens_of(out)]
     assert [steps.count(step) for step in range(3)] == [1, 1, 1]
+
+
+def test_a_schedule_that_decides_tells_its_silence_and_is_refused_before_a_model_that_cannot_is_loaded(
+    tiny_checkpoint, clip, tmp_path, capsys
+):
+    out = tmp_path / "tokens.jsonl"
+    assert run(tiny_checkpoint, clip, "--jsonl", str(out), "--schedule", "sved:2:alpha=100") == 0
+    decided = [event for event in map(json.loads, out.read_text().splitlines()) if event.get("event") == "decided"]
+    assert [event["num_tokens"] for event in decided] == [2, *[0] * (len(decided) - 1)] and len(decided) > 1
+    assert set(decided[1]["why"]) == {"perplexity", "said_perplexity"}
+    assert f"\nsilent for {len(decided) - 1} step" in capsys.readouterr().out
+    with mock.patch("swwatch.model.loading.load", side_effect=AssertionError("too late")):
+        assert run(tiny_checkpoint, clip, "--variant", "interleave", "--schedule", "sved") == 2
+        assert "'interleave' cannot speak by sved" in capsys.readouterr().err
+        assert run(tiny_checkpoint, clip, "--variant", "livecc", "--schedule", "pace") == 2
+        assert "by no schedule" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from swwatch.client.protocol import Asked, End, Opened, ProtocolError, Token, Turn, parse_server
+from swwatch.client.protocol import Asked, Decided, End, Opened, ProtocolError, Token, Turn, parse_server
 from swwatch.serve.record import Recordings
 from swwatch.serve.settings import Limits
 
@@ -75,6 +75,16 @@ def test_cues_of_chat_turns_have_their_seconds_and_silence_has_none(tmp_path):
         "00:00:04.000 --> 00:00:05.000\nThey meet",
     ]
     assert [cue.strip() for cue in cues[3:]] == ["00:00:06.500 --> 00:00:08.500\ncut"], "a turn that was stopped"
+
+
+def test_words_are_taken_off_where_silence_is_decided(tmp_path):
+    recorder = Recordings(tmp_path, keep_s=1).begin("name", OPENED)
+    decided = [Decided(n=n, step=n, tokens=n % 2, t_s=n + 0.6, why={"change": None}) for n in range(1, 4)]
+    for event in (token(4, "A red", 0, 0.7), token(5, " blue", 0, 0.8), *decided, token(6, "They meet", 3, 3.7)):
+        recorder.event(event)
+    recorder.close()
+    cues = (tmp_path / "name.vtt").read_text().split("\n\n")
+    assert cues[1].startswith("00:00:00.700 --> 00:00:02.600\nA red blue") and "00:00:03.700" in cues[2]
 
 
 @pytest.mark.parametrize("name, kind", [("../../etc/x", "jsonl"), ("x", "jsonl"), (None, "txt"), (None, "../vtt")])

@@ -169,6 +169,7 @@ export class Pane {
     if (change?.kind === "word") this.#addWord(change.item, fresh);
     if (change?.kind === "grown") this.#grow(change.item);
     if (change?.kind === "turn") this.#endTurn(change.item);
+    if (change?.kind === "silence") this.#addSilence(change.item);
     if (change?.kind === "question") this.#addQuestion(change.item, fresh);
     if (change?.kind === "drop" && fresh) this.note(`${plural(event.steps, "step")} dropped: ${event.reason}`);
     if (change?.kind === "end") this.#ended(event);
@@ -242,7 +243,12 @@ export class Pane {
     }
     this.flush();
     if (first) first.span.dataset.second = `${start}–${end}`;
-    if (!silent) return;
+    if (silent) this.#addSilence({ start, end });
+  }
+
+  /** Silences that follow one another are one. */
+  #addSilence({ start, end }) {
+    const { text } = this.part;
     const sign = text.lastElementChild;
     if (sign?.className === "silence") {
       sign.dataset.second = `${sign.dataset.second.split("–")[0]}–${end}`;

@@ -14,6 +14,7 @@ export class Story {
     this.steps = []; // {step, arrival, t}
     this.drops = []; // {s, steps, reason}
     this.turns = []; // {start, end, silent}, of a model that speaks in turns
+    this.silences = []; // {start, end, said}, of a schedule that decides
     this.dropped = 0; // steps
     this.lost = 0; // frames not taken and steps dropped, as the server counts
     this.stats = {};
@@ -88,6 +89,15 @@ export class Story {
     return { kind: "turn", item };
   }
 
+  /** A schedule that decides while it streams says how many tokens are due: none is silence. */
+  on_decided({ step, tokens, t_s }) {
+    this.#reach(t_s);
+    if (tokens) return null;
+    const item = { start: this.#second(step), end: this.#second(step + 1), said: t_s };
+    this.silences.push(item);
+    return { kind: "silence", item };
+  }
+
   on_asked(event) {
     const item = { kind: "question", text: event.question, s: this.#second(event.step + 1) };
     this.entries.push(item);
@@ -148,6 +158,7 @@ export class Story {
     for (const { step, t } of this.steps) row(t).seen.push(this.#second(step + 1));
     for (const { text, said } of this.words) row(said).words.push(text);
     for (const { silent, said, start, end } of this.turns) if (silent) row(said).words.push(`(silent about ${start}–${end} s)`);
+    for (const { said, start, end } of this.silences) row(said).words.push(`(silent about ${start}–${end} s)`);
     for (const { s, steps } of this.drops) row(s).dropped += steps;
     return rows;
   }
@@ -157,6 +168,7 @@ export class Story {
     const taken = this.frames.filter((frame) => frame.taken).length;
     const frames = this.frames.length ? `${taken} of ${this.frames.length} frames taken, ` : "";
     const turns = this.turns.length ? `${this.turns.length} turns, ${this.turns.filter(({ silent }) => silent).length} of them silent, ` : "";
-    return `${this.now.toFixed(0)} seconds: ${frames}${this.steps.length} steps seen, ${turns}${this.words.length} words spoken, ${this.dropped} steps dropped.`;
+    const silent = this.silences.length ? `${this.silences.length} steps silent, ` : "";
+    return `${this.now.toFixed(0)} seconds: ${frames}${this.steps.length} steps seen, ${turns}${this.words.length} words spoken, ${silent}${this.dropped} steps dropped.`;
   }
 }
