@@ -40,8 +40,7 @@ class EverySecond(Speak):
         return self.k if now.at_s % 1 >= 0.5 else 0
 
 
-@pytest.mark.parametrize("variant", ["origin", "group", "overlap"])
-@pytest.mark.parametrize("fps", [1, 4, 8])
+@pytest.mark.parametrize(("variant", "fps"), [("group", 1), ("group", 4), ("group", 8), ("origin", 8), ("overlap", 8)])
 def test_p1_of_the_variants(load_tiny, variant, fps):
     loaded, schedule = at_fps(load_tiny(variant), fps), EverySecond(2)
     stream = streams.random_stream(loaded, SIZES, answer_len=12)
@@ -146,7 +145,7 @@ def test_turns_are_whole_patches(load_tiny):
         begin(load_tiny("livecc"), policy="mrope_append")
 
 
-@pytest.mark.parametrize(("fps", "steps"), [(1, 2), (2, 4), (8, 16)])
+@pytest.mark.parametrize(("fps", "steps"), [(1, 2), (8, 16)])
 def test_a_window_holds_its_seconds(load_tiny, fps, steps):
     loaded = at_fps(load_tiny("group"), fps)
     stream = streams.random_stream(loaded, [(1, 1)] * (steps + 3))

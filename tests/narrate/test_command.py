@@ -54,6 +54,7 @@ def test_tokens_and_their_provenance_are_written_as_they_come(tiny_checkpoint, c
 
 def test_a_part_of_a_video_at_another_rate_and_size(tiny_checkpoint, clip, tmp_path, capsys):
     out, part = tmp_path / "tokens.jsonl", ("--fps", "4", "--start", "1", "--seconds", "2", "--max-pixels", "3136")
+    part += ("--max-new-tokens", "12")
     assert run(tiny_checkpoint, clip, "--jsonl", str(out), *part) == 0
     watched = [event for event in map(json.loads, out.read_text().splitlines()) if event.get("event") == "watched"]
     assert [event["arrival_s"] for event in watched] == [0.25, 0.75, 1.25, 1.75]
