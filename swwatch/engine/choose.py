@@ -139,7 +139,7 @@ def why_not_fast(variant: str, window: object | None = None, schedule: "Speak | 
         return f"{variant} forgets, and CUDA graphs read memory that never moves"
     if schedule is not None and PROBE in schedule.needs:
         return f"{schedule} reads words anew, and CUDA graphs read memory that never moves"
-    return None if window is None else "a window moves what it keeps, and CUDA graphs read memory that never moves"
+    return None if window is None else "forgetting moves what is kept, and CUDA graphs read memory that never moves"
 
 
 def open_session(engine: str, model, prompt: "list[int] | Turns", *, watcher=None, **options) -> "BaseSession":

@@ -1,9 +1,10 @@
 """Parallel variants on a stream without end: what is forgotten, and where the rest stands then.
 
-Once a step is in, and before words are said about it, video older than the window goes, and of the answer all but its
-first and its last tokens. What stays is laid out anew by the variant's own rule, as if the stream had begun with the
-oldest step that is left: under GDPE and GIPE each axis is closed up by itself (GIPE from its constant), under OSPE the
-recurrence of shared starts begins again. Prompt and questions always stay.
+Once a step is in, and before words are said about it, the KEEP policy says what goes; video may also be thinned, or
+parked for a question to bring back, and what stays be read anew. Where the policy moves what stays, that is laid out
+anew by the variant's own rule, as if the stream had begun with the oldest step that is left: under GDPE and GIPE each
+axis is closed up by itself (GIPE from its constant), under OSPE the recurrence of shared starts begins again. Prompt
+and questions always stay.
 
 The moment is the same in every engine, so that all say the same: the next step, whether it rides in the words or comes
 after them, sees what these words see.
