@@ -8,6 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from swwatch.client.protocol import parse_server
 from swwatch.engine.batch import Batch
 from swwatch.engine.beside import StreamsSession
 from swwatch.engine.fused import FusedSession
@@ -17,6 +18,7 @@ from swwatch.engine.source import FileSource, Step
 from swwatch.engine.trace import Decided
 from swwatch.engine.watcher import ThreadWatcher
 from swwatch.errors import UserError
+from swwatch.live.messages import Messages
 from swwatch.policies.choose import Greedy
 from swwatch.policies.speak import WaitK, parse_schedule
 from swwatch.rules.cursor import layout
@@ -198,6 +200,13 @@ def test_a_probe_gives_the_perplexity_of_the_words_in_one_forward_in_which_they_
         assert event.why["perplexity"] == pytest.approx(perplexity(event.step), rel=1e-4)
     assert len({round(event.why["perplexity"], 3) for event in decided[1:]}) > 3
     assert session.num_probed == 3 * 7
+
+
+def test_a_decision_is_a_message_of_the_live_protocol():
+    told = Decided(4, 0, 4.75, {"change": None})
+    wire = Messages().message(told).wire()
+    got = parse_server(wire)
+    assert (got.type, got.step, got.tokens, got.t_s, got.why) == ("decided", 4, 0, 4.75, {"change": None})
 
 
 # ---- what holds of them all -----------------------------------------------------------------------------------------
