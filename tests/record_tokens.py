@@ -15,6 +15,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from unittest import mock
 
 import torch
 import transformers
@@ -30,6 +31,7 @@ from swwatch.engine.turns import Said, TurnSession
 from swwatch.policies.choose import Greedy, Sampling, parse_choose
 from swwatch.policies.keep import Keep, Window, with_numbers
 from swwatch.policies.speak import parse_schedule
+from swwatch.rules import turn_positions
 from swwatch.rules.cursor import layout
 from swwatch.rules.systems import SYSTEMS
 from tests.helpers.recorded_cases import CASES
@@ -62,6 +64,14 @@ def turn_session(loaded, case: dict):
         limit, penalty = sampling["max_new_tokens"], sampling["repetition_penalty"]
         choose = (Sampling if drawn else Greedy)(penalty=penalty, max_new_tokens=limit, **drawn)
     more = {CHOOSE_NAMES.get(name, name): value for name, value in case.get("choosing", {}).items()}
+    policies = turn_positions.POLICIES
+    # recorded before positions of another system were refused; the rules are the same
+    anybodys = {name: replace(policy, systems=tuple(SYSTEMS)) for name, policy in policies.items()}
+    with mock.patch.dict(policies, anybodys):
+        return _turn_session(loaded, case, system, replace(choose, **more))
+
+
+def _turn_session(loaded, case: dict, system, choose) -> TurnSession:
     return TurnSession(
         loaded.model,
         loaded.turns(system),
@@ -69,7 +79,7 @@ def turn_session(loaded, case: dict):
         previous=case.get("previous", ""),
         keep=keep_of(system, case.get("eviction"), case.get("windows")),
         policy=case.get("policy"),
-        choose=replace(choose, **more),
+        choose=choose,
         seconds_per_turn=case.get("steps_per_turn"),
         clock=SimulatedClock(now=lambda: 0.0),
     )
