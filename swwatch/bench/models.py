@@ -71,7 +71,8 @@ def loaded_model(settings: BenchSettings, path: str, variant: str | None) -> "Lo
     from swwatch.model.loading import load
 
     dtype = getattr(torch, settings.precision)
-    loaded = load(path, variant=variant, fps=settings.fps, device=settings.device, dtype=dtype, attention="sdpa")
+    how = {"fps": settings.fps, "other_fps": True, "device": settings.device, "dtype": dtype}
+    loaded = load(path, variant=variant, attention="sdpa", **how)
     loaded.model.requires_grad_(False)
     return loaded
 

@@ -24,6 +24,7 @@ class BenchSettings:
     fps: float | None = setting(
         None, "frames a second that are watched, two make a step (default: the checkpoint's own, else 2)"
     )
+    other_fps: bool = setting(False, "--fps may be another than the checkpoint was trained at")
     threads: int | None = setting(None, "CPU threads of the model (default: torch's own choice)", least=1)
     seed: int = setting(0, "of random weights, pixels and words")
     output: Path | None = setting(None, "folder for the figures as JSON, the page and its pictures")
@@ -35,6 +36,8 @@ class BenchSettings:
         check_least(self)
         if self.fps is not None:
             check_fps(self.fps)
+        elif self.other_fps:
+            raise UserError("--other-fps goes with --fps: give both")
 
     @property
     def step_s(self) -> float:
@@ -57,7 +60,7 @@ class BenchSettings:
             raise UserError("device cuda was asked for, but this machine has no CUDA device: use --device cpu")
         precision = "bfloat16" if device == "cuda" else "float32"
         precision = precision if self.precision == "auto" else self.precision
-        fps = fps_of({} if model is None else saved_settings(model), self.fps, where=str(model))
+        fps = fps_of({} if model is None else saved_settings(model), self.fps, self.other_fps, str(model))
         return replace(self, device=device, precision=precision, fps=fps)
 
 

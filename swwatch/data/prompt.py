@@ -14,7 +14,7 @@ from swwatch.paths import CONFIGS
 from swwatch.rules.cursor import layout
 from swwatch.rules.layout import Kind, Layout
 from swwatch.rules.patch import Patch
-from swwatch.rules.schedule import Schedule, seconds_of_step
+from swwatch.rules.schedule import Schedule, seconds_of_step, tenths
 
 IGNORED = -100  # label of tokens without a loss
 STAMP_END = " seconds><|vision_start|>"
@@ -105,7 +105,7 @@ class Markup:
 
     def stamp_of(self, step: int) -> str:
         """Seconds in the time stamp of a step, as Qwen3-VL's processor writes them: the middle of its two frames."""
-        return f"{(step + 0.25) * self.step_s:.1f}"
+        return tenths((step + 0.25) * self.step_s)
 
     def around(self, steps: Iterable[int]) -> list[int]:
         """All ids around the patches of steps, in order."""

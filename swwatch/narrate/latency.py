@@ -106,4 +106,5 @@ def summary(seconds: list[Second]) -> str:
         "first word": [s.first_s - s.arrival_s for s in seconds if s.first_s is not None],
     }
     told = [f"{name} +{median(v):.2f} s (median), +{max(v):.2f} s (most)" for name, v in lags.items() if v]
-    return "; ".join([f"kept up in {kept} of {len(seconds[:-1])} seconds", *told])
+    unit = "seconds" if all(second.step_s == 1 for second in seconds) else f"steps of {seconds[0].step_s:g} s"
+    return "; ".join([f"kept up in {kept} of {len(seconds[:-1])} {unit}", *told])

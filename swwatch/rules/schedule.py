@@ -16,6 +16,12 @@ def seconds_of_step(fps: float = FPS) -> float:
     return FRAMES_PER_STEP / fps
 
 
+def tenths(time_s: float) -> str:
+    """Seconds as a model reads them. A time that was reckoned in another way, and so is off by a last bit, reads the
+    same: 12.35 and 12.350000000000001, or 1.25 and 1.2500000000000002."""
+    return f"{round(time_s, 6):.1f}"
+
+
 @dataclass(frozen=True)
 class Now:
     """What is known when a video step is in. What only a stream knows is None in a plan, and where nobody needs it.

@@ -14,7 +14,7 @@ ELLIPSIS = " ..."  # ends every answer: there is more to come
 Context = Literal["none", "title", "previous", "previous_or_title", "both"]  # what else a training query may tell
 TURN_S = 1.0  # seconds of a turn, where nothing else is said
 TOLERANCE = 1e-6  # of a patch
-LABEL = "Time={:.1f}-{:.1f}s"  # of a turn: the seconds of video that it is about
+LABEL = "Time={}-{}s"  # of a turn: the seconds of video that it is about
 
 
 @dataclass(frozen=True)

@@ -122,6 +122,14 @@ def test_cameras_and_rooms_follow_the_frame_rate():
         LiveSettings(fps=8, rate=4)
 
 
+def test_another_rate_than_the_checkpoints_is_measured_where_it_is_meant(load_tiny, tmp_path):
+    load_tiny("livecc", fps=4).model.save_pretrained(tmp_path)
+    asked = {"model": str(tmp_path), "variant": "livecc", "fps": 8}
+    with pytest.raises(UserError, match="--other-fps"):
+        LiveSettings(**asked).settled(cuda=False)
+    assert LiveSettings(**asked, other_fps=True).settled(cuda=False).fps == 8
+
+
 def test_held_is_not_yet_good(loaded, pictures):
     settings = LiveSettings(rate=8, session_s=1, seconds=1)
     trial = attempt(lambda most: Stage(loaded, max_sessions=most), 1, settings, pictures)

@@ -12,9 +12,9 @@ def word(step, text, at_s, seen=None):
     return Token(step, 7, seen, seen + 0.5, at_s, text=text)
 
 
-def shown(events) -> list[str]:
+def shown(events, step_s: float = 1.0) -> list[str]:
     out = io.StringIO()
-    assert list(show_lag(events, 1.0, out)) == events, "all events are passed on"
+    assert list(show_lag(events, step_s, out)) == events, "all events are passed on"
     return out.getvalue().splitlines()[1:]
 
 
@@ -55,6 +55,7 @@ def test_a_second_without_words_has_a_line_too_and_an_offline_answer_one_for_all
     lines = shown([*watched, word(3, " all", 5.0)])
     assert [line.split("+")[2].split()[0] for line in lines[:-1]] == ["-", "-", "-", "1.50"]
     assert lines[-1].startswith("kept up in 3 of 3 seconds")
+    assert shown([*watched, word(3, " all", 5.0)], step_s=4.0)[-1].startswith("kept up in 3 of 3 steps of 4 s;")
     silent = shown(watched)
     assert len(silent) == 5 and silent[0].endswith("word +     - |")
 

@@ -111,7 +111,8 @@ def make_loaded(settings: LiveSettings) -> Loaded:
     """The checkpoint, or random weights of a shape with the toy world's words."""
     dtype = getattr(torch, settings.precision)
     if settings.model is not None:
-        return load(settings.model, variant=settings.variant, fps=settings.fps, device=settings.device, dtype=dtype)
+        how = {"fps": settings.fps, "other_fps": True, "device": settings.device, "dtype": dtype}
+        return load(settings.model, variant=settings.variant, **how)
     from swwatch.toy.checkpoint import make_checkpoint
 
     with tempfile.TemporaryDirectory(prefix="swwatch-bench-") as folder:

@@ -81,7 +81,7 @@ class RowTraining:
             model = random_model(config, self.row.attention, str(self.device), dtype, settings.seed)
         else:
             how = {"device": str(self.device), "dtype": dtype, "attention": self.row.attention}
-            loaded = load(settings.model, variant=settings.variant, fps=settings.fps, **how)
+            loaded = load(settings.model, variant=settings.variant, fps=settings.fps, other_fps=True, **how)
             model = loaded.model
             set_attention(model.config.vision_config, BACKENDS["sdpa"])  # one vision tower for all rows
         model.loss_way, _ = choose_loss("off" if self.row.upstream else "auto", cuda=self.cuda, sharded=False)

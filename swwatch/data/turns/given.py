@@ -57,7 +57,9 @@ class Given:
         """
         rows = list(_rows(path))
         if rows and all(isinstance(row, dict) and row.keys() >= {"start", "end", "text"} for row in rows):
-            turns = [[row["start"], row["end"], str(row["text"]).removesuffix(ELLIPSIS)] for row in rows]
+            if no_text := [row for row in rows if not isinstance(row["text"], str)]:
+                raise UserError(f"{path}: {no_text[0]} has no text: words, or '' for silence, are wanted")
+            turns = [[row["start"], row["end"], row["text"].removesuffix(ELLIPSIS)] for row in rows]
             words, early_s = Transcript.read(turns, str(path)).words, 0.0
             until_s = max(float(end) for _, end, _ in turns)
         else:

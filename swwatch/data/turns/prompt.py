@@ -10,6 +10,7 @@ from functools import cached_property, lru_cache
 
 from swwatch.data.prompt import refuse_markup
 from swwatch.errors import UserError
+from swwatch.rules.schedule import tenths
 from swwatch.rules.spans import Part, Span
 from swwatch.rules.systems import ELLIPSIS, LABEL, System
 
@@ -73,7 +74,7 @@ class Turns:
 
         spans = [span(Part.HEAD, "<|im_start|>user\n")]
         if grid is not None:
-            spans.append(span(Part.LABEL, LABEL.format(start_s, end_s)))
+            spans.append(span(Part.LABEL, LABEL.format(tenths(start_s), tenths(end_s))))
             spans += self._video(grid, (number, start_s, end_s), start_s, (end_s - start_s) / grid[0])
         if query:
             spans.append(span(Part.QUERY, query))
@@ -94,7 +95,7 @@ class Turns:
         pieces = [("", grid)]
         if self.stamps:  # the middle of its frames, as in data.prompt.stamp_of
             times_s = [first_s + (patch + 0.25) * patch_s for patch in range(patches)]
-            pieces = [(f"<{time_s:.1f} seconds>", (1, rows, columns)) for time_s in times_s]
+            pieces = [(f"<{tenths(time_s)} seconds>", (1, rows, columns)) for time_s in times_s]
         spans = []
         for stamp, size in pieces:
             video = (self._id("<|video_pad|>"),) * (size[0] * rows * columns)

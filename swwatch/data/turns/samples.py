@@ -145,10 +145,10 @@ class Form:
         return turns
 
     def _chat(self, told: Chat, grid: Grid) -> list[Span]:
-        spans = self.turns.begin("", self.system_text)
+        spans, step_s = self.turns.begin("", self.system_text), seconds_of_step(self.fps)
         for number, (content, answer) in enumerate(told.turns):
             spans += [self.turns.close(number - 1)] if number else []
-            spans += self.turns.plain_turn(number, [grid if piece is None else piece for piece in content])
+            spans += self.turns.plain_turn(number, [grid if piece is None else piece for piece in content], step_s)
             spans.append(Span(Part.ANSWER, self.turns.plain_answer(answer), None, number))
         return spans
 

@@ -2,6 +2,7 @@
 
 from collections import Counter
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -10,8 +11,11 @@ from hypothesis import strategies as st
 from swwatch.data.turns.conversation import Asked, Chat, Commentary, read
 from swwatch.data.turns.prompt import Turns
 from swwatch.data.turns.samples import Form
+from swwatch.data.video import StepFrames
+from swwatch.engine.source import Step
 from swwatch.errors import UserError
 from swwatch.policies.keep import All, SinkWindow
+from swwatch.rules.schedule import seconds_of_step
 from swwatch.rules.spans import Part, ids_of
 from swwatch.rules.systems import SYSTEMS
 from swwatch.rules.turn_positions import POLICIES
@@ -49,6 +53,19 @@ def test_the_ids_of_every_turn_are_those_that_a_stream_reads_and_speaks(loaded, 
     ours, _ = POLICIES["mrope_full"].place(spans, 0, 2)
     theirs, _ = POLICIES["mrope_full"].place(session.context, 0, 2)
     assert torch.equal(ours, theirs)
+
+
+@given(st.sampled_from([0.5, 1, 2, 3, 5, 8, 10, 24, 30]), st.sampled_from([0, 1.3, 7.25, 12.35]), st.integers(0, 9999))
+@settings(max_examples=50)
+def test_labels_and_time_stamps_are_a_streams_to_the_last_digit(loaded, fps, start_s, number):
+    step_s = seconds_of_step(fps)
+    step = StepFrames.of(number + start_s / step_s, np.zeros(1), 0, fps)  # numbered as narrate.record does
+    end_s = Step(torch.empty(0), torch.empty(0), step.arrival_s).video_end_s(step_s)
+    for stamps in (False, True):
+        turns = Turns(loaded.tokenizer, SYSTEMS[loaded.settings.variant], stamps)
+        learned = turns.turn(0, start_s + number * step_s, start_s + (number + 1) * step_s, (1, 1, 1))
+        read = turns.turn(0, end_s - step_s, end_s, (1, 1, 1))
+        assert [span.ids for span in learned] == [span.ids for span in read]
 
 
 @given(rows, st.integers(1, 9), st.floats(0, 5))
@@ -192,6 +209,10 @@ def test_ordinary_chat_is_in_the_same_chat_form_without_labels_or_ellipsis(loade
         "<|im_start|>user\nWhy?<|im_end|>\n<|im_start|>assistant\nSo.<|im_end|>"
     )
     assert shown == 2
+    timed = Form(Turns(loaded.tokenizer, SYSTEMS[name], stamps=True), fps=8)
+    spans, _, _ = timed.spans(Chat((((None, "What?"), "A cat."),)), (2, 1, 1))
+    text = loaded.tokenizer.decode(ids_of(spans))
+    assert "<0.1 seconds><|vision_start|>" in text and "<0.3 seconds><|vision_start|>" in text
 
 
 @pytest.mark.parametrize(
