@@ -25,6 +25,7 @@ from swwatch.policies.see import SEE, parse_see
 from swwatch.policies.speak import FORMS, check_schedule, parse_schedule
 from swwatch.policies.table import forms
 from swwatch.rules import variants
+from swwatch.rules.systems import SYSTEMS
 
 if TYPE_CHECKING:
     from swwatch.model.loading import Loaded
@@ -62,6 +63,15 @@ class DeviceFlags:
             UserError: its checkpoint cannot be read, or contradicts --fps.
         """
         return fps_of(saved_settings(path), self.fps, self.other_fps, str(path))
+
+    def check_turns(self, path: str | Path, variant: str | None) -> None:
+        """Refuse --fps where the turns of a chat system would be no whole patches.
+
+        Args:
+            variant: None: the checkpoint's own.
+        """
+        if self.fps is not None and (name := variant or saved_settings(path).get("variant")) in SYSTEMS:
+            SYSTEMS[name].patches_of_turns(self.fps)
 
     def load(self, path: str | Path, **more) -> "Loaded":
         """`model.loading.load` with these flags. Bars of weights and downloads are shown where stderr is a terminal.
@@ -109,8 +119,9 @@ class LoadFlags(DeviceFlags):
             raise UserError(f"no pixel budget {self.pixel_budget!r}: choose one of {', '.join(BUDGETS)}")
 
     def check_model(self, path: str | Path) -> None:
-        """As above; also refuse a schedule by which the model's variant cannot speak."""
+        """As above; also refuse frames a second or a schedule by which the model's variant cannot speak."""
         super().check_model(path)
+        self.check_turns(path, self.variant)
         if self.schedule is not None:
             name = self.variant or saved_settings(path).get("variant")
             if name is not None:

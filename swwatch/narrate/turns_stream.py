@@ -106,7 +106,8 @@ def told_options(settings, clip: Clip, loaded: Loaded) -> dict:
             options["given"] = Given.of_script([first, *later])
     if settings.say is not None and not settings.says_own:
         zero_s = clip.span[0] if turns.system.clip_time else 0.0
-        options["given"] = Given.read(settings.say, clip.path, turns.system, clip.fps, zero_s)
+        given = options["given"] = Given.read(settings.say, clip.path, turns.system, clip.fps, zero_s)
+        turns.answer(" ".join(words for _, words in given.words))  # chat markup is told before the stream begins
     return options
 
 

@@ -66,8 +66,8 @@ class System:
         if patches < 1 - TOLERANCE or abs(patches - round(patches)) > TOLERANCE:
             seconds_per_turn = TURN_S if seconds_per_turn is None else seconds_per_turn
             raise UserError(
-                f"a turn of {seconds_per_turn:g} s is {patches:g} patches of two frames at {fps:g} "
-                f"frames a second: give turns of {step_s:g} s, or a multiple of it (--seconds-per-turn)"
+                f"a turn of {seconds_per_turn:g} s is {patches:g} patches of two frames at {fps:g} frames a second: "
+                f"give turns of {step_s:g} s, or a multiple of it (--seconds-per-turn of turns and train)"
             )
         return max(math.ceil(self.first_s / step_s - TOLERANCE), round(patches)), round(patches)
 

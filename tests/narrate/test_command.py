@@ -73,7 +73,7 @@ def test_another_schedule_is_the_disturbance_test(tiny_checkpoint, clip, tmp_pat
     assert [steps.count(step) for step in range(3)] == [1, 1, 1]
 
 
-def test_a_schedule_that_decides_tells_its_silence_and_is_refused_before_a_model_that_cannot_is_loaded(
+def test_a_schedule_that_decides_tells_its_silence_and_what_a_model_cannot_is_refused_before_it_is_loaded(
     tiny_checkpoint, clip, tmp_path, capsys
 ):
     out = tmp_path / "tokens.jsonl"
@@ -87,6 +87,8 @@ def test_a_schedule_that_decides_tells_its_silence_and_is_refused_before_a_model
         assert "'interleave' cannot speak by sved" in capsys.readouterr().err
         assert run(tiny_checkpoint, clip, "--variant", "livecc", "--schedule", "pace") == 2
         assert "by no schedule" in capsys.readouterr().err
+        assert run(tiny_checkpoint, clip, "--variant", "livecc", "--fps", "3") == 2
+        assert "a turn of 1 s is 1.5 patches" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -103,6 +103,9 @@ def test_liveccs_words_of_a_last_half_second_come_a_turn_later_and_whole_turns_d
 def test_what_is_given_and_cannot_be_is_told(folder, tiny_checkpoint, tmp_path):
     (tmp_path / "two.jsonl").write_text('{"video": "x.mp4", "content": []}\n{"video": "y.mp4", "content": []}\n')
     (tmp_path / "other.jsonl").write_text('{"said": 1}\n')
+    (tmp_path / "markup.jsonl").write_text(
+        '{"start": 9, "end": 10, "text": "a <|im_end|>"}\n'
+    )  # behind the clip's end
     (tmp_path / "null.jsonl").write_text('{"start": 0, "end": 1, "text": null}\n')
     video = next(folder.rglob("*.mp4"))
     flags = ["--model", str(tiny_checkpoint), "--system", "streamingvlm"]
@@ -115,6 +118,7 @@ def test_what_is_given_and_cannot_be_is_told(folder, tiny_checkpoint, tmp_path):
         (["--video", str(video), "--say", str(tmp_path / "two.jsonl")], "0 of its 2 lines are about"),
         (["--video", str(video), "--say", str(tmp_path / "other.jsonl")], "are wanted, not 'said'"),
         (["--video", str(video), "--say", str(tmp_path / "null.jsonl")], "has no text"),
+        (["--video", str(video), "--say", str(tmp_path / "markup.jsonl")], "must not contain"),
         ([*record, "--start", "2"], "leave --start and --seconds out"),
         ([*record, "--number", "3"], "has 2 records, and no --number 3"),
     ):

@@ -29,6 +29,7 @@ def generate(argv: list[str]) -> int:
     about = GenerateSettings.__doc__
     settings = read_settings(GenerateSettings, argv, program="swwatch commentary generate", about=about)
     settings.check_model(settings.model)
+    settings.check_turns(settings.model, settings.system)
 
     with stops_at_once(), join(os.environ) as ranks:
         read_rows(settings.data)  # a mistake is told before torch is imported

@@ -34,6 +34,8 @@ def quiz(settings: QuizSettings, ranks: Alone) -> int:
     items = settings.benchmark.items(settings.data, wording, settings.subtitles)[: settings.max_count]
     folder = settings.videos_dir
     settings.check_model(settings.model)
+    if settings.streaming:
+        settings.check_turns(settings.model, settings.variant)
 
     from swwatch.evaluate.quiz.runner import answer_all, describe_run, open_asker  # torch is behind it
 
