@@ -104,6 +104,11 @@ def test_recent_is_one_forward_over_the_newest_seconds_and_what_was_said_in_them
     assert session.compared > 1
 
 
+def test_a_step_that_is_longer_than_the_window_stays():
+    video = [Shown(step, step * 4.0, step * 4.0 + 4) for step in range(3)]
+    assert [Recent(seconds).shown(video) for seconds in (1, 5, 8)] == [[2], [2], [1, 2]]
+
+
 def test_recent_in_chat_turns_shows_the_newest_seconds_and_their_words_alone(load_tiny):
     loaded, seen = load_tiny("streamingvlm"), []
     session = begin(loaded, Scripted, keep="recent:3", query="Now").tell(answers(loaded, 7))

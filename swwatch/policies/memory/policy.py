@@ -131,6 +131,6 @@ class Keep(Policy):
 
 
 def newest(video: Sequence[Shown], seconds: float) -> list[int]:
-    """Numbers of the steps that are within so many seconds of the end of the last."""
-    since = video[-1].end_s - seconds - TOLERANCE_S
+    """Numbers of the steps that are within so many seconds of the end of the last, which is one, however long."""
+    since = min(video[-1].end_s - seconds - TOLERANCE_S, video[-1].start_s)
     return [piece.number for piece in video if piece.start_s >= since]
