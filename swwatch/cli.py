@@ -46,8 +46,7 @@ def usage() -> str:
 def main(argv: list[str] | None = None) -> int:
     argv = sys.argv[1:] if argv is None else argv
     if not argv or argv[0] in ("-h", "--help", "help"):
-        print(usage())
-        return 0
+        return run(lambda _: print(usage(), flush=True), [])
     name, rest = argv[0], argv[1:]
     if name == "--version":
         print(f"swwatch {__version__}")

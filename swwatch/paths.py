@@ -8,6 +8,7 @@ import errno
 import fcntl
 import os
 import shutil
+import stat
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -52,6 +53,12 @@ def writing(folder: Path) -> Iterator[None]:
         if problem is None:
             raise
         raise UserError(problem) from error
+
+
+def empty(file: IO[str]) -> None:
+    """Cut off what an earlier run left in an open file; a pipe or a device (/dev/stdout) has nothing to cut off."""
+    if stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+        file.truncate(0)
 
 
 def need_room(folder: Path, num_bytes: int, what: str) -> None:

@@ -26,6 +26,12 @@ def test_usage_lists_every_command(capsys):
     assert all(name in out for name in cli.COMMANDS)
 
 
+def test_usage_into_a_full_disk_is_told(capsys, monkeypatch):
+    monkeypatch.setattr(sys, "stdout", open("/dev/full", "w", buffering=1))  # noqa: SIM115
+    assert cli.main([]) == 2
+    assert "the disk is full" in capsys.readouterr().err
+
+
 def test_user_error_is_one_line_and_exit_code_two(capsys):
     def program(argv):
         raise UserError("the file x is missing: make it with y")

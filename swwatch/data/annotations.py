@@ -1,5 +1,6 @@
 """Jsonl annotation files: read with line numbers, write atomically, find the video of a record."""
 
+import errno
 import json
 import os
 from collections.abc import Iterable
@@ -76,6 +77,8 @@ def parse_line(line: bytes) -> dict:
         raise UserError(f"question {record['question']!r} is no text; without the field the prompts decide")
     if isinstance(record["video_id"], bool) or not isinstance(record["video_id"], int | str):
         raise UserError(f"video_id is {type(record['video_id']).__name__}, not a number or text")
+    if not isinstance(record.get("video_path"), str | None):
+        raise UserError(f"video_path is {type(record['video_path']).__name__}, not text")
     try:
         record["video_duration_in_s"] = duration_seconds(record)
     except ValueError:
@@ -140,6 +143,16 @@ def video_places(record_path: str, jsonl_path: str | Path, video_root: str | Pat
     return [given, folder / given, folder.parent / given]
 
 
+def is_there(place: Path) -> bool:
+    """Whether a file is there, which cannot be where its name is longer than a name can be."""
+    try:
+        return place.is_file()
+    except OSError as error:
+        if error.errno != errno.ENAMETOOLONG:
+            raise
+        return False
+
+
 def resolve_video(record_path: str | None, jsonl_path: str | Path, video_root: str | Path | None = None) -> Path:
     """Find the video file that a record's `video_path` names.
 
@@ -157,7 +170,7 @@ def resolve_video(record_path: str | None, jsonl_path: str | Path, video_root: s
         raise UserError(f"{jsonl_path}: a record has no video_path; `python mani_data.py` fills it in")
     places = video_places(record_path, jsonl_path, video_root)
     for place in places:
-        if place.is_file():
+        if is_there(place):
             return place
     tried = "\n  ".join(str(place.absolute()) for place in places)
     raise UserError(f"no video file for {record_path!r} of {jsonl_path}; tried\n  {tried}")

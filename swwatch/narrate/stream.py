@@ -6,7 +6,6 @@ from collections.abc import Iterable, Iterator
 from contextlib import nullcontext
 from dataclasses import asdict
 from itertools import chain
-from pathlib import Path
 
 import torch
 
@@ -20,7 +19,7 @@ from swwatch.errors import UserError
 from swwatch.narrate.latency import show_lag
 from swwatch.narrate.record import Clip
 from swwatch.narrate.words import Token, Turn, narration, with_fast_path
-from swwatch.paths import writing
+from swwatch.paths import empty, writing
 from swwatch.policies.keep import Window
 from swwatch.rules.systems import get
 
@@ -63,9 +62,10 @@ def stream(settings, clip: Clip, first: StepFrames, steps: Iterator[StepFrames])
         engine=engine,
         watcher=watcher,
     )
-    with writing(Path(settings.jsonl or ".").parent), watcher or nullcontext(), jsonl as out:
+    guard = writing(settings.jsonl.parent) if settings.jsonl else nullcontext()
+    with guard, watcher or nullcontext(), jsonl as out:
         if out:
-            out.truncate(0)  # not sooner: a mistake in another flag should not cost the tokens of an earlier run
+            empty(out)  # not sooner: a mistake in another flag should not cost the tokens of an earlier run
         for event in (show_lag if settings.realtime else show)(drive(loaded.model, run), loaded.settings.step_s):
             if out:
                 print(as_json(event), file=out, flush=True)

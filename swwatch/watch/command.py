@@ -21,7 +21,7 @@ from swwatch.data.live.sources import frames_of
 from swwatch.engine.choose import AUTO, check_name
 from swwatch.errors import UserError
 from swwatch.model.flags import LoadFlags, SessionFlags
-from swwatch.paths import writing
+from swwatch.paths import empty, writing
 from swwatch.toy.quickstart import toy_checkpoint
 from swwatch.watch.terminal import follow, interruptible, listen, show_reconnect, typed_lines
 
@@ -73,7 +73,7 @@ def main(argv: list[str]) -> int:
     settings = read_settings(WatchSettings, argv, program="swwatch watch", about=__doc__)
     check_files(settings)
     with (
-        writing(Path(settings.jsonl or ".").parent),
+        writing(settings.jsonl.parent) if settings.jsonl else nullcontext(),
         open_jsonl(settings.jsonl) as out,
         open_narrator(settings) as narrator,
     ):
@@ -86,7 +86,7 @@ def main(argv: list[str]) -> int:
         frames = None if settings.remote else frames_of(settings.source, **pace)
         with frames or nullcontext(), interruptible(narrator.end if frames is None else frames.stop):
             if out:
-                out.truncate(0)  # not sooner: a mistake should not cost the events of an earlier run
+                empty(out)  # not sooner: a mistake should not cost the events of an earlier run
             try:
                 end = follow(narrator.watch(frames), out, narrator.step_s)
             except UserError:

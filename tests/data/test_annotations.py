@@ -41,6 +41,7 @@ def test_duration_given_as_text_becomes_a_number(tmp_path):
         ({**GOOD, "video_id": 2, "human_caption": 5}, "human_caption is int"),
         ({**GOOD, "video_id": 2.5}, "video_id is float"),
         ({**GOOD, "video_id": 2, "video_duration_in_s": "ten"}, "not a number: 'ten'"),
+        ({**GOOD, "video_id": 2, "video_path": ["a.mp4"]}, "video_path is list"),
         ({**GOOD, "video_id": "1"}, "video_id 1 was already in line 1"),
     ],
 )
@@ -124,3 +125,5 @@ def test_a_missing_video_names_every_place_tried(tmp_path, monkeypatch):
         assert f"  {place / 'v' / '1.mp4'}" in str(caught.value).splitlines()
     with pytest.raises(UserError, match="no video_path"):
         resolve_video(None, "t.jsonl")
+    with pytest.raises(UserError, match="no video file"):
+        resolve_video("a" * 300 + ".mp4", "t.jsonl")  # no file has such a name

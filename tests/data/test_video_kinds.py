@@ -22,6 +22,7 @@ from swwatch.data.live.frames import LiveFrames
 from swwatch.data.live.sources import frames_of
 from swwatch.data.video import VideoError, iter_steps, measure, measure_duration_s, read_clip, reader, source
 from swwatch.data.video.reader import VideoFile
+from swwatch.errors import UserError
 from tests.helpers.numbered_videos import RATE, matrix_of, numbers_in, picture, remux, write, write_constant
 
 PLAIN = [0, 12, 25, 37, 50, 62, 75, 87]  # of 100 pictures or so, 25 a second
@@ -59,6 +60,7 @@ def check(path: Path, numbers: list[int], *, live: bool = True) -> None:
 
 X264 = {"bf": "3", "g": "50"}
 HEVC = {"x265-params": "log-level=error:crf=10"}
+OPEN_GROUPS = "log-level=error:crf=10:open-gop=1:keyint=24:bframes=3:scenecut=0:b-adapt=0"
 WRITTEN = {
     "b pictures.mp4": {"options": X264},
     "open groups.mkv": {"options": {"x264-params": "keyint=24:open-gop=1:bframes=3"}},
@@ -134,6 +136,40 @@ def test_a_file_that_begins_between_key_frames(plain, tmp_path):
     path = remux(plain, tmp_path / "a.mp4", lambda number, packet: number >= 20)
     check(path, [40, 52, 65, 77, 90, 102])
     assert measure(path)[0] == 6
+
+
+@pytest.mark.parametrize(
+    "codec, options", [("mpeg2video", {"q:v": "2", "bf": "2"}), ("libx265", HEVC | {"x265-params": OPEN_GROUPS})]
+)
+def test_a_file_that_begins_with_pictures_that_refer_to_what_was_cut_off(tmp_path, codec, options):
+    """As a cut of open groups without encoding: its spans count from the first picture that can be decoded, too."""
+    whole = write(tmp_path / "a.ts", range(100), 1 / RATE, codec=codec, options=options)
+    with av.open(str(whole)) as file:
+        packets = [packet for packet in file.demux(video=0) if packet.size]
+    keys = [number for number, packet in enumerate(packets) if packet.is_keyframe]
+    begin = keys[2]
+    assert packets[begin + 1].pts < packets[begin].pts, "nothing refers to what is cut off"
+    path = remux(whole, tmp_path / "cut.ts", lambda number, packet: number >= begin)
+    first = sorted(packet.pts for packet in packets).index(packets[begin].pts)
+    check(path, [first + 25 * half // 2 for half in range((100 - first) * 2 // 25 // 2 * 2)])
+
+
+@pytest.mark.parametrize("name", ["a.mjpeg", "cut.webm"])
+def test_a_live_source_shows_of_a_file_what_the_sampler_shows(tmp_path, name):
+    if name == "a.mjpeg":  # without times of its own
+        return check(write(tmp_path / name, range(100), 1 / RATE, codec="mjpeg", pix_fmt="yuvj420p"), PLAIN)
+    options = {"deadline": "realtime", "cpu-used": "8", "g": "25"}
+    whole = write(tmp_path / "a.webm", range(100), 1 / RATE, codec="libvpx-vp9", options=options)
+    check(remux(whole, tmp_path / name, lambda number, packet: number >= 10), [25, 37, 50, 62, 75, 87])
+
+
+def test_times_that_go_back_are_none_for_the_sampler_and_for_a_live_source(tmp_path):
+    """AVI keeps the order of decoding alone."""
+    path = write(tmp_path / "a.avi", range(50), 1 / RATE, options=X264)
+    with pytest.raises(VideoError, match="no usable times"):
+        read_clip(path)
+    with pytest.raises(UserError, match="no usable times"):
+        list(frames_of(path))
 
 
 def test_lost_pictures_are_damage(plain, tmp_path):

@@ -113,6 +113,12 @@ def test_a_mistake_costs_neither_the_video_nor_an_earlier_runs_tokens(tiny_check
     assert "cpu, cuda" in capsys.readouterr().err
 
 
+def test_lines_may_go_to_a_pipe_or_a_device_and_a_full_one_is_told(tiny_checkpoint, clip, capsys):
+    assert run(tiny_checkpoint, clip, "--max-new-tokens", "2", "--jsonl", "/dev/null") == 0
+    assert run(tiny_checkpoint, clip, "--max-new-tokens", "2", "--jsonl", "/dev/full") == 2
+    assert "the disk is full" in capsys.readouterr().err
+
+
 def test_a_real_time_clock_waits_for_frames_and_a_simulated_one_skips_the_wait():
     wall = [0.0]
 

@@ -197,7 +197,8 @@ def test_mistakes_are_one_line_and_exit_code_two(argv, told, capsys, monkeypatch
     assert error.startswith("error: ") and told in error
 
 
-def test_a_mistake_costs_no_earlier_runs_events(run, clips, tmp_path):
+def test_a_mistake_costs_no_earlier_runs_events(run, clips, tmp_path, capsys):
     (tmp_path / "events.jsonl").write_text('{"type":"kept"}\n')
     assert run(clips(2), "--device", "abacus") == (2, [{"type": "kept"}])
+    assert run(clips(2), "--jsonl", "/dev/full")[0] == 2 and "the disk is full" in capsys.readouterr().err
     assert run(tmp_path / "events.jsonl")[0] == 2 and (tmp_path / "events.jsonl").read_text()

@@ -139,8 +139,9 @@ class Reader:
     def _decode(self, container, stream) -> None:
         self._stated_s = None if container.format.name in PARTED else stated_end_s(container)
         self._reached_s, video_end_s = -math.inf, None  # where all streams and where the video have come to
-        timeless = container.format.name in TIMELESS
+        timeless = self.is_live and container.format.name in TIMELESS
         self._began_s = heard_s = time.monotonic()
+        is_cut_in = None  # whether it begins between key frames
         for packet in self._packets(container, stream):
             if self.buffer.is_stopped_within(0):
                 return
@@ -150,7 +151,8 @@ class Reader:
             if packet.stream.index == stream.index:
                 if packet.pts is not None:
                     video_end_s = end_s if video_end_s is None else max(video_end_s, end_s)
-                for frame in self._frames(packet):
+                is_cut_in = not packet.is_keyframe if is_cut_in is None else is_cut_in
+                for frame in self._frames(packet, self._newest_s is None and is_cut_in):
                     self._deliver(frame, timeless)
                     heard_s = time.monotonic()
             if self.is_live and time.monotonic() - heard_s > self.timeouts_s[1]:
@@ -197,23 +199,26 @@ class Reader:
             else:
                 yield packet
 
-    def _frames(self, packet: av.Packet) -> list[av.VideoFrame]:
+    def _frames(self, packet: av.Packet, is_cut_in: bool) -> list[av.VideoFrame]:
         try:
             return packet.decode()
         except av.FFmpegError as error:
-            if self.is_live:  # a piece was lost on the way; the next key frame mends it
+            if self.is_live or is_cut_in:  # a piece was lost on the way; the next key frame mends it
                 self.damaged += 1
                 return []
             raise Broken("one of its frames cannot be decoded: the file is damaged or cut short") from error
+
+    def _no_times(self) -> UserError:
+        return UserError(
+            f"the frames of {self.location.shown} carry no usable times: convert it (ffmpeg -i IN OUT.mp4)"
+        )
 
     def _deliver(self, frame: av.VideoFrame, timeless: bool) -> None:
         self._check(too_large(frame, self.max_pixels))
         now_s = time.monotonic()
         is_timed = frame.pts is not None and not timeless
         if not is_timed and not self.is_live:
-            raise UserError(
-                f"the frames of {self.location.shown} carry no usable times: convert it (ffmpeg -i IN OUT.mp4)"
-            )
+            raise self._no_times()
         # by the clock: a live source without times, its first frame, and how long an interruption took
         timestamp_s = 0.0 if self._newest_s is None else self._newest_s + now_s - self._came_s
         if is_timed:
@@ -224,6 +229,8 @@ class Reader:
         if not self.is_live:
             if self._newest_s is not None and timestamp_s <= self._newest_s and self.reconnects:
                 return  # had before the interruption
+            if self.location.kind == "file" and self._newest_s is not None and timestamp_s < self._newest_s:
+                raise self._no_times()  # as of AVI with B pictures
             self._playing_s = now_s if self._playing_s is None else self._playing_s
             if self.realtime and self.buffer.is_stopped_within(self._playing_s + timestamp_s - now_s):
                 return

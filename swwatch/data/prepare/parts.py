@@ -19,7 +19,7 @@ from pathlib import Path, PurePosixPath
 
 from tqdm import tqdm
 
-from swwatch.data.annotations import encode_line, video_places, write_atomic
+from swwatch.data.annotations import encode_line, is_there, video_places, write_atomic
 from swwatch.data.prepare import pe_video_rules as pe_video
 from swwatch.data.prepare import sources
 from swwatch.data.prepare.sample import Sampler
@@ -279,7 +279,7 @@ def place_clip(job: Job, part, item: dict) -> bool:
     if record.get("video_id") is None:
         record["video_id"] = pe_video.id_from_stem(stem)
     path = record.get("video_path")
-    return bool(path) and any(place.is_file() for place in video_places(path, job.output))
+    return bool(path) and isinstance(path, str) and any(map(is_there, video_places(path, job.output)))
 
 
 def shown_path(path: Path, job: Job) -> str:

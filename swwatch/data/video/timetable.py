@@ -108,7 +108,9 @@ def by_packets(path: Path) -> Timetable:
     last = lasts[order[-1]]
     if end is not None and end > times[order[-1]]:  # MP4 with B pictures: durations are those of the order of decoding
         last = min(last, end - int(times[order[-1]]))
-    return Timetable.make(path, times[order].tolist(), last, time_base, packets=packets)
+    table = Timetable.make(path, times[order].tolist(), last, time_base, packets=packets)
+    # what is shown before the first packet's picture may refer to what was cut off
+    return by_pictures(path, promised=table) if table.pts[0] < pts[0] else table
 
 
 def by_pictures(path: Path, is_cut_in: bool = False, promised: Timetable | None = None) -> Timetable:
