@@ -39,6 +39,8 @@ def disk_problem(error: Exception, folder: Path | None = None) -> str | None:
     text, number = str(error), getattr(error, "errno", None) if isinstance(error, OSError) else None
     if isinstance(error, UserError):
         return None
+    if isinstance(error, FileNotFoundError) and "No usable temporary directory" in text:  # what tempfile makes of it
+        return f"{text}: make room in one of them, or name another folder with TMPDIR"
     if number is None and (found := _NUMBER.search(text)):
         number = int(found.group(1))
     elif number is None and _TORCH_WRITES.search(text):

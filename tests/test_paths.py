@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -156,6 +157,13 @@ def test_a_full_disk_is_one_line_at_the_edge_of_every_program(capsys):
 
     assert run(full, []) == 2
     assert capsys.readouterr().err.startswith("error: cannot write to the disk: the disk is full")
+
+
+def test_no_room_for_temporary_files_is_told(capsys, monkeypatch, tmp_path):
+    monkeypatch.setattr(tempfile, "_candidate_tempdir_list", lambda: [str(tmp_path / "none")])
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    assert run(lambda _: tempfile.mkdtemp(), []) == 2
+    assert "TMPDIR" in capsys.readouterr().err
 
 
 def test_a_limit_of_the_size_of_files_is_told(tmp_path):

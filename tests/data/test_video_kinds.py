@@ -170,6 +170,9 @@ def test_times_that_go_back_are_none_for_the_sampler_and_for_a_live_source(tmp_p
         read_clip(path)
     with pytest.raises(UserError, match="no usable times"):
         list(frames_of(path))
+    part = write(tmp_path / "a.ts", range(60), 1 / RATE, options={"bf": "0"}).read_bytes()
+    (tmp_path / "twice.ts").write_bytes(part + part)  # which only a live source takes for one that begins again
+    assert len(list(frames_of(tmp_path / "twice.ts"))) == 120
 
 
 def test_lost_pictures_are_damage(plain, tmp_path):

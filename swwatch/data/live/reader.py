@@ -18,6 +18,7 @@ from swwatch.errors import UserError
 STEADY_S = 30.0  # a connection that gave frames for so long gives the next one all its attempts again
 LONGEST_WAIT_S = 8.0  # between two attempts
 PROMISED_S = 1.0  # a recording may end so much before the length that it states
+DISORDER_S = 2.0  # times that go back by so much are in the order of decoding; by more, a file that begins again
 PARTED = ("hls", "dash")  # playlists: their parts may each begin at time 0, so times do not tell how much is left
 TIMELESS = ("mjpeg", "mpjpeg")  # pictures without times, as network cameras send them: the clock decides
 
@@ -159,7 +160,7 @@ class Reader:
                 raise Broken(f"no picture for {self.timeouts_s[1]:g} s")
         if self.is_live and self.location.kind != "http":
             raise Broken("it ended")
-        if not self.is_live and not self._is_read_to(PROMISED_S):
+        if not self.is_live and not self._is_read_to(PROMISED_S) and self._reached_s > -math.inf:
             raise Broken(f"it breaks off, {self._stated_s - self._reached_s:.1f} s are missing at its end")
         if self._newest_s is None:
             raise UserError(f"{self.location.shown} has no frames")
@@ -229,7 +230,7 @@ class Reader:
         if not self.is_live:
             if self._newest_s is not None and timestamp_s <= self._newest_s and self.reconnects:
                 return  # had before the interruption
-            if self.location.kind == "file" and self._newest_s is not None and timestamp_s < self._newest_s:
+            if self.location.kind == "file" and 0 < (self._newest_s or 0) - timestamp_s <= DISORDER_S:
                 raise self._no_times()  # as of AVI with B pictures
             self._playing_s = now_s if self._playing_s is None else self._playing_s
             if self.realtime and self.buffer.is_stopped_within(self._playing_s + timestamp_s - now_s):
