@@ -118,7 +118,14 @@ def encode_line(record: dict) -> str:
 
 
 def write_atomic(path: Path, lines: Iterable[str]) -> None:
-    """Write a text file so that a kill at any moment leaves either the old file or the whole new one."""
+    """Write a text file so that a kill at any moment leaves either the old file or the whole new one.
+
+    A pipe or a device (/dev/stdout) is written to, not replaced.
+    """
+    if path.exists() and (not path.is_file() or path.absolute().parent == Path("/dev")):
+        with path.open("w", encoding="utf-8", newline="\n") as file:
+            file.writelines(lines)
+        return
     path.parent.mkdir(parents=True, exist_ok=True)
     tmp = path.with_name(f".{path.name}.tmp")
     try:

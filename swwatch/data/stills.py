@@ -9,7 +9,11 @@ def rgb_of(image: Image.Image) -> np.ndarray:
 
     Args:
         image: opened by Pillow, whose errors on damage come from here.
+    Raises:
+        ValueError: pixels are floating-point numbers, whose range nothing tells.
     """
+    if image.mode == "F":
+        raise ValueError("its pixels are floating-point numbers: save it with 8 or 16 bits")
     shown = ImageOps.exif_transpose(image)
     if shown.mode.startswith("I"):  # 16 bits of grey, which Pillow would cut off at 255
         grey = np.clip(np.asarray(shown).astype(np.int64) >> 8, 0, 255).astype(np.uint8)

@@ -1,6 +1,7 @@
 """Annotation files: every defect names its line; a video is found from anywhere."""
 
 import json
+import os
 
 import pytest
 
@@ -94,6 +95,14 @@ def test_a_failed_write_leaves_the_old_file(tmp_path):
     with pytest.raises(RuntimeError):
         write_atomic(path, breaking())
     assert path.read_text() == "old"
+
+
+def test_a_pipe_is_written_to_and_stays_one(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    reader = os.open(tmp_path / "pipe", os.O_RDONLY | os.O_NONBLOCK)
+    write_atomic(tmp_path / "pipe", ["a\n", "b\n"])
+    assert os.read(reader, 100) == b"a\nb\n" and (tmp_path / "pipe").is_fifo()
+    os.close(reader)
 
 
 def test_relative_paths_are_tried_from_here_then_the_jsonl_then_its_parent(tmp_path, monkeypatch):

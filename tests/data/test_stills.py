@@ -61,3 +61,6 @@ def test_a_picture_of_a_chat_sample_is_read_so_and_a_bad_one_is_told(tmp_path):
     (tmp_path / "b.png").write_bytes((tmp_path / "a.png").read_bytes()[:40])
     with pytest.raises(VideoError, match="no image that can be read"):
         _image(tmp_path / "b.png")
+    Image.new("F", (6, 4)).save(tmp_path / "c.tiff")
+    with pytest.raises(VideoError, match="floating-point"):
+        _image(tmp_path / "c.tiff")
