@@ -233,7 +233,7 @@ def test_one_that_nobody_reads_can_be_stopped(load_tiny):
 def three(stage, loaded, monkeypatch):
     """Three sessions with all their frames pushed; the second one's cache is told."""
     caches, new_cache = [], loaded.model.new_cache
-    monkeypatch.setattr(loaded.model, "new_cache", lambda: caches.append(new_cache()) or caches[-1])
+    monkeypatch.setattr(loaded.model, "new_cache", lambda *how: caches.append(new_cache(*how)) or caches[-1])
     sessions = [stage.open(question=QUESTION, choose=ANSWER, queue_size=16) for _ in range(3)]
     return sessions, caches[1]
 

@@ -218,8 +218,8 @@ def test_the_memory_of_closed_sessions_is_returned(load_tiny, monkeypatch):
     loaded, caches, pictures = load_tiny("group"), weakref.WeakSet(), frames(6)
     new_cache = loaded.model.new_cache
 
-    def counted():
-        caches.add(cache := new_cache())
+    def counted(*how):
+        caches.add(cache := new_cache(*how))
         return cache
 
     monkeypatch.setattr(loaded.model, "new_cache", counted)
