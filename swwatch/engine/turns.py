@@ -96,7 +96,8 @@ class TurnSession(ForgetfulTurns):
             previous: words said before the stream began.
             keep, policy: of policies.keep and rules.turn_positions; by default the system's own.
             choose: how tokens are chosen; by default as the system does.
-            seconds_per_turn: seconds of video in a turn, see System.patches_of_turns; by default one.
+            seconds_per_turn: seconds of video in a turn, see System.patches_of_turns; by default as the
+                checkpoint has it.
             given: of the seconds that a turn is about, the words that stand in the stream from then on, in place of
                 those that were said; None leaves these.
             clock: has now() and arrive(at_s) in stream seconds.
@@ -107,7 +108,8 @@ class TurnSession(ForgetfulTurns):
         self.keep = parse_keep(keep or self.system.keep)
         self.policy = positions.of(self.system, policy)
         self.step_s = model.settings.step_s
-        self._first_steps, self._later_steps = self.system.patches_of_turns(model.settings.fps, seconds_per_turn)
+        turn_s = seconds_per_turn or model.settings.seconds_per_turn
+        self._first_steps, self._later_steps = self.system.patches_of_turns(model.settings.fps, turn_s)
         choose = parse_choose(choose or self.system.choose)
         super().__init__(model, choose=choose, clock=clock, ellipsis=turns.ellipsis[0])
         self.keep.check(self.variant)

@@ -25,6 +25,7 @@ from swwatch.policies.see import SEE, parse_see
 from swwatch.policies.speak import FORMS, check_schedule, parse_schedule
 from swwatch.policies.table import forms
 from swwatch.rules import variants
+from swwatch.rules.schedule import FPS
 from swwatch.rules.systems import SYSTEMS
 
 if TYPE_CHECKING:
@@ -65,13 +66,16 @@ class DeviceFlags:
         return fps_of(saved_settings(path), self.fps, self.other_fps, str(path))
 
     def check_turns(self, path: str | Path, variant: str | None) -> None:
-        """Refuse --fps where the turns of a chat system would be no whole patches.
+        """Refuse frames a second at which the turns of a chat system would be no whole patches.
 
         Args:
+            path: a folder, or a hub id, which is asked for its own only where it must be.
             variant: None: the checkpoint's own.
         """
-        if self.fps is not None and (name := variant or saved_settings(path).get("variant")) in SYSTEMS:
-            SYSTEMS[name].patches_of_turns(self.fps)
+        asks = Path(path).is_dir() or variant is None and self.fps is not None
+        saved = saved_settings(path) if asks else {}
+        if (name := variant or saved.get("variant")) in SYSTEMS:
+            SYSTEMS[name].patches_of_turns(self.fps or saved.get("fps", FPS), saved.get("seconds_per_turn"))
 
     def load(self, path: str | Path, **more) -> "Loaded":
         """`model.loading.load` with these flags. Bars of weights and downloads are shown where stderr is a terminal.

@@ -75,8 +75,8 @@ class Watching(Streaming):
 
         Args:
             path: folder or hub id; its tokenizer is read for the special token ids.
-            kwargs: variant, schedule, pixel_budget, see, fps, other_fps: asked for, see Settings.resolve; what
-                config.json knows may be left out.
+            kwargs: those of ASKED (variant, schedule, ...): asked for, see Settings.resolve; what config.json knows
+                may be left out.
             args, kwargs: else as transformers' own (dtype, attn_implementation, device_map, ...).
         Raises:
             UserError: no variant known, a contradiction with the checkpoint, or an attention backend that cannot

@@ -16,7 +16,8 @@ from swwatch.rules import variants
 from swwatch.rules.schedule import FPS, seconds_of_step
 
 DEFAULT_SCHEDULE, DEFAULT_SEE, DEFAULT_BUDGET = "wait-k:3", "all", "declared"
-ASKED = ("variant", "schedule", "pixel_budget", "see", "fps", "other_fps")  # what Settings.resolve may be asked for
+# what Settings.resolve may be asked for
+ASKED = ("variant", "schedule", "pixel_budget", "see", "fps", "other_fps", "seconds_per_turn")
 MOST_FPS = 120.0  # no source has more
 OTHER = "; to watch at another rate than it was trained at, say so with --other-fps"
 
@@ -28,6 +29,7 @@ class Settings:
     Attributes:
         schedule: of the table SPEAK; see: of the table SEE.
         fps: frames a second that it watches.
+        seconds_per_turn: of a chat system; None: as System.patches_of_turns has it.
     """
 
     variant: str
@@ -35,6 +37,7 @@ class Settings:
     pixel_budget: str
     see: See = ALL
     fps: float = FPS
+    seconds_per_turn: float | None = None
 
     @property
     def step_s(self) -> float:
@@ -42,8 +45,12 @@ class Settings:
         return seconds_of_step(self.fps)
 
     def as_dict(self) -> dict[str, str | float]:
-        texts = {field.name: str(getattr(self, field.name)) for field in fields(self)}
-        return texts | {"fps": self.fps}
+        held = {field.name: getattr(self, field.name) for field in fields(self)}
+        return {
+            name: value if isinstance(value, float) else str(value)
+            for name, value in held.items()
+            if value is not None
+        }
 
     @classmethod
     def resolve(
@@ -56,6 +63,7 @@ class Settings:
         see: str | See | None = None,
         fps: float | None = None,
         other_fps: bool = False,
+        seconds_per_turn: float | None = None,
         where: str = "the checkpoint",
     ) -> "Settings":
         """Settle what the caller asked for with what the checkpoint knows.
@@ -67,6 +75,7 @@ class Settings:
             saved: config.json's "swwatch" entry, None for a checkpoint without one (a plain Qwen2.5-VL). What an older
                 one does not name is the default.
             other_fps: `fps` may be another than the checkpoint's.
+            seconds_per_turn: of a chat system; in place of the checkpoint's.
             where: the checkpoint's path, for messages.
         Raises:
             UserError: no variant known, an unknown name, or a request that contradicts the checkpoint.
@@ -102,8 +111,9 @@ class Settings:
         see = parse_see(settled["see"] or DEFAULT_SEE)
         if see.drops and settled["variant"] in variants.TURNS:
             raise UserError(f"see {see}: {settled['variant']} sees all tokens of its turns, leave see out")
-        schedule, fps = parse_schedule(settled["schedule"] or DEFAULT_SCHEDULE), settled["fps"] or FPS
-        return cls(settled["variant"], schedule, budget, see, check_fps(fps))
+        schedule, fps = parse_schedule(settled["schedule"] or DEFAULT_SCHEDULE), check_fps(settled["fps"] or FPS)
+        turn_s = seconds_per_turn or saved.get("seconds_per_turn")
+        return cls(settled["variant"], schedule, budget, see, fps, None if turn_s is None else float(turn_s))
 
 
 def fps_of(saved: dict, fps: float | None = None, other_fps: bool = False, where: str = "the checkpoint") -> float:

@@ -155,7 +155,8 @@ def main(argv: list[str]) -> int:
     system = settings.system or saved_settings(settings.model).get("variant")
     if system in SYSTEMS:
         settings.check_system(system)
-        get(system).patches_of_turns(fps, settings.seconds_per_turn)
+        own = saved_settings(settings.model).get("seconds_per_turn")
+        get(system).patches_of_turns(fps, settings.seconds_per_turn or own)
     if settings.record is not None:
         if system is None:
             raise UserError(f"{settings.model} does not say how it streams: give --system {' or '.join(SYSTEMS)}")

@@ -93,7 +93,8 @@ def told_options(settings, clip: Clip, loaded: Loaded) -> dict:
     if clip.told is None:
         options |= {"question": settings.query, "previous": settings.previous or ""}
     else:
-        form = Form(turns, settings.context, fps=clip.fps, seconds_per_turn=settings.seconds_per_turn)
+        turn_s = settings.seconds_per_turn or loaded.settings.seconds_per_turn
+        form = Form(turns, settings.context, fps=clip.fps, seconds_per_turn=turn_s)
         begin_s = clip.span[0]
         told = clip.told if settings.query is None else replace(clip.told, query=settings.query)
         first, *later = form.script(told, clip.num_steps, begin_s)

@@ -86,7 +86,7 @@ def complete(settings: TrainSettings) -> TrainSettings:
     if variant not in TURNS and len(settings.eval_data or ()) > 1:
         raise UserError(f"eval_data: several files are for {', '.join(TURNS)}; of {variant} put the records into one")
     if variant in TURNS:
-        get(variant).patches_of_turns(known.fps, settings.seconds_per_turn)
+        get(variant).patches_of_turns(known.fps, known.seconds_per_turn)
     if (
         variant in TURNS
         and not get(variant).previous_text

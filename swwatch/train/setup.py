@@ -141,7 +141,7 @@ def clips_of(settings: TrainSettings, records: Data, data: Path, loaded: Loaded,
         turns = loaded.turns(systems.get(loaded.settings.variant))
         given = {name: getattr(settings, name) for name in ("text_sink", "text_window")}
         kept = with_numbers(turns.system.keep, None, {name: n for name, n in given.items() if n is not None})
-        times = {"fps": loaded.settings.fps, "seconds_per_turn": settings.seconds_per_turn}
+        times = {"fps": loaded.settings.fps, "seconds_per_turn": loaded.settings.seconds_per_turn}
         form = Form(turns, settings.context, settings.max_length, settings.truncate, kept, **times)
         policy, step = positions.of(turns.system, settings.positions), loaded.model.t_per_step
         return TurnDataset(records, form=form, policy=policy, t_step=step, **common)

@@ -1,5 +1,6 @@
 """The flags of every program with a model: checked by name, without torch, and handed to the loader."""
 
+import json
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -7,10 +8,13 @@ from dataclasses import dataclass
 import pytest
 
 from swwatch.config import load_settings, read_settings
+from swwatch.engine.turns import TurnSession
 from swwatch.errors import UserError
 from swwatch.model.checks import saved_settings
 from swwatch.model.flags import LoadFlags, ModelFlags
+from swwatch.model.loading import load
 from swwatch.model.settings import Settings
+from swwatch.rules import systems
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,6 +78,23 @@ def test_a_checkpoint_knows_its_frames_a_second(tiny_checkpoint, tmp_path):
             Settings.resolve(None, variant="gap", fps=wrong)
     with pytest.raises(UserError, match="--other-fps goes with --fps"):
         LoadFlags(other_fps=True)
+
+
+def test_a_chat_systems_checkpoint_knows_how_long_its_turns_are(load_tiny, tiny_checkpoint, tmp_path):
+    loaded = load(tiny_checkpoint, variant="streamingvlm", fps=3, seconds_per_turn=2, device="cpu")
+    loaded.model.config.save_pretrained(tmp_path)
+    saved = json.loads((tmp_path / "config.json").read_text(encoding="utf-8"))["swwatch"]
+    assert saved["fps"] == 3 and saved["seconds_per_turn"] == 2
+    known = Settings.resolve(saved)
+    assert known.seconds_per_turn == 2 and Settings.resolve(saved, seconds_per_turn=4).seconds_per_turn == 4
+    turns = loaded.turns(systems.get("streamingvlm"))
+    assert TurnSession(loaded.model, turns)._later_steps == 3
+    assert TurnSession(loaded.model, turns, seconds_per_turn=4)._later_steps == 6
+    LoadFlags().check_turns(tmp_path, None)
+    (tmp_path / "config.json").write_text(json.dumps({"swwatch": saved | {"seconds_per_turn": 1.0}}), encoding="utf-8")
+    with pytest.raises(UserError, match="a turn of 1 s is 1.5 patches"):
+        LoadFlags().check_turns(tmp_path, None)
+    assert "seconds_per_turn" not in load_tiny("streamingvlm").model.config.swwatch
 
 
 def test_flags_reach_the_loader(tiny_checkpoint):
