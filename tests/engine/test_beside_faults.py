@@ -76,8 +76,8 @@ def test_memory_is_returned_on_both_sides_when_a_session_ends(load_tiny, monkeyp
     stream = random_stream(loaded, SIZES, answer_len=0)
     caches, new_cache = weakref.WeakSet(), loaded.model.new_cache
 
-    def noted():
-        cache = new_cache()
+    def noted(*how):
+        cache = new_cache(*how)
         caches.add(cache)
         return cache
 

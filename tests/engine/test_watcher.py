@@ -121,7 +121,7 @@ def test_closing_finishes_the_work_under_way_and_refuses_the_rest(load_tiny, mon
 def test_the_memory_of_a_session_is_returned_when_it_is_forgotten(load_tiny, monkeypatch):
     loaded = load_tiny("group")
     made, new_cache = [], loaded.model.new_cache
-    monkeypatch.setattr(loaded.model, "new_cache", lambda: made.append(new_cache()) or made[-1])
+    monkeypatch.setattr(loaded.model, "new_cache", lambda *how: made.append(new_cache(*how)) or made[-1])
     works = [work_of(loaded, random_stream(loaded, [(2, 2)], seed=seed)) for seed in range(2)]
     with ThreadWatcher(loaded.model) as watcher:
         keys = [watcher.open() for _ in works]

@@ -39,7 +39,7 @@ def test_a_model_streams_over_static_memory_as_over_growing_memory(load_tiny, mo
     loaded = load_tiny(variant)
     stream, seen = random_stream(loaded, [(2, 3), (1, 1), (3, 2)]), []
     store = store_of(loaded.model)
-    for cache in (None, lambda: StaticCache(store)):
+    for cache in (None, lambda *how: StaticCache(store)):
         if cache:
             monkeypatch.setattr(loaded.model, "new_cache", cache)
         session = Told(loaded.model, stream.prompt, schedule=WaitK(2), choose=Greedy(max_new_tokens=12)).tell(

@@ -69,7 +69,7 @@ def test_after_a_kill_at_any_step_a_restart_gives_the_same_files(tmp_path, sampl
         codes += [child(root, steps, sample).returncode, child(root, steps // 2 + 1, sample).returncode]
         prepared(root, sample=sample)
         assert tree(root) == wanted, f"killed at step {steps} of {num_steps}"
-    assert set(codes) == {-signal.SIGKILL, 0}, "a second start may have little left to do; nothing else goes wrong"
+    assert set(codes) <= {-signal.SIGKILL, 0}, "a second start may have little left to do; nothing else goes wrong"
     assert codes[::2].count(-signal.SIGKILL) >= 12, "two threads do not take quite the same steps each time"
 
 
