@@ -1,5 +1,6 @@
 """What every benchmark is told, and how settings are checked."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,7 +15,7 @@ from swwatch.rules.schedule import FPS, seconds_of_step
 
 
 @dataclass(frozen=True)
-class BenchSettings:
+class BenchSettings(ABC):
     """Settings of every kind of `swwatch bench`; a kind adds its own. Its docstring is what `--help` says."""
 
     heading = "how, where to, and when the machine is too busy"
@@ -45,9 +46,9 @@ class BenchSettings:
         return seconds_of_step(self.fps or FPS)
 
     @property
+    @abstractmethod
     def steadiness(self) -> str:
         """What a kind asks of its own figures before they are trusted, in words."""
-        raise NotImplementedError
 
     def settled(self, cuda: bool, model: str | None = None) -> Self:
         """Decide what depends on the machine, and on the checkpoint that is measured.

@@ -1,6 +1,7 @@
 """Where a benchmark's steps come from: as fast as they are taken, or paced like a camera that does not wait."""
 
 import time
+from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -9,7 +10,7 @@ from swwatch.bench.process import cpu_seconds
 from swwatch.engine.source import Ask, Order, Step
 
 
-class MadeSource:
+class MadeSource(ABC):
     """What made sources share: they cannot be told anything, and where all is there nothing is waited for.
 
     Attributes:
@@ -24,8 +25,9 @@ class MadeSource:
             self.first_s, self.first_cpu_s = time.perf_counter(), cpu_seconds()
         return self.next_step()
 
+    @abstractmethod
     def next_step(self) -> Step | None:
-        raise NotImplementedError
+        """As `poll`."""
 
     def wait(self, timeout_s: float | None = None) -> None:
         raise AssertionError("a source whose steps are all there is never waited for")

@@ -8,6 +8,7 @@ import contextlib
 import os
 import re
 import shutil
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from importlib import import_module
 from multiprocessing.process import BaseProcess
@@ -48,7 +49,7 @@ FORCE = "TORCH_FORCE_WEIGHTS_ONLY_LOAD"  # torch.load heeds it above its own arg
 SPECIAL = {"use_cache", "bos_token_id", "eos_token_id", "pad_token_id"}  # of a configuration, which Trainer changes
 
 
-class OpenTrainer(Trainer):
+class OpenTrainer(Trainer, ABC):
     """transformers' Trainer, of which private places have names of their own; it leaves configurations as they are.
 
     Args:
@@ -65,12 +66,12 @@ class OpenTrainer(Trainer):
         self.remove_callback(ProgressCallback)
         self.remove_callback(PrinterCallback)
 
+    @abstractmethod
     def run_order(self) -> Sampler:
         """What the whole run reads, which is one epoch to transformers: so every step is full.
 
         accelerate deals it out batch by batch, so that the processes share each step's stretch of it.
         """
-        raise NotImplementedError
 
     def model_wrapped_up(self) -> None:
         """The engine has the model, before the first step."""

@@ -4,6 +4,7 @@ A stream asks as patches come, training all patches of a clip in the same order.
 no position changes for it.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, NamedTuple, Protocol
@@ -42,7 +43,7 @@ class SeeState(Protocol):
 
 
 @dataclass(frozen=True)
-class See(Policy):
+class See(Policy, ABC):
     """A policy of this table.
 
     Attributes:
@@ -59,9 +60,9 @@ class See(Policy):
         """Patches are laid out whole, and what is dropped is struck out once the vision tower has seen them."""
         return self.needs == "features"
 
+    @abstractmethod
     def begin(self) -> SeeState:
         """For one stream: what is asked patch by patch. A policy that remembers nothing may return itself."""
-        raise NotImplementedError
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,6 @@
 """What a policy of SPEAK is, and what it is asked. The table is in policies/speak/__init__.py."""
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import ClassVar, Protocol
 
@@ -70,7 +71,7 @@ class Speak(Policy):
 
 
 @dataclass(frozen=True)
-class Deciding(Speak):
+class Deciding(Speak, ABC):
     """One that decides while it streams. It can be put on any checkpoint of a variant that it is for, and nothing can
     be laid out by it before the stream has been: no training sample, and no picture.
 
@@ -78,8 +79,9 @@ class Deciding(Speak):
     tokens are due, another one begins.
     """
 
+    @abstractmethod
     def begin(self) -> SpeakState:
-        raise NotImplementedError
+        """As `Speak.begin`, and never the policy itself, whose own `budget` is for those who have no stream."""
 
     def budget(self, now: Now) -> int:
         """Raises UserError: there is no stream."""
