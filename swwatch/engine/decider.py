@@ -10,6 +10,7 @@ from dataclasses import replace
 
 import torch
 
+from swwatch.engine.choose import why_not_fast
 from swwatch.engine.incoming import Incoming
 from swwatch.engine.requests import Feed, Run
 from swwatch.engine.trace import Decided
@@ -119,7 +120,7 @@ class Decider:
                 "another schedule"
             )
         if session.model.plain is not session.model:
-            raise UserError(f"{self.policy} reads words anew, and CUDA graphs read memory that never moves")
+            raise UserError(why_not_fast(session.variant.name, schedule=self.policy))
 
     # ---- keeping ----------------------------------------------------------------------------------------------------
 
