@@ -18,9 +18,8 @@ from dataclasses import dataclass, replace
 
 import torch
 from transformers.cache_utils import Cache, DynamicLayer
-from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import rotate_half
 
-from swwatch.model.parking import Parking
+from swwatch.model.parking import Parking, turned
 from swwatch.rules.layout import Layout
 from swwatch.rules.visibility import SAID, WATCHED
 
@@ -83,8 +82,8 @@ class _StoreLayer(DynamicLayer):
     def rotate(self, stream: int, cos: torch.Tensor, sin: torch.Tensor) -> None:
         """Make the keys of a store anew from the first ones, turned on by cosines and sines (1, K, D)."""
         first = self.first_keys[stream]
-        keys = first.float() * cos[:, None] + rotate_half(first.float()) * sin[:, None]
-        self.stores[stream] = torch.stack([keys.to(first.dtype), self.stores[stream][1]])
+        keys = turned(first, cos[:, None], sin[:, None])
+        self.stores[stream] = torch.stack([keys, self.stores[stream][1]])
 
     def cut(self, stream: int, length: int) -> None:
         """Forget what a store holds beyond its first `length` tokens; it may hold fewer."""

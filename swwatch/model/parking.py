@@ -17,6 +17,11 @@ from swwatch.rules.patch import Placed
 from swwatch.rules.visibility import WATCHED
 
 
+def turned(keys: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
+    """Keys (..., K, D) rotated on by cosines and sines that broadcast to them, in float32 and back."""
+    return (keys.float() * cos + rotate_half(keys.float()) * sin).to(keys.dtype)
+
+
 @dataclass(frozen=True)
 class Block:
     """Tokens that were parked together.
@@ -142,7 +147,7 @@ class Parking:
     def _turned(self, keys: torch.Tensor, turn: torch.Tensor) -> torch.Tensor:
         """(..., N, K, D) rotated on by (3, K) positions."""
         cos, sin = self.cache.rotary(torch.zeros(1, device=keys.device), turn[:, None].to(keys.device))
-        return (keys.float() * cos + rotate_half(keys.float()) * sin).to(keys.dtype)
+        return turned(keys, cos, sin)
 
     def state(self) -> dict:
         """In dicts of tensors and numbers, for `load_state`."""
