@@ -152,11 +152,11 @@ def main(argv: list[str]) -> int:
     if settings.record is None:
         clip = settings.clip(None, fps)
         steps = clip.steps()  # an unreadable file is told before torch is imported
-    system = settings.system or saved_settings(settings.model).get("variant")
+    saved = saved_settings(settings.model)
+    system = settings.system or saved.get("variant")
     if system in SYSTEMS:
         settings.check_system(system)
-        own = saved_settings(settings.model).get("seconds_per_turn")
-        get(system).patches_of_turns(fps, settings.seconds_per_turn or own)
+        get(system).patches_of_turns(fps, settings.seconds_per_turn or saved.get("seconds_per_turn"))
     if settings.record is not None:
         if system is None:
             raise UserError(f"{settings.model} does not say how it streams: give --system {' or '.join(SYSTEMS)}")
