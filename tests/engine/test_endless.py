@@ -20,11 +20,10 @@ from swwatch.policies.speak import RandomK, WaitK
 from swwatch.rules.cursor import layout
 from swwatch.rules.layout import Kind, Layout
 from swwatch.rules.patch import Patch, Placed
-from swwatch.rules.schedule import Now
 from swwatch.rules.variants import Speaks, get, speaking
 from swwatch.rules.visibility import SAID, WATCHED
 from swwatch.toy.checkpoint import make_checkpoint
-from tests.helpers.streams import random_stream
+from tests.helpers.streams import SaidAt, random_stream
 
 PARALLEL = sorted(speaking(Speaks.PARALLEL))
 SMALL = Window(vision_s=3, text_sink=2, text_window=5)
@@ -148,7 +147,7 @@ def test_what_is_kept_stands_as_a_stream_that_began_with_it(load_tiny, variant):
     assert step == 6 and watched.step.unique().tolist() == [0, 4, 5, 6]  # the prompt counts to step 0
     # header and the last three words, which step 5 said: they are what this shorter stream says at its second step
     patches = loaded.markup.announced([Patch(2, 3)] * 3)
-    short = layout(variant, 4, patches, 3, schedule=Said({1: 3}), t_per_step=2)
+    short = layout(variant, 4, patches, 3, schedule=SaidAt({1: 3}), t_per_step=2)
     there = short[(short.stream == WATCHED) & ~short.where(Kind.SUFFIX)]
     assert torch.equal(watched.position_ids[:, :4], there.position_ids[:, :4])
     if variant != "overlap":  # whose patches begin behind words, the header among them, which was said before
@@ -159,17 +158,6 @@ def test_what_is_kept_stands_as_a_stream_that_began_with_it(load_tiny, variant):
     else:
         first = get(variant).positions.first
         assert axis == list(range(first, first + len(axis)))
-
-
-class Said(WaitK):
-    """So many words at given steps."""
-
-    def __init__(self, at: dict[int, int]):
-        object.__setattr__(self, "at", at)
-        object.__setattr__(self, "k", 1)
-
-    def budget(self, now: Now) -> int:
-        return self.at.get(now.step, 0)
 
 
 @pytest.mark.parametrize("variant", PARALLEL)

@@ -11,9 +11,10 @@ from swwatch.engine.serial import SerialSession
 from swwatch.engine.session import Session
 from swwatch.engine.source import Ask, Order, Step
 from swwatch.engine.trace import Spoken
+from swwatch.policies.speak import WaitK
 from swwatch.rules.cursor import layout
 from swwatch.rules.patch import Patch
-from swwatch.rules.schedule import Schedule
+from swwatch.rules.schedule import Now, Schedule
 
 
 @dataclass
@@ -28,6 +29,17 @@ class Stream:
     @property
     def merged(self) -> list[tuple[int, int]]:
         return [(int(g[0, 1]) // 2, int(g[0, 2]) // 2) for g in self.grids]
+
+
+class SaidAt(WaitK):
+    """So many words at given steps: what a policy decided, as a plan."""
+
+    def __init__(self, at: dict[int, int]):
+        object.__setattr__(self, "at", at)
+        object.__setattr__(self, "k", 1)
+
+    def budget(self, now: Now) -> int:
+        return self.at.get(now.step, 0)
 
 
 def at_fps(loaded, fps: float):

@@ -20,7 +20,7 @@ from swwatch.engine.watcher import ThreadWatcher
 from swwatch.errors import UserError
 from swwatch.live.messages import Messages
 from swwatch.policies.choose import Greedy
-from swwatch.policies.speak import WaitK, parse_schedule
+from swwatch.policies.speak import parse_schedule
 from swwatch.rules.cursor import layout
 from swwatch.rules.layout import Kind
 from swwatch.rules.schedule import Now
@@ -28,7 +28,7 @@ from swwatch.rules.variants import VARIANTS, Speaks
 from swwatch.train.command import complete
 from swwatch.train.settings import TrainSettings
 from tests.helpers.feeds import small
-from tests.helpers.streams import Paced, Stream, ToldSession, full_forward, plain, random_stream
+from tests.helpers.streams import Paced, SaidAt, Stream, ToldSession, full_forward, plain, random_stream
 
 PARALLEL = [name for name, variant in VARIANTS.items() if variant.speaks is Speaks.PARALLEL]
 CHANGES = [
@@ -44,17 +44,6 @@ CHANGES = [
 ]  # of the cells of each step; the first is compared with none
 POLICIES = ["change:2:share=0.4", "sved:2:alpha=1", "pace:2:most=4"]
 CASES = [(variant, text) for text in POLICIES for variant in PARALLEL] + [("interleave", POLICIES[0])]
-
-
-class Said(WaitK):
-    """So many words at given steps: what a policy decided, as a plan."""
-
-    def __init__(self, at: dict[int, int]):
-        object.__setattr__(self, "at", at)
-        object.__setattr__(self, "k", 1)
-
-    def budget(self, now: Now) -> int:
-        return self.at.get(now.step, 0)
 
 
 class TokenClock:
@@ -192,7 +181,7 @@ def test_a_probe_gives_the_perplexity_of_the_words_in_one_forward_in_which_they_
     words = torch.tensor(stream.answer[:3])
 
     def perplexity(step: int) -> float:
-        logits, _ = full_forward(loaded, stream, Said({step: 3}))
+        logits, _ = full_forward(loaded, stream, SaidAt({step: 3}))
         return float(torch.nn.functional.cross_entropy(logits[:3], words).exp())
 
     for event in decided[1:]:
@@ -224,10 +213,10 @@ def test_p1_and_p4_what_is_streamed_is_what_is_trained_for_the_steps_at_which_it
     assert [step for step, *_ in spoken if step < 8] == [step for step, n in at.items() for _ in range(n)][
         : len(spoken)
     ]
-    planned = ToldSession(loaded.model, stream.prompt, schedule=Said(at), choose=session.chooser.choose)
+    planned = ToldSession(loaded.model, stream.prompt, schedule=SaidAt(at), choose=session.chooser.choose)
     assert plain(drive(loaded.model, planned.tell(stream.answer).run(Paced(stream)))) == spoken
     assert all(map(torch.equal, session.seen_logits, planned.seen_logits))
-    logits, tokens = full_forward(loaded, stream, Said(at))
+    logits, tokens = full_forward(loaded, stream, SaidAt(at))
     torch.testing.assert_close(torch.stack(session.seen_logits), logits, atol=1e-4, rtol=0)
     assert session.cache.num_fed == planned.cache.num_fed == len(tokens) - 1
     assert (session.num_probed > 0) == text.startswith("sved")

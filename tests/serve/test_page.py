@@ -245,15 +245,20 @@ def test_the_question_shown_is_the_models_own_until_another_is_written(visit, sc
     assert asked == [("livecc", None), ("group", "What turns?")], "its own is not sent: each pane's model has one"
 
 
+def note_what_is_read_out(page) -> None:
+    """From now on: the texts of what is added to the log, in `window.read`."""
+    page.js("window.read = []")
+    page.js("""new MutationObserver(changes => changes.forEach(({addedNodes}) =>
+        addedNodes.forEach(node => read.push(node.textContent)))).observe(
+        document.querySelector('[role=log]'), {childList: true})""")
+
+
 def test_chat_turns_are_shown_with_their_seconds_and_silence(visit, scripted):
     page = visit(scripted.url)
     variant = "document.querySelector('[data-part=variant]')"
     page.js(f"{variant}.value = 'livecc'; {variant}.dispatchEvent(new Event('change'))")
     page.js("document.querySelector('#rate').value = 10")
-    page.js("window.read = []")
-    page.js("""new MutationObserver(changes => changes.forEach(({addedNodes}) =>
-        addedNodes.forEach(node => read.push(node.textContent)))).observe(
-        document.querySelector('[role=log]'), {childList: true})""")
+    note_what_is_read_out(page)
     page.click("#start")
     page.wait("document.querySelectorAll('.silence')[1]?.dataset.second.endsWith('6')")
     page.click("#finish")
@@ -502,10 +507,7 @@ def test_every_control_has_a_name_and_phrases_are_read_out_whole(visit, scripted
     page = visit(scripted.url)
     page.js("document.querySelector('#more').open = true")
     page.click("#add")
-    page.js("window.read = []")
-    page.js("""new MutationObserver(changes => changes.forEach(({addedNodes}) =>
-        addedNodes.forEach(node => read.push(node.textContent)))).observe(
-        document.querySelector('[role=log]'), {childList: true})""")
+    note_what_is_read_out(page)
     page.click("#start")
     words(page, 9)
     tree = page.call("Accessibility.getFullAXTree")["nodes"]
