@@ -25,7 +25,7 @@ from tqdm import tqdm
 from swwatch.errors import UserError
 from swwatch.paths import only_one
 from swwatch.toy.recipe import DataRecipe, was_made
-from swwatch.toy.world import LEVELS, MIXTURES, OPENING, SPLITS, Scene, make_scene, render
+from swwatch.toy.world import MIXTURES, OPENING, SCENES, SPLITS, Scene, make_scene, render
 
 FORMS = ("json", "tar")
 FRAME_RATES = (10, 25)  # clips take turns
@@ -45,8 +45,8 @@ class Recipe(DataRecipe):
 
     def __post_init__(self):
         super().__post_init__()
-        if self.level not in {**LEVELS, **MIXTURES}:
-            raise UserError(f"no level {self.level!r}: choose one of {', '.join([*LEVELS, *MIXTURES])}")
+        if self.level not in {**SCENES, **MIXTURES}:
+            raise UserError(f"no level {self.level!r}: choose one of {', '.join([*SCENES, *MIXTURES])}")
         if self.form not in FORMS:
             raise UserError(f"no form {self.form!r}: choose one of {', '.join(FORMS)}")
 

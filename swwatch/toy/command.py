@@ -1,4 +1,4 @@
-"""Toy clips in PE-Video's or FunQA's form, their transcripts, or a tiny checkpoint folder: `swwatch toy KIND OUT`."""
+"""Toy clips in PE-Video's or FunQA's form, what is said or asked of them, or a tiny model: `swwatch toy KIND OUT`."""
 
 import os
 from dataclasses import dataclass
@@ -11,7 +11,8 @@ from swwatch.rules.families import FAMILIES
 from swwatch.toy.clips import FORMS, Recipe, write_dataset
 from swwatch.toy.commentary import write_transcripts
 from swwatch.toy.funqa import FunqaRecipe, write_funqa
-from swwatch.toy.world import LEVELS, MIXTURES
+from swwatch.toy.questions import write_questions
+from swwatch.toy.world import MIXTURES, SCENES
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,7 +23,7 @@ class ToyData:
     clips: int = setting(REQUIRED, "number of training clips")
     test_clips: int = setting(60, "number of test clips")
     seed: int = setting(0, "another seed gives other clips")
-    level: str = setting("single", f"what the scenes are made of: {', '.join([*LEVELS, *MIXTURES])}")
+    level: str = setting("single", f"what the scenes are made of: {', '.join([*SCENES, *MIXTURES])}")
     form: str = setting("json", f"json and mp4 files, or tar shards: {', '.join(FORMS)}")
     noise: float = setting(0.0, "share of records to be filtered out")
     workers: int = setting(os.cpu_count() or 1, "processes")
@@ -66,6 +67,20 @@ class ToyTranscripts:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ToyQuestions:
+    """What may be asked of the clips of a world, in StreamingBench's form, which `swwatch quiz` reads."""
+
+    out: Path = setting(REQUIRED, "root folder of the clips", positional=True)
+
+    def make(self) -> None:
+        with writing(self.out):
+            made = write_questions(self.out)
+        for path, count in made.items():
+            print(f"{count} questions are in {path}")
+            print(f"next: swwatch quiz streamingbench --data {path} --videos {self.out} --model CHECKPOINT")
+
+
+@dataclass(frozen=True, kw_only=True)
 class ToyModel:
     """A checkpoint folder of 1.6 M random weights."""
 
@@ -83,7 +98,8 @@ class ToyModel:
         print(f"the toy checkpoint is in {make_checkpoint(self.out, family=self.family, seed=self.seed)}")
 
 
-KINDS = {"data": ToyData, "funqa": ToyFunqa, "transcripts": ToyTranscripts, "model": ToyModel}
+KINDS = {"data": ToyData, "questions": ToyQuestions, "funqa": ToyFunqa}
+KINDS |= {"transcripts": ToyTranscripts, "model": ToyModel}
 
 
 def main(argv: list[str]) -> int:

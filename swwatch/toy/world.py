@@ -3,6 +3,9 @@
 Levels: `single` one shape at a time; `pair` two of those worlds side by side, the left one told first; `recolor` the
 shape takes another colour half way; `wordy` directions told in more or fewer words, so that text and picture drift
 apart; `long` as single, up to 30 s. For each scene `mixed` draws single, recolor or wordy, `hard` any level.
+Worlds are levels that are asked about (toy/questions.py): `basics` short clips for what a model must know before all
+else; `still` nothing to be seen for most of the time; `count` a minute of which the whole must be kept in mind;
+`ten_minutes` events one behind the other for so long.
 Nothing here reads or writes files.
 """
 
@@ -33,6 +36,8 @@ class Level:
     shapes_at_once: int = 1
     recolors: bool = False
     wordy: bool = False
+    pause_s: tuple[int, int] = (0, 0)  # with nothing to be seen before each event but the first: shortest, longest
+    asks: tuple[str, ...] = ()  # kinds of questions, of toy.questions.KINDS
 
 
 LEVELS = {
@@ -43,6 +48,14 @@ LEVELS = {
     "wordy": Level(event_s=2, num_events=(3, 5), wordy=True),
 }
 MIXTURES = {"mixed": ("single", "recolor", "wordy"), "hard": tuple(LEVELS)}
+NOW, PAST = ("colour now", "shape now", "way now"), ("first colour", "third colour", "how many")
+WORLDS = {
+    "basics": Level(event_s=2, num_events=(1, 5), asks=(*NOW, *PAST)),
+    "still": Level(event_s=2, num_events=(4, 6), pause_s=(5, 15), asks=(*NOW, "last colour", "first colour")),
+    "count": Level(event_s=3, num_events=(10, 12), pause_s=(1, 3), asks=(*NOW, *PAST)),
+    "ten_minutes": Level(event_s=2, num_events=(300, 300), asks=(*NOW, *PAST)),
+}
+SCENES = LEVELS | WORLDS  # every level that a scene can be made of
 
 
 @dataclass(frozen=True)
@@ -90,11 +103,11 @@ class Scene:
     @property
     def size(self) -> tuple[int, int]:
         """Height and width in pixels."""
-        return SIDE, SIDE * LEVELS[self.level].shapes_at_once
+        return SIDE, SIDE * SCENES[self.level].shapes_at_once
 
     @property
     def caption(self) -> str:
-        at_once = LEVELS[self.level].shapes_at_once
+        at_once = SCENES[self.level].shapes_at_once
         words = [event.words() for event in self.events]
         groups = [" and ".join(words[i : i + at_once]) for i in range(0, len(words), at_once)]
         return f"{OPENING} {', '.join(groups)}."
@@ -114,7 +127,8 @@ def make_scene(seed: int, index: int, *, level: str = "single", split: str = "tr
         level = MIXTURES[level][
             np.random.default_rng([seed, index, SPLITS.index(split)]).integers(len(MIXTURES[level]))
         ]
-    rng = np.random.default_rng([seed, index, SPLITS.index(split), sorted(LEVELS).index(level)])
+    number = [*sorted(LEVELS), *WORLDS].index(level)  # which another row at the end leaves as it is
+    rng = np.random.default_rng([seed, index, SPLITS.index(split), number])
     while True:
         scene = _draw_scene(rng, level)
         if (zlib.crc32(scene.caption.encode()) % TEST_SHARE == 0) == (split == "test"):
@@ -122,9 +136,11 @@ def make_scene(seed: int, index: int, *, level: str = "single", split: str = "tr
 
 
 def _draw_scene(rng: np.random.Generator, level: str) -> Scene:
-    rule = LEVELS[level]
+    rule, start_s = SCENES[level], 0.0
     tracks, before = [], {}  # before: what each panel showed last; a repeat could not be told from one long event
-    for i in range(int(rng.integers(rule.num_events[0], rule.num_events[1] + 1))):
+    for number in range(int(rng.integers(rule.num_events[0], rule.num_events[1] + 1))):
+        if number and rule.pause_s[1]:
+            start_s += float(rng.integers(rule.pause_s[0], rule.pause_s[1] + 1))
         for panel in range(rule.shapes_at_once):
             color, shape = before.get(panel, (None, None))
             while (color, shape) == before.get(panel, (None, None)):
@@ -132,9 +148,9 @@ def _draw_scene(rng: np.random.Generator, level: str) -> Scene:
             before[panel] = (color, shape)
             new_color = str(rng.choice([c for c in COLORS if c != color])) if rule.recolors else None
             direction = str(rng.choice(list(DIRECTIONS)))
-            start_s = float(i * rule.event_s)
             event = Event(color, shape, direction, new_color, start_s, start_s + rule.event_s, rule.wordy)
             tracks.append(Track(event, panel, float(rng.uniform(11, 13)), float(rng.uniform(MARGIN, SIDE - MARGIN))))
+        start_s += float(rule.event_s)
     return Scene(level, tuple(tracks))
 
 

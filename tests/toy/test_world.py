@@ -12,6 +12,7 @@ from swwatch.toy.world import (
     MIXTURES,
     SHAPES,
     SIDE,
+    WORLDS,
     Event,
     make_scene,
     parse_caption,
@@ -169,3 +170,33 @@ def test_a_mixture_draws_its_levels_evenly_and_the_same_scene_as_the_level_itsel
     counts = {level: sum(scene.level == level for scene in drawn) for level in MIXTURES[mixture]}
     assert sum(counts.values()) == 200 and min(counts.values()) > 20
     assert drawn[0] == make_scene(SEED, 0, level=drawn[0].level)
+
+
+@pytest.mark.parametrize("level", WORLDS)
+def test_a_world_pauses_as_its_row_says_and_shows_nothing_meanwhile(level):
+    rule = WORLDS[level]
+    for scene in scenes(level, num=1 if level == "ten_minutes" else 4):
+        events = scene.events
+        pauses = [after.start_s - before.end_s for before, after in zip(events, events[1:], strict=False)]
+        assert events[0].start_s == 0 and rule.num_events[0] <= len(events) <= rule.num_events[1]
+        assert all(event.end_s - event.start_s == rule.event_s for event in events)
+        assert all(rule.pause_s[0] <= pause <= rule.pause_s[1] for pause in pauses)
+        for event, pause in zip(events, pauses, strict=False):
+            assert bool(shape_pixels(render(scene, event.end_s)).any()) == (pause == 0)
+        assert parse_caption(scene.caption) == [without_times(event) for event in events]
+
+
+def test_worlds_last_as_long_as_they_are_meant_to():
+    spans = {level: [s.duration_s for s in scenes(level, num=10)] for level in ("basics", "still", "count")}
+    assert 2 <= min(spans["basics"]) and max(spans["basics"]) <= 10
+    assert 40 < np.mean(spans["count"]) < 70 and 30 < np.mean(spans["still"]) < 90
+    assert make_scene(SEED, 0, level="ten_minutes").duration_s == 600
+
+
+def test_levels_of_before_are_the_same_beside_the_worlds():
+    """Seeds of a level go by its place among the levels: a world must not move it."""
+    scene = make_scene(0, 0, level="wordy")
+    assert scene.caption == (
+        "The video shows a green triangle moving left, a yellow square moving to the right, a blue triangle moving "
+        "straight up, a green circle moving left."
+    )

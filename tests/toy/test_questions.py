@@ -1,0 +1,74 @@
+"""What is asked of toy clips: the answers, worked by hand and from the pictures, and the files that hold them."""
+
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from swwatch.errors import UserError
+from swwatch.evaluate.quiz import tasks
+from swwatch.evaluate.quiz.wording import read_wording
+from swwatch.toy.clips import Recipe, write_dataset
+from swwatch.toy.questions import KINDS, ask, questions_of, write_questions
+from swwatch.toy.world import WORLDS, Event, make_scene
+
+EVENTS = [
+    Event("red", "circle", "left", start_s=0, end_s=2),
+    Event("blue", "square", "up", start_s=2, end_s=4),
+    Event("red", "triangle", "down", start_s=9, end_s=11),
+    Event("green", "circle", "right", start_s=20, end_s=22),
+]
+
+
+def answers(kind, color="red", num=3):
+    return KINDS[kind].answer(EVENTS[:num], color)
+
+
+def test_answers_by_hand():
+    assert [answers(kind) for kind in ("colour now", "shape now", "way now")] == ["red", "triangle", "down"]
+    assert (answers("first colour"), answers("third colour"), answers("last colour", num=2)) == ("red", "red", "blue")
+    assert [answers("how many", color) for color in ("red", "blue", "green")] == ["2", "1", "0"]
+    assert KINDS["how many"].answer(EVENTS[:1] * 7, "red") == "4 or more"
+
+
+worlds = st.sampled_from(["basics", "still", "count"])
+
+
+@given(worlds, st.integers(0, 200), st.integers(0, 200))
+def test_a_question_is_about_nothing_that_comes_later(level, index, seed):
+    """With the events that are over when it is asked, and no others, it has the same answer."""
+    events = make_scene(1, index, level=level).events
+    for question in ask(events, WORLDS[level].asks, seed):
+        kind, over = KINDS[question.kind], [event for event in events if event.end_s <= question.at_s]
+        color = next((word for word in question.text.rstrip("?").split() if word in KINDS["colour now"].options), "")
+        assert question.answer == kind.answer(over, color) and question.answer in question.options
+        assert kind.at_end == (over[-1].end_s == question.at_s) or not any(WORLDS[level].pause_s)
+
+
+@given(worlds, st.integers(0, 50))
+def test_what_is_asked_now_is_on_display_then(level, index):
+    events = make_scene(2, index, level=level).events
+    for question in ask(events, WORLDS[level].asks, index):
+        if question.kind.endswith(" now"):
+            (event,) = [event for event in events if event.start_s < question.at_s <= event.end_s]
+            assert question.answer in (event.color, event.shape, event.direction)
+
+
+def test_files_are_read_by_the_quiz_with_the_same_answers(tmp_path):
+    write_dataset(tmp_path, Recipe(0, 2, 3, "basics"))
+    ((path, count),) = write_questions(tmp_path).items()
+    items = tasks.get("streamingbench").items(path, read_wording())
+    records = [json.loads(file.read_text()) for file in sorted((tmp_path / "PE-Video/test").glob("*.json"))]
+    asked = [question for record in records for question in questions_of(record)]
+    assert len(items) == len(asked) == count > 0
+    for item, question in zip(items, asked, strict=True):
+        assert (item.group, item.end_s) == (question.kind, question.at_s)
+        assert f"{item.answer}. {question.answer}" in item.prompt
+        assert item.locate(tmp_path).is_file()
+
+
+def test_clips_of_a_level_that_is_no_world_are_refused(tmp_path):
+    write_dataset(tmp_path, Recipe(0, 1, 3, "single"))
+    with pytest.raises(UserError, match="one of basics, still, count, ten_minutes"):
+        write_questions(tmp_path)
