@@ -193,8 +193,9 @@ def bad_files(tmp_path_factory):
     texts |= dict.fromkeys(("one_byte.mp4", "text.mp4", "text.txt"), "damaged, incomplete or no video")
     write(folder / "sound.mp4", [], None, sound_s=5)
     texts["sound.mp4"] = "no video stream"
-    write_constant(folder / "timeless.avi", rate, 50)  # H.264 in AVI: its frames have no display times
-    texts["timeless.avi"] = "no usable times"
+    part = write(folder / "part.ts", range(10), 1 / rate, options={"bf": "0"}).read_bytes()
+    (folder / "twice.ts").write_bytes(part + part)
+    texts["twice.ts"] = "no usable times"
     (folder / "folder.mp4").mkdir()
     texts["folder.mp4"] = "a folder"
     os.mkfifo(folder / "pipe.mp4")

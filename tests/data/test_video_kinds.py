@@ -4,6 +4,7 @@ The numbers of the pictures are written down here. Where the ffmpeg command is i
 and what live sources give; where it is not, the numbers stand for them.
 """
 
+import math
 import os
 import random
 import re
@@ -17,12 +18,15 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
+from av.bitstream import BitStreamFilterContext
+from PIL import Image
 
 from swwatch.data.live.frames import LiveFrames
 from swwatch.data.live.sources import frames_of
 from swwatch.data.video import VideoError, iter_steps, measure, measure_duration_s, read_clip, reader, source
 from swwatch.data.video.reader import VideoFile
 from swwatch.errors import UserError
+from tests.helpers.live_servers import http_server
 from tests.helpers.numbered_videos import RATE, matrix_of, numbers_in, picture, remux, write, write_constant
 
 PLAIN = [0, 12, 25, 37, 50, 62, 75, 87]  # of 100 pictures or so, 25 a second
@@ -85,6 +89,15 @@ WRITTEN = {
     "av1.mp4": {"codec": "libsvtav1", "options": {"preset": "12"}},
     "no length.webm": {"codec": "libvpx", "format_options": {"live": "1"}},
     "mjpeg.avi": {"codec": "mjpeg", "pix_fmt": "yuvj420p"},
+    "b pictures.avi": {"options": X264},
+    "raw.h264": {"options": X264},
+    "raw.hevc": {"codec": "libx265", "options": HEVC},
+    "raw without its ending.mp4": {"codec": "mjpeg", "container": "mjpeg", "pix_fmt": "yuvj420p"},
+    "moving.gif": {"codec": "gif", "pix_fmt": "gray"},
+    "moving.apng": {"codec": "apng", "pix_fmt": "gray"},
+    "moving.avif": {"codec": "libsvtav1", "options": {"preset": "12"}},
+    "exchange.mxf": {"codec": "mpeg2video", "options": {"q:v": "2", "bf": "2"}},
+    "tape.dv": {"codec": "dvvideo", "size": (576, 720)},
 }
 
 
@@ -163,15 +176,46 @@ def test_a_live_source_shows_of_a_file_what_the_sampler_shows(tmp_path, name):
     check(remux(whole, tmp_path / name, lambda number, packet: number >= 10), [25, 37, 50, 62, 75, 87])
 
 
-def test_times_that_go_back_are_none_for_the_sampler_and_for_a_live_source(tmp_path):
-    """AVI keeps the order of decoding alone."""
-    path = write(tmp_path / "a.avi", range(50), 1 / RATE, options=X264)
-    with pytest.raises(VideoError, match="no usable times"):
-        read_clip(path)
-    with pytest.raises(UserError, match="no usable times"):
-        list(frames_of(path))
+@pytest.mark.parametrize("first, lasts_s, numbers", [(50, 9, [50, 62, 75, 87]), (10, 2.1, [10, 22, 35, 47])])
+def test_an_edit_list_that_ends_before_its_media_or_behind_it(plain, tmp_path, first, lasts_s, numbers):
+    with av.open(str(plain)) as file:
+        media_time = int(first / RATE / file.streams.video[0].time_base)
+    data = bytearray(plain.read_bytes())
+    at = data.rindex(b"elst") + 12
+    data[at : at + 8] = round(lasts_s * 1000).to_bytes(4, "big") + media_time.to_bytes(4, "big")
+    (tmp_path / "a.mp4").write_bytes(data)
+    check(tmp_path / "a.mp4", numbers)
+
+
+def test_an_avi_file_written_to_a_pipe_tells_no_length(tmp_path):
+    data = bytearray(write_constant(tmp_path / "a.avi", RATE, 105, codec="mpeg4").read_bytes())
+    length = data.index(b"strh") + 40
+    data[4:8], data[length : length + 4] = b"\xff" * 4, (1 << 30).to_bytes(4, "little")
+    (tmp_path / "a.avi").write_bytes(data)
+    check(tmp_path / "a.avi", PLAIN)
+
+
+@pytest.mark.parametrize("crop", ["crop_left=8", "crop_left=6:crop_right=10:crop_top=4"])
+def test_a_crop_at_the_left_scales_nothing(plain, tmp_path, crop):
+    path = tmp_path / "a.mp4"
+    with av.open(str(plain)) as old, av.open(str(path), "w") as new:
+        stream = new.add_stream_from_template(old.streams.video[0])
+        cut = BitStreamFilterContext(f"h264_metadata={crop}", old.streams.video[0], stream)
+        for packet in old.demux(video=0):
+            for changed in cut.filter(packet if packet.size else None):
+                changed.stream = stream
+                new.mux(changed)
+    live = next(iter(frames_of(path)))[1]
+    assert np.array_equal(read_clip(path).frames[0], live) and measure(path)[1:] == live.shape[:2]
+    if shutil.which("ffmpeg"):
+        assert np.array_equal(as_ffmpeg(path)[1][0], live)
+
+
+def test_times_that_go_back_are_none_for_the_sampler(tmp_path):
     part = write(tmp_path / "a.ts", range(60), 1 / RATE, options={"bf": "0"}).read_bytes()
     (tmp_path / "twice.ts").write_bytes(part + part)  # which only a live source takes for one that begins again
+    with pytest.raises(VideoError, match="no usable times"):
+        read_clip(tmp_path / "twice.ts")
     assert len(list(frames_of(tmp_path / "twice.ts"))) == 120
 
 
@@ -179,6 +223,19 @@ def test_lost_pictures_are_damage(plain, tmp_path):
     path = remux(plain, tmp_path / "a.mp4", lambda number, packet: not 50 <= number < 60)
     with pytest.raises(VideoError, match="frames cannot be decoded: the file is damaged"):
         read_clip(path)
+
+
+def test_pictures_passed_over_for_want_of_lost_ones_are_told(tmp_path):
+    """H.265 goes on at the next key frame without an error."""
+    options = {"x265-params": "log-level=error:keyint=40:bframes=2"}
+    whole = write_constant(tmp_path / "whole.ts", RATE, 100, codec="libx265", options=options)
+    path = remux(whole, tmp_path / "a.ts", lambda number, packet: not 10 <= number < 14)
+    with pytest.raises(VideoError, match="of its 96 frames cannot be decoded: the file is damaged"):
+        read_clip(path)
+    with pytest.raises(UserError, match="of its frames cannot be decoded: the file is damaged"):
+        list(frames_of(path))
+    with http_server(path.read_bytes(), "endless") as server, frames_of(server.url) as stream:
+        assert len(list(stream)) + stream.dropped + stream.damaged == 96 and stream.damaged >= 20
 
 
 @pytest.mark.parametrize("matrix", EIGHT)
@@ -192,6 +249,19 @@ def test_turned_and_mirrored(tmp_path, matrix):
         assert np.array_equal(shown > 128, wanted > 128)
     if shutil.which("ffmpeg"):
         assert np.array_equal(as_ffmpeg(path)[1][[0, 12, 25, 37]], clip.frames)
+
+
+@pytest.mark.parametrize("degrees", [30, 91, 200, -45])
+def test_turned_by_no_quarters(plain, tmp_path, degrees):
+    """About the middle, with black where nothing was, as the ffmpeg command does."""
+    path, angle = tmp_path / "a.mp4", math.radians(degrees)
+    shutil.copyfile(plain, path)
+    matrix_of(path, math.cos(angle), math.sin(angle), -math.sin(angle), math.cos(angle))
+    clip = read_clip(path)
+    assert clip.frames.shape[1:] == (48, 64, 3) and not clip.frames[:, 0, 0].any()
+    assert np.array_equal(next(iter(frames_of(path)))[1], clip.frames[0])
+    if shutil.which("ffmpeg"):
+        assert np.array_equal(as_ffmpeg(path)[1][[0, 12, 25, 37, 50, 62, 75, 87]], clip.frames)
 
 
 @pytest.mark.parametrize("width", [2, 4, 6, 8, 12, 16, 24, 48, 72])
@@ -315,6 +385,18 @@ def test_an_unknown_codec_and_one_without_decoder_say_what_to_do(plain, tmp_path
         codec_context = Native
 
     assert "it is AV1, and it has no decoder here: convert it" in source.why_not(Stream, 10**6)
+
+
+def test_what_cannot_be_shown_says_what_to_do(tmp_path):
+    options = {"x264-params": "colormatrix=YCgCo"}
+    colours = write_constant(tmp_path / "a.mp4", RATE, 10, options=options, pix_fmt="yuv444p")
+    moving = tmp_path / "moving.webp"
+    Image.new("RGB", (64, 48)).save(moving, save_all=True, append_images=[Image.new("RGB", (64, 48), "red")])
+    for path, told in ((colours, "convert it .ffmpeg -i IN -vf zscale"), (moving, "make a GIF of it")):
+        with pytest.raises(VideoError, match=told):
+            read_clip(path)
+        with pytest.raises(UserError, match=told):
+            list(frames_of(path))
 
 
 def test_large_pictures_are_refused_before_they_are_decoded(plain, tmp_path, monkeypatch):

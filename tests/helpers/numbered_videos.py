@@ -85,11 +85,11 @@ def remux(source: Path, target: Path, change: Callable[[int, av.Packet], bool], 
     return target
 
 
-def matrix_of(path: Path, a: int, b: int, c: int, d: int) -> Path:
+def matrix_of(path: Path, a: float, b: float, c: float, d: float) -> Path:
     """Write a display matrix into an MP4 file: a pixel at (x, y) is to be shown at (a x + c y, b x + d y)."""
     data = bytearray(path.read_bytes())
     at = data.index(b"tkhd") + 44
     for offset, value in zip((0, 4, 12, 16), (a, b, c, d), strict=True):
-        data[at + offset : at + offset + 4] = (value << 16 & 0xFFFFFFFF).to_bytes(4, "big")
+        data[at + offset : at + offset + 4] = round(value * 65536).to_bytes(4, "big", signed=True)
     path.write_bytes(data)
     return path

@@ -37,6 +37,7 @@ class Location:
     shown: str
     format: str | None = None
     options: dict[str, str] = field(default_factory=dict)
+    path: Path | None = None  # of a file
     is_strangers: bool = False  # it is opened by way of a forward.Forwarder
 
 
@@ -108,7 +109,7 @@ def locate(source: str | Path, *, allow_private: bool = True, rtsp_transport: st
             if not allow_private:
                 # no proxy of the environment's between FFmpeg and the forwarder, which follows redirects itself
                 options |= {"protocol_whitelist": "http,tcp", "max_redirects": "0", "http_proxy": ""}
-            return Location("http", source, shown_url(source), None, options, not allow_private)
+            return Location("http", source, shown_url(source), None, options, is_strangers=not allow_private)
         if rtsp_transport not in (("tcp", "udp") if allow_private else ("tcp",)):
             raise UserError(f"no RTSP transport {rtsp_transport!r}: choose tcp{' or udp' if allow_private else ''}")
         options = {"protocol_whitelist": RTSP_PROTOCOLS, "format_whitelist": f"rtsp,{FORMATS}"}
@@ -116,7 +117,7 @@ def locate(source: str | Path, *, allow_private: bool = True, rtsp_transport: st
         options |= {"rtsp_transport": rtsp_transport, "fpsprobesize": "0", "analyzeduration": "1000000"}
         if not allow_private:
             options["protocol_whitelist"] = "rtp,tcp"
-        return Location("rtsp", source, shown_url(source), "rtsp", options, not allow_private)
+        return Location("rtsp", source, shown_url(source), "rtsp", options, is_strangers=not allow_private)
     if name.startswith(CAMERA):
         return _camera(name.removeprefix(CAMERA), sys.platform)
     path = Path(source)
@@ -125,7 +126,7 @@ def locate(source: str | Path, *, allow_private: bool = True, rtsp_transport: st
         raise UserError(f"{name} {reason}: give a video file, an address or camera:0")
     # "file:" keeps a name with a colon from being taken for another protocol
     options = {"protocol_whitelist": "file", "format_whitelist": FORMATS}
-    return Location("file", f"file:{path.resolve()}", name, None, options)
+    return Location("file", f"file:{path.resolve()}", name, None, options, path)
 
 
 def _camera(name: str, platform: str) -> Location:

@@ -12,7 +12,20 @@ import av
 from swwatch.data.live.addresses import Location, check_url
 from swwatch.data.live.buffer import Buffer
 from swwatch.data.live.forward import Forwarder
-from swwatch.data.video.source import most_pixels, readable, shown_stream, stated_end_s, too_large, why_not
+from swwatch.data.live.losses import Losses
+from swwatch.data.video.container import check_file
+from swwatch.data.video.frames import VideoError
+from swwatch.data.video.source import (
+    CONVERT,
+    Clock,
+    most_pixels,
+    readable,
+    shown_stream,
+    stated_end_s,
+    stream_end,
+    too_large,
+    why_not,
+)
 from swwatch.errors import UserError
 
 STEADY_S = 30.0  # a connection that gave frames for so long gives the next one all its attempts again
@@ -20,7 +33,7 @@ LONGEST_WAIT_S = 8.0  # between two attempts
 PROMISED_S = 1.0  # a recording may end so much before the length that it states
 DISORDER_S = 2.0  # times that go back by so much are in the order of decoding; by more, a file that begins again
 PARTED = ("hls", "dash")  # playlists: their parts may each begin at time 0, so times do not tell how much is left
-TIMELESS = ("mjpeg", "mpjpeg")  # pictures without times, as network cameras send them: the clock decides
+TIMELESS = ("mjpeg", "mpjpeg", "jpeg_pipe")  # pictures without times, as network cameras send them: the clock decides
 
 
 @dataclass(frozen=True)
@@ -116,6 +129,8 @@ class Reader:
             except av.FFmpegError as error:
                 if way is not None and way.refused is not None:
                     raise way.refused from error
+                if where.kind == "file":
+                    check_file(where.path)  # knows better, where the file itself tells
                 reason = _why(error, where, self.timeouts_s[0], asked_s)
                 raise Broken(way.failed if way is not None and way.failed else reason) from error
             self._read(container)
@@ -139,7 +154,8 @@ class Reader:
 
     def _decode(self, container, stream) -> None:
         self._stated_s = None if container.format.name in PARTED else stated_end_s(container)
-        self._reached_s, video_end_s = -math.inf, None  # where all streams and where the video have come to
+        self._reached_s, last = -math.inf, None  # where all streams have come to; when the last picture is shown
+        self._clock, self._losses = Clock(container, stream), Losses(stream.codec_context)
         timeless = self.is_live and container.format.name in TIMELESS
         self._began_s = heard_s = time.monotonic()
         is_cut_in = None  # whether it begins between key frames
@@ -147,25 +163,54 @@ class Reader:
             if self.buffer.is_stopped_within(0):
                 return
             if packet.pts is not None:
-                end_s = float((packet.pts + (packet.duration or 0)) * packet.time_base)
-                self._reached_s = max(self._reached_s, end_s)
+                until_s = float((packet.pts + (packet.duration or 0)) * packet.time_base)
+                self._reached_s = max(self._reached_s, until_s)
             if packet.stream.index == stream.index:
-                if packet.pts is not None:
-                    video_end_s = end_s if video_end_s is None else max(video_end_s, end_s)
+                if packet.pts is not None and not packet.is_discard:
+                    last = max(last or (packet.pts, 0), (packet.pts, packet.duration or 0))
                 is_cut_in = not packet.is_keyframe if is_cut_in is None else is_cut_in
                 for frame in self._frames(packet, self._newest_s is None and is_cut_in):
                     self._deliver(frame, timeless)
                     heard_s = time.monotonic()
+                self._tell_losses(container)
             if self.is_live and time.monotonic() - heard_s > self.timeouts_s[1]:
                 raise Broken(f"no picture for {self.timeouts_s[1]:g} s")
+        self._losses.end()
+        self._tell_losses(container)
         if self.is_live and self.location.kind != "http":
             raise Broken("it ended")
-        if not self.is_live and not self._is_read_to(PROMISED_S) and self._reached_s > -math.inf:
+        is_short = not self._is_read_to(PROMISED_S) and self._reached_s > -math.inf
+        if not self.is_live and is_short and not self._is_whole(container):
             raise Broken(f"it breaks off, {self._stated_s - self._reached_s:.1f} s are missing at its end")
         if self._newest_s is None:
             raise UserError(f"{self.location.shown} has no frames")
-        if not self.is_live and video_end_s is not None and container.format.name not in PARTED:
-            self.end_s = video_end_s - self._zero_s
+        if not self.is_live and last is not None and container.format.name not in PARTED:
+            self.end_s = self._ends_s(container, stream, *last)
+
+    def _ends_s(self, container, stream, pts: int, duration: int) -> float | None:
+        """When a recording's last picture ends, as the sampler has it; None where nothing tells."""
+        end = stream_end(container, stream)
+        if end is not None and end > pts:
+            duration = min(duration, end - pts)
+        if not duration or self._clock.is_needed:
+            return None
+        return float((pts + duration) * stream.time_base) - self._zero_s
+
+    def _is_whole(self, container) -> bool:
+        """Whether all bytes of an MP4 file are there: its edit list may ask for more than it holds."""
+        if self.location.path is None or not container.format.name.startswith("mov"):
+            return False
+        try:
+            check_file(self.location.path)
+        except VideoError:
+            return False
+        return True
+
+    def _tell_losses(self, container) -> None:
+        lost, self._losses.count = self._losses.count, 0
+        if lost and not self.is_live and container.format.name not in PARTED:
+            raise Broken(f"{lost} or more of its frames cannot be decoded: the file is damaged or cut short")
+        self.damaged += lost
 
     def _is_read_to(self, tolerance_s: float) -> bool:
         """Whether a recording was read to its end; where its length is unknown, it is not known to be longer."""
@@ -201,18 +246,24 @@ class Reader:
                 yield packet
 
     def _frames(self, packet: av.Packet, is_cut_in: bool) -> list[av.VideoFrame]:
+        self._losses.take(packet)
+        self._clock.take(packet)
         try:
-            return packet.decode()
+            frames = packet.decode()
         except av.FFmpegError as error:
             if self.is_live or is_cut_in:  # a piece was lost on the way; the next key frame mends it
                 self.damaged += 1
+                self._losses.failed()
                 return []
             raise Broken("one of its frames cannot be decoded: the file is damaged or cut short") from error
+        for frame in frames:
+            self._losses.came(frame)
+            if not self.is_live:
+                self._clock.set(frame)
+        return frames
 
     def _no_times(self) -> UserError:
-        return UserError(
-            f"the frames of {self.location.shown} carry no usable times: convert it (ffmpeg -i IN OUT.mp4)"
-        )
+        return UserError(f"the frames of {self.location.shown} carry no usable times: {CONVERT}")
 
     def _deliver(self, frame: av.VideoFrame, timeless: bool) -> None:
         self._check(too_large(frame, self.max_pixels))
@@ -231,7 +282,7 @@ class Reader:
             if self._newest_s is not None and timestamp_s <= self._newest_s and self.reconnects:
                 return  # had before the interruption
             if self.location.kind == "file" and 0 < (self._newest_s or 0) - timestamp_s <= DISORDER_S:
-                raise self._no_times()  # as of AVI with B pictures
+                raise self._no_times()
             self._playing_s = now_s if self._playing_s is None else self._playing_s
             if self.realtime and self.buffer.is_stopped_within(self._playing_s + timestamp_s - now_s):
                 return
@@ -260,7 +311,7 @@ def _why(error: av.FFmpegError, where: Location, timeout_s: float, asked_s: floa
     if isinstance(error, ConnectionRefusedError):
         return "nothing answers there: check host and port, and whether the server runs"
     if isinstance(error, av.error.InvalidDataError | av.error.ArgumentError):  # the second: FORMATS lacks it
-        return "it cannot be read as video: it is damaged, cut short or in a form that is not taken here"
+        return f"it cannot be read as video: it is damaged, cut short or in a form that is not taken here; {CONVERT}"
     if where.kind == "camera":
         hint = "check that it is plugged in, that no other program uses it, and that you may read it"
         return f"the camera cannot be used ({error.strerror}): {hint}"

@@ -8,12 +8,14 @@ import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import av
 import numpy as np
 
 from swwatch.data.live.addresses import check_url, locate
 from swwatch.data.live.reader import Reader, Reconnect
-from swwatch.data.video.picture import Pictures
+from swwatch.data.video.picture import Pictures, unconverted
 from swwatch.data.video.source import MAX_PIXELS
+from swwatch.errors import UserError
 
 __all__ = ["FrameStream", "Reconnect", "check_url", "frames_of"]
 
@@ -95,7 +97,11 @@ class FrameStream:
 
     def __next__(self) -> tuple[float, np.ndarray]:
         timestamp_s, frame = self._reader.buffer.get()
-        return timestamp_s, self._pictures.of(frame)
+        try:
+            return timestamp_s, self._pictures.of(frame)
+        except av.FFmpegError as error:
+            self.stop()
+            raise UserError(f"{self._reader.location.shown}: {unconverted(frame)}") from error
 
     def stop(self) -> None:
         """End the iteration, from any thread."""

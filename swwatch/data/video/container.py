@@ -13,6 +13,7 @@ from swwatch.data.video.frames import VideoError
 MP4_BEGINS = (b"ftyp", b"styp", b"moov", b"mdat", b"free", b"skip", b"wide", b"pnot")
 MP4_PARENTS = (b"moov", b"trak", b"mdia", b"minf", b"stbl", b"moof", b"traf")
 TAIL = 256  # bytes
+UNKNOWN = 0xFFFFFFFF  # bytes of an AVI file that was written to a pipe; 0 where the writer was killed
 SAMPLE_SIZES, RUN = b"stsz", b"trun"  # boxes with a count of samples
 
 
@@ -43,8 +44,14 @@ def check_file(path: Path) -> None:
 def _promised_size(path: Path, file: BinaryIO, size: int) -> int:
     """How many bytes the container says the file has (at least); 0 where it does not say."""
     head = file.read(64)
+    if head[:4] == b"RIFF" and head[8:12] == b"WEBP":
+        raise VideoError(path, "it is WebP, which FFmpeg does not play: make a GIF of it (magick IN.webp OUT.gif)")
     if head[:4] == b"RIFF" and head[8:12] == b"AVI ":
-        return 8 + int.from_bytes(head[4:8], "little")
+        riff_bytes = int.from_bytes(head[4:8], "little")
+        if riff_bytes not in (0, UNKNOWN):
+            return 8 + riff_bytes
+        _check_tail(path, file, size)
+        return 0
     if head[:4] == b"\x1aE\xdf\xa3":  # Matroska: an EBML header, then one segment that holds all the rest
         header_bytes, header_length = _ebml_size(head, 4)
         start = 4 + header_length + (header_bytes or 0)

@@ -1,5 +1,6 @@
 """From a decoded frame to a picture as FFmpeg shows it: RGB, turned and mirrored by its display matrix."""
 
+import math
 import struct
 from fractions import Fraction
 
@@ -30,34 +31,57 @@ class Pictures:
         self._form: tuple | None = None  # of the frames that the graph is made for
         self._angle: int | None = None
         self._matrix: tuple[int, ...] | None = None
+        self._turned = 0  # degrees that are no quarter turns
 
     def of(self, frame: av.VideoFrame) -> np.ndarray:
         """(H, W, 3) uint8, RGB, as the source says that it is to be seen."""
         if frame.rotation != self._angle:
             self._angle, matrix = frame.rotation, frame.side_data.get(Type.DISPLAYMATRIX)
             self._matrix = None if matrix is None else MATRIX.unpack(bytes(matrix)[: MATRIX.size])
+            self._turned, self._form = 0 if self._matrix is None else oblique(*self._matrix), None
         form = frame.width, frame.height, frame.format.name
         if form != self._form:
-            self._form, self._graph = form, _scaler(frame, self.size or form[:2])
+            self._graph = _scaler(frame, self.size or form[:2], self._turned)
+            self._form = form
         self._graph.push(frame)
         picture = self._graph.pull().to_ndarray()
-        return picture if self._matrix is None else upright(picture, *self._matrix)
+        return picture if self._matrix is None or self._turned else upright(picture, *self._matrix)
 
 
-def _scaler(frame: av.VideoFrame, size: tuple[int, int]) -> Graph:
-    """FFmpeg's own filter from frames of this form to RGB, which knows of fields, of ranges and of deep colours."""
+def _scaler(frame: av.VideoFrame, size: tuple[int, int], turned: int) -> Graph:
+    """FFmpeg's own filter from frames of this form to RGB, which knows of fields, of ranges and of deep colours.
+
+    Args:
+        turned: degrees, clockwise, about the middle; what was there before them is black.
+    """
     graph = Graph()
     graph.threads = 1
     chain = [
         graph.add_buffer(
             width=frame.width, height=frame.height, format=frame.format, time_base=frame.time_base or TICK
         ),
+        *([graph.add("rotate", f"{turned}*PI/180")] if turned else []),
         graph.add("scale", f"{size[0]}:{size[1]}:flags=bicubic"),
         graph.add("format", "rgb24"),
         graph.add("buffersink"),
     ]
     graph.link_nodes(*chain).configure()
     return graph
+
+
+def oblique(a: int, b: int, _u: int, c: int, d: int, *_: int) -> int:
+    """Degrees by which a display matrix turns, clockwise; 0 for quarter turns. As the ffmpeg command reckons them."""
+    across, down = math.hypot(a, c), math.hypot(b, d)
+    if not across or not down:
+        return 0
+    turned = round(math.degrees(math.atan2(b / down, a / across))) % 360
+    return turned if turned % 90 and turned != 1 else 0
+
+
+def unconverted(frame: av.VideoFrame) -> str:
+    """What is wrong with a frame that FFmpeg does not turn into RGB."""
+    kind = f"{frame.format.name}, colour space {frame.colorspace}"
+    return f"its colours ({kind}) cannot be shown: convert it (ffmpeg -i IN -vf zscale=matrix=709 OUT.mp4)"
 
 
 def upright(picture: np.ndarray, a: int, b: int, _u: int, c: int, d: int, *_: int) -> np.ndarray:

@@ -13,8 +13,8 @@ import numpy as np
 
 from swwatch.data.video.container import check_file
 from swwatch.data.video.frames import WHOLE, Span, StepFrames, VideoError, grid_indices, spread_indices
-from swwatch.data.video.picture import Pictures
-from swwatch.data.video.source import decoded, opened, shown_stream
+from swwatch.data.video.picture import Pictures, unconverted
+from swwatch.data.video.source import Clock, decoded, opened, shown_stream
 from swwatch.data.video.timetable import Packets, by_packets, by_pictures
 from swwatch.errors import UserError
 from swwatch.rules.schedule import FPS, FRAMES_PER_STEP
@@ -63,7 +63,11 @@ class VideoFile:
             try:
                 for number, frame, pictures in self._decode(wanted[done:], to_end, is_thorough):
                     if done < len(wanted) and number == wanted[done]:
-                        yield pictures.of(frame)
+                        try:
+                            picture = pictures.of(frame)
+                        except av.FFmpegError as error:
+                            raise VideoError(self.path, unconverted(frame)) from error
+                        yield picture
                         done += 1
                 return
             except Unlike:
@@ -78,11 +82,14 @@ class VideoFile:
             first, given, numbers = _plan(packets, wanted, to_end, is_thorough)
         last = numbers[-1] if to_end or not wanted else wanted[-1]
         with opened(self.path) as (container, stream):
-            context = stream.codec_context
-            pictures = Pictures((context.width, context.height))
+            context, clock = stream.codec_context, Clock(container, stream)
+            size, pictures = (context.width, context.height), None
             source = container.demux(stream) if given is None else _chosen(self.path, container, packets, first, given)
             expected = iter(numbers)
-            for frame in decoded(self.path, context, source, self.table.is_cut_in):
+            for frame in decoded(self.path, context, source, clock, self.table.is_cut_in):
+                if pictures is None:  # a decoder may leave a crop at the left undone, as with the ffmpeg command
+                    is_first = (context.width, context.height) == size
+                    pictures = Pictures((frame.width, frame.height) if is_first else size)
                 if first and frame.pts is not None and frame.pts < packets.pts[first]:
                     continue  # refers to what lies before the entry
                 number = next(expected, None)

@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+from collections import deque
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from itertools import chain
@@ -11,11 +12,12 @@ import av
 
 from swwatch.data.video.frames import VideoError
 
-# What FFmpeg may take the content for. Playlists and scripts (concat) name other addresses, so they are none of them;
-# nor are pictures.
-FORMATS = "mov,matroska,webm,avi,mpegts,mpeg,flv,ogg,asf,ivf,h264,hevc,mpegvideo,mjpeg,mpjpeg"
+# What FFmpeg may take the content for. Playlists and scripts (concat) name other addresses, so they are none of them.
+FORMATS = "mov,matroska,webm,avi,mpegts,mpeg,flv,ogg,asf,ivf,mxf,dv,gif,apng,nut,rm,yuv4mpegpipe"
+FORMATS += ",h264,hevc,obu,m4v,mpegvideo,mjpeg,mpjpeg,jpeg_pipe"  # the last: JPEG pictures in a row, by content
 MAX_PIXELS = 1 << 26  # of a picture: 8192 x 8192, 200 MB as RGB
 DEFAULT_BONUS = 5_000_000  # pixels that a stream marked as default may lack, as with the ffmpeg command
+UNCOUNTED = 1 << 30  # pictures of an AVI file whose writer could not go back and tell
 MAX_THREADS = 4  # each holds a picture of its own
 
 CONVERT = "convert it (ffmpeg -i IN OUT.mp4)"
@@ -62,10 +64,11 @@ def shown_stream(container: av.container.InputContainer) -> av.VideoStream | Non
     return max(streams, key=_rank, default=None)
 
 
-def _rank(stream: av.VideoStream) -> int:
+def _rank(stream: av.VideoStream) -> tuple[int, bool]:
     context = stream.codec_context
     pixels = 0 if context is None else context.width * context.height
-    return pixels + DEFAULT_BONUS * bool(stream.disposition & av.stream.Disposition.default)
+    bonus = DEFAULT_BONUS * bool(stream.disposition & av.stream.Disposition.default)
+    return pixels + bonus, stream.frames != 1  # as the still picture beside the moving one in AVIF
 
 
 def _is_cover(stream: av.VideoStream) -> bool:
@@ -101,12 +104,54 @@ def stated_end_s(container: av.container.InputContainer) -> float | None:
     """When the last stream ends, in the streams' own time, as the container states; None where it does not."""
     if container.duration is None:
         return None
+    if container.format.name == "avi" and not all(0 < stream.frames < UNCOUNTED for stream in container.streams.video):
+        return None  # written to a pipe, or never closed: a guess from its size
     start = 0 if container.format.name.startswith("matroska") else container.start_time or 0  # which counts from 0
     return (start + container.duration) / av.time_base
 
 
+def stream_end(container: av.container.InputContainer, stream: av.VideoStream) -> int | None:
+    """When an MP4's stream ends, in its time base: its last packet's duration is that of the order of decoding."""
+    if not container.format.name.startswith("mov") or None in (stream.start_time, stream.duration):
+        return None
+    return stream.start_time + stream.duration
+
+
+class Clock:
+    """Gives the pictures of a stream their times where the container tells the order of decoding alone.
+
+    Raw H.264 and H.265 have no times, AVI none of display. A decoder gives pictures in the order of display, so they
+    take, as with the ffmpeg command, the stream's rate (25 a second where it names none), or the packets' times in
+    turn.
+    """
+
+    def __init__(self, container: av.container.InputContainer, stream: av.VideoStream):
+        context, form = stream.codec_context, container.format
+        is_reordered = context.name in ("h264", "hevc")
+        self.is_needed = is_reordered and form.name == "avi" and context.has_b_frames
+        self._times: deque[int] = deque()
+        self._period = self._next = 0
+        if is_reordered and form.name in ("h264", "hevc"):
+            self.is_needed, self._period = True, round(1 / (stream.guessed_rate * stream.time_base))
+
+    def take(self, packet: av.Packet) -> None:
+        """A packet is decoded next."""
+        if self.is_needed and packet.dts is not None:
+            self._times.append(packet.dts)
+
+    def set(self, frame: av.VideoFrame) -> None:
+        """A picture has come."""
+        if self.is_needed:
+            frame.pts = self._times.popleft() if self._times else self._next
+            self._next = frame.pts + self._period
+
+
 def decoded(
-    path: Path, context: av.VideoCodecContext, packets: Iterable[av.Packet], is_cut_in: bool = False
+    path: Path,
+    context: av.VideoCodecContext,
+    packets: Iterable[av.Packet],
+    clock: Clock,
+    is_cut_in: bool = False,
 ) -> Iterator[av.VideoFrame]:
     """The pictures of packets.
 
@@ -119,6 +164,8 @@ def decoded(
     context.options = most_pixels(MAX_PIXELS)
     is_begun = False
     for packet in chain((packet for packet in packets if packet.size), [None]):
+        if packet is not None:
+            clock.take(packet)
         try:
             frames = context.decode(packet)
         except (av.FFmpegError, EOFError) as error:
@@ -128,7 +175,9 @@ def decoded(
                 raise VideoError(path, f"one of its frames cannot be decoded: the file is damaged{what}") from error
             continue
         is_begun = is_begun or bool(frames)
-        yield from frames
+        for frame in frames:
+            clock.set(frame)
+            yield frame
 
 
 def free_threads() -> int:

@@ -9,7 +9,7 @@ import numpy as np
 
 from swwatch.data.video.frames import VideoError
 from swwatch.data.video.references import Proof, Prover
-from swwatch.data.video.source import CONVERT, decoded, opened, stated_end_s
+from swwatch.data.video.source import CONVERT, Clock, decoded, opened, stated_end_s, stream_end
 
 MAX_DURATION_S = 7 * 86_400  # beyond it the file's times are garbage
 PROGRESSIVE = 1  # AVFieldOrder; 0 is unknown, what is above it has fields
@@ -72,7 +72,7 @@ def by_packets(path: Path) -> Timetable:
     reached_s, is_cut = -math.inf, False
     with opened(path) as (container, stream):
         context, time_base = stream.codec_context, stream.time_base
-        prover = Prover(context.name, context.extradata)
+        prover, clock = Prover(context.name, context.extradata), Clock(container, stream)
         try:
             for packet in container.demux():
                 if packet.pts is not None:
@@ -94,7 +94,7 @@ def by_packets(path: Path) -> Timetable:
             raise VideoError(path, "it breaks off: the file is damaged or cut short") from error
         # an MP4's list of samples is what it states, and was read to its end
         stated_s = None if container.format.name.startswith("mov") else stated_end_s(container)
-        end = None if None in (stream.start_time, stream.duration) else stream.start_time + stream.duration
+        end = stream_end(container, stream)
     if is_cut:
         raise VideoError(path, "it breaks off in the middle of a picture: the file is damaged or cut short")
     if stated_s is not None and reached_s < stated_s - PROMISED_S:
@@ -102,11 +102,13 @@ def by_packets(path: Path) -> Timetable:
         raise VideoError(path, f"it breaks off, {missing_s} at its end: the file is damaged or cut short")
     if not shown:
         raise VideoError(path, "it has no frames")
+    if clock.is_needed:
+        return by_pictures(path)
     times = np.array(pts, np.int64)
     order = np.array(shown)[np.argsort(times[shown], kind="stable")]
     packets = Packets(times, np.array(dts, np.int64), order, _spare(proofs), np.array([p.is_entry for p in proofs]))
     last = lasts[order[-1]]
-    if end is not None and end > times[order[-1]]:  # MP4 with B pictures: durations are those of the order of decoding
+    if end is not None and end > times[order[-1]]:
         last = min(last, end - int(times[order[-1]]))
     table = Timetable.make(path, times[order].tolist(), last, time_base, packets=packets)
     # what is shown before the first packet's picture may refer to what was cut off
@@ -125,7 +127,8 @@ def by_pictures(path: Path, is_cut_in: bool = False, promised: Timetable | None 
     """
     pts, last = [], 0
     with opened(path) as (container, stream):
-        for frame in decoded(path, stream.codec_context, container.demux(stream), is_cut_in):
+        clock = Clock(container, stream)
+        for frame in decoded(path, stream.codec_context, container.demux(stream), clock, is_cut_in):
             if frame.pts is None:
                 raise VideoError(path, f"its frames carry no usable times: {CONVERT}")
             pts.append(frame.pts)
