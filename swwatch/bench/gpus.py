@@ -18,18 +18,8 @@ GPUS = {
 }
 
 
-def known_flops(gpu: str) -> float | None:
-    """Dense bf16 peak of a GPU in operations a second; None where nobody knows it."""
-    return _of(gpu)[0]
-
-
-def known_bandwidth(gpu: str) -> float | None:
-    """Bytes a second of a GPU's memory; None where its name is not known."""
-    return _of(gpu)[1]
-
-
-def _of(gpu: str) -> tuple[float | None, float | None]:
-    """The row of the longest name that is part of a GPU's."""
+def known_rates(gpu: str) -> tuple[float | None, float | None]:
+    """Operations and bytes a second of a GPU: the row of the longest name that is part of its own; None: not known."""
     words = gpu.split()
     found = [name for name in GPUS if _names(words, name.split())]
     return GPUS[max(found, key=len)] if found else (None, None)

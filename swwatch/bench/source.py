@@ -65,8 +65,7 @@ class Camera(MadeSource):
         rate: steps a second, from the first poll on.
         count: steps that arrive in all; they show `pictures` in turn.
         size: of the queue.
-        dropped: steps lost so far; backlog: length of the queue as seen at each poll, with the time; waited_s: spent
-            in `wait`, when there was nothing to do.
+        dropped: steps lost so far; backlog: length of the queue as seen at each poll, with the time.
     """
 
     pictures: Sequence[Step]
@@ -75,7 +74,6 @@ class Camera(MadeSource):
     count: int
     size: int = 8
     dropped: int = 0
-    waited_s: float = 0.0
     backlog: list[tuple[float, int]] = field(default_factory=list)
 
     def __post_init__(self):
@@ -118,7 +116,6 @@ class Camera(MadeSource):
             return
         until = self.arrival_s(self.arrived)
         self.clock.arrive(until if timeout_s is None else min(until, before + timeout_s))
-        self.waited_s += self.clock.now() - before
 
 
 @dataclass

@@ -6,6 +6,7 @@ waits for the token that it gives.
 """
 
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
@@ -96,6 +97,35 @@ class Stopwatch:
         watched = len(rows) - said
         self._begin("both" if said and watched else "speak" if said else "watch", watched, said)
         return self._done(self._model.step(cache, rows, embeds, predicts))
+
+
+class ModuleTime:
+    """How long the forwards of modules take. A backward counts to the rest."""
+
+    def __init__(self, modules: Iterable[torch.nn.Module], cuda: bool = False):
+        self._cuda, self._marks, self._seconds = cuda, [], 0.0
+        self._hooks = []
+        for module in modules:
+            self._hooks.append(module.register_forward_pre_hook(self._mark))
+            self._hooks.append(module.register_forward_hook(self._mark))
+
+    def _mark(self, *_) -> None:
+        if not self._cuda:
+            self._marks.append(time.perf_counter())
+            return
+        event = torch.cuda.Event(enable_timing=True)
+        event.record()
+        self._marks.append(event)
+
+    def seconds(self) -> float:
+        """So far; on cuda after a synchronisation, and between two forwards."""
+        pairs, self._marks = list(zip(self._marks[::2], self._marks[1::2], strict=True)), []
+        self._seconds += sum(a.elapsed_time(b) / 1000 if self._cuda else b - a for a, b in pairs)
+        return self._seconds
+
+    def remove(self) -> None:
+        for hook in self._hooks:
+            hook.remove()
 
 
 def attended(run: Run, stopwatch: Stopwatch) -> Run:

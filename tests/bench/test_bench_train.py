@@ -85,7 +85,7 @@ def test_sizes_of_a_model_are_its_matrices_without_embeddings_norms_and_vision_t
     ],
 )
 def test_the_peak_is_that_of_the_gpus_name_or_the_one_given(gpu, tflops):
-    assert gpus.known_flops(gpu) == (None if tflops is None else tflops * 1e12)
+    assert gpus.known_rates(gpu)[0] == (None if tflops is None else tflops * 1e12)
     (row,) = figures.finish([measured("sdpa", (1.0,))], replace(BF16, peak_tflops=5.0), MACHINE | {"gpus": [gpu]})
     assert row["mfu"] == row["flops"] / row["step_s"] / 5e12
 

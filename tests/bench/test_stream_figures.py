@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from swwatch.bench.gpus import known_bandwidth
+from swwatch.bench.gpus import known_rates
 from swwatch.bench.made import most_square
 from swwatch.bench.source import Camera, Stretch
 from swwatch.bench.stopwatch import Work
@@ -32,7 +32,6 @@ def test_the_bound_is_two_where_both_sides_are_equal_and_one_where_a_side_is_not
 def test_the_rooflines_of_the_fused_engine_are_those_of_the_design():
     # 7B in bf16 on an H200: below about 200 tokens a forward both sides are bound by reading the weights
     roof = Roof(weight_bytes=14_100_000_000, parameters=7_050_000_000, bandwidth=4.8e12, flops=9.0e14)
-    assert roof.balance() == pytest.approx(187.5)
     assert roof.fused_gain(64, 3) == pytest.approx(4 / 3) and roof.fused_gain(16, 1) == pytest.approx(2)
     assert roof.decode_per_s() == pytest.approx(4.8e12 / 14.1e9)
     assert roof.serial_steps_per_s(64, 3) == pytest.approx(roof.decode_per_s() / 4)
@@ -62,7 +61,7 @@ def test_the_counts_are_sums_over_steps(video_tokens, k, steps):
     [("NVIDIA H200", 4.8e12), ("NVIDIA H100 PCIe", 2.0e12), ("NVIDIA A100-SXM4-80GB", 2.039e12), ("GTX 970", None)],
 )
 def test_the_bandwidth_is_that_of_the_gpus_name(gpu, rate):
-    assert known_bandwidth(gpu) == rate
+    assert known_rates(gpu)[1] == rate
 
 
 def played(step_s=1.0, steps=5, k=2, watch_s=0.6, kinds=("watch", "speak")):
@@ -204,7 +203,7 @@ def test_a_camera_without_news_lets_time_pass_until_the_next_step():
     camera = Camera(STEP, clock, rate=4.0, count=3, size=2)
     camera.poll()
     camera.wait()
-    assert clock.at == 0.25 and camera.waited_s == 0.25 and camera.poll().arrival_s == 0.25
+    assert clock.at == 0.25 and camera.poll().arrival_s == 0.25
 
 
 @pytest.mark.parametrize(("cost_s", "held"), [(0.09, True), (0.13, False)])

@@ -40,10 +40,6 @@ class Roof:
         """Tokens a second of one session at most."""
         return 1 / self.forward_s(1)
 
-    def balance(self) -> float:
-        """Tokens of a forward from which computing takes longer than reading."""
-        return self.weight_bytes / self.bandwidth * self.flops / (2 * self.parameters)
-
     def fused_gain(self, video_tokens: int, k: int) -> float:
         """S of the fused engine's LLM part at most: k + 1 forwards become k, until these are bound by computing."""
         serial = self.forward_s(video_tokens) + k * self.forward_s(1)

@@ -7,8 +7,9 @@ import torch
 from swwatch.bench.made import PROMPT_LEN, prompt_of, random_steps
 from swwatch.bench.models import num_parameters, streaming_model
 from swwatch.bench.source import Ready
+from swwatch.bench.stopwatch import ModuleTime
 from swwatch.bench.stream.bounds import weights_read
-from swwatch.bench.stream.played import AttentionTime, Played, play
+from swwatch.bench.stream.played import Played, play
 from swwatch.bench.stream.reprefill import Reprefill
 from swwatch.bench.stream.settings import BASELINE, Point, StreamSettings
 from swwatch.engine import choose
@@ -93,16 +94,16 @@ class Engines:
     def play(self, engine: str, session, source, wait: bool = False) -> Played:
         """Run an open session over a source."""
         beside, meters = engine in self.watchers, {}
-        attention = None if self.cuda or self.fast is not None else AttentionTime(self.model)
-        if attention is not None and not beside:  # hooks know nothing of threads and processes
-            meters["attention_s"] = lambda: attention.seconds
+        hooked = [] if self.cuda or self.fast is not None else self.model.model.language_model.layers
+        attention = ModuleTime(layer.self_attn for layer in hooked)  # projections and cache included
+        if hooked and not beside:  # hooks know nothing of threads and processes
+            meters["attention_s"] = attention.seconds
         if beside:
             meters["watched"] = lambda: session.num_handed
         try:
             played = play(session, self.answering(engine), source, wait=wait, meters=meters)
         finally:
-            if attention is not None:
-                attention.remove()
+            attention.remove()
         played.fed = session.num_fed if engine == BASELINE else session.cache.num_fed
         if beside:  # without the step before the first word
             later = [spent.vision_s + spent.prefill_s for spent in session.watch_seconds[1:]]

@@ -102,24 +102,3 @@ def play(session, model, source: MadeSource, *, wait: bool = False, meters: Mete
     played.first_s, played.cpu_s = source.first_s, cpu_seconds() - source.first_cpu_s
     played.work = [work for work in stopwatch.work if work.begin_s >= source.first_s]
     return played
-
-
-class AttentionTime:
-    """Seconds in the LLM's attention modules, projections and cache included: what grows with the stream. CPU only."""
-
-    def __init__(self, model):
-        self.seconds, self._since = 0.0, 0.0
-        self._hooks = []
-        for layer in model.model.language_model.layers:
-            self._hooks.append(layer.self_attn.register_forward_pre_hook(lambda *_: self._enter()))
-            self._hooks.append(layer.self_attn.register_forward_hook(lambda *_: self._leave()))
-
-    def _enter(self) -> None:
-        self._since = time.perf_counter()
-
-    def _leave(self) -> None:
-        self.seconds += time.perf_counter() - self._since
-
-    def remove(self) -> None:
-        for hook in self._hooks:
-            hook.remove()

@@ -4,7 +4,7 @@ import time
 
 import torch
 
-from swwatch.bench.gpus import known_bandwidth
+from swwatch.bench.gpus import known_rates
 
 REPEATS = 5
 
@@ -19,7 +19,7 @@ def device_rates(device: str, dtype: torch.dtype, given_gb_per_s: float | None =
     cuda = device.startswith("cuda")
     measured = copy_bandwidth(device) if cuda else read_bandwidth()
     flops = product_flops(device, dtype)
-    known = known_bandwidth(torch.cuda.get_device_name(torch.device(device))) if cuda else None
+    known = known_rates(torch.cuda.get_device_name(torch.device(device)))[1] if cuda else None
     if given_gb_per_s is not None:
         bandwidth, source = given_gb_per_s * 1e9, "as given"
     elif known is not None:

@@ -13,7 +13,7 @@ import statistics
 
 from torch import nn
 
-from swwatch.bench.gpus import known_flops
+from swwatch.bench.gpus import known_rates
 from swwatch.bench.train.settings import BASELINE, TrainBenchSettings
 
 LOSS_TOLERANCE = {"float32": 1e-3, "bfloat16": 3e-2, "autocast": 3e-2}  # relative; the rows compute the same thing
@@ -54,7 +54,7 @@ def finish(results: list[dict], settings: TrainBenchSettings, where: dict) -> li
     """
     peak = None
     if where["gpus"] and settings.precision != "float32":
-        peak = settings.peak_tflops * 1e12 if settings.peak_tflops else known_flops(where["gpus"][0])
+        peak = settings.peak_tflops * 1e12 if settings.peak_tflops else known_rates(where["gpus"][0])[0]
     done = [figures(result, settings.warmup, peak) if "not_measured" not in result else result for result in results]
     baselines = {result["length"]: result for result in done if result["row"] == BASELINE and "step_s" in result}
     for result in done:

@@ -11,6 +11,7 @@ import torch
 
 from swwatch.bench.models import num_parameters, random_model, shape_config
 from swwatch.bench.process import forget_peak, memory_now, memory_peak
+from swwatch.bench.stopwatch import ModuleTime
 from swwatch.bench.train.figures import llm_sizes
 from swwatch.bench.train.samples import MadeUp, clip_samples, forwards, visible_pairs
 from swwatch.bench.train.settings import TrainBenchSettings, TrainRow
@@ -69,7 +70,7 @@ class RowTraining:
         trained = [p for p in self.model.parameters() if p.requires_grad]
         self.optimizer = torch.optim.AdamW(trained, lr=LEARNING_RATE, weight_decay=0.0, fused=self.cuda)
         self.trained = trained
-        self.vision = VisionTime(self.model.model.visual, self.cuda)
+        self.vision = ModuleTime([self.model.model.visual], self.cuda)
         self.memory_before = memory_now(self.cuda)
         forget_peak(self.cuda)
 
@@ -116,7 +117,7 @@ class RowTraining:
     def step(self) -> dict:
         """One optimizer step over all samples: seconds, of these in the vision tower, and the mean loss before it."""
         self._wait()
-        self.vision.seconds()  # of before
+        before_s = self.vision.seconds()
         start, cpu = time.perf_counter(), time.process_time()
         total = torch.zeros((), device=self.device)
         for batch in self.batches:
@@ -130,7 +131,7 @@ class RowTraining:
         self.optimizer.zero_grad(set_to_none=True)
         self._wait()
         times = {"seconds": time.perf_counter() - start, "cpu_seconds": time.process_time() - cpu}
-        return times | {"vision_seconds": self.vision.seconds(), "loss": float(total)}
+        return times | {"vision_seconds": self.vision.seconds() - before_s, "loss": float(total)}
 
     def _wait(self) -> None:
         if self.cuda:
@@ -148,28 +149,6 @@ def restore_vision_tower(model) -> None:
     for block in visual.blocks:
         swap_back(block.attn)
     set_attention(model.config.vision_config, BACKENDS["eager"])
-
-
-class VisionTime:
-    """How long the forwards of the vision tower take. Its backward, where it learns, counts to the rest."""
-
-    def __init__(self, visual: torch.nn.Module, cuda: bool):
-        self.cuda, self.marks = cuda, []
-        visual.register_forward_pre_hook(lambda *_: self._mark())
-        visual.register_forward_hook(lambda *_: self._mark())
-
-    def _mark(self) -> None:
-        if not self.cuda:
-            self.marks.append(time.perf_counter())
-            return
-        event = torch.cuda.Event(enable_timing=True)
-        event.record()
-        self.marks.append(event)
-
-    def seconds(self) -> float:
-        """Since the last call; on cuda after a synchronisation."""
-        pairs, self.marks = list(zip(self.marks[::2], self.marks[1::2], strict=True)), []
-        return sum(a.elapsed_time(b) / 1000 if self.cuda else b - a for a, b in pairs)
 
 
 def _counts(samples: list[Sample], batches: list[dict]) -> dict:
