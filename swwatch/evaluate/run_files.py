@@ -8,7 +8,7 @@ twice, edited, or written by another program.
 
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -200,6 +200,22 @@ def objects_in(path: Path, *needed: str, cut_tail: bool = True) -> Iterator[tupl
 def beside(predictions: Path, what: str) -> Path:
     """group_infer.json -> group_<what>, in the same folder."""
     return predictions.with_name(f"{predictions.stem.removesuffix('_infer')}_{what}")
+
+
+def told_apart(paths: Iterable[Sequence[str]], joint: str = "-") -> list[str]:
+    """The shortest ends of paths, given as their parts, that tell all of them apart.
+
+    Args:
+        joint: stands between the parts of an end.
+    Raises:
+        UserError: two paths are alike.
+    """
+    paths = list(paths)
+    for length in range(1, max(map(len, paths)) + 1):
+        names = [joint.join(parts[-length:]) for parts in paths]
+        if len(set(names)) == len(names):
+            return names
+    raise UserError(f"{' and '.join(names)} cannot be told apart by their names: rename a folder")
 
 
 def in_folder(folder: Path, name: str) -> Path:

@@ -57,12 +57,7 @@ class Place:
         settings = self.settings
         if not self.visits or self.visits[-1].frames >= round(settings.session_s * settings.rate):
             self.stop()
-            live = self.stage.open(
-                question=QUESTION,
-                **self.pace,
-                queue_size=settings.queue,
-                max_events=EVENTS,
-            )
+            live = self.stage.open(question=QUESTION, **self.pace, queue_size=settings.queue, max_events=EVENTS)
             self.visits.append(Visit(live, time.perf_counter()))
         visit = self.visits[-1]
         pushed = visit.live.push(visit.frames / settings.rate, self.pictures[visit.frames % len(self.pictures)])

@@ -33,13 +33,7 @@ class Reprefill:
     """
 
     def __init__(
-        self,
-        model,
-        prompt: list[int],
-        *,
-        schedule: Schedule | None = None,
-        choose: Choosing | None = None,
-        clock=None,
+        self, model, prompt: list[int], *, schedule: Schedule | None = None, choose: Choosing | None = None, clock=None
     ):
         """Arguments as for the engines' sessions.
 

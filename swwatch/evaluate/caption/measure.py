@@ -10,17 +10,16 @@ from swwatch.engine.requests import Run
 from swwatch.errors import UserError
 from swwatch.evaluate.caption.clips_at_once import clips_at_once
 from swwatch.evaluate.caption.runner import Clip, Unreadable, run
-from swwatch.evaluate.caption.scoring import describe, learned_metrics, score
+from swwatch.evaluate.caption.scoring import learned_metrics, score_run
 from swwatch.evaluate.caption.settings import EvalSettings
 from swwatch.evaluate.model import circumstances, identity, load_model
-from swwatch.evaluate.results import Results, Writer, shared
-from swwatch.evaluate.run_files import read_run, write_object
+from swwatch.evaluate.results import Writer, shared
+from swwatch.evaluate.run_files import read_run
 from swwatch.launch.ranks import Alone
 from swwatch.model.loading import Loaded
 from swwatch.narrate.words import narration
 from swwatch.policies.choose import Greedy
 from swwatch.rules import systems
-from swwatch.rules.schedule import FPS
 from swwatch.rules.variants import is_chat
 
 
@@ -57,24 +56,7 @@ def evaluate(settings: EvalSettings, records: list[dict], ranks: Alone) -> None:
     facts["about"] |= {"clips_at_once": at_once, "num_processes": ranks.size}
     with shared(path, facts, keys, work, ranks, restart=settings.restart, label=variant) as results:
         if results is not None:
-            score_results(results, records, learned)
-
-
-def score_results(results: Results, records: list[dict], learned: list) -> None:
-    """Write the metrics of complete results and print them."""
-    run, facts = read_run(results.predictions), results.facts
-    report = score(
-        list(run.rows.values()),
-        records,
-        traces=run.tokens,
-        schedule=facts["settings"]["schedule"],
-        fps=facts["settings"].get("fps", FPS),
-        clips_at_once=facts["about"]["clips_at_once"],
-        learned=learned,
-    )
-    write_object(results.metrics, {**facts, "num_skipped": results.num_skipped, **report})
-    print(describe(report, facts["settings"]["variant"], results.num_skipped))
-    print(f"metrics in {results.metrics}")
+            score_run(read_run(path), records, learned)
 
 
 def narrate_clip(clip: Clip, loaded: Loaded, settings: EvalSettings, prompts: Prompts) -> Run:

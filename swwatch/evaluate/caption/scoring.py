@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from swwatch.errors import UserError
 from swwatch.evaluate.caption.by_task import by_task, describe_tasks
 from swwatch.evaluate.caption.settings import EvalSettings
-from swwatch.evaluate.run_files import some
+from swwatch.evaluate.run_files import RunFiles, some, write_object
 from swwatch.metrics.captions import Metric, caption_scores
 from swwatch.metrics.paper import format_table, our_interval, our_row, paper_rows
 from swwatch.metrics.significance import interval
@@ -31,6 +31,29 @@ def learned_metrics(settings: EvalSettings) -> list[Metric]:
         baseline=settings.bertscore_baseline,
         device=settings.device or ("cuda" if torch.cuda.is_available() else "cpu"),
     )
+
+
+def score_run(run: RunFiles, records: Iterable[dict], learned: Sequence[Metric], variant: str | None = None) -> None:
+    """Score the predictions of a run, write the metrics beside them and print them.
+
+    Args:
+        variant: of the run, where its files do not name it.
+    """
+    made, metrics = run.facts.get("settings", {}), run.beside("metrics.json")
+    report = score(
+        list(run.rows.values()),
+        records,
+        traces=run.tokens if run.beside("trace.jsonl").exists() else None,  # the public release writes none
+        schedule=made.get("schedule"),
+        fps=made.get("fps", FPS),
+        clips_at_once=run.facts.get("about", {}).get("clips_at_once", 1),
+        learned=learned,
+    )
+    if run.problems:
+        report["problems"] = run.problems
+    write_object(metrics, {**run.facts, "num_skipped": len(run.skipped), **report})
+    print(describe(report, made.get("variant", variant), len(run.skipped)))
+    print(f"metrics in {metrics}")
 
 
 def score(

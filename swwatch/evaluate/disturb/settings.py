@@ -9,6 +9,7 @@ from pathlib import Path, PurePath
 from swwatch.config import REQUIRED, setting
 from swwatch.errors import UserError
 from swwatch.evaluate.caption.settings import EvalSettings
+from swwatch.evaluate.run_files import told_apart
 from swwatch.model.checks import saved_settings
 from swwatch.model.settings import Settings
 from swwatch.policies.speak import FORMS
@@ -80,11 +81,8 @@ def find_checkpoints(models: list[str]) -> list[Row]:
 
 def _names(models: list[str]) -> list[str]:
     """The shortest ends of the paths that tell all of them apart, such as seed0-group."""
-    parts = [PurePath(os.path.abspath(model) if Path(model).exists() else model).parts for model in models]
-    if len(set(parts)) < len(parts):
+    paths = [PurePath(os.path.abspath(model) if Path(model).exists() else model).parts for model in models]
+    if len(set(paths)) < len(paths):
         raise UserError("a model is given twice: name each once")
-    for length in range(1, max(map(len, parts)) + 1):
-        names = [re.sub(r"[^\w.-]+", "-", "-".join(part[-length:])).strip("-") for part in parts]
-        if len(set(names)) == len(names):
-            return names
-    raise UserError("the models' paths cannot be told apart in the names of result files: rename a folder")
+    cleaned = [[re.sub(r"[^\w.-]+", "-", part) for part in parts] for parts in paths]
+    return [name.strip("-") for name in told_apart(cleaned)]

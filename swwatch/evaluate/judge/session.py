@@ -10,6 +10,7 @@ from tqdm import tqdm
 
 from swwatch.errors import UserError
 from swwatch.evaluate.judge.settings import JudgeSettings
+from swwatch.evaluate.run_files import told_apart
 from swwatch.judge.asking import Judge, Verdict, work_off
 from swwatch.judge.cache import AnswerCache
 from swwatch.judge.client import ChatClient
@@ -103,10 +104,8 @@ def names(path_a: Path, path_b: Path) -> tuple[str, str]:
     """
     if path_a.resolve() == path_b.resolve():
         raise UserError(f"{path_a} against itself: name another run by --against")
-    name_a, name_b = (path.stem.removesuffix("_infer") for path in (path_a, path_b))
-    if name_a != name_b:
-        return name_a, name_b
-    return tuple(f"{path.resolve().parent.name}-{name_a}" for path in (path_a, path_b))
+    paths = [[*path.resolve().parts[:-1], path.stem.removesuffix("_infer")] for path in (path_a, path_b)]
+    return tuple(told_apart(paths))
 
 
 def exit_code(reports: list[dict], noun: str) -> int:

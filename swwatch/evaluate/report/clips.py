@@ -2,6 +2,7 @@
 
 import base64
 import io
+import math
 import sys
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from swwatch.rules.systems import ELLIPSIS
 
 FRAME_HEIGHT = 96  # pixels
 JPEG_QUALITY = 70
+LEFT_OUT = "Left out to keep this page small (--frames N takes more)."
 
 
 def clip_data(runs: list[Run]) -> list[dict]:
@@ -47,12 +49,7 @@ def clip_data(runs: list[Run]) -> list[dict]:
 
 
 def embed_frames(
-    clips: list[dict],
-    runs: list[Run],
-    *,
-    img_root: Path | None,
-    max_clips: int | None,
-    max_bytes: int,
+    clips: list[dict], runs: list[Run], *, img_root: Path | None, max_clips: int | None, max_bytes: int
 ) -> str:
     """Give clips their `frames` (one data URI a step), or say in `no_frames` why there are none.
 
@@ -63,12 +60,11 @@ def embed_frames(
     Returns:
         One sentence on what was left out; "" when nothing was.
     """
-    total = done = missing = 0
-    full = False
+    most, room = (len(clips), max_bytes) if max_clips is None else (max_clips, math.inf)
+    done = missing = 0
     for clip in tqdm(clips, desc="frames", unit="clip", mininterval=0.5 if sys.stderr.isatty() else 30):
-        full = full or (done >= max_clips if max_clips is not None else total >= max_bytes)
-        if full:
-            clip["no_frames"] = "Left out to keep this page small (--frames N takes more)."
+        if done >= most or room <= 0:
+            clip["no_frames"] = LEFT_OUT
             continue
         try:
             run = next(run for run in runs if clip["id"] in run.rows)
@@ -77,18 +73,17 @@ def embed_frames(
             clip["no_frames"] = str(error)
             missing += 1
             continue
-        size = sum(map(len, frames))
-        if max_clips is None and total + size > max_bytes:
-            full = True
-            clip["no_frames"] = "Left out to keep this page small (--frames N takes more)."
+        room -= sum(map(len, frames))
+        if room < 0:
+            clip["no_frames"] = LEFT_OUT
             continue
         clip |= {"frames": frames, "step_s": seconds_of_step(fps_of(run))}
-        total, done = total + size, done + 1
+        done += 1
     told = f"{done} of {len(clips)} clips are shown with their frames"
     if missing:
         told += f"; the videos of {missing} could not be read"
-    if full:
-        told += f"; {len(clips) - done - missing} were left out to keep this page small (--frames N takes more)"
+    if left_out := len(clips) - done - missing:
+        told += f"; {left_out} were left out to keep this page small (--frames N takes more)"
     return "" if done == len(clips) else f"{told}."
 
 

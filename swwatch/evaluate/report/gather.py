@@ -6,7 +6,7 @@ from pathlib import Path
 
 from swwatch.data.annotations import read_jsonl, resolve_video
 from swwatch.errors import UserError
-from swwatch.evaluate.run_files import RunFiles, read_run
+from swwatch.evaluate.run_files import RunFiles, read_run, told_apart
 
 TOKEN_FIELDS = {"step": int, "newest_visible_step": int, "t_frame_s": float, "t_emit_s": float, "text": str}
 
@@ -79,11 +79,7 @@ def gather(paths: list[Path], data: Path | None = None) -> list[Run]:
     if len({path.resolve() for path in paths}) < len(paths):
         raise UserError("a run was named twice: name each predictions file once")
     runs = [read_reported(path, data) for path in paths]
-    names = [run.name for run in runs]
-    for depth in range(1, 9):  # the same file name in several folders: as many folders as tell them apart
-        if len(set(names)) == len(names):
-            break
-        names = ["/".join([*run.path.resolve().parts[:-1][-depth:], run.name]) for run in runs]
+    names = told_apart([[*run.path.resolve().parts[:-1], run.name] for run in runs], "/")
     return [replace(run, name=name) for run, name in zip(runs, names, strict=True)]
 
 

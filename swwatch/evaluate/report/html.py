@@ -19,11 +19,7 @@ def page(runs: list[Run], tables: list[Table], plots: list[Plot], clips: list[di
     """The whole page as text. All that comes from the runs is escaped; a content policy forbids all but our script."""
     part = {table.key: table_html(table) for table in tables}
     script = _resource("browser.js")
-    data = {
-        "runs": [run.name for run in runs],
-        "asItIs": sorted(AS_IT_IS),
-        "clips": clips,
-    }
+    data = {"runs": [run.name for run in runs], "asItIs": sorted(AS_IT_IS), "clips": clips}
     drawn = "\n".join(plot_html(plot) for plot in plots) or (
         "<p>None of these runs has a trace of its tokens, so there is nothing to draw.</p>"
     )
