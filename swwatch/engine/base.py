@@ -115,10 +115,16 @@ class BaseSession(ABC):
             else:
                 self.paused = order is Order.PAUSE
 
-    def _tell_watched(self, number: int, step: Step | None, patch: Patch | None = None) -> Run:
-        """The last rows of a step have been fed: tell it, on a GPU when these have been computed."""
+    def _tell_watched(
+        self, number: int, step: Step | None, patch: Patch | None = None, grid: tuple[int, int] | None = None
+    ) -> Run:
+        """The last rows of a step have been fed: tell it, on a GPU when these have been computed.
+
+        Args:
+            grid: its rows and columns, where it has no patch.
+        """
         if step is not None:
-            what = () if patch is None else (patch.num_dropped, (patch.rows, patch.columns), patch.kept)
+            what = (0, grid) if patch is None else (patch.num_dropped, (patch.rows, patch.columns), patch.kept)
             watched = Watched(number, step.arrival_s, 0.0, *what)
             self._untold.append((watched, Moment(self.model.device, self.clock)))
         yield from self._tell(wait=False)

@@ -59,14 +59,14 @@ def open_stream(
         if schedule is not None:
             check_schedule(schedule, row.name)
         turns = loaded.turns(systems.get(row.name))
-        choose = chosen(parse_choose(turns.system.choose), choose)
+        choose = chosen(own_choose(loaded.settings), choose)
         if limit is not None and choose.left(0) > limit:
             choose = replace(choose, max_new_tokens=limit)
         options |= {"query": question, "system_text": SYSTEM_TEXT if system is None else system}
         return _open(engine, loaded, turns, options, choose=choose, **more)
     system = load_prompts().system if system is None else system
     prompt = prompt_ids(loaded.tokenizer, system, question, loaded.markup)
-    choose = chosen(Greedy() if limit is None else Greedy(max_new_tokens=limit), choose)
+    choose = chosen(own_choose(loaded.settings, limit), choose)
     schedule = parse_schedule(schedule or loaded.settings.schedule).for_clip(key)
     return _open(engine, loaded, prompt, options, schedule=schedule, choose=choose, **more)
 
@@ -80,6 +80,18 @@ def own_question(settings) -> str:
     if variants.get(settings.variant).speaks is Speaks.TURNS:
         return systems.get(settings.variant).query
     return load_prompts().eval_question
+
+
+def own_choose(settings, limit: int | None = None) -> Choosing:
+    """How a session that is told nothing else chooses its tokens: as the chat system does, else the likeliest one.
+
+    Args:
+        settings: the checkpoint's.
+        limit: of a narration's answer.
+    """
+    if variants.get(settings.variant).speaks is Speaks.TURNS:
+        return parse_choose(systems.get(settings.variant).choose)
+    return Greedy() if limit is None else Greedy(max_new_tokens=limit)
 
 
 def pace_of(settings, schedule: str | Speak | None = None) -> str:

@@ -34,7 +34,7 @@ class Watched:
         arrival_s: when it had arrived, in seconds of stream time.
         t_s: when its last token was in, on the same clock.
         num_dropped: tokens of it that were not fed, by the SEE policy.
-        grid: rows and columns of its tokens, in row-major order; None in chat turns.
+        grid: rows and columns of its tokens, in row-major order.
         kept: which of them were fed, rising; None: all.
     """
 
@@ -44,6 +44,12 @@ class Watched:
     num_dropped: int = 0
     grid: tuple[int, int] | None = None
     kept: tuple[int, ...] | None = None
+
+    @property
+    def num_tokens(self) -> int:
+        """That were fed."""
+        rows, columns = self.grid or (0, 0)
+        return rows * columns if self.kept is None else len(self.kept)
 
 
 @dataclass(frozen=True)

@@ -230,7 +230,7 @@ class TurnSession(ForgetfulTurns):
         self.logits = yield from self._read(spans, video)
         first, self.num_steps = self.num_steps, self.num_steps + len(steps)
         for i, step in enumerate(steps, start=first):
-            yield from self._tell_watched(i, step)
+            yield from self._tell_watched(i, step, grid=grid[1:])
         for ask in asks:
             came = sum(len(span) for span in self.context if came_back(span))
             yield Asked(first, ask.text, self.clock.now(), came, self.cache.parking.nbytes if self.keep.parks else 0)

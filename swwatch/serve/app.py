@@ -26,20 +26,13 @@ from swwatch.serve.auth import Gate
 from swwatch.serve.connection import Connection
 from swwatch.serve.log import log
 from swwatch.serve.metrics import Metrics
+from swwatch.serve.openai.http import add_openai
 from swwatch.serve.record import KINDS
+from swwatch.serve.refusals import refusal, told
 from swwatch.serve.sessions import Sessions
 from swwatch.serve.settings import Limits
 
 PAGE = Path(__file__).parent / "page"
-STATUS = {
-    "bad_message": 400,
-    "unauthorised": 401,
-    "origin": 403,
-    "not_found": 404,
-    "too_large": 413,
-    "full": 429,
-    "server_error": 500,
-}
 OPEN_TO_ALL = ("/health", "/page/")  # and the page itself: they hold no secret, and a browser asks for them without
 HEADERS = {
     "content-security-policy": "default-src 'self'; connect-src 'self' ws: wss:; img-src 'self' blob: data:; "
@@ -106,6 +99,7 @@ def create_app(server: Server) -> FastAPI:
     _add_errors(app)
     _add_addresses(app, server)
     _add_files(app, server)
+    add_openai(app, server)
 
     @app.websocket("/api/live")
     async def live(websocket: WebSocket):
@@ -158,11 +152,7 @@ def _add_files(app: FastAPI, server: Server) -> None:
     )
     async def upload(request: Request) -> dict:
         """Send a video as the form's field `file`; a session may then name its id."""
-        length = request.headers.get("content-length", "")
-        size = int(length) if length.isascii() and length.isdigit() else None
-        kind = request.headers.get("content-type", "")
-        name, size = await uploads.receive(kind, size, request.stream())
-        log("upload", bytes=size)
+        name, size = await uploads.receive_request(request)
         return {"id": name, "bytes": size}
 
     @app.delete("/api/uploads/{name}", status_code=204)
@@ -185,29 +175,20 @@ def _add_files(app: FastAPI, server: Server) -> None:
 def _add_errors(app: FastAPI) -> None:
     @app.exception_handler(ProtocolError)
     async def known(_, error: ProtocolError):
-        return _refusal(error)
+        return refusal(error)
 
     @app.exception_handler(HTTPException)
     async def http(_, error: HTTPException):
         code = "not_found" if error.status_code == 404 else "bad_message"
-        return JSONResponse(_told(code, str(error.detail)), error.status_code, error.headers)
+        return JSONResponse(told(code, str(error.detail)), error.status_code, error.headers)
 
     @app.exception_handler(RequestValidationError)
     async def validation(_, error: RequestValidationError):
-        return _refusal(ProtocolError("bad_message", str(error.errors()[0]["msg"])))
+        return refusal(ProtocolError("bad_message", str(error.errors()[0]["msg"])))
 
     @app.exception_handler(ClientDisconnect)
     async def gone(_, error: ClientDisconnect):
         return Response(status_code=400)  # nobody reads it
-
-
-def _refusal(error: ProtocolError) -> JSONResponse:
-    headers = {"www-authenticate": "Bearer"} if error.code == "unauthorised" else None
-    return JSONResponse(_told(error.code, error.message), STATUS.get(error.code, 400), headers)
-
-
-def _told(code: str, message: str) -> dict:
-    return {"error": {"code": code, "message": message}}
 
 
 class Door:
@@ -230,15 +211,15 @@ class Door:
             await send(message)
 
         try:
-            if (refusal := self._refuse(Request(scope))) is not None:
-                await refusal(scope, receive, send_with_headers)
+            if (refused := self._refuse(Request(scope))) is not None:
+                await refused(scope, receive, send_with_headers)
             else:
                 await self.app(scope, receive, send_with_headers)
         except Exception as error:
             log("request broke", level=40, error=error)
             if not status:
                 fault = ProtocolError("server_error", "a fault of the server's; its log has more")
-                await _refusal(fault)(scope, receive, send_with_headers)
+                await refusal(fault)(scope, receive, send_with_headers)
         finally:
             route = getattr(scope.get("route"), "path", "other")  # never the path itself: it may name an upload
             self.server.metrics.requests.labels(route, status).inc()
@@ -250,10 +231,10 @@ class Door:
         if path == "/health":
             return None
         if not self.server.gate.welcomes(request.headers):
-            return _refusal(ProtocolError("origin", "this server does not answer that page or name"))
+            return refusal(ProtocolError("origin", "this server does not answer that page or name"))
         is_open = path == "/" or path.startswith(OPEN_TO_ALL)
         if not is_open and not self.server.gate.knows(request.headers, request.query_params):
-            return _refusal(ProtocolError("unauthorised", "this server wants its token"))
+            return refusal(ProtocolError("unauthorised", "this server wants its token"))
         return None
 
 

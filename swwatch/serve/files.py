@@ -9,8 +9,10 @@ import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from urllib.parse import unquote, urlsplit
 
 from python_multipart.multipart import MultipartParser, parse_options_header
+from starlette.requests import Request
 
 from swwatch.client.codes import ProtocolError
 from swwatch.serve.log import log
@@ -57,6 +59,16 @@ class Coming:
             leave.cancel()
 
 
+def give_way(coming: set[Coming], now_s: float) -> bool:
+    """Let the slowest of those that are being received make room. False: none is slow."""
+    slowest = min(coming, key=lambda one: (one.rate(now_s), one.began_s), default=None)
+    if slowest is None or slowest.rate(now_s) >= SLOW_BYTES_PER_S:
+        return False
+    slowest.gives_way.set()
+    coming.discard(slowest)
+    return True
+
+
 @dataclass
 class Stored:
     """A file of ours under a random name."""
@@ -89,16 +101,41 @@ class Uploads:
         Raises:
             ProtocolError: full, too_large, or bad_message (no form, no file in it).
         """
+        with self._receiving() as (name, coming):
+            if length is not None and length > self.limits.max_upload_bytes + FORM_BYTES:
+                raise self._too_large()
+            form = _Form(content_type)
+            await self._write(self._folder / name, coming, form, chunks)
+            form.check_whole()
+        return name, coming.size
+
+    async def receive_request(self, request: Request) -> tuple[str, int]:
+        """The same of an HTTP request."""
+        length = request.headers.get("content-length", "")
+        size = int(length) if length.isascii() and length.isdigit() else None
+        name, size = await self.receive(request.headers.get("content-type", ""), size, request.stream())
+        log("upload", bytes=size)
+        return name, size
+
+    async def store(self, data: bytes) -> str:
+        """Write a file that came another way. Returns its id. Raises ProtocolError: full, too_large."""
+        with self._receiving() as (name, coming):
+            coming.size = len(data)
+            self._check_room(coming.size)
+            with _disk_told():
+                await asyncio.to_thread((self._folder / name).write_bytes, data)
+        return name
+
+    @contextlib.contextmanager
+    def _receiving(self):
+        """A name for a file that comes; it is stored where nothing goes wrong, and else leaves nothing behind."""
         self.sweep()
         self._make_place()
-        if length is not None and length > self.limits.max_upload_bytes + FORM_BYTES:
-            raise self._too_large()
-        form, name = _Form(content_type), secrets.token_hex(16)
-        path, coming = self._folder / name, Coming(self._now())
+        name, coming = secrets.token_hex(16), Coming(self._now())
+        path = self._folder / name
         self._coming.add(coming)
         try:
-            await self._write(path, coming, form, chunks)
-            form.check_whole()
+            yield name, coming
         except BaseException:  # also where the client went away
             path.unlink(missing_ok=True)
             raise
@@ -106,18 +143,13 @@ class Uploads:
             self._coming.discard(coming)
         self._stored[name] = Stored(path, coming.size, self._now())
         self._metrics.upload_bytes.set(self._total())
-        return name, coming.size
 
     def _make_place(self) -> None:
         """For one more file: where there is none, the slowest sender makes room."""
         if len(self._stored) + len(self._coming) < self.limits.max_uploads:
             return
-        now_s = self._now()
-        slowest = min(self._coming, key=lambda one: (one.rate(now_s), one.began_s), default=None)
-        if slowest is None or slowest.rate(now_s) >= SLOW_BYTES_PER_S:
+        if not give_way(self._coming, self._now()):
             raise ProtocolError("full", "too many uploaded files: delete one, or try later")
-        slowest.gives_way.set()
-        self._coming.discard(slowest)
 
     async def _write(self, path: Path, coming: Coming, form: "_Form", chunks: AsyncIterator[bytes]) -> None:
         around = 0  # bytes of the form
@@ -293,6 +325,15 @@ class Folder:
             if inside is not None and ".." not in Path(name).parts and inside.suffix.lower() in self.suffixes:
                 return inside
         raise ProtocolError("not_found", "no such file here: GET /api/files lists what there is", fatal=True)
+
+    def name_of(self, url: str) -> str:
+        """The name of the file that a file:// address leads to. Raises ProtocolError: not_found, as `path`."""
+        parts = urlsplit(url)
+        path = Path(unquote(parts.path))
+        if self.root is None or parts.netloc not in ("", "localhost"):
+            raise ProtocolError("unsupported", "this server reads no such address: only files of --files FOLDER")
+        inside = [root for root in (self.root, self.root.absolute(), self.root.resolve()) if path.is_relative_to(root)]
+        return path.relative_to(inside[0]).as_posix() if inside else path.as_posix()
 
     def _inside(self, path: Path) -> Path | None:
         """Where a path leads, links followed, if that is a file inside the folder."""

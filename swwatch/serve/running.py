@@ -52,7 +52,15 @@ class Web(uvicorn.Server):
 
 
 def run(server: Server, listener: socket.socket, announce: Callable[[], None]) -> None:
-    """Serve until SIGINT or SIGTERM; a second one does not wait for clients.
+    """Serve until SIGINT or SIGTERM; a second one does not wait for clients. Args: announce: see `web`."""
+    try:
+        web(server, announce).run(sockets=[listener])
+    finally:
+        close(server)
+
+
+def web(server: Server, announce: Callable[[], None]) -> Web:
+    """The web server of one server.
 
     Args:
         announce: called when clients are answered and signals are heeded.
@@ -69,13 +77,10 @@ def run(server: Server, listener: socket.socket, announce: Callable[[], None]) -
         timeout_graceful_shutdown=SOCKETS_S,
         limit_concurrency=16 * server.limits.max_sessions + 128,
     )
-    try:
-        Web(config, server, announce).run(sockets=[listener])
-    finally:
-        _close(server)
+    return Web(config, server, announce)
 
 
-def _close(server: Server) -> None:
+def close(server: Server) -> None:
     """Stop the models and remove what clients sent."""
     sessions = server.sessions
     sessions.stages.close(MODELS_S)

@@ -66,6 +66,7 @@ class Session:
         self._on_over, self._now = on_over, now
         self.connection: Connected | None = None
         self.over = self._is_aside = False
+        self.resumable = True  # its client knows how to go on with it
         self._reason: Reason | None = None
         self._born_s = self._active_s = self._ticked_s = now()
         self._away_s: float | None = now()
@@ -81,8 +82,8 @@ class Session:
 
     @property
     def can_be_kept(self) -> bool:
-        """It is the client that sends its pictures, and it is not about to end."""
-        return self.source is None and self._reason is None and not self.over
+        """It is the client that sends its pictures, who can go on elsewhere, and it is not about to end."""
+        return self.resumable and self.source is None and self._reason is None and not self.over
 
     async def put_aside(self) -> dict | None:
         """Come to a stand: all that the session is, in numbers, texts and tensors, for another server's session.

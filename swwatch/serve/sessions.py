@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import secrets
+from dataclasses import dataclass, field
 
 from swwatch.client.protocol import VERSION, File, Open, Opened, ProtocolError, Upload, parse_server
 from swwatch.engine.door import own_question, pace_of
@@ -20,6 +21,24 @@ from swwatch.serve.stages import Stages
 from swwatch.serve.threads import Threads
 
 KEEP_WITHIN_S = 2.0  # a session whose step takes longer than that is not waited for
+
+
+@dataclass(frozen=True)
+class Beside:
+    """What an `Open` of our own protocol cannot say of a session, and other forms of asking can.
+
+    Attributes:
+        source: reads its frames, in place of what the `Open` names.
+        hurries: a recording is read as fast as the model watches it, not at its own pace.
+        options: of engine.door.open_stream: system, choose.
+    """
+
+    source: Reading | None = None
+    hurries: bool = False
+    options: dict = field(default_factory=dict)
+
+
+OURS = Beside()
 
 
 class Sessions:
@@ -63,7 +82,7 @@ class Sessions:
         if self.closing or len(self._waiting) > self.limits.max_sessions + 8:
             next(iter(self._waiting)).cancel()
 
-    async def open(self, message: Open, connection: Connected) -> tuple[Session, Opened]:
+    async def open(self, message: Open, connection: Connected, beside: Beside = OURS) -> tuple[Session, Opened]:
         """Begin a session, or go on with one.
 
         Raises:
@@ -82,7 +101,7 @@ class Sessions:
                 raise ProtocolError("full", f"all {self.limits.max_sessions} sessions are taken: try later")
             self._opening += 1
             try:
-                return await self._begin(message, connection)
+                return await self._begin(message, connection, beside)
             finally:
                 self._opening -= 1
         except ProtocolError as error:
@@ -101,23 +120,23 @@ class Sessions:
         update = {"resumed": True, "missed": missed, "left_s": round(session.left_s, 3)}
         return session, session.opened.model_copy(update=update)
 
-    async def _begin(self, message: Open, connection: Connected) -> tuple[Session, Opened]:
+    async def _begin(self, message: Open, connection: Connected, beside: Beside) -> tuple[Session, Opened]:
         checkpoint = self.stages.find(message.variant)
         settings = checkpoint.loaded.settings
         question = message.question or own_question(settings)
         if len(question) > self.limits.max_question_chars:
             raise ProtocolError("too_large", f"a question may have {self.limits.max_question_chars} characters")
-        if message.policy == "block" and message.source is None:
+        if message.policy == "block" and message.source is None and beside.source is None:
             raise ProtocolError("unsupported", "policy block is for sources that the server reads")
         with contextlib.ExitStack() as held:  # what the session keeps until its end
-            source = self._source(message, held)
+            source = beside.source or self._source(message, beside.hurries, held)
             if source is not None:
                 held.callback(source.stop)
                 await asyncio.to_thread(source.open)
             stage = await asyncio.to_thread(self.stages.get, checkpoint, message.engine)
             try:
                 schedule = pace_of(settings, message.schedule)
-                live = await self._live(stage, question, message.schedule, message.policy)
+                live = await self._live(stage, question, message.schedule, message.policy, **beside.options)
             except Full as error:
                 raise ProtocolError("full", str(error)) from error
             except UserError as error:
@@ -146,12 +165,14 @@ class Sessions:
             self._leave[secret] = held.pop_all()
         session.attach(connection)
         self.metrics.opened.labels(opened.variant, opened.engine).inc()
-        kind = message.source.kind if message.source else "frames"
+        kind = message.source.kind if message.source else "request" if beside.source else "frames"
         log("session opened", variant=opened.variant, engine=opened.engine, source=kind, record=message.record)
         return session, opened
 
-    async def _live(self, stage: Stage, question: str, schedule: str | None, policy: str, state=None) -> LiveSession:
-        options = {"limit": self.limits.max_tokens, "queue_size": self.limits.queue_size, "state": state}
+    async def _live(
+        self, stage: Stage, question: str, schedule: str | None, policy: str, state=None, **options
+    ) -> LiveSession:
+        options |= {"limit": self.limits.max_tokens, "queue_size": self.limits.queue_size, "state": state}
         options |= {"question": question, "schedule": schedule, "policy": policy}
         return await asyncio.to_thread(stage.open, max_events=self.limits.max_unread, **options)
 
@@ -175,22 +196,22 @@ class Sessions:
             source.start(session)
         return session
 
-    def _source(self, message: Open, held: contextlib.ExitStack) -> Reading | None:
+    def _source(self, message: Open, hurries: bool, held: contextlib.ExitStack) -> Reading | None:
         source = message.source
         if source is None:
             return None
-        pixels = self.limits.max_pixels
+        how = {"max_pixels": self.limits.max_pixels, "realtime": not hurries}
         if isinstance(source, Upload):
-            return Reading(str(held.enter_context(self.uploads.using(source.id))), "the uploaded file", pixels)
+            return Reading(str(held.enter_context(self.uploads.using(source.id))), "the uploaded file", **how)
         if isinstance(source, File):
             if self.folder.root is None:
                 raise ProtocolError("unsupported", "this server serves no files: start it with --files FOLDER")
-            return Reading(str(self.folder.path(source.name)), source.name, pixels)
+            return Reading(str(self.folder.path(source.name)), source.name, **how)
         if self.urls == "none":
             raise ProtocolError("unsupported", "this server fetches no addresses: start it with --allow-urls")
         if "://" not in source.url:
             raise ProtocolError("source", "an address must begin with http://, https://, rtsp:// or rtsps://")
-        return Reading(source.url, source.url, pixels, allow_private=self.urls == "all")
+        return Reading(source.url, source.url, **how, allow_private=self.urls == "all")
 
     def _over(self, session: Session) -> None:
         """A session has ended; for its grace time a client whose connection broke may fetch the last words."""

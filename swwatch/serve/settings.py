@@ -32,6 +32,7 @@ class Limits:
     max_unread: int = setting(1024, "events kept for a client that does not read; then its session waits")
     queue_size: int = setting(8, "steps that may wait for the model; then the session's policy drops or merges")
     max_upload_bytes: int = setting(200_000_000, "size of one uploaded file")
+    max_request_bytes: int = setting(64_000_000, "size of a chat completion, with the pictures and the video in it")
     max_uploads_bytes: int = setting(1_000_000_000, "size of all uploaded files")
     max_uploads: int = setting(32, "number of uploaded files")
     keep_s: float = setting(1800.0, "remove uploads and recordings after this time")

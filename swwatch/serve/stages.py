@@ -71,8 +71,18 @@ class Stages:
         for checkpoint in self.checkpoints:
             if variant in (None, checkpoint.variant):
                 return checkpoint
-        names = ", ".join(checkpoint.variant for checkpoint in self.checkpoints)
-        raise ProtocolError("unsupported", f"this server has no such variant: choose one of {names}", fatal=True)
+        message = f"this server has no such variant: choose one of {self._names()}"
+        raise ProtocolError("unsupported", message, fatal=True)
+
+    def named(self, name: str) -> Checkpoint:
+        """A checkpoint by its own name or its variant's. Raises ProtocolError: not_found."""
+        for checkpoint in self.checkpoints:
+            if name in (checkpoint.variant, checkpoint.name):
+                return checkpoint
+        raise ProtocolError("not_found", f"no such model: choose one of {self._names()}")
+
+    def _names(self) -> str:
+        return ", ".join(checkpoint.variant for checkpoint in self.checkpoints)
 
     def get(self, checkpoint: Checkpoint, engine: str | None) -> Stage:
         """The stage of a checkpoint and an engine. May take long, so not for the event loop.

@@ -18,11 +18,12 @@ class Telling:
         outbox: from which the client's connection is served.
         messages: makes messages of the model's events, and counts them.
         num_asks: questions that have not taken effect.
+        num_video: tokens of video that the model took in, since this server has the session.
         close_code: of the WebSocket, after an end by an error.
     """
 
     def __init__(self, max_unread: int, metrics: Metrics, recorder: Recorder | None):
-        self.outbox, self.messages, self.num_asks = Outbox(max_unread, REPLAY), Messages(), 0
+        self.outbox, self.messages, self.num_asks, self.num_video = Outbox(max_unread, REPLAY), Messages(), 0, 0
         self.recorder, self.close_code, self._metrics = recorder, CLOSE_DONE, metrics
 
     def event(self, event) -> bool:
@@ -33,6 +34,7 @@ class Telling:
                 self._metrics.lag.observe(event.t_emit_s - event.t_frame_s)
             case Watched():
                 self._metrics.steps.inc()
+                self.num_video += event.num_tokens
             case Asked():
                 self.num_asks -= 1
             case Dropped():

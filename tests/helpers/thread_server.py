@@ -1,0 +1,34 @@
+"""A server in a thread of this process, with a tiny random checkpoint for each variant."""
+
+import threading
+from pathlib import Path
+
+from swwatch.serve.auth import Gate
+from swwatch.serve.command import bind, build
+from swwatch.serve.running import close, web
+from swwatch.serve.settings import ServeSettings
+
+
+class ThreadServer:
+    """Attributes: url, server (an app.Server)."""
+
+    def __init__(self, checkpoint: Path, variants: list[str], *, token: str | None = None, **settings):
+        models = [f"{variant}={checkpoint}" for variant in variants]
+        self.server = build(ServeSettings(model=models, device="cpu", **settings), Gate(token))
+        listener, began = bind("127.0.0.1", 0), threading.Event()
+        self.url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+        self._web = web(self.server, began.set)
+        self._thread = threading.Thread(target=self._web.run, kwargs={"sockets": [listener]}, daemon=True)
+        self._thread.start()
+        assert began.wait(60)
+
+    @property
+    def sessions(self) -> int:
+        return len(self.server.sessions)
+
+    def close(self) -> None:
+        """In an orderly way."""
+        self._web.should_exit = True
+        self._thread.join(30)
+        close(self.server)
+        assert not self._thread.is_alive()
