@@ -17,7 +17,7 @@ from swwatch.config import read_settings
 from swwatch.errors import UserError
 from swwatch.launch.signals import handled_by
 from swwatch.launch.worker import leave
-from swwatch.rules.variants import VARIANTS
+from swwatch.rules.variants import TURNS, VARIANTS
 from swwatch.serve.settings import ServeSettings
 from swwatch.toy.quickstart import toy_checkpoint
 
@@ -158,4 +158,4 @@ def build(settings: ServeSettings, gate):
 def split_model(model: str) -> tuple[str, str | None]:
     """`group=PATH` -> (PATH, "group"); PATH alone -> (PATH, None)."""
     name, equals, path = model.partition("=")
-    return (path, name) if equals and name in VARIANTS else (model, None)
+    return (path, name) if equals and name in (*VARIANTS, *TURNS) else (model, None)

@@ -1,5 +1,6 @@
 """A server in a thread of this process, with a tiny random checkpoint for each variant."""
 
+import socket
 import threading
 from pathlib import Path
 
@@ -16,6 +17,7 @@ class ThreadServer:
         models = [f"{variant}={checkpoint}" for variant in variants]
         self.server = build(ServeSettings(model=models, device="cpu", **settings), Gate(token))
         listener, began = bind("127.0.0.1", 0), threading.Event()
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)  # who does not read is noticed soon
         self.url = f"http://127.0.0.1:{listener.getsockname()[1]}"
         self._web = web(self.server, began.set)
         self._thread = threading.Thread(target=self._web.run, kwargs={"sockets": [listener]}, daemon=True)

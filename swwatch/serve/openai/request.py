@@ -137,7 +137,7 @@ class Asked:
         return valid(Open, type="open", version=VERSION, variant=variant, policy="block", source=self.source, **how)
 
 
-def valid(kind: type[BaseModel], **values):
+def valid(kind: type[BaseModel], /, **values):
     """A message of our protocol. Raises ProtocolError: bad_message."""
     try:
         return kind(**values)
