@@ -91,12 +91,12 @@ class Stopwatch:
         self._begin("look", len(pixel_values), 0)
         return self._done(look(pixel_values, grid_thw))
 
-    def step(self, cache, rows, embeds, predicts=-1):
+    def step(self, cache, rows, embeds, predicts=-1, **how):
         self.largest_position = max(self.largest_position, int(rows.position_ids.max()))
         said = sum(int((rows.kind_ids == kind).sum()) for kind in SAYS)
         watched = len(rows) - said
         self._begin("both" if said and watched else "speak" if said else "watch", watched, said)
-        return self._done(self._model.step(cache, rows, embeds, predicts))
+        return self._done(self._model.step(cache, rows, embeds, predicts, **how))
 
 
 class ModuleTime:

@@ -53,13 +53,17 @@ class Collator:
         Returns:
             input_ids, labels (B, L) int64; position_ids (3, B, L) int64; columns (B, 5, L) int64, see batch.COLUMNS;
             pixel_values_videos (patches, D) float32 and video_grid_thw (samples, 3), row by row; and where the SEE
-            policy drops tokens, kept (K,) int64: which of all merged tokens the rows hold.
+            policy drops tokens, kept (K,) int64: which of all merged tokens the rows hold; where the SPEAK policy is
+            learned, decisions (B, L) float32 of data.timed.
         """
         samples = [sample for row in rows for sample in row]
         longest = max(sum(len(sample.tokens) for sample in row) for row in rows)
         length = -(-longest // self.multiple) * self.multiple
         kept = kept_features(patch for sample in samples for patch in sample.patches)
         position_ids, columns = stack_rows([[sample.tokens for sample in row] for row in rows], length)
+        more = {} if kept is None else {"kept": torch.tensor(kept, dtype=torch.int64)}
+        if samples[0].decisions is not None:
+            more["decisions"] = self._side_by_side([[s.decisions for s in row] for row in rows], length, 0)
         return {
             "input_ids": self._side_by_side([[s.input_ids for s in row] for row in rows], length, self.pad_id),
             "labels": self._side_by_side([[s.labels for s in row] for row in rows], length, IGNORED),
@@ -67,7 +71,7 @@ class Collator:
             "columns": columns,
             "pixel_values_videos": torch.cat([s.pixel_values for s in samples]),
             "video_grid_thw": torch.cat([s.video_grid_thw for s in samples]),
-        } | ({} if kept is None else {"kept": torch.tensor(kept, dtype=torch.int64)})
+        } | more
 
     @staticmethod
     def _side_by_side(rows: list[list[torch.Tensor]], length: int, padding: int) -> torch.Tensor:

@@ -15,6 +15,7 @@ from swwatch.data.frame_cache import FrameCache
 from swwatch.data.pixels import FrameEncoder, merged_grids
 from swwatch.data.prompt import Markup, Prompts, answer_ids, fill, prompt_ids, question_of
 from swwatch.data.samples import MAX_REPLACEMENTS, Draw, Sample, Samples, Size, Skip
+from swwatch.data.timed import captions_of, decisions_of, plan_of
 from swwatch.data.token_counts import TokenCounter, backend_of
 from swwatch.data.video import FRAMES_PER_STEP, READERS, iter_steps, measure
 from swwatch.errors import UserError
@@ -119,19 +120,39 @@ class ClipDataset(Samples):
         pixel_values, grid_thw = self.clip(record)
         drawn = random.Random(f"question/{self.seed}/{epoch}/{video_id}").choice(self.prompts.train_questions)
         prompt = self.prompt(question_of(record, drawn))
-        answer = answer_ids(self.tokenizer, record["human_caption"], self.markup)
+        texts = self.texts(record)
+        answers = [answer_ids(self.tokenizer, text, self.markup) for text in texts]
         grids = tuple(merged_grids(grid_thw, self.merge))
         sizes = len(self.markup.suffix), len(self.markup.header), self.t_per_step, seconds_of_step(self.fps)
-        kept = self.steps_kept(len(prompt) + sum(sizes[:2]) + len(answer), len(grids), grids[0][0] * grids[0][1])
+        num_text = len(prompt) + sizes[0] + sum(sizes[1] + len(answer) for answer in answers)
+        kept = self.steps_kept(num_text, len(grids), grids[0][0] * grids[0][1])
         if num_cut := len(grids) - kept:  # patches are in the order of time, and each step's are its own
             grids, pixel_values = grids[:kept], pixel_values[: len(pixel_values) // len(grids) * kept].clone()
             grid_thw = grid_thw - torch.tensor([[num_cut, 0, 0]])
         patches = tuple(self.markup.announced(see_video(self.see, pixel_values, grids)))
-        how = self.variant, len(prompt), patches, len(answer), self.schedule.for_clip(video_id), *sizes
+        schedule, starts = self.schedule.for_clip(video_id), None
+        if self.schedule.learned:
+            times, lengths = [at_s for at_s, _ in captions_of(record)], [len(answer) for answer in answers]
+            schedule = plan_of(times, lengths, len(grids), sizes[-1], self.schedule.k)
+            starts, answers = schedule.starts, answers[: len(schedule.starts)]
+        answer = [token for ids in answers for token in ids]
+        how = self.variant, len(prompt), patches, len(answer), schedule, *sizes, starts
         early = self.see.drops and not self.see.decides_late  # then what is dropped differs from clip to clip
         tokens = (_layout if early else _shared_layout)(*how)
         held = patches if early else ()
-        return Sample(*fill(tokens, self.markup, prompt, answer), tokens, pixel_values, grid_thw, num_cut, held)
+        decisions = decisions_of(tokens, schedule, self.schedule.balanced) if self.schedule.learned else None
+        filled = fill(tokens, self.markup, prompt, answer)
+        return Sample(*filled, tokens, pixel_values, grid_thw, num_cut, held, decisions)
+
+    def texts(self, record: dict) -> list[str]:
+        """What is said of a record's video: its caption, or where the SPEAK policy is learned its captions with times.
+
+        Raises:
+            UserError: it has none of these.
+        """
+        if self.schedule.learned:
+            return [text for _, text in captions_of(record)]
+        return [record["human_caption"]]
 
     def steps_kept(self, num_text: int, num_steps: int, per_step: int) -> int:
         """How many of a sample's steps are used: all, or with `truncate` as many as fit.
@@ -196,17 +217,26 @@ class _Counter:
 
     def __init__(self, clips: ClipDataset):
         self.clips, self.count = clips, TokenCounter(backend_of(clips.tokenizer))
-        self.fixed = len(clips.markup.suffix) + len(clips.markup.header) + 1  # and <|im_end|>
+        self.fixed = len(clips.markup.header) + 1  # of an answer, with <|im_end|>
         self.markup = re.compile("|".join(map(re.escape, clips.tokenizer.get_added_vocab())) or "(?!)")
         self.prompt = max(map(len, clips.prompt_ids.values()), default=0)
 
     def __call__(self, records: Sequence[dict], sizes: Sequence[Size | str]) -> list[tuple[int, bool] | str]:
-        answers = self.count([record["human_caption"].strip() for record in records])
+        texts = [self._texts(record) for record in records]
+        counts = iter(self.count([text.strip() for some in texts if not isinstance(some, str) for text in some]))
+        answers = [some if isinstance(some, str) else sum(next(counts) + self.fixed for _ in some) for some in texts]
         return [self._one(*of) for of in zip(records, answers, sizes, strict=True)]
 
-    def _one(self, record: dict, answer: int, size: Size | str) -> tuple[int, bool] | str:
-        if isinstance(size, str):
-            return size
+    def _texts(self, record: dict) -> list[str] | str:
+        """What is said, or why nothing is."""
+        try:
+            return self.clips.texts(record)
+        except UserError as error:
+            return str(error)
+
+    def _one(self, record: dict, answer: int | str, size: Size | str) -> tuple[int, bool] | str:
+        if isinstance(size, str) or isinstance(answer, str):
+            return size if isinstance(size, str) else answer
         num_frames, height, width = size
         steps = num_frames // FRAMES_PER_STEP
         try:
@@ -219,10 +249,11 @@ class _Counter:
 
     def _text(self, record: dict, answer: int) -> int:
         """Tokens of all but the video."""
-        if self.markup.search(record["human_caption"]):
-            answer_ids(self.clips.tokenizer, record["human_caption"], self.clips.markup)  # which refuses it
+        for caption in self.clips.texts(record):
+            if self.markup.search(caption):
+                answer_ids(self.clips.tokenizer, caption, self.clips.markup)  # which refuses it
         own = question_of(record, "")
-        return answer + self.fixed + (len(self.clips.prompt(own)) if own else self.prompt)
+        return answer + len(self.clips.markup.suffix) + (len(self.clips.prompt(own)) if own else self.prompt)
 
 
 def missing_videos(
@@ -274,9 +305,12 @@ class EpochOrder(Sampler):
         return ((epoch, index) for index in order)
 
 
-def _layout(variant, prompt_len, patches, answer_len, schedule, suffix_len, header_len, t_per_step, step_s) -> Layout:
+def _layout(
+    variant, prompt_len, patches, answer_len, schedule, suffix_len, header_len, t_per_step, step_s, starts
+) -> Layout:
     """`layout` with arguments that can be remembered."""
     sizes = {"suffix_len": suffix_len, "header_len": header_len, "t_per_step": t_per_step, "step_s": step_s}
+    sizes["starts"] = starts
     return layout(variant, prompt_len, patches, answer_len, schedule=schedule, **sizes)
 
 

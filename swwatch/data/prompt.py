@@ -185,7 +185,8 @@ def fill(tokens: Layout, markup: Markup, prompt: list[int], answer: list[int]) -
         model shifts them, and in every variant the row before an answer token is the one that predicts it.
     """
     ids = torch.full((len(tokens),), markup.video)
-    parts = {Kind.PROMPT: prompt, Kind.SUFFIX: markup.suffix, Kind.HEADER: markup.header, Kind.ANSWER: answer}
+    parts = {Kind.PROMPT: prompt, Kind.SUFFIX: markup.suffix, Kind.ANSWER: answer}
+    parts[Kind.HEADER] = markup.header * (int(tokens.where(Kind.HEADER).sum()) // len(markup.header))
     parts[Kind.AROUND] = markup.around(tokens.step[tokens.where(Kind.AROUND)].unique().tolist())
     for kind, values in parts.items():
         ids[tokens.where(kind)] = torch.tensor(values, dtype=torch.int64)

@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 from torch.utils.data import Dataset
 
+from swwatch.data.prompt import IGNORED
 from swwatch.data.reading import Reading
 from swwatch.data.video import VideoError
 from swwatch.errors import UserError
@@ -35,6 +36,7 @@ class Sample:
         video_grid_thw: (1, 3) int64, patches before the spatial merge.
         num_cut: seconds that the end of the video lost to max_length.
         patches: of each step of the video; none where all of its tokens are kept, or a policy decides late.
+        decisions: (L,) float32 of data.timed.decisions_of, where the SPEAK policy is learned.
     """
 
     input_ids: torch.Tensor
@@ -44,6 +46,13 @@ class Sample:
     video_grid_thw: torch.Tensor
     num_cut: int = 0
     patches: tuple[Patch, ...] = ()
+    decisions: torch.Tensor | None = None
+
+    @property
+    def num_learned(self) -> int:
+        """Places that count in the loss: words, and decisions."""
+        words = int((self.labels[1:] != IGNORED).sum())
+        return words if self.decisions is None else words + int(self.decisions.count_nonzero())
 
 
 @dataclass(frozen=True)

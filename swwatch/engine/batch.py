@@ -181,7 +181,9 @@ def _watch(model: Watching, looks: list[Look]) -> list[torch.Tensor | VideoFeatu
 
 
 def _step(model: Watching, feeds: list[Feed]) -> torch.Tensor:
-    return model.step_many(*([getattr(f, name) for f in feeds] for name in ("cache", "rows", "embeds", "predicts")))
+    how = [[getattr(feed, name) for feed in feeds] for name in ("cache", "rows", "embeds", "predicts")]
+    decides = [feed.decides for feed in feeds]
+    return model.step_many(*how, **({} if decides == [None] * len(feeds) else {"decides": decides}))
 
 
 def _choose(_, choices: list[Choose]) -> list[int]:

@@ -85,6 +85,7 @@ class BesideSession(Session):
             self.cache.receive(handed.rows, handed.keys_values)
             self._tickets.popleft()
             if of is not None:
+                of.not_yet = handed.not_yet
                 self.watch_seconds.append(handed.seconds)
         incoming.num_in = len(incoming.rows)
         if incoming.last:  # nothing is watched any more, and the last words may be many
@@ -96,7 +97,8 @@ class BesideSession(Session):
         if not len(rows):  # a patch of which nothing is kept
             return
         see = self.seen.policy if self.seen.policy.decides_late else None
-        self._tickets.append((incoming, self._watcher.submit(self._key, Work(rows, tuple(parts), see))))
+        work = Work(rows, tuple(parts), see, decides=self.decider.listens and incoming is not None)
+        self._tickets.append((incoming, self._watcher.submit(self._key, work)))
 
 
 class StreamsSession(BesideSession):

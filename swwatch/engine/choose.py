@@ -8,7 +8,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 from swwatch.errors import UserError
-from swwatch.policies.speak.policy import PROBE
+from swwatch.policies.speak.policy import NOT_YET, PROBE
 from swwatch.rules import variants
 from swwatch.rules.variants import Speaks
 
@@ -139,6 +139,8 @@ def why_not_fast(variant: str, window: object | None = None, schedule: "Speak | 
         return f"{variant} forgets, and CUDA graphs read memory that never moves"
     if schedule is not None and PROBE in schedule.needs:
         return f"{schedule} reads words anew, and CUDA graphs read memory that never moves"
+    if schedule is not None and NOT_YET in schedule.needs:
+        return f"{schedule} decides by what was watched, of which CUDA graphs give nothing but keys and values"
     return None if window is None else "forgetting moves what is kept, and CUDA graphs read memory that never moves"
 
 

@@ -1,7 +1,8 @@
 """What a session's SPEAK policy is told after each step, beside its number and arrival, and only where it needs it.
 
 Change: the share of tokens whose pixels differ from those of the step before. Clock: the time that is left, and what a
-token took. Probe: the newest words read anew as if they were said now, by one forward that changes nothing.
+token took. Probe: the newest words read anew as if they were said now, by one forward that changes nothing. Not yet:
+the chance that it is too early to speak, which the model was trained to tell after the last token of a step.
 """
 
 import math
@@ -17,11 +18,16 @@ from swwatch.engine.trace import Decided
 from swwatch.errors import UserError
 from swwatch.model.cache import Mark
 from swwatch.policies.see.dtd import Before, DtdPixels
-from swwatch.policies.speak.policy import CHANGE, CLOCK, PROBE, Deciding, Speak
+from swwatch.policies.speak.policy import CHANGE, CLOCK, NOT_YET, PROBE, Deciding, Speak
 from swwatch.rules.schedule import Now
 from swwatch.rules.visibility import SAID
 
-TOLD = {CHANGE: ("change",), CLOCK: ("left_s", "token_s"), PROBE: ("perplexity", "said_perplexity")}
+TOLD = {
+    CHANGE: ("change",),
+    CLOCK: ("left_s", "token_s"),
+    PROBE: ("perplexity", "said_perplexity"),
+    NOT_YET: ("not_yet",),
+}
 
 
 class Decider:
@@ -29,6 +35,7 @@ class Decider:
 
     Attributes:
         decides: it does so while it streams.
+        listens: to the model's own chance that it is too early to speak.
         words: the tokens said at the newest step at which any were, behind the one before them.
         surprises: of each of them, - log p when it was chosen.
         newest: the token that was said last.
@@ -39,7 +46,7 @@ class Decider:
 
     def __init__(self, policy: Speak):
         self.policy, self._state = policy, policy.begin()
-        self.decides = isinstance(policy, Deciding)
+        self.decides, self.listens = isinstance(policy, Deciding), NOT_YET in policy.needs
         self._before = Before(DtdPixels())
         self.words: list[int] = []
         self.surprises: list[float] = []
@@ -68,6 +75,9 @@ class Decider:
         if PROBE in needs and self.words and not begins:
             perplexity = yield from self._perplexity(session, step)
             now = replace(now, perplexity=perplexity, said_perplexity=_perplexity(self.surprises))
+        if self.listens:
+            chance = None if incoming.not_yet is None else float(incoming.not_yet)
+            now = replace(now, going=not session.over, not_yet=chance)
         tokens = self._state.budget(now)
         if not self.decides:
             return tokens
@@ -112,15 +122,15 @@ class Decider:
     def check(self, session) -> None:
         """Raises UserError: the session cannot speak so."""
         self.policy.check(session.variant)
-        if PROBE not in self.policy.needs:
-            return
-        if session.keep.forgets:
+        self.policy.check_trained(session.model.settings.schedule, "the model")
+        if PROBE in self.policy.needs and session.keep.forgets:
             raise UserError(
                 f"{self.policy} reads its newest words anew, and keep {session.keep} lets words go: keep all, or take "
                 "another schedule"
             )
-        if session.model.plain is not session.model:
-            raise UserError(why_not_fast(session.variant.name, schedule=self.policy))
+        refused = why_not_fast(session.variant.name, schedule=self.policy)
+        if refused is not None and session.model.plain is not session.model:
+            raise UserError(refused)
 
     # ---- keeping ----------------------------------------------------------------------------------------------------
 

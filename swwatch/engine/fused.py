@@ -40,7 +40,10 @@ class FusedSession(Session):
         watched, seen = ahead.take(-(-ahead.num_left // feeds_left))
         self.num_fused += 1
         both = Layout.cat([watched, rows]), torch.cat([seen, embeds])
-        logits = yield Feed(self.cache, *both, predicts=len(both[0]) - 1)
+        decides = len(watched) - 1 if self.decider.listens and not ahead.num_left else None
+        logits = yield Feed(self.cache, *both, predicts=len(both[0]) - 1, decides=decides)
+        if decides is not None:
+            logits, ahead.not_yet = logits
         if not ahead.num_left:
             yield from self._tell_watched(ahead.index, ahead.step, ahead.patch)
         return logits

@@ -27,6 +27,7 @@ class Incoming:
         embeds: (Q, D), once they are known.
         num_in: so many of the rows are in the cache.
         change: share of the picture that changed, where the SPEAK policy asks for it.
+        not_yet: the chance that it is too early to speak, where the policy asks for it and all rows are in.
     """
 
     index: int
@@ -39,6 +40,7 @@ class Incoming:
     embeds: torch.Tensor | None = None
     num_in: int = 0
     change: float | None = None
+    not_yet: torch.Tensor | float | None = None
 
     @property
     def num_left(self) -> int:

@@ -46,12 +46,15 @@ class Feed:
     Attributes:
         predicts: index of the row that predicts the next token; None: none does, and the answer is None; a range of
             n: (n, V) after each of these.
+        decides: index of the row after which the chance of "not yet" is wanted, too: the answer is that of `predicts`
+            and a tensor. None: none is.
     """
 
     cache: StreamCache
     rows: Layout
     embeds: torch.Tensor
     predicts: int | range | None = -1
+    decides: int | None = None
 
 
 @dataclass(frozen=True)
@@ -107,7 +110,8 @@ def answer_to(model: Watching, request: Request) -> Any:
             look = model.begin_watching if request.aside else model.watch_video
             return request.select(look(request.pixel_values, request.grid_thw))
         case Feed():
-            return model.step(request.cache, request.rows, request.embeds, request.predicts)
+            how = {} if request.decides is None else {"decides": request.decides}
+            return model.step(request.cache, request.rows, request.embeds, request.predicts, **how)
         case Choose():
             return request.chooser.pick(request.logits, request.may_stop)
         case Wait():

@@ -92,7 +92,7 @@ class Session(BaseSession):
         self.decider = Decider(self.schedule)
         self.cursor = Cursor(self.variant, model.t_per_step)
         self.ahead: Incoming | None = None
-        self.num_spoken, self.finished, self.num_probed = 0, False, 0
+        self.num_spoken, self.finished, self.num_probed = 0, self.schedule.learned, 0
         self.arrivals: list[float] = []
         self._prompt = list(prompt)
         self._asked = [*prompt, self.markup.video]  # ids that stay in view for ever
@@ -208,11 +208,13 @@ class Session(BaseSession):
                 yield from self._tell_watched(incoming.index, incoming.step, incoming.patch)
             return
         rows, embeds = incoming.take(incoming.num_left)
+        decides = -1 if self.decider.listens else None
         one_sequence = self.variant.speaks is Speaks.ALTERNATING
         if one_sequence and self.pending:
             said = self._take_words(incoming.index)
             rows, embeds = Layout.cat([said[0], rows]), torch.cat([said[1], embeds])
-        self.logits = yield Feed(self.cache, rows, embeds, -1 if one_sequence else None)
+        fed = yield Feed(self.cache, rows, embeds, -1 if one_sequence else None, decides)
+        self.logits, incoming.not_yet = (fed, None) if decides is None else fed
         yield from self._tell_watched(incoming.index, incoming.step, incoming.patch)
 
     # ---- what goes out ----------------------------------------------------------------------------------------------
@@ -230,11 +232,12 @@ class Session(BaseSession):
             self._view(ask.ids)
             yield Asked(index, ask.text, self.clock.now(), **(self._forgetting.told() if self._forgetting else {}))
         offline = self.variant.speaks is Speaks.OFFLINE
-        first, due = last if offline else index == 0, 0
-        if not last and not offline:
+        learned, due = self.schedule.learned, 0
+        first = (last if offline else index == 0) and not learned
+        if (learned or not last) and not offline:
             due = yield from self.decider.due(self, incoming, first or bool(incoming.asks))
-        over = self.finished or self.chooser.choose.left(self.num_spoken) <= 0
-        again = self.finished and due > 0 and self.decider.decides
+        over = self.over
+        again = (over if learned else self.finished) and due > 0 and self.decider.decides
         if first or incoming.asks and over or again:  # an answer begins
             self.finished, self.num_spoken, header = False, 0, self.markup.header
             self.decider.begin_answer(header)
@@ -248,6 +251,11 @@ class Session(BaseSession):
         yield from self._tell(wait=True)
         self.speaking = False
 
+    @property
+    def over(self) -> bool:
+        """No answer is under way."""
+        return self.finished or self.chooser.choose.left(self.num_spoken) <= 0
+
     def _speak(self, index: int, budget: int, last: bool) -> Run:
         newest = min(index, len(self.arrivals) - 1)
         while budget > 0 and not self.finished:
@@ -257,7 +265,7 @@ class Session(BaseSession):
             if self.pending:  # else the last row that was watched predicts the next token
                 self.logits = yield from self._predict(*self._take_words(index), budget)
             row = self.cursor.say(1, index)  # on a GPU the logits are still being computed
-            token = yield from self._choose(last or self.chooser.choose.stop_early)
+            token = yield from self._choose(last or self.schedule.learned or self.chooser.choose.stop_early)
             yield from self._tell(wait=True)  # the choice has waited for all that was fed
             if self.keep.weighs:
                 self.weights.say(index, self.logits, token)

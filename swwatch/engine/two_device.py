@@ -19,13 +19,12 @@ import torch.multiprocessing  # noqa: F401  teaches multiprocessing to send tens
 from transformers.initialization import no_init_weights
 
 from swwatch.engine.requests import Look
-from swwatch.engine.watcher import ThreadWatcher, Watcher, WatcherGone, WatchSeconds, WatchWorker, Work
+from swwatch.engine.watcher import ThreadWatcher, Watcher, WatcherGone, WatchWorker, Work
 from swwatch.errors import UserError
 from swwatch.model.loading import load
 from swwatch.model.upstream import attention_of, set_attention
 from swwatch.policies.see import See
 from swwatch.rules.layout import Layout
-from swwatch.rules.patch import Patch
 
 
 class Copy:
@@ -132,7 +131,7 @@ class ProcessWatcher(Watcher):
     def _task(self, key: int, work: Work) -> tuple:
         columns = torch.stack([getattr(work.rows, f.name) for f in fields(Layout)[:-1]])
         columns = torch.cat([columns, work.rows.position_ids]).numpy()  # few: in the message itself
-        return _watch, key, columns, [_to_share(part) for part in work.parts], work.see
+        return _watch, key, columns, [_to_share(part) for part in work.parts], work.see, work.decides
 
     def _forgetting(self, key: int) -> tuple:
         return _forget, key
@@ -187,11 +186,12 @@ def _open_worker(make: Callable[[], object]) -> int:
     return os.getpid()
 
 
-def _watch(key: int, columns, parts: list, see: See | None) -> tuple[torch.Tensor, Patch | None, WatchSeconds]:
+def _watch(key: int, columns, parts: list, see: See | None, decides: bool) -> tuple:
     columns = torch.from_numpy(columns)
-    keys_values, patch, stopwatch = _worker.watch(key, Work(Layout(*columns[:5], columns[5:]), tuple(parts), see))
+    work = Work(Layout(*columns[:5], columns[5:]), tuple(parts), see, decides)
+    keys_values, patch, not_yet, stopwatch = _worker.watch(key, work)
     keys_values = keys_values.cpu()  # on a GPU this waits until all is computed
-    return keys_values, patch, stopwatch.seconds()
+    return keys_values, patch, None if not_yet is None else float(not_yet), stopwatch.seconds()
 
 
 def _forget(key: int) -> None:

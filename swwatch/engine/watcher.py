@@ -43,11 +43,13 @@ class Work:
         rows: Q tokens that continue what this session's earlier work fed.
         parts: what they are, in order: token ids, or pixels for the vision tower.
         see: a policy that decides late, and so here, which rows of the patch are left; None: all.
+        decides: the chance of "not yet" after the last row is wanted, see model.streaming.
     """
 
     rows: Layout
     parts: tuple[tuple[int, ...] | Look, ...]
     see: See | None = None
+    decides: bool = False
 
 
 @dataclass(frozen=True)
@@ -64,11 +66,13 @@ class WatchedKeysValues:
 
     Attributes:
         patch: what the work's policy left of the video; None: it had none, or no video.
+        not_yet: 0-d, where it is wanted and rows are left.
     """
 
     rows: Layout
     keys_values: torch.Tensor
     patch: Patch | None
+    not_yet: torch.Tensor | float | None
     seconds: WatchSeconds
 
 
@@ -104,12 +108,13 @@ class WatchWorker:
         self._caches: dict[int, StreamCache | None] = {}  # None: a forward of that session failed half-way
         self._seen: dict[int, Seen] = {}  # of sessions whose policy decides late
 
-    def watch(self, key: int, work: Work) -> tuple[torch.Tensor, Patch | None, Stopwatch]:
+    def watch(self, key: int, work: Work) -> tuple[torch.Tensor, Patch | None, torch.Tensor | None, Stopwatch]:
         """Feed a session's next rows.
 
         Returns:
             Their keys and values (layers, 2, B, N, Q, D), a copy which later work does not change, what a policy that
-            decides late left of the video, and when. On CUDA keys and values are queued then, and not computed.
+            decides late left of the video, the chance of "not yet", and when. On CUDA keys and values are queued then,
+            and not computed.
         """
         cache = self._caches[key] if key in self._caches else self.model.new_cache()
         if cache is None:
@@ -117,19 +122,21 @@ class WatchWorker:
         self._caches[key] = None
         stopwatch, num_before = Stopwatch(self.model.device), cache.num_fed
         stopwatch.note()
-        rows, patch, embeds = work.rows, None, []
+        rows, patch, not_yet, embeds = work.rows, None, None, []
         for part in work.parts:
             embeds.append(self._embed(part))
             if isinstance(part, Look) and work.see is not None:
                 patch, embeds[-1] = self._decide(key, work.see, part, embeds[-1])
                 rows = rows.strike(patch)
         stopwatch.note()
-        if len(rows):
+        if len(rows) and work.decides:
+            _, not_yet = self.model.step(cache, rows, torch.cat(embeds).to(self.model.dtype), None, decides=-1)
+        elif len(rows):
             self.model.step(cache, rows, torch.cat(embeds).to(self.model.dtype), None)
         keys_values = cache.export(num_before)[1]
         stopwatch.note()
         self._caches[key] = cache
-        return keys_values, patch, stopwatch
+        return keys_values, patch, not_yet, stopwatch
 
     @torch.no_grad()
     def _embed(self, part: tuple[int, ...] | Look) -> torch.Tensor:
@@ -172,11 +179,11 @@ class Ticket:
             Exception: what went wrong in the watcher, WatcherGone if it is there no more.
         """
         try:
-            keys_values, patch, seconds = self._future.result()
+            keys_values, patch, not_yet, seconds = self._future.result()
         except (CancelledError, BrokenExecutor) as error:
             raise self._watcher.gone() from error
         rows = self._rows if patch is None else self._rows.strike(patch)
-        return WatchedKeysValues(rows, self._watcher.bring(keys_values), patch, seconds)
+        return WatchedKeysValues(rows, self._watcher.bring(keys_values), patch, not_yet, seconds)
 
 
 class Watcher(ABC):
@@ -233,7 +240,7 @@ class Watcher(ABC):
     @abstractmethod
     def _task(self, key: int, work: Work) -> tuple:
         """A function and its arguments, for the executor to run; it returns keys and values, the patch that a policy
-        left or None, and WatchSeconds."""
+        left or None, the chance of "not yet" or None, and WatchSeconds."""
 
     @abstractmethod
     def _forgetting(self, key: int) -> tuple:
@@ -292,11 +299,11 @@ class ThreadWatcher(Watcher):
     def _forgetting(self, key: int) -> tuple:
         return self._worker.forget, key
 
-    def _watch(self, key: int, work: Work, made: list) -> tuple[torch.Tensor, Patch | None, WatchSeconds]:
+    def _watch(self, key: int, work: Work, made: list) -> tuple:
         """In the watcher's thread."""
         if not self._streams:
-            keys_values, patch, stopwatch = self._worker.watch(key, work)
-            return keys_values, patch, stopwatch.seconds()
+            *found, stopwatch = self._worker.watch(key, work)
+            return *found, stopwatch.seconds()
         with ExitStack() as streams:
             for stream in self._streams:
                 streams.enter_context(torch.cuda.stream(stream))
@@ -306,11 +313,11 @@ class ThreadWatcher(Watcher):
                 if isinstance(part, Look) and part.pixel_values.is_cuda:
                     # dropped by the session while the vision tower may still be reading them: as in `bring`
                     part.pixel_values.record_stream(torch.cuda.current_stream(part.pixel_values.device))
-            keys_values, patch, stopwatch = self._worker.watch(key, work)
+            keys_values, patch, not_yet, stopwatch = self._worker.watch(key, work)
             # Between two GPUs torch orders the copy behind the current stream of the one and before the current stream
             # of the other. Both are the watcher's own here, so that the speaker's stream is not held up by it
             keys_values = keys_values.to(self._device, non_blocking=True)
             # The only wait of a host for a GPU, and it is this thread's: a ticket is ready when all is computed. So
             # the speaker never queues anything behind work that is not done, which would hold up other sessions too
             torch.cuda.current_stream(self._device).synchronize()
-            return keys_values, patch, stopwatch.seconds()
+            return keys_values, patch, None if not_yet is None else not_yet.cpu(), stopwatch.seconds()

@@ -18,7 +18,7 @@ from swwatch.config import REQUIRED, setting
 from swwatch.data.budget import BUDGETS
 from swwatch.errors import UserError
 from swwatch.model.checks import check_checkpoint, check_device, check_dtype, saved_settings
-from swwatch.model.settings import check_fps, fps_of
+from swwatch.model.settings import DEFAULT_SCHEDULE, check_fps, fps_of
 from swwatch.policies.choose import CHOOSE, parse_choose
 from swwatch.policies.keep import KEEP, parse_keep
 from swwatch.policies.see import SEE, parse_see
@@ -127,9 +127,11 @@ class LoadFlags(DeviceFlags):
         super().check_model(path)
         self.check_turns(path, self.variant)
         if self.schedule is not None:
-            name = self.variant or saved_settings(path).get("variant")
+            saved = saved_settings(path)
+            name = self.variant or saved.get("variant")
             if name is not None:
-                check_schedule(self.schedule, name)
+                schedule = check_schedule(self.schedule, name)
+                schedule.check_trained(saved.get("schedule", DEFAULT_SCHEDULE), str(path))
 
     def load(self, path: str | Path, **more) -> "Loaded":
         """As above. A schedule other than the checkpoint's own is no mistake but the paper's disturbance test; that a

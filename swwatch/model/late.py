@@ -21,14 +21,15 @@ def strike_out(
     labels: torch.Tensor | None,
     pixel_values: torch.Tensor,
     grids_thw: torch.Tensor,
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None, dict]:
+    decisions: torch.Tensor | None = None,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None, torch.Tensor | None, dict]:
     """Look at the videos of a batch, and take out the rows of what is dropped.
 
     Args:
         model: a Watching; the others as of its `forward`. The sequences hold a placeholder for every video token.
     Returns:
-        position_ids (3, B, L'), columns (B, 5, L'), labels (B, L'), padded on the right, and the inputs of the LLM
-        that replace ids and pixels.
+        position_ids (3, B, L'), columns (B, 5, L'), labels and decisions (B, L'), padded on the right, and the inputs
+        of the LLM that replace ids and pixels. What a row decided that is gone, the last one left of its step decides.
     Raises:
         UserError: another number of placeholders.
     """
@@ -50,14 +51,29 @@ def strike_out(
     place = torch.arange(length, device=index.device)
     padding = place >= lengths[:, None]
     position_ids = position_ids.gather(2, index.expand(3, -1, -1)).masked_fill(padding, 0)
+    columns_before = columns
     columns = columns.gather(2, index[:, None].expand(-1, len(COLUMNS), -1))
     filling = torch.zeros_like(columns)  # one more sample, as in data.batch
     filling[:, 0], filling[:, 2] = columns[:, 0].max() + 1, place
     columns = torch.where(padding[:, None], filling, columns)
     labels = None if labels is None else labels.gather(1, index).masked_fill(padding, IGNORED)
+    if decisions is not None:
+        decisions = _moved(decisions, columns_before, stays).gather(1, index).masked_fill(padding, 0)
     ids = input_ids.gather(1, index)
     inputs = model.embed_video(ids, (ids == model.markup.video) & ~padding, features)
-    return position_ids, columns, labels, inputs | {"input_ids": None, "pixel_values_videos": None}
+    return position_ids, columns, labels, decisions, inputs | {"input_ids": None, "pixel_values_videos": None}
+
+
+def _moved(decisions: torch.Tensor, columns: torch.Tensor, stays: torch.Tensor) -> torch.Tensor:
+    """Decisions (B, L) of rows that are gone, at the last row before them that stays and is of the same sample, stream
+    and step; where there is none, nothing is decided."""
+    moved, alike = torch.where(stays, decisions, 0), [COLUMNS.index(name) for name in ("sample", "stream", "step")]
+    for row, place in ((decisions != 0) & ~stays).nonzero().tolist():
+        before = columns[row, alike, : place + 1]
+        left = (stays[row, : place + 1] & (before == before[:, -1:]).all(0)).nonzero()[:, 0]
+        if len(left):
+            moved[row, left[-1]] = decisions[row, place]
+    return moved
 
 
 def _look(model, pixel_values: torch.Tensor, grids_thw: torch.Tensor) -> tuple[torch.Tensor, list]:

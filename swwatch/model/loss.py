@@ -8,10 +8,10 @@ import importlib.util
 
 import torch
 from torch import nn
-from torch.nn.functional import cross_entropy
+from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
 from torch.utils.checkpoint import checkpoint
 
-from swwatch.data.prompt import IGNORED
+from swwatch.data.prompt import IGNORED, Markup
 from swwatch.errors import UserError
 
 CHUNK = 1024  # rows whose logits exist at once: 0.6 GB in float32
@@ -41,6 +41,29 @@ def token_loss(
         # logits are computed once more for the gradient instead of being kept
         total = sum(checkpoint(_sum, head, h, t, use_reentrant=False) for h, t in parts)
     return total / (len(targets) if num_items is None else num_items)
+
+
+def decision_loss(
+    hidden: torch.Tensor, decisions: torch.Tensor, markup: Markup, lm_head: nn.Module, own_head: nn.Module | None
+) -> torch.Tensor:
+    """The sum over all decisions: cross entropy of "not yet" (the token of a video) against what begins an answer, or,
+    where the model has a head of its own for it, of its two outcomes.
+
+    Args:
+        hidden: (B, L, D) after the last norm; decisions: (B, L) of data.timed.decisions_of.
+        own_head: D -> 1, above 0 where an answer begins.
+    """
+    rows = decisions != 0
+    hidden, begins, weights = hidden[rows], decisions[rows] > 0, decisions[rows].abs()
+    if own_head is not None:
+        found = binary_cross_entropy_with_logits(own_head(hidden)[:, 0].float(), begins.float(), reduction="none")
+        return (weights * found).sum()
+    targets = torch.where(begins, markup.header[0], markup.video)
+    return checkpoint(_weighed, lm_head, hidden, targets, weights, use_reentrant=False)
+
+
+def _weighed(head: nn.Module, hidden: torch.Tensor, targets: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+    return (weights * cross_entropy(head(hidden).float(), targets, reduction="none")).sum()
 
 
 def _sum(head: nn.Module, hidden: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:

@@ -10,13 +10,14 @@ from dataclasses import asdict
 from pathlib import Path
 
 import torch
+from torch import nn
 from torch.nn.attention.flex_attention import BlockMask
 from transformers import AutoTokenizer, PretrainedConfig
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from swwatch.data.batch import stack_rows
 from swwatch.data.pixels import merged_grids
-from swwatch.data.prompt import Markup, parse
+from swwatch.data.prompt import IGNORED, Markup, parse
 from swwatch.errors import UserError
 from swwatch.model.attention import (
     BACKENDS,
@@ -27,7 +28,7 @@ from swwatch.model.attention import (
     split_samples,
 )
 from swwatch.model.late import strike_out
-from swwatch.model.loss import token_loss
+from swwatch.model.loss import decision_loss, token_loss
 from swwatch.model.settings import ASKED, Settings
 from swwatch.model.streaming import Streaming
 from swwatch.model.upstream import attention_of, set_attention, swap_class
@@ -48,6 +49,7 @@ class Watching(Streaming):
     Attributes:
         loss_way: "whole" (transformers' own), or a way of model.loss.token_loss.
         family, text_attention, vision_attention: see model.families.
+        decision_head: D -> 1, where the SPEAK policy has such.
     """
 
     loss_way = "whole"
@@ -68,6 +70,8 @@ class Watching(Streaming):
             raise UserError("this configuration names no variant: use from_pretrained(path, variant=...)")
         self.settings = Settings.resolve(saved)
         self.markup = Markup.read(saved["markup"])
+        has_head = self.settings.schedule.has_head
+        self.decision_head = nn.Linear(config.text_config.hidden_size, 1) if has_head else None
 
     @classmethod
     def from_pretrained(cls, path, *args, **kwargs):
@@ -86,6 +90,7 @@ class Watching(Streaming):
         config = kwargs.pop("config", None)
         if config is None:
             config = cls.config_class.from_pretrained(path, **hub)
+        known = Settings.resolve({"variant": "origin"} | (getattr(config, "swwatch", None) or {}))
         asked = {key: kwargs.pop(key) for key in ASKED if key in kwargs}
         config = annotate(config, AutoTokenizer.from_pretrained(path, **hub), where=str(path), **asked)
         attention = kwargs.pop("attn_implementation", "sdpa")
@@ -93,7 +98,12 @@ class Watching(Streaming):
         kwargs["attn_implementation"] = attention if attention != "flex" else "sdpa"
         wants_info = kwargs.pop("output_loading_info", False)
         model, info = super().from_pretrained(path, *args, config=config, output_loading_info=True, **kwargs)
-        wrong = sorted(info["missing_keys"]) + sorted(str(key) for key in info["mismatched_keys"])
+        new = ["decision_head."] if model.decision_head is not None and not known.schedule.has_head else []
+        if new:  # it is to be trained
+            for parameter in model.decision_head.parameters():
+                nn.init.zeros_(parameter)
+        missing = [key for key in info["missing_keys"] if not key.startswith(tuple(new))]
+        wrong = sorted(missing) + sorted(str(key) for key in info["mismatched_keys"])
         if wrong:  # transformers would go on with random numbers in their place
             raise UserError(f"{path}: {len(wrong)} weights are missing or of another shape, the first is {wrong[0]}")
         if attention == "flex":
@@ -194,6 +204,7 @@ class Watching(Streaming):
         columns=None,
         kept=None,
         labels=None,
+        decisions=None,
         **kwargs,
     ):
         """One forward over whole sequences.
@@ -208,6 +219,7 @@ class Watching(Streaming):
                 left to the variant, those of the SEE policy. Where that decides late, all: rows that it drops are
                 struck out here, and logits are of those that are left.
             labels: (B, L); the loss is computed in the way `self.loss_way`, and without logits unless that is "whole".
+            decisions: (B, L) float32 of data.timed: what rows decide, which counts in the loss beside the labels.
         Raises:
             UserError: a sequence that cannot be parsed, explicit positions without the mask that belongs to them, or
                 a mask that the backend cannot execute.
@@ -228,8 +240,8 @@ class Watching(Streaming):
         if self.settings.see.decides_late and pixel_values_videos is not None:
             if columns is None:
                 raise UserError(f"see {self.settings.see} strikes out rows: pass columns, or leave positions to it")
-            whole = input_ids, position_ids, columns, labels, pixel_values_videos, video_grid_thw
-            position_ids, columns, labels, late = strike_out(self, *whole)
+            whole = input_ids, position_ids, columns, labels, pixel_values_videos, video_grid_thw, decisions
+            position_ids, columns, labels, decisions, late = strike_out(self, *whole)
         if columns is not None:
             if attention_mask is not None:
                 raise UserError("columns and attention_mask both say who may attend to whom: pass one of them")
@@ -254,12 +266,18 @@ class Watching(Streaming):
             inputs |= {"input_ids": None, "pixel_values_videos": None}
             inputs |= self.embed_kept(input_ids, pixel_values_videos, video_grid_thw, kept)
         inputs |= late
-        if labels is None or self.loss_way == "whole":
+        if labels is None or self.loss_way == "whole" and decisions is None:
             return super().forward(**inputs, labels=labels, **kwargs)
         num_items = kwargs.pop("num_items_in_batch", None)
         hidden = self.model(**inputs, **kwargs).last_hidden_state
-        loss = token_loss(hidden, labels, self.lm_head, num_items=num_items, way=self.loss_way)
-        return CausalLMOutputWithPast(loss=loss)
+        way = "single" if self.loss_way == "whole" else self.loss_way
+        if decisions is None:
+            return CausalLMOutputWithPast(loss=token_loss(hidden, labels, self.lm_head, num_items=num_items, way=way))
+        if num_items is None:
+            num_items = (labels[:, 1:] != IGNORED).sum() + decisions.count_nonzero()
+        words = token_loss(hidden, labels, self.lm_head, num_items=1, way=way)
+        decided = decision_loss(hidden, decisions, self.markup, self.lm_head, self.decision_head)
+        return CausalLMOutputWithPast(loss=(words + decided) / num_items)
 
     def masks_for(self, columns: torch.Tensor) -> tuple[torch.Tensor | BlockMask | dict | None, dict]:
         """(B, 5, L) columns -> the attention mask of this backend, and further arguments for its kernel.

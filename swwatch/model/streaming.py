@@ -67,8 +67,13 @@ class Streaming:
 
     @torch.no_grad()
     def step(
-        self, cache: StreamCache, rows: Layout, embeds: torch.Tensor, predicts: int | range | None = -1
-    ) -> torch.Tensor | None:
+        self,
+        cache: StreamCache,
+        rows: Layout,
+        embeds: torch.Tensor,
+        predicts: int | range | None = -1,
+        decides: int | None = None,
+    ) -> torch.Tensor | None | tuple[torch.Tensor | None, torch.Tensor]:
         """Feed new tokens of one session to the LLM.
 
         Args:
@@ -76,8 +81,9 @@ class Streaming:
             rows: Layout of the Q new tokens.
             embeds: (Q, W) their embeddings.
             predicts: index of the row whose logits are wanted; a range: of n such rows; None: none are.
+            decides: index of the row after which the chance of "not yet" is wanted, see `not_yet`; None: none is.
         Returns:
-            (V,) float32 logits after that row, (n, V) of a range, or None.
+            (V,) float32 logits after that row, (n, V) of a range, or None; with `decides` that and the chance.
         """
         mask = cache.admit(rows).to(embeds.device)
         if self.attention == "flash_attention_2":
@@ -90,7 +96,15 @@ class Streaming:
             use_cache=True,
         ).last_hidden_state
         wanted = list(predicts) if isinstance(predicts, range) else predicts
-        return None if wanted is None else self.lm_head(hidden[0, wanted]).float()
+        logits = None if wanted is None else self.lm_head(hidden[0, wanted]).float()
+        return logits if decides is None else (logits, self.not_yet(hidden[0, decides]))
+
+    def not_yet(self, hidden: torch.Tensor) -> torch.Tensor:
+        """States (D,) after the last norm -> the chance that it is too early to speak: of another picture as the next
+        token, or by the model's head for it. 0-d, float32."""
+        if self.decision_head is not None:
+            return torch.sigmoid(-self.decision_head(hidden)[0].float())
+        return self.lm_head(hidden).float().softmax(-1)[self.markup.video]
 
     @torch.no_grad()
     def step_many(
@@ -99,20 +113,21 @@ class Streaming:
         rows: Sequence[Layout],
         embeds: Sequence[torch.Tensor],
         predicts: Sequence[int | range | None] | None = None,
-    ) -> list[torch.Tensor | None]:
+        decides: Sequence[int | None] | None = None,
+    ) -> list[torch.Tensor | None | tuple[torch.Tensor | None, torch.Tensor]]:
         """`step` for n sessions in one forward.
 
         Args:
             caches: n different caches; each takes in its own rows.
             rows: n layouts of Q_1 .. Q_n new tokens.
             embeds: n tensors (Q_i, W).
-            predicts: n times what `step` takes; by default the last row of each.
+            predicts, decides: n times what `step` takes; by default the last row of each, and none.
         Returns:
             n times what `step` returns.
         """
-        predicts = predicts or [-1] * len(caches)
+        predicts, decides = predicts or [-1] * len(caches), decides or [None] * len(caches)
         if len(caches) == 1:
-            return [self.step(caches[0], rows[0], embeds[0], predicts[0])]
+            return [self.step(caches[0], rows[0], embeds[0], predicts[0], decides[0])]
         device, text = embeds[0].device, self.model.language_model
         masks = [cache.admit(new).to(device) for cache, new in zip(caches, rows, strict=True)]
         if self.attention == "flash_attention_2":
@@ -125,14 +140,18 @@ class Streaming:
             past_key_values=SessionBatch(caches, sizes),
             use_cache=True,
         ).last_hidden_state
-        begins = itertools.accumulate(sizes, initial=0)
+        begins = list(itertools.accumulate(sizes, initial=0))
         asked = [() if i is None else i if isinstance(i, range) else (i,) for i in predicts]
         wanted = [begin + i % n for begin, n, some in zip(begins, sizes, asked, strict=False) for i in some]
-        if not wanted:
-            return [None] * len(caches)
-        logits = self.lm_head(hidden[0, torch.tensor(wanted).to(device)]).float().split([len(some) for some in asked])
-        both = zip(predicts, logits, strict=True)
-        return [None if i is None else after if isinstance(i, range) else after[0] for i, after in both]
+        answers: list = [None] * len(caches)
+        if wanted:
+            logits = self.lm_head(hidden[0, torch.tensor(wanted).to(device)]).float()
+            both = zip(predicts, logits.split([len(some) for some in asked]), strict=True)
+            answers = [None if i is None else after if isinstance(i, range) else after[0] for i, after in both]
+        for number, row in enumerate(decides):
+            if row is not None:
+                answers[number] = answers[number], self.not_yet(hidden[0, begins[number] + row % sizes[number]])
+        return answers
 
     def another(self) -> "Streaming":
         """For another thread: weights are only read, and nothing is kept between calls."""

@@ -130,6 +130,7 @@ def layout(
     t_per_step: float = 2,
     step_s: float = seconds_of_step(),
     questions: Mapping[int, int] | None = None,
+    starts: Sequence[int] | None = None,
 ) -> Layout:
     """Lay out a whole sample: every token in training order with its step, positions and visibility.
 
@@ -146,9 +147,11 @@ def layout(
         t_per_step: temporal positions per step, see rules.families (2 in the released checkpoints, at 2 frames a
             second); step_s: seconds of a step, for the schedule.
         questions: step -> tokens of a further question that stands before its patch.
+        starts: which of the spoken tokens begin an answer, behind a header at the step that they are spoken at; each
+            is the first one of its step. None: one answer, whose header comes at the first step.
     Returns:
         Layout of L = prompt_len + sum of the patches' kept tokens and those around them + suffix_len + header_len +
-        answer_len tokens, and those of further questions, on the CPU.
+        answer_len tokens, and those of further questions and headers, on the CPU.
     Raises:
         UserError: unknown variant. ValueError: no steps, or a negative length.
     """
@@ -168,8 +171,9 @@ def layout(
             watched.append(cursor.suffix(suffix_len))
 
     def speak(step: int) -> None:
-        if step == 0:
-            said.append(cursor.say(header_len, 0, Kind.HEADER))
+        begins = step == 0 if starts is None else per_step[step] > 0 and sum(per_step[:step]) in starts
+        if begins:
+            said.append(cursor.say(header_len, step, Kind.HEADER))
         said.append(cursor.say(per_step[step], step))
 
     if variant.speaks is Speaks.OFFLINE:

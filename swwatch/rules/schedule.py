@@ -37,6 +37,9 @@ class Now:
         token_s: what a token took when something was said last, in seconds; None: nothing was.
         perplexity: of the newest words, if they were said now that this step is in; None: there are none.
         said_perplexity: of the same words, when they were said.
+        going: an answer was begun and is not over.
+        not_yet: the model's own chance that it is too early to speak, after the last token of this step; None: all of
+            its tokens were dropped.
     """
 
     step: int
@@ -47,6 +50,8 @@ class Now:
     token_s: float | None = None
     perplexity: float | None = None
     said_perplexity: float | None = None
+    going: bool = False
+    not_yet: float | None = None
 
 
 class Schedule(Protocol):
@@ -67,6 +72,25 @@ class Steady:
 
     def budget(self, now: Now) -> int:
         return self.k
+
+    def arrival_s(self, step: int, nominal_s: float, step_s: float) -> float:
+        return nominal_s
+
+
+@dataclass(frozen=True)
+class Planned:
+    """Answers one after the other, as captions with their times have them.
+
+    Attributes:
+        at: tokens said at each step.
+        starts: which of all tokens begin an answer.
+    """
+
+    at: tuple[int, ...]
+    starts: tuple[int, ...]
+
+    def budget(self, now: Now) -> int:
+        return self.at[now.step]
 
     def arrival_s(self, step: int, nominal_s: float, step_s: float) -> float:
         return nominal_s

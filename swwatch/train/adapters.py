@@ -31,13 +31,14 @@ def adapt(model: nn.Module, settings: TrainSettings, begin: Path | None) -> Adap
     if begin is not None:
         adapted = attach(model, begin, trainable=True)
     else:
+        own = [] if model.decision_head is None else ["decision_head"]
         config = LoraConfig(
             r=settings.lora_rank,
             lora_alpha=settings.lora_alpha,
             lora_dropout=settings.lora_dropout,
             target_modules=targets(model, settings.lora_targets),
             use_dora=settings.adapter == "dora",
-            modules_to_save=model.mergers if settings.train_merger else None,
+            modules_to_save=[*(model.mergers if settings.train_merger else ()), *own] or None,
         )
         with torch.random.fork_rng(devices=[]):  # the same adapters whatever was drawn before
             torch.manual_seed(settings.seed)
@@ -59,6 +60,7 @@ def targets(model: nn.Module, patterns: list[str] | None) -> list[str]:
         UserError: a pattern matches no linear layer.
     """
     names = [name for name, module in model.named_modules() if isinstance(module, nn.Linear)]
+    names = [name for name in names if name != "decision_head"]  # which learns in full
     if patterns is None:
         return [name for name in names if name.startswith(f"{LLM}.")]
     chosen: set[str] = set()

@@ -16,6 +16,7 @@ from swwatch.launch.place import in_torchrun
 from swwatch.model.checks import check_checkpoint, saved_settings
 from swwatch.model.settings import ASKED, Settings
 from swwatch.paths import ROOT
+from swwatch.rules import variants
 from swwatch.rules.systems import get
 from swwatch.rules.variants import TURNS, VARIANTS
 from swwatch.train.parallel import deepspeed_settings
@@ -78,7 +79,10 @@ def complete(settings: TrainSettings) -> TrainSettings:
     known = Settings.resolve(saved, **asked, where=model_path)
     variant = known.variant
     if variant not in TURNS:
+        known.schedule.check(variants.get(variant))
         known.schedule.check_training()
+        if known.schedule.has_head and settings.adapter == "none" and not settings.train_llm:
+            raise UserError(f"schedule {known.schedule} has a head on the LLM, which is to learn: set train_llm")
     for name in ("schedule", "see") if variant in TURNS else OF_TURNS:
         if getattr(settings, name) != getattr(TrainSettings, name):
             others = ", ".join(VARIANTS if variant in TURNS else TURNS)

@@ -10,7 +10,6 @@ from transformers import TrainerCallback
 
 from swwatch.data.collator import Collator
 from swwatch.data.lengths import lengths_of
-from swwatch.data.prompt import IGNORED
 from swwatch.data.samples import Sample, Samples
 from swwatch.errors import UserError
 from swwatch.train import distributed
@@ -79,7 +78,7 @@ class HeldOut(TrainerCallback):
             total = float(model(**inputs, num_items_in_batch=one, use_cache=False).loss)
             if samples:
                 loss += total
-                tokens += sum(int((sample.labels[1:] != IGNORED).sum()) for sample in samples)
+                tokens += sum(sample.num_learned for sample in samples)
                 num_samples += len(samples)
         return loss, tokens, num_samples
 

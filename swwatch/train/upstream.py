@@ -15,15 +15,18 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from pickle import UnpicklingError
 
+import torch
 from torch import serialization
 from torch.utils.data import DataLoader, Sampler
 from transformers import Trainer, TrainingArguments
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
+from swwatch.data.prompt import IGNORED
 from swwatch.errors import UserError
 
 PRIVATE = {  # module -> names in it
     "transformers": (
+        "Trainer._get_num_items_in_batch",
         "Trainer._get_train_sampler",
         "Trainer._load_from_checkpoint",
         "Trainer._prepare_for_training",
@@ -94,6 +97,10 @@ class OpenTrainer(Trainer, ABC):
         with only_tensors(resume_from_checkpoint, self.is_deepspeed_enabled):
             return super().train(resume_from_checkpoint, **kwargs)
 
+    def _get_num_items_in_batch(self, batch_samples: list[dict], device) -> torch.Tensor | int | None:
+        """Decisions count as labels do: each is a place in the loss."""
+        return super()._get_num_items_in_batch([_with_decisions(batch) for batch in batch_samples], device)
+
     def _get_train_sampler(self, train_dataset=None) -> Sampler:
         return self.run_order()
 
@@ -162,6 +169,14 @@ def only_tensors(checkpoint: str | None, deepspeed: bool) -> Iterator[None]:
 
 def _named(module: str, name: str) -> type:
     return getattr(import_module(module), name)
+
+
+def _with_decisions(batch: dict) -> dict:
+    """A batch whose labels have one more for each decision."""
+    if "decisions" not in batch:
+        return batch
+    more = torch.where(batch["decisions"] != 0, 0, IGNORED)
+    return batch | {"labels": torch.cat([batch["labels"], more], dim=1)}
 
 
 def _special(configuration) -> dict:

@@ -47,6 +47,18 @@ def clip_dataset(loaded, data: Path, variant: str, schedule=None, **options) -> 
     )
 
 
+CAPTIONS = [{"at_s": 1.2, "text": "a red circle"}, {"at_s": 3.5, "text": "a blue square moves"}]
+
+
+def make_timed_clips(folder: Path, count: int) -> Path:
+    """The same with none, one or two captions that have times, in turn."""
+    data = make_clips(folder, count)
+    records = [json.loads(line) for line in data.read_text(encoding="utf-8").splitlines()]
+    lines = [json.dumps(record | {"captions": CAPTIONS[: i % 3]}) + "\n" for i, record in enumerate(records)]
+    data.write_text("".join(lines), encoding="utf-8")
+    return data
+
+
 def make_clips(folder: Path, count: int, bad: tuple[int, ...] = ()) -> Path:
     """`count` clips of 2 to 4 s and their jsonl; those in `bad` are empty files. Returns the jsonl."""
     records = []

@@ -4,6 +4,8 @@ checkpoints. Those of schedules.py know a plan; each of the others decides while
 
 from swwatch.errors import UserError
 from swwatch.policies.speak.change import Change
+from swwatch.policies.speak.gate import Gate
+from swwatch.policies.speak.head import Head
 from swwatch.policies.speak.pace import Pace
 from swwatch.policies.speak.policy import Speak
 from swwatch.policies.speak.schedules import Burst, RandomK, Stall, WaitK
@@ -13,7 +15,7 @@ from swwatch.rules import variants
 
 __all__ = ["FORMS", "SPEAK", "Burst", "RandomK", "Speak", "Stall", "WaitK", "check_schedule", "parse_schedule"]
 
-SPEAK = table(WaitK, RandomK, Burst, Stall, Change, Pace, Sved)
+SPEAK = table(WaitK, RandomK, Burst, Stall, Change, Pace, Sved, Gate, Head)
 FORMS = forms(SPEAK)
 
 

@@ -9,7 +9,7 @@ from swwatch.policies.table import Policy, option
 from swwatch.rules.schedule import Now
 from swwatch.rules.variants import Speaks, Variant, speaking
 
-CHANGE, CLOCK, PROBE = "change", "clock", "probe"  # what a policy may need to be told, see `Now`
+CHANGE, CLOCK, PROBE, NOT_YET = "change", "clock", "probe", "not_yet"  # what a policy may need to be told, see `Now`
 
 
 class SpeakState(Protocol):
@@ -29,11 +29,15 @@ class Speak(Policy):
     Attributes:
         needs: what it must be told beside the number of a step and its arrival.
         for_whom: how variants speak that can speak so.
+        learned: the model is trained for it, on captions with their times, and says itself when its answers end.
+        has_head: the model has a head of its own for it.
     """
 
     table: ClassVar[str] = "schedule"
     needs: ClassVar[frozenset[str]] = frozenset()
     for_whom: ClassVar[tuple[Speaks, ...]] = (Speaks.OFFLINE, Speaks.ALTERNATING, Speaks.PARALLEL)
+    learned: ClassVar[bool] = False
+    has_head: ClassVar[bool] = False
     k: int = option(3, least=1)
 
     def begin(self) -> SpeakState:
@@ -69,11 +73,24 @@ class Speak(Policy):
             names = ", ".join(speaking(*self.for_whom))
             raise UserError(f"{variant.name!r} cannot speak by {self}, which is for {names}: take another schedule")
 
+    def check_trained(self, schedule: "str | Speak", where: str) -> None:
+        """Refuse a model that was not trained for it, where it must have been.
+
+        Args:
+            schedule: that of its training; where: the model, for messages.
+        """
+        if self.learned and str(schedule).partition(":")[0] != self.name:
+            raise UserError(
+                f"{where} was trained with {schedule} and never learned to speak by {self}: train it so "
+                f"(swwatch train --schedule {self.name}), or take another schedule"
+            )
+
 
 @dataclass(frozen=True)
 class Deciding(Speak, ABC):
-    """One that decides while it streams. It can be put on any checkpoint of a variant that it is for, and nothing can
-    be laid out by it before the stream has been: no training sample, and no picture.
+    """One that decides while it streams. Nothing can be laid out by it before the stream has been: no picture, and no
+    training sample but by the times of its captions, where it is learned. Others can be put on any checkpoint of a
+    variant that they are for.
 
     It is told when an answer begins (`Now.begins`), and must speak then. Where the answer is over and it says that
     tokens are due, another one begins.
@@ -85,10 +102,10 @@ class Deciding(Speak, ABC):
 
     def budget(self, now: Now) -> int:
         """Raises UserError: there is no stream."""
-        self.check_training()
-
-    def check_training(self) -> None:
         raise UserError(
             f"{self} decides while it streams, and nothing can be laid out by it before: train and draw with wait-k, "
             f"and give --schedule {self} to swwatch stream, watch or eval"
         )
+
+    def check_training(self) -> None:
+        self.budget(Now(0, 0.0))
