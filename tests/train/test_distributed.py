@@ -78,17 +78,17 @@ CHANGES = {"max_steps": 4, "save_steps": 2, "save_total_limit": 2, "batch_size":
 
 
 @pytest.fixture
-def alone(flags, made_once):
+def alone(flags, made_once, tiny_checkpoint):
     """The run of one process: 4 steps of 6 clips, so steps 2 and 3 reach into the next epoch of 8."""
 
     def make(out: Path) -> None:
         assert main(flags(**CHANGES, output_dir=out)) == 0
 
-    return made_once("by-one", make)
+    return made_once(f"by-one-{tiny_checkpoint.name}", make)
 
 
 @pytest.fixture
-def by_two(flags, made_once):
+def by_two(flags, made_once, tiny_checkpoint):
     """by_two(engine) -> the finished run of two processes; made once."""
 
     def build(engine: str) -> Path:
@@ -97,7 +97,7 @@ def by_two(flags, made_once):
             assert done.returncode == 0, done.stderr
             assert done.stdout.count("the model is in") == 1, "only the main process speaks"
 
-        return made_once(f"by-two-{engine}", make)
+        return made_once(f"by-two-{engine}-{tiny_checkpoint.name}", make)
 
     return build
 

@@ -5,9 +5,10 @@ import pytest
 from swwatch.toy.checkpoint import make_checkpoint
 from tests.helpers.tiny import SIZES
 from tests.train import test_adapters as adapters
+from tests.train import test_distributed as distributed
 from tests.train import test_parts as parts
 
-fresh = adapters.fresh
+fresh, alone, by_two = adapters.fresh, distributed.alone, distributed.by_two
 
 
 @pytest.fixture(scope="module")
@@ -29,3 +30,8 @@ def test_checkpointing_changes_nothing_and_adapters_go_on_the_llm_alone(fresh, c
 
 def test_the_mergers_of_deeper_layers_are_part_of_the_merger(flags, tiny_checkpoint, tmp_path):
     parts.test_only_the_chosen_parts_move(flags, tiny_checkpoint, tmp_path, ("merger",))
+
+
+@pytest.mark.parametrize("engine", distributed.ENGINES)
+def test_two_processes_give_the_run_of_one(engine, alone, by_two):
+    distributed.test_two_processes_give_the_run_of_one_in_the_engine_that_was_asked_for(engine, alone, by_two)
