@@ -13,6 +13,7 @@ from swwatch.rules.variants import VARIANTS, Speaks, speaking
 from swwatch.toy.checkpoint import make_checkpoint
 from tests.data.turns import test_samples as samples
 from tests.engine import test_endless as endless
+from tests.engine import test_flash_route as flash
 from tests.engine import test_promises as promises
 from tests.engine import test_turns as turns
 from tests.helpers.streams import Paced, full_forward, random_stream, spoken_by
@@ -89,6 +90,11 @@ def test_a_copy_for_a_second_device_is_the_same_model(load_tiny):
     with ThreadWatcher(Copy(loaded.model).on("cpu"), "cpu") as watcher:
         beside = TwoDeviceSession(loaded.model, stream.prompt, choose=seam.CHOOSE, watcher=watcher)
         assert spoken_by(loaded.model, beside, Paced(stream, [0, 2, 1])) == theirs
+
+
+@pytest.mark.parametrize("variant", ["origin", "interleave"])
+def test_under_a_causal_backend_it_says_the_same(load_tiny, monkeypatch, variant):
+    flash.test_streaming_under_a_causal_backend_equals_the_masked_forward(load_tiny, monkeypatch, variant, WaitK(3))
 
 
 @pytest.mark.parametrize("variant", ["overlap", "group"])

@@ -1,4 +1,4 @@
-"""Training of Qwen3-VL, by the very tests that Qwen2.5-VL passes: adapters, merging, parts, a restart."""
+"""Training of Qwen3-VL, by the very tests that Qwen2.5-VL passes: adapters, merging, parts, two processes."""
 
 import pytest
 
@@ -32,6 +32,8 @@ def test_the_mergers_of_deeper_layers_are_part_of_the_merger(flags, tiny_checkpo
     parts.test_only_the_chosen_parts_move(flags, tiny_checkpoint, tmp_path, ("merger",))
 
 
-@pytest.mark.parametrize("engine", distributed.ENGINES)
+@pytest.mark.parametrize(
+    "engine", [pytest.param(name, marks=pytest.mark.long if name != "fsdp2" else ()) for name in distributed.ENGINES]
+)
 def test_two_processes_give_the_run_of_one(engine, alone, by_two):
     distributed.test_two_processes_give_the_run_of_one_in_the_engine_that_was_asked_for(engine, alone, by_two)

@@ -50,9 +50,14 @@ class Commentary:
 
 @dataclass(frozen=True)
 class Chat:
-    """Ordinary chat: (content, answer) of each turn; None in a content stands where the video or image is."""
+    """Ordinary chat: (content, answer) of each turn; None in a content stands where the video or image is.
+
+    Attributes:
+        still: it is about an image, which no family gives a time stamp.
+    """
 
     turns: tuple[tuple[tuple[str | None, ...], str], ...]
+    still: bool = False
 
 
 def read(record: dict) -> Commentary | Chat:
@@ -64,7 +69,7 @@ def read(record: dict) -> Commentary | Chat:
     messages = record["messages"]
     streams = [part for message in messages for part in message["content"] if part["type"] == "text_stream"]
     if not streams:
-        return _chat(messages)
+        return Chat(_chat(messages), media_of(record)["type"] == "image")
     if len(streams) > 1 or len(messages) != 2:
         raise UserError("a commentary has one user message and one text_stream")
     asked = [part for part in messages[0]["content"] if part["type"] == "text"]
@@ -116,7 +121,8 @@ def _asked(rows: list) -> tuple[Asked, ...]:
     return tuple(sorted(made, key=lambda asked: asked.time_s))
 
 
-def _chat(messages: list[dict]) -> Chat:
+def _chat(messages: list[dict]) -> tuple[tuple[tuple[str | None, ...], str], ...]:
+    """The turns of ordinary chat."""
     turns = []
     for user, assistant in zip(messages[::2], messages[1::2], strict=True):
         content = tuple(None if part["type"] in MEDIA else _text(part.get("text"), "text") for part in user["content"])
@@ -126,7 +132,7 @@ def _chat(messages: list[dict]) -> Chat:
         if not answer.strip():
             raise UserError("an answer is empty")
         turns.append((content, answer))
-    return Chat(tuple(turns))
+    return tuple(turns)
 
 
 def _text(value, name: str) -> str:

@@ -84,16 +84,16 @@ class Turns:
         """Ids of a turn's words, which may be none, with " ..." and <|im_end|>: what is learned, and spoken."""
         return self._words(words) + self.ellipsis + (self.im_end,)
 
-    def _video(self, grid: Grid, when: tuple[int, float, float], first_s: float, patch_s: float) -> list[Span]:
+    def _video(self, grid: Grid, when: tuple[int, float, float], first_s: float, patch_s: float | None) -> list[Span]:
         """A video and what is around it: its markers, or those of each patch, behind a time stamp.
 
         Args:
             when: turn and seconds of the spans.
-            first_s: where the video begins; patch_s: from one patch to the next.
+            first_s: where the video begins; patch_s: from one patch to the next, None of an image.
         """
         patches, rows, columns = grid
         pieces = [("", grid)]
-        if self.stamps:  # the middle of its frames, as in data.prompt.stamp_of
+        if self.stamps and patch_s is not None:  # the middle of its frames, as in data.prompt.stamp_of
             times_s = [first_s + (patch + 0.25) * patch_s for patch in range(patches)]
             pieces = [(f"<{tenths(time_s)} seconds>", (1, rows, columns)) for time_s in times_s]
         spans = []
@@ -106,13 +106,13 @@ class Turns:
             ]
         return spans
 
-    def plain_turn(self, number: int, content: Sequence[str | Grid], patch_s: float = 1.0) -> list[Span]:
+    def plain_turn(self, number: int, content: Sequence[str | Grid], patch_s: float | None = 1.0) -> list[Span]:
         """A user turn of ordinary chat, up to where the answer begins: no label, and the content in any order.
 
         Args:
             content: texts, and the grids of videos and images. (An image is a video of one patch: its two frames are
                 alike, and a model has the same embeddings and positions of either.)
-            patch_s: seconds from one patch of a video to the next.
+            patch_s: seconds from one patch of a video to the next; None: it is an image, which has no time stamp.
         """
         spans = [Span(Part.HEAD, self._ids("<|im_start|>user\n"), round=number)]
         for piece in content:

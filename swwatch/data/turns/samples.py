@@ -145,7 +145,7 @@ class Form:
         return turns
 
     def _chat(self, told: Chat, grid: Grid) -> list[Span]:
-        spans, step_s = self.turns.begin("", self.system_text), seconds_of_step(self.fps)
+        spans, step_s = self.turns.begin("", self.system_text), None if told.still else seconds_of_step(self.fps)
         for number, (content, answer) in enumerate(told.turns):
             spans += [self.turns.close(number - 1)] if number else []
             spans += self.turns.plain_turn(number, [grid if piece is None else piece for piece in content], step_s)

@@ -213,6 +213,10 @@ def test_ordinary_chat_is_in_the_same_chat_form_without_labels_or_ellipsis(loade
     spans, _, _ = timed.spans(Chat((((None, "What?"), "A cat."),)), (2, 1, 1))
     text = loaded.tokenizer.decode(ids_of(spans))
     assert "<0.1 seconds><|vision_start|>" in text and "<0.3 seconds><|vision_start|>" in text
+    image = {"role": "user", "content": [{"type": "image", "image": "a.png"}, {"type": "text", "text": "What?"}]}
+    told = read({"messages": [image, {"role": "assistant", "content": [{"type": "text", "text": "A cat."}]}]})
+    spans, _, _ = timed.spans(told, (1, 1, 1))
+    assert "user\n<|vision_start|><|video_pad|><|vision_end|>What?" in loaded.tokenizer.decode(ids_of(spans))
 
 
 @pytest.mark.parametrize(
