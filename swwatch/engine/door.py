@@ -14,10 +14,10 @@ from swwatch.engine.choose import open_session
 from swwatch.engine.session import Session
 from swwatch.engine.turns import TurnSession
 from swwatch.errors import UserError
-from swwatch.policies.choose import Choosing, Greedy, parse_choose
+from swwatch.policies.choose import LIMIT, Choosing, parse_choose
 from swwatch.policies.speak import Speak, check_schedule, parse_schedule
 from swwatch.rules import systems, variants
-from swwatch.rules.variants import Speaks
+from swwatch.rules.variants import Speaks, Variant
 
 if TYPE_CHECKING:
     from swwatch.model.loading import Loaded
@@ -44,30 +44,32 @@ def open_stream(
         question: what is asked; by default the evaluation question, or the chat system's own query.
         system: text of the system turn; by default that of configs/prompts.yaml, or the chat system's own.
         schedule: of a narration; by default the checkpoint's own.
-        choose: how tokens are chosen, or what differs there from the form's own; by default the likeliest token, or as
-            the chat system does.
-        limit: no answer is longer, whatever it has of its own.
+        choose: how tokens are chosen, or what differs there from the own way: the checkpoint's, else the likeliest
+            token, or as the chat system does.
+        limit: no answer is longer, whatever it has of its own; one of a
+            narration that has the default has this.
         key: seeds random schedules; the video id.
         watcher: of the engine, see `open_watcher`.
-        options: of the form: `keep` of both; those of TurnSession.
+        options: of the form: `keep` of both, by default the checkpoint's own; those of TurnSession.
     Raises:
         UserError: what the variant or the engine cannot do.
     """
-    row, more = variants.get(loaded.settings.variant), {"watcher": watcher, "clock": clock}
-    question = own_question(loaded.settings) if question is None else question
-    if row.speaks is Speaks.TURNS:
+    settings = loaded.settings
+    row, more = variants.get(settings.variant), {"watcher": watcher, "clock": clock}
+    question = own_question(settings) if question is None else question
+    in_turns = row.speaks is Speaks.TURNS
+    if options.get("keep") is None:
+        options["keep"] = settings.own_keep
+    choose = limited(chosen(settings.own_choose, choose), limit, row)
+    if in_turns:
         if schedule is not None:
             check_schedule(schedule, row.name)
         turns = loaded.turns(systems.get(row.name))
-        choose = chosen(own_choose(loaded.settings), choose)
-        if limit is not None and choose.left(0) > limit:
-            choose = replace(choose, max_new_tokens=limit)
         options |= {"query": question, "system_text": SYSTEM_TEXT if system is None else system}
         return _open(engine, loaded, turns, options, choose=choose, **more)
     system = load_prompts().system if system is None else system
     prompt = prompt_ids(loaded.tokenizer, system, question, loaded.markup)
-    choose = chosen(own_choose(loaded.settings, limit), choose)
-    schedule = parse_schedule(schedule or loaded.settings.schedule).for_clip(key)
+    schedule = parse_schedule(schedule or settings.schedule).for_clip(key)
     return _open(engine, loaded, prompt, options, schedule=schedule, choose=choose, **more)
 
 
@@ -83,15 +85,21 @@ def own_question(settings) -> str:
 
 
 def own_choose(settings, limit: int | None = None) -> Choosing:
-    """How a session that is told nothing else chooses its tokens: as the chat system does, else the likeliest one.
+    """How a session that is told nothing else chooses its tokens: as the checkpoint says, else as its form does.
 
     Args:
         settings: the checkpoint's.
-        limit: of a narration's answer.
+        limit: no answer is longer; one of a narration that has the default limit has this.
     """
-    if variants.get(settings.variant).speaks is Speaks.TURNS:
-        return parse_choose(systems.get(settings.variant).choose)
-    return Greedy() if limit is None else Greedy(max_new_tokens=limit)
+    return limited(settings.own_choose, limit, variants.get(settings.variant))
+
+
+def limited(choose: Choosing, limit: int | None, variant: Variant) -> Choosing:
+    """The same with a program's limit on an answer, see `own_choose`."""
+    is_open = variant.speaks is not Speaks.TURNS and choose.max_new_tokens in (None, LIMIT)
+    if limit is not None and (is_open or choose.left(0) > limit):
+        return replace(choose, max_new_tokens=limit)
+    return choose
 
 
 def pace_of(settings, schedule: str | Speak | None = None) -> str:

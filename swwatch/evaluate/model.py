@@ -7,6 +7,7 @@ from swwatch.launch.ranks import Alone
 from swwatch.model.fingerprint import fingerprint
 from swwatch.model.flags import DeviceFlags
 from swwatch.model.loading import Loaded
+from swwatch.model.settings import Settings
 from swwatch.rules.schedule import FPS
 
 
@@ -32,6 +33,12 @@ def identity(path: str, loaded: Loaded) -> dict[str, str | float]:
     known = {"model_fingerprint": fingerprint(path, loaded), "dtype": dtype}
     fps = loaded.settings.fps
     return known if fps == FPS else known | {"fps": fps}  # a run of before knows nothing of it
+
+
+def policies_of(settings: Settings) -> dict[str, str]:
+    """What results depend on of KEEP and CHOOSE; a run of before knows nothing of what is the form's own."""
+    policies = {"keep": settings.keep, "choose": settings.choose}
+    return {name: str(policy) for name, policy in policies.items() if policy is not None}
 
 
 def circumstances(loaded: Loaded) -> dict[str, str]:

@@ -18,12 +18,12 @@ from swwatch.config import REQUIRED, setting
 from swwatch.data.budget import BUDGETS
 from swwatch.errors import UserError
 from swwatch.model.checks import check_checkpoint, check_device, check_dtype, saved_settings
-from swwatch.model.settings import DEFAULT_SCHEDULE, check_fps, fps_of
+from swwatch.model.settings import DEFAULT_SCHEDULE, Settings, check_fps, fps_of
 from swwatch.policies.choose import CHOOSE, parse_choose
-from swwatch.policies.keep import KEEP, parse_keep
+from swwatch.policies.keep import KEEP, Keep, parse_keep
 from swwatch.policies.see import SEE, parse_see
 from swwatch.policies.speak import FORMS, check_schedule, parse_schedule
-from swwatch.policies.table import forms
+from swwatch.policies.table import Policy, forms
 from swwatch.rules import variants
 from swwatch.rules.schedule import FPS
 from swwatch.rules.systems import SYSTEMS
@@ -149,14 +149,23 @@ class LoadFlags(DeviceFlags):
 
 @dataclass(frozen=True, kw_only=True)
 class SessionFlags:
-    """What a session keeps and how it chooses, for programs that open sessions. What is left out is the form's own."""
+    """What sessions keep and how they choose, for programs that open them: `class Settings(SessionFlags, ModelFlags)`.
+
+    What is left out is the checkpoint's own, else the form's. `load` puts what is given on the loaded settings, and
+    engine.door.open_stream reads it there.
+    """
 
     heading: ClassVar[str] = "session"
 
-    keep: str | None = setting(None, f"what stays of a stream without end: {forms(KEEP)}")
-    choose: str | None = setting(None, f"how the next token is chosen: {forms(CHOOSE)}")
+    keep: str | None = setting(
+        None, f"what stays of a stream without end: {forms(KEEP)} (default: the checkpoint's own)"
+    )
+    choose: str | None = setting(
+        None, f"how the next token is chosen: {forms(CHOOSE)} (default: the checkpoint's own)"
+    )
 
     def __post_init__(self):
+        super().__post_init__()
         if self.keep is not None:
             parse_keep(self.keep)
         if self.choose is not None:
@@ -173,10 +182,42 @@ class SessionFlags:
             flag = f"--{given[0].replace('_', '-')}"
             raise UserError(f"--choose {self.choose} and {flag} both say how tokens are chosen: give one of them")
 
-    def session_policies(self) -> dict[str, str]:
-        """Those that were given, as options of a session."""
-        asked = {"keep": self.keep, "choose": self.choose}
-        return {name: text for name, text in asked.items() if text is not None}
+    def session_policies(self) -> dict[str, Policy]:
+        """Those that were given."""
+        asked = {"keep": self.keep and parse_keep(self.keep), "choose": self.choose and parse_choose(self.choose)}
+        return {name: policy for name, policy in asked.items() if policy is not None}
+
+    def settled_keep(self, path: str | Path | None) -> Keep | None:
+        """What sessions of a checkpoint will keep, known before it is loaded; None: as their form does."""
+        saved = None if path is None else saved_settings(path).get("keep")
+        return self.session_policies().get("keep") or (saved and parse_keep(saved))
+
+    def check_model(self, path: str | Path) -> None:
+        """As of the model's flags; also refuse what its variant cannot keep so."""
+        super().check_model(path)
+        keep = self.session_policies().get("keep")
+        if keep is not None and (variant := saved_settings(path).get("variant")) is not None:
+            keep.check(variants.get(variant))
+
+    def put_on(self, settings: Settings, where: str | Path = "the checkpoint") -> Settings:
+        """A checkpoint's settings with the policies that were given. That it was trained with others is told.
+
+        Raises:
+            UserError: its variant cannot be kept so.
+        """
+        asked = self.session_policies()
+        if "keep" in asked:
+            asked["keep"].check(variants.get(settings.variant))
+        for name, policy in asked.items():
+            own = getattr(settings, name)
+            if own not in (None, policy):
+                print(f"{name} {policy} is put on {where}, which was trained with {name} {own}", file=sys.stderr)
+        return replace(settings, **asked)
+
+    def load(self, path: str | Path, **more) -> "Loaded":
+        """As of the model's flags, with `put_on`."""
+        loaded = super().load(path, **more)
+        return replace(loaded, settings=self.put_on(loaded.settings, path))
 
 
 @dataclass(frozen=True, kw_only=True)

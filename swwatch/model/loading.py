@@ -46,6 +46,8 @@ def load(
     fps: float | None = None,
     other_fps: bool = False,
     seconds_per_turn: float | None = None,
+    keep=None,
+    choose=None,
     device: str | None = None,
     dtype: torch.dtype | str | None = None,
     attention: str | None = None,
@@ -58,6 +60,7 @@ def load(
         variant, schedule, pixel_budget, see, fps: needed only where the checkpoint does not know them.
         other_fps: `fps` may be another than that which it was trained at.
         seconds_per_turn: of a chat system; by default the checkpoint's own.
+        keep, choose: of every session that is not told otherwise, where the checkpoint names none.
         device: by default cuda where there is one, else cpu.
         dtype: by default bfloat16 on cuda, float32 on the CPU.
         attention: by default flash_attention_2 on cuda where it is installed and the variant is causal, else sdpa.
@@ -68,7 +71,7 @@ def load(
     """
     path = str(path)
     asked = {"variant": variant, "schedule": schedule, "pixel_budget": pixel_budget, "see": see}
-    asked |= {"fps": fps, "other_fps": other_fps, "seconds_per_turn": seconds_per_turn}
+    asked |= {"fps": fps, "other_fps": other_fps, "seconds_per_turn": seconds_per_turn, "keep": keep, "choose": choose}
     if (Path(path) / ADAPTER).exists():
         how = {"device": device, "dtype": dtype, "attention": attention}
         return _load_adapter(path, base, asked, how)

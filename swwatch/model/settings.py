@@ -10,14 +10,17 @@ from pathlib import Path
 from swwatch.data.budget import BUDGETS
 from swwatch.errors import UserError
 from swwatch.model.checks import ADAPTER
+from swwatch.policies.choose import Choosing, Greedy, parse_choose
+from swwatch.policies.keep import ALL as ALL_STAYS
+from swwatch.policies.keep import Keep, parse_keep
 from swwatch.policies.see import ALL, See, parse_see
 from swwatch.policies.speak import Speak, parse_schedule
-from swwatch.rules import variants
+from swwatch.rules import systems, variants
 from swwatch.rules.schedule import FPS, seconds_of_step
 
 DEFAULT_SCHEDULE, DEFAULT_SEE, DEFAULT_BUDGET = "wait-k:3", "all", "declared"
 # what Settings.resolve may be asked for
-ASKED = ("variant", "schedule", "pixel_budget", "see", "fps", "other_fps", "seconds_per_turn")
+ASKED = ("variant", "schedule", "pixel_budget", "see", "fps", "other_fps", "seconds_per_turn", "keep", "choose")
 MOST_FPS = 120.0  # no source has more
 OTHER = "; to watch at another rate than it was trained at, say so with --other-fps"
 
@@ -30,6 +33,7 @@ class Settings:
         schedule: of the table SPEAK; see: of the table SEE.
         fps: frames a second that it watches.
         seconds_per_turn: of a chat system; None: as System.patches_of_turns has it.
+        keep, choose: of the tables KEEP and CHOOSE; None: as the form of the session has it, see `own_keep`.
     """
 
     variant: str
@@ -38,6 +42,20 @@ class Settings:
     see: See = ALL
     fps: float = FPS
     seconds_per_turn: float | None = None
+    keep: Keep | None = None
+    choose: Choosing | None = None
+
+    @property
+    def own_keep(self) -> Keep:
+        """What stays in view of a session that is not told otherwise."""
+        form = systems.get(self.variant).keep if self.variant in variants.TURNS else ALL_STAYS
+        return self.keep or parse_keep(form)
+
+    @property
+    def own_choose(self) -> Choosing:
+        """How a session that is not told otherwise chooses its tokens."""
+        form = systems.get(self.variant).choose if self.variant in variants.TURNS else Greedy()
+        return self.choose or parse_choose(form)
 
     @property
     def step_s(self) -> float:
@@ -64,6 +82,8 @@ class Settings:
         fps: float | None = None,
         other_fps: bool = False,
         seconds_per_turn: float | None = None,
+        keep: str | Keep | None = None,
+        choose: str | Choosing | None = None,
         where: str = "the checkpoint",
     ) -> "Settings":
         """Settle what the caller asked for with what the checkpoint knows.
@@ -76,6 +96,7 @@ class Settings:
                 one does not name is the default.
             other_fps: `fps` may be another than the checkpoint's.
             seconds_per_turn: of a chat system; in place of the checkpoint's.
+            keep, choose: a session may be opened with others (`open_stream`, model.flags.SessionFlags).
             where: the checkpoint's path, for messages.
         Raises:
             UserError: no variant known, an unknown name, or a request that contradicts the checkpoint.
@@ -87,6 +108,8 @@ class Settings:
             "pixel_budget": pixel_budget,
             "see": None if see is None else str(parse_see(see)),
             "fps": None if fps is None else check_fps(fps),
+            "keep": None if keep is None else str(parse_keep(keep)),
+            "choose": None if choose is None else str(parse_choose(choose)),
         }
         for key, value in asked.items():
             put_on = key == "see" and not parse_see(saved.get(key, DEFAULT_SEE)).drops
@@ -113,7 +136,12 @@ class Settings:
             raise UserError(f"see {see}: {settled['variant']} sees all tokens of its turns, leave see out")
         schedule, fps = parse_schedule(settled["schedule"] or DEFAULT_SCHEDULE), check_fps(settled["fps"] or FPS)
         turn_s = seconds_per_turn or saved.get("seconds_per_turn")
-        return cls(settled["variant"], schedule, budget, see, fps, None if turn_s is None else float(turn_s))
+        keep = settled["keep"] and parse_keep(settled["keep"])
+        choose = settled["choose"] and parse_choose(settled["choose"])
+        if keep is not None:
+            keep.check(variants.get(settled["variant"]))
+        turn_s = None if turn_s is None else float(turn_s)
+        return cls(settled["variant"], schedule, budget, see, fps, turn_s, keep, choose)
 
 
 def fps_of(saved: dict, fps: float | None = None, other_fps: bool = False, where: str = "the checkpoint") -> float:

@@ -14,12 +14,13 @@ from swwatch.model.checks import saved_settings
 from swwatch.model.flags import ModelFlags, SessionFlags
 from swwatch.narrate.record import ClipFlags
 from swwatch.policies.choose import Greedy
-from swwatch.policies.keep import parse_keep
+from swwatch.policies.keep import Window
+from swwatch.policies.table import Policy
 from swwatch.rules.variants import TURNS
 
 
 @dataclass(frozen=True, kw_only=True)
-class StreamSettings(ModelFlags, SessionFlags, ClipFlags):
+class StreamSettings(SessionFlags, ModelFlags, ClipFlags):
     """Flags of `swwatch stream`."""
 
     engine: str = setting(AUTO, "who watches while words are said: auto, serial, fused, streams or two_device")
@@ -39,9 +40,8 @@ class StreamSettings(ModelFlags, SessionFlags, ClipFlags):
     realtime: bool = setting(False, "play the file at its own pace, and show every lag")
 
     def __post_init__(self):
-        ModelFlags.__post_init__(self)
+        super().__post_init__()
         ClipFlags.__post_init__(self)
-        SessionFlags.__post_init__(self)
         check_name(self.engine)
         self.check_choose("max_new_tokens", "repetition_penalty", "stop_early")
         if self.keep is not None and self.window is not None:
@@ -52,10 +52,10 @@ class StreamSettings(ModelFlags, SessionFlags, ClipFlags):
             if self.jsonl and file and self.jsonl.resolve() == file.resolve():
                 raise UserError(f"--jsonl names {file} itself: choose another file")
 
-    @property
-    def forgets(self) -> bool:
-        """Whether a narration may go on without end."""
-        return self.window is not None or (self.keep is not None and parse_keep(self.keep).forgets)
+    def session_policies(self) -> dict[str, Policy]:
+        """As of SessionFlags; --window is a short name of --keep."""
+        window = {} if self.window is None else {"keep": Window(self.window, self.text_sink, self.text_window)}
+        return super().session_policies() | window
 
 
 def main(argv: list[str]) -> int:
@@ -63,7 +63,8 @@ def main(argv: list[str]) -> int:
     settings.check_model(settings.model)
     settings.check_video()
     variant = settings.variant or saved_settings(settings.model).get("variant")
-    endless = settings.forgets or variant in TURNS
+    keep = settings.settled_keep(settings.model)
+    endless = (keep is not None and keep.forgets) or variant in TURNS
     clip = settings.clip(variant, settings.settled_fps(settings.model))
     steps = clip.steps(None if endless else settings.max_frames)
     first = next(steps)  # an unreadable file is told before torch is imported

@@ -20,8 +20,8 @@ from swwatch.narrate.latency import show_lag
 from swwatch.narrate.record import Clip
 from swwatch.narrate.words import Token, Turn, narration, with_fast_path
 from swwatch.paths import empty, writing
-from swwatch.policies.keep import Window
 from swwatch.rules.systems import get
+from swwatch.rules.variants import TURNS
 
 
 def stream(settings, clip: Clip, first: StepFrames, steps: Iterator[StepFrames]) -> int:
@@ -31,7 +31,10 @@ def stream(settings, clip: Clip, first: StepFrames, steps: Iterator[StepFrames])
     except OSError as error:
         raise UserError(f"--jsonl {settings.jsonl} cannot be written: {error.strerror}") from error
     loaded = settings.load(settings.model)
-    model, options = loaded.model, session_options(settings)
+    model, forgets = loaded.model, loaded.settings.own_keep.forgets
+    options = session_options(settings)
+    if forgets and settings.choose is None and loaded.settings.variant not in TURNS:
+        options.setdefault("max_new_tokens", None)
     if clip.question is not None:
         options.setdefault("question", clip.question)
     if clip.told is not None and get(loaded.settings.variant).previous_text:
@@ -42,7 +45,7 @@ def stream(settings, clip: Clip, first: StepFrames, steps: Iterator[StepFrames])
     engine, why = choose(settings.engine, loaded.settings.variant, model.device, num_devices)
     watcher = open_watcher(engine, model)
     if model.device.type == "cuda" and not settings.attention:
-        refused = why_not_fast(loaded.settings.variant, settings.forgets or None, loaded.settings.schedule)
+        refused = why_not_fast(loaded.settings.variant, forgets or None, loaded.settings.schedule)
         if refused is None:
             num_steps = (first.num_frames or settings.max_frames) // FRAMES_PER_STEP
             asked = {name: options.get(name) for name in ("question", "max_new_tokens")}
@@ -76,13 +79,7 @@ def session_options(settings) -> dict:
     """What the flags ask of a session; what they leave out is its form's own."""
     names = ("question", "schedule", "max_new_tokens", "repetition_penalty", "stop_early")
     asked = {name: getattr(settings, name) for name in names}
-    options = {name: value for name, value in asked.items() if value is not None and value is not False}
-    options |= settings.session_policies()
-    if settings.window is not None:
-        options["keep"] = Window(settings.window, settings.text_sink, settings.text_window)
-    if settings.forgets and settings.choose is None:
-        options.setdefault("max_new_tokens", None)
-    return options
+    return {name: value for name, value in asked.items() if value is not None and value is not False}
 
 
 def show(events: Iterable, step_s: float, out=None) -> Iterator:

@@ -1,15 +1,16 @@
 """Comment on a video in chat turns, for as long as it lasts, as StreamingVLM and LiveCC do."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import get_args
 
 from swwatch.config import REQUIRED, check_least, read_settings, setting
 from swwatch.errors import UserError
 from swwatch.model.checks import saved_settings
-from swwatch.model.flags import DeviceFlags
+from swwatch.model.flags import DeviceFlags, SessionFlags
 from swwatch.narrate.record import ClipFlags
 from swwatch.policies import keep
+from swwatch.policies.choose import Choosing
 from swwatch.rules import turn_positions
 from swwatch.rules.systems import SYSTEMS, Context, get
 
@@ -23,10 +24,11 @@ WINDOWS = {  # flag -> the option of a policy that it sets
 OWN = Path("own")  # of --say
 IN_VIEW = ("vision_s", "turns_s")  # what --seconds-in-view sets
 DRAWS = ("temperature", "top_k", "top_p")  # flags that have a use only where words are drawn
+CHOOSES = (*DRAWS, "seed", "max_new_tokens", "threshold", "threshold_step", "repetition_penalty")
 
 
 @dataclass(frozen=True, kw_only=True)
-class TurnsSettings(DeviceFlags, ClipFlags):
+class TurnsSettings(SessionFlags, DeviceFlags, ClipFlags):
     """Flags of `swwatch turns`."""
 
     model: str = setting(REQUIRED, "checkpoint folder or hub id")
@@ -61,17 +63,18 @@ class TurnsSettings(DeviceFlags, ClipFlags):
     top_p: float | None = setting(None, "draw among so much; 1 is off (default: the checkpoint's, else 1)")
     repetition_penalty: float | None = setting(None, "1 is off")
     threshold: float | None = setting(None, '" ..." must be likelier than this: higher talks more (LiveCC)')
-    threshold_step: float = setting(0.0, "added to it with every token of a turn")
-    seed: int = setting(42, "of the draws")
+    threshold_step: float | None = setting(None, "added to it with every token of a turn")
+    seed: int | None = setting(None, "of the draws (default: 42)")
     realtime: bool = setting(False, "play the file at its own pace")
     jsonl: Path | None = setting(None, "write one JSON object per turn here")
     vtt: Path | None = setting(None, "write subtitles (WebVTT) here")
     silent_cues: bool = setting(False, "turns of silence are subtitles, too")
 
     def __post_init__(self):
-        DeviceFlags.__post_init__(self)
+        super().__post_init__()
         ClipFlags.__post_init__(self)
         check_least(self)
+        self.check_choose("greedy", *CHOOSES)
         self._check_record()
         keep.check_eviction(self.eviction)
         if self.positions is not None:
@@ -81,7 +84,7 @@ class TurnsSettings(DeviceFlags, ClipFlags):
         if self.silent_cues and not self.vtt:
             raise UserError("--silent-cues is of subtitles: give --vtt")
         if self.system is not None:
-            self.check_system(self.system)
+            get(self.system)
 
     def _check_record(self) -> None:
         if self.record is None and (self.says_own or self.context != "none"):
@@ -95,27 +98,37 @@ class TurnsSettings(DeviceFlags, ClipFlags):
         """Whether the words of the training record stand in the stream."""
         return self.say == OWN
 
-    def check_system(self, system: str) -> None:
+    def check_system(self, system: str, own: str | None = None) -> None:
         """Refuse what the system does not do.
 
+        Args:
+            own: what the checkpoint keeps, where it says.
         Raises:
             UserError: see `kept`; previous text or positions of another system.
         """
         row = get(system)
-        self.kept(system)
+        self.kept(system, own)
         if self.previous and not row.previous_text:
             raise UserError(f"{system} keeps no previous text: put --previous into --query")
         turn_positions.of(row, self.positions)
 
-    def kept(self, system: str) -> keep.Keep:
-        """What is kept.
+    def kept(self, system: str, own: str | keep.Keep | None = None) -> keep.Keep:
+        """What is kept: --keep, or what its short names change of the checkpoint's own policy or the system's.
 
+        Args:
+            own: what the checkpoint keeps, where it says.
         Raises:
             UserError: numbers that make no sense, flags that would change nothing, or a way to forget that would
                 forget nothing.
         """
         given = {name: getattr(self, flag) for flag, name in WINDOWS.items() if getattr(self, flag) is not None}
-        own = get(system).keep
+        own = own or get(system).keep
+        if self.keep is not None:
+            short = ("eviction", "seconds_in_view", *WINDOWS)
+            if told := [name for name in short if getattr(self, name) is not None]:
+                flag = f"--{told[0].replace('_', '-')}"
+                raise UserError(f"--keep {self.keep} and {flag} both say what stays: give one of them")
+            return keep.parse_keep(self.keep)
         kind = keep.KEEP[keep.name_of(self.eviction or keep.parse_keep(own).name)]
 
         why = f"--eviction {self.eviction or kind.name}"
@@ -131,9 +144,27 @@ class TurnsSettings(DeviceFlags, ClipFlags):
                 raise UserError(f"--{flag.replace('_', '-')} has no use with {why}: leave one of them out")
         return keep.with_numbers(own, self.eviction, given)
 
-    def lopsided(self, system: str) -> str | None:
-        """What it means that one window was given and the other is the system's own, where they differ."""
-        kept, given = self.kept(system), [s for s in (self.vision_seconds, self.turns_seconds) if s is not None]
+    def chosen(self, own: Choosing) -> Choosing:
+        """How tokens are chosen.
+
+        Args:
+            own: of the checkpoint, or of the system.
+        Raises:
+            UserError: numbers that make no sense.
+        """
+        asked = {name: getattr(self, name) for name in CHOOSES} | {"penalty": self.repetition_penalty}
+        asked = {name: value for name, value in asked.items() if value is not None}
+        if self.greedy or asked.keys() & set(DRAWS):
+            own = own.drawing(not self.greedy)
+        return replace(own, **{name: value for name, value in asked.items() if name in vars(own)})
+
+    def lopsided(self, kept: keep.Keep) -> str | None:
+        """What it means that one window was given and the other is the system's own, where they differ.
+
+        Args:
+            kept: what is kept.
+        """
+        given = [s for s in (self.vision_seconds, self.turns_seconds) if s is not None]
         if len(given) != 1 or not set(IN_VIEW) <= set(kept.windows) or kept.vision_s == kept.turns_s:
             return None
         seen, told = f"{kept.vision_s:g} s", f"{kept.turns_s:g} s"
@@ -155,7 +186,7 @@ def main(argv: list[str]) -> int:
     saved = saved_settings(settings.model)
     system = settings.system or saved.get("variant")
     if system in SYSTEMS:
-        settings.check_system(system)
+        settings.check_system(system, saved.get("keep"))
         get(system).patches_of_turns(fps, settings.seconds_per_turn or saved.get("seconds_per_turn"))
     if settings.record is not None:
         if system is None:

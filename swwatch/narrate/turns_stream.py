@@ -16,10 +16,10 @@ from swwatch.engine.source import StepEncoder
 from swwatch.engine.trace import RealTimeClock, SimulatedClock
 from swwatch.errors import UserError
 from swwatch.model.loading import Loaded
+from swwatch.model.settings import Settings
 from swwatch.narrate.record import Clip
 from swwatch.narrate.words import Token, Turn, narration
 from swwatch.paths import writing
-from swwatch.policies.choose import parse_choose
 from swwatch.rules.systems import get
 from swwatch.rules.variants import TURNS
 
@@ -32,10 +32,10 @@ def stream_turns(settings, clip: Clip, steps: Iterator[StepFrames]) -> int:
         wanted = "which does not stream in turns: use swwatch stream"
         raise UserError(f"{settings.model} is trained as {system!r}, {wanted}")
     begin_s, row_of = clip.span[0], get(system)
-    options = session_options(settings, system) | told_options(settings, clip, loaded)
+    options = session_options(settings, loaded.settings) | told_options(settings, clip, loaded)
     given = options["given"]
     print(f"{clip.path} | {system} | {row_of.query if options['question'] is None else options['question']}")
-    if told := settings.lopsided(system):
+    if told := settings.lopsided(options["keep"]):
         print(told)
     budget = None if clip.told is None else training_budget(loaded.settings.pixel_budget)
     how = {
@@ -69,21 +69,19 @@ def stream_turns(settings, clip: Clip, steps: Iterator[StepFrames]) -> int:
     return 0
 
 
-def session_options(settings, system: str) -> dict:
-    """What the flags ask of a session; what they leave out is the system's own.
+def session_options(settings, own: Settings) -> dict:
+    """What the flags ask of a session; what they leave out is the checkpoint's own, else the system's.
 
+    Args:
+        own: the checkpoint's.
     Raises:
         UserError: numbers that make no sense.
     """
-    choose = parse_choose(get(system).choose).drawing(not settings.greedy)
-    names = ("max_new_tokens", "temperature", "top_k", "top_p", "threshold", "threshold_step", "seed")
-    asked = {name: getattr(settings, name) for name in names} | {"penalty": settings.repetition_penalty}
-    known = {name: value for name, value in asked.items() if value is not None and name in vars(choose)}
     return {
         "policy": settings.positions,
-        "keep": settings.kept(system),
+        "keep": settings.kept(own.variant, own.keep),
         "seconds_per_turn": settings.seconds_per_turn,
-        "choose": replace(choose, **known),
+        "choose": settings.chosen(own.own_choose),
     }
 
 

@@ -136,7 +136,8 @@ def build(settings: ServeSettings, gate):
     for model in models:
         path, named = split_model(model)
         loaded = settings.load(path, variant=named or variant)
-        content = f"{fingerprint(path, loaded)} {loaded.model.dtype}" if keeping else ""
+        asked = settings.session_policies().values()
+        content = " ".join([fingerprint(path, loaded), *map(str, (loaded.model.dtype, *asked))]) if keeping else ""
         checkpoints.append(Checkpoint(Path(path).name or path, loaded, content))
     room = Room(video_s=math.ceil(settings.total_s) + SPARE_S, tokens=settings.max_tokens)
     stages = Stages(checkpoints, engine=settings.engine, max_sessions=settings.max_sessions, room=room)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 from swwatch.config import setting
 from swwatch.engine.choose import AUTO, check_name
 from swwatch.errors import UserError
-from swwatch.model.flags import LoadFlags
+from swwatch.model.flags import LoadFlags, SessionFlags
 
 if TYPE_CHECKING:
     from swwatch.client.protocol import LimitsTold
@@ -65,7 +65,7 @@ class Limits:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ServeSettings(LoadFlags, Limits):
+class ServeSettings(SessionFlags, LoadFlags, Limits):
     """Flags of `swwatch serve`."""
 
     model: list[str] = setting([], "checkpoint folder or hub id, also as VARIANT=PATH; repeat it", repeat=True)
@@ -86,7 +86,7 @@ class ServeSettings(LoadFlags, Limits):
     log_level: Literal["debug", "info", "warning", "error"] = setting("info", "to stderr: debug, info, warning, error")
 
     def __post_init__(self):
-        LoadFlags.__post_init__(self)
+        super().__post_init__()
         Limits.__post_init__(self)
         check_name(self.engine)
         if not 0 <= self.port <= 65535:  # some systems would take the rest of the division by 65536

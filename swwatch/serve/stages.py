@@ -16,7 +16,7 @@ class Checkpoint:
     """A loaded model under the name that people know it by.
 
     Attributes:
-        content: its weights and their type, for those who keep sessions of it.
+        content: its weights, their type and the policies of its sessions, for those who keep these.
     """
 
     name: str

@@ -52,14 +52,13 @@ def banner(
 
 
 def _variant(settings: TrainSettings, loaded: Loaded) -> str:
-    name = loaded.settings.variant
-    if name not in TURNS:
-        see = f", see {loaded.settings.see}" if loaded.settings.see.drops else ""
-        return f"{name}, schedule {loaded.settings.schedule}{see}"
-    told = [
-        f"{key} {getattr(settings, key)}" for key in ("text_sink", "text_window") if getattr(settings, key) is not None
-    ]
-    return ", ".join([name, f"positions {settings.positions}", f"context {settings.context}", *told])
+    name, policies = loaded.settings.variant, {"keep": loaded.settings.keep, "choose": loaded.settings.choose}
+    if loaded.settings.see.drops:
+        policies = {"see": loaded.settings.see} | policies
+    turns = [f"positions {settings.positions}", f"context {settings.context}"]
+    form = turns if name in TURNS else [f"schedule {loaded.settings.schedule}"]
+    told = [f"{table} {policy}" for table, policy in policies.items() if policy is not None]
+    return ", ".join([name, *form, *told])
 
 
 def _rates(settings: TrainSettings) -> str:

@@ -14,7 +14,7 @@ from swwatch.data.tasks import TASKS
 from swwatch.errors import UserError
 from swwatch.launch.place import in_torchrun
 from swwatch.model.checks import check_checkpoint, saved_settings
-from swwatch.model.settings import ASKED, Settings
+from swwatch.model.settings import Settings
 from swwatch.paths import ROOT
 from swwatch.rules import variants
 from swwatch.rules.systems import get
@@ -75,8 +75,7 @@ def complete(settings: TrainSettings) -> TrainSettings:
     saved = saved_settings(model_path) if is_here or settings.variant is None else {}  # else loading will tell
     if not (settings.variant or saved):
         raise UserError(f"which variant? Set QWEN2_5_VL_VARIANT or --variant to one of {', '.join(VARIANTS | TURNS)}")
-    asked = {name: getattr(settings, name) for name in ASKED}
-    known = Settings.resolve(saved, **asked, where=model_path)
+    known = Settings.resolve(saved, **settings.asked(saved), where=model_path)
     variant = known.variant
     if variant not in TURNS:
         known.schedule.check(variants.get(variant))

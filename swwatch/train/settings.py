@@ -8,11 +8,17 @@ from typing import Any, Literal
 from swwatch.config import check_least, setting
 from swwatch.data.tasks import TASKS
 from swwatch.errors import UserError
+from swwatch.model.settings import ASKED
 from swwatch.paths import ROOT
+from swwatch.policies.choose import CHOOSE
+from swwatch.policies.keep import KEEP, parse_keep, with_numbers
 from swwatch.policies.see import SEE
 from swwatch.policies.table import forms
+from swwatch.rules import systems
 from swwatch.rules.systems import Context
 from swwatch.rules.variants import TURNS, VARIANTS
+
+TEXT_KEPT = ("text_sink", "text_window")  # options of a policy of KEEP that have a setting of their own
 
 
 @dataclass(frozen=True)
@@ -52,6 +58,12 @@ class TrainSettings:
     see: str | None = setting(
         None, f"which video tokens are seen: {forms(SEE)} (default: the checkpoint's own, else all)", since="0.1"
     )
+    keep: str | None = setting(
+        None, f"what stays of a stream without end: {forms(KEEP)} (default: the checkpoint's own)", since="0.1"
+    )
+    choose: str | None = setting(
+        None, f"how sessions choose tokens: {forms(CHOOSE)} (default: the checkpoint's own)", since="0.1"
+    )
     pixel_budget: str | None = setting(
         None, "declared, release or qwen3_vl (default: the checkpoint's own, else declared)"
     )
@@ -84,10 +96,10 @@ class TrainSettings:
         "none", "of livecc: what a query tells besides, the video's title or what was said before", since="0.1"
     )
     text_sink: int | None = setting(
-        None, "of streamingvlm: first tokens of the previous text that stay (default: 512)", least=0, since="0.1"
+        None, "of streamingvlm: first tokens of the previous text that stay, an option of keep", least=0, since="0.1"
     )
     text_window: int | None = setting(
-        None, "of streamingvlm: last tokens of it that stay (default: 512)", least=0, since="0.1"
+        None, "of streamingvlm: last tokens of it that stay, an option of keep", least=0, since="0.1"
     )
     max_bad_fraction: float = setting(0.01, "stop when a larger share of records is unusable", least=0, free=True)
     # what learns
@@ -209,6 +221,24 @@ class TrainSettings:
     def annotations(self) -> list[Path]:
         """All files of training samples."""
         return [self.train_data, *(self.more_data or ())]
+
+    def asked(self, saved: dict) -> dict[str, Any]:
+        """What is asked of the checkpoint, see Settings.resolve; text_sink and text_window change its policy of KEEP.
+
+        Args:
+            saved: what the checkpoint says of itself.
+        Raises:
+            UserError: that policy has no such options.
+        """
+        asked = {name: getattr(self, name) for name in ASKED}
+        variant = self.variant or saved.get("variant")
+        given = {name: number for name in TEXT_KEPT if (number := getattr(self, name)) is not None}
+        if given and variant in TURNS:
+            own = parse_keep(self.keep or saved.get("keep") or systems.get(variant).keep)
+            if unknown := given.keys() - vars(own).keys():
+                raise UserError(f"{min(unknown)} is no option of keep {own}: leave it out")
+            asked["keep"] = with_numbers(own, None, given)
+        return asked
 
     def fixed(self) -> dict:
         """What a continued run must have in common with its beginning, as JSON values."""

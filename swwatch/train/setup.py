@@ -20,11 +20,9 @@ from swwatch.data.turns.dataset import TurnDataset, training_budget
 from swwatch.data.turns.samples import Form
 from swwatch.errors import UserError
 from swwatch.model.attention import BLOCK
-from swwatch.model.checks import ADAPTER
+from swwatch.model.checks import ADAPTER, saved_settings
 from swwatch.model.loading import Loaded, load
 from swwatch.model.loss import choose_loss
-from swwatch.model.settings import ASKED
-from swwatch.policies.keep import with_numbers
 from swwatch.rules import systems
 from swwatch.rules import turn_positions as positions
 from swwatch.rules.variants import TURNS
@@ -93,10 +91,11 @@ def load_model(settings: TrainSettings, begin: Path | None, engine: Engine) -> L
     Raises:
         UserError: it cannot be loaded, or not in the way an adapter needs.
     """
-    asked = {name: getattr(settings, name) for name in ASKED}
+    path = begin or settings.model_path
+    asked = settings.asked(saved_settings(path))
     how = {"dtype": base_dtype(settings, engine), "attention": settings.attention, "device": engine.device()}
     if settings.adapter == "none":
-        return load(begin or settings.model_path, **asked, **how)
+        return load(path, **asked, **how)
     if (Path(settings.model_path) / ADAPTER).exists():
         raise UserError(f"{settings.model_path} is an adapter itself: merge it first (swwatch merge)")
     return load(settings.model_path, **asked, **how, quantisation=quantisation(settings))
@@ -139,8 +138,7 @@ def clips_of(settings: TrainSettings, records: Data, data: Path, loaded: Loaded,
     }
     if in_turns:
         turns = loaded.turns(systems.get(loaded.settings.variant))
-        given = {name: getattr(settings, name) for name in ("text_sink", "text_window")}
-        kept = with_numbers(turns.system.keep, None, {name: n for name, n in given.items() if n is not None})
+        kept = loaded.settings.own_keep
         times = {"fps": loaded.settings.fps, "seconds_per_turn": loaded.settings.seconds_per_turn}
         form = Form(turns, settings.context, settings.max_length, settings.truncate, kept, **times)
         policy, step = positions.of(turns.system, settings.positions), loaded.model.t_per_step

@@ -30,7 +30,7 @@ OF_A_SERVER = ("variant", "schedule")  # flags of a model that a server's sessio
 
 
 @dataclass(frozen=True, kw_only=True)
-class WatchSettings(LoadFlags, SessionFlags):
+class WatchSettings(SessionFlags, LoadFlags):
     """Flags of `swwatch watch`."""
 
     source: str = setting(REQUIRED, "a file, an http(s) or rtsp(s) address, or camera:0", positional=True)
@@ -48,8 +48,7 @@ class WatchSettings(LoadFlags, SessionFlags):
     jsonl: Path | None = setting(None, "write every event here, as messages of docs/protocol.md")
 
     def __post_init__(self):
-        LoadFlags.__post_init__(self)
-        SessionFlags.__post_init__(self)
+        super().__post_init__()
         check_least(self)
         if self.server:
             for name in (
@@ -135,5 +134,4 @@ def open_narrator(settings: WatchSettings):
         max_new_tokens=settings.max_new_tokens or MOST_TOKENS,
         keeps_up=settings.realtime,
         notes=notes,
-        **settings.session_policies(),
     )

@@ -182,15 +182,18 @@ def test_one_number_sets_both_windows_and_one_alone_says_what_it_changes(clip, t
         flags = ["--model", str(tiny_checkpoint), "--video", str(clip), "--system", "streamingvlm", *flags]
         return read_settings(command.TurnsSettings, flags, program="turns", about="")
 
+    def lopsided(asked: command.TurnsSettings) -> str | None:
+        return asked.lopsided(asked.kept("streamingvlm"))
+
     both = settings("--seconds-in-view", "8")
-    assert both.kept("streamingvlm") == SinkWindow(8.0, 8.0, 512, 512) and both.lopsided("streamingvlm") is None
+    assert both.kept("streamingvlm") == SinkWindow(8.0, 8.0, 512, 512) and lopsided(both) is None
     assert settings("--seconds-in-view", "8", "--eviction", "restart").kept("streamingvlm").vision_s == 8
     video, text = settings("--vision-seconds", "8"), settings("--turns-seconds", "8")
-    assert "video goes after 8 s, and its labels and answers stay turns for 16 s" in video.lopsided("streamingvlm")
-    assert "answers join the previous text after 8 s, and their video stays for 16 s" in text.lopsided("streamingvlm")
-    assert settings("--vision-seconds", "8", "--turns-seconds", "4").lopsided("streamingvlm") is None
+    assert "video goes after 8 s, and its labels and answers stay turns for 16 s" in lopsided(video)
+    assert "answers join the previous text after 8 s, and their video stays for 16 s" in lopsided(text)
+    assert lopsided(settings("--vision-seconds", "8", "--turns-seconds", "4")) is None
     with pytest.raises(UserError, match="--vision-seconds has no use with --seconds-in-view"):
-        settings("--vision-seconds", "8", "--seconds-in-view", "8")
+        settings("--vision-seconds", "8", "--seconds-in-view", "8").check_system("streamingvlm")
 
 
 def test_mistakes_are_told(load_tiny, clip, tiny_checkpoint):

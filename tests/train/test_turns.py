@@ -70,7 +70,9 @@ def test_commentary_mixed_with_chat_is_learned_and_the_model_knows_what_it_is(tu
     assert losses[-1] < 0.7 * losses[0] and told["eval_samples"] == len(held_out) + 1, "both files"
     shown = capsys.readouterr().out
     assert f"{system}, positions mrope_full" in shown and "commentary.jsonl, " in shown and "chat.jsonl" in shown
-    assert load(tmp_path / "out", device="cpu").settings.variant == system
+    settings = load(tmp_path / "out", device="cpu").settings
+    sizes = (settings.own_keep.text_sink, settings.own_keep.text_window)
+    assert settings.variant == system and sizes == ((2, 3) if system == "streamingvlm" else (None, None))
 
 
 @pytest.mark.parametrize(

@@ -69,7 +69,7 @@ def measure(settings: EndlessSettings, command: str) -> dict:
             reached = seconds[-1]["at_s"] if seconds else 0.0
             curve = thinned(seconds)
             result["modes"][name] = {"what": mode.what, "reached_s": reached, "ended": ended, "curve": curve}
-            if mode.constant:
+            if mode.constant and settings.keep is None:
                 spreads.append((name, spread([second["step_s"] for second in seconds[len(seconds) // 2 :]])))
             record.save(spreads)
     return record.save(spreads)

@@ -41,10 +41,12 @@ def open_session(mode: Mode, model, settings: EndlessSettings, loaded: "Loaded |
         loaded: the checkpoint that the model is of: the session asks in its words and says its own.
     """
     sink, window, tokens = settings.text_sink, settings.text_window, settings.tokens
-    model.settings = replace(model.settings, variant=mode.system or settings.variant)
+    model.settings = replace(model.settings, variant=mode.system or settings.variant, keep=None)
+    asked = settings.session_policies()
     if mode.engine:
-        options = {"schedule": WaitK(tokens), "choose": Greedy(max_new_tokens=None)}
-        options["keep"] = Window(settings.vision_s, sink, window)
+        keep = asked.get("keep") or Window(settings.vision_s, sink, window)
+        choosing = replace(asked.get("choose") or Greedy(), max_new_tokens=None)
+        options = {"schedule": WaitK(tokens), "choose": choosing, "keep": keep}
         if loaded is not None:
             return open_stream(replace(loaded, settings=model.settings), engine=mode.engine, **options)
         return choose.open_session(mode.engine, model, prompt_of(model, settings.seed), **options)
@@ -54,7 +56,7 @@ def open_session(mode: Mode, model, settings: EndlessSettings, loaded: "Loaded |
     turns = Turns(DummyTokenizer(), SYSTEMS[mode.system])
     options = {"keep": with_numbers(turns.system.keep, mode.eviction, numbers), "policy": mode.positions}
     if loaded is not None:
-        return open_stream(replace(loaded, settings=model.settings), **options)
+        return open_stream(replace(loaded, settings=model.settings), choose=asked.get("choose"), **options)
     penalty = parse_choose(turns.system.choose).penalty
     session = choose.open_session("serial", model, turns, choose=Greedy(penalty, tokens), **options)
     session.chooser = ScriptedChooser(session.chooser, tokens, (*turns.ellipsis, turns.im_end), cycle(range(100, 150)))

@@ -10,6 +10,7 @@ from swwatch.bench.shapes import SHAPES
 from swwatch.config import setting
 from swwatch.errors import UserError
 from swwatch.model.checks import saved_settings
+from swwatch.model.flags import SessionFlags
 from swwatch.rules import variants
 from swwatch.rules.variants import Speaks, speaking
 
@@ -24,15 +25,16 @@ DEFAULTS = {
 
 
 @dataclass(frozen=True)
-class EndlessSettings(BenchSettings):
+class EndlessSettings(SessionFlags, BenchSettings):
     """Measure streams without end: what a second of one costs, and takes in memory, the longer it lasts.
 
     All modes watch the same random pixels with the same random weights and say as many tokens a second: full
     attention, a window without overlap, a window read anew, sinks and windows (StreamingVLM), a flush of all video
     (LiveCC), and a parallel variant of this project with a window, watching before it speaks (serial) or meanwhile
-    (fused). Nothing is downloaded. Every mode has a time limit and says so where it is met; the file is written anew
-    after each. With --model and --video it is a checkpoint that watches a real video and says its own words: chat
-    systems as many as they choose, and draw them as they do; reading the file is not counted.
+    (fused), or with what --keep says instead. Nothing is downloaded. Every mode has a time limit and says so where it
+    is met; the file is written anew after each. With --model and --video it is a checkpoint that watches a real video
+    and says its own words: chat systems as many as they choose, and draw them as they do; reading the file is not
+    counted.
     """
 
     # what
@@ -63,6 +65,11 @@ class EndlessSettings(BenchSettings):
     def __post_init__(self):
         super().__post_init__()
         check_known("mode", self.modes, MODES)
+        fixed = [name for name in self.modes or () if self.keep and not MODES[name].engine]
+        if fixed:
+            raise UserError(
+                f"--keep {self.keep} is for the modes serial and fused: {fixed[0]} keeps what it is named for"
+            )
         check_model(self.model, self.shape)
         if self.video is not None and self.model is None:
             raise UserError("--video is watched by a checkpoint: give --model, too")
@@ -83,11 +90,12 @@ class EndlessSettings(BenchSettings):
     def settled(self, cuda: bool) -> Self:
         settled = super().settled(cuda, self.model)
         defaults = {key: value for key, value in DEFAULTS[settled.device].items() if getattr(self, key) is None}
+        known = {name: mode for name, mode in MODES.items() if mode.engine or not self.keep}
         if self.model is None:
-            return replace(settled, **defaults, variant=self.variant or "group", modes=self.modes or tuple(MODES))
+            return replace(settled, **defaults, variant=self.variant or "group", modes=self.modes or tuple(known))
         own = saved_settings(self.model).get("variant")
         variant = self.variant or (own if own in PARALLEL else "group")
-        able = tuple(name for name, mode in MODES.items() if own in (None, mode.system or variant))
+        able = tuple(name for name, mode in known.items() if own in (None, mode.system or variant))
         if unable := [name for name in self.modes or () if name not in able]:
             has = ", ".join(able) or "none here"
             raise UserError(f"{self.model} is trained as {own!r}: it has no mode {unable[0]!r}, but {has}")

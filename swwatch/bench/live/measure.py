@@ -3,7 +3,7 @@
 import math
 import tempfile
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +22,6 @@ from swwatch.data.video import FRAMES_PER_STEP
 from swwatch.live.stage import Ended, Room, Stage
 from swwatch.model.loading import Loaded, load
 from swwatch.model.settings import Settings
-from swwatch.policies.choose import Greedy
 
 PICTURES = 8  # different ones, shown in turn
 
@@ -112,7 +111,8 @@ def make_loaded(settings: LiveSettings) -> Loaded:
     dtype = getattr(torch, settings.precision)
     if settings.model is not None:
         how = {"fps": settings.fps, "other_fps": True, "device": settings.device, "dtype": dtype}
-        return load(settings.model, variant=settings.variant, **how)
+        loaded = load(settings.model, variant=settings.variant, **how)
+        return replace(loaded, settings=settings.put_on(loaded.settings, settings.model))
     from swwatch.toy.checkpoint import make_checkpoint
 
     with tempfile.TemporaryDirectory(prefix="swwatch-bench-") as folder:
@@ -126,7 +126,7 @@ def make_loaded(settings: LiveSettings) -> Loaded:
     config.video_token_id, config.vision_start_token_id = markup.video, markup.vision_start
     config.swwatch |= {"markup": asdict(markup)}
     model = random_model(config, "sdpa", settings.device, dtype, settings.seed).eval().requires_grad_(False)
-    return Loaded(model, processor, Settings.resolve(config.swwatch), markup)
+    return Loaded(model, processor, settings.put_on(Settings.resolve(config.swwatch)), markup)
 
 
 def _warm_up(loaded: Loaded, settings: LiveSettings, pictures: np.ndarray) -> Stage:
@@ -134,7 +134,7 @@ def _warm_up(loaded: Loaded, settings: LiveSettings, pictures: np.ndarray) -> St
     room = Room(video_s=math.ceil(8 * settings.step_s), tokens=8)
     stage = Stage(loaded, engine=settings.engine, max_sessions=1, room=room)
     try:
-        session = stage.open(question=QUESTION, choose=Greedy(max_new_tokens=8), queue_size=8)
+        session = stage.open(question=QUESTION, limit=8, queue_size=8)
         for number in range(6):
             session.push(number * settings.step_s / FRAMES_PER_STEP, pictures[number % len(pictures)])
         session.end()

@@ -7,6 +7,7 @@ from swwatch.bench.settings import BenchSettings, check_model
 from swwatch.bench.shapes import SHAPES
 from swwatch.config import setting
 from swwatch.errors import UserError
+from swwatch.model.flags import SessionFlags
 from swwatch.rules import systems, variants
 from swwatch.rules.schedule import FPS
 from swwatch.rules.variants import TURNS, Speaks, speaking
@@ -16,7 +17,7 @@ LATE_S = 0.1  # a sender that is so late with a frame is no camera any more
 
 
 @dataclass(frozen=True)
-class LiveSettings(BenchSettings):
+class LiveSettings(SessionFlags, BenchSettings):
     """Measure how many live sessions one device holds at so many frames a second.
 
     Sessions are opened on one stage, as `swwatch serve` does it, and get frames at the pace of a camera. Their

@@ -15,10 +15,9 @@ import numpy as np
 from swwatch.bench.live.settings import LiveSettings
 from swwatch.bench.process import cpu_seconds
 from swwatch.live.stage import Ended, LiveSession, Stage, Token, Watched
-from swwatch.policies.choose import Greedy
 
 QUESTION = "What actions can be observed in the video?"
-ENDLESS = Greedy(max_new_tokens=1_000_000)
+ENDLESS = 1_000_000  # tokens of an answer
 EVENTS = 1_000_000  # they are read when the session is over
 PERCENTILES = (50, 95, 99)
 
@@ -43,7 +42,7 @@ class Place:
 
     def __init__(self, stage: Stage, settings: LiveSettings, pictures: Sequence[np.ndarray], offset_s: float):
         self.stage, self.settings, self.pictures, self.offset_s = stage, settings, pictures, offset_s
-        self.pace = {"schedule": f"wait-k:{settings.k}", "choose": ENDLESS}
+        self.pace = {"schedule": f"wait-k:{settings.k}", "choose": {"max_new_tokens": ENDLESS}}
         if settings.in_turns:
             self.pace = {"choose": {"max_new_tokens": settings.k}}
         self.visits: list[Visit] = []

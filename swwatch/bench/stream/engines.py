@@ -1,6 +1,7 @@
 """The engines on one set of weights: which can run here, how a session of each is opened, how often it is run."""
 
 import statistics
+from dataclasses import replace
 
 import torch
 
@@ -17,7 +18,6 @@ from swwatch.engine.trace import SimulatedClock
 from swwatch.engine.two_device import second_device
 from swwatch.engine.watcher import Watcher
 from swwatch.errors import UserError
-from swwatch.policies.choose import Greedy
 from swwatch.policies.speak import WaitK
 
 MARKUP_ROOM = 16  # tokens of suffix and header, and some to spare
@@ -35,6 +35,7 @@ class Engines:
         """Args: `longest`, the most tokens that a session watches and says."""
         self.settings, self.cuda = settings, settings.device == "cuda"
         self.model = streaming_model(settings, shape)
+        self.own = settings.put_on(self.model.settings, shape)
         self.prompt = prompt_of(self.model, settings.seed)
         self.fast = None
         if settings.fast:
@@ -52,6 +53,9 @@ class Engines:
 
     def _prepare(self, engine: str) -> None:
         """Raises UserError where an engine cannot run."""
+        beside = engine == BASELINE or choose.ENGINES[engine].watcher
+        if beside and self.own.own_keep.forgets:
+            raise UserError(f"{engine} forgets nothing, and keep {self.own.own_keep} does")
         if engine == BASELINE:
             Reprefill(self.model, self.prompt)
             return
@@ -73,10 +77,11 @@ class Engines:
 
     def open(self, engine: str, k: int, steps: int, clock):
         """A new session that says k tokens after each of so many steps."""
-        options = {"schedule": WaitK(k), "choose": Greedy(max_new_tokens=k * steps), "clock": clock}
+        own = replace(self.own.own_choose, max_new_tokens=k * steps)
+        options = {"schedule": WaitK(k), "choose": own, "clock": clock}
         if engine == BASELINE:
             return Reprefill(self.model, self.prompt, **options)
-        watcher = self.watchers.get(engine)
+        watcher, options["keep"] = self.watchers.get(engine), self.own.own_keep
         return choose.open_session(engine, self.answering(engine), self.prompt, watcher=watcher, **options)
 
     def pictures(self, video_tokens: int, count: int) -> list:

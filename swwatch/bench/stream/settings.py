@@ -8,6 +8,7 @@ from swwatch.bench.settings import BenchSettings, check_known, check_model
 from swwatch.bench.shapes import SHAPES
 from swwatch.config import setting
 from swwatch.errors import UserError
+from swwatch.model.flags import SessionFlags
 from swwatch.rules import variants
 from swwatch.rules.variants import Speaks, speaking
 
@@ -36,7 +37,7 @@ class Point:
 
 
 @dataclass(frozen=True)
-class StreamSettings(BenchSettings):
+class StreamSettings(SessionFlags, BenchSettings):
     """Measure watching while speaking: all engines on one set of weights, next to what is possible at best.
 
     Every engine narrates the same stream of random pixels and must say the same words. `reprefill` is what the papers'
@@ -111,13 +112,17 @@ class StreamSettings(BenchSettings):
         found = {key: getattr(self, key) or value for key, value in lists.items()}
         if self.model is not None:
             found["shape"] = None
+        keep = self.settled_keep(self.model)
+        forgets = keep is not None and keep.forgets
+        if self.fast and forgets:
+            raise UserError(f"keep {keep} and --fast: CUDA graphs read memory that never moves, give one of them")
         return replace(
             settled,
             **found,
             engines=self.engines or ENGINES,
             sweep_repeats=self.sweep_repeats or (3 if on_gpu else 1),
             soak_rate=self.soak_rate or 1 / settled.step_s,
-            fast=on_gpu if self.fast is None else self.fast,
+            fast=on_gpu and not forgets if self.fast is None else self.fast,
             max_engine_s=self.max_engine_s or (NO_LIMIT if on_gpu else 300.0),
         )
 

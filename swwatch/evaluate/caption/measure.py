@@ -12,7 +12,7 @@ from swwatch.evaluate.caption.clips_at_once import clips_at_once
 from swwatch.evaluate.caption.runner import Clip, Unreadable, run
 from swwatch.evaluate.caption.scoring import learned_metrics, score_run
 from swwatch.evaluate.caption.settings import EvalSettings
-from swwatch.evaluate.model import circumstances, identity, load_model
+from swwatch.evaluate.model import circumstances, identity, load_model, policies_of
 from swwatch.evaluate.results import Writer, shared
 from swwatch.evaluate.run_files import read_run
 from swwatch.launch.ranks import Alone
@@ -60,18 +60,17 @@ def evaluate(settings: EvalSettings, records: list[dict], ranks: Alone) -> None:
 
 
 def narrate_clip(clip: Clip, loaded: Loaded, settings: EvalSettings, prompts: Prompts) -> Run:
-    """Watch one clip and speak. A chat system chooses its words by its own rule, but for a penalty that was given;
-    --max-new-tokens limits its turns.
+    """Watch one clip and speak. Words are chosen as the checkpoint, or its form, does by itself, but for a penalty
+    that was given; --max-new-tokens limits the answer, or the turns of a chat system.
 
     Raises:
         Unreadable: its video cannot be decoded, is too long, or has a shape that the pixel budget cannot take.
     """
-    if is_chat(loaded.settings.variant):
-        how = {"limit": settings.max_new_tokens}
-        how |= {} if settings.repetition_penalty is None else {"repetition_penalty": settings.repetition_penalty}
-    else:
-        how = {"schedule": settings.schedule, "max_new_tokens": settings.max_new_tokens}
-        how["repetition_penalty"] = settings.repetition_penalty or Greedy.penalty
+    how = {"limit": settings.max_new_tokens}
+    if settings.repetition_penalty is not None:
+        how["repetition_penalty"] = settings.repetition_penalty
+    if not is_chat(loaded.settings.variant):
+        how["schedule"] = settings.schedule
     try:
         yield from narration(
             loaded,
@@ -105,6 +104,9 @@ def describe_run(settings: EvalSettings, loaded: Loaded, prompts: Prompts) -> di
     if is_chat(own.variant):
         made |= {"schedule": None, "repetition_penalty": settings.repetition_penalty}
         made["choose"] = systems.get(own.variant).choose
+    made |= policies_of(own)
+    if own.choose is not None:
+        made["repetition_penalty"] = settings.repetition_penalty
     if own.see.drops:  # a run of before knows nothing of it
         made["see"] = str(own.see)
     if settings.reader != EvalSettings.reader:  # nor of this

@@ -8,14 +8,14 @@ from swwatch.config import check_least, setting
 from swwatch.data.tasks import TASKS
 from swwatch.errors import UserError
 from swwatch.evaluate.run_files import in_folder
-from swwatch.model.flags import LoadFlags
+from swwatch.model.flags import LoadFlags, SessionFlags
 from swwatch.paths import CONFIGS, ROOT
 
 CONFIG = CONFIGS / "eval.yaml"
 
 
 @dataclass(frozen=True, kw_only=True)
-class EvalSettings(LoadFlags):
+class EvalSettings(SessionFlags, LoadFlags):
     """Flags and environment variables as the public release names them, then our own."""
 
     variant: str | None = setting(
@@ -69,6 +69,7 @@ class EvalSettings(LoadFlags):
     def __post_init__(self):
         super().__post_init__()
         check_least(self)
+        self.check_choose("repetition_penalty")
         if self.task != "pe-video" and self.dataset != "3_5":
             raise UserError(
                 f"--dataset {self.dataset} names test data of pe-video: leave it out with --task {self.task}"

@@ -16,10 +16,10 @@ from swwatch.evaluate.commentary.games import Game, merged, read_games, tidy_gam
 from swwatch.evaluate.commentary.settings import GenerateSettings
 from swwatch.evaluate.commentary.speaking import Speaker, comment_event, comment_game
 from swwatch.evaluate.commentary.store import Store
-from swwatch.evaluate.model import identity, load_model
+from swwatch.evaluate.model import identity, load_model, policies_of
 from swwatch.launch.ranks import Alone
 from swwatch.model.checks import saved_settings
-from swwatch.policies.choose import Choosing, Greedy, Sampling, parse_choose
+from swwatch.policies.choose import Choosing, Greedy, Sampling
 from swwatch.rules import turn_positions
 from swwatch.rules.systems import SYSTEMS, System, get
 from swwatch.rules.variants import TURNS
@@ -136,7 +136,8 @@ def open_speaker(settings: GenerateSettings, ranks: Alone) -> Speaker:
         raise UserError(f"{settings.model} is trained as {name!r}, which does not stream in turns: give --system")
     check_stretches(settings, loaded.settings.step_s)
     system: System = get(name)
-    choose, first_s = RECIPES.get((settings.task, name), (parse_choose(system.choose), None))
+    choose, first_s = RECIPES.get((settings.task, name), (loaded.settings.own_choose, None))
+    choose = loaded.settings.choose or choose
     if first_s is not None:
         system = replace(system, first_s=first_s)
     if settings.sample is not None and settings.sample != choose.draws:
@@ -161,6 +162,7 @@ def describe_run(settings: GenerateSettings, speaker: Speaker) -> dict:
     """What the words depend on."""
     return {
         "system": speaker.system.name,
+        **policies_of(speaker.loaded.settings),
         "choose": str(speaker.choose),
         "pixel_budget": speaker.loaded.settings.pixel_budget,
         **identity(settings.model, speaker.loaded),

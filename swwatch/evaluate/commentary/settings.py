@@ -9,7 +9,7 @@ from swwatch.errors import UserError
 from swwatch.evaluate.commentary.events import CONFIG
 from swwatch.evaluate.commentary.games import LEAST_WORDS, START_S
 from swwatch.evaluate.judge.settings import JudgeSettings
-from swwatch.model.flags import DeviceFlags
+from swwatch.model.flags import DeviceFlags, SessionFlags
 from swwatch.rules import systems, turn_positions
 
 CRITERIA = {"inf-streams": "commentary", "livesports-cc": "alignment"}  # task -> what is compared by default
@@ -17,7 +17,7 @@ Task = Literal["inf-streams", "livesports-cc"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class GenerateSettings(DeviceFlags):
+class GenerateSettings(SessionFlags, DeviceFlags):
     """Let a model comment, alone or with other processes (torchrun). Goes on where an earlier run was killed."""
 
     task: Task = setting(REQUIRED, f"one of {', '.join(CRITERIA)}")
@@ -46,11 +46,12 @@ class GenerateSettings(DeviceFlags):
     temperature: float | None = setting(None, "of draws")
     repetition_penalty: float | None = setting(None, "1 is off")
     max_new_tokens: int | None = setting(None, "of a turn", least=1)
-    seed: int = setting(42, "of the draws of every stream")
+    seed: int | None = setting(None, "of the draws of every stream (default: 42)")
 
     def __post_init__(self):
         super().__post_init__()
         check_least(self)
+        self.check_choose("sample", "max_new_tokens", "temperature", "repetition_penalty", "seed")
         if self.system is not None:
             systems.get(self.system)
         if self.task != "inf-streams" and any(x is not None for x in (self.begin, self.end, self.chunk, self.query)):

@@ -53,6 +53,7 @@ class Speaker:
         turns = self.loaded.turns(self.system)
         previous = previous if self.system.previous_text else ""
         options = {"query": query, "previous": previous, "choose": self.choose, "policy": self.policy}
+        options["keep"] = self.loaded.settings.own_keep
         return TurnSession(self.loaded.model, turns, **options)
 
     def steps_of(self, path: Path, begin_s: float, end_s: float) -> Iterator[StepFrames]:

@@ -25,7 +25,7 @@ from swwatch.evaluate.quiz.frames import Shown, read_shown, span
 from swwatch.evaluate.quiz.items import Item
 from swwatch.evaluate.quiz.tasks import Task
 from swwatch.model.loading import Loaded
-from swwatch.policies.keep import parse_keep, with_numbers
+from swwatch.policies.keep import with_numbers
 from swwatch.rules import turn_positions as positions
 from swwatch.rules.cursor import layout_of
 from swwatch.rules.families import t_step
@@ -173,15 +173,16 @@ class Streaming:
             known = ", ".join(SYSTEMS)
             raise UserError(f"{loaded.settings.variant!r} does not stream in turns: give --variant, one of {known}")
         self.fps = loaded.settings.fps
-        self.options["keep"] = with_numbers(self.system.keep, eviction, {})
+        self.options["keep"] = with_numbers(loaded.settings.own_keep, eviction, {})
         self.turns = loaded.turns(self.system)
         self.encoder = FrameEncoder(loaded.processor.video_processor, budget)
 
     def describe(self) -> dict:
         where = self.options.get("policy") or self.system.positions
-        eviction = self.eviction or parse_keep(self.system.keep).name
+        eviction = self.eviction or self.options["keep"].name
         how = f"streaming as {self.system.name} ({eviction}, {where})"
-        return {"how": how, "positions": where, "eviction": eviction}
+        told = {"how": how, "positions": where, "eviction": eviction}
+        return told if self.loaded.settings.keep is None else told | {"keep": str(self.options["keep"])}
 
     def units(self, items: Sequence[Item]) -> list[list[Item]]:
         units: dict[tuple, list[Item]] = {}

@@ -9,7 +9,7 @@ from swwatch.errors import UserError
 from swwatch.evaluate.quiz import tasks
 from swwatch.evaluate.quiz.tasks import Task
 from swwatch.evaluate.run_files import in_folder
-from swwatch.model.flags import DeviceFlags
+from swwatch.model.flags import DeviceFlags, SessionFlags
 from swwatch.paths import CONFIGS, ROOT
 from swwatch.policies import keep
 from swwatch.rules import turn_positions as positions
@@ -20,7 +20,7 @@ BUDGET = PixelBudget("quiz", min_pixels=78_400, total_pixels=19_267_584)
 
 
 @dataclass(frozen=True, kw_only=True)
-class QuizSettings(DeviceFlags):
+class QuizSettings(SessionFlags, DeviceFlags):
     """Which questions, about what, and how they are shown."""
 
     task: str = setting(REQUIRED, f"the benchmark: {', '.join(tasks.TASKS)}", positional=True)
@@ -33,6 +33,7 @@ class QuizSettings(DeviceFlags):
     positions: str | None = setting(
         None, f"{', '.join(positions.POLICIES)}: flat_1d for LiveCC's released weights (default: mrope_full)"
     )
+    choose: str | None = setting(None, "", hidden=True)  # nothing is said: logits are compared
     eviction: str | None = setting(None, f"{', '.join(keep.EVICTIONS)}: of --streaming (default: the system's own)")
     max_frames: int | None = setting(None, "of a clip (default: the benchmark's)", least=2)
     nframes: int | None = setting(
@@ -64,8 +65,11 @@ class QuizSettings(DeviceFlags):
             raise UserError("--streaming leaves no frame out: leave --max-frames out")
         if self.nframes is not None:
             self._check_nframes()
-        if self.eviction and not self.streaming:
-            raise UserError("--eviction goes with --streaming: a single clip is never forgotten")
+        for name in ("eviction", "keep"):
+            if getattr(self, name) and not self.streaming:
+                raise UserError(f"--{name} goes with --streaming: a single clip is never forgotten")
+        if self.eviction and self.keep:
+            raise UserError(f"--keep {self.keep} and --eviction both say what stays: give one of them")
         if not 0 <= self.max_bad_fraction <= 1:
             raise UserError(f"--max-bad-fraction {self.max_bad_fraction}: a fraction from 0 to 1 is wanted")
         if self.min_pixels > self.total_pixels:
