@@ -81,7 +81,7 @@ class BaseSession(ABC):
             if arrived is None:
                 yield Wait(source)
             else:
-                yield from self._advance(arrived)
+                yield from self.advance(arrived)
 
     @abstractmethod
     def begin(self) -> Run:
@@ -92,7 +92,7 @@ class BaseSession(ABC):
         """What has arrived, or the end; None: it has not come yet."""
 
     @abstractmethod
-    def _advance(self, arrived: Any) -> Run:
+    def advance(self, arrived: Any) -> Run:
         """Take in what `_next` returned, and speak."""
 
     @abstractmethod

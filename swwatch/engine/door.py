@@ -17,6 +17,7 @@ from swwatch.errors import UserError
 from swwatch.policies.choose import LIMIT, Choosing, parse_choose
 from swwatch.policies.speak import Speak, check_schedule, parse_schedule
 from swwatch.rules import systems, variants
+from swwatch.rules.systems import System
 from swwatch.rules.variants import Speaks, Variant
 
 if TYPE_CHECKING:
@@ -33,6 +34,7 @@ def open_stream(
     choose: Choosing | str | dict | None = None,
     limit: int | None = None,
     key: str = "",
+    form: System | None = None,
     watcher=None,
     clock=None,
     **options,
@@ -49,6 +51,7 @@ def open_stream(
         limit: no answer is longer, whatever it has of its own; one of a
             narration that has the default has this.
         key: seeds random schedules; the video id.
+        form: of a chat system, where it differs from its row in the table.
         watcher: of the engine, see `open_watcher`.
         options: of the form: `keep` of both, by default the checkpoint's own; those of TurnSession.
     Raises:
@@ -64,7 +67,7 @@ def open_stream(
     if in_turns:
         if schedule is not None:
             check_schedule(schedule, row.name)
-        turns = loaded.turns(systems.get(row.name))
+        turns = loaded.turns(form or systems.get(row.name))
         options |= {"query": question, "system_text": SYSTEM_TEXT if system is None else system}
         return _open(engine, loaded, turns, options, choose=choose, **more)
     system = load_prompts().system if system is None else system

@@ -129,7 +129,7 @@ class Session(BaseSession):
             raise ValueError("this session is closed: begin a new one for another stream")
         incoming = self._lay(Step(pixel_values, grid_thw, arrival_s, last))
         self.clock.arrive(arrival_s)
-        yield from self._advance(incoming)
+        yield from self.advance(incoming)
 
     def close(self) -> Run:
         """The stream ended after a step that was not marked as the last: speak the rest.
@@ -138,7 +138,7 @@ class Session(BaseSession):
         """
         self._refuse_if_speaking()
         if not self.closed:
-            yield from self._advance(self._lay(None))
+            yield from self.advance(self._lay(None))
 
     def _refuse_if_speaking(self) -> None:
         if self.speaking:
@@ -219,7 +219,7 @@ class Session(BaseSession):
 
     # ---- what goes out ----------------------------------------------------------------------------------------------
 
-    def _advance(self, incoming: Incoming) -> Run:
+    def advance(self, incoming: Incoming) -> Run:
         """One step: watch it, and speak."""
         index, last = incoming.index, incoming.last
         self.closed, self.speaking = last, True

@@ -136,8 +136,12 @@ class TurnSession(ForgetfulTurns):
             return [] if self._source.ended else None
         return [step]
 
-    def _advance(self, arrived: list[Step]) -> Run:
-        """The turns that can be held now."""
+    def advance(self, arrived: list[Step]) -> Run:
+        """The turns that can be held now. It may be called by those who have the steps in hand.
+
+        Args:
+            arrived: the step that has arrived, or several; []: none will follow.
+        """
         self._waiting += arrived
         over = not arrived or arrived[-1].last
         if over and not self._waiting and not self.num_rounds:

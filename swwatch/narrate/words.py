@@ -1,6 +1,6 @@
 """A video in, text out as it is spoken: frames -> pixels -> session -> words. Narrations and chat turns alike."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -8,9 +8,10 @@ from tokenizers.decoders import DecodeStream
 
 from swwatch.data.prompt import ask_ids, load_prompts, prompt_ids
 from swwatch.data.video import StepFrames
+from swwatch.engine.base import BaseSession
 from swwatch.engine.door import open_stream
 from swwatch.engine.requests import Run, drive, relay
-from swwatch.engine.source import Ask, FileSource, StepEncoder
+from swwatch.engine.source import Ask, FileSource, Step, StepEncoder
 from swwatch.engine.trace import SimulatedClock, Spoken
 from swwatch.engine.turns import Said
 from swwatch.model.cuda_graph_model import CudaGraphModel
@@ -78,8 +79,16 @@ def narration(
     asks = [
         (at_s, Ask(tuple(ask_ids(loaded.tokenizer, text, loaded.markup)), text)) for at_s, text in sorted(questions)
     ]
-    source = FileSource(arriving, encode or StepEncoder(loaded), clock, asks)
-    yield from with_text(session.run(source), loaded.tokenizer)
+    yield from watching(session, arriving, encode or StepEncoder(loaded), loaded.tokenizer, asks)
+
+
+def watching(session: BaseSession, steps: Iterable[Any], encode: Callable[[Any], Step], tokenizer, asks=()) -> Run:
+    """An open session watches a stream to its end, or goes on with another part of one. Yields as `narration`.
+
+    Args:
+        steps, encode, asks: see FileSource.
+    """
+    return with_text(session.run(FileSource(steps, encode, session.clock, asks)), tokenizer)
 
 
 def with_text(run: Run, tokenizer) -> Run:

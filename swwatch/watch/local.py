@@ -34,12 +34,14 @@ class LocalNarrator:
         max_new_tokens: int = MOST_TOKENS,
         keeps_up: bool = True,
         notes: Iterable[str] = (),
+        **policies,
     ):
         """
         Args:
             question: by default the evaluation question, or the chat system's own.
             max_new_tokens: the most of an answer.
             keeps_up: steps that the model is too slow for are dropped; else the source waits.
+            policies: keep and choose, in place of the checkpoint's own.
         Raises:
             UserError: the engine cannot run the variant, or no memory is left.
         """
@@ -50,6 +52,7 @@ class LocalNarrator:
                 question=question,
                 limit=max_new_tokens,
                 policy="drop_oldest" if keeps_up else "block",
+                **policies,
             )
         except BaseException:
             self._stage.close()

@@ -3,7 +3,7 @@
 import os
 import sys
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 
@@ -13,6 +13,7 @@ from swwatch.data.budget import PixelBudget
 from swwatch.data.pixels import FrameEncoder
 from swwatch.data.turns.transcript import text_of
 from swwatch.data.video import FRAMES_PER_STEP, StepFrames, iter_steps, measure
+from swwatch.engine.door import open_stream
 from swwatch.engine.requests import drive
 from swwatch.engine.source import Step
 from swwatch.engine.turns import TurnSession
@@ -22,7 +23,7 @@ from swwatch.evaluate.commentary.games import Game
 from swwatch.evaluate.commentary.settings import GenerateSettings
 from swwatch.evaluate.commentary.texts import Item, joined
 from swwatch.model.loading import Loaded
-from swwatch.narrate.words import with_text
+from swwatch.narrate.words import Turn, watching
 from swwatch.policies.choose import Choosing
 from swwatch.rules.layout import Layout
 from swwatch.rules.spans import Part, Span
@@ -50,11 +51,8 @@ class Speaker:
 
     def open(self, *, query: str | None, previous: str) -> TurnSession:
         """A new stream; previous text is for systems that keep one."""
-        turns = self.loaded.turns(self.system)
-        previous = previous if self.system.previous_text else ""
-        options = {"query": query, "previous": previous, "choose": self.choose, "policy": self.policy}
-        options["keep"] = self.loaded.settings.own_keep
-        return TurnSession(self.loaded.model, turns, **options)
+        options = {"question": query, "choose": self.choose, "policy": self.policy, "form": self.system}
+        return open_stream(self.loaded, previous=previous if self.system.previous_text else "", **options)
 
     def steps_of(self, path: Path, begin_s: float, end_s: float) -> Iterator[StepFrames]:
         """The steps of an event.
@@ -77,14 +75,15 @@ class Speaker:
             from_s: video seconds at which the numbering of the steps begins.
             zero_s: video seconds at which the labels of turns count 0.
         """
-        encoder, steps = FrameEncoder(self.loaded.processor.video_processor, self.budget), iter(steps)
-        while frames := list(islice(steps, session.steps_due)):
-            taken = [
-                Step(*encoder.encode(step.frames, step.num_frames), from_s + step.arrival_s - zero_s)
-                for step in frames
-            ]
-            *_, turn = drive(self.loaded.model, with_text(session.turn(taken), self.loaded.tokenizer))
-            yield Item(turn.text, zero_s + turn.start_s, zero_s + turn.end_s)
+        encoder = FrameEncoder(self.loaded.processor.video_processor, self.budget)
+
+        def encode(step: StepFrames) -> Step:
+            return Step(*encoder.encode(step.frames, step.num_frames), step.arrival_s)
+
+        arriving = (replace(step, arrival_s=from_s + step.arrival_s - zero_s) for step in steps)
+        for event in drive(self.loaded.model, watching(session, arriving, encode, self.loaded.tokenizer)):
+            if isinstance(event, Turn):
+                yield Item(event.text, zero_s + event.start_s, zero_s + event.end_s)
 
 
 def comment_game(

@@ -17,6 +17,7 @@ import torch
 from swwatch.data.budget import PixelBudget
 from swwatch.data.pixels import FrameEncoder, merged_grids
 from swwatch.data.video import FRAMES_PER_STEP, StepFrames, iter_steps
+from swwatch.engine.door import open_stream
 from swwatch.engine.requests import Run, drive
 from swwatch.engine.source import Step
 from swwatch.engine.turns import TurnSession
@@ -161,7 +162,7 @@ class Streaming:
     what is measured. Whole steps alone are watched, and no frame is left out.
 
     Args:
-        options: of TurnSession.
+        options: of engine.door.open_stream.
     """
 
     streams = True
@@ -193,36 +194,29 @@ class Streaming:
         return [sorted(unit, key=lambda item: span(item, self.fps)[1]) for unit in units.values()]
 
     def answers(self, items: Sequence[Item], path: Path) -> Iterator[tuple[Item, Answered | UserError]]:
-        session, left = TurnSession(self.loaded.model, self.turns, **self.options), list(items)
-        session.query = self.options.get("query")  # no commentary is asked for
+        session = open_stream(self.loaded, question="", **self.options)  # no commentary is asked for
+        session.paused, left = True, list(items)
         start_s, step_s = span(items[0], self.fps)[0], self.loaded.settings.step_s
-        steps: list[Step] = []
         seen_s = start_s
         for frames in self._watched(path, start_s, span(items[-1], self.fps)[1]):
             end_s = (frames.step + 1) * step_s
             while left and span(left[0], self.fps)[1] < end_s:  # this step is not over when the question is asked
-                yield left[0], self._ask(session, steps, left.pop(0), (start_s, seen_s))
+                yield left[0], self._ask(session, left.pop(0), (start_s, seen_s))
             if not left:
                 return
-            steps.append(self._step(frames, start_s))
+            self._drive(session.advance([self._step(frames, start_s)]))
             seen_s = end_s
-            if len(steps) >= session.steps_due:
-                self._drive(session.turn(steps, silent=True))
-                steps = []
         for item in left:
-            yield item, self._ask(session, steps, item, (start_s, seen_s))
+            yield item, self._ask(session, item, (start_s, seen_s))
 
-    def _ask(
-        self, session: TurnSession, waiting: list[Step], item: Item, seconds: tuple[float, float]
-    ) -> Answered | UserError:
-        """Put a question to a stream, whose steps that wait for their turn make a short one of it."""
+    def _ask(self, session: TurnSession, item: Item, seconds: tuple[float, float]) -> Answered | UserError:
+        """Put a question to a copy of a stream; its steps that wait for their turn make a short one of it."""
         if seconds[1] <= seconds[0]:
             return UserError(f"the question {item.key} is asked before the first step is over")
         kept = session.state()
         try:
             beginning, tokens = choice_tokens(self.loaded.tokenizer, self.task, item.choices)
-            if waiting:
-                self._drive(session.turn(waiting, silent=True))
+            self._drive(session.advance([]))
             logits = self._drive(session.probe(item.prompt, beginning))
         except UserError as error:
             return error
@@ -232,7 +226,7 @@ class Streaming:
 
     def _step(self, frames: StepFrames, start_s: float) -> Step:
         arrival_s = frames.arrival_s - (self._first_s(start_s) if self.system.clip_time else 0)
-        return Step(*self.encoder.encode(frames.frames, None), arrival_s, frames.last)  # its length is unknown yet
+        return Step(*self.encoder.encode(frames.frames, None), arrival_s)  # its length is unknown yet
 
     def _first_s(self, start_s: float) -> float:
         """Where the first whole step from there on begins."""
