@@ -16,6 +16,7 @@ from swwatch.engine.requests import Choose, Run, Wait
 from swwatch.engine.source import Ask, Order, Source, Step
 from swwatch.engine.trace import Moment, SimulatedClock, Watched
 from swwatch.errors import UserError
+from swwatch.model.protocols import SessionCache, StreamingModel
 from swwatch.policies.choose import Choosing
 from swwatch.policies.chooser import Chooser
 from swwatch.rules import variants
@@ -39,10 +40,9 @@ class BaseSession(ABC):
 
     name = "serial"
 
-    def __init__(self, model, *, choose: Choosing, clock=None, ellipsis: int | None = None):
+    def __init__(self, model: StreamingModel, *, choose: Choosing, clock=None, ellipsis: int | None = None):
         """
         Args:
-            model: a Watching or what has its methods.
             clock: has now() and arrive(at_s) in stream seconds; by default a SimulatedClock.
             ellipsis: id of " ...", where silence is a word.
         """
@@ -96,7 +96,7 @@ class BaseSession(ABC):
         """Take in what `_next` returned, and speak."""
 
     @abstractmethod
-    def _new_cache(self):
+    def _new_cache(self) -> SessionCache:
         """An empty cache."""
 
     def arrival_s(self, step: int, nominal_s: float) -> float:
@@ -214,7 +214,7 @@ def _copied(columns: dict) -> dict:
     return {name: column.clone() for name, column in columns.items()}
 
 
-def stop_ids(model) -> set[int]:
+def stop_ids(model: StreamingModel) -> set[int]:
     """Ids that end an answer: <|im_end|>, and what the checkpoint's generation_config names."""
     ends = model.generation_config.eos_token_id
     return {model.markup.im_end, *([] if ends is None else ends if isinstance(ends, list) else [ends])}

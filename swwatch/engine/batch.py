@@ -15,7 +15,7 @@ import torch
 from swwatch.engine.requests import Choose, Feed, Look, Request, Run, Wait
 from swwatch.errors import UserError
 from swwatch.model.batched import watch_many
-from swwatch.model.modeling import Watching
+from swwatch.model.protocols import StreamingModel
 from swwatch.model.vision_tower import VideoFeatures
 from swwatch.policies.chooser import pick_many
 
@@ -48,7 +48,7 @@ class Batch:
             forgotten when a run ends, for that gives memory back.
     """
 
-    def __init__(self, model: Watching | None):
+    def __init__(self, model: StreamingModel | None):
         """Args: the model that answers; None for runs that ask nothing."""
         self.model = model
         self.at_most: int | None = None
@@ -171,7 +171,7 @@ class Batch:
         return [*events, (key, end)]
 
 
-def _watch(model: Watching, looks: list[Look]) -> list[torch.Tensor | VideoFeatures]:
+def _watch(model: StreamingModel, looks: list[Look]) -> list[torch.Tensor | VideoFeatures]:
     """Beside the words, one by one, where the model has a place for it and the run allows it; all others at once."""
     aside = model.watches_aside
     now = [look for look in looks if not (aside and look.aside)]
@@ -180,7 +180,7 @@ def _watch(model: Watching, looks: list[Look]) -> list[torch.Tensor | VideoFeatu
     return [x.select(begin(x.pixel_values, x.grid_thw) if aside and x.aside else next(seen)) for x in looks]
 
 
-def _step(model: Watching, feeds: list[Feed]) -> torch.Tensor:
+def _step(model: StreamingModel, feeds: list[Feed]) -> torch.Tensor:
     how = [[getattr(feed, name) for feed in feeds] for name in ("cache", "rows", "embeds", "predicts")]
     decides = [feed.decides for feed in feeds]
     return model.step_many(*how, **({} if decides == [None] * len(feeds) else {"decides": decides}))

@@ -13,6 +13,7 @@ from swwatch.engine.session import Session
 from swwatch.engine.source import Source
 from swwatch.engine.watcher import Ticket, Watcher, WatchSeconds, Work
 from swwatch.errors import UserError
+from swwatch.model.protocols import StreamingModel
 from swwatch.policies.keep import ALL, parse_keep
 from swwatch.rules.layout import Layout
 
@@ -29,7 +30,7 @@ class BesideSession(Session):
 
     name, while_speaking = "beside", True
 
-    def __init__(self, model, prompt: list[int], *, watcher: Watcher, **options):
+    def __init__(self, model: StreamingModel, prompt: list[int], *, watcher: Watcher, **options):
         """
         Args:
             watcher: computes with the same weights; it outlives the session.

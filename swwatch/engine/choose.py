@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from swwatch.data.turns.prompt import Turns
     from swwatch.engine.base import BaseSession
+    from swwatch.model.protocols import StreamingModel
     from swwatch.policies.speak import Speak
     from swwatch.rules.variants import Variant
 
@@ -144,12 +145,13 @@ def why_not_fast(variant: str, window: object | None = None, schedule: "Speak | 
     return None if window is None else "forgetting moves what is kept, and CUDA graphs read memory that never moves"
 
 
-def open_session(engine: str, model, prompt: "list[int] | Turns", *, watcher=None, **options) -> "BaseSession":
+def open_session(
+    engine: str, model: "StreamingModel", prompt: "list[int] | Turns", *, watcher=None, **options
+) -> "BaseSession":
     """A session of a named engine, in the form in which the checkpoint's variant speaks. Driving its `run` begins it.
 
     Args:
         engine: of `ENGINES`; "auto" is settled by `choose`.
-        model: a Watching or what has its methods.
         prompt: token ids up to and including <|vision_start|>; for chat turns what makes their spans.
         watcher: for streams and two_device; see `open_watcher`. Sessions may share one, and it outlives them.
         options: of `Session`, or of `TurnSession`.
@@ -165,7 +167,7 @@ def open_session(engine: str, model, prompt: "list[int] | Turns", *, watcher=Non
     return row.session(model, prompt, **options, **({} if watcher is None else {"watcher": watcher}))
 
 
-def open_watcher(engine: str, model):
+def open_watcher(engine: str, model: "StreamingModel"):
     """The watcher that sessions of this engine share, or None where it has none. Close it after them.
 
     Raises:

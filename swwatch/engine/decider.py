@@ -129,7 +129,7 @@ class Decider:
                 "another schedule"
             )
         refused = why_not_fast(session.variant.name, schedule=self.policy)
-        if refused is not None and session.model.plain is not session.model:
+        if refused is not None and session.model.static:
             raise UserError(refused)
 
     # ---- keeping ----------------------------------------------------------------------------------------------------

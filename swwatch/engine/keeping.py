@@ -8,6 +8,7 @@ import torch
 
 from swwatch.engine.requests import Feed, Run
 from swwatch.model.parking import Block
+from swwatch.model.protocols import ForgetfulCache, SessionCache
 from swwatch.policies.memory.policy import Keep
 from swwatch.rules.layout import Layout
 from swwatch.rules.visibility import WATCHED
@@ -42,7 +43,11 @@ class Weights:
 
 
 def hold(
-    cache, pending: Pending, stays: Mapping[int, torch.Tensor], where: Mapping[int, torch.Tensor], stream: int
+    cache: ForgetfulCache,
+    pending: Pending,
+    stays: Mapping[int, torch.Tensor],
+    where: Mapping[int, torch.Tensor],
+    stream: int,
 ) -> Pending:
     """Let go of all tokens but those that stay, and let these stand where they are to stand now.
 
@@ -73,7 +78,7 @@ def moved(pending: Pending, position_ids: torch.Tensor) -> Pending:
     return [(ids, replace(rows, position_ids=at)) for (ids, rows), at in zip(pending, parts, strict=True)]
 
 
-def feed(cache, rows: Layout, embeds: torch.Tensor, predicts: int | None = -1) -> Run:
+def feed(cache: SessionCache, rows: Layout, embeds: torch.Tensor, predicts: int | None = -1) -> Run:
     """Feed any number of rows (Q,) and their embeddings (Q, D); returns the logits after the last, or None where
     `predicts` is."""
     logits = None
@@ -83,7 +88,7 @@ def feed(cache, rows: Layout, embeds: torch.Tensor, predicts: int | None = -1) -
     return logits
 
 
-def thin(cache, keep: Keep, video: torch.Tensor) -> int:
+def thin(cache: ForgetfulCache, keep: Keep, video: torch.Tensor) -> int:
     """Let each layer keep what the policy says of a group of video, one behind the other where its last token was.
 
     Args:
@@ -99,7 +104,7 @@ def thin(cache, keep: Keep, video: torch.Tensor) -> int:
     return chosen.shape[1]
 
 
-def search(cache, rows: Layout, embeds: torch.Tensor) -> Run:
+def search(cache: ForgetfulCache, rows: Layout, embeds: torch.Tensor) -> Run:
     """How near a question is to what is parked: (layers, P) scores. It is read and forgotten again.
 
     Args:
@@ -113,7 +118,7 @@ def search(cache, rows: Layout, embeds: torch.Tensor) -> Run:
     return scores
 
 
-def recall(cache, keep: Keep, scores: torch.Tensor) -> list[Block]:
+def recall(cache: ForgetfulCache, keep: Keep, scores: torch.Tensor) -> list[Block]:
     """Bring back what the policy says, behind all that was watched; see Parking.recall."""
     if not cache.parking.alike():
         scores = scores.sum(0, keepdim=True)

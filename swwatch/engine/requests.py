@@ -11,8 +11,7 @@ from typing import Any
 import torch
 
 from swwatch.engine.source import Source
-from swwatch.model.cache import StreamCache
-from swwatch.model.modeling import Watching
+from swwatch.model.protocols import SessionCache, StreamingModel
 from swwatch.model.vision_tower import VideoFeatures
 from swwatch.policies.chooser import Chooser
 from swwatch.rules.layout import Layout
@@ -50,7 +49,7 @@ class Feed:
             and a tensor. None: none is.
     """
 
-    cache: StreamCache
+    cache: SessionCache
     rows: Layout
     embeds: torch.Tensor
     predicts: int | range | None = -1
@@ -77,7 +76,7 @@ Request = Look | Feed | Choose | Wait
 Run = Generator[Any, Any, Any]  # yields requests and what is said; is sent the answers
 
 
-def drive(model: Watching, run: Run) -> Iterator:
+def drive(model: StreamingModel, run: Run) -> Iterator:
     """Answer one session's requests as they come; yield what it says."""
     answer = None
     while True:
@@ -103,7 +102,7 @@ def relay(run: Run, change: Callable[[Any], Any]) -> Run:
         answer = yield event if isinstance(event, Request) else change(event)
 
 
-def answer_to(model: Watching, request: Request) -> Any:
+def answer_to(model: StreamingModel, request: Request) -> Any:
     """The answer to one request of one session."""
     match request:
         case Look():

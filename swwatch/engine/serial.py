@@ -10,7 +10,7 @@ import torch
 from swwatch.engine.requests import Run, drive
 from swwatch.engine.session import Session
 from swwatch.engine.trace import Spoken
-from swwatch.model.modeling import Watching
+from swwatch.model.protocols import StreamingModel
 
 
 class SerialSession(Session):
@@ -19,7 +19,7 @@ class SerialSession(Session):
     Both are generators: a token is yielded as soon as it is spoken. Exhaust one before starting the next.
     """
 
-    def __init__(self, model: Watching, prompt: list[int], **options):
+    def __init__(self, model: StreamingModel, prompt: list[int], **options):
         """Begin a session and feed the prompt. Arguments as for `Session`."""
         super().__init__(model, prompt, **options)
         for _ in drive(model, self.begin()):

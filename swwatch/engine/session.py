@@ -33,7 +33,7 @@ from swwatch.engine.requests import Feed, Look, Run
 from swwatch.engine.source import Step
 from swwatch.engine.trace import Asked, Spoken
 from swwatch.errors import UserError
-from swwatch.model.modeling import Watching
+from swwatch.model.protocols import StreamingModel
 from swwatch.model.vision_tower import VideoFeatures
 from swwatch.policies.choose import Choosing, Greedy
 from swwatch.policies.keep import ALL, Keep, parse_keep
@@ -63,7 +63,7 @@ class Session(BaseSession):
 
     def __init__(
         self,
-        model: Watching,
+        model: StreamingModel,
         prompt: list[int],
         *,
         schedule: Speak | None = None,
@@ -194,7 +194,7 @@ class Session(BaseSession):
         for part in incoming.parts:
             seen = (yield part) if isinstance(part, Look) else part.take() if isinstance(part, VideoFeatures) else part
             if self.seen.policy.decides_late and not isinstance(part, tuple):
-                patch, seen = self.seen.look(seen, incoming.patch[:2], self.model.plain.num_deep)
+                patch, seen = self.seen.look(seen, incoming.patch[:2], self.model.num_deep)
                 incoming.strike(patch, self.cursor)
             embeds.append(self._embed(seen) if isinstance(seen, tuple) else seen.to(self._dtype))
         incoming.embeds = torch.cat(embeds) if embeds else self._embed([])  # nothing of a patch may be kept

@@ -20,6 +20,7 @@ from swwatch.engine.trace import Asked, Spoken
 from swwatch.engine.turns_forgetting import ForgetfulTurns, came_back
 from swwatch.errors import UserError
 from swwatch.model.cache import Mark
+from swwatch.model.protocols import StreamingModel
 from swwatch.policies.choose import Choosing, parse_choose
 from swwatch.policies.keep import Keep, parse_keep
 from swwatch.policies.memory.pieces import len_of_mute
@@ -75,7 +76,7 @@ class TurnSession(ForgetfulTurns):
 
     def __init__(
         self,
-        model,
+        model: StreamingModel,
         turns: Turns,
         *,
         query: str | None = None,
@@ -90,7 +91,7 @@ class TurnSession(ForgetfulTurns):
     ):
         """
         Args:
-            model: a Watching, settled as a system that streams in turns.
+            model: settled as a system that streams in turns.
             turns: makes the spans, in the form of a system.
             query: asked in the first turn; by default the system's own.
             previous: words said before the stream began.

@@ -22,6 +22,7 @@ from swwatch.engine.requests import Look
 from swwatch.engine.watcher import ThreadWatcher, Watcher, WatcherGone, WatchWorker, Work
 from swwatch.errors import UserError
 from swwatch.model.loading import load
+from swwatch.model.protocols import StreamingModel
 from swwatch.model.upstream import attention_of, set_attention
 from swwatch.policies.see import See
 from swwatch.rules.layout import Layout
@@ -30,7 +31,7 @@ from swwatch.rules.layout import Layout
 class Copy:
     """What a model is made of, to make it again on another device or in another process (it can be pickled)."""
 
-    def __init__(self, model):
+    def __init__(self, model: StreamingModel):
         model = model.plain
         self.family, self.config, self.dtype = type(model), deepcopy(model.config), model.dtype
         self.attention = [attention_of(c) for c in (model.config.text_config, model.config.vision_config)]
@@ -52,7 +53,7 @@ class Copy:
 class DeviceWatcher(ThreadWatcher):
     """A watcher in a thread, whose copy of the model is on another GPU. Keys and values go from device to device."""
 
-    def __init__(self, model, device: torch.device | str):
+    def __init__(self, model: StreamingModel, device: torch.device | str):
         """
         Args:
             model: the speaker's; its weights are copied.

@@ -20,7 +20,7 @@ import torch
 
 from swwatch.data.pixels import merged_grids
 from swwatch.engine.requests import Look
-from swwatch.model.cache import StreamCache
+from swwatch.model.protocols import SessionCache, StreamingModel
 from swwatch.policies.see import See
 from swwatch.policies.see.seen import Seen
 from swwatch.rules.layout import Layout
@@ -102,10 +102,10 @@ class Stopwatch:
 class WatchWorker:
     """The computing half of every watcher: a model, and a watched cache for each session."""
 
-    def __init__(self, model):
+    def __init__(self, model: StreamingModel):
         """Args: the model. Its weights are read, and it must keep nothing from call to call."""
         self.model = model
-        self._caches: dict[int, StreamCache | None] = {}  # None: a forward of that session failed half-way
+        self._caches: dict[int, SessionCache | None] = {}  # None: a forward of that session failed half-way
         self._seen: dict[int, Seen] = {}  # of sessions whose policy decides late
 
     def watch(self, key: int, work: Work) -> tuple[torch.Tensor, Patch | None, torch.Tensor | None, Stopwatch]:
@@ -148,7 +148,7 @@ class WatchWorker:
         if key not in self._seen:
             self._seen[key] = Seen(see)
         (grid,) = merged_grids(look.grid_thw, self.model.config.vision_config.spatial_merge_size)
-        return self._seen[key].look(features, grid, self.model.plain.num_deep)
+        return self._seen[key].look(features, grid, self.model.num_deep)
 
     def forget(self, key: int) -> None:
         """Return a session's memory."""
@@ -266,7 +266,7 @@ class ThreadWatcher(Watcher):
     for `another()`, which has its own.
     """
 
-    def __init__(self, model, device: torch.device | str | None = None):
+    def __init__(self, model: StreamingModel, device: torch.device | str | None = None):
         """
         Args:
             model: the speaker's.

@@ -97,7 +97,7 @@ class _StoreLayer(DynamicLayer):
 
 
 class StreamCache(Cache):
-    """Keys and values of one session over all layers.
+    """Keys and values of one session over all layers: a model.protocols.ForgetfulCache.
 
     Args:
         num_layers: of the LLM.

@@ -64,16 +64,14 @@ class Bucket:
 
 
 class CudaGraphModel:
-    """A Watching as engines use it, over static memory. Same tokens, same methods.
+    """A model.protocols.StreamingModel around another, over static memory. Same tokens, same methods.
 
     One thread and one CUDA stream at a time: its inputs and working memory are shared by all its forwards. A second
     thread takes `another()`, which shares the weights alone.
-
-    Attributes:
-        watches_aside: what `begin_watching` begins goes on beside other forwards.
     """
 
     attention = "sdpa"
+    static = True
 
     def __init__(
         self,
@@ -104,7 +102,7 @@ class CudaGraphModel:
             raise UserError("the fast path knows no sliding window: set use_sliding_window to false")
         self.model, self.device, self.dtype = model, model.device, model.dtype
         self.markup, self.settings, self.t_per_step = model.markup, model.settings, model.t_per_step
-        self.config, self.generation_config = model.config, model.generation_config
+        self.config, self.generation_config, self.num_deep = model.config, model.generation_config, model.num_deep
         graphs = self.device.type == "cuda" if graphs is None else graphs
         if graphs and self.device.type != "cuda":
             raise UserError(f"CUDA graphs need a CUDA device, the model is on {self.device}")

@@ -12,7 +12,7 @@ from swwatch.data.turns.prompt import Turns
 from swwatch.errors import UserError
 from swwatch.model.checks import ADAPTER, check_checkpoint, check_device, check_dtype, saved_settings
 from swwatch.model.families import model_class
-from swwatch.model.modeling import Watching
+from swwatch.model.protocols import StreamingModel
 from swwatch.model.settings import Settings, base_of
 from swwatch.rules import variants
 from swwatch.rules.systems import System
@@ -20,9 +20,9 @@ from swwatch.rules.systems import System
 
 @dataclass(frozen=True)
 class Loaded:
-    """A model in eval mode and what belongs to it."""
+    """A model in eval mode, a torch module but on the fast path, and what belongs to it."""
 
-    model: Watching
+    model: StreamingModel
     processor: object
     settings: Settings
     markup: Markup

@@ -85,12 +85,14 @@ class SlotStore:
 
 
 class StaticCache(Cache):
-    """One session's seat. To engines it is a `StreamCache`; a fast model writes to its slots itself.
+    """One session's seat: a model.protocols.SessionCache. A fast model writes to its slots itself.
 
     Attributes:
         length: slots in use.
         num_fed: tokens ever placed or received.
     """
+
+    moves = False
 
     def __init__(self, store: SlotStore):
         super().__init__(layers=[])

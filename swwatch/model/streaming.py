@@ -19,13 +19,9 @@ from swwatch.rules.layout import Kind, Layout
 
 
 class Streaming:
-    """The part of a Watching that streams. CudaGraphModel has the same methods.
+    """The part of a Watching that streams: a model.protocols.StreamingModel."""
 
-    Attributes:
-        watches_aside: what `begin_watching` begins goes on beside other forwards.
-        num_deep: behind so many of the LLM's first layers something is added to video tokens.
-    """
-
+    static = False
     watches_aside = False
     num_deep = 0
 

@@ -10,6 +10,11 @@ from dataclasses import dataclass
 from statistics import median
 
 
+def kind_of(event: object) -> str:
+    """What an event is called in files and messages: `watched`, `token`, `turn`; here and in the protocol alike."""
+    return type(event).__name__.lower()
+
+
 @dataclass
 class Second:
     """One step of the video, which lasts `step_s`: when it arrived, was watched and was spoken about, in seconds of
@@ -75,10 +80,11 @@ def show_lag(
         if text := notice(event):
             write(f"\n  [{text}]")
             broken = True
-        if hasattr(event, "arrival_s"):  # a step was watched
+        kind = kind_of(event)
+        if kind == "watched":
             watched[event.step] = event
             open_silent(event.step - 1)  # watched at most one step ahead: those before that have had their words
-        elif hasattr(event, "t_emit_s"):  # a token
+        elif kind == "token":
             step = event.newest_visible_step
             open_silent(step)
             if not seconds or seconds[-1].step < step:
@@ -89,7 +95,7 @@ def show_lag(
             broken = False
             seconds[-1].last_s = event.t_emit_s
             write(event.text.replace("\n", " "))
-        elif hasattr(event, "end_s"):  # a chat turn has ended
+        elif kind == "turn":
             open_silent(max(watched) + 1)
             write(f" ({event.start_s:g}-{event.end_s:g} s{'' if event.text else ', silent'})")
         yield event

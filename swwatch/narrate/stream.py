@@ -16,7 +16,7 @@ from swwatch.engine.requests import drive
 from swwatch.engine.source import StepEncoder
 from swwatch.engine.trace import Decided, RealTimeClock, SimulatedClock
 from swwatch.errors import UserError
-from swwatch.narrate.latency import show_lag
+from swwatch.narrate.latency import kind_of, show_lag
 from swwatch.narrate.record import Clip
 from swwatch.narrate.words import Token, Turn, narration, with_fast_path
 from swwatch.paths import empty, writing
@@ -112,5 +112,5 @@ def show(events: Iterable, step_s: float, out=None) -> Iterator:
 
 def as_json(event) -> str:
     """A line of --jsonl."""
-    kind = {} if isinstance(event, Token) else {"event": type(event).__name__.lower()}
+    kind = {} if isinstance(event, Token) else {"event": kind_of(event)}
     return json.dumps(kind | asdict(event), ensure_ascii=False)

@@ -83,8 +83,8 @@ class TurnsSettings(SessionFlags, DeviceFlags, ClipFlags):
             raise UserError("--threshold-step is added to --threshold: give both")
         if self.silent_cues and not self.vtt:
             raise UserError("--silent-cues is of subtitles: give --vtt")
-        if self.system is not None:
-            get(self.system)
+        if self.system is not None and not Path(self.model).is_dir():  # a folder is asked what it keeps first
+            self.check_system(self.system)
 
     def _check_record(self) -> None:
         if self.record is None and (self.says_own or self.context != "none"):

@@ -34,7 +34,7 @@ class Choosing(Policy):
     def __post_init__(self):
         super().__post_init__()
         for name in ("penalty", "temperature"):
-            value = getattr(self, name, None)
+            value = vars(self).get(name)
             if value is not None and value <= 0:
                 raise UserError(f"{self.name}: {name} must be above 0, not {value:g}")
         if self.threshold is None and self.threshold_step:

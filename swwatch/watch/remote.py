@@ -4,6 +4,7 @@ import os
 from collections.abc import Iterator
 
 from swwatch.client import Client, File, Url
+from swwatch.narrate.latency import kind_of
 from swwatch.rules.schedule import seconds_of_step
 
 
@@ -34,7 +35,7 @@ class ServerNarrator:
 
     def watch(self, frames) -> Iterator:
         for event in self._client if frames is None else self._client.watch(frames):
-            if getattr(event, "type", "") == "stats":
+            if kind_of(event) == "stats":
                 self._frames_dropped = event.frames_dropped
             yield event
 

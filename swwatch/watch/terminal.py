@@ -7,28 +7,25 @@ import threading
 from collections.abc import Callable, Iterator
 
 from swwatch.errors import UserError
-from swwatch.narrate.latency import show_lag
-
-
-def event_type(event) -> str:
-    """A message's type; the client's own events have none."""
-    return getattr(event, "type", "")
+from swwatch.narrate.latency import kind_of, show_lag
 
 
 def follow(events: Iterator, out, step_s: float):
     """Show every event of a stream whose steps last `step_s`, and write it. Returns the last one, an End."""
+    from swwatch.client.protocol import Event  # pydantic takes longer to import than flags to parse
+
     end = None
     for event in show_lag(events, step_s, notice=lambda event: notice(event, step_s)):
-        if event_type(event) == "end":
+        if kind_of(event) == "end":
             end = event
-        if out and getattr(event, "n", None) is not None:
+        if out and isinstance(event, Event) and event.n is not None:
             print(event.wire(), file=out, flush=True)
     return end
 
 
 def notice(event, step_s: float) -> str | None:
     """What an event has to say besides words."""
-    match event_type(event):
+    match kind_of(event):
         case "asked":
             return f"asked, from second {event.step * step_s + 1:g} on: {event.question}"
         case "dropped":
@@ -36,7 +33,7 @@ def notice(event, step_s: float) -> str | None:
             return f"seconds not watched: {lost}: {event.reason}"
         case "error":
             return f"the server says {event.code}: {event.message}"
-        case "" if hasattr(event, "away_s"):
+        case "reconnected":
             return f"connected again after {event.away_s:.1f} s, {event.lost} frames lost"
     return None
 

@@ -175,7 +175,6 @@ class Streaming:
             raise UserError(f"{loaded.settings.variant!r} does not stream in turns: give --variant, one of {known}")
         self.fps = loaded.settings.fps
         self.options["keep"] = with_numbers(loaded.settings.own_keep, eviction, {})
-        self.turns = loaded.turns(self.system)
         self.encoder = FrameEncoder(loaded.processor.video_processor, budget)
 
     def describe(self) -> dict:

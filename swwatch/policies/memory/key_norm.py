@@ -22,7 +22,6 @@ class KeyNorm(Keep):
 
     name: ClassVar[str] = "key_norm"
     for_whom: ClassVar[tuple[Speaks, ...]] = (Speaks.PARALLEL, Speaks.TURNS)
-    thins: ClassVar[bool] = True
     tokens: int = option(64, least=1)
     group_s: float = option(8.0, least=1)
 

@@ -42,8 +42,8 @@ class Keep(Policy):
         moves: what is left is closed up, so that the cache must be one that can be re-indexed.
         anew: what is left is read anew, into an empty cache; every_turn: at every turn, whether anything went or not.
         weighs: it asks how surprising the words said at a piece of video were. In chat turns `shown` decides then.
-        parks: video that goes is parked in host memory, `host_mb` of it at most, for a question to `recall`.
-        thins: of every `group_s` seconds of video each layer keeps what `thin` says.
+        parks: it has a `recall`: video that goes is parked in host memory, `host_mb` of it at most, for a question.
+        thins: it has a `thin`: of every `group_s` seconds of video each layer keeps what that says.
         windows: options that say how much is forgotten.
     """
 
@@ -57,6 +57,10 @@ class Keep(Policy):
     parks: ClassVar[bool] = False
     thins: ClassVar[bool] = False
     windows: ClassVar[tuple[str, ...]] = ()
+
+    def __init_subclass__(cls, **options):
+        super().__init_subclass__(**options)
+        cls.parks, cls.thins = cls.recall is not Keep.recall, cls.thin is not Keep.thin
 
     def check(self, variant: Variant) -> None:
         """Refuse a variant that cannot be kept so.
@@ -108,7 +112,8 @@ class Keep(Policy):
         return None
 
     def thin(self, keys: "torch.Tensor") -> "torch.Tensor":
-        """Which tokens of a group of video stay, in each layer its own: (layers, K'), rising, of any K' up to K.
+        """Which tokens of a group of video stay, in each layer its own: (layers, K'), rising, of any K' up to K. Asked
+        of policies that define it.
 
         Args:
             keys: (layers, K, heads x D) of its tokens.
@@ -116,7 +121,8 @@ class Keep(Policy):
         raise NotImplementedError
 
     def recall(self, scores: "torch.Tensor") -> "torch.Tensor":
-        """Which of the parked blocks come back for a question: (layers, k), rising, of any k up to P.
+        """Which of the parked blocks come back for a question: (layers, k), rising, of any k up to P. Asked of those
+        that define it.
 
         Args:
             scores: (layers, P) how near the question is to each; (1, P) where all layers bring back the same.

@@ -38,7 +38,6 @@ class Rekv(Keep):
     name: ClassVar[str] = "rekv"
     for_whom: ClassVar[tuple[Speaks, ...]] = (Speaks.PARALLEL, Speaks.TURNS)
     moves: ClassVar[bool] = True
-    parks: ClassVar[bool] = True
     windows: ClassVar[tuple[str, ...]] = ("vision_s", "text_sink", "text_window")
     blocks: int = option(64, least=1)
     vision_s: float = option(16.0, least=1)
