@@ -256,7 +256,8 @@ def test_a_question_is_asked_about_what_the_stream_has_in_view(load_tiny, show):
 
     made._drive = drive
     got = dict(made.answers([ITEM], Path("v")))[ITEM]
-    turns, mute = made.turns, (*made.turns.ellipsis, made.turns.im_end)
+    turns = loaded.turns(made.system)
+    mute = (*turns.ellipsis, turns.im_end)
     videos = [loaded.model.watch_video(*made.encoder.encode(noise(10)[2 * k : 2 * k + 2], 10)) for k in range(4)]
     grid = (videos[0].shape[0] // 2, 2)
     spans = [*turns.begin(), *turns.turn(0, 0.0, 3.0, (3, *grid)), Span(Part.ANSWER, mute, None, 0), turns.close(0)]
@@ -264,7 +265,7 @@ def test_a_question_is_asked_about_what_the_stream_has_in_view(load_tiny, show):
     spans += turns.turn(2, 4.0, 4.0, None, ITEM.prompt)
     spans.append(Span(Part.ANSWER, choice_tokens(loaded.tokenizer, TASK, ITEM.choices)[0], None, 2))
     logits = forward(loaded, spans, "mrope_full", videos)[-1]
-    assert len(seen) == 3
+    assert len(seen) == 4 + 2, "steps, and on the copy the turn that is cut short and the question"
     for choice, token in got.tokens.items():
         assert got.logits[choice] == pytest.approx(float(logits[token]), abs=1e-4)
 
