@@ -12,6 +12,7 @@ from swwatch.config import Parser, add_flags, read_settings
 from swwatch.data.pixels import FrameEncoder
 from swwatch.data.turns.transcript import text_of
 from swwatch.data.video import iter_steps, read_clip
+from swwatch.engine import turns
 from swwatch.engine.turns import TurnSession
 from swwatch.errors import UserError
 from swwatch.evaluate.caption.settings import EvalSettings
@@ -44,7 +45,7 @@ def opened(monkeypatch):
             labels = [span for span in self.context if span.part is Part.LABEL]
             self.labels.append(self.turns.tokenizer.decode(labels[-1].ids))
 
-    monkeypatch.setattr(speaking, "TurnSession", Watched)
+    monkeypatch.setattr(turns, "TurnSession", Watched)
     return seen
 
 
