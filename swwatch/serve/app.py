@@ -27,6 +27,7 @@ from swwatch.serve.connection import Connection
 from swwatch.serve.log import log
 from swwatch.serve.metrics import Metrics
 from swwatch.serve.openai.http import add_openai
+from swwatch.serve.openai.realtime import Realtime
 from swwatch.serve.record import KINDS
 from swwatch.serve.refusals import refusal, told
 from swwatch.serve.sessions import Sessions
@@ -104,6 +105,10 @@ def create_app(server: Server) -> FastAPI:
     @app.websocket("/api/live")
     async def live(websocket: WebSocket):
         await Connection(websocket, server).run()
+
+    @app.websocket("/v1/realtime")
+    async def realtime(websocket: WebSocket):
+        await Realtime(websocket, server).run()
 
     app.mount("/page", StaticFiles(directory=PAGE, check_dir=False))
     app.add_middleware(Door, server=server)

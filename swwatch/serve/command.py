@@ -122,7 +122,8 @@ def build(settings: ServeSettings, gate):
     from swwatch.live.stage import Room
     from swwatch.model.fingerprint import fingerprint
     from swwatch.serve.app import Server
-    from swwatch.serve.files import Folder, Uploads
+    from swwatch.serve.files import Uploads
+    from swwatch.serve.folder import Folder
     from swwatch.serve.keeping import Keeping
     from swwatch.serve.metrics import Metrics
     from swwatch.serve.record import Recordings

@@ -22,12 +22,15 @@ class Gone(Exception):
 class Connection:
     """Drives one WebSocket from its handshake to its close."""
 
+    subprotocol, token_subprotocol = protocol.SUBPROTOCOL, protocol.TOKEN_SUBPROTOCOL
+
     def __init__(self, websocket: WebSocket, server):
         """Args: server: has gate, limits, metrics and sessions."""
         self.websocket, self.server, self.limits = websocket, server, server.limits
         self._parted, self._last = asyncio.Event(), ()
         self._writer: asyncio.Task | None = None
         self._mistakes = 0
+        self._open_within_s = OPEN_WITHIN_S
 
     def replace(self) -> None:
         """Another connection took this one's session, and at once all that is to be told."""
@@ -73,10 +76,11 @@ class Connection:
     async def _accept(self) -> None:
         socket, gate = self.websocket, self.server.gate
         offered = socket.scope.get("subprotocols", [])
-        await socket.accept(protocol.SUBPROTOCOL if protocol.SUBPROTOCOL in offered else None)
+        await socket.accept(self.subprotocol if self.subprotocol in offered else None)
         if not gate.welcomes(socket.headers):
             raise ProtocolError("origin", "this server does not take sessions from that page", fatal=True)
-        if not gate.knows(socket.headers, socket.query_params, offered):
+        shown = [name.replace(self.token_subprotocol, protocol.TOKEN_SUBPROTOCOL) for name in offered]
+        if not gate.knows(socket.headers, socket.query_params, shown):
             raise ProtocolError("unauthorised", "this server wants its token", fatal=True)
 
     async def _open(self) -> tuple[Session, Opened]:
@@ -84,26 +88,35 @@ class Connection:
         waiting = asyncio.create_task(self._wait_for_open())
         try:
             self.server.sessions.queue(waiting)
-            await asyncio.wait({waiting}, timeout=OPEN_WITHIN_S)
+            await asyncio.wait({waiting}, timeout=self._open_within_s)
             if not waiting.done():
-                raise ProtocolError("not_open", f"no `open` within {OPEN_WITHIN_S:g} s", fatal=True)
+                raise ProtocolError("not_open", f"no `open` within {self._open_within_s:g} s", fatal=True)
         finally:
             waiting.cancel()
         if waiting.cancelled():
             raise ProtocolError("full", "too many connections wait for their `open`: try later", fatal=True)
-        return await self.server.sessions.open(waiting.result(), self)
+        return await self._begin(waiting.result())
 
     async def _wait_for_open(self) -> Open:
         """Anything else is a mistake, but not the end."""
         while True:
             try:
-                message = self._parse(await self._receive())
-                if isinstance(message, Open):
+                message = await self._before_open(await self._receive())
+                if message is not None:
                     return message
-                raise ProtocolError("not_open", "the first message must be `open`")
             except ProtocolError as error:
                 self._count(error)
                 await self._send(_error(error))
+
+    async def _before_open(self, message: str | bytes) -> Open | None:
+        """What a message asks for, where it asks for a session."""
+        opening = self._parse(message)
+        if not isinstance(opening, Open):
+            raise ProtocolError("not_open", "the first message must be `open`")
+        return opening
+
+    async def _begin(self, opening: Open) -> tuple[Session, Opened]:
+        return await self.server.sessions.open(opening, self)
 
     # --- with it ------------------------------------------------------------------------------------------------
 
@@ -144,10 +157,7 @@ class Connection:
         while True:
             message = await self._receive()
             try:
-                if isinstance(message, bytes):
-                    await session.take(message)
-                else:
-                    await session.command(self._parse(message))
+                await self._obey(session, message)
             except ProtocolError as error:
                 try:
                     self._count(error)
@@ -156,6 +166,12 @@ class Connection:
                     await asyncio.Event().wait()  # the writer tells it, then ends this task
                 await session.outbox.error(_error(error))
                 self.server.metrics.errors.labels(error.code).inc()
+
+    async def _obey(self, session: Session, message: str | bytes) -> None:
+        if isinstance(message, bytes):
+            await session.take(message)
+        else:
+            await session.command(self._parse(message))
 
     # --- the wire -----------------------------------------------------------------------------------------------
 
@@ -180,8 +196,11 @@ class Connection:
         return message["bytes"] if text is None else text
 
     async def _send(self, message: protocol.Message) -> None:
+        await self._send_text(message.wire())
+
+    async def _send_text(self, text: str) -> None:
         try:
-            await self.websocket.send_text(message.wire())
+            await self.websocket.send_text(text)
         except (OSError, RuntimeError, WebSocketDisconnect) as error:  # RuntimeError: it was closed meanwhile
             raise Gone from error
 

@@ -3,42 +3,24 @@
 import asyncio
 import contextlib
 import secrets
-from dataclasses import dataclass, field
 
 from swwatch.client.protocol import VERSION, File, Open, Opened, ProtocolError, Upload, parse_server
 from swwatch.engine.door import own_question, pace_of
 from swwatch.errors import UserError
 from swwatch.live.stage import Full, LiveSession, Stage
-from swwatch.serve.files import Folder, Uploads
+from swwatch.serve.files import Uploads
+from swwatch.serve.folder import Folder
 from swwatch.serve.keeping import Keeping
 from swwatch.serve.log import log
 from swwatch.serve.metrics import Metrics
 from swwatch.serve.record import Recordings
 from swwatch.serve.session import Connected, Session
 from swwatch.serve.settings import Limits
-from swwatch.serve.sources import Reading
+from swwatch.serve.sources import OURS, Beside, Reading
 from swwatch.serve.stages import Stages
 from swwatch.serve.threads import Threads
 
 KEEP_WITHIN_S = 2.0  # a session whose step takes longer than that is not waited for
-
-
-@dataclass(frozen=True)
-class Beside:
-    """What an `Open` of our own protocol cannot say of a session, and other forms of asking can.
-
-    Attributes:
-        source: reads its frames, in place of what the `Open` names.
-        hurries: a recording is read as fast as the model watches it, not at its own pace.
-        options: of engine.door.open_stream: system, choose.
-    """
-
-    source: Reading | None = None
-    hurries: bool = False
-    options: dict = field(default_factory=dict)
-
-
-OURS = Beside()
 
 
 class Sessions:

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import threading
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -102,3 +103,21 @@ class Given(Reading):
 
     def _told(self, error: UserError) -> ProtocolError:
         return ProtocolError("bad_frame", str(error), fatal=True)
+
+
+@dataclass(frozen=True)
+class Beside:
+    """What an `Open` of our own protocol cannot say of a session, and other forms of asking can.
+
+    Attributes:
+        source: reads its frames, in place of what the `Open` names.
+        hurries: a recording is read as fast as the model watches it, not at its own pace.
+        options: of engine.door.open_stream: system, choose.
+    """
+
+    source: Reading | None = None
+    hurries: bool = False
+    options: dict = field(default_factory=dict)
+
+
+OURS = Beside()

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from swwatch.client.codes import ProtocolError
-from swwatch.serve.files import Folder, Uploads
+from swwatch.serve.files import Uploads
+from swwatch.serve.folder import Folder
 from swwatch.serve.metrics import Metrics
 from swwatch.serve.settings import Limits
 

@@ -22,8 +22,7 @@ from swwatch.serve.log import log
 from swwatch.serve.openai import request as asking
 from swwatch.serve.openai.answer import Alone, Answer
 from swwatch.serve.refusals import told
-from swwatch.serve.sessions import Beside
-from swwatch.serve.sources import Given
+from swwatch.serve.sources import Beside, Given
 from swwatch.serve.stages import Checkpoint
 
 BODIES = 4  # more than sessions, that may be read at a time

@@ -14,7 +14,7 @@ from pydantic_core import from_json
 
 from swwatch.client.protocol import MAX_TIMESTAMP_S, VERSION, File, Open, ProtocolError, Upload, Url
 from swwatch.policies.choose import Choosing
-from swwatch.serve.files import Folder
+from swwatch.serve.folder import Folder
 from swwatch.serve.settings import Limits
 
 MAX_MESSAGES, MAX_PARTS, MAX_STOPS = 256, 4096, 16
@@ -142,7 +142,7 @@ def valid(kind: type[BaseModel], /, **values):
     try:
         return kind(**values)
     except ValidationError as error:
-        raise _wrong(error) from None
+        raise wrong(error) from None
 
 
 def parse(body: bytes) -> Request:
@@ -164,10 +164,11 @@ def parse(body: bytes) -> Request:
     try:
         return Request.model_validate({name: value for name, value in raw.items() if name not in NO_MATTER})
     except ValidationError as error:
-        raise _wrong(error) from None
+        raise wrong(error) from None
 
 
-def _wrong(error: ValidationError) -> ProtocolError:
+def wrong(error: ValidationError) -> ProtocolError:
+    """What a client did wrong, in one sentence."""
     first = error.errors(include_url=False, include_input=False, include_context=False)[0]
     where = ".".join(str(part) for part in first["loc"])
     return ProtocolError("bad_message", f"{where}: {first['msg']}"[:300])
@@ -225,19 +226,16 @@ class Reader:
         return ""
 
     def _address(self, part: Part, url: str) -> None:
-        scheme, _, rest = url.partition(":")
+        scheme = url.partition(":")[0]
         if scheme == "data":
-            head, _, data = rest.partition(",")
-            kind = head.removesuffix(";base64")
-            if kind == head:
-                raise ProtocolError("bad_message", "a data URL must be in base64")
+            kind, data = in_data_url(url)
             if kind.startswith("image/"):
                 self._picture(data, part.timestamp_s)
             elif kind == "video/jpeg":  # as vLLM has it: pictures in a row
                 for one in data.split(",", MAX_PARTS):
                     self._picture(one, None)
             else:
-                self._take(video=_decoded(data, self._limits.max_upload_bytes, "a video"))
+                self._take(video=decoded(data, self._limits.max_upload_bytes, "a video"))
         elif part.type == "image_url":
             raise ProtocolError("unsupported", "a picture must be a data URL: data:image/jpeg;base64,...")
         elif scheme == "file":
@@ -255,7 +253,7 @@ class Reader:
         if at_s is None:
             at_s = pictures[-1][0] + self._step_s if pictures else 0.0
         self._stamp_s = None
-        pictures.append((at_s, _decoded(data, self._limits.max_frame_bytes, "a picture")))
+        pictures.append((at_s, decoded(data, self._limits.max_frame_bytes, "a picture")))
 
     def _take(self, **video) -> None:
         asked = self._asked
@@ -265,8 +263,17 @@ class Reader:
             setattr(asked, name, value)
 
 
-def _decoded(data: str, most: int, what: str) -> bytes:
-    """Base64, which is not touched where it is too long."""
+def in_data_url(url: str) -> tuple[str, str]:
+    """What kind of file a data URL holds, and its base64. Raises ProtocolError: bad_message."""
+    head, _, data = url.partition(",")
+    kind = head.removeprefix("data:").removesuffix(";base64")
+    if head != f"data:{kind};base64":
+        raise ProtocolError("bad_message", "send a data URL in base64, such as data:image/jpeg;base64,...")
+    return kind, data
+
+
+def decoded(data: str, most: int, what: str) -> bytes:
+    """Base64, which is not touched where it is too long. Raises ProtocolError: too_large, bad_message."""
     if len(data) > 4 * (most // 3 + 1):
         raise ProtocolError("too_large", f"{what} may have {most} bytes")
     try:

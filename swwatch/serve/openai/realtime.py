@@ -1,0 +1,273 @@
+"""A WebSocket in OpenAI's realtime form: a session of ours, whose messages become events and the other way round.
+
+The model speaks by itself, as pictures come. A response lasts until it is cancelled, a question takes effect, a chat
+turn ends, or the session does.
+"""
+
+import json
+import secrets
+import time
+from dataclasses import dataclass, field
+
+from swwatch.client import protocol
+from swwatch.client.protocol import MAX_FRAME_NUMBER, VERSION, Frame, Open, Opened, ProtocolError
+from swwatch.engine.door import own_question, pace_of
+from swwatch.rules.schedule import seconds_of_step
+from swwatch.serve.connection import Connection
+from swwatch.serve.openai import events
+from swwatch.serve.openai.answer import Words
+from swwatch.serve.openai.request import decoded, in_data_url, valid
+from swwatch.serve.refusals import told
+from swwatch.serve.session import Session
+from swwatch.serve.sources import Beside
+
+STATUS = {
+    "finished": "completed",
+    "stopped": "cancelled",
+    "error": "failed",
+}  # of a response, at an end; else incomplete
+OURS = (
+    protocol.Ack,
+    protocol.Watched,
+    protocol.Decided,
+    protocol.Turn,
+    protocol.Asked,
+    protocol.Dropped,
+    protocol.Stats,
+)
+
+
+@dataclass
+class Response:
+    """What is being said."""
+
+    id: str = field(default_factory=lambda: f"resp_{secrets.token_hex(12)}")
+    item: str = field(default_factory=lambda: f"item_{secrets.token_hex(12)}")
+    text: str = ""
+    tokens: int = 0
+
+    def output(self, status: str) -> dict:
+        """The item that it makes."""
+        content = [{"type": "output_text", "text": self.text}] if self.text else []
+        about = {"id": self.item, "object": "realtime.item", "type": "message", "role": "assistant"}
+        return about | {"status": "in_progress" if status == "in_progress" else "completed", "content": content}
+
+    def about(self, status: str, usage: dict | None = None) -> dict:
+        """Itself."""
+        made = {"id": self.id, "object": "realtime.response", "status": status, "output_modalities": ["text"]}
+        return made | {"output": [] if usage is None else [self.output(status)], "usage": usage, "metadata": None}
+
+
+class Realtime(Connection):
+    """Drives one WebSocket from its handshake to its close."""
+
+    subprotocol, token_subprotocol = "realtime", "openai-insecure-api-key."
+
+    def __init__(self, websocket, server):
+        super().__init__(websocket, server)
+        self._open_within_s = server.limits.idle_s
+        self._config, self._question = events.Config(), None
+        self._again: events.ItemCreate | events.ImageAppend | None = None  # what the session was opened for
+        self._session: Session | None = None
+        self._began_s: float | None = None
+        self._num_pictures = self._num_events = 0
+        self._response: Response | None = None
+        self._silent = False
+
+    # --- before the session -------------------------------------------------------------------------------------
+
+    async def _accept(self) -> None:
+        await super()._accept()
+        self._checkpoint = self.server.sessions.stages.find(None)
+        if (name := self.websocket.query_params.get("model")) is not None:
+            try:
+                self._checkpoint = self.server.sessions.stages.named(name)
+            except ProtocolError as error:
+                raise ProtocolError(error.code, error.message, fatal=True) from error
+        settings = self._checkpoint.loaded.settings
+        self._words, self._step_s = Words(in_turns=not pace_of(settings)), seconds_of_step(settings.fps)
+        await self._tell("session.created", session=self._about())
+
+    def _about(self, opened: Opened | None = None) -> dict:
+        settings, config = self._checkpoint.loaded.settings, self._config
+        schedule = "" if not pace_of(settings) else config.schedule or pace_of(settings)
+        ours = {"fps": settings.fps, "schedule": schedule, "question": self._question or own_question(settings)}
+        ours |= {"limits": self.limits.told().model_dump()}
+        if opened is not None:
+            ours |= {"engine": opened.engine, "why": opened.why, "left_s": opened.left_s}
+        about = {"type": "realtime", "object": "realtime.session", "model": self._checkpoint.variant}
+        return about | {"output_modalities": ["text"], "instructions": config.instructions or "", "swwatch": ours}
+
+    async def _before_open(self, message: str | bytes) -> Open | None:
+        event = self._event(message)
+        if isinstance(event, events.Update):
+            self._config = self._config.model_copy(update=event.session.model_dump(exclude_unset=True))
+            await self._tell("session.updated", session=self._about())
+        if isinstance(event, events.ItemCreate):
+            words = _words_of(event)
+            if event.item.role == "system":
+                self._config = self._config.model_copy(update={"instructions": words})
+            elif words:
+                self._question = words
+            pictures = [part for part in event.item.content if part.type == "input_image"]
+            if not pictures:
+                await self._tell_item(event)
+                return None
+            parts = event.item.model_copy(update={"content": pictures})
+            event = event.model_copy(update={"item": parts})
+        if isinstance(event, events.Close):
+            raise ProtocolError("not_open", "no picture has come: there is nothing to speak about")
+        if not isinstance(event, events.ItemCreate | events.ImageAppend):
+            return None
+        self._again = event
+        how = {"schedule": self._config.schedule, "engine": self._config.engine, "rate": self._config.rate}
+        how |= {"variant": self._checkpoint.variant, "question": self._question}
+        return valid(Open, type="open", version=VERSION, **how)
+
+    async def _begin(self, opening: Open) -> tuple[Session, Opened]:
+        system = self._config.instructions
+        if system is not None and len(system) > self.limits.max_question_chars:
+            raise ProtocolError(
+                "too_large", f"instructions may have {self.limits.max_question_chars} characters", fatal=True
+            )
+        beside = Beside(options={"system": system} if system else {})
+        session, opened = await self.server.sessions.open(opening, self, beside)
+        session.resumable, self._session = False, session
+        return session, opened
+
+    # --- what the client says -----------------------------------------------------------------------------------
+
+    async def _receive(self) -> str | bytes | events.ClientEvent:
+        if self._session is not None and self._again is not None:
+            event, self._again = self._again, None
+            return event
+        return await super()._receive()
+
+    def _event(self, message: str | bytes) -> events.ClientEvent:
+        most = 4 * self.limits.max_frame_bytes // 3 + self.limits.max_message_bytes  # base64 adds a third
+        if isinstance(message, bytes) or len(message) > most:
+            raise ProtocolError("too_large", f"an event is text of at most {most} bytes")
+        return events.parse_event(message)
+
+    async def _obey(self, session: Session, message: str | bytes | events.ClientEvent) -> None:
+        event = self._event(message) if isinstance(message, str | bytes) else message
+        match event:
+            case events.ItemCreate():
+                await self._take_item(session, event)
+            case events.ImageAppend():
+                await self._picture(session, event.image, event.timestamp_s)
+            case events.ResponseCreate():
+                await session.command(protocol.Resume(type="resume"))
+                self._silent = False
+                await self._begin_response()
+            case events.ResponseCancel():
+                if self._silent:
+                    raise ProtocolError("bad_message", "there is no response to cancel")
+                await session.command(protocol.Pause(type="pause"))
+                self._silent = True
+                await self._end_response("cancelled")
+            case events.Close():
+                await session.command(protocol.Finish(type="end"))
+            case events.Update():
+                raise ProtocolError("unsupported", "the session has begun: update it before its first picture")
+
+    async def _take_item(self, session: Session, event: events.ItemCreate) -> None:
+        if event.item.role == "system":
+            raise ProtocolError("unsupported", "the session has begun: the system's words go before the first picture")
+        if words := _words_of(event):
+            await session.command(valid(protocol.Ask, type="ask", question=words))
+        for part in event.item.content:
+            if part.type == "input_image":
+                kind, data = in_data_url(part.image_url)
+                if not kind.startswith("image/"):
+                    raise ProtocolError("bad_message", "an input_image is a data URL of a picture")
+                await self._picture(session, data, part.timestamp_s)
+        await self._tell_item(event)
+
+    async def _picture(self, session: Session, data: str, timestamp_s: float | None) -> None:
+        now_s, number = time.monotonic(), self._num_pictures
+        self._began_s = now_s if self._began_s is None else self._began_s
+        if timestamp_s is None:
+            timestamp_s = now_s - self._began_s if self._config.rate is None else number / self._config.rate
+        self._num_pictures = (number + 1) % (MAX_FRAME_NUMBER + 1)
+        await session.take(bytes(Frame(number, timestamp_s, decoded(data, self.limits.max_frame_bytes, "a picture"))))
+
+    # --- what it is told ----------------------------------------------------------------------------------------
+
+    async def _send(self, message: protocol.Message) -> None:
+        """One of our messages, as events."""
+        match message:
+            case Opened():
+                await self._tell("session.updated", session=self._about(message))
+            case protocol.Token():
+                await self._say(message)
+            case protocol.Turn() | protocol.Asked():
+                self._words.of(message)
+                await self._end_response("completed")
+            case protocol.Error():
+                await self._tell("error", **told(message.code, message.message))
+            case protocol.End():
+                await self._end_response(STATUS.get(message.reason, "incomplete"))
+                await self._tell("session.closed", reason=message.reason)
+        if isinstance(message, OURS):
+            await self._tell(f"swwatch.{message.type}", **message.model_dump(exclude={"type", "n"}))
+
+    async def _say(self, token: protocol.Token) -> None:
+        text = self._words.of(token)
+        if not text or self._silent:  # what was on its way when the response was cancelled
+            return
+        await self._begin_response()
+        response = self._response
+        response.text += text
+        response.tokens += 1
+        seen = {name: getattr(token, name) for name in ("step", "t_frame_s", "t_emit_s")}
+        seen["seen_s"] = round((token.newest_visible_step + 1) * self._step_s, 6)
+        await self._tell("response.output_text.delta", **self._place(), delta=text, swwatch=seen)
+
+    def _place(self) -> dict:
+        response = self._response
+        return {"response_id": response.id, "item_id": response.item, "output_index": 0, "content_index": 0}
+
+    async def _begin_response(self) -> None:
+        if self._response is not None:
+            return
+        response = self._response = Response()
+        part, place = {"type": "text", "text": ""}, self._place()
+        await self._tell("response.created", response=response.about("in_progress"))
+        await self._tell_output("response.output_item.added", "in_progress", response)
+        await self._tell("response.content_part.added", **place, part=part)
+
+    async def _end_response(self, status: str) -> None:
+        if self._response is None:
+            return
+        response, place = self._response, self._place()
+        self._response = None
+        watched = 0 if self._session is None else self._session.telling.num_video
+        usage = {"input_tokens": watched, "output_tokens": response.tokens, "total_tokens": watched + response.tokens}
+        usage |= {
+            "input_token_details": {"image_tokens": watched},
+            "output_token_details": {"text_tokens": response.tokens},
+        }
+        await self._tell("response.output_text.done", **place, text=response.text)
+        await self._tell("response.content_part.done", **place, part={"type": "text", "text": response.text})
+        await self._tell_output("response.output_item.done", status, response)
+        await self._tell("response.done", response=response.about(status, usage))
+
+    async def _tell_output(self, kind: str, status: str, response: Response) -> None:
+        await self._tell(kind, response_id=response.id, output_index=0, item=response.output(status))
+
+    async def _tell_item(self, event: events.ItemCreate) -> None:
+        """It was taken. What its pictures came to is told by `swwatch.ack`."""
+        content = [{"type": part.type} | ({"text": part.text} if part.text else {}) for part in event.item.content]
+        item = {"id": event.item.id or f"item_{secrets.token_hex(12)}", "object": "realtime.item", "type": "message"}
+        item |= {"role": event.item.role, "status": "completed", "content": content}
+        for kind in ("conversation.item.added", "conversation.item.done"):
+            await self._tell(kind, item=item, previous_item_id=None)
+
+    async def _tell(self, kind: str, **what) -> None:
+        self._num_events += 1
+        await self._send_text(json.dumps({"type": kind, "event_id": f"event_{self._num_events}", **what}))
+
+
+def _words_of(event: events.ItemCreate) -> str:
+    return "\n".join(part.text for part in event.item.content if part.type == "input_text").strip()
