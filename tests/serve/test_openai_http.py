@@ -302,7 +302,7 @@ def linked(url: str) -> dict:
         (400, "messages.0.content.0.type", {"messages": user({"type": "input_audio", "input_audio": {}})}),
         (400, "has no image_url", {"messages": user({"type": "image_url"})}),
         (400, "one video at a time", {"messages": user(frame(), {"type": "file", "file": {"file_id": "x"}})}),
-        (400, "must be in base64", linked("data:,x")),
+        (400, "send a data URL in base64", linked("data:,x")),
         (400, "base64 of a picture", linked("data:image/png;base64,%%%")),
         (400, "is empty", linked("data:image/png;base64,")),
         (400, "neither JPEG, PNG", shown("image/jpeg", b"x" * 99)),
