@@ -16,7 +16,7 @@ from dataclasses import replace
 import torch
 
 from swwatch.engine.incoming import Incoming
-from swwatch.engine.keeping import feed, hold, moved, recall, search, thin
+from swwatch.engine.keeping import asked, feed, hold, moved, recall, search, thin
 from swwatch.engine.requests import Run
 from swwatch.policies.memory.pieces import TOLERANCE_S
 from swwatch.policies.memory.policy import Shown
@@ -142,7 +142,10 @@ class Forgetting:
         words = (~said.where(Kind.HEADER)).nonzero()[:, 0]
         kept, stays = self.keep.said(said.step[words], shown), {}
         if gone:
-            stays[WATCHED] = (~_video_of(watched, gone)).nonzero()[:, 0]
+            leaves = _video_of(watched, gone)
+            if self.keep.writes:  # what is around it alone
+                leaves &= watched.where(Kind.AROUND)
+            stays[WATCHED] = (~leaves).nonzero()[:, 0]
         if kept is not None and len(kept) < len(words):
             held = said.where(Kind.HEADER).index_fill(0, words[kept], True)
             held[num_fed:] = True  # what is pending is yet to be read
@@ -155,6 +158,8 @@ class Forgetting:
         left = len(stays[SAID][stays[SAID] < num_fed]) if SAID in stays else num_fed
         session.pending = hold(cache, session.pending, stays, {}, SAID)
         came = yield from self._recall(incoming)
+        if self.keep.writes:
+            yield from self._write(incoming, bool(gone))
         if not (stays or came):
             return self._thin()
         if self.keep.moves or self.keep.anew:
@@ -195,10 +200,7 @@ class Forgetting:
         cache, watched = self.session.cache, self.session.cache.tokens[WATCHED]
         if not (incoming.asks and cache.parking.blocks):
             return False
-        ids = [token for ask in incoming.asks for token in ask.ids]
-        rows = watched[watched.where(Kind.PROMPT) & (watched.step == incoming.index)]
-        again = replace(rows, order=int(watched.order.max()) + 1 + torch.arange(len(rows)))
-        scores = yield from search(cache, again, self.session._embed(ids))
+        scores = yield from search(cache, *self._again(incoming))
         for block in recall(cache, self.keep, scores):
             step = int(block.tokens.step[0])
             self.session.cursor.placed[step] = block.placed
@@ -208,10 +210,36 @@ class Forgetting:
         cache.hide(WATCHED, (by_time >= len(watched)).nonzero()[:, 0])
         return True
 
+    def _again(self, incoming: Incoming) -> tuple[Layout, torch.Tensor]:
+        """The questions that came with a step as they would be fed behind all that is in, and their embeddings."""
+        watched = self.session.cache.tokens[WATCHED]
+        ids = [token for ask in incoming.asks for token in ask.ids]
+        rows = watched[watched.where(Kind.PROMPT)][-len(ids) :]
+        return replace(rows, order=int(watched.order.max()) + 1 + torch.arange(len(ids))), self.session._embed(ids)
+
+    def _write(self, incoming: Incoming, gone: bool) -> Run:
+        """Write what has gone into the memory, and read of it what the question asks for that is being answered."""
+        cache = self.session.cache
+        memory, placed = cache.long_term, torch.tensor(list(self.session.cursor.placed), dtype=torch.int64)
+        cache.show(WATCHED)
+        watched = cache.tokens[WATCHED]
+        video = (watched.where(Kind.VIDEO) & ~torch.isin(watched.step, placed)).nonzero()[:, 0]
+        if gone and len(video):
+            memory.write(self.keep, video)
+        if incoming.asks:
+            rows, embeds = self._again(incoming)
+            memory.ask((yield from asked(cache, rows, embeds)), rows)
+        elif self.session.finished:
+            memory.queries = None
+        if len(video):
+            memory.read(self.keep, int(video[0]), "step")
+
     def told(self) -> dict[str, int]:
         """What came back for the newest question, and what is parked, for trace.Asked."""
         watched = self.session.cache.tokens[WATCHED]
         came = int(_video_of(watched, self.recalled).sum())
+        if self.keep.writes:
+            came = self.session.cache.long_term.num_read
         return {"num_recalled": came, "host_bytes": self.session.cache.parking.nbytes}
 
     def _thin(self) -> bool:

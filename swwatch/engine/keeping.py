@@ -1,12 +1,14 @@
 """What a KEEP policy decided, carried out: in the cache, and among the words that are not fed yet."""
 
 import math
+import weakref
 from collections.abc import Mapping
 from dataclasses import replace
 
 import torch
 
 from swwatch.engine.requests import Feed, Run
+from swwatch.model.long_term import LongTerm
 from swwatch.model.parking import Block
 from swwatch.model.protocols import ForgetfulCache, SessionCache
 from swwatch.policies.memory.policy import Keep
@@ -16,6 +18,14 @@ from swwatch.rules.visibility import WATCHED
 AT_ONCE = 4096  # tokens of a forward: the mask of a text of hours, read anew at a flush, would fill a memory
 
 Pending = list[tuple[list[int], Layout]]
+
+
+def new_cache(model, keep: Keep, endless: bool, moves: bool):
+    """An empty cache of a model, see its `new_cache`, with the memory that the policy writes into, if it does so."""
+    cache = model.new_cache(endless, moves)
+    if keep.writes:
+        cache.long_term = LongTerm(weakref.proxy(cache), keep.newest)
+    return cache
 
 
 class Weights:
@@ -110,12 +120,17 @@ def search(cache: ForgetfulCache, rows: Layout, embeds: torch.Tensor) -> Run:
     Args:
         rows, embeds: of the question, (Q,) and (Q, D).
     """
+    return cache.parking.scores((yield from asked(cache, rows, embeds)), rows)
+
+
+def asked(cache, rows: Layout, embeds: torch.Tensor) -> Run:
+    """The queries of a question (Q,), of each layer (1, heads, Q, D). It is read and forgotten again."""
     mark, cache.searching = cache.mark(), True
     yield Feed(cache, rows, embeds, None)
     cache.searching = False
-    scores = cache.parking.scores([layer.query for layer in cache.layers], rows)
+    queries = [layer.query for layer in cache.layers]
     cache.restore(mark)
-    return scores
+    return queries
 
 
 def recall(cache: ForgetfulCache, keep: Keep, scores: torch.Tensor) -> list[Block]:

@@ -29,6 +29,7 @@ from swwatch.engine.choose import check_parallel
 from swwatch.engine.decider import Decider
 from swwatch.engine.endless import Forgetting
 from swwatch.engine.incoming import Incoming
+from swwatch.engine.keeping import new_cache
 from swwatch.engine.requests import Feed, Look, Run
 from swwatch.engine.source import Step
 from swwatch.engine.trace import Asked, Spoken
@@ -308,7 +309,7 @@ class Session(BaseSession):
     # ---- keeping ----------------------------------------------------------------------------------------------------
 
     def _new_cache(self):
-        return self.model.new_cache(self.keep.forgets, self.keep.moves)
+        return new_cache(self.model, self.keep, self.keep.forgets, self.keep.moves)
 
     def state(self) -> dict:
         return super().state() | {

@@ -13,7 +13,7 @@ import torch
 from swwatch.data.pixels import merged_grids
 from swwatch.data.turns.prompt import SYSTEM_TEXT, Turns
 from swwatch.engine.base import BaseSession
-from swwatch.engine.keeping import feed
+from swwatch.engine.keeping import feed, new_cache
 from swwatch.engine.requests import Look, Run
 from swwatch.engine.source import Step
 from swwatch.engine.trace import Asked, Spoken
@@ -103,7 +103,8 @@ class TurnSession(ForgetfulTurns):
                 those that were said; None leaves these.
             clock: has now() and arrive(at_s) in stream seconds.
         Raises:
-            UserError: an unknown policy, positions that are none of the system's, or turns of no whole patches.
+            UserError: an unknown policy, one that this attention cannot carry out, positions that are none of the
+                system's, or turns of no whole patches.
         """
         self.turns, self.system = turns, turns.system
         self.keep = parse_keep(keep or self.system.keep)
@@ -114,6 +115,11 @@ class TurnSession(ForgetfulTurns):
         choose = parse_choose(choose or self.system.choose)
         super().__init__(model, choose=choose, clock=clock, ellipsis=turns.ellipsis[0])
         self.keep.check(self.variant)
+        if self.keep.writes and model.attention == "flash_attention_2":
+            raise UserError(
+                f"keep {self.keep} hides what is not read, and flash_attention_2 hides nothing of the past: "
+                "take --attention sdpa"
+            )
         self.given, self.t_step = given, model.t_per_step
         self.query = self.system.query if query is None else query
         self.context: list[Span] = turns.begin(previous if isinstance(previous, str) else tuple(previous), system_text)
@@ -238,6 +244,7 @@ class TurnSession(ForgetfulTurns):
             yield from self._tell_watched(i, step, grid=grid[1:])
         for ask in asks:
             came = sum(len(span) for span in self.context if came_back(span))
+            came = self.cache.long_term.num_read if self.keep.writes else came
             yield Asked(first, ask.text, self.clock.now(), came, self.cache.parking.nbytes if self.keep.parks else 0)
 
         self.context.append(Span(Part.ANSWER, (), None, number, start_s, end_s))
@@ -328,7 +335,7 @@ class TurnSession(ForgetfulTurns):
 
     def _new_cache(self):
         moves = self.policy.compact and self.keep.moves
-        return self.model.new_cache(moves or self.keep.parks, moves)
+        return new_cache(self.model, self.keep, moves or self.keep.parks or self.keep.writes, moves)
 
     # ---- keeping ----------------------------------------------------------------------------------------------------
 

@@ -6,13 +6,17 @@ from dataclasses import replace
 import torch
 
 from swwatch.engine.base import BaseSession
-from swwatch.engine.keeping import hold, recall, search, thin
+from swwatch.engine.keeping import asked, hold, recall, search, thin
 from swwatch.engine.requests import Run
 from swwatch.policies.memory.pieces import TOLERANCE_S, joined, seconds_of_video, whole
+from swwatch.policies.memory.policy import Shown, shown_of
 from swwatch.rules.cursor import layout_of
+from swwatch.rules.layout import Layout
 from swwatch.rules.patch import Placed
 from swwatch.rules.spans import Part, Span, ids_of
 from swwatch.rules.visibility import WATCHED
+
+MEMORY = -2  # the round of the span that is the memory
 
 
 class ForgetfulTurns(BaseSession):
@@ -24,6 +28,7 @@ class ForgetfulTurns(BaseSession):
             return
         self._thin()
         yield from self._recall(())
+        self._write(end_s)
         weights = (self.weights,) if self.keep.weighs else ()
         left = self.keep.left(self.context, self._begin_context, end_s, self._mute, *weights)
         stays = [i for _, place in left for i in place]
@@ -64,10 +69,11 @@ class ForgetfulTurns(BaseSession):
         pieces = [(span, place) for span, place in whole(self.context) if not came_back(span)]
         if len(pieces) < len(self.context):
             self._hold([span for span, _ in pieces], [i for _, place in pieces for i in place])
+        if self.keep.writes:
+            yield from self._read_pages(query)
         if not (query and self.keep.parks and self.cache.parking.blocks):
             return
-        where, _ = self.policy.place(query, self.next_position, self.t_step)
-        scores = yield from search(self.cache, layout_of(query, where, self.num_laid), self._embed(ids_of(query)))
+        scores = yield from search(self.cache, *self._as_rows(query))
         held, total = len(self.cache.tokens[WATCHED]), len(ids_of(self.context))
         spans = [
             Span(Part.VIDEO, (self.markup.video,) * len(block.tokens), (block.patches, *block.placed[1:3]))
@@ -77,6 +83,36 @@ class ForgetfulTurns(BaseSession):
         place, came = len(ids_of(self.context[:begin])), len(ids_of(spans))
         index = [*range(place), *range(held, held + came), *range(place, held), *range(held + came, total + came)]
         self._hold([*self.context[:begin], *spans, *self.context[begin:]], index)
+
+    def _as_rows(self, query: Sequence[Span]) -> tuple[Layout, torch.Tensor]:
+        """A question as it would be fed next, and its embeddings."""
+        where, _ = self.policy.place(query, self.next_position, self.t_step)
+        return layout_of(query, where, self.num_laid), self._embed(ids_of(query))
+
+    def _write(self, end_s: float) -> None:
+        """Write into the memory what leaves the window when a turn that ends at `end_s` is about to begin."""
+        if not self.keep.writes:
+            return
+        pieces = [(span, place) for span, place in whole(self.context) if span.part is Part.VIDEO]
+        shown = self.keep.shown([*shown_of(self.context), Shown(self.num_rounds, self.context[-1].end_s, end_s)])
+        leaving = [(span, place) for span, place in pieces if span.round not in shown]
+        if all(span.round == MEMORY for span, _ in leaving):
+            return
+        left = self.cache.long_term.write(self.keep, torch.tensor([i for _, place in leaving for i in place]))
+        spans, first = [span for span, _ in leaving], leaving[0][0]
+        line = replace(first, ids=first.ids[:1] * left, grid=(1, 1, left), round=MEMORY)
+        self.context = [line if span is first else span for span in self.context if span is first or span not in spans]
+
+    def _read_pages(self, query: Sequence[Span]) -> Run:
+        """Read of the memory what a question asks for, all of it if there is none."""
+        memory, self.cache.long_term.queries = self.cache.long_term, None
+        if WATCHED in self.cache.tokens:
+            self.cache.show(WATCHED)
+        first = next((place.start for span, place in whole(self.context) if span.round == MEMORY), None)
+        if query and first is not None:
+            rows, embeds = self._as_rows(query)
+            memory.ask((yield from asked(self.cache, rows, embeds)), rows)
+            memory.read(self.keep, first, "order")
 
     def _thin(self) -> None:
         """Thin the newest group of seconds, if the policy does so and all of it has been watched."""
@@ -93,5 +129,5 @@ class ForgetfulTurns(BaseSession):
 
 
 def came_back(span: Span) -> bool:
-    """Whether a question brought it back: else there is no video before the first turn."""
-    return span.part is Part.VIDEO and span.round < 0
+    """Whether a question brought it back: else there is no video before the first turn, but for the memory."""
+    return span.part is Part.VIDEO and span.round == -1

@@ -45,13 +45,15 @@ class _StoreLayer(DynamicLayer):
     """One decoder layer's keys and values (B, N, K, D): `watched` first, then `said`.
 
     Attributes:
+        number: of the layer.
         stores: stream -> keys and values (2, B, N, K, D).
         first_keys: stream -> keys (B, N, K, D) as they were first rotated, in a cache that can be re-indexed.
         query: (B, N', Q, D) of the rows of the newest forward, where the cache is `searching`.
     """
 
-    def __init__(self, cache: "StreamCache"):
+    def __init__(self, cache: "StreamCache", number: int):
         super().__init__()
+        self.number = number
         self.cache = weakref.proxy(cache)  # not a cycle: a closed session's memory is returned at once
         self.stores, self.first_keys, self.query = {}, {}, None
 
@@ -59,6 +61,8 @@ class _StoreLayer(DynamicLayer):
         """Append the rows announced by `StreamCache.admit`; return what those rows may read."""
         if self.cache.searching:
             self.query = query
+        if self.cache.long_term is not None:
+            self.cache.long_term.note(self.number, query)
         new = torch.stack([key_states, value_states])  # (2, B, N, Q, D)
         for stream, index in self.cache.incoming.items():
             self.append(stream, new if index is None else new[..., index.to(new.device), :])
@@ -107,12 +111,14 @@ class StreamCache(Cache):
         tokens: stream -> Layout of the tokens in that store, in the order they are stored.
         num_fed: tokens ever admitted or received. A session that feeds every token once ends with the length of its
             layout.
+        searching: queries of the next forward are wanted.
+        parking: what of it is in host memory; long_term: the memory that its video is written into, where it has one.
     """
 
     def __init__(self, num_layers: int, rotary: Callable | None = None, moves: bool = True):
-        super().__init__(layers=[_StoreLayer(self) for _ in range(num_layers)])
+        super().__init__(layers=[_StoreLayer(self, i) for i in range(num_layers)])
         self.rotary, self.moves = rotary, moves and rotary is not None
-        self.parking, self.searching = Parking(weakref.proxy(self)), False
+        self.parking, self.searching, self.long_term = Parking(weakref.proxy(self)), False, None
         self.tokens: dict[int, Layout] = {}
         self.first_positions: dict[int, torch.Tensor] = {}  # stream -> (3, K), where its keys were first rotated to
         self.num_fed = 0
@@ -133,6 +139,8 @@ class StreamCache(Cache):
             for stream, chosen in streams.items()
             if bool(chosen.any())
         }
+        if self.long_term is not None:
+            self.long_term.announce(rows)
         for stream in self.incoming:
             self._list(stream, rows[streams[stream]])
         self.readable = (WATCHED, SAID) if bool(said.any()) else (WATCHED,)
@@ -165,10 +173,16 @@ class StreamCache(Cache):
         for layer, own in zip(self.layers, index.expand(len(self.layers), -1), strict=True):
             layer.keep(stream, own)
 
-    def hide(self, stream: int, index: torch.Tensor) -> None:
-        """From now on no row of the same stream sees the tokens of `index` (K',); what is said goes on to."""
+    def hide(self, stream: int, index: torch.Tensor, column: str = "order") -> None:
+        """From now on no row of the same stream sees the tokens of `index` (K',); what is said goes on to. With the
+        column `step` it is the other way round."""
+        hidden = getattr(self.tokens[stream], column).index_add(0, index, torch.full_like(index, HIDDEN))
+        self.tokens[stream] = replace(self.tokens[stream], **{column: hidden})
+
+    def show(self, stream: int) -> None:
+        """Nothing is hidden any more."""
         tokens = self.tokens[stream]
-        self.tokens[stream] = replace(tokens, order=tokens.order.index_add(0, index, torch.full_like(index, HIDDEN)))
+        self.tokens[stream] = replace(tokens, order=tokens.order % HIDDEN, step=tokens.step % HIDDEN)
 
     def keys(self, stream: int, index: torch.Tensor) -> torch.Tensor:
         """(layers, K', N x D) keys of the tokens of `index` (K',), as they are rotated now."""
@@ -263,6 +277,7 @@ class StreamCache(Cache):
             "first_positions": dict(self.first_positions),
             "num_fed": self.num_fed,
             "parking": self.parking.state(),
+            "long_term": self.long_term.state() if self.long_term is not None else None,
         }
 
     def load_state(self, state: dict) -> None:
@@ -279,6 +294,8 @@ class StreamCache(Cache):
         self.first_positions, self.num_fed = dict(state["first_positions"]), state["num_fed"]
         self.parking.load_state(state["parking"])
         self.evictions += 1  # no older mark is of this content
+        if self.long_term is not None:
+            self.long_term.load_state(state["long_term"])
         for layer, stores, first_keys in zip(self.layers, state["stores"], state["first_keys"], strict=True):
             layer.stores, layer.first_keys = dict(stores), dict(first_keys)
 

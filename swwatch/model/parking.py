@@ -80,7 +80,7 @@ class Parking:
         for layer in cache.layers:
             store = layer.stores[WATCHED][:, 0].index_select(-2, index.to(layer.stores[WATCHED].device))
             own = layer.first_keys[WATCHED][0].index_select(-2, index.to(store.device)) if cache.moves else store[0]
-            means.append(self._turned(own, -first).mean(-2).cpu())
+            means.append(self.turned(own, -first).mean(-2).cpu())
             keys.append(own.cpu())
             values.append(store[1].cpu())
         parts = (torch.stack(part) for part in (keys, values, means))
@@ -98,7 +98,7 @@ class Parking:
         Returns:
             (M, P) sums over all query heads of mean query times mean key.
         """
-        mean = self._turned(torch.cat(queries), -rows.position_ids).mean(-2).cpu()  # (M, G N, D)
+        mean = self.turned(torch.cat(queries), -rows.position_ids).mean(-2).cpu()  # (M, G N, D)
         keys = torch.stack([block.mean for block in self.blocks], dim=1)  # (M, P, N, D)
         mean = mean.unflatten(1, (keys.shape[2], -1)).sum(2)  # (M, N, D): heads that share a key
         return torch.einsum("mnd,mpnd->mp", mean, keys)
@@ -129,8 +129,8 @@ class Parking:
             keys = torch.cat([part.keys[number] for part in parts], dim=1).to(layer.stores[WATCHED].device)
             values = torch.cat([part.values[number] for part in parts], dim=1).to(keys.device)
             if cache.moves and not same:
-                keys = self._turned(keys, first - torch.cat([part.first_positions for part in parts], dim=1))
-            now = self._turned(keys, tokens.position_ids - first) if cache.moves else keys
+                keys = self.turned(keys, first - torch.cat([part.first_positions for part in parts], dim=1))
+            now = self.turned(keys, tokens.position_ids - first) if cache.moves else keys
             layer.append(WATCHED, torch.stack([now, values])[:, None], keys[None])
         cache._list(WATCHED, tokens, first)
         return blocks
@@ -144,7 +144,7 @@ class Parking:
         here = tokens.position_ids - torch.tensor([block.placed.start]).T
         return replace(block, tokens=replace(tokens, position_ids=here), placed=block.placed._replace(start=(0, 0, 0)))
 
-    def _turned(self, keys: torch.Tensor, turn: torch.Tensor) -> torch.Tensor:
+    def turned(self, keys: torch.Tensor, turn: torch.Tensor) -> torch.Tensor:
         """(..., N, K, D) rotated on by (3, K) positions."""
         cos, sin = self.cache.rotary(torch.zeros(1, device=keys.device), turn[:, None].to(keys.device))
         return turned(keys, cos, sin)

@@ -11,6 +11,7 @@ import torch
 
 from swwatch.data.prompt import Markup
 from swwatch.model.cache import Mark
+from swwatch.model.long_term import LongTerm
 from swwatch.model.parking import Parking
 from swwatch.model.settings import Settings
 from swwatch.model.vision_tower import VideoFeatures
@@ -59,11 +60,13 @@ class ForgetfulCache(SessionCache, Protocol):
 
     Attributes:
         parking: what has left it, and may come back.
+        long_term: the memory that its video is written into; None: it has none.
         searching: the queries of the next forward are kept.
         layers: of the LLM, with the `query` of each.
     """
 
     parking: Parking
+    long_term: LongTerm | None
     searching: bool
     layers: Sequence[Any]
 
@@ -73,8 +76,11 @@ class ForgetfulCache(SessionCache, Protocol):
     def reindex(self, stream: int, position_ids: torch.Tensor) -> None:
         """Give the tokens of a store other positions (3, K)."""
 
-    def hide(self, stream: int, index: torch.Tensor) -> None:
-        """What is watched from now on does not see these."""
+    def hide(self, stream: int, index: torch.Tensor, column: str = "order") -> None:
+        """What is watched from now on does not see these, with the column `step` what is said."""
+
+    def show(self, stream: int) -> None:
+        """Nothing is hidden any more."""
 
     def keys(self, stream: int, index: torch.Tensor) -> torch.Tensor:
         """(layers, K', heads x D) of these tokens."""

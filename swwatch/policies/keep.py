@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from swwatch.errors import UserError
 from swwatch.policies.memory.key_norm import KeyNorm
+from swwatch.policies.memory.livevlm import LiveVlm
 from swwatch.policies.memory.peak_end import PeakEnd
 from swwatch.policies.memory.pieces import TOLERANCE_S, Piece, ends, seconds_of_video, slide, whole
 from swwatch.policies.memory.policy import Keep, Shown, newest
@@ -48,6 +49,7 @@ class Window(Keep):
     name: ClassVar[str] = "window"
     for_whom: ClassVar[tuple[Speaks, ...]] = (Speaks.PARALLEL,)
     moves: ClassVar[bool] = True
+    bounded: ClassVar[bool] = True
     vision_s: int = option(16, least=1)
     text_sink: int = option(512, least=0)
     text_window: int = option(512, least=1)
@@ -71,6 +73,7 @@ class SinkWindow(Keep):
 
     name: ClassVar[str] = "sink_window"
     moves: ClassVar[bool] = True
+    bounded: ClassVar[bool] = True
     windows: ClassVar[tuple[str, ...]] = ("vision_s", "turns_s", "text_sink", "text_window")
     vision_s: float | None = option(16.0, least=0)
     turns_s: float | None = option(16.0, least=0)
@@ -114,6 +117,7 @@ class Restart(Keep):
 
     name: ClassVar[str] = "restart"
     anew: ClassVar[bool] = True
+    bounded: ClassVar[bool] = True
     windows: ClassVar[tuple[str, ...]] = ("vision_s",)
     vision_s: float = option(16.0, least=0)
     text_sink: int | None = option(None, least=0)
@@ -125,7 +129,7 @@ class Restart(Keep):
 
 
 ALL = All()
-KEEP = table(All, Window, SinkWindow, Flush, Restart, Recompute, Recent, KeyNorm, Rekv, PeakEnd)
+KEEP = table(All, Window, SinkWindow, Flush, Restart, Recompute, Recent, KeyNorm, Rekv, PeakEnd, LiveVlm)
 WINDOWS = ("vision_s", "turns_s", "flush_s", "text_sink", "text_window")
 EVICTIONS = [APPEND, *(name for name, kind in KEEP.items() if kind.forgets and Speaks.TURNS in kind.for_whom)]
 

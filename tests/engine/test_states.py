@@ -9,11 +9,11 @@ from swwatch.engine.source import Ask, Step
 from swwatch.engine.trace import SimulatedClock, Spoken
 from swwatch.errors import UserError
 from swwatch.policies.choose import Greedy
-from swwatch.policies.keep import Recompute, SinkWindow, Window
 from swwatch.policies.speak import RandomK, parse_schedule
 from swwatch.rules.systems import SYSTEMS
 from swwatch.rules.variants import TURNS, VARIANTS, Speaks
 from tests.helpers.feeds import small
+from tests.helpers.keeps import kept
 from tests.helpers.streams import random_stream
 from tests.helpers.tiny import tiny_loader
 
@@ -74,16 +74,10 @@ def steps_of(stream) -> list[Step]:
 
 
 CASES = [(name, "serial", {}) for name in (*VARIANTS, *TURNS)]
-CASES += [(name, "fused", {"keep": Window(3, 2, 5)}) for name in PARALLEL]
-CASES += [("streamingvlm", "serial", {"keep": SinkWindow(3, 3, 4, 6)})]
-CASES += [("streamingvlm", "serial", {"keep": Recompute(3, 3, 4, 6)})]
-CASES += [("livecc", "serial", {"keep": "flush:4"})]
+CASES += [(name, "fused", {"keep": keep}) for name, keep in kept(Speaks.PARALLEL)]
+CASES += [(name, "serial", {"keep": keep}) for name, keep in kept(Speaks.TURNS)]
 CASES += [("group", "fused", {"schedule": parse_schedule("sved:3:alpha=1")})]
 CASES += [("interleave", "serial", {"schedule": parse_schedule("change:2:share=1")})]
-CASES += [("group", "fused", {"keep": "recent:3"}), ("overlap", "serial", {"keep": "key_norm:3:group_s=2"})]
-CASES += [("streamingvlm", "serial", {"keep": "key_norm:3:group_s=2"})]
-CASES += [(name, "serial", {"keep": "rekv:1:vision_s=1"}) for name in ("gap", "streamingvlm", "livecc")]
-CASES += [(name, "serial", {"keep": "peak_end:2:group_s=2"}) for name in ("group", "streamingvlm")]
 
 
 @pytest.mark.parametrize(("variant", "engine", "options"), CASES, ids=lambda value: str(value)[:30])

@@ -111,6 +111,12 @@ class Paced:
         return self.told.pop(self.taken, [])
 
 
+def asking(loaded, at: dict[int, list[int]]) -> dict:
+    """Orders of a Paced source: questions of these words, heard once so many steps were taken."""
+    suffix, start = loaded.markup.suffix, loaded.markup.vision_start
+    return {step: [Ask((*suffix, *ids, start), str(ids))] for step, ids in at.items()}
+
+
 def spoken_by(model, session, source) -> list[tuple]:
     """The tokens of a run on its own, without the moment of their emission."""
     return plain(drive(model, session.run(source)))

@@ -30,7 +30,7 @@ def test_every_family_and_the_fast_path_have_all_that_sessions_need(tmp_path, fa
 def test_what_a_policy_parks_or_thins_follows_from_what_it_defines():
     for kind in KEEP.values():
         assert kind.parks == ("recall" in dir(kind) and kind.recall is not Keep.recall)
-        assert kind.thins == (kind.thin is not Keep.thin)
+        assert kind.thins == (kind.thin is not Keep.thin) and kind.writes == (kind.write is not Keep.write)
         names = {option.name for option in kind.options()}
         assert kind.parks <= ("host_mb" in names) and kind.thins <= ("group_s" in names)
     assert [name for name, kind in KEEP.items() if kind.parks][:1] == ["rekv"] and KEEP["key_norm"].thins

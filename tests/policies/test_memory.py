@@ -5,13 +5,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from swwatch.engine.fused import FusedSession
 from swwatch.engine.requests import drive
 from swwatch.engine.session import Session
-from swwatch.engine.source import Ask, FileSource, Step
-from swwatch.engine.trace import Asked, SimulatedClock, Spoken
+from swwatch.engine.source import Ask
+from swwatch.engine.trace import Asked
 from swwatch.engine.turns import Said
-from swwatch.errors import UserError
 from swwatch.model.cache import HIDDEN
 from swwatch.policies.choose import Greedy
 from swwatch.policies.keep import EVICTIONS, WINDOWS, parse_keep, with_numbers
@@ -27,8 +25,7 @@ from swwatch.rules.systems import SYSTEMS
 from swwatch.rules.variants import Speaks, speaking
 from swwatch.rules.visibility import SAID, WATCHED
 from swwatch.toy.checkpoint import make_checkpoint
-from tests.helpers.feeds import small
-from tests.helpers.streams import Paced, Stream, ToldSession, fed_positions, random_stream, spoken_by
+from tests.helpers.streams import Paced, Stream, ToldSession, asking, random_stream, spoken_by
 from tests.helpers.tiny import tiny_loader
 from tests.helpers.turn_streams import Scripted, Steps, answers, begin, play, random_steps, watched
 
@@ -173,12 +170,6 @@ def test_key_norm_in_chat_turns_leaves_one_run_of_video_a_group(load_tiny, syste
         assert seen == [[12], [3, 4], [3, 4, 4], [3, 3, 4], [3, 3, 4, 4]]
 
 
-def asking(loaded, at: dict[int, list[int]]) -> dict:
-    """Orders of a Paced source: questions of these words, heard once so many steps were taken."""
-    suffix, start = loaded.markup.suffix, loaded.markup.vision_start
-    return {step: [Ask((*suffix, *ids, start), str(ids))] for step, ids in at.items()}
-
-
 @pytest.mark.parametrize("variant", PARALLEL)
 @given(schedules, st.integers(1, 3), st.integers(1, 4), st.booleans(), st.integers(0, 99))
 @settings(max_examples=2)
@@ -309,70 +300,6 @@ def test_peak_end_in_chat_turns_lets_go_of_video_alone(load_tiny):
         assert set(after[:-1]) <= set(before) and after[-1] == before[-1] + 1
     assert seen[:2] == [[0], [0, 1]] and len(seen[-1]) == 4, "one of each two seconds, and the newest one"
     assert [x.round for x in session.context if x.part is Part.ANSWER] == list(range(7))
-
-
-@pytest.mark.parametrize("keep", ["recent:2", "key_norm:2:group_s=2", "rekv:1:vision_s=1", "peak_end:1:group_s=2"])
-def test_p3_a_later_frame_changes_no_earlier_logit(load_tiny, keep):
-    loaded, runs = load_tiny("group"), []
-    for change in (False, True):
-        stream = random_stream(loaded, [(1, 2), (2, 2)] * 3)
-        if change:
-            stream.pixels[4:] = [torch.randn_like(pixels) for pixels in stream.pixels[4:]]
-        options = {"keep": keep, "schedule": WaitK(2), "choose": Greedy(1.0, 20)}
-        session = ToldSession(loaded.model, stream.prompt, **options).tell(stream.answer)
-        spoken_by(loaded.model, session, Paced(stream, orders=asking(loaded, {3: [5, 6]})))
-        runs.append(torch.stack(session.seen_logits))
-    assert torch.equal(runs[0][:8], runs[1][:8]) and not torch.equal(*runs)
-
-
-@pytest.mark.parametrize("seconds", [150, pytest.param(10_000, marks=pytest.mark.long)])
-@pytest.mark.parametrize("keep", ["recent:3", "rekv:2:vision_s=3:host_mb=0.01:text_sink=4:text_window=8"])
-def test_p12_device_and_host_memory_stay_flat(one_layer, keep, seconds):
-    """A question now and then; every step has as many tokens."""
-    loaded = one_layer["group"]
-    stream = random_stream(loaded, [(1, 2)])
-    told = asking(loaded, {n: [3, 4] for n in range(10, 40, 10)})
-    steps = (Step(stream.pixels[0], stream.grids[0], i + 0.5) for i in range(seconds))
-    source = FileSource(steps, lambda step: step, SimulatedClock(now=lambda: 0.0))
-    options = {"keep": keep, "schedule": WaitK(1), "choose": CHOOSE, "clock": source._clock}
-    session, device, host = Session(loaded.model, stream.prompt, **options), [], []
-    source.orders = lambda: told.pop(len(device), [])
-    for event in drive(loaded.model, session.run(source)):
-        if isinstance(event, Spoken) and event.step == len(device):
-            device.append(session.cache.nbytes)
-            host.append(session.cache.parking.nbytes)
-        if len(device) == seconds:
-            break
-    early, late = (range(45, 75), range(seconds - 60, seconds - 10))
-    assert max(device[i] for i in late) <= max(device[i] for i in early)
-    assert max(host) <= 0.01 * 2**20 and host[-1] == host[len(host) // 2]
-    assert len(session._forgetting.said_ids) < 20
-
-
-MEMORIES = ["recent:3", "key_norm:3:group_s=2", "rekv:2:vision_s=3:host_mb=1:text_sink=512:text_window=512"]
-MEMORIES += ["peak_end:4:group_s=3"]
-
-
-@pytest.mark.parametrize(("variant", "keep"), zip([*PARALLEL, "overlap"], MEMORIES, strict=True))
-def test_p2_fused_says_what_serial_says(load_tiny, variant, keep):
-    loaded = load_tiny(variant)
-    stream = random_stream(loaded, [(1, 2), (2, 2), (2, 3)] * 3, seed=5)
-    serial, fused = (kind(loaded.model, stream.prompt, keep=keep, choose=CHOOSE) for kind in (Session, FusedSession))
-    at = {6: [3, 4, 5], 8: [6]}
-    theirs = spoken_by(loaded.model, serial, Paced(stream, orders=asking(loaded, at)))
-    source = Paced(stream, orders=asking(loaded, at))
-    assert spoken_by(loaded.model, fused, source) == theirs and len(theirs) > 20
-    assert fed_positions(fused) == fed_positions(serial)
-
-
-def test_what_cannot_keep_so_says_what_can(load_tiny):
-    loaded = load_tiny("interleave")
-    for keep in MEMORIES:
-        with pytest.raises(UserError, match="overlap, group, gap"):
-            Session(loaded.model, [1], keep=keep)
-        with pytest.raises(UserError, match="fast path cannot let go"):
-            Session(small(load_tiny("group").model), [1], keep=keep)
-        assert str(parse_keep(keep)) == keep
 
 
 @pytest.mark.parametrize("name", EVICTIONS)

@@ -1,11 +1,11 @@
 """What a policy of KEEP is, and what it is asked. The table is in policies/keep.py."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from swwatch.errors import UserError
-from swwatch.policies.memory.pieces import TOLERANCE_S, Piece, shorten, whole
+from swwatch.policies.memory.pieces import TOLERANCE_S, Piece, ends, shorten, slide, whole
 from swwatch.policies.table import Policy
 from swwatch.rules.spans import Part, Span
 from swwatch.rules.variants import Speaks, Variant, speaking
@@ -44,7 +44,10 @@ class Keep(Policy):
         weighs: it asks how surprising the words said at a piece of video were. In chat turns `shown` decides then.
         parks: it has a `recall`: video that goes is parked in host memory, `host_mb` of it at most, for a question.
         thins: it has a `thin`: of every `group_s` seconds of video each layer keeps what that says.
+        writes: it has a `write`: video that goes is written into a memory on the device, of which each layer keeps
+            what that says by the attention of the `newest` tokens of video; a question sees the pages of `read`.
         windows: options that say how much is forgotten.
+        bounded: what is held does not grow with the stream.
     """
 
     table: ClassVar[str] = "keep"
@@ -55,12 +58,15 @@ class Keep(Policy):
     every_turn: ClassVar[bool] = False
     weighs: ClassVar[bool] = False
     parks: ClassVar[bool] = False
+    writes: ClassVar[bool] = False
     thins: ClassVar[bool] = False
     windows: ClassVar[tuple[str, ...]] = ()
+    bounded: ClassVar[bool] = False
 
     def __init_subclass__(cls, **options):
         super().__init_subclass__(**options)
         cls.parks, cls.thins = cls.recall is not Keep.recall, cls.thin is not Keep.thin
+        cls.writes = cls.write is not Keep.write
 
     def check(self, variant: Variant) -> None:
         """Refuse a variant that cannot be kept so.
@@ -88,10 +94,8 @@ class Keep(Policy):
             By default all but the video that is not `shown` when the turn about to come is.
         """
         weigh = weights.perplexity if self.weighs else lambda _: None
-        rounds = {span.round: span for span in context if span.part is Part.VIDEO}
-        video = {number: Shown(number, span.start_s, span.end_s, weigh(number)) for number, span in rounds.items()}
         last = context[-1]
-        shown = self.shown([*video.values(), Shown(last.round + 1, last.end_s, end_s)])
+        shown = self.shown([*shown_of(context, weigh), Shown(last.round + 1, last.end_s, end_s)])
         return [(span, place) for span, place in whole(context) if span.part not in SEEN or span.round in shown]
 
     def shown(self, video: Sequence[Shown]) -> Collection[int]:
@@ -120,6 +124,24 @@ class Keep(Policy):
         """
         raise NotImplementedError
 
+    def write(self, scores: "torch.Tensor", orders: "torch.Tensor") -> "torch.Tensor":
+        """Which tokens of the memory and of video that comes to it stay, in each layer its own: (layers, K'), of any
+        K' up to K.
+
+        Args:
+            scores: (layers, K) the attention that they get.
+            orders: (layers, K) their numbers among all that was watched, float64.
+        """
+        raise NotImplementedError
+
+    def read(self, scores: "torch.Tensor") -> "torch.Tensor":
+        """Which pages of that memory a question sees: (layers, k), rising, of any k up to P.
+
+        Args:
+            scores: (layers, P) the attention that they get of it.
+        """
+        raise NotImplementedError
+
     def recall(self, scores: "torch.Tensor") -> "torch.Tensor":
         """Which of the parked blocks come back for a question: (layers, k), rising, of any k up to P. Asked of those
         that define it.
@@ -134,6 +156,30 @@ class Keep(Policy):
         for it (text_sink, text_window; None: no limit)."""
         limited = any(option.name == "text_sink" for option in self.options())
         return [span for span, _ in shorten(whole(context), self)] if limited else list(context)
+
+
+class Sliding(Keep):
+    """A window of `vision_s` seconds of video; of words the first `text_sink` and the last `text_window` tokens."""
+
+    def shown(self, video: Sequence[Shown]) -> list[int]:
+        return newest(video, self.vision_s)
+
+    def said(self, steps: "torch.Tensor", shown: Collection[int]) -> "torch.Tensor | None":
+        return ends(steps, self.text_sink, self.text_window)
+
+    def left(self, context: Sequence[Span], begin: Sequence[Span], end_s: float, mute: tuple[int, ...]) -> list[Piece]:
+        return slide(context, end_s, self, mute)
+
+    @property
+    def turns_s(self) -> float:
+        """An answer is a turn of its own as long as its video is in view."""
+        return self.vision_s
+
+
+def shown_of(context: Sequence[Span], weigh: Callable[[int], float | None] = lambda _: None) -> list[Shown]:
+    """The video of chat turns as pieces. weigh: number -> perplexity."""
+    rounds = {span.round: span for span in context if span.part is Part.VIDEO and span.round >= 0}
+    return [Shown(number, span.start_s, span.end_s, weigh(number)) for number, span in rounds.items()]
 
 
 def newest(video: Sequence[Shown], seconds: float) -> list[int]:

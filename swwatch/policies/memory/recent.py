@@ -26,6 +26,7 @@ class Recent(Keep):
     name: ClassVar[str] = "recent"
     for_whom: ClassVar[tuple[Speaks, ...]] = (Speaks.PARALLEL, Speaks.TURNS)
     anew: ClassVar[bool] = True
+    bounded: ClassVar[bool] = True
     every_turn: ClassVar[bool] = True
     windows: ClassVar[tuple[str, ...]] = ("vision_s",)
     vision_s: float = option(4.0, least=1)

@@ -9,14 +9,11 @@ Chosen here: the question is compared as it reads before anything comes back, no
 have a window, too; where pictures have different sizes all layers bring back the same blocks.
 """
 
-from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from swwatch.policies.memory.pieces import Piece, ends, slide
-from swwatch.policies.memory.policy import Keep, Shown, newest
+from swwatch.policies.memory.policy import Sliding
 from swwatch.policies.table import option
-from swwatch.rules.spans import Span
 from swwatch.rules.variants import Speaks
 
 if TYPE_CHECKING:
@@ -24,7 +21,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Rekv(Keep):
+class Rekv(Sliding):
     """A window on the device, all video in host memory.
 
     Attributes:
@@ -38,26 +35,13 @@ class Rekv(Keep):
     name: ClassVar[str] = "rekv"
     for_whom: ClassVar[tuple[Speaks, ...]] = (Speaks.PARALLEL, Speaks.TURNS)
     moves: ClassVar[bool] = True
+    bounded: ClassVar[bool] = True
     windows: ClassVar[tuple[str, ...]] = ("vision_s", "text_sink", "text_window")
     blocks: int = option(64, least=1)
     vision_s: float = option(16.0, least=1)
     host_mb: float = option(8192.0, least=0)
     text_sink: int | None = option(512, least=0)
     text_window: int | None = option(512, least=1)
-
-    def shown(self, video: Sequence[Shown]) -> list[int]:
-        return newest(video, self.vision_s)
-
-    def said(self, steps: "torch.Tensor", shown: Collection[int]) -> "torch.Tensor | None":
-        return ends(steps, self.text_sink, self.text_window)
-
-    def left(self, context: Sequence[Span], begin: Sequence[Span], end_s: float, mute: tuple[int, ...]) -> list[Piece]:
-        return slide(context, end_s, self, mute)
-
-    @property
-    def turns_s(self) -> float:
-        """An answer is a turn of its own as long as its video is in view."""
-        return self.vision_s
 
     def recall(self, scores: "torch.Tensor") -> "torch.Tensor":
         return scores.topk(min(self.blocks, scores.shape[1])).indices.sort().values

@@ -1,0 +1,161 @@
+"""What every row of KEEP holds to, old or new: a row that is not tried here fails."""
+
+import pytest
+import torch
+
+from swwatch.engine.batch import Batch, Ended
+from swwatch.engine.beside import StreamsSession, TwoDeviceSession
+from swwatch.engine.fused import FusedSession
+from swwatch.engine.requests import drive
+from swwatch.engine.session import Session
+from swwatch.engine.source import FileSource, Step
+from swwatch.engine.trace import SimulatedClock, Spoken
+from swwatch.engine.turns import Said
+from swwatch.errors import UserError
+from swwatch.model.loading import load
+from swwatch.policies.choose import Greedy
+from swwatch.policies.keep import KEEP, parse_keep
+from swwatch.policies.speak import WaitK
+from swwatch.rules.spans import Part
+from swwatch.rules.variants import Speaks
+from swwatch.toy.checkpoint import make_checkpoint
+from tests.helpers.feeds import small
+from tests.helpers.keeps import FORGETS, SMALL, kept
+from tests.helpers.streams import Paced, ToldSession, asking, fed_positions, plain, random_stream, spoken_by
+from tests.helpers.turn_streams import Scripted, begin, play, random_steps
+
+CHOOSE = Greedy(1.0, None)
+STEPS = kept(Speaks.PARALLEL)
+TURNS = kept(Speaks.TURNS)
+
+
+def test_every_row_is_tried():
+    assert list(SMALL) == FORGETS and {keep for _, keep in STEPS + TURNS} == set(SMALL.values())
+    assert all(type(parse_keep(text)) is KEEP[name] for name, text in SMALL.items())
+    assert all(str(parse_keep(str(parse_keep(text)))) == str(parse_keep(text)) for text in SMALL.values())
+
+
+@pytest.mark.parametrize(("variant", "keep"), STEPS)
+def test_p2_fused_and_a_batch_say_what_serial_says_and_other_engines_refuse(load_tiny, variant, keep):
+    loaded = load_tiny(variant)
+    stream, other = (random_stream(loaded, [(1, 2), (2, 2), (2, 3)] * n, seed=n) for n in (3, 2))
+    at = {6: [3, 4, 5], 8: [6]}
+
+    def run(kind, stream):
+        return kind(loaded.model, stream.prompt, keep=keep, choose=CHOOSE), Paced(stream, orders=asking(loaded, at))
+
+    serial, source = run(Session, stream)
+    theirs = spoken_by(loaded.model, serial, source)
+    fused, source = run(FusedSession, stream)
+    assert spoken_by(loaded.model, fused, source) == theirs and len(theirs) > 20 and fused.num_fused
+    assert fed_positions(fused) == fed_positions(serial)
+    batch, said = Batch(loaded.model), {0: [], 1: []}
+    for key, (kind, clip) in enumerate(((FusedSession, stream), (Session, other))):
+        session, source = run(kind, clip)
+        batch.add(key, session.run(source))
+    while len(batch):
+        for key, event in batch.advance():
+            assert not isinstance(event, Ended) or event.error is None
+            said[key].append(event)
+    session, source = run(Session, other)
+    assert plain(said[0]) == theirs and plain(said[1]) == spoken_by(loaded.model, session, source)
+    for kind in (StreamsSession, TwoDeviceSession):
+        with pytest.raises(UserError, match="forgets nothing: take serial or fused"):
+            kind(loaded.model, stream.prompt, keep=keep, watcher=None)
+    with pytest.raises(UserError, match="fast path cannot let go"):
+        Session(small(loaded.model), stream.prompt, keep=keep)
+    with pytest.raises(UserError, match="overlap, group, gap"):
+        Session(load_tiny("interleave").model, stream.prompt, keep=keep)
+
+
+@pytest.mark.parametrize(("variant", "keep"), [pair for pair in TURNS if parse_keep(pair[1]).writes])
+def test_what_is_hidden_needs_a_mask(load_tiny, monkeypatch, variant, keep):
+    loaded = load_tiny(variant)
+    monkeypatch.setattr(type(loaded.model), "attention", "flash_attention_2")
+    with pytest.raises(UserError, match="take --attention sdpa"):
+        begin(loaded, keep=keep)
+
+
+@pytest.mark.parametrize(("variant", "keep"), STEPS + TURNS)
+def test_p3_a_later_frame_changes_no_earlier_logit(load_tiny, variant, keep):
+    """A question comes in amid it."""
+    loaded, runs, in_turns = load_tiny(variant), [], (variant, keep) in TURNS
+    for change in (False, True):
+        if in_turns:
+            steps, early = random_steps(loaded, 8), []
+            for step in steps[6:] if change else ():
+                step.pixel_values.normal_()
+            session = begin(loaded, Scripted, keep=keep).tell([[1, 2, *begin(loaded)._mute]] * 8)
+
+            def look(s, early=early):
+                s.query = "Who" if s.num_rounds == 3 else s.query
+                early.append(len(s.seen_logits) if s.num_steps <= 6 else 0)
+
+            play(session, steps, look)
+        else:
+            stream = random_stream(loaded, [(1, 2), (2, 2)] * 4)
+            if change:
+                stream.pixels[6:] = [torch.randn_like(pixels) for pixels in stream.pixels[6:]]
+            options = {"keep": keep, "schedule": WaitK(2), "choose": Greedy(1.0, 20)}
+            session = ToldSession(loaded.model, stream.prompt, **options).tell(stream.answer)
+            spoken_by(loaded.model, session, Paced(stream, orders=asking(loaded, {4: [5, 6]})))
+        runs.append(session.seen_logits)
+    count = max(early) if in_turns else 12
+    ours, theirs = (torch.stack(logits) for logits in runs)
+    assert torch.equal(ours[:count], theirs[:count]) and not torch.equal(ours, theirs)
+
+
+@pytest.fixture(scope="module")
+def tiniest(tmp_path_factory):
+    sizes = {"hidden": 16, "layers": 1, "heads": 1, "kv_heads": 1, "vision_depth": 1, "vision_hidden": 16}
+    path = make_checkpoint(tmp_path_factory.mktemp("s") / "model", **sizes, vision_heads=1)
+    return lambda variant: load(path, variant=variant, device="cpu")
+
+
+def flat(device: list[int], host: list[int], first: int) -> bool:
+    """Late in a stream no more is held than early."""
+    late = len(device) - (len(device) - first) // 3
+    return max(device[late:]) <= max(device[first:late]) and max(host[late:]) <= max(host[first:late])
+
+
+SECONDS = pytest.mark.parametrize("seconds", [150, pytest.param(10_000, marks=pytest.mark.long)])
+
+
+@SECONDS
+@pytest.mark.parametrize(("variant", "keep"), kept(Speaks.PARALLEL, bounded=True))
+def test_p12_what_a_narration_holds_on_device_and_host_stays_flat(tiniest, variant, keep, seconds):
+    """A question now and then; every step has as many tokens. What grows says so: it is not `bounded`."""
+    loaded = tiniest(variant)
+    stream, told = random_stream(loaded, [(1, 2)]), asking(loaded, {n: [3, 4] for n in range(5, 30, 5)})
+    steps = (Step(stream.pixels[0], stream.grids[0], i + 0.5) for i in range(seconds))
+    source = FileSource(steps, lambda step: step, SimulatedClock(now=lambda: 0.0))
+    options = {"keep": keep, "schedule": WaitK(1), "choose": CHOOSE, "clock": source._clock}
+    session, device, host = Session(loaded.model, stream.prompt, **options), [], []
+    source.orders = lambda: told.pop(len(device), [])
+    for event in drive(loaded.model, session.run(source)):
+        if isinstance(event, Spoken) and event.step == len(device):
+            device.append(session.cache.nbytes)
+            host.append(session.cache.parking.nbytes)
+        if len(device) == seconds:
+            break
+    assert flat(device, host, 40) and max(host) <= 0.01 * 2**20 and len(session._forgetting.said_ids) < 20
+
+
+@SECONDS
+@pytest.mark.parametrize(("variant", "keep"), kept(Speaks.TURNS, bounded=True))
+def test_p12_what_chat_turns_hold_on_device_and_host_stays_flat(tiniest, variant, keep, seconds):
+    """Every turn says as much. Labels have more digits as time goes by, and do not count."""
+    loaded, held, host = tiniest(variant), [], []
+    step = random_steps(loaded, 1)[0]
+    session = begin(loaded, Scripted, keep=keep).tell([[1, 2, *begin(loaded)._mute]] * seconds)
+    source = FileSource(
+        (Step(step.pixel_values, step.grid_thw, i + 0.5) for i in range(seconds)), lambda step: step, session.clock
+    )
+    for event in drive(loaded.model, session.run(source)):
+        if isinstance(event, Said):
+            assert session.cache.nbytes % session.cache.get_seq_length() == 0
+            assert session.cache.get_seq_length() == sum(map(len, session.context)) - session.num_pending
+            held.append(sum(len(span) for span in session.context if span.part is not Part.LABEL))
+            host.append(session.cache.parking.nbytes)
+            session.query = "Who" if event.round in (5, 12, 25) else None
+    assert len(held) > seconds - 5 and flat(held, host, 40) and max(host) <= 0.01 * 2**20
