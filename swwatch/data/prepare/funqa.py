@@ -4,19 +4,20 @@ The annotations do not tell how long a video is, so every video that a wanted qu
 measured is kept beside the output, and a run that was killed goes on from there.
 """
 
-import argparse
 import json
 import os
 from collections import Counter
 from dataclasses import asdict, dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
+from typing import Literal
 
+from swwatch.config import read_settings, setting
 from swwatch.data.annotations import encode_line, write_atomic
 from swwatch.data.prepare.durations import Durations
 from swwatch.data.prepare.funqa_rules import BROKEN, KINDS, LIMITS, NO_VIDEO, problem_of, record_of, video_id
 from swwatch.data.prepare.parts import CountTokens, digest
 from swwatch.data.prepare.pe_video_rules import FilterLimits, check_record
-from swwatch.data.prepare.shared import DEFAULT_TOKENIZER, load_counter, path_prefix
+from swwatch.data.prepare.shared import PrepareSettings, SplitFiles, load_counter, shown_path, tell_dropped
 from swwatch.data.tasks import SUBTASKS
 from swwatch.data.video import VideoError
 from swwatch.errors import UserError
@@ -26,8 +27,41 @@ SPLITS = ("train", "val", "test")
 NAME = "FunQA"
 
 
+@dataclass(frozen=True, kw_only=True)
+class FunQASettings(PrepareSettings):
+    """Filter FunQA's descriptions and reasonings by duration and tokens per second, one jsonl a split."""
+
+    funqa_dir: Path | None = setting(None, "annotation and video folders (default: ROOT/FunQA)")
+    splits: list[Literal["train", "val", "test"]] = setting(
+        [], "which splits: train, val, test (default: those with annotations)", several=True
+    )
+    min_duration_s: float = setting(LIMITS.min_duration_s, "inclusive", least=0)
+    max_duration_s: float = setting(LIMITS.max_duration_s, "inclusive")
+    min_tokens_per_s: float = setting(LIMITS.min_tokens_per_s, "inclusive", least=0)
+    max_tokens_per_s: float = setting(LIMITS.max_tokens_per_s, "inclusive")
+    max_bad_fraction: float = setting(
+        0.01, "stop when more of the six tasks' questions are broken or without a usable video"
+    )
+    workers: int = setting(os.cpu_count() or 1, "videos measured at once", least=1)
+
+    def __post_init__(self):
+        super().__post_init__()
+        if not 0 <= self.max_bad_fraction <= 1:
+            raise UserError(f"--max-bad-fraction {self.max_bad_fraction}: a fraction from 0 to 1 is wanted")
+        for what in ("duration", "tokens_per"):
+            least, most = (getattr(self, f"{end}_{what}_s") for end in ("min", "max"))
+            if least > most:
+                name = f"{what.replace('_', '-')}-s"
+                raise UserError(f"--min-{name} {least:g} and --max-{name} {most:g}: nothing lies between them")
+
+    @property
+    def limits(self) -> FilterLimits:
+        durations, rates = (self.min_duration_s, self.max_duration_s), (self.min_tokens_per_s, self.max_tokens_per_s)
+        return FilterLimits(*durations, *rates, LIMITS.caption_prefix)
+
+
 @dataclass(frozen=True)
-class Job:
+class Job(SplitFiles):
     """One split to prepare.
 
     Attributes:
@@ -49,13 +83,6 @@ class Job:
     balanced: bool = False
     max_bad_fraction: float = 0.01
 
-    @property
-    def states(self) -> Path:
-        return self.output.with_name(f".{self.output.name}.parts")
-
-    def side_file(self, ending: str) -> Path:
-        return self.output.with_name(f"{self.output.stem}_{ending}")
-
     def video(self, name: str) -> Path:
         """Where the video of a `visual_input` lies: unpacked side by side, or each split in a folder of its own."""
         kind = f"{self.split}_{KINDS[name[0]]}"
@@ -63,10 +90,7 @@ class Job:
         return next((place for place in places if place.is_file()), places[0])
 
     def shown(self, video: Path) -> str:
-        """A video as `video_path` names it: through the dataset root where it lies in there."""
-        path, root = video.absolute(), self.root.absolute()
-        inside = path.is_relative_to(root)
-        return (PurePosixPath(self.shown_root) / path.relative_to(root).as_posix()).as_posix() if inside else str(path)
+        return shown_path(video, self.root, self.shown_root)
 
 
 def read_annotations(path: Path) -> list:
@@ -211,44 +235,9 @@ def tell(job: Job, report: dict) -> None:
     """Print what became of a split."""
     print(f"{job.split}: {report['entries']} questions, {report['kept']} pass, {report['written']} in {job.output}")
     print("  " + ", ".join(f"{task} {count}" for task, count in report["written_by_task"].items()))
-    for reason, count in sorted(report["dropped"].items(), key=lambda item: -item[1]):
-        print(f"  {count:9} {reason}")
+    tell_dropped(report)
     if report["dropped"]:
         print(f"  those left out are listed in {job.side_file('rejects.jsonl')}")
-    if not report["written"]:
-        print("  warning: nothing passed the filter; is this the right folder, and the right tokenizer?")
-
-
-def parser() -> argparse.ArgumentParser:
-    p = argparse.ArgumentParser(
-        prog="mani_data.py --task funqa",
-        description="Filter FunQA's descriptions and reasonings by duration and tokens per second, one jsonl a split.",
-    )
-    p.add_argument("--dataset-root", type=Path, help="folder of all data (default: dataset)")
-    p.add_argument("--funqa-dir", type=Path, help="annotation and video folders (default: ROOT/FunQA)")
-    p.add_argument("--output-dir", type=Path, help="where funqa_<split>.jsonl go (default: ROOT)")
-    p.add_argument(
-        "--tokenizer-model-id",
-        default=DEFAULT_TOKENIZER,
-        help="hub id or folder of the tokenizer that counts (default: %(default)s)",
-    )
-    p.add_argument("--splits", nargs="+", choices=SPLITS, help="which splits (default: those with annotations)")
-    p.add_argument("--min-duration-s", type=float, default=LIMITS.min_duration_s, help="inclusive (%(default)s)")
-    p.add_argument("--max-duration-s", type=float, default=LIMITS.max_duration_s, help="inclusive (%(default)s)")
-    p.add_argument("--min-tokens-per-s", type=float, default=LIMITS.min_tokens_per_s, help="inclusive (%(default)s)")
-    p.add_argument("--max-tokens-per-s", type=float, default=LIMITS.max_tokens_per_s, help="inclusive (%(default)s)")
-    p.add_argument("--sample", type=int, help="keep a random sample of this many training records")
-    p.add_argument(
-        "--seed", type=int, default=0, help="seed of --sample and of the order of val and test (%(default)s)"
-    )
-    p.add_argument(
-        "--max-bad-fraction",
-        type=float,
-        default=0.01,
-        help="stop when more of the six tasks' questions are broken or without a usable video (%(default)s)",
-    )
-    p.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="videos measured at once (%(default)s)")
-    return p
 
 
 def annotation_places(folder: Path, split: str) -> list[Path]:
@@ -256,29 +245,25 @@ def annotation_places(folder: Path, split: str) -> list[Path]:
     return [folder / "annotation_with_ID" / f"funqa_{split}.json", folder / f"FunQA_{split}.json"]
 
 
-def plan(args: argparse.Namespace, home: Path) -> list[Job]:
+def plan(settings: FunQASettings, home: Path) -> list[Job]:
     """What there is to do, one job a split.
 
     Raises:
         UserError: no annotations, or flags that cannot be honoured together.
     """
-    root = args.dataset_root or home / "dataset"
-    folder, output_dir = args.funqa_dir or root / NAME, args.output_dir or root
+    root = settings.root(home)
+    folder, output_dir = settings.funqa_dir or root / NAME, settings.output_dir or root
     found = {split: [p for p in annotation_places(folder, split) if p.is_file()] for split in SPLITS}
-    splits = args.splits or [split for split in SPLITS if found[split]]
+    splits = settings.splits or [split for split in SPLITS if found[split]]
     missing = [str(annotation_places(folder, split)[0]) for split in splits or SPLITS if not found[split]]
     if missing:
         raise UserError(
             f"there is no {', '.join(missing)}: name FunQA's folder with --funqa-dir, see dataset/README.md"
         )
-    if args.sample is not None and "train" not in splits:
+    if settings.sample is not None and "train" not in splits:
         raise UserError("--sample is for the train split, which is left out")
     if left_out := [split for split in SPLITS if split not in splits]:
         print(f"splits left out: {', '.join(left_out)}")
-    limits = FilterLimits(
-        args.min_duration_s, args.max_duration_s, args.min_tokens_per_s, args.max_tokens_per_s, LIMITS.caption_prefix
-    )
-    shown = path_prefix(args.dataset_root or Path("dataset"), root, output_dir, args.dataset_root is None)
     return [
         Job(
             split,
@@ -286,35 +271,23 @@ def plan(args: argparse.Namespace, home: Path) -> list[Job]:
             output_dir / f"funqa_{split}.jsonl",
             folder,
             root,
-            shown,
-            limits,
-            sample=args.sample if split == "train" else None,
-            seed=args.seed,
+            settings.shown_root(home),
+            settings.limits,
+            sample=settings.sample if split == "train" else None,
+            seed=settings.seed,
             balanced=split != "train",
-            max_bad_fraction=args.max_bad_fraction,
+            max_bad_fraction=settings.max_bad_fraction,
         )
         for split in splits
     ]
 
 
-def check_flags(args: argparse.Namespace) -> None:
-    for name in ("sample", "workers"):
-        if getattr(args, name) is not None and getattr(args, name) < 1:
-            raise UserError(f"--{name} has to be 1 or more")
-    if not 0 <= args.max_bad_fraction <= 1:
-        raise UserError(f"--max-bad-fraction {args.max_bad_fraction}: a fraction from 0 to 1 is wanted")
-    for what in ("duration-s", "tokens-per-s"):
-        least, most = (getattr(args, f"{end}_{what}".replace("-", "_")) for end in ("min", "max"))
-        if not 0 <= least <= most:
-            raise UserError(f"--min-{what} {least:g} and --max-{what} {most:g}: nothing lies between them")
-
-
 def run(argv: list[str], home: Path) -> int:
     """Prepare FunQA. `home` is the folder whose `dataset` is the default root."""
-    args = parser().parse_args(argv)
-    check_flags(args)
-    jobs = plan(args, home)
-    count_tokens = load_counter(args.tokenizer_model_id)
+    program = "mani_data.py --task funqa"
+    settings = read_settings(FunQASettings, argv, program=program, about=FunQASettings.__doc__)
+    jobs = plan(settings, home)
+    count_tokens = load_counter(settings.tokenizer_model_id)
     for job in jobs:
-        tell(job, prepare_split(job, count_tokens, args.workers))
+        tell(job, prepare_split(job, count_tokens, settings.workers))
     return 0

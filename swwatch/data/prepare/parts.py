@@ -23,6 +23,7 @@ from swwatch.data.annotations import encode_line, is_there, video_places, write_
 from swwatch.data.prepare import pe_video_rules as pe_video
 from swwatch.data.prepare import sources
 from swwatch.data.prepare.sample import Sampler
+from swwatch.data.prepare.shared import SplitFiles, shown_path
 from swwatch.errors import UserError
 from swwatch.paths import LOCK, make_folder, only_one, writing
 
@@ -35,7 +36,7 @@ def digest(*things) -> str:
 
 
 @dataclass(frozen=True)
-class Job:
+class Job(SplitFiles):
     """One split to prepare."""
 
     split: str
@@ -46,10 +47,6 @@ class Job:
     tokenizer: str  # what decides the token counts
     sample: int | None = None
     seed: int = 0
-
-    @property
-    def states(self) -> Path:
-        return self.output.with_name(f".{self.output.name}.parts")
 
     @property
     def videos(self) -> Path:
@@ -73,8 +70,8 @@ class Job:
     def staged(self, part, name: str) -> Path:
         return self.incoming / self.key(part) / name
 
-    def side_file(self, ending: str) -> Path:
-        return self.output.with_name(f"{self.output.stem}_{ending}")
+    def shown(self, video: Path) -> str:
+        return shown_path(video, self.folder.parent, str(PurePosixPath(self.shown_folder).parent))
 
 
 def process_part(job: Job, part, count_tokens: CountTokens) -> dict:
@@ -269,25 +266,17 @@ def place_clip(job: Job, part, item: dict) -> bool:
         staged = job.staged(part, item["name"])
         if staged.is_file():
             os.replace(staged, target)
-        record["video_path"] = shown_path(target, job)
+        record["video_path"] = job.shown(target)
     elif not record.get("video_path"):
         found = next((place for place in (target, part.folder / f"{stem}.mp4") if place.is_file()), None)
         if found:
-            record["video_path"] = shown_path(found, job)
+            record["video_path"] = job.shown(found)
         else:
             pe_video.fill_video_path(record, job.split, stem, job.shown_folder)
     if record.get("video_id") is None:
         record["video_id"] = pe_video.id_from_stem(stem)
     path = record.get("video_path")
     return bool(path) and isinstance(path, str) and any(map(is_there, video_places(path, job.output)))
-
-
-def shown_path(path: Path, job: Job) -> str:
-    """A video's path as a record names it: through the dataset root where it lies in there."""
-    root = job.folder.absolute().parent
-    if path.absolute().is_relative_to(root):
-        return (PurePosixPath(job.shown_folder).parent / path.absolute().relative_to(root).as_posix()).as_posix()
-    return str(path.absolute())
 
 
 def prepare(jobs: list[Job], count_tokens: CountTokens, workers: int = 1) -> list[dict]:

@@ -1,89 +1,80 @@
 """Build the training and test annotations from PE-Video: `python mani_data.py` or `swwatch prepare`."""
 
-import argparse
 import os
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
+from swwatch.config import read_settings, setting
 from swwatch.data.prepare import sources
 from swwatch.data.prepare.parts import Job, digest, prepare
-from swwatch.data.prepare.shared import DEFAULT_TOKENIZER, load_counter, path_prefix
-from swwatch.data.tasks import TASKS
+from swwatch.data.prepare.shared import PrepareSettings, load_counter, tell_dropped
 from swwatch.errors import UserError
 
-SPLITS = ("train", "test")
+
+@dataclass(frozen=True, kw_only=True)
+class PeVideoSettings(PrepareSettings):
+    """Filter PE-Video records by caption and tokens per second into one jsonl for each split."""
+
+    dataset_name: str = setting("facebook/PE-Video", "data set; its last part names the folder")
+    train_dir: Path | None = setting(None, "JSON files or tar shards (default: ROOT/PE-Video/train)")
+    test_dir: Path | None = setting(None, "JSON files or tar shards (default: ROOT/PE-Video/test)")
+    train_output_name: str = setting("train_3_5.jsonl", "file name")
+    test_output_name: str = setting("test_3_5.jsonl", "file name")
+    source: Literal["auto", "json", "shards", "hub"] = setting(
+        "auto", "where records come from: json, shards or hub; auto: what the folders hold, else the hub"
+    )
+    hub_id: str | None = setting(None, "data set to fetch from the hub (default: --dataset-name)")
+    splits: list[Literal["train", "test"]] = setting(["train", "test"], "which splits (default: both)", several=True)
+    limit_shards: int | None = setting(None, "read only the first shards of each split", least=1)
+    workers: int = setting(
+        min(2, os.cpu_count() or 1), "parts worked off at once; from the hub, also the shards on disk at once", least=1
+    )
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.sample is not None and "train" not in self.splits:
+            raise UserError("--sample is for the train split, which --splits leaves out")
+        if self.train_output_name == self.test_output_name:
+            raise UserError("--train-output-name and --test-output-name have to differ")
+        if self.source == "hub" and (self.train_dir or self.test_dir):
+            raise UserError("--train-dir and --test-dir have no use with --source hub; leave them out")
+        if self.hub_id and self.source in ("json", "shards"):
+            raise UserError(f"--hub-id has no use with --source {self.source}; leave one out")
 
 
-def parser() -> argparse.ArgumentParser:
-    p = argparse.ArgumentParser(
-        prog="mani_data.py",
-        description="Filter PE-Video records by caption and tokens per second into one jsonl for each split.",
-    )
-    p.add_argument("--task", choices=TASKS, default="pe-video", help="--task funqa --help tells FunQA's own flags")
-    p.add_argument("--dataset-root", type=Path, help="folder of all data (default: dataset)")
-    p.add_argument("--dataset-name", default="facebook/PE-Video", help="data set; its last part names the folder")
-    p.add_argument("--train-dir", type=Path, help="JSON files or tar shards (default: ROOT/PE-Video/train)")
-    p.add_argument("--test-dir", type=Path, help="JSON files or tar shards (default: ROOT/PE-Video/test)")
-    p.add_argument("--output-dir", type=Path, help="where the jsonl files go (default: ROOT)")
-    p.add_argument("--train-output-name", default="train_3_5.jsonl", help="file name (default: %(default)s)")
-    p.add_argument("--test-output-name", default="test_3_5.jsonl", help="file name (default: %(default)s)")
-    p.add_argument(
-        "--tokenizer-model-id",
-        default=DEFAULT_TOKENIZER,
-        help="hub id or folder of the tokenizer that counts (default: %(default)s)",
-    )
-    p.add_argument(
-        "--source",
-        choices=("auto", "json", "shards", "hub"),
-        default="auto",
-        help="where records come from; auto: what the folders hold, else the hub",
-    )
-    p.add_argument("--hub-id", help="data set to fetch from the hub (default: --dataset-name)")
-    p.add_argument("--splits", nargs="+", choices=SPLITS, default=list(SPLITS), help="which splits (default: both)")
-    p.add_argument("--sample", type=int, help="keep a random sample of this many training records")
-    p.add_argument("--seed", type=int, default=0, help="seed of --sample (default: 0)")
-    p.add_argument("--limit-shards", type=int, help="read only the first shards of each split")
-    p.add_argument(
-        "--workers",
-        type=int,
-        default=min(2, os.cpu_count() or 1),
-        help="parts worked off at once; from the hub, also the shards on disk at once (default: %(default)s)",
-    )
-    return p
-
-
-def choose_source(args: argparse.Namespace, folders: dict[str, Path]) -> str:
+def choose_source(settings: PeVideoSettings, folders: dict[str, Path]) -> str:
     """What `--source auto` means for these folders."""
-    if args.source != "auto":
-        return args.source
+    if settings.source != "auto":
+        return settings.source
     kinds = {split: sources.local_kind(folder) for split, folder in folders.items()}
     if len(set(kinds.values())) > 1:
         lying = "; ".join(f"{folders[split]}: {kind or 'no *.json or *.tar'}" for split, kind in kinds.items())
         raise UserError(f"the splits differ ({lying}); mend the folders, or name --splits or --source")
     kind = next(iter(kinds.values()))
-    mistyped = args.dataset_root is not None and not args.dataset_root.exists()
-    if kind is None and (args.train_dir or args.test_dir or mistyped):
+    mistyped = settings.dataset_root is not None and not settings.dataset_root.exists()
+    if kind is None and (settings.train_dir or settings.test_dir or mistyped):
         looked = ", ".join(str(folder) for folder in folders.values())
         raise UserError(f"no *.json or *.tar in {looked}: mend the path, or give --source hub to fetch the data set")
     return kind or "hub"
 
 
-def plan(args: argparse.Namespace, home: Path, tokenizer: str) -> list[Job]:
+def plan(settings: PeVideoSettings, home: Path, tokenizer: str) -> list[Job]:
     """What there is to do, one job for each split.
 
     Raises:
         UserError: no input, or flags that cannot be honoured together.
     """
-    root = args.dataset_root or home / "dataset"
-    folder = root / Path(args.dataset_name).name
-    output_dir = args.output_dir or root
-    shown = path_prefix(args.dataset_root or Path("dataset"), root, output_dir, args.dataset_root is None)
-    folders = {split: getattr(args, f"{split}_dir") or folder / split for split in args.splits}
-    source = choose_source(args, folders)
-    hub_id = args.hub_id or args.dataset_name
-    if args.limit_shards is not None and source == "json":
+    root = settings.root(home)
+    folder = root / Path(settings.dataset_name).name
+    output_dir = settings.output_dir or root
+    folders = {split: getattr(settings, f"{split}_dir") or folder / split for split in settings.splits}
+    source = choose_source(settings, folders)
+    hub_id = settings.hub_id or settings.dataset_name
+    if settings.limit_shards is not None and source == "json":
         raise UserError("--limit-shards goes with shards or the hub; these are JSON folders")
     jobs = []
-    for split in args.splits:
+    for split in settings.splits:
         if source == "hub":
             print(f"{split}: from the hub data set {hub_id}")
             parts = sources.hub_parts(hub_id, split)
@@ -93,51 +84,33 @@ def plan(args: argparse.Namespace, home: Path, tokenizer: str) -> list[Job]:
         jobs.append(
             Job(
                 split,
-                output_dir / getattr(args, f"{split}_output_name"),
-                parts[: args.limit_shards],
+                output_dir / getattr(settings, f"{split}_output_name"),
+                parts[: settings.limit_shards],
                 folder,
-                f"{shown}/{folder.name}",
+                f"{settings.shown_root(home)}/{folder.name}",
                 tokenizer,
-                args.sample if split == "train" else None,
-                args.seed,
+                settings.sample if split == "train" else None,
+                settings.seed,
             )
         )
     return jobs
 
 
-def check_flags(args: argparse.Namespace) -> None:
-    for name in ("sample", "limit_shards", "workers"):
-        if getattr(args, name) is not None and getattr(args, name) < 1:
-            raise UserError(f"--{name.replace('_', '-')} has to be 1 or more")
-    if args.sample is not None and "train" not in args.splits:
-        raise UserError("--sample is for the train split, which --splits leaves out")
-    if args.train_output_name == args.test_output_name:
-        raise UserError("--train-output-name and --test-output-name have to differ")
-    if args.source == "hub" and (args.train_dir or args.test_dir):
-        raise UserError("--train-dir and --test-dir have no use with --source hub; leave them out")
-    if args.hub_id and args.source in ("json", "shards"):
-        raise UserError(f"--hub-id has no use with --source {args.source}; leave one out")
-
-
 def tell(job: Job, report: dict) -> None:
     """Print what became of a split."""
     print(f"{job.split}: {report['entries']} records, {report['kept']} pass, {report['written']} in {job.output}")
-    for reason, count in sorted(report["dropped"].items(), key=lambda item: -item[1]):
-        print(f"  {count:9} {reason}")
+    tell_dropped(report)
     if report["malformed"]:
         print(f"  {report['malformed']} malformed records are listed in {job.side_file('rejects.jsonl')}")
     if report["written_without_video_file"]:
         print(f"  warning: {report['written_without_video_file']} records have no video file yet under {job.videos}")
-    if not report["written"]:
-        print("  warning: nothing passed the filter; is this the right folder, and the right tokenizer?")
 
 
 def run(argv: list[str], home: Path) -> int:
     """Prepare PE-Video. `home` is the folder whose `dataset` is the default root."""
-    args = parser().parse_args(argv)
-    check_flags(args)
-    count_tokens = load_counter(args.tokenizer_model_id)
-    jobs = plan(args, home, tokenizer=digest(count_tokens.description))
-    for job, report in zip(jobs, prepare(jobs, count_tokens, args.workers), strict=True):
+    settings = read_settings(PeVideoSettings, argv, program="mani_data.py", about=PeVideoSettings.__doc__)
+    count_tokens = load_counter(settings.tokenizer_model_id)
+    jobs = plan(settings, home, tokenizer=digest(count_tokens.description))
+    for job, report in zip(jobs, prepare(jobs, count_tokens, settings.workers), strict=True):
         tell(job, report)
     return 0

@@ -97,8 +97,8 @@ def test_mani_data_works_from_any_folder_without_installation(tmp_path, tokenize
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--sample", "0"], "--sample has to be 1 or more"),
-        (["--workers", "0"], "--workers has to be 1 or more"),
+        (["--sample", "0"], "sample must be at least 1"),
+        (["--workers", "0"], "workers must be at least 1"),
         (["--sample", "2", "--splits", "test"], "--sample is for the train split"),
         (["--test-output-name", "train_3_5.jsonl"], "have to differ"),
         (["--source", "json"], "holds no *.json file"),
