@@ -1,5 +1,6 @@
 """The one function that loads a model, with its processor and settings."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -7,7 +8,8 @@ import torch
 from transformers import AutoProcessor, PretrainedConfig
 from transformers.utils import is_flash_attn_2_available
 
-from swwatch.data.prompt import Markup
+from swwatch.data.dataset import ClipDataset
+from swwatch.data.prompt import Markup, load_prompts
 from swwatch.data.turns.prompt import Turns
 from swwatch.errors import UserError
 from swwatch.model.checks import ADAPTER, check_checkpoint, check_device, check_dtype, saved_settings
@@ -34,6 +36,13 @@ class Loaded:
     def turns(self, system: System) -> Turns:
         """What makes the spans of a chat system for this model."""
         return Turns(self.tokenizer, system, stamps=bool(self.markup.stamp))
+
+    def clips(self, records: Sequence[dict], data: Path, **options) -> ClipDataset:
+        """The samples of annotation records, laid out as this model is trained. Options as for ClipDataset."""
+        form = {name: getattr(self.settings, name) for name in ("variant", "schedule", "see", "fps")}
+        form |= {"tokenizer": self.tokenizer, "markup": self.markup, "prompts": load_prompts()}
+        form |= {"merge": self.model.config.vision_config.spatial_merge_size, "t_per_step": self.model.t_per_step}
+        return ClipDataset(records, data, **form | options)
 
 
 def load(

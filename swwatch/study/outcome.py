@@ -96,14 +96,13 @@ def _name(variant: str, seed: int, schedule: str) -> str:
 
 
 def _cell(folder: Path, name: str, records: list[dict]) -> Cell:
-    metrics = folder / f"{name}_metrics.json"
-    if not metrics.exists():
-        raise UserError(f"{metrics} is missing: run the study again, it makes what is not there")
-    rows = read_run(folder / f"{name}_infer.json").rows
-    said = {str(key): row["result"] for key, row in rows.items()}
+    run = read_run(folder / f"{name}_infer.json")
+    if not run.metrics:
+        raise UserError(f"{run.beside('metrics.json')} is missing: run the study again, it makes what is not there")
+    said = {key: row["result"] for key, row in run.rows.items()}
     if lacking := [record["video_id"] for record in records if str(record["video_id"]) not in said]:
-        raise UserError(f"{folder / name}_infer.json lacks {len(lacking)} clips, such as {lacking[0]}")
+        raise UserError(f"{run.path} lacks {len(lacking)} clips, such as {lacking[0]}")
     clips = [clip_counts(said[str(record["video_id"])], toy_events(record)) for record in records]
     names = dict.fromkeys(name for clip in clips for name in clip)
     counts = {name: np.array([clip.get(name, (0, 0)) for clip in clips], dtype=float) for name in names}
-    return Cell(counts, said, json.loads(metrics.read_text()))
+    return Cell(counts, said, run.metrics)

@@ -38,13 +38,7 @@ def toy_scores(clips: Iterable[tuple[str, Sequence[Event]]]) -> dict[str, float]
         num_clips, num_events, and a share for each name whose denominator is not 0.
     """
     clips = list(clips)
-    sums: dict[str, list[float]] = {}
-    for text, events in clips:
-        for name, (part, whole) in clip_counts(text, events).items():
-            total = sums.setdefault(name, [0, 0])
-            total[0] += part
-            total[1] += whole
-    shares = {name: part / whole for name, (part, whole) in sums.items() if whole}
+    shares = {name: statistic.value for name, statistic in toy_statistics(clips).items()}
     return {"num_clips": len(clips), "num_events": sum(len(events) for _, events in clips)} | shares
 
 

@@ -9,10 +9,8 @@ from torch import nn
 
 from swwatch.data.budget import BUDGETS
 from swwatch.data.collator import Collator
-from swwatch.data.dataset import ClipDataset
 from swwatch.data.frame_cache import FrameCache, how_made
 from swwatch.data.pixels import FrameEncoder
-from swwatch.data.prompt import load_prompts
 from swwatch.data.records import Records
 from swwatch.data.samples import Samples
 from swwatch.data.seek_jsonl import Conversations
@@ -143,18 +141,4 @@ def clips_of(settings: TrainSettings, records: Data, data: Path, loaded: Loaded,
         form = Form(turns, settings.context, settings.max_length, settings.truncate, kept, **times)
         policy, step = positions.of(turns.system, settings.positions), loaded.model.t_per_step
         return TurnDataset(records, form=form, policy=policy, t_step=step, **common)
-    return ClipDataset(
-        records,
-        data,
-        tokenizer=loaded.tokenizer,
-        markup=loaded.markup,
-        variant=loaded.settings.variant,
-        schedule=loaded.settings.schedule,
-        see=loaded.settings.see,
-        t_per_step=loaded.model.t_per_step,
-        fps=loaded.settings.fps,
-        prompts=load_prompts(),
-        max_length=settings.max_length,
-        truncate=settings.truncate,
-        **common,
-    )
+    return loaded.clips(records, data, max_length=settings.max_length, truncate=settings.truncate, **common)

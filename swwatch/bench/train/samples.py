@@ -10,10 +10,10 @@ from swwatch.bench.train.settings import TrainBenchSettings, TrainRow
 from swwatch.data.annotations import read_jsonl
 from swwatch.data.budget import BUDGETS
 from swwatch.data.collator import Collator
-from swwatch.data.dataset import ClipDataset, Sample
+from swwatch.data.dataset import Sample
 from swwatch.data.packing import PackPlan
 from swwatch.data.pixels import FrameEncoder
-from swwatch.data.prompt import Markup, fill, load_prompts
+from swwatch.data.prompt import Markup, fill
 from swwatch.errors import UserError
 from swwatch.model.loading import Loaded
 from swwatch.rules.cursor import layout
@@ -31,21 +31,8 @@ def clip_samples(data: Path, loaded: Loaded, count: int, seed: int) -> list[Samp
     Raises:
         UserError: there are fewer.
     """
-    clips = ClipDataset(
-        read_jsonl(data),
-        data,
-        tokenizer=loaded.tokenizer,
-        markup=loaded.markup,
-        encoder=FrameEncoder(loaded.processor.video_processor, BUDGETS[loaded.settings.pixel_budget]),
-        variant=loaded.settings.variant,
-        schedule=loaded.settings.schedule,
-        see=loaded.settings.see,
-        merge=loaded.model.config.vision_config.spatial_merge_size,
-        t_per_step=loaded.model.t_per_step,
-        fps=loaded.settings.fps,
-        prompts=load_prompts(),
-        seed=seed,
-    )
+    encoder = FrameEncoder(loaded.processor.video_processor, BUDGETS[loaded.settings.pixel_budget])
+    clips = loaded.clips(read_jsonl(data), data, encoder=encoder, seed=seed)
     samples, problem = [], ""
     for record in clips.records:
         if len(samples) == count:

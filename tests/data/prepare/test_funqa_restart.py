@@ -10,7 +10,7 @@ import pytest
 from swwatch.cli import run
 from swwatch.data.prepare import durations
 from swwatch.data.prepare.command import main
-from swwatch.data.prepare.funqa import parser, plan, prepare_split
+from swwatch.data.prepare.funqa import FunQASettings, plan, prepare_split
 from swwatch.data.video import VideoError
 from swwatch.toy.funqa import FunqaRecipe, write_funqa
 from tests.helpers.pe_video_files import REPOSITORY, count_words
@@ -21,12 +21,12 @@ from pathlib import Path
 sys.path[:0] = [{repository!r}]
 import decord
 from tests.helpers.pe_video_files import count_words
-from swwatch.data.prepare.funqa import parser, plan, prepare_split
+from swwatch.data.prepare.funqa import FunQASettings, plan, prepare_split
 files = set("open write writelines flush fsync replace unlink mkdir close".split())
 
 def prepare(output, left):
     \"\"\"Prepare in a process that kills itself before its `left`-th file operation: (exit status, steps made).\"\"\"
-    job = plan(parser().parse_args(["--dataset-root", {root!r}, "--output-dir", output]), Path())[0]
+    job = plan(FunQASettings(dataset_root=Path({root!r}), output_dir=Path(output)), Path())[0]
     read, write = os.pipe()
     if pid := os.fork():
         os.close(write)
@@ -84,7 +84,7 @@ def test_after_a_kill_at_any_step_a_restart_gives_the_same_files(root, tmp_path)
     wanted, killed = outputs(tmp_path / "whole"), sorted(set(tmp_path.iterdir()) - {tmp_path / "whole"})
     assert len(wanted) == 3 and len(killed) >= 10
     for output in killed:
-        job = plan(parser().parse_args(["--dataset-root", str(root), "--output-dir", str(output)]), tmp_path)[0]
+        job = plan(FunQASettings(dataset_root=root, output_dir=output), tmp_path)[0]
         prepare_split(job, count_words)
         assert outputs(output) == wanted, f"killed at step {output.name}"
 
