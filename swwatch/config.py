@@ -168,7 +168,7 @@ def load_settings(
     given: dict[str, tuple[Any, str]] = {}
     # 1) lowest first, so that later sources overwrite
     if yaml_path is not None:
-        for key, value in _by_own_names(_read_yaml(Path(yaml_path)), fields).items():
+        for key, value in _by_own_names(read_yaml(yaml_path), fields).items():
             _check_key(key, fields, f"{yaml_path}: unknown key {key!r}")
             given[key] = (value, f"{yaml_path}: {key}")
     for name, field in fields.items():
@@ -188,15 +188,22 @@ def load_settings(
     return cls(**values)
 
 
-def _read_yaml(path: Path) -> dict:
+def read_yaml(path: str | Path, what: str = "settings file", of: str = "a mapping from setting to value") -> dict:
+    """The mapping in a YAML file; {} where there are only comments.
+
+    Args:
+        what, of: the file and its content in words, for messages.
+    Raises:
+        UserError: it cannot be read, or holds no mapping.
+    """
     try:
-        content = yaml.safe_load(find_config(path).read_text(encoding="utf-8"))
+        content = yaml.safe_load(find_config(Path(path)).read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise UserError(f"cannot read the settings file {path}: {error}") from error
-    if content is None:  # only comments
+        raise UserError(f"cannot read the {what} {path}: {error}") from error
+    if content is None:
         return {}
     if not isinstance(content, dict):
-        raise UserError(f"{path}: a mapping from setting to value is wanted, this is {type(content).__name__}")
+        raise UserError(f"{path}: {of} is wanted, this is {type(content).__name__}")
     return content
 
 

@@ -6,8 +6,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-import yaml
-
+from swwatch.config import read_yaml
 from swwatch.errors import UserError
 
 GRADES = (1, 2, 3, 4, 5)
@@ -54,10 +53,7 @@ def load_rubric(path: Path) -> Rubric:
     Raises:
         UserError: unreadable, or not in the form of configs/rubric.yaml.
     """
-    try:
-        content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise UserError(f"cannot read the rubric {path}: {error}") from error
+    content = read_yaml(path, "rubric", "a rubric")
     try:
         criteria = {name: _criterion(name, **fields) for name, fields in content["criteria"].items()}
         return Rubric(str(content["system"]).strip(), criteria)

@@ -106,8 +106,8 @@ def summarize(found: list[Outcome], failed: dict[str, Verdict], *, ties: bool) -
     by_video: dict[str, list[Outcome]] = {}
     for outcome in found:
         by_video.setdefault(outcome.pair.video, []).append(outcome)
-    votes, name = _votes(found), "win_rate" if ties else "win_share"
-    value = win_rate(found) if ties else win_share(found)
+    name, measure = ("win_rate", win_rate) if ties else ("win_share", win_share)
+    value = measure(found)
     per_video = [_votes(group) for group in by_video.values()]
     wholes = [2 * len(group) if ties else _votes(group).total() for group in by_video.values()]
     few = value is None or len(by_video) < 2
@@ -117,7 +117,7 @@ def summarize(found: list[Outcome], failed: dict[str, Verdict], *, ties: bool) -
         "num_videos": len(by_video),
         "num_pairs": len(found) + len(failed),
         "num_judged": len(found),
-        "votes": dict(votes),
+        "votes": dict(_votes(found)),
         "winners": {side: sum(outcome.winner == side for outcome in found) for side in (A, B, TIE)},
         "num_tied_orders": sum((outcome.ab == TIE) + (outcome.ba == TIE) for outcome in found),
         "num_missing": {"A": sum(o.pair.a is None for o in found), "B": sum(o.pair.b is None for o in found)},
@@ -130,7 +130,6 @@ def summarize(found: list[Outcome], failed: dict[str, Verdict], *, ties: bool) -
     }
     if ties:
         report["win_rate_of_b"] = win_rate(found, B)
-    measure = win_rate if ties else win_share
     report["per_video"] = {
         video: {name: measure(group), "num_pairs": len(group), "votes": dict(_votes(group))}
         for video, group in by_video.items()

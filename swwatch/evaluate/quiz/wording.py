@@ -4,8 +4,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-import yaml
-
+from swwatch.config import read_yaml
 from swwatch.errors import UserError
 from swwatch.evaluate.quiz.items import lettered
 from swwatch.paths import CONFIGS
@@ -39,11 +38,8 @@ def read_wording(path: Path = CONFIGS / "quiz.yaml") -> Wording:
     """Raises:
     UserError: the file is missing, or a text lacks its places.
     """
-    try:
-        found = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except (OSError, yaml.YAMLError) as error:
-        raise UserError(f"cannot read the wording {path}: {error}") from error
-    if not isinstance(found, dict) or found.keys() != FIELDS.keys():
+    found = read_yaml(path, "wording")
+    if found.keys() != FIELDS.keys():
         raise UserError(f"{path}: need the keys {', '.join(FIELDS)}")
     for name, places in FIELDS.items():
         lacking = [place for place in places.split() if place not in str(found[name])]

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 
 from swwatch.evaluate.report.gather import Run, is_number
 from swwatch.metrics.paper import AS_IT_IS, COLUMNS, paper_disturbed, paper_rows
+from swwatch.metrics.tables import interval
 from swwatch.rules.variants import TURNS, VARIANTS
 from swwatch.toy.scores import MEANING
 
@@ -257,16 +258,14 @@ def _score(name: str, values: dict, ci95: dict) -> str:
     if not is_number(value):
         return NONE
     ends = ci95.get(name)
-    if not isinstance(ends, list) or not all(is_number(end) for end in ends):
-        return f"{factor * value:.2f}"
-    return f"{factor * value:.2f} [{', '.join(f'{factor * end:.2f}' for end in ends)}]"
+    known = isinstance(ends, list) and all(is_number(end) for end in ends)
+    return f"{factor * value:.2f}" + (f" {interval(ends, times=factor)}" if known else "")
 
 
 def _share(value: object, ends: object) -> str:
     if not isinstance(value, float) or not is_number(value):
         return _plain(value)
-    interval = f" [{', '.join(f'{100 * end:.1f}' for end in ends)}]" if isinstance(ends, list) else ""
-    return f"{100 * value:.1f} %{interval}"
+    return f"{100 * value:.1f} %" + (f" {interval(ends, '.1f', 100)}" if isinstance(ends, list) else "")
 
 
 def _hundredths(value: float | None) -> str:
