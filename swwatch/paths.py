@@ -11,6 +11,7 @@ import shutil
 import stat
 import sys
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import IO
 
@@ -96,6 +97,13 @@ def only_one(folder: Path, what: str, lock: str = LOCK) -> Iterator[None]:
 
 def _locked(path: Path, what: str) -> IO[str]:
     """The file, open and locked."""
+    if (file := try_lock(path)) is None:
+        raise UserError(f"another run is writing {what}; wait for it, or choose another output")
+    return file
+
+
+def try_lock(path: Path) -> IO[str] | None:
+    """A file, made if need be, open and locked; None: another holds it."""
     while True:
         file = path.open("a")
         try:
@@ -104,13 +112,19 @@ def _locked(path: Path, what: str) -> IO[str]:
                 if os.path.samestat(os.fstat(file.fileno()), path.stat()):
                     return file
         except BlockingIOError:
-            raise UserError(f"another run is writing {what}; wait for it, or choose another output") from None
+            file.close()
+            return None
         except OSError as error:
             if error.errno not in NO_LOCKS:
                 raise
-            print(f"{path.parent} has no locks ({error.strerror}): see that no second run writes it", file=sys.stderr)
+            _tell_no_locks(path.parent, error.strerror)
             return file
         file.close()  # its last holder removed it between our two calls
+
+
+@cache
+def _tell_no_locks(folder: Path, problem: str) -> None:
+    print(f"{folder} has no locks ({problem}): see that no second run writes it", file=sys.stderr)
 
 
 def only_one_writes(path: Path) -> contextlib.AbstractContextManager[None]:

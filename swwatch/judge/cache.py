@@ -1,19 +1,16 @@
 """Every answer on disk, one file each under the hash of its question: nothing is paid for twice."""
 
 import contextlib
-import fcntl
 import hashlib
 import json
-import os
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from pathlib import Path
-from typing import IO
 
 from swwatch.data.annotations import write_atomic
 from swwatch.errors import UserError
 from swwatch.judge.client import Answer
-from swwatch.paths import make_folder
+from swwatch.paths import make_folder, try_lock
 
 LOOK_AGAIN_S = 0.2  # while another process asks the same question
 
@@ -63,8 +60,12 @@ class AnswerCache:
             sleep: waits between two looks; may raise to give up.
         """
         path = self._path(key).with_suffix(".lock")
-        while (file := _locked(path)) is None:
-            sleep(LOOK_AGAIN_S)
+        try:
+            path.parent.mkdir(exist_ok=True)
+            while (file := try_lock(path)) is None:
+                sleep(LOOK_AGAIN_S)
+        except OSError as error:
+            raise UserError(f"cannot write to {path.parent}: {error}; give --cache for another folder") from error
         with file:
             try:
                 yield
@@ -79,20 +80,3 @@ def question_key(endpoint: str, request: dict) -> str:
     """SHA-256 over the endpoint and the whole request (model, messages, temperature, limits)."""
     text = json.dumps({"endpoint": endpoint, "request": request}, sort_keys=True)
     return hashlib.sha256(text.encode("ascii")).hexdigest()
-
-
-def _locked(path: Path) -> IO | None:
-    """The lock file, open and locked; None while another holds it."""
-    try:
-        path.parent.mkdir(exist_ok=True)
-        file = path.open("w")
-    except OSError as error:
-        raise UserError(f"cannot write to {path.parent}: {error}; give --cache for another folder") from error
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        if os.path.samestat(os.fstat(file.fileno()), path.stat()):
-            return file
-    except (BlockingIOError, FileNotFoundError):
-        pass
-    file.close()  # held by another, or removed by its last holder between our two calls
-    return None

@@ -80,18 +80,18 @@ def test_one_holder_at_a_time_whoever_leaves_and_comes(tmp_path):
 
 
 def test_a_lock_file_that_its_last_holder_removed_meanwhile_is_no_lock(tmp_path, monkeypatch):
-    cache, waited = AnswerCache(tmp_path), []
+    cache, removed = AnswerCache(tmp_path), []
     path = tmp_path / KEY[:2] / f"{KEY}.lock"
 
     def flock_after_removal(file, how):
-        if not waited:
-            path.unlink()
+        if not removed:
+            removed.append(path.unlink())
         fcntl.flock(file, how)
 
     ours = SimpleNamespace(**{**vars(fcntl), "flock": flock_after_removal})
-    monkeypatch.setattr("swwatch.judge.cache.fcntl", ours)
-    with cache.claim(KEY, waited.append):
-        assert path.exists() and len(waited) == 1
+    monkeypatch.setattr("swwatch.paths.fcntl", ours)
+    with cache.claim(KEY, no_sleep):
+        assert path.exists() and removed
 
 
 def test_a_lock_left_by_a_killed_process_holds_nobody_up(tmp_path):
