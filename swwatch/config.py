@@ -83,6 +83,21 @@ class Parser(argparse.ArgumentParser):
         return parsed
 
 
+def choose_kind(argv: list[str], *, program: str, about: str, kinds: Mapping[str, str]) -> str:
+    """The first word of the command line of a program that is several, which --help tells in a line each.
+
+    Args:
+        kinds: name -> its line.
+    """
+    parser = Parser(program, "\n".join([about, "", *(f"  {name:13}{text}" for name, text in kinds.items())]))
+    more = f"`{program} KIND --help` tells more"
+    parser.add_argument("kind", metavar="KIND", help=f"one of {', '.join(kinds)}; {more}")
+    name = parser.parse_args(argv[:1]).kind
+    if name not in kinds:
+        parser.error(f"no kind {name!r}{near(name, kinds)}")
+    return name
+
+
 def near(name: str, names: Iterable[str]) -> str:
     """The end of a message about a mistyped name: which one may be meant."""
     found = difflib.get_close_matches(name, list(names), n=1)

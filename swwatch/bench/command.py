@@ -4,7 +4,6 @@ A kind is a folder with the same four parts: `settings` (what is asked), `measur
 `page` (result -> Markdown) and, where it has pictures, `plots`. Only the first is imported before all flags are right.
 """
 
-import argparse
 import inspect
 import json
 import shlex
@@ -14,7 +13,7 @@ from importlib import import_module
 from pathlib import Path
 from types import ModuleType
 
-from swwatch.config import read_settings
+from swwatch.config import choose_kind, read_settings
 from swwatch.data.annotations import write_atomic
 from swwatch.errors import UserError
 from swwatch.paths import only_one_writes
@@ -49,16 +48,8 @@ KINDS = {
 
 def main(argv: list[str]) -> int:
     summary, _, _ = __doc__.partition("\n\n")
-    kinds = "\n".join(f"  {name:9}{kind.about}" for name, kind in KINDS.items())
-    parser = argparse.ArgumentParser(
-        prog="swwatch bench",
-        description=summary,
-        epilog=f"kinds:\n{kinds}",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("kind", choices=KINDS, metavar="KIND", help=f"one of {', '.join(KINDS)}")
-    name = parser.parse_args(argv[:1]).kind
-    return run(name, argv[1:])
+    kinds = {name: kind.about for name, kind in KINDS.items()}
+    return run(choose_kind(argv, program="swwatch bench", about=summary, kinds=kinds), argv[1:])
 
 
 def run(name: str, argv: list[str]) -> int:

@@ -4,7 +4,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from swwatch.config import REQUIRED, Parser, near, read_settings, setting
+from swwatch.config import REQUIRED, choose_kind, read_settings, setting
 from swwatch.errors import UserError
 from swwatch.paths import writing
 from swwatch.rules.families import FAMILIES
@@ -103,12 +103,7 @@ KINDS |= {"transcripts": ToyTranscripts, "model": ToyModel}
 
 
 def main(argv: list[str]) -> int:
-    parser = Parser("swwatch toy", "\n".join([__doc__, "", *(f"  {name:12}{k.__doc__}" for name, k in KINDS.items())]))
-    parser.add_argument(
-        "kind", metavar="KIND", help=f"one of {', '.join(KINDS)}; `swwatch toy KIND --help` tells more"
-    )
-    name = parser.parse_args(argv[:1]).kind
-    if name not in KINDS:
-        parser.error(f"no kind {name!r}{near(name, KINDS)}")
+    about = {name: kind.__doc__ for name, kind in KINDS.items()}
+    name = choose_kind(argv, program="swwatch toy", about=__doc__, kinds=about)
     read_settings(KINDS[name], argv[1:], program=f"swwatch toy {name}", about=KINDS[name].__doc__).make()
     return 0

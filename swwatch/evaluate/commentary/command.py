@@ -1,28 +1,23 @@
-"""Live commentary on sports: Inf-Streams-Eval (hours of a game) and LiveSports-3K CC (short events).
+"""Live commentary on sports: Inf-Streams-Eval (hours of a game) and LiveSports-3K CC (short events)."""
 
-`generate` lets a model that streams in turns comment; `judge` lets a language model compare two such runs, or a run
-with another model's file in the same form. `swwatch commentary generate --help` tells the options.
-"""
-
-import argparse
 import os
 
-from swwatch.config import read_settings
+from swwatch.config import choose_kind, read_settings
 from swwatch.evaluate.commentary.settings import CompareSettings, GenerateSettings
 from swwatch.evaluate.judge.settings import CONFIG as JUDGE_CONFIG
 from swwatch.evaluate.quiz.items import read_rows
 from swwatch.launch.ranks import join
 from swwatch.launch.signals import stops_at_once
 
-PROGRAMS = ("generate", "judge")
+KINDS = {
+    "generate": "let a model that streams in turns comment",
+    "judge": "let a language model compare two such runs, or a run with another model's file in the same form",
+}
 
 
 def main(argv: list[str]) -> int:
-    form = argparse.RawDescriptionHelpFormatter
-    parser = argparse.ArgumentParser(prog="swwatch commentary", description=__doc__, formatter_class=form)
-    parser.add_argument("program", choices=PROGRAMS, metavar=" | ".join(PROGRAMS))
-    program = parser.parse_args(argv[:1]).program
-    return (generate if program == "generate" else judge)(argv[1:])
+    kind = choose_kind(argv, program="swwatch commentary", about=__doc__, kinds=KINDS)
+    return (generate if kind == "generate" else judge)(argv[1:])
 
 
 def generate(argv: list[str]) -> int:
