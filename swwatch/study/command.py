@@ -2,10 +2,14 @@
 
 Continues where it was stopped. The small size takes about 90 minutes on 2 cores, the quick one (group and interleave,
 one seed) under 20; --size large is meant for GPUs.
+
+`swwatch study base` makes the pretrained toy model that all else can be fine-tuned from, and `swwatch study
+policies` compares every policy of SEE, KEEP and SPEAK on models fine-tuned from it.
 """
 
 import os
 from dataclasses import dataclass, replace
+from importlib import import_module
 from pathlib import Path
 from typing import Literal
 
@@ -35,7 +39,15 @@ class StudySettings:
         return plan if self.steps is None else replace(plan, steps=self.steps)
 
 
+OTHERS = {
+    "base": "swwatch.study.base",
+    "policies": "swwatch.study.policies",
+}  # what else `swwatch study` makes -> its module
+
+
 def main(argv: list[str]) -> int:
+    if argv and argv[0] in OTHERS:
+        return import_module(OTHERS[argv[0]]).main(argv[1:])
     settings = read_settings(StudySettings, argv, program="swwatch study", about=__doc__)
     plan = settings.plan
     folder = settings.out.resolve() / plan.folder

@@ -17,11 +17,11 @@ def jobs_of(plan: Plan, folder: Path) -> list[Job]:
 def prepare_jobs(plan: Plan, folder: Path) -> list[Job]:
     """Clips, a model for every seed, and the annotation files."""
     data, first = folder / "data", f"model-{plan.seeds[0]}"
-    size = _flags(clips=plan.clips, test_clips=plan.test_clips, level=plan.level, seed=0)
+    size = as_flags(clips=plan.clips, test_clips=plan.test_clips, level=plan.level, seed=0)
     jobs = [Job("clips", ("toy", "data", str(data), *size))]
     for seed in plan.seeds:
-        jobs.append(Job(f"model-{seed}", ("toy", "model", str(folder / f"model-{seed}"), *_flags(seed=seed))))
-    where = _flags(dataset_root=data, output_dir=data, tokenizer_model_id=folder / first)
+        jobs.append(Job(f"model-{seed}", ("toy", "model", str(folder / f"model-{seed}"), *as_flags(seed=seed))))
+    where = as_flags(dataset_root=data, output_dir=data, tokenizer_model_id=folder / first)
     return [*jobs, Job("annotations", ("prepare", *where), ("clips", first))]
 
 
@@ -31,7 +31,7 @@ def train_jobs(plan: Plan, folder: Path) -> list[Job]:
     for seed in plan.seeds:
         for variant in plan.variants:
             name, model = f"{variant}-{seed}", f"model-{seed}"
-            flags = _flags(
+            flags = as_flags(
                 config=TRAIN_CONFIG,
                 variant=variant,
                 seed=seed,
@@ -49,7 +49,7 @@ def test_jobs(plan: Plan, folder: Path) -> list[Job]:
     jobs = []
     for variant, seed, name in plan.cells():
         file, model = f"{variant}-{seed}-{name}", f"{variant}-{seed}"
-        flags = _flags(
+        flags = as_flags(
             model_path=folder / model,
             data_dir=folder / "data" / "test_3_5.jsonl",
             output_dir=folder / "eval",
@@ -62,5 +62,6 @@ def test_jobs(plan: Plan, folder: Path) -> list[Job]:
     return jobs
 
 
-def _flags(**values) -> list[str]:
+def as_flags(**values) -> list[str]:
+    """Settings as words of a command line."""
     return [word for name, value in values.items() for word in (f"--{name.replace('_', '-')}", str(value))]

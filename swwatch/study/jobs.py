@@ -15,6 +15,8 @@ from swwatch.errors import UserError
 from swwatch.metrics.machine import machine
 from swwatch.paths import CODE, ROOT
 
+TOLD_EVERY_S = 60.0  # how far the jobs are that run, where none ends meanwhile
+
 
 @dataclass(frozen=True)
 class Job:
@@ -26,7 +28,8 @@ class Job:
 
 
 def run_all(jobs: Iterable[Job], notes: Path, *, at_once: int, devices: int = 0) -> int:
-    """Run what is not done yet, in order where one needs another; prints a line for each that ends.
+    """Run what is not done yet, in order where one needs another; prints a line for each that ends, and
+    once a minute how far those are that run.
 
     Args:
         notes: folder for a log of each job, and for a note <name>.json that says that it is done: its seconds, and
@@ -49,7 +52,10 @@ def run_all(jobs: Iterable[Job], notes: Path, *, at_once: int, devices: int = 0)
                 slot = free.pop(0)
                 device = slot % devices if devices else None
                 running[pool.submit(_run, waiting.pop(job.name), notes, at_once, device)] = (job, slot)
-            for future in wait(running, return_when=FIRST_COMPLETED).done:
+            done = wait(running, timeout=TOLD_EVERY_S, return_when=FIRST_COMPLETED).done
+            for job, _ in [] if done else running.values():
+                print(f"  {job.name}: {_tail(job, notes, 1)}", flush=True)
+            for future in done:
                 job, slot = running.pop(future)
                 free.append(slot)
                 ended += 1
@@ -80,5 +86,5 @@ def _run(job: Job, notes: Path, at_once: int, device: int | None) -> tuple[int, 
     return code, seconds
 
 
-def _tail(job: Job, notes: Path) -> str:
-    return "\n".join((notes / f"{job.name}.log").read_text(errors="replace").splitlines()[-8:])
+def _tail(job: Job, notes: Path, lines: int = 8) -> str:
+    return "\n".join((notes / f"{job.name}.log").read_text(errors="replace").splitlines()[-lines:])

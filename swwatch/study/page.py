@@ -41,7 +41,7 @@ def write_page(outcome: Outcome, folder: Path) -> Path:
         "\n".join(f"![{picture.stem}]({picture.name})" for picture in pictures),
         "## What came of the paper's claims",
         _unlearned(outcome),
-        *[_claim(claim) for claim in judged],
+        *[claim_text(claim) for claim in judged],
         "## Numbers",
         "Mean over training seeds, in brackets the lowest and the highest seed. Shares in %.",
         _shares("Language", outcome, FLUENCY),
@@ -101,7 +101,7 @@ def _unlearned(outcome: Outcome) -> str:
     )
 
 
-def _claim(claim: Claim) -> str:
+def claim_text(claim: Claim) -> str:
     lines = [["comparison", "difference in points, per seed [95 % interval]", "speaks"]]
     for one in claim.evidence:
         pairs = zip(one.differences, one.intervals, strict=True)

@@ -68,7 +68,7 @@ class ToyTranscripts:
 
 @dataclass(frozen=True, kw_only=True)
 class ToyQuestions:
-    """What may be asked of the clips of a world, in StreamingBench's form, which `swwatch quiz` reads."""
+    """What may be asked of the clips of a world: multiple choice for `swwatch quiz`, and conversations to train on."""
 
     out: Path = setting(REQUIRED, "root folder of the clips", positional=True)
 
@@ -76,8 +76,9 @@ class ToyQuestions:
         with writing(self.out):
             made = write_questions(self.out)
         for path, count in made.items():
-            print(f"{count} questions are in {path}")
-            print(f"next: swwatch quiz streamingbench --data {path} --videos {self.out} --model CHECKPOINT")
+            print(f"questions about {count} clips are in {path}")
+        data = next(path for path in made if path.suffix == ".json")
+        print(f"next: swwatch quiz streamingbench --data {data} --videos {self.out} --model CHECKPOINT")
 
 
 @dataclass(frozen=True, kw_only=True)

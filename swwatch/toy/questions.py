@@ -1,7 +1,10 @@
 """What is asked of a toy clip, and the answer: multiple choice, about nothing after the moment of asking.
 
-Which kinds a world is asked is in its row of toy.world; each kind once a clip. Files are in StreamingBench's form:
-what is shown is [0, time_stamp).
+Which kinds a world is asked is in its row of toy.world. For each split three files:
+    questions_SPLIT.json    for `swwatch quiz`, in StreamingBench's form: what is shown is [0, time_stamp)
+    chat_SPLIT.jsonl        to train on: ordinary chat about whole clips, question after question, and the caption
+    asked_SPLIT.jsonl       to train on: short streams in chat turns that are silent but for answers
+The last two ask without options, and are answered in a word.
 """
 
 import json
@@ -18,6 +21,8 @@ from swwatch.toy.clips import NAME
 from swwatch.toy.world import COLORS, DIRECTIONS, SCENES, SHAPES, SPLITS, Event
 
 LETTERS = "ABCDE"
+STREAM_S = 24  # of a stream to train on: what happens later is left to those that are tested
+DESCRIBE = "What is shown in this video?"
 COUNTS = ("0", "1", "2", "3", "4 or more")
 
 
@@ -30,6 +35,11 @@ class Question:
     text: str
     options: tuple[str, ...]
     answer: str
+
+    @property
+    def word(self) -> str:
+        """The answer in a word, without options."""
+        return self.answer.split()[0]
 
 
 @dataclass(frozen=True)
@@ -90,28 +100,47 @@ def questions_of(record: dict) -> list[Question]:
     return ask(events, SCENES[record["level"]].asks, zlib.crc32(record["video_id"].encode()))
 
 
+def at_the_end(record: dict) -> list[Question]:
+    """Everything that the clip of a record can be asked when it is over, in an order that is drawn by its id; what is
+    asked about a colour is asked about two."""
+    events = [Event(**values) for values in record["events"]]
+    rng, asked = np.random.default_rng(zlib.crc32(record["video_id"].encode())), []
+    for name in SCENES[record["level"]].asks:
+        kind = KINDS[name]
+        if kind.at_end and len(events) >= kind.least:
+            for color in rng.choice(list(COLORS), 1 + ("{}" in kind.text), replace=False).tolist():
+                text, answer = kind.text.format(color), kind.answer(events, color)
+                asked.append(Question(events[-1].end_s, name, text, kind.options, answer))
+    return [asked[place] for place in rng.permutation(len(asked))]
+
+
 def write_questions(root: Path) -> dict[Path, int]:
-    """Write questions_train.json and questions_test.json beside the clips of `swwatch toy data`.
+    """Write the files beside the clips of `swwatch toy data`.
 
     Args:
         root: of the toy data, in json form.
     Returns:
-        How many questions each file holds.
+        How many clips each file is about.
     Raises:
         UserError: there are no such clips, or no questions about their level.
     """
     made = {}
     for split in SPLITS:
-        rows = []
-        for path in sorted((root / NAME / split).glob("*.json")):
-            asked = questions_of(json.loads(path.read_text(encoding="utf-8")))
-            rows.append(
-                {"video_path": f"./{NAME}/videos/{split}/{path.stem}.mp4", "questions": list(map(_row, asked))}
-            )
-        if count := sum(len(row["questions"]) for row in rows):
-            out = root / f"questions_{split}.json"
-            write_atomic(out, [json.dumps(rows, indent=1) + "\n"])
-            made[out] = count
+        paths = sorted((root / NAME / split).glob("*.json"))
+        records = [json.loads(path.read_text(encoding="utf-8")) for path in paths]
+        videos = [f"{NAME}/videos/{split}/{path.stem}.mp4" for path in paths]
+        if not any(map(questions_of, records)):
+            continue
+        pairs = list(zip(records, videos, strict=True))
+        rows = [{"video_path": f"./{video}", "questions": list(map(_row, questions_of(r)))} for r, video in pairs]
+        files = {
+            f"questions_{split}.json": [json.dumps(rows, indent=1) + "\n"],
+            f"chat_{split}.jsonl": [json.dumps(_chat(*pair)) + "\n" for pair in pairs],
+            f"asked_{split}.jsonl": [json.dumps(_stream(*pair)) + "\n" for pair in pairs],
+        }
+        for name, lines in files.items():
+            write_atomic(root / name, lines)
+            made[root / name] = len(records)
     if not made:
         worlds = ", ".join(name for name, level in SCENES.items() if level.asks)
         raise UserError(f"{root} holds no clips to ask about: `swwatch toy data {root} --level ...`, one of {worlds}")
@@ -120,12 +149,30 @@ def write_questions(root: Path) -> dict[Path, int]:
 
 def _row(question: Question) -> dict:
     minutes, seconds = divmod(round(question.at_s), 60)
-    letter = LETTERS[question.options.index(question.answer)]
-    options = [f"{mark}. {option}" for mark, option in zip(LETTERS, question.options, strict=False)]
-    return {
-        "task_type": question.kind,
-        "question": question.text,
-        "time_stamp": f"00:{minutes:02}:{seconds:02}",
-        "answer": letter,
-        "options": options,
-    }
+    row = {"task_type": question.kind, "question": question.text, "time_stamp": f"00:{minutes:02}:{seconds:02}"}
+    row["answer"] = LETTERS[question.options.index(question.answer)]
+    row["options"] = [f"{mark}. {option}" for mark, option in zip(LETTERS, question.options, strict=False)]
+    return row
+
+
+def _chat(record: dict, video: str) -> list[dict]:
+    pairs = [(question.text, question.word) for question in at_the_end(record)]
+    pairs.insert(zlib.crc32(video.encode()) % (len(pairs) + 1), (DESCRIBE, record["human_caption"]))
+    messages = []
+    for text, answer in pairs:
+        messages.append({"role": "user", "content": [{"type": "text", "text": text}]})
+        messages.append({"role": "assistant", "content": [{"type": "text", "text": answer}]})
+    messages[0]["content"].insert(0, {"type": "video", "video": video})
+    return messages
+
+
+def _stream(record: dict, video: str) -> list[dict]:
+    """A stream of the first seconds, asked twice about each kind, but once a second."""
+    over = [event for event in record["events"] if event["end_s"] <= STREAM_S]
+    events, seed = [Event(**values) for values in over], zlib.crc32(video.encode())
+    asks = SCENES[record["level"]].asks
+    asked = {question.at_s: question for again in range(2) for question in ask(events, asks, seed + again)}
+    rows = [[at_s, at_s, question.text, question.word] for at_s, question in sorted(asked.items())]
+    shown = {"type": "video", "video": video, "video_start": 0.0, "video_end": events[-1].end_s}
+    said = {"type": "text_stream", "text_stream": [], "qa_stream": rows}
+    return [{"role": "user", "content": [shown]}, {"role": "assistant", "content": [said]}]

@@ -50,7 +50,7 @@ LEVELS = {
 MIXTURES = {"mixed": ("single", "recolor", "wordy"), "hard": tuple(LEVELS)}
 NOW, PAST = ("colour now", "shape now", "way now"), ("first colour", "third colour", "how many")
 WORLDS = {
-    "basics": Level(event_s=2, num_events=(1, 5), asks=(*NOW, *PAST)),
+    "basics": Level(event_s=2, num_events=(1, 4), asks=(*NOW, *PAST)),
     "still": Level(event_s=2, num_events=(4, 6), pause_s=(5, 15), asks=(*NOW, "last colour", "first colour")),
     "count": Level(event_s=3, num_events=(10, 12), pause_s=(1, 3), asks=(*NOW, *PAST)),
     "ten_minutes": Level(event_s=2, num_events=(300, 300), asks=(*NOW, *PAST)),

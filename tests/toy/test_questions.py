@@ -6,11 +6,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from swwatch.data.seek_jsonl import parse_conversation
+from swwatch.data.turns.conversation import read
 from swwatch.errors import UserError
 from swwatch.evaluate.quiz import tasks
 from swwatch.evaluate.quiz.wording import read_wording
 from swwatch.toy.clips import Recipe, write_dataset
-from swwatch.toy.questions import KINDS, ask, questions_of, write_questions
+from swwatch.toy.questions import DESCRIBE, KINDS, STREAM_S, ask, at_the_end, questions_of, write_questions
 from swwatch.toy.world import WORLDS, Event, make_scene
 
 EVENTS = [
@@ -57,15 +59,36 @@ def test_what_is_asked_now_is_on_display_then(level, index):
 
 def test_files_are_read_by_the_quiz_with_the_same_answers(tmp_path):
     write_dataset(tmp_path, Recipe(0, 2, 3, "basics"))
-    ((path, count),) = write_questions(tmp_path).items()
+    path, *_ = write_questions(tmp_path)
     items = tasks.get("streamingbench").items(path, read_wording())
     records = [json.loads(file.read_text()) for file in sorted((tmp_path / "PE-Video/test").glob("*.json"))]
     asked = [question for record in records for question in questions_of(record)]
-    assert len(items) == len(asked) == count > 0
+    assert len(items) == len(asked) > 0
     for item, question in zip(items, asked, strict=True):
         assert (item.group, item.end_s) == (question.kind, question.at_s)
         assert f"{item.answer}. {question.answer}" in item.prompt
         assert item.locate(tmp_path).is_file()
+
+
+def conversations(path):
+    return [read(parse_conversation(line)) for line in path.read_bytes().splitlines()]
+
+
+def test_files_to_train_on_hold_the_answers_in_a_word(tmp_path):
+    write_dataset(tmp_path, Recipe(2, 0, 3, "count"))
+    _, chat, asked = write_questions(tmp_path)
+    records = [json.loads(file.read_text()) for file in sorted((tmp_path / "PE-Video/train").glob("*.json"))]
+    for record, talk, stream in zip(records, conversations(chat), conversations(asked), strict=True):
+        told = {content[-1]: answer for content, answer in talk.turns}
+        assert told.pop(DESCRIBE) == record["human_caption"]
+        assert told == {question.text: question.word for question in at_the_end(record)} and len(told) == 7
+        assert stream.words == () and 3 < len(stream.asked) <= 2 * len(WORLDS["count"].asks)
+        times = [row.time_s for row in stream.asked]
+        assert sorted(set(times)) == times and times[-1] <= STREAM_S
+        for row in stream.asked:
+            events = [Event(**event) for event in record["events"] if event["end_s"] <= row.time_s]
+            if row.question == KINDS["third colour"].text:
+                assert row.answer == events[2].color
 
 
 def test_clips_of_a_level_that_is_no_world_are_refused(tmp_path):

@@ -1,0 +1,136 @@
+"""The toy BASE: a model pretrained offline on all that can be asked of short clips, as papers begin with a pretrained
+model. Kept under the hash of its recipe, so that it is made once.
+
+It is trained as ordinary chat, and becomes a folder that names no variant: any can be fine-tuned from it. What it
+knows is asked of held-out clips, whole, with the question behind the video: one forward, and the likeliest of the
+words that may answer (`swwatch quiz` does so with letters).
+"""
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from swwatch.config import check_least, read_settings, setting
+from swwatch.data.annotations import write_atomic
+from swwatch.metrics.tables import as_markdown
+from swwatch.paths import CONFIGS, ROOT, only_one, whole_folder
+from swwatch.study.commands import as_flags
+from swwatch.study.jobs import Job, run_all
+from swwatch.toy.clips import NAME
+from swwatch.toy.questions import at_the_end
+
+CONFIG = CONFIGS / "train" / "toy_base.yaml"
+ENOUGH = 0.95  # share of right answers of each kind that a BASE should reach
+MADE = "base.json"  # what a BASE knows; written last
+
+
+@dataclass(frozen=True)
+class BaseSettings:
+    """Settings of `swwatch study base`; what decides the weights is its recipe."""
+
+    out: Path = setting(ROOT / "output" / "study", "where bases are kept, each in a folder of its own")
+    clips: int = setting(1200, "training clips of the world basics", least=1)
+    test_clips: int = setting(60, "held-out clips that it is asked about", least=1)
+    steps: int | None = setting(None, "optimizer steps instead of the configuration's (a trial, not a base)", least=1)
+    seed: int = setting(0, "of the weights and the order of the clips", least=0)
+
+    def __post_init__(self):
+        check_least(self)
+
+    @property
+    def folder(self) -> Path:
+        """Of this recipe, named by its hash."""
+        recipe = {name: value for name, value in asdict(self).items() if name != "out"}
+        text = json.dumps(recipe) + CONFIG.read_text(encoding="utf-8")
+        return self.out.resolve() / f"base-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
+
+
+def main(argv: list[str]) -> int:
+    settings = read_settings(BaseSettings, argv, program="swwatch study base", about=__doc__)
+    path = make_base(settings)
+    print(f"{describe(path)}\n\nfine-tune from it: swwatch train --variant group --model-path {path} ...")
+    return 0
+
+
+def make_base(settings: BaseSettings) -> Path:
+    """The folder of the BASE, which is made where it is not there yet; goes on where it was stopped."""
+    folder = settings.folder
+    base = folder / "base"
+    with only_one(folder, str(folder)):
+        if not (folder / MADE).is_file():
+            print(f"making the base of all fine-tuning in {folder}")
+            run_all(jobs_of(settings), folder / "jobs", at_once=len(os.sched_getaffinity(0)))
+            if not base.is_dir():
+                as_plain(folder / "model", folder / "trained", base)
+            knows = ask(base, folder / "data", settings.test_clips)
+            write_atomic(folder / MADE, [json.dumps(knows, indent=1) + "\n"])
+    return base
+
+
+def jobs_of(settings: BaseSettings) -> list[Job]:
+    folder = settings.folder
+    data, model, size = folder / "data", folder / "model", {"level": "basics", "seed": settings.seed, "workers": 1}
+    size = as_flags(clips=settings.clips, test_clips=settings.test_clips, **size)
+    steps = {} if settings.steps is None else {"max_steps": settings.steps}
+    files = {"model_path": model, "train_data": data / "chat_train.jsonl", "output_dir": folder / "trained"}
+    how = as_flags(config=CONFIG, variant="livecc", seed=settings.seed, **files, **steps)
+    return [
+        Job("clips", ("toy", "data", str(data), *size)),
+        Job("questions", ("toy", "questions", str(data)), ("clips",)),
+        Job("model", ("toy", "model", str(model), *as_flags(seed=settings.seed))),
+        Job("train", ("train", *how), ("questions", "model")),
+    ]
+
+
+def as_plain(start: Path, trained: Path, out: Path) -> None:
+    """The files of `start` with the weights of `trained`: a folder that names no variant."""
+    with whole_folder(out) as part:
+        for path in start.iterdir():
+            if path.is_file() and path.name != "toy_model.json":
+                shutil.copy(trained / path.name if path.suffix == ".safetensors" else path, part / path.name)
+
+
+def ask(base: Path, data: Path, max_clips: int) -> dict[str, list[int]]:
+    """Kind of question -> (right answers, questions), about held-out clips.
+
+    Args:
+        data: of `swwatch toy data` and `toy questions`.
+    """
+    from swwatch.data.budget import BUDGETS  # torch is behind what follows
+    from swwatch.evaluate.quiz.asking import Plain
+    from swwatch.evaluate.quiz.tasks import Task
+    from swwatch.model.loading import load
+
+    asker = Plain(load(base, variant="origin"), Task("toy", read=list, beginning="", context=""), BUDGETS["declared"])
+    knows: dict[str, list[int]] = {}
+    for item in _items(data, max_clips):
+        ((_, answered),) = asker.answers([item], item.locate(data))
+        counts = knows.setdefault(item.group, [0, 0])
+        counts[0] += answered.said == item.answer
+        counts[1] += 1
+    return knows
+
+
+def _items(data: Path, max_clips: int) -> Iterator:
+    from swwatch.evaluate.quiz.items import Item
+
+    for path in sorted((data / NAME / "test").glob("*.json"))[:max_clips]:
+        place = f"{NAME}/videos/test/{path.stem}.mp4"
+        for number, question in enumerate(at_the_end(json.loads(path.read_text(encoding="utf-8")))):
+            words = tuple(option.split()[0] for option in question.options)
+            where = {"key": f"{path.stem}/{number}", "video": path.stem, "places": (place,), "group": question.kind}
+            yield Item(**where, prompt=question.text, choices=words, answer=question.word)
+
+
+def describe(base: Path) -> str:
+    """What a BASE knows, as a table, and whether that is enough."""
+    knows = json.loads((base.parent / MADE).read_text(encoding="utf-8"))
+    lines = [["question", "right, %", "asked"]]
+    lines += [[kind, f"{100 * right / count:.1f}", str(count)] for kind, (right, count) in knows.items()]
+    lacking = [kind for kind, (right, count) in knows.items() if right < ENOUGH * count]
+    told = f"below {100 * ENOUGH:.0f} %: {', '.join(lacking)}" if lacking else f"all at least {100 * ENOUGH:.0f} %"
+    return f"{base}, asked about held-out clips of the world basics ({told})\n\n{as_markdown(lines)}"

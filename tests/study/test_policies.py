@@ -1,0 +1,109 @@
+"""The comparison of policies: every row of the tables has a cell, cells hold what happened, the page tells it."""
+
+import json
+from dataclasses import replace
+
+import pytest
+
+from swwatch.config import read_settings
+from swwatch.data.annotations import write_atomic
+from swwatch.errors import UserError
+from swwatch.paths import make_folder
+from swwatch.policies.speak import SPEAK
+from swwatch.study import policies
+from swwatch.study.policy_page import write_page
+from swwatch.study.policy_plan import PLAIN, PLANS, TABLES, TESTS, cell_path, examples, rows
+from swwatch.study.policy_runs import asked, clips_of, narrated
+from swwatch.toy.clips import Recipe, write_dataset
+from swwatch.toy.questions import questions_of
+from swwatch.train.settings import TrainSettings
+
+
+@pytest.fixture(scope="module")
+def clip(tmp_path_factory):
+    """(record, video) of a still clip."""
+    root = tmp_path_factory.mktemp("still")
+    write_dataset(root, Recipe(0, 1, 3, "still"))
+    return next(clips_of(root, 1))
+
+
+@pytest.mark.parametrize("table", TABLES)
+def test_every_row_of_a_table_is_compared_with_what_is_plain(table):
+    compared = {policy.split(":")[0] for _, of, policy in rows() if of == table}
+    assert compared == set(TABLES[table]) and examples(table)[0] == PLAIN[table]
+
+
+def test_a_new_row_comes_in_by_itself(monkeypatch):
+    class Tenth(SPEAK["wait-k"]):
+        name = "tenth"
+
+    monkeypatch.setitem(SPEAK, "tenth", Tenth)
+    assert ("told, still", "schedule", "tenth:3") in rows()
+
+
+def test_a_narration_counts_what_happened_and_what_it_cost(load_tiny, clip):
+    record, video = clip
+    plain = narrated(load_tiny("group"), record, video, 12, schedule="wait-k:3")
+    assert plain["steps"] == 12 and plain["said"] == 36 and plain["arrived"] == 48 and plain["dropped"] == 0
+    seen = narrated(load_tiny("group"), record, video, 12, see="dtd_pixels:0.37")
+    assert seen["dropped"] > 0 and seen["arrived"] == 48 and seen["fed"] == plain["fed"] - seen["dropped"]
+    assert seen["cache_bytes"] < plain["cache_bytes"]
+    assert plain["events"]["num_events"] == sum(event["end_s"] <= 12 for event in record["events"])
+    again = narrated(load_tiny("group"), record, video, 12, keep="recent:4")
+    assert again["fed"] > plain["fed"] and again["cache_bytes"] < plain["cache_bytes"]
+
+
+def test_questions_are_asked_when_they_are_due_and_leave_no_trace(load_tiny, clip):
+    record, video = clip
+    loaded, until_s = load_tiny("streamingvlm"), 20
+    due = [question.kind for question in questions_of(record) if question.at_s <= until_s]
+    whole = asked(loaded, record, video, until_s, "all")
+    assert due and sum(count for _, count in whole["answers"].values()) == len(due)
+    parked = asked(loaded, record, video, until_s, "rekv:2:vision_s=4")
+    assert parked["host_bytes"] > 0 == whole["host_bytes"] and parked["steps"] == until_s
+    assert parked["cache_bytes"] < whole["cache_bytes"]
+    silent = asked(loaded, record | {"events": record["events"][:1]}, video, until_s, "all")
+    assert (silent["fed"], silent["cache_bytes"]) == (whole["fed"], whole["cache_bytes"])  # whatever was asked
+
+
+def made_up(test, policy, number):
+    """A clip's result: recent windows know the present alone, memories the past as well, sved makes nothing up."""
+    cost = {"fed": 100, "cache_bytes": 1000, "host_bytes": 0, "early_s": 0.01, "late_s": 0.02, "steps": 10}
+    if TESTS[test].asks:
+        past = 1 if policy.startswith("recent") else 4
+        return {"answers": {"colour now": [4, 4], "first colour": [past, 4]}, "recalled": 0} | cost
+    counts = {"num_events": 10, "num_told": 8, "num_repeated": 1, "num_mentions": 10, "time_diff_s": [1.0, None]}
+    counts["num_unfounded"] = 0 if policy.startswith(("sved", "change")) else 3
+    right = {"counts": {"right": [2 if policy.startswith("stc") else 8, 10]}, "events": counts}
+    return right | {"arrived": 100, "dropped": 50, "said": 36} | cost
+
+
+def test_the_page_tells_intervals_costs_verdicts_and_refusals(tmp_path):
+    plan = replace(PLANS["quick"], clips=4)
+    for seed, test, table, policy in plan.cells():
+        path = cell_path(tmp_path, plan, seed, test, table, policy)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        result = {"clips": [made_up(test, policy, number) for number in range(4)]}
+        path.write_text(json.dumps({"clips": [], "refused": "not so"} if policy == "flush:16" else result))
+    argv = ["prepare", "--tokenizer-model-id", str(tmp_path / "base")]
+    make_folder(tmp_path / "jobs")
+    write_atomic(tmp_path / "jobs/annotations.json", [json.dumps({"argv": argv})])
+    text = write_page(plan, tmp_path, tmp_path / "report").read_text()
+    assert "### Not reproduced: Most video tokens" in text  # stc lost 60 points
+    for claim in ("No memory beats", "A memory knows more", "Who speaks when"):
+        assert f"### Reproduced: {claim}" in text
+    assert "- `flush:16` was refused: not so" in text
+    assert "| keep | `recent:4` | 100 [100, 100] | 25 [25, 25] |" in text
+    assert "| schedule | `wait-k:3` | 80 [80, 80] | 80 [80, 80] | 10 [10, 10] | 30 [30, 30] | 1.0 [1.0, 1.0] |" in text
+    assert str(tmp_path) not in text and (tmp_path / "report/policies_study.png").exists()
+    with pytest.raises(UserError, match="is missing"):
+        write_page(replace(plan, seconds=7), tmp_path, tmp_path / "report")
+
+
+def test_flags_are_those_of_the_programs_that_are_run(tmp_path):
+    jobs = {job.name: job for job in policies.jobs_of(PLANS["quick"], tmp_path, tmp_path / "base")}
+    assert set(jobs["streamingvlm-0"].after) == {"questions-count-2", "questions-still-2"} <= jobs.keys()
+    for name in ("group-0", "streamingvlm-0"):
+        settings = read_settings(TrainSettings, list(jobs[name].argv[1:]), program="", about="")
+        assert settings.variant == name.split("-")[0] and settings.max_steps == PLANS["quick"].steps
+    assert len(settings.annotations) == 2
