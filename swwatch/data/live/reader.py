@@ -1,6 +1,5 @@
 """Reads one live source in a thread: opens it, decodes it, opens it again when the connection is lost."""
 
-import errno
 import math
 import time
 from collections.abc import Callable, Iterator
@@ -13,8 +12,8 @@ from swwatch.data.live.addresses import Location, check_url
 from swwatch.data.live.buffer import Buffer
 from swwatch.data.live.forward import Forwarder
 from swwatch.data.live.losses import Losses
-from swwatch.data.video.container import check_file
-from swwatch.data.video.frames import VideoError
+from swwatch.data.live.reasons import why_broken
+from swwatch.data.video.container import check_file, is_whole
 from swwatch.data.video.source import (
     CONVERT,
     Clock,
@@ -131,7 +130,7 @@ class Reader:
                     raise way.refused from error
                 if where.kind == "file":
                     check_file(where.path)  # knows better, where the file itself tells
-                reason = _why(error, where, self.timeouts_s[0], asked_s)
+                reason = why_broken(error, where, self.timeouts_s[0], asked_s)
                 raise Broken(way.failed if way is not None and way.failed else reason) from error
             self._read(container)
 
@@ -198,13 +197,7 @@ class Reader:
 
     def _is_whole(self, container) -> bool:
         """Whether all bytes of an MP4 file are there: its edit list may ask for more than it holds."""
-        if self.location.path is None or not container.format.name.startswith("mov"):
-            return False
-        try:
-            check_file(self.location.path)
-        except VideoError:
-            return False
-        return True
+        return bool(self.location.path and container.format.name.startswith("mov") and is_whole(self.location.path))
 
     def _tell_losses(self, container) -> None:
         lost, self._losses.count = self._losses.count, 0
@@ -229,7 +222,7 @@ class Reader:
                 packet = next(packets, None)
             except av.FFmpegError as error:
                 if self.is_live or self._stated_s is None or not self._is_read_to(tolerance_s=0.01):
-                    raise Broken(_why(error, self.location, self.timeouts_s[1], asked_s)) from error
+                    raise Broken(why_broken(error, self.location, self.timeouts_s[1], asked_s)) from error
                 # where a server tells the end by closing the connection, FFmpeg takes it for an accident
                 packets, packet = iter(()), av.Packet()
                 packet.stream, packet.time_base = stream, stream.time_base
@@ -298,22 +291,3 @@ def _is_live(kind: str, container) -> bool:
         return kind == "camera"
     is_sized = kind == "http" and container.format.name not in PARTED and container.size > 0
     return container.duration is None and not is_sized
-
-
-def _why(error: av.FFmpegError, where: Location, timeout_s: float, asked_s: float) -> str:
-    """What went wrong since it was asked, by the clock, and what to do about it."""
-    if isinstance(error, av.error.ExitError | TimeoutError) or time.monotonic() - asked_s >= timeout_s:
-        return f"no answer within {timeout_s:g} s"
-    if isinstance(error, av.error.HTTPNotFoundError):
-        return "the server knows nothing of this address (404): check it"
-    if isinstance(error, av.error.HTTPUnauthorizedError | av.error.HTTPForbiddenError):
-        return "the server refuses: give a user and a password as in http://user:password@host/"
-    if isinstance(error, ConnectionRefusedError):
-        return "nothing answers there: check host and port, and whether the server runs"
-    if isinstance(error, av.error.InvalidDataError | av.error.ArgumentError):  # the second: FORMATS lacks it
-        return f"it cannot be read as video: it is damaged, cut short or in a form that is not taken here; {CONVERT}"
-    if where.kind == "camera":
-        hint = "check that it is plugged in, that no other program uses it, and that you may read it"
-        return f"the camera cannot be used ({error.strerror}): {hint}"
-    is_io = error.errno == errno.EIO and where.kind != "file"
-    return "the connection failed or broke off" if is_io else error.strerror

@@ -41,6 +41,15 @@ def check_file(path: Path) -> None:
         raise VideoError(path, f"it is cut short: {size} of {promised} bytes are there; copy or download it again")
 
 
+def is_whole(path: Path) -> bool:
+    """Whether nothing speaks against a file."""
+    try:
+        check_file(path)
+    except VideoError:
+        return False
+    return True
+
+
 def _promised_size(path: Path, file: BinaryIO, size: int) -> int:
     """How many bytes the container says the file has (at least); 0 where it does not say."""
     head = file.read(64)
