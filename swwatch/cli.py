@@ -49,8 +49,7 @@ def main(argv: list[str] | None = None) -> int:
         return run(lambda _: print(usage(), flush=True), [])
     name, rest = argv[0], argv[1:]
     if name == "--version":
-        print(f"swwatch {__version__}")
-        return 0
+        return run(lambda _: print(f"swwatch {__version__}", flush=True), [])
     if name not in COMMANDS:
         print(f"error: no command {name!r}{near(name, COMMANDS)}\n{usage()}", file=sys.stderr)
         return 2

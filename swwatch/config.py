@@ -75,6 +75,9 @@ class Parser(argparse.ArgumentParser):
         form = argparse.RawDescriptionHelpFormatter
         super().__init__(prog=program, description=summary, epilog=details, formatter_class=form)
 
+    def print_help(self, file=None):
+        print(self.format_help(), end="", file=file, flush=True)  # argparse passes over a disk that is full
+
     def parse_args(self, args=None, namespace=None):
         parsed, unknown = self.parse_known_args(args, namespace)
         if unknown:

@@ -26,9 +26,10 @@ def test_usage_lists_every_command(capsys):
     assert all(name in out for name in cli.COMMANDS)
 
 
-def test_usage_into_a_full_disk_is_told(capsys, monkeypatch):
+@pytest.mark.parametrize("argv", [[], ["--version"], *([name, "--help"] for name in cli.COMMANDS)], ids=str)
+def test_help_into_a_full_disk_is_told(capsys, monkeypatch, argv):
     monkeypatch.setattr(sys, "stdout", open("/dev/full", "w", buffering=1))  # noqa: SIM115
-    assert cli.main([]) == 2
+    assert cli.main(argv) == 2
     assert "the disk is full" in capsys.readouterr().err
 
 

@@ -12,12 +12,21 @@ import numpy as np
 import torch
 
 from swwatch.data.annotations import REQUIRED, no_file, no_record, parse_line
+from swwatch.data.samples import Skip
 from swwatch.errors import UserError
 
 CHUNK = 1 << 23  # bytes read at once
 LOOKS = 50_000  # lines that `check` reads at most; a few seconds
 SHOWN = 160  # bytes of a bad line in a message
 NEWLINE, SPACES = 10, tuple(b" \t\n\r\v\f")
+
+
+class Unusable(UserError):
+    """Too many records cannot be used; `skips` names them, as far as they were looked at."""
+
+    def __init__(self, message: str, skips: Sequence[Skip]):
+        super().__init__(message)
+        self.skips = skips
 
 
 class Records(Sequence):
@@ -89,8 +98,8 @@ class Records(Sequence):
         Returns:
             Why single lines cannot be used.
         Raises:
-            UserError: more than `max_bad_fraction` of the lines looked at cannot be used, which is so in a file of
-                another kind, or a `video_id` is there twice.
+            Unusable: more than `max_bad_fraction` of the lines looked at, which is so in a file of another kind.
+            UserError: a `video_id` is there twice.
         """
         looks = range(0, len(self), -(-len(self) // LOOKS))
         bad, seen = {}, {}
@@ -108,10 +117,11 @@ class Records(Sequence):
             index = next(iter(bad))
             text = self.line(index).strip()
             shown = text[:SHOWN].decode(errors="replace") + ("..." if len(text) > SHOWN else "")
-            raise UserError(
+            raise Unusable(
                 f"{bad[index]}\n  it says: {shown}\n"
                 f"{len(bad):,} of the {len(looks):,} lines looked at cannot be used, more than max_bad_fraction "
-                f"{max_bad_fraction:g} allows. {self.wanted}"
+                f"{max_bad_fraction:g} allows. {self.wanted}",
+                [Skip(f"record {number + 1}", str(self.path), reason) for number, reason in bad.items()],
             )
         return list(bad.values())
 

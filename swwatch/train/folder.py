@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from swwatch.data.dataset import missing_videos
+from swwatch.data.records import Unusable
 from swwatch.errors import UserError
 from swwatch.paths import only_one
 from swwatch.train.arrange import CLIP_SIZES
@@ -27,6 +28,7 @@ from swwatch.train.checkpoints import (
 from swwatch.train.engines import Engine
 from swwatch.train.settings import TrainSettings
 from swwatch.train.setup import Data
+from swwatch.train.skips import SkipList
 
 
 @dataclass(frozen=True)
@@ -63,18 +65,24 @@ def take(settings: TrainSettings, records: Data, held: contextlib.ExitStack) -> 
     check_same_run(out, run)
     finished = read_json(out / FINISHED)
     if finished is None:
-        check_records(settings, records)
+        try:
+            check_records(settings, records)
+        except Unusable as error:
+            skipped = SkipList(out / SKIPPED, len(records), max_bad_fraction=1.0)
+            skipped.add(list(error.skips))
+            raise UserError(f"{error} All that were found are in {skipped.path}") from None
     return Beginning(run, finished, newest_complete(out))
 
 
 def check_records(settings: TrainSettings, records: Data) -> None:
-    """Raises UserError: more lines or videos than max_bad_fraction cannot be used, as far as a look tells."""
+    """Raises Unusable: more lines or videos than max_bad_fraction cannot be used, as far as a look tells."""
     records.check(settings.max_bad_fraction)
     looked_for, missing = missing_videos(records, settings.train_data, settings.video_root)
     if len(missing) > settings.max_bad_fraction * looked_for:
-        raise UserError(
+        raise Unusable(
             f"{len(missing)} of {looked_for} videos that were looked for are missing, more than max_bad_fraction "
-            f"{settings.max_bad_fraction:g}. {missing[0].reason}"
+            f"{settings.max_bad_fraction:g}. {missing[0].reason}",
+            missing,
         )
 
 

@@ -170,6 +170,20 @@ def test_bad_input_is_told_before_the_first_step(flags, tmp_path, make, named):
     assert not (tmp_path / "out" / "log.jsonl").exists()
 
 
+@pytest.mark.parametrize(
+    ("make", "count", "reason"),
+    [
+        (lambda p: bad_data(p, '{"video_id": 1, "human_caption": " ", "video_duration_in_s": 3}\n' * 2), 2, "is empty"),
+        (lambda p: {"video_root": p}, 8, "no video file"),
+    ],
+)
+def test_what_a_refused_file_has_of_bad_records_is_listed(flags, tmp_path, make, count, reason):
+    with pytest.raises(UserError, match="All that were found are in .*skipped.jsonl"):
+        main(flags(**make(tmp_path)))
+    lines = [json.loads(line) for line in (tmp_path / "out" / "skipped.jsonl").read_text().splitlines()]
+    assert len(lines) == count and all(reason in line["reason"] for line in lines)
+
+
 def test_missing_data_is_told_before_the_model_is_looked_for(tmp_path, monkeypatch):
     monkeypatch.setattr("swwatch.train.command.saved_settings", lambda path: pytest.fail("looked for the model"))
     with pytest.raises(UserError, match="none.jsonl.*mani_data.py"):
