@@ -103,6 +103,16 @@ def test_a_lock_left_by_a_killed_process_holds_nobody_up(tmp_path):
     assert cache.get(KEY) == Answer("a")
 
 
+def test_a_full_disk_is_told_and_an_answer_is_whole_or_not_there(small_disk):
+    cache = AnswerCache(small_disk(64 << 10))
+    with cache.claim(KEY, no_sleep):
+        with pytest.raises(UserError, match="cannot keep an answer in .*No space left.*make room or give --cache"):
+            cache.put(KEY, URL, REQUEST, Answer("a" * (80 << 10)))
+        assert cache.get(KEY) is None
+        cache.put(KEY, URL, REQUEST, Answer("a"))
+    assert cache.get(KEY) == Answer("a")
+
+
 def test_a_folder_that_cannot_be_made_is_told(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match="cannot write"):

@@ -113,3 +113,19 @@ def test_a_folder_that_takes_nothing_is_told(tmp_path):
     with pytest.raises(ProtocolError, match="the recording cannot be written") as caught:
         recordings.begin("name", OPENED)
     assert caught.value.code == "server_error"
+
+
+def test_a_disk_that_fills_up_amid_a_recording_keeps_whole_lines_and_offers_nothing(small_disk):
+    folder = small_disk(64 << 10)
+    recordings = Recordings(folder, keep_s=1)
+    recorder = recordings.begin("name", OPENED)
+    with pytest.raises(OSError, match="No space left"):
+        for n in range(1000):
+            recorder.event(token(n, "word " * 50, n, n + 0.6))
+    recorder.give_up()
+    lines = (folder / "name.jsonl").read_text().split("\n")[:-1]
+    assert [json.loads(line)["n"] for line in lines[1:]] == list(range(len(lines) - 1)) and len(lines) > 9
+    with pytest.raises(ProtocolError, match="no such recording"):
+        recordings.path("name", "jsonl")
+    with pytest.raises(ProtocolError, match="cannot be written: No space left"):
+        recordings.begin("other", OPENED)

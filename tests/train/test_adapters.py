@@ -97,7 +97,7 @@ def test_gradient_checkpointing_changes_neither_loss_nor_gradients(fresh, clips)
 
 
 def test_merged_and_adapted_give_the_same_logits_and_the_folder_loads_like_any(
-    flags, tiny_checkpoint, clips, tmp_path
+    flags, tiny_checkpoint, clips, tmp_path, small_disk
 ):
     out, merged = tmp_path / "out", tmp_path / "merged"
     assert main(flags(**LORA, variant="gap", schedule="random:3:seed=5")) == 0
@@ -119,6 +119,10 @@ def test_merged_and_adapted_give_the_same_logits_and_the_folder_loads_like_any(
         load(out, variant="group", device="cpu")
     with pytest.raises(UserError, match="merged exists"):
         merge.main([str(out), "--out", str(merged)])
+    disk = small_disk(sum(path.stat().st_size for path in merged.iterdir()) - 1000)  # enough for the weights alone
+    with pytest.raises(UserError, match=f"cannot write to {disk}.*the disk is full"):
+        merge.main([str(out), "--out", str(disk / "merged")])
+    assert not (disk / "merged").exists()
     with pytest.raises(UserError, match="merge it first"):
         main(flags(**LORA, variant="gap", model_path=out, output_dir=tmp_path / "second"))
 

@@ -173,7 +173,7 @@ def test_bad_input_is_told_before_the_first_step(flags, tmp_path, make, named):
 @pytest.mark.parametrize(
     ("make", "count", "reason"),
     [
-        (lambda p: bad_data(p, '{"video_id": 1, "human_caption": " ", "video_duration_in_s": 3}\n' * 2), 2, "is empty"),
+        (lambda p: bad_data(p, '{"video_id": 1, "human_caption": " ", "video_duration_in_s": 3}\n'), 1, "is empty"),
         (lambda p: {"video_root": p}, 8, "no video file"),
     ],
 )

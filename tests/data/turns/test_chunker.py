@@ -11,7 +11,7 @@ from swwatch.data.annotations import seeks_file
 from swwatch.data.seek_jsonl import SeekFile
 from swwatch.data.turns.chunker import chunks, main
 from swwatch.data.turns.transcript import Transcript, by_turn, text_of
-from swwatch.errors import UserError
+from swwatch.errors import UserError, run
 
 rows = st.lists(
     st.tuples(st.floats(0, 90), st.floats(0, 90), st.text("abc", min_size=1, max_size=2)).map(list), max_size=60
@@ -87,6 +87,14 @@ def test_offsets_of_an_earlier_file_of_the_same_name_do_not_outlive_it(tmp_path)
         source.write_text(json.dumps({"video": "a.mp4", "content": talk(seconds)}))
         assert main([str(source), str(out), "--seeks", seeks]) == 0
     assert not seeks_file(out).exists() and len(SeekFile(out)) == 3
+
+
+def test_a_full_disk_is_told_and_leaves_no_half_file(tmp_path, small_disk, capsys):
+    source, out = tmp_path / "talk.jsonl", small_disk(64 << 10) / "train.jsonl"
+    source.write_text(json.dumps({"video": "a.mp4", "content": talk(2000)}))
+    assert run(main, [str(source), str(out)]) == 2
+    assert f"cannot write to {out.parent}: the disk is full" in capsys.readouterr().err
+    assert not out.exists() and not list(out.parent.rglob("*.tmp"))
 
 
 def test_mistakes_are_told(tmp_path):
