@@ -87,18 +87,8 @@ def own_question(settings) -> str:
     return load_prompts().eval_question
 
 
-def own_choose(settings, limit: int | None = None) -> Choosing:
-    """How a session that is told nothing else chooses its tokens: as the checkpoint says, else as its form does.
-
-    Args:
-        settings: the checkpoint's.
-        limit: no answer is longer; one of a narration that has the default limit has this.
-    """
-    return limited(settings.own_choose, limit, variants.get(settings.variant))
-
-
 def limited(choose: Choosing, limit: int | None, variant: Variant) -> Choosing:
-    """The same with a program's limit on an answer, see `own_choose`."""
+    """The same with a program's limit on an answer; one of a narration that has the default limit has this."""
     is_open = variant.speaks is not Speaks.TURNS and choose.max_new_tokens in (None, LIMIT)
     if limit is not None and (is_open or choose.left(0) > limit):
         return replace(choose, max_new_tokens=limit)

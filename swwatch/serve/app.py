@@ -7,10 +7,11 @@ import time
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
+from typing import Literal
 
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import FileResponse, HTMLResponse, JSONResponse
+from fastapi.responses import FileResponse, HTMLResponse, JSONResponse, StreamingResponse
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import ClientDisconnect
@@ -28,7 +29,7 @@ from swwatch.serve.log import log
 from swwatch.serve.metrics import Metrics
 from swwatch.serve.openai.http import add_openai
 from swwatch.serve.openai.realtime import Realtime
-from swwatch.serve.record import KINDS
+from swwatch.serve.record import KINDS, SRT
 from swwatch.serve.refusals import refusal, told
 from swwatch.serve.sessions import Sessions
 from swwatch.serve.settings import Limits
@@ -171,10 +172,27 @@ def _add_files(app: FastAPI, server: Server) -> None:
         return {"files": await asyncio.to_thread(sessions.folder.names)}
 
     @app.get("/api/recordings/{name}.{kind}", response_class=FileResponse)
-    async def recording(name: str, kind: str) -> FileResponse:
-        """A recorded session, jsonl or vtt."""
+    async def recording(name: str, kind: str) -> Response:
+        """A recorded session, jsonl, vtt or srt; also while it is recorded."""
+        if kind == "srt":
+            named = {"content-disposition": f'attachment; filename="{name}.srt"'}
+            return Response(sessions.recordings.subtitles(name, kind), media_type=SRT, headers=named)
         path = sessions.recordings.path(name, kind)
         return FileResponse(path, media_type=KINDS[kind], filename=path.name)
+
+    @app.get("/sessions/{name}.{kind}", response_class=StreamingResponse)
+    async def subtitles(name: str, kind: Literal["vtt", "srt"]) -> StreamingResponse:
+        """Subtitles of a session that is recorded, which grow until it ends."""
+        growing = sessions.recordings.follow(name, kind)
+        first = await anext(growing)  # what is wrong is told before the answer begins
+
+        async def text():
+            async with contextlib.aclosing(growing):
+                yield first
+                async for more in growing:
+                    yield more
+
+        return StreamingResponse(text(), media_type=SRT if kind == "srt" else KINDS["vtt"])
 
 
 def _add_errors(app: FastAPI) -> None:

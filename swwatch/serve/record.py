@@ -1,19 +1,23 @@
 """A session as files: JSONL with every numbered message, WebVTT with what was said when."""
 
+import asyncio
 import contextlib
 import json
 import re
 import secrets
 import tempfile
 import time
+from collections.abc import AsyncIterator
 from datetime import UTC, datetime
 from pathlib import Path
 
-from swwatch.client.protocol import Decided, Event, Opened, ProtocolError, Token, Turn, parse_server
+from swwatch.client.cues import Cue, Cues, srt_of
+from swwatch.client.protocol import Event, Opened, ProtocolError, parse_server
 from swwatch.paths import only_one
 
 KINDS = {"jsonl": "application/x-ndjson", "vtt": "text/vtt; charset=utf-8"}
-LAST_CUE_S = 2.0  # how long the last words stay
+SRT = "application/x-subrip; charset=utf-8"  # made of the VTT when it is asked for
+LOOK_S, MAX_FOLLOWED = 0.3, 64  # how often a file that grows is looked at, and by how many
 
 
 class Recorder:
@@ -37,10 +41,10 @@ class Recorder:
             OSError: as all methods do.
         """
         self.name, self._now, self._zero, self._on_lost = name, now, now(), on_lost
-        self._cue: list[Token] = []  # of one step, or of a turn
+        self._cues = Cues()
         if aside is not None:
             self._zero -= aside["at_s"]
-            self._cue = [parse_server(token) for token in aside["cue"]]
+            self._cues = Cues(parse_server(token) for token in aside["cue"])
             for kind in KINDS:
                 if not (path := folder / f"{name}.{kind}").exists():
                     path.write_text(aside[kind], encoding="utf-8")
@@ -57,21 +61,17 @@ class Recorder:
         if self._jsonl.closed:
             return
         self._line(event.model_dump())
-        if isinstance(event, Token):
-            if self._cue and event.step != self._cue[0].step:
-                self._write_cue(event.t_emit_s)
-            self._cue.append(event)
-        if isinstance(event, Decided) and not event.tokens and self._cue:  # silence ends what is shown
-            self._write_cue(min(event.t_s, self._cue[-1].t_emit_s + LAST_CUE_S))
-        if isinstance(event, Turn):
-            self._cue = []
-            self._write(event.start_s, event.end_s, event.text)
+        self._write(self._cues.of(event))
+
+    @property
+    def closed(self) -> bool:
+        """Nothing more is written."""
+        return self._jsonl.closed
 
     def close(self) -> None:
         """Write the last words and close both files."""
-        if not self._jsonl.closed:
-            if self._cue:
-                self._write_cue(self._cue[-1].t_emit_s + LAST_CUE_S)
+        if not self.closed:
+            self._write(self._cues.last())
             self._jsonl.close()
             self._vtt.close()
 
@@ -81,7 +81,7 @@ class Recorder:
         for file in files.values():
             file.close()
         texts = {kind: Path(file.name).read_text(encoding="utf-8") for kind, file in files.items()}
-        return {"at_s": self._now() - self._zero, "cue": [token.wire() for token in self._cue], **texts}
+        return {"at_s": self._now() - self._zero, "cue": [token.wire() for token in self._cues.held], **texts}
 
     def give_up(self) -> None:
         """Write no more; what was written stays in the folder, and is not offered."""
@@ -90,27 +90,13 @@ class Recorder:
             with contextlib.suppress(OSError):
                 file.close()
 
+    def _write(self, cue: Cue | None) -> None:
+        if cue is not None:
+            self._vtt.write(cue.vtt())
+
     def _line(self, message: dict) -> None:
         at_s = round(self._now() - self._zero, 4)
         print(json.dumps({**message, "at_s": at_s}, ensure_ascii=False), file=self._jsonl)
-
-    def _write_cue(self, end_s: float) -> None:
-        start_s = self._cue[0].t_emit_s
-        text = "".join(token.text for token in self._cue)
-        self._cue = []
-        self._write(start_s, end_s, text)
-
-    def _write(self, start_s: float, end_s: float, text: str) -> None:
-        text = " ".join(text.split())
-        if text:
-            text = text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
-            self._vtt.write(f"\n{_stamp(start_s)} --> {_stamp(max(end_s, start_s + 0.001))}\n{text}\n")
-
-
-def _stamp(seconds: float) -> str:
-    """WebVTT's hh:mm:ss.ttt."""
-    ms = max(0, round(seconds * 1000))
-    return f"{ms // 3_600_000:02}:{ms // 60_000 % 60:02}:{ms // 1000 % 60:02}.{ms % 1000:03}"
 
 
 class Recordings:
@@ -130,6 +116,8 @@ class Recordings:
             self._held.callback(own.cleanup)
         self.folder = folder or Path(own.name)
         self._made: dict[str, float] = {}  # name -> when it was begun
+        self._recorders: dict[str, Recorder] = {}
+        self._num_followed = 0
 
     def new_name(self) -> str:
         """A name that sorts by time and cannot be guessed."""
@@ -148,7 +136,7 @@ class Recordings:
             recorder = Recorder(self.folder, name, opened, on_lost=self._made.pop, aside=aside)
         except OSError as error:
             raise ProtocolError("server_error", f"the recording cannot be written: {error.strerror}") from error
-        self._made[name] = self._now()
+        self._made[name], self._recorders[name] = self._now(), recorder
         return recorder
 
     def path(self, name: str, kind: str) -> Path:
@@ -158,11 +146,39 @@ class Recordings:
             raise ProtocolError("not_found", "no such recording: it may have been removed")
         return path
 
+    def subtitles(self, name: str, kind: str) -> str:
+        """What was said so far, "vtt" or "srt". Raises ProtocolError: not_found."""
+        text = self.path(name, "vtt").read_text(encoding="utf-8")
+        return srt_of(text) if kind == "srt" else text
+
+    async def follow(self, name: str, kind: str) -> AsyncIterator[str]:
+        """The same, and what is said from now on, as it comes.
+
+        Raises:
+            ProtocolError: not_found; full, where too many follow already.
+        """
+        if self._num_followed >= MAX_FOLLOWED:
+            raise ProtocolError("full", "too many follow subtitles already: try later")
+        self.path(name, "vtt")
+        self._num_followed += 1
+        try:
+            sent, is_over = 0, False
+            while not is_over:
+                if sent and name not in self._made:  # it was lost, or is too old
+                    return
+                is_over = self._recorders[name].closed  # before what it has written is read
+                text = self.subtitles(name, kind)
+                yield text[sent:]
+                sent = len(text)
+                await asyncio.sleep(0 if is_over else LOOK_S)
+        finally:
+            self._num_followed -= 1
+
     def sweep(self) -> None:
         """Remove what is too old, unless it lies in the user's own folder."""
         for name, at_s in list(self._made.items()):
             if not self._kept and self._now() - at_s > self._keep_s:
-                del self._made[name]
+                del self._made[name], self._recorders[name]
                 for kind in KINDS:
                     (self.folder / f"{name}.{kind}").unlink(missing_ok=True)
 

@@ -23,6 +23,7 @@ from swwatch.errors import UserError
 from swwatch.model.flags import LoadFlags, SessionFlags
 from swwatch.paths import empty, writing
 from swwatch.toy.quickstart import toy_checkpoint
+from swwatch.watch.hooks import KINDS, Hooks, check_webhook, parse_on
 from swwatch.watch.terminal import follow, interruptible, listen, show_reconnect, typed_lines
 
 PACKAGES = ("websockets", "pydantic")
@@ -46,10 +47,21 @@ class WatchSettings(SessionFlags, LoadFlags):
     )
     max_new_tokens: int | None = setting(None, "limit of the whole answer (default: 4096)", least=1)
     jsonl: Path | None = setting(None, "write every event here, as messages of docs/protocol.md")
+    on: list[str] = setting(
+        [],
+        f"run a command for each event of a kind, {', '.join(KINDS)}, which it reads as JSON; repeat it",
+        repeat=True,
+        metavar="EVENT=COMMAND",
+    )
+    webhook: str | None = setting(None, "post what is said, asked, dropped, and the end here, as JSON", metavar="URL")
 
     def __post_init__(self):
         super().__post_init__()
         check_least(self)
+        for text in self.on:
+            parse_on(text)
+        if self.webhook is not None:
+            check_webhook(self.webhook)
         if self.server:
             for name in (
                 *(field.name for kind in (LoadFlags, SessionFlags) for field in fields(kind)),
@@ -87,7 +99,8 @@ def main(argv: list[str]) -> int:
             if out:
                 empty(out)  # not sooner: a mistake should not cost the events of an earlier run
             try:
-                end = follow(narrator.watch(frames), out, narrator.step_s)
+                with Hooks(settings.on, settings.webhook) as hooks:
+                    end = follow(hooks.heard(narrator.watch(frames)), out, narrator.step_s)
             except UserError:
                 print(flush=True)  # words may stand before what is told of it
                 raise

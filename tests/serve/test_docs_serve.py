@@ -49,7 +49,17 @@ def test_every_flag_and_command_of_the_page_is_one():
     parser = Parser("swwatch serve", "")
     add_flags(parser, ServeSettings)
     known = {flag for action in parser._actions for flag in action.option_strings}
-    others = {"--clips", "--server", "--clients", "--seconds", "--build-arg", "--profile", "--build"}
+    others = {
+        "--clips",
+        "--on",
+        "--webhook",
+        "--server",
+        "--clients",
+        "--seconds",
+        "--build-arg",
+        "--profile",
+        "--build",
+    }
     assert set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", PAGE)) <= known | others
     commands = re.findall(r"^swwatch serve (.*?)(?: {2,}#.*)?$", PAGE, re.M)
     assert len(commands) >= 4

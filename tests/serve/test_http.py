@@ -1,6 +1,7 @@
 """The HTTP addresses of a real server process."""
 
 import json
+import urllib.request
 
 import pytest
 
@@ -44,9 +45,30 @@ def test_metrics_count_sessions_frames_tokens_lags_and_errors(server, client):
     assert values['swwatch_errors_total{code="bad_message"}'] >= 1
 
 
+def test_subtitles_grow_while_the_session_runs(server, client):
+    connection = client(open={"record": True})
+    name = connection.until("opened").recording
+    for number in range(4):
+        connection.frame(number)
+    connection.until("token")
+    with urllib.request.urlopen(f"{server.url}/sessions/{name}.vtt", timeout=60) as growing:
+        assert growing.headers["content-type"].startswith("text/vtt") and growing.readline() == b"WEBVTT\n"
+        connection.send(type="end")
+        connection.until("end")
+        rest = growing.read()
+    assert b"WEBVTT\n" + rest == server.get(f"/api/recordings/{name}.vtt")[1] and rest.count(b" --> ") >= 1
+    srt = server.get(f"/sessions/{name}.srt")[1]
+    assert srt == server.get(f"/api/recordings/{name}.srt")[1] and srt.startswith(b"1\n00:00:00,")
+    assert srt.count(b" --> ") == rest.count(b" --> ")
+
+
 @pytest.mark.parametrize(
     "method, path, status, code",
     [
+        ("GET", "/sessions/x.vtt", 404, "not_found"),
+        ("GET", "/sessions/x.srt", 404, "not_found"),
+        ("GET", "/sessions/x.exe", 400, "bad_message"),
+        ("GET", "/api/recordings/x.srt", 404, "not_found"),
         ("GET", "/nowhere", 404, "not_found"),
         ("GET", "/api/uploads/x", 405, "bad_message"),
         ("DELETE", "/api/uploads/x", 404, "not_found"),

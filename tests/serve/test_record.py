@@ -1,5 +1,6 @@
 """A recorded session: every numbered message, and cues that players accept."""
 
+import asyncio
 import json
 import re
 
@@ -129,3 +130,50 @@ def test_a_disk_that_fills_up_amid_a_recording_keeps_whole_lines_and_offers_noth
         recordings.path("name", "jsonl")
     with pytest.raises(ProtocolError, match="cannot be written: No space left"):
         recordings.begin("other", OPENED)
+
+
+def test_subtitles_are_followed_to_the_end_of_their_session(tmp_path, monkeypatch):
+    monkeypatch.setattr("swwatch.serve.record.LOOK_S", 0.001)
+    recordings = Recordings(tmp_path, keep_s=1)
+    name = recordings.new_name()
+    recorder = recordings.begin(name, OPENED)
+
+    async def follow(kind: str) -> list[str]:
+        got = []
+        async for text in recordings.follow(name, kind):
+            got.append(text)
+            if len(got) <= 3:
+                recorder.event(token(len(got), f" <{len(got)}>", len(got), len(got) + 0.6))
+            elif not recorder.closed:
+                recorder.event(End(n=9, reason="finished", tokens=3))
+                recorder.close()
+        return got
+
+    got = asyncio.run(follow("vtt"))
+    assert "".join(got) == recordings.subtitles(name, "vtt") == recordings.path(name, "vtt").read_text()
+    assert got[0] == "WEBVTT\n" and [text.count("-->") for text in got[:3]] == [0, 0, 1]
+    assert asyncio.run(follow("srt")) == [
+        "1\n00:00:01,600 --> 00:00:02,600\n<1>\n\n2\n00:00:02,600 --> 00:00:03,600\n<2>\n\n"
+        "3\n00:00:03,600 --> 00:00:05,600\n<3>\n\n"
+    ]
+    with pytest.raises(ProtocolError, match="no such recording"):
+        asyncio.run(anext(recordings.follow("other", "vtt")))
+    recordings.close()
+
+
+def test_only_so_many_follow(tmp_path, monkeypatch):
+    monkeypatch.setattr("swwatch.serve.record.MAX_FOLLOWED", 1)
+    recordings = Recordings(tmp_path, keep_s=1)
+    name = recordings.new_name()
+    recordings.begin(name, OPENED)
+
+    async def two() -> None:
+        first = recordings.follow(name, "vtt")
+        await anext(first)
+        with pytest.raises(ProtocolError, match="too many follow"):
+            await anext(recordings.follow(name, "vtt"))
+        await first.aclose()
+        assert await anext(recordings.follow(name, "vtt")) == "WEBVTT\n", "its place is free again"
+
+    asyncio.run(two())
+    recordings.close()

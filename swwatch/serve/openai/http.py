@@ -14,7 +14,7 @@ from starlette.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
 
 from swwatch.client.protocol import ProtocolError, Token, Upload
-from swwatch.engine.door import own_choose, pace_of
+from swwatch.engine.door import pace_of
 from swwatch.errors import UserError
 from swwatch.rules.schedule import seconds_of_step
 from swwatch.serve.files import Coming, give_way
@@ -115,9 +115,10 @@ class Chat:
 
     async def _open(self, wanted: asking.Request, asked: asking.Asked, checkpoint: Checkpoint) -> Answer:
         settings, uploads, stored = checkpoint.loaded.settings, self.sessions.uploads, None
-        own = own_choose(settings, self.limits.max_tokens)
         try:
-            options = {"choose": wanted.choose(own)} | ({} if asked.system is None else {"system": asked.system})
+            options = {"choose": wanted.choose(settings.own_choose)} | (
+                {} if asked.system is None else {"system": asked.system}
+            )
         except UserError as error:
             raise ProtocolError("unsupported", str(error)) from error
         if asked.video is not None:
