@@ -133,7 +133,7 @@ class Recordings:
         if aside is not None and not re.fullmatch(r"\d{8}T\d{6}-[0-9a-f]{24}", name):
             raise ValueError("no recording of ours")
         try:
-            recorder = Recorder(self.folder, name, opened, on_lost=self._made.pop, aside=aside)
+            recorder = Recorder(self.folder, name, opened, on_lost=self._lose, aside=aside)
         except OSError as error:
             raise ProtocolError("server_error", f"the recording cannot be written: {error.strerror}") from error
         self._made[name], self._recorders[name] = self._now(), recorder
@@ -145,6 +145,9 @@ class Recordings:
         if name not in self._made or kind not in KINDS or not path.is_file():
             raise ProtocolError("not_found", "no such recording: it may have been removed")
         return path
+
+    def _lose(self, name: str) -> None:
+        del self._made[name], self._recorders[name]
 
     def subtitles(self, name: str, kind: str) -> str:
         """What was said so far, "vtt" or "srt". Raises ProtocolError: not_found."""
@@ -178,7 +181,7 @@ class Recordings:
         """Remove what is too old, unless it lies in the user's own folder."""
         for name, at_s in list(self._made.items()):
             if not self._kept and self._now() - at_s > self._keep_s:
-                del self._made[name], self._recorders[name]
+                self._lose(name)
                 for kind in KINDS:
                     (self.folder / f"{name}.{kind}").unlink(missing_ok=True)
 
