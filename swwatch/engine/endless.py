@@ -17,7 +17,7 @@ import torch
 
 from swwatch.engine.incoming import Incoming
 from swwatch.engine.keeping import asked, feed, hold, moved, recall, search, thin
-from swwatch.engine.requests import Run
+from swwatch.engine.requests import Feed, Run
 from swwatch.policies.memory.pieces import TOLERANCE_S
 from swwatch.policies.memory.policy import Shown
 from swwatch.rules.layout import Kind, Layout
@@ -108,6 +108,7 @@ class Forgetting:
         embeds: (K, D) of all that was watched and is in the cache, where the policy has it read anew.
         num_thinned: steps whose groups have been thinned.
         recalled: steps whose video has come back for a question; see _common of model.parking.
+        features: step -> (W,) mean of what its patch was, of the carriers that there are.
     """
 
     def __init__(self, session):
@@ -116,6 +117,7 @@ class Forgetting:
         self.embeds: torch.Tensor | None = None
         self.num_thinned = 0
         self.recalled: list[int] = []
+        self.features: dict[int, torch.Tensor] = {}
 
     def say(self, ids: list[int]) -> None:
         """Note what is said."""
@@ -133,6 +135,8 @@ class Forgetting:
             incoming: the step that is in.
         """
         self.watch(incoming.embeds)
+        if self.keep.carries:
+            yield from self._carry(incoming)
         session, cache, placed = self.session, self.session.cache, self.session.cursor.placed
         watched, pending = cache.tokens[WATCHED], [rows for _, rows in session.pending]
         parts = [cache.tokens[SAID], *pending] if SAID in cache.tokens else pending
@@ -180,7 +184,8 @@ class Forgetting:
         video = [step for step in sorted(placed) if step not in self.recalled]
         step_s = self.session.model.settings.step_s
         weigh = self.session.weights.perplexity if self.keep.weighs else lambda _: None
-        shown = self.keep.shown([Shown(step, step * step_s, (step + 1) * step_s, weigh(step)) for step in video])
+        pieces = [(step, step * step_s, (step + 1) * step_s, weigh(step), self.features.get(step)) for step in video]
+        shown = self.keep.shown([Shown(*piece) for piece in pieces])
         gone = [step for step in video if step not in shown]
         for step in gone if self.keep.parks else ():
             index = _video_of(watched, [step]).nonzero()[:, 0]
@@ -188,9 +193,23 @@ class Forgetting:
                 parking.park(index, placed[step], 1, self.keep.host_mb * 2**20)
         for step in gone:
             self.session.weights.losses.pop(step, None)
+            self.features.pop(step, None)
         if incoming.asks or self.session.finished:
             gone, self.recalled = [*gone, *self.recalled], []
         return gone
+
+    def _carry(self, incoming: Incoming) -> Run:
+        """Let one token take the place of a step's patch: it reads the patch, and then that goes."""
+        cache, video = self.session.cache, incoming.rows.where(Kind.VIDEO)
+        if not bool(video.any()):
+            return
+        rows = incoming.rows[video]
+        mean = self.features[incoming.index] = incoming.embeds[video.to(incoming.embeds.device)].detach().mean(0)
+        watched = cache.tokens[WATCHED]
+        first = int((watched.where(Kind.VIDEO) & (watched.step == incoming.index)).nonzero()[0, 0])
+        yield Feed(cache, rows[-1:], mean[None], None)
+        place = torch.arange(len(watched) + 1)
+        cache.keep(WATCHED, torch.cat([place[:first], place[-1:], place[first + len(rows) : -1]]))
 
     def _recall(self, incoming: Incoming) -> Run:
         """Bring back what a question asks for, in the order of time. Returns whether anything came.
@@ -265,9 +284,10 @@ class Forgetting:
     def state(self) -> dict:
         """What later steps depend on, in lists and tensors."""
         facts = {"num_thinned": self.num_thinned, "recalled": list(self.recalled)}
-        return facts | {"said_ids": list(self.said_ids), "embeds": self.embeds}
+        return facts | {"said_ids": list(self.said_ids), "embeds": self.embeds, "features": dict(self.features)}
 
     def load_state(self, state: dict) -> None:
         """Go on from a `state`."""
         self.said_ids, self.embeds = list(state["said_ids"]), state["embeds"]
         self.num_thinned, self.recalled = state["num_thinned"], list(state["recalled"])
+        self.features = dict(state["features"])

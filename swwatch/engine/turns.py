@@ -115,9 +115,9 @@ class TurnSession(ForgetfulTurns):
         choose = parse_choose(choose or self.system.choose)
         super().__init__(model, choose=choose, clock=clock, ellipsis=turns.ellipsis[0])
         self.keep.check(self.variant)
-        if self.keep.writes and model.attention == "flash_attention_2":
+        if (self.keep.writes or self.keep.carries) and model.attention == "flash_attention_2":
             raise UserError(
-                f"keep {self.keep} hides what is not read, and flash_attention_2 hides nothing of the past: "
+                f"keep {self.keep} hides some of the past from some tokens, and flash_attention_2 hides none: "
                 "take --attention sdpa"
             )
         self.given, self.t_step = given, model.t_per_step
@@ -234,7 +234,7 @@ class TurnSession(ForgetfulTurns):
         turn = self.turns.turn(number, start_s, end_s, grid, query)
         yield from self._recall([span for span in turn if span.part is Part.QUERY])
         spans = [*self._closing(), *turn]
-        if video is not None and self.keep.every_turn:
+        if video is not None and (self.keep.every_turn or self.keep.carries):
             self._seen[number] = video
         if not self.num_fed:
             spans, self.context = [*self.context, *spans], []

@@ -7,9 +7,9 @@ import torch
 
 from swwatch.engine.base import BaseSession
 from swwatch.engine.keeping import asked, hold, recall, search, thin
-from swwatch.engine.requests import Run
+from swwatch.engine.requests import Feed, Run
 from swwatch.policies.memory.pieces import TOLERANCE_S, joined, seconds_of_video, whole
-from swwatch.policies.memory.policy import Shown, shown_of
+from swwatch.policies.memory.policy import SEEN, Shown, shown_of
 from swwatch.rules.cursor import layout_of
 from swwatch.rules.layout import Layout
 from swwatch.rules.patch import Placed
@@ -29,6 +29,8 @@ class ForgetfulTurns(BaseSession):
         self._thin()
         yield from self._recall(())
         self._write(end_s)
+        if self.keep.carries:
+            yield from self._carry()
         weights = (self.weights,) if self.keep.weighs else ()
         left = self.keep.left(self.context, self._begin_context, end_s, self._mute, *weights)
         stays = [i for _, place in left for i in place]
@@ -83,6 +85,32 @@ class ForgetfulTurns(BaseSession):
         place, came = len(ids_of(self.context[:begin])), len(ids_of(spans))
         index = [*range(place), *range(held, held + came), *range(place, held), *range(held + came, total + came)]
         self._hold([*self.context[:begin], *spans, *self.context[begin:]], index)
+
+    def _carry(self) -> Run:
+        """Let one token take the place of each patch of the newest turn, and let go of carriers that are not shown.
+
+        `_seen` holds the mean of a turn whose carriers are there.
+        """
+        tokens, taken, embeds, context = self.cache.tokens[WATCHED], [], [], []
+        for span, place in whole(self.context):
+            if span.part is Part.VIDEO and (seen := self._seen[span.round]).ndim == 2:
+                patches = span.grid[0]
+                embeds.append(seen.unflatten(0, (patches, -1)).mean(1))
+                self._seen[span.round] = seen.mean(0)
+                place = torch.tensor(place).view(patches, -1)[:, -1].tolist()  # the last token of each patch
+                taken += place
+                span = replace(span, ids=span.ids[:patches], grid=(patches, 1, 1))
+            context.append((span, place))
+        if taken:
+            self.num_fed += len(taken)
+            yield Feed(self.cache, tokens[torch.tensor(taken)], torch.cat(embeds), None)
+        where = {place: len(tokens) + i for i, place in enumerate(taken)}  # pending words stand behind these
+        video = [replace(piece, feature=self._seen[piece.number]) for piece in shown_of(self.context)]
+        shown = self.keep.shown(video)
+        left = [(span, place) for span, place in context if span.part not in SEEN or span.round in shown]
+        index = [where.get(i, i if i < len(tokens) else i + len(taken)) for _, place in left for i in place]
+        self._seen = {number: feature for number, feature in self._seen.items() if number in shown}
+        self._hold([span for span, _ in left], index)
 
     def _as_rows(self, query: Sequence[Span]) -> tuple[Layout, torch.Tensor]:
         """A question as it would be fed next, and its embeddings."""

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from swwatch.errors import UserError
+from swwatch.policies.memory.carrier import Carrier
 from swwatch.policies.memory.key_norm import KeyNorm
 from swwatch.policies.memory.livevlm import LiveVlm
 from swwatch.policies.memory.peak_end import PeakEnd
@@ -129,7 +130,7 @@ class Restart(Keep):
 
 
 ALL = All()
-KEEP = table(All, Window, SinkWindow, Flush, Restart, Recompute, Recent, KeyNorm, Rekv, PeakEnd, LiveVlm)
+KEEP = table(All, Window, SinkWindow, Flush, Restart, Recompute, Recent, KeyNorm, Rekv, PeakEnd, LiveVlm, Carrier)
 WINDOWS = ("vision_s", "turns_s", "flush_s", "text_sink", "text_window")
 EVICTIONS = [APPEND, *(name for name, kind in KEEP.items() if kind.forgets and Speaks.TURNS in kind.for_whom)]
 

@@ -16,6 +16,7 @@ SMALL = {
     "rekv": "rekv:2:vision_s=2:host_mb=0.01:text_sink=4:text_window=8",
     "peak_end": "peak_end:2:group_s=2",
     "livevlm": "livevlm:20:vision_s=2:newest=3:text_sink=4:text_window=8",
+    "carrier": "carrier:3:turns_s=3:text_sink=4:text_window=8",
 }
 FORGETS = [name for name, kind in KEEP.items() if kind.forgets]
 

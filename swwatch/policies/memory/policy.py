@@ -24,12 +24,14 @@ class Shown:
         number: of the step or turn.
         start_s, end_s: the seconds of video that it is.
         perplexity: of the words said at it, where the policy `weighs`; None: none were, so far.
+        feature: (W,) mean of its tokens before the LLM, where the policy `carries`; None: nothing of it is fed.
     """
 
     number: int
     start_s: float
     end_s: float
     perplexity: float | None = None
+    feature: "torch.Tensor | None" = None
 
 
 @dataclass(frozen=True)
@@ -46,6 +48,7 @@ class Keep(Policy):
         thins: it has a `thin`: of every `group_s` seconds of video each layer keeps what that says.
         writes: it has a `write`: video that goes is written into a memory on the device, of which each layer keeps
             what that says by the attention of the `newest` tokens of video; a question sees the pages of `read`.
+        carries: of every patch one token is left, the mean of its features, read behind it.
         windows: options that say how much is forgotten.
         bounded: what is held does not grow with the stream.
     """
@@ -60,6 +63,7 @@ class Keep(Policy):
     parks: ClassVar[bool] = False
     writes: ClassVar[bool] = False
     thins: ClassVar[bool] = False
+    carries: ClassVar[bool] = False
     windows: ClassVar[tuple[str, ...]] = ()
     bounded: ClassVar[bool] = False
 

@@ -1,0 +1,67 @@
+"""VideoScan: of every patch one token stays that has read it, and of these a bank; neighbours that are alike go first.
+
+Source: arXiv 2503.09387. A carrier is the mean of a patch's features, read behind the patch; then the patch goes.
+When the bank is full, of the two neighbours most alike (cosine) the earlier one goes. So what merges are the features
+before the LLM, and not cached keys: in every layer a carrier's keys are made of what it has read. What is left of a
+patch keeps the place of its grid.
+This is the training-free form; the paper's weights have learnt to read carriers (LoRA, under a mask by which later
+text sees them alone), others have not.
+Chosen here: a carrier stands where the last token of its patch stood. Words have windows, too. In a narration the
+words of a step see its carrier, as in the paper. In chat turns the words of a turn see its video whole, and its
+carriers (which do not see those words) are read when the next one is about to begin; they stay or go together.
+"""
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import TYPE_CHECKING, ClassVar
+
+from swwatch.policies.memory.pieces import Piece, ends, slide
+from swwatch.policies.memory.policy import Keep, Shown
+from swwatch.policies.table import option
+from swwatch.rules.spans import Part, Span
+from swwatch.rules.variants import Speaks
+
+if TYPE_CHECKING:
+    import torch
+
+
+@dataclass(frozen=True)
+class Carrier(Keep):
+    """A bank of carriers.
+
+    Attributes:
+        most: pieces of video of which there are carriers.
+        turns_s: seconds for which an answer stays a turn of its own, before its words join the previous text.
+        text_sink, text_window: tokens of the answer or of the previous text that stay, the first and the last; both
+            None: all.
+    """
+
+    name: ClassVar[str] = "carrier"
+    for_whom: ClassVar[tuple[Speaks, ...]] = (Speaks.PARALLEL, Speaks.TURNS)
+    moves: ClassVar[bool] = True
+    carries: ClassVar[bool] = True
+    bounded: ClassVar[bool] = True
+    windows: ClassVar[tuple[str, ...]] = ("turns_s", "text_sink", "text_window")
+    vision_s: ClassVar[None] = None
+    most: int = option(64, least=1)
+    turns_s: float | None = option(16.0, least=0)
+    text_sink: int | None = option(512, least=0)
+    text_window: int | None = option(512, least=1)
+
+    def shown(self, video: Sequence[Shown]) -> list[int]:
+        held = [piece for piece in video if piece.feature is not None]
+        unit = [piece.feature.float() / piece.feature.float().norm() for piece in held]
+        while len(held) > self.most:
+            alike = [float(one @ other) for one, other in pairwise(unit)] or [1.0]
+            gone = alike.index(max(alike))
+            del held[gone], unit[gone]
+        return sorted({piece.number for piece in (*held, video[-1])})  # of the newest one nothing may be fed
+
+    def said(self, steps: "torch.Tensor", shown: Collection[int]) -> "torch.Tensor | None":
+        return ends(steps, self.text_sink, self.text_window)
+
+    def left(self, context: Sequence[Span], begin: Sequence[Span], end_s: float, mute: tuple[int, ...]) -> list[Piece]:
+        pieces = slide(context, end_s, self, mute)
+        used = {span.round for span, _ in pieces if span.part in (Part.VIDEO, Part.QUERY, Part.ANSWER)}
+        return [(span, place) for span, place in pieces if span.round < 0 or span.round in used]
