@@ -15,6 +15,7 @@ from typing import Literal
 
 from swwatch.config import check_least, read_settings, setting
 from swwatch.paths import ROOT, only_one
+from swwatch.study.base import BaseSettings, make_base
 from swwatch.study.plan import PLANS, Plan
 
 
@@ -24,6 +25,7 @@ class StudySettings:
 
     size: Literal["quick", "small", "large"] = setting("small", f"how much: {', '.join(PLANS)}")
     quick: bool = setting(False, "the same as --size quick")
+    base: bool = setting(False, "fine-tune all from the BASE, in half the steps; also test other K and frame rates")
     out: Path = setting(ROOT / "output" / "study", "where it is kept")
     jobs: int | None = setting(None, "trainings side by side (default: one a GPU, else one a core)", least=1)
     steps: int | None = setting(None, "optimizer steps instead of the size's own (a trial, not a study)", least=1)
@@ -36,6 +38,7 @@ class StudySettings:
     @property
     def plan(self) -> Plan:
         plan = PLANS["quick" if self.quick else self.size]
+        plan = plan.from_base() if self.base else plan
         return plan if self.steps is None else replace(plan, steps=self.steps)
 
 
@@ -58,7 +61,8 @@ def main(argv: list[str]) -> int:
 def study(settings: StudySettings, plan: Plan, folder: Path) -> int:
     """Run what is missing, unless the report alone is asked for, and write the report."""
     if not settings.report_only:
-        run(plan, folder, settings.jobs)
+        base = make_base(BaseSettings(settings.out)) if settings.base else None
+        run(plan, folder, settings.jobs, base)
     from swwatch.study.outcome import read_outcome
     from swwatch.study.page import summary, write_page
 
@@ -68,7 +72,7 @@ def study(settings: StudySettings, plan: Plan, folder: Path) -> int:
     return 0
 
 
-def run(plan: Plan, folder: Path, at_once: int | None) -> None:
+def run(plan: Plan, folder: Path, at_once: int | None, base: Path | None = None) -> None:
     """Make data, models, trainings and tests that are not there yet."""
     import torch
 
@@ -80,4 +84,4 @@ def run(plan: Plan, folder: Path, at_once: int | None) -> None:
     print(
         f"{plan.name} study: {len(plan.variants)} variants x {len(plan.seeds)} seeds, {at_once} at once, in {folder}"
     )
-    run_all(jobs_of(plan, folder), folder / "jobs", at_once=at_once, devices=devices)
+    run_all(jobs_of(plan, folder, base), folder / "jobs", at_once=at_once, devices=devices)

@@ -49,6 +49,7 @@ def write_page(outcome: Outcome, folder: Path) -> Path:
         _shares("Content, by position (one lost phrase and all later ones count as wrong)", outcome, POSITION),
         _caption_scores(outcome),
         _timing(outcome),
+        _sweep(outcome),
         _examples(outcome),
         _provenance(outcome),
     ]
@@ -77,7 +78,8 @@ def _what(outcome: Outcome) -> str:
     plan = outcome.plan
     schedules = {name: text for v in plan.variants for name, text in plan.schedules(v).items()}
     return (
-        f"Every variant was trained from the same random weights on the same {plan.clips:,} clips of level "
+        f"Every variant was trained from the same {'BASE' if plan.base else 'random weights'} on the same "
+        f"{plan.clips:,} clips of level "
         f"`{plan.level}` with its own schedule (wait-k, K = 3), {plan.steps:,} steps of 16 clips, "
         f"{len(plan.seeds)} seed{'s' * (len(plan.seeds) > 1)} (other weights, other order), and tested on the same "
         f"{len(outcome.records)} held-out clips, free running, under: "
@@ -159,6 +161,18 @@ def _timing(outcome: Outcome) -> str:
     return _table("Timing", outcome, columns, 2, note)
 
 
+def _sweep(outcome: Outcome) -> str:
+    """Other K and other frame rates than trained, where the plan has them."""
+    lines = [["variant", "test", "parses", "right", "told_direction"]]
+    trained = [(variant, "fixed") for variant in outcome.plan.variants]
+    for variant, name in [*trained, *outcome.plan.sweep()]:
+        shares = (100 * outcome.over_seeds(variant, name, share) for share in lines[0][2:])
+        lines.append([f"`{variant}`", name, *(_spread(values, 1) for values in shares)])
+    note = "Trained with K = 3 at 2 frames a second (fixed). At 1, 4 and 8 frames a second K is 6, 2 and 1."
+    table = as_markdown(lines, num_names=2)
+    return f"### Other K, other frame rates\n\n{note}\n\n{table}" if outcome.plan.sweep() else ""
+
+
 def _examples(outcome: Outcome) -> str:
     """What the first clip of the test file was told to be, whatever it shows: nothing is picked."""
     record, seed = outcome.records[0], outcome.plan.seeds[0]
@@ -187,8 +201,8 @@ def _provenance(outcome: Outcome) -> str:
     shown = re.sub(r"\S*/(?=configs/)", "", examples.replace(str(outcome.folder), "STUDY"))
     at_once = ", ".join(sorted({str(note["at_once"]) for note in notes}))
     return (
-        f"## How it was made\n\n`bash scripts/study.sh --size {outcome.plan.name}`, which runs for each seed and "
-        f"variant commands such as\n\n```bash\n{shown}\n```\n\n"
+        f"## How it was made\n\n`bash scripts/study.sh --size {outcome.plan.name}{' --base' * outcome.plan.base}`, "
+        f"which runs for each seed and variant commands such as\n\n```bash\n{shown}\n```\n\n"
         f"Commits: {each('commit')}. Hardware: {each('cores')} cores of {each('cpu')}, {gpus}; "
         f"{at_once} jobs at a time; load average {min(loads):.1f} to {max(loads):.1f} (the machine was shared where "
         f"it exceeds the jobs). Python {each('python')}, torch {each('torch')}, transformers {each('transformers')}. "

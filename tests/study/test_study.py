@@ -6,15 +6,19 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from swwatch.config import read_settings
 from swwatch.errors import UserError
+from swwatch.evaluate.caption.settings import EvalSettings
 from swwatch.study import command
 from swwatch.study.claims import NOT_REPRODUCED, REPRODUCED, UNDECIDED, claims, kept, less, more
+from swwatch.study.commands import jobs_of
 from swwatch.study.jobs import Job, run_all
 from swwatch.study.outcome import Cell, Outcome, read_outcome
 from swwatch.study.page import summary, write_page
 from swwatch.study.plan import PLANS
 from swwatch.toy.scores import MEANING, clip_counts, toy_events
 from swwatch.toy.world import make_scene
+from swwatch.train.settings import TrainSettings
 
 NUM_CLIPS = 40
 MACHINE = {"commit": "abc1234", "cpu": "a CPU", "cores": 2, "gpus": [], "load": [1.5, 1, 1]}
@@ -138,6 +142,30 @@ def test_a_failed_job_stops_the_study_shows_its_log_and_is_run_again(tmp_path):
 
 def test_plans_with_equal_data_share_a_folder_so_that_one_continues_the_other():
     assert PLANS["quick"].folder == PLANS["small"].folder != PLANS["large"].folder
+
+
+def test_from_the_base_all_begin_alike_and_other_k_and_rates_are_tested(tmp_path):
+    plan = PLANS["quick"].from_base()
+    assert plan.folder != PLANS["quick"].folder and plan.steps == PLANS["quick"].steps // 2
+    jobs = {job.name: job for job in jobs_of(plan, tmp_path, tmp_path / "base")}
+    assert set(jobs["group-0"].after) <= jobs.keys() and "model-0" not in jobs
+    settings = read_settings(TrainSettings, list(jobs["group-0"].argv[1:]), program="", about="")
+    assert settings.model_path == str(tmp_path / "base")
+    tested = {name.removeprefix("eval-group-0-") for name in jobs if name.startswith("eval-group")}
+    assert tested == {"fixed", "random", "burst", "k=1", "k=2", "k=4", "k=6", "1fps", "4fps", "8fps"}
+    slow = read_settings(EvalSettings, list(jobs["eval-group-0-1fps"].argv[1:]), program="", about="")
+    assert (slow.fps, slow.other_fps, slow.schedule) == (1, True, "wait-k:6")
+    assert not [
+        cell for cell in PLANS["small"].from_base().cells() if cell[0] == "origin" and cell[2].startswith("k=")
+    ]
+
+
+def test_the_page_has_a_table_of_other_k_and_rates(outcome, tmp_path):
+    plan = outcome.plan.from_base()
+    more = {(v, seed, name): outcome.cells[v, seed, "fixed"] for v, name in plan.sweep() for seed in plan.seeds}
+    text = write_page(replace(outcome, plan=plan, cells=outcome.cells | more), tmp_path / "report").read_text()
+    assert "from the same BASE" in text and "| `gap` | k=6 | 100.0 [100.0, 100.0] |" in text
+    assert "| `origin` | 8fps |" in text and "--size small --base`" in text
 
 
 @pytest.mark.slow
