@@ -14,6 +14,7 @@ from swwatch.config import check_least, read_settings, setting
 from swwatch.data.annotations import write_atomic
 from swwatch.errors import UserError
 from swwatch.paths import CONFIGS, ROOT, only_one
+from swwatch.policies.speak import parse_schedule
 from swwatch.study.base import BaseSettings, make_base
 from swwatch.study.commands import as_flags
 from swwatch.study.jobs import Job, run_all
@@ -110,6 +111,8 @@ def measure(plan: PolicyPlan, folder: Path) -> None:
         run = asked if test.asks else narrated
         result: dict = {"clips": []}
         try:
+            if table == "schedule":
+                parse_schedule(policy).check_trained(loaded[key].settings.schedule, "the narrator")
             for clip in clips_of(folder / f"{test.world}-{plan.clips}", plan.clips):
                 result["clips"].append(run(loaded[key], *clip, seconds, **{table: policy}))
         except UserError as error:

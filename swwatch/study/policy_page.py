@@ -165,7 +165,7 @@ def _numbers(found: Found, row: Row) -> dict:
 def draw(found: Found, path: Path) -> Path:
     """One panel a test: its quality against CPU time of a late step. The recent window stands in every panel with one
     that has it, joined by a line; elsewhere what is plain does."""
-    figure, axes = panels(2, 2, (13, 9.5))
+    figure, axes = panels(-(-len(TESTS) // 2), 2, (13, 9.5))
     for axis, test in zip(axes, TESTS, strict=True):
         share = "about the past, %" if TESTS[test].asks else "right, %"
         able = [row for row in found.cells if row[0] == test and found.refused(row) is None]
