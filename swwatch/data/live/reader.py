@@ -19,6 +19,7 @@ from swwatch.data.video.source import (
     Clock,
     most_pixels,
     readable,
+    share_out,
     shown_stream,
     stated_end_s,
     stream_end,
@@ -145,6 +146,8 @@ class Reader:
                 self.is_live = _is_live(where.kind, container)
             if self.is_live:
                 self._zero_s = None  # another connection, another clock
+            else:
+                share_out(stream.codec_context)
             self._decode(container, stream)
 
     def _check(self, reason: str | None) -> None:

@@ -98,7 +98,7 @@ class FrameStream:
     def __next__(self) -> tuple[float, np.ndarray]:
         timestamp_s, frame = self._reader.buffer.get()
         try:
-            return timestamp_s, self._pictures.of(frame)
+            return timestamp_s, np.array(self._pictures.of(frame), order="C")
         except av.FFmpegError as error:
             self.stop()
             raise UserError(f"{self._reader.location.shown}: {unconverted(frame)}") from error

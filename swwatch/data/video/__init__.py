@@ -52,10 +52,10 @@ def read_clip(path: Path | str, *, max_frames: int | None = MAX_FRAMES, on_long:
     """
     grid = _grid(path, max_frames, on_long, **options)
     frames = None
-    for step in grid.steps():
+    for place, picture in grid.shown():
         if frames is None:
-            frames = np.empty((step.num_frames, *step.frames.shape[1:]), np.uint8)
-        frames[step.step * FRAMES_PER_STEP :][:FRAMES_PER_STEP] = step.frames
+            frames = np.empty((len(grid.indices), *picture.shape), np.uint8)
+        frames[place] = picture
     return Clip(frames, grid.duration_s)
 
 

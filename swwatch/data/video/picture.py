@@ -34,7 +34,7 @@ class Pictures:
         self._turned = 0  # degrees that are no quarter turns
 
     def of(self, frame: av.VideoFrame) -> np.ndarray:
-        """(H, W, 3) uint8, RGB, as the source says that it is to be seen."""
+        """(H, W, 3) uint8, RGB, as the source says that it is to be seen: a view of FFmpeg's own memory."""
         if frame.rotation != self._angle:
             self._angle, matrix = frame.rotation, frame.side_data.get(Type.DISPLAYMATRIX)
             self._matrix = None if matrix is None else MATRIX.unpack(bytes(matrix)[: MATRIX.size])
@@ -44,7 +44,9 @@ class Pictures:
             self._graph = _scaler(frame, self.size or form[:2], self._turned)
             self._form = form
         self._graph.push(frame)
-        picture = self._graph.pull().to_ndarray()
+        shown = self._graph.pull()
+        (plane,) = shown.planes  # whose rows may be padded
+        picture = np.ndarray((shown.height, shown.width, 3), np.uint8, plane, strides=(plane.line_size, 3, 1))
         return picture if self._matrix is None or self._turned else upright(picture, *self._matrix)
 
 
@@ -90,4 +92,4 @@ def upright(picture: np.ndarray, a: int, b: int, _u: int, c: int, d: int, *_: in
         picture, across, down = picture.transpose(1, 0, 2), c, b
     else:
         across, down = a, d
-    return np.ascontiguousarray(picture[:: -1 if down < 0 else 1, :: -1 if across < 0 else 1])
+    return picture[:: -1 if down < 0 else 1, :: -1 if across < 0 else 1]

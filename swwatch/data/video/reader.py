@@ -49,7 +49,7 @@ class VideoFile:
         self.table = by_pictures(self.path, promised=self.table)
 
     def pictures(self, wanted: Sequence[int], to_end: bool = False) -> Iterator[np.ndarray]:
-        """Pictures in full size, (H, W, 3) uint8, RGB.
+        """Pictures in full size, (H, W, 3) uint8, RGB; views of what was decoded.
 
         Args:
             wanted: their numbers, rising.
@@ -206,20 +206,26 @@ class Grid:
 
     def steps(self) -> Iterator[StepFrames]:
         """Step by step; of the last one no sooner than all that is to be decoded was."""
+        for place, picture in self.shown():
+            step, second = divmod(place, FRAMES_PER_STEP)
+            if not second:
+                pair = np.empty((FRAMES_PER_STEP, *picture.shape), np.uint8)
+            pair[second] = picture
+            if second:
+                yield StepFrames.of(step, pair, len(self.indices) // FRAMES_PER_STEP, self.fps)
+
+    def shown(self) -> Iterator[tuple[int, np.ndarray]]:
+        """(place on the grid, the picture on display), to be copied; of the last one as for `steps`."""
         pictures = self._pictures(lambda: np.unique(self.indices).tolist(), self._to_end)
-        shown, picture, step = -1, None, 0
-        while step < len(self.indices) // FRAMES_PER_STEP:
-            pair = []
-            for place in range(step * FRAMES_PER_STEP, (step + 1) * FRAMES_PER_STEP):
-                if self.indices[place] != shown:  # else the same picture is still on display
-                    picture = next(pictures)
-                    shown = self.indices[place]
-                pair.append(picture)
-            num_steps = len(self.indices) // FRAMES_PER_STEP
-            if step == num_steps - 1:
+        shown, picture, place = -1, None, 0
+        while place < len(self.indices):
+            if self.indices[place] != shown:  # else the same picture is still on display
+                picture = next(pictures)
+                shown = self.indices[place]
+            if place == len(self.indices) - 1:
                 next(pictures, None)
-            yield StepFrames.of(step, np.stack(pair), num_steps, self.fps)
-            step += 1
+            yield place, picture
+            place += 1
 
     def _pictures(self, wanted, to_end: bool) -> Iterator[np.ndarray]:
         """Pictures of the grid. Where they do not come as told, the timetable is made anew, and with it the grid."""

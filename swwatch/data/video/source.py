@@ -160,7 +160,7 @@ def decoded(
     Raises:
         VideoError: a packet cannot be decoded.
     """
-    context.thread_type, context.thread_count = "FRAME", free_threads()  # threads within a picture would hide damage
+    share_out(context)
     context.options = most_pixels(MAX_PIXELS)
     is_begun = False
     for packet in chain((packet for packet in packets if packet.size), [None]):
@@ -178,6 +178,11 @@ def decoded(
         for frame in frames:
             clock.set(frame)
             yield frame
+
+
+def share_out(context: av.VideoCodecContext) -> None:
+    """Let a decoder use threads, each with a picture of its own: threads within a picture would hide damage."""
+    context.thread_type, context.thread_count = "FRAME", free_threads()
 
 
 def free_threads() -> int:
