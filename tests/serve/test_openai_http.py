@@ -13,6 +13,7 @@ import pytest
 from swwatch.rules.systems import SYSTEMS
 from swwatch.rules.variants import VARIANTS
 from swwatch.watch.local import watch
+from tests.helpers.live_servers import http_server
 from tests.helpers.server_process import picture
 from tests.helpers.thread_server import ThreadServer
 
@@ -383,13 +384,16 @@ def wait_for_sessions(server) -> list:
     return [one for one in server.server.sessions._sessions.values() if not one.over]
 
 
-def test_the_servers_token_is_the_key(tiny_checkpoint):
-    server = ThreadServer(tiny_checkpoint, ["group"], token="a-good-token")
+def test_the_servers_token_is_the_key_and_it_fetches_addresses_where_it_may(tiny_checkpoint, client, video, clip):
+    server = ThreadServer(tiny_checkpoint, ["group"], token="a-good-token", allow_private_urls=True)
     try:
         with openai.OpenAI(base_url=f"{server.url}/v1", api_key="a-bad-token", max_retries=0) as stranger:
             with pytest.raises(openai.AuthenticationError, match="wants its token"):
                 ask(stranger, frame())
         with openai.OpenAI(base_url=f"{server.url}/v1", api_key="a-good-token") as friend:
             assert said(ask(friend, frame()))
+            with http_server(clip.read_bytes(), "whole") as elsewhere:
+                there = ask(friend, {"type": "video_url", "video_url": {"url": elsewhere.url}})
+            assert said(there) == said(ask(client, video))
     finally:
         server.close()

@@ -85,6 +85,16 @@ def test_a_file_is_narrated_as_fast_as_the_model_watches_it(run, clips, capsys):
     assert lines[-1].startswith("frames 40, dropped 0; seconds watched 4; tokens ")
 
 
+def test_what_is_said_is_handed_to_a_command(run, clips, tmp_path):
+    out = tmp_path / "said.jsonl"
+    code, events = run(clips(2), "--no-realtime", "--schedule", "wait-k:2", "--on", f"said=tee -a {out}")
+    assert code == 0
+    said = [json.loads(text + "}") for text in out.read_text().split("}")[:-1]]
+    assert [one["type"] for one in said] == ["said", "said"], "of two seconds, the rest with the last"
+    words = "".join(event["text"] for event in of("token", events)).split()
+    assert "".join(" ".join(one["text"] for one in said).split()) == "".join(words)
+
+
 def test_chat_turns_are_told_with_their_seconds(run, clips, capsys):
     code, events = run(clips(4), "--no-realtime", "--variant", "livecc", "--max-new-tokens", "3")
     assert code == 0
