@@ -253,7 +253,7 @@ class Forgetting:
         if len(video):
             memory.read(self.keep, int(video[0]), "step")
 
-    def told(self) -> dict[str, int]:
+    def recalled_now(self) -> dict[str, int]:
         """What came back for the newest question, and what is parked, for trace.Asked."""
         watched = self.session.cache.tokens[WATCHED]
         came = int(_video_of(watched, self.recalled).sum())

@@ -231,7 +231,9 @@ class Session(BaseSession):
             self.chooser.begin_anew([*self._asked, *self._forgetting.said_ids])
         for ask in incoming.asks:
             self._view(ask.ids)
-            yield Asked(index, ask.text, self.clock.now(), **(self._forgetting.told() if self._forgetting else {}))
+            yield Asked(
+                index, ask.text, self.clock.now(), **(self._forgetting.recalled_now() if self._forgetting else {})
+            )
         offline = self.variant.speaks is Speaks.OFFLINE
         learned, due = self.schedule.learned, 0
         first = (last if offline else index == 0) and not learned

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field
 from swwatch.errors import UserError
 from swwatch.judge.cache import AnswerCache, question_key
 from swwatch.judge.client import Answer, ChatClient, NoAnswer
-from swwatch.judge.pace import Stopped
+from swwatch.judge.rate_limit import Stopped
 from swwatch.judge.rubric import Malformed, ask_again
 
 SILENT_LIMIT = 3  # questions in a row that got no answer in spite of all retries: the endpoint is down
@@ -24,7 +24,7 @@ class Verdict:
 
 
 @dataclass
-class Spent:
+class TokenUsage:
     """Answers and their tokens; `num_unmetered` answers came without token counts."""
 
     num_answers: int = 0
@@ -47,8 +47,8 @@ class Spent:
 class Usage:
     """What was asked now and what was taken from disk (and had been paid for when it was asked)."""
 
-    this_run: Spent = field(default_factory=Spent)
-    from_cache: Spent = field(default_factory=Spent)
+    this_run: TokenUsage = field(default_factory=TokenUsage)
+    from_cache: TokenUsage = field(default_factory=TokenUsage)
 
     def tokens(self) -> dict:
         return asdict(self)
@@ -100,7 +100,7 @@ class Judge:
     def _answer(self, request: dict) -> Answer:
         key = question_key(self._client.base_url, request)
         if (answer := self._cache.get(key)) is None:
-            with self._cache.claim(key, self._client.pace.sleep):
+            with self._cache.claim(key, self._client.rate_limit.sleep):
                 if (answer := self._cache.get(key)) is None:
                     return self._fetch(key, request)
         with self._lock:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import httpx
 
 from swwatch.errors import UserError
-from swwatch.judge.pace import Pace
+from swwatch.judge.rate_limit import RateLimit
 
 RETRIED = {408, 409, 425, 429}  # and all of 500 and above
 FIRST_WAIT_S, LONGEST_WAIT_S = 1.0, 60.0  # of the back-off; doubled at every try
@@ -50,7 +50,7 @@ class ChatClient:
         key_name: where the key came from, for messages.
         timeout_s: seconds without a sign of life after which a try counts as failed.
         retries: further tries after the first.
-        pace: the limiter that all requests go through; it also does the waiting.
+        rate_limit: the limiter that all requests go through; it also does the waiting.
         jitter: a number from 0 to 1 that spreads the waits of several threads.
     Attributes:
         on_trouble: may be set; is told in one line about each failed try that will be repeated.
@@ -66,14 +66,14 @@ class ChatClient:
         key_name: str = "the key",
         timeout_s: float = 60.0,
         retries: int = 6,
-        pace: Pace | None = None,
+        rate_limit: RateLimit | None = None,
         jitter: Callable[[], float] = random.random,
     ):
         self.base_url = check_url(base_url)
         self._url = f"{self.base_url}/chat/completions"
         self._key, self._key_name = check_key(key, key_name), key_name
         self._retries, self._timeout_s = retries, timeout_s
-        self.pace = pace or Pace()
+        self.rate_limit = rate_limit or RateLimit()
         self._jitter = jitter
         self.on_trouble: Callable[[str], object] = lambda line: None
         headers = {"Content-Type": "application/json"}
@@ -98,7 +98,7 @@ class ChatClient:
             Stopped: the run was ended.
         """
         for attempt in range(self._retries + 1):
-            self.pace.wait()
+            self.rate_limit.wait()
             try:
                 return self._post(request)
             except _Again as problem:
@@ -116,9 +116,9 @@ class ChatClient:
                     "again after that: what was answered is kept"
                 )
             wait_s = max(wait_s, problem.retry_after_s + self._jitter())
-            self.pace.hold(problem.retry_after_s)  # a limit of the account concerns every thread
+            self.rate_limit.hold(problem.retry_after_s)  # a limit of the account concerns every thread
         self.on_trouble(f"{problem}; next try in {wait_s:.0f} s")
-        self.pace.sleep(wait_s)
+        self.rate_limit.sleep(wait_s)
 
     def _post(self, request: dict) -> Answer:
         try:

@@ -17,7 +17,7 @@ HEADERS = 64  # tokens: an answer's header, once for each question that is answe
 
 
 @dataclass(frozen=True)
-class Room:
+class Capacity:
     """What one live session may come to, on the fast path.
 
     Attributes:
@@ -63,7 +63,7 @@ def settle_fast(fast: bool | None, loaded: Loaded) -> tuple[bool, str]:
     return True, "; CUDA graphs"
 
 
-def with_fast_path(loaded: Loaded, room: Room, seats: int) -> Loaded:
+def with_fast_path(loaded: Loaded, capacity: Capacity, seats: int) -> Loaded:
     """The same model on the fast path (model.cuda_graph_model), with a seat for each of so many sessions.
 
     Raises:
@@ -71,13 +71,13 @@ def with_fast_path(loaded: Loaded, room: Room, seats: int) -> Loaded:
     """
     budget, processor = BUDGETS[loaded.settings.pixel_budget], loaded.processor.video_processor
     most = budget.max_pixels // (processor.patch_size * processor.merge_size) ** 2  # tokens a step
-    num_steps = math.ceil(room.video_s / loaded.settings.step_s)
+    num_steps = math.ceil(capacity.video_s / loaded.settings.step_s)
     most += len(loaded.markup.around([num_steps]))
-    watched, said = QUESTIONS + num_steps * most, HEADERS + room.tokens
+    watched, said = QUESTIONS + num_steps * most, HEADERS + capacity.tokens
     try:
         return replace(loaded, model=CudaGraphModel(loaded.model, watched, said, seats=seats))
     except (torch.OutOfMemoryError, MemoryError) as error:
         raise UserError(
-            f"no memory for {seats} sessions of {room.video_s} s of video and {room.tokens} spoken tokens each: allow "
-            f"fewer sessions, or give each less room ({(str(error).splitlines() or ['out of memory'])[0]})"
+            f"no memory for {seats} sessions of {capacity.video_s} s of video and {capacity.tokens} spoken tokens "
+            f"each: allow fewer sessions, or give each less room ({(str(error).splitlines() or ['out of memory'])[0]})"
         ) from error

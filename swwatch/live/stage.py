@@ -25,7 +25,7 @@ from swwatch.engine.requests import Run, relay
 from swwatch.engine.trace import Asked, Watched
 from swwatch.engine.watcher import WatcherGone
 from swwatch.errors import UserError
-from swwatch.live.memory import Room, settle_fast, with_fast_path
+from swwatch.live.memory import Capacity, settle_fast, with_fast_path
 from swwatch.live.session import Dropped, LiveClock, LiveSession, Pushed, Stats, Suspended
 from swwatch.model.loading import Loaded
 from swwatch.model.static_cache import CacheFull
@@ -38,7 +38,7 @@ __all__ = [
     "Full",
     "LiveSession",
     "Pushed",
-    "Room",
+    "Capacity",
     "Stage",
     "Stats",
     "Suspended",
@@ -62,7 +62,7 @@ class Stage:
 
     Attributes:
         engine, why: the engine that all sessions have, and the reason for it.
-        fast: sessions are on the fast path, where each has its `room`.
+        fast: sessions are on the fast path, where each has its `capacity`.
     """
 
     def __init__(
@@ -71,7 +71,7 @@ class Stage:
         *,
         engine: str = "auto",
         max_sessions: int = 8,
-        room: Room | None = None,
+        capacity: Capacity | None = None,
         fast: bool | None = None,
         now=time.perf_counter,
     ):
@@ -79,8 +79,8 @@ class Stage:
         Args:
             engine: a key of engine.choose.ENGINES, or "auto".
             max_sessions: so many may be open at once.
-            room: of each session on the fast path, whose memory is taken at once; one that outgrows it ends with an
-                error. Elsewhere memory is taken as a session grows, and this says nothing.
+            capacity: of each session on the fast path, whose memory is taken at once; one that outgrows it ends with
+                an error. Elsewhere memory is taken as a session grows, and this says nothing.
             fast: take the fast path (model/cuda_graph_model.py); by default on CUDA.
             now: seconds on a clock that never goes back.
         Raises:
@@ -95,13 +95,13 @@ class Stage:
                 f"the pixel budget {budget.name!r} shares pixels among all frames of a video, and a live stream has "
                 "no length: load the model with the budget 'declared'"
             )
-        self.max_sessions, self.room, self._now = max_sessions, room or Room(), now
+        self.max_sessions, self.capacity, self._now = max_sessions, capacity or Capacity(), now
         device = loaded.model.device
         num_devices = torch.cuda.device_count() if device.type == "cuda" else 1
         self.engine, self.why = choose(engine, loaded.settings.variant, device, num_devices)
         self.fast, more = settle_fast(fast, loaded)
         self.why += more
-        self.loaded = with_fast_path(loaded, self.room, max_sessions) if self.fast else loaded
+        self.loaded = with_fast_path(loaded, self.capacity, max_sessions) if self.fast else loaded
         self._watcher = open_watcher(self.engine, self.loaded.model)
         self._batch = Batch(self.loaded.model)
         if self._watcher is not None:
@@ -224,7 +224,7 @@ class Stage:
             if event.error is not None and not isinstance(event.error, UserError):
                 log.error("a live session failed", exc_info=event.error)
             error = event.error
-            self._end(session, self.room.outgrown(error) if isinstance(error, CacheFull) else error)
+            self._end(session, self.capacity.outgrown(error) if isinstance(error, CacheFull) else error)
             if isinstance(error, WatcherGone):
                 raise error  # all sessions share it, and so would those to come
 

@@ -24,14 +24,14 @@ class Clip:
     Attributes:
         span: seconds of the video at `path`.
         question: to be asked; None: whatever is asked by default.
-        told: of a conversation, what is said.
+        conversation: of a training record, what is said.
         fps: frames a second that are watched.
     """
 
     path: Path
     span: Span = WHOLE
     question: str | None = None
-    told: "Commentary | None" = None
+    conversation: "Commentary | None" = None
     fps: float = FPS
 
     def steps(self, max_frames: int | None = None) -> Iterator[StepFrames]:
@@ -53,7 +53,7 @@ class Clip:
     @property
     def how(self) -> dict:
         """How its frames are read."""
-        return {"span": self.span, "fill_up": self.told is not None, "fps": self.fps}
+        return {"span": self.span, "fill_up": self.conversation is not None, "fps": self.fps}
 
 
 @dataclass(frozen=True, kw_only=True)

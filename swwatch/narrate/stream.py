@@ -37,8 +37,8 @@ def stream(settings, clip: Clip, first: StepFrames, steps: Iterator[StepFrames])
         options.setdefault("max_new_tokens", None)
     if clip.question is not None:
         options.setdefault("question", clip.question)
-    if clip.told is not None and get(loaded.settings.variant).previous_text:
-        options["previous"] = clip.told.previous
+    if clip.conversation is not None and get(loaded.settings.variant).previous_text:
+        options["previous"] = clip.conversation.previous
     question = options.get("question")
 
     num_devices = torch.cuda.device_count() if model.device.type == "cuda" else 1

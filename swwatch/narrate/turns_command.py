@@ -104,15 +104,15 @@ class TurnsSettings(SessionFlags, DeviceFlags, ClipFlags):
         Args:
             own: what the checkpoint keeps, where it says.
         Raises:
-            UserError: see `kept`; previous text or positions of another system.
+            UserError: see `keep_policy`; previous text or positions of another system.
         """
         row = get(system)
-        self.kept(system, own)
+        self.keep_policy(system, own)
         if self.previous and not row.previous_text:
             raise UserError(f"{system} keeps no previous text: put --previous into --query")
         turn_positions.of(row, self.positions)
 
-    def kept(self, system: str, own: str | keep.Keep | None = None) -> keep.Keep:
+    def keep_policy(self, system: str, own: str | keep.Keep | None = None) -> keep.Keep:
         """What is kept: --keep, or what its short names change of the checkpoint's own policy or the system's.
 
         Args:
@@ -144,7 +144,7 @@ class TurnsSettings(SessionFlags, DeviceFlags, ClipFlags):
                 raise UserError(f"--{flag.replace('_', '-')} has no use with {why}: leave one of them out")
         return keep.with_numbers(own, self.eviction, given)
 
-    def chosen(self, own: Choosing) -> Choosing:
+    def choose_policy(self, own: Choosing) -> Choosing:
         """How tokens are chosen.
 
         Args:

@@ -32,12 +32,12 @@ def stream_turns(settings, clip: Clip, steps: Iterator[StepFrames]) -> int:
         wanted = "which does not stream in turns: use swwatch stream"
         raise UserError(f"{settings.model} is trained as {system!r}, {wanted}")
     begin_s, row_of = clip.span[0], get(system)
-    options = session_options(settings, loaded.settings) | told_options(settings, clip, loaded)
+    options = session_options(settings, loaded.settings) | conversation_options(settings, clip, loaded)
     given = options["given"]
     print(f"{clip.path} | {system} | {row_of.query if options['question'] is None else options['question']}")
     if told := settings.lopsided(options["keep"]):
         print(told)
-    budget = None if clip.told is None else training_budget(loaded.settings.pixel_budget)
+    budget = None if clip.conversation is None else training_budget(loaded.settings.pixel_budget)
     how = {
         "clock": RealTimeClock() if settings.realtime else SimulatedClock(),
         "encode": StepEncoder(loaded, max_pixels=settings.max_pixels, budget=budget),
@@ -79,22 +79,22 @@ def session_options(settings, own: Settings) -> dict:
     """
     return {
         "policy": settings.positions,
-        "keep": settings.kept(own.variant, own.keep),
+        "keep": settings.keep_policy(own.variant, own.keep),
         "seconds_per_turn": settings.seconds_per_turn,
-        "choose": settings.chosen(own.own_choose),
+        "choose": settings.choose_policy(own.own_choose),
     }
 
 
-def told_options(settings, clip: Clip, loaded: Loaded) -> dict:
+def conversation_options(settings, clip: Clip, loaded: Loaded) -> dict:
     """What is asked, what was said before, and what is to stand in the stream: of the flags, else of the record."""
     turns, options = loaded.turns(get(loaded.settings.variant)), {"given": None}
-    if clip.told is None:
+    if clip.conversation is None:
         options |= {"question": settings.query, "previous": settings.previous or ""}
     else:
         turn_s = settings.seconds_per_turn or loaded.settings.seconds_per_turn
         form = Form(turns, settings.context, fps=clip.fps, seconds_per_turn=turn_s)
         begin_s = clip.span[0]
-        told = clip.told if settings.query is None else replace(clip.told, query=settings.query)
+        told = clip.conversation if settings.query is None else replace(clip.conversation, query=settings.query)
         first, *later = form.script(told, clip.num_steps, begin_s)
         options |= {"question": first.query, "previous": settings.previous or ""}
         if turns.system.previous_text and settings.previous is None:

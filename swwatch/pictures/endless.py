@@ -32,7 +32,7 @@ MARKS = (Part.HEAD, Part.LABEL, Part.VISION, Part.TAIL, Part.HEADER, Part.CLOSE)
 
 
 @dataclass(frozen=True)
-class Run:
+class TokenRun:
     """Tokens that follow one another in what is kept.
 
     Attributes:
@@ -64,12 +64,12 @@ class Story:
     title: str
     words: int
     first: int = 0
-    now: dict[int, list[Run]] = field(default_factory=dict)
+    now: dict[int, list[TokenRun]] = field(default_factory=dict)
     num_fed: int = 0
     largest: int = 0
 
     @property
-    def kept(self) -> list[Run]:
+    def kept(self) -> list[TokenRun]:
         """At the end."""
         return self.now[max(self.now)]
 
@@ -179,7 +179,7 @@ def _moments(session, source: Seconds, seconds: int, words: int = 0) -> Iterator
                     return
 
 
-def _turn_runs(session: TurnSession, said_at: list[int]) -> Iterator[Run]:
+def _turn_runs(session: TurnSession, said_at: list[int]) -> Iterator[TokenRun]:
     """The context, with the positions of what is in the cache and of what will be fed next."""
     cached = session.cache.tokens[WATCHED].position_ids
     where, place = torch.cat([cached, *(rows.position_ids for _, rows in session.pending)], dim=1), 0
@@ -188,24 +188,24 @@ def _turn_runs(session: TurnSession, said_at: list[int]) -> Iterator[Run]:
         place += len(span)
 
 
-def _split(span: Span, where: torch.Tensor, said_at: list[int]) -> Iterator[Run]:
+def _split(span: Span, where: torch.Tensor, said_at: list[int]) -> Iterator[TokenRun]:
     """A span as runs: what follows the words of an answer is marks."""
     when = (int(span.start_s),) * len(span)
     if span.part is Part.VIDEO:  # a first turn may have several seconds
         patch = len(span) // span.grid[0]
         when = tuple(int(span.start_s) + i // patch for i in range(len(span)))
-        yield Run("video", when, where)
+        yield TokenRun("video", when, where)
     elif span.part in (Part.ANSWER, Part.PREVIOUS):
         words = sum(token >= FIRST_WORD for token in span.ids)
         said = tuple(said_at[token - FIRST_WORD] for token in span.ids[:words])
-        yield Run("previous" if span.part is Part.PREVIOUS else "words", said, where[:, :words])
-        yield Run("marks", when[words:], where[:, words:])
+        yield TokenRun("previous" if span.part is Part.PREVIOUS else "words", said, where[:, :words])
+        yield TokenRun("marks", when[words:], where[:, words:])
     else:
         what = "marks" if span.part in MARKS else "query" if span.part is Part.QUERY else "prompt"
-        yield Run(what, (-1,) * len(span) if what == "prompt" else when, where)
+        yield TokenRun(what, (-1,) * len(span) if what == "prompt" else when, where)
 
 
-def _layout_runs(tokens: Layout) -> Iterator[Run]:
+def _layout_runs(tokens: Layout) -> Iterator[TokenRun]:
     """Tokens of one kind and step."""
     names = {Kind.VIDEO: "video", Kind.ANSWER: "words", Kind.PROMPT: "prompt"}
     what = [names.get(kind, "marks") for kind in tokens.kind]
@@ -213,11 +213,11 @@ def _layout_runs(tokens: Layout) -> Iterator[Run]:
     begin = 0
     for i in range(1, len(what) + 1):
         if i == len(what) or (what[i], steps[i]) != (what[begin], steps[begin]):
-            yield Run(what[begin], tuple(steps[begin:i]), tokens.position_ids[:, begin:i])
+            yield TokenRun(what[begin], tuple(steps[begin:i]), tokens.position_ids[:, begin:i])
             begin = i
 
 
-def shares(runs: list[Run], seconds: int, of: int, what: tuple[str, ...]) -> list[float]:
+def shares(runs: list[TokenRun], seconds: int, of: int, what: tuple[str, ...]) -> list[float]:
     """Of each second, which share of its `of` tokens is kept."""
     counts = [0] * seconds
     for run in runs:

@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 
 from swwatch.paths import make_folder
-from swwatch.pictures.endless import Run, Story, shares
+from swwatch.pictures.endless import Story, TokenRun, shares
 from swwatch.pictures.sample import COLOURS
 from swwatch.rules.layout import Kind
 
@@ -32,10 +32,10 @@ def table(story: Story) -> str:
         where = torch.cat([run.position_ids for run in part], dim=1)
         first, last, other = int(where.min()), int(where.max()), sum(count.values()) - video - words
         lines.append(f"{key:>9} {video or '.':>6} {words or '.':>6} {other or '.':>6} {first:>6} {last:>6}")
-    return "\n".join([*lines, told(story)])
+    return "\n".join([*lines, story_text(story)])
 
 
-def told(story: Story) -> str:
+def story_text(story: Story) -> str:
     """In a line, how much is left of it."""
     held = sum(len(run) for run in story.kept)
     last = max(int(run.position_ids.max()) for run in story.kept if len(run))
@@ -64,14 +64,14 @@ def draw(story: Story, video_tokens: int, path: Path) -> None:
     there = {run.what for run in story.kept if len(run)}
     handles = [Patch(color=colour, label=name) for what, (colour, name) in SHOWN.items() if what in there]
     figure.legend(handles=handles, loc="lower center", ncols=len(handles))
-    figure.suptitle(f"{story.title}: {told(story)}", fontsize=10)
+    figure.suptitle(f"{story.title}: {story_text(story)}", fontsize=10)
     figure.tight_layout(rect=(0, 0.06, 1, 1))
     make_folder(path.parent)
     figure.savefig(path, dpi=110)
     plt.close(figure)
 
 
-def _place(run: Run) -> str:
+def _place(run: TokenRun) -> str:
     return "previous" if run.what == "previous" else "prompt" if run.seconds[0] < 0 else str(run.seconds[0])
 
 

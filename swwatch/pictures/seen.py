@@ -28,7 +28,7 @@ def show_seen(settings) -> int:
         print(table([patch for _, patch in shown], loaded.settings.fps))
         return 0
     path = settings.out / f"{loaded.settings.see.name}.png"
-    draw(shown, path, f"see {loaded.settings.see}: {told([patch for _, patch in shown])}", loaded.settings.fps)
+    draw(shown, path, f"see {loaded.settings.see}: {kept_text([patch for _, patch in shown])}", loaded.settings.fps)
     print(path)
     return 0
 
@@ -47,20 +47,20 @@ def seen_steps(loaded: Loaded, video: Path, most: int) -> Iterator[tuple[np.ndar
         yield frames[-1].permute(1, 2, 0).numpy(), patch
 
 
-def kept(patch: Patch) -> int:
+def num_kept(patch: Patch) -> int:
     return patch.num_arrived - patch.num_dropped
 
 
-def told(patches: list[Patch]) -> str:
+def kept_text(patches: list[Patch]) -> str:
     """In a line, how much is left."""
-    return f"{sum(map(kept, patches))} of {sum(patch.num_arrived for patch in patches)} tokens are left"
+    return f"{sum(map(num_kept, patches))} of {sum(patch.num_arrived for patch in patches)} tokens are left"
 
 
 def table(patches: list[Patch], fps: float) -> str:
     """A line a step: its second, and how many of its tokens are left."""
     lines = [f"{'second':>7} {'left':>5} {'of':>5}"]
-    lines += [f"{i * 2 / fps:>7g} {kept(patch):>5} {patch.num_arrived:>5}" for i, patch in enumerate(patches)]
-    return "\n".join([*lines, told(patches)])
+    lines += [f"{i * 2 / fps:>7g} {num_kept(patch):>5} {patch.num_arrived:>5}" for i, patch in enumerate(patches)]
+    return "\n".join([*lines, kept_text(patches)])
 
 
 def veiled(frame: np.ndarray, patch: Patch) -> np.ndarray:
@@ -81,7 +81,7 @@ def draw(shown: list[tuple[np.ndarray, Patch]], path: Path, title: str, fps: flo
         axis.axis("off")
     for number, (axis, (frame, patch)) in enumerate(zip(axes.flat, shown, strict=False)):
         axis.imshow(veiled(frame, patch))
-        axis.set_title(f"{number * 2 / fps:g} s: {kept(patch)} of {patch.num_arrived}", fontsize=9)
+        axis.set_title(f"{number * 2 / fps:g} s: {num_kept(patch)} of {patch.num_arrived}", fontsize=9)
     figure.suptitle(title, fontsize=10)
     make_folder(path.parent)
     save(figure, path, top=0.97)

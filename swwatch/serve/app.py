@@ -30,7 +30,7 @@ from swwatch.serve.metrics import Metrics
 from swwatch.serve.openai.http import add_openai
 from swwatch.serve.openai.realtime import Realtime
 from swwatch.serve.record import KINDS, SRT
-from swwatch.serve.refusals import refusal, told
+from swwatch.serve.refusals import error_body, refusal
 from swwatch.serve.sessions import Sessions
 from swwatch.serve.settings import Limits
 
@@ -71,7 +71,7 @@ class Server:
             "question": own_question(first),
             "model": self.model,
             "token_needed": self.gate.token is not None,
-            "limits": self.limits.told().model_dump() | {"upload_bytes": self.limits.max_upload_bytes},
+            "limits": self.limits.as_message().model_dump() | {"upload_bytes": self.limits.max_upload_bytes},
             "sources": sources + ["url"] * (sessions.urls != "none"),
             "checkpoints": [
                 {
@@ -203,7 +203,7 @@ def _add_errors(app: FastAPI) -> None:
     @app.exception_handler(HTTPException)
     async def http(_, error: HTTPException):
         code = "not_found" if error.status_code == 404 else "bad_message"
-        return JSONResponse(told(code, str(error.detail)), error.status_code, error.headers)
+        return JSONResponse(error_body(code, str(error.detail)), error.status_code, error.headers)
 
     @app.exception_handler(RequestValidationError)
     async def validation(_, error: RequestValidationError):

@@ -72,7 +72,7 @@ def serve(settings: ServeSettings) -> None:
         print(f"note: {note}")
 
     def announce() -> None:
-        told = told_token(token, os.environ.get("SWWATCH_TOKEN"))
+        told = token_fragment(token, os.environ.get("SWWATCH_TOKEN"))
         print(f"serving {server.model} at {address}{told}", flush=True)
         if token is None and not gate.loopback:
             print("note: no token: everybody who can reach this address may use it", flush=True)
@@ -84,7 +84,7 @@ def serve(settings: ServeSettings) -> None:
     run(server, listener, announce)
 
 
-def told_token(token: str | None, environment: str | None) -> str:
+def token_fragment(token: str | None, environment: str | None) -> str:
     """The end of the page's address. What the environment has is kept out of what is printed, which services log."""
     if token is None:
         return ""
@@ -119,7 +119,7 @@ def build(settings: ServeSettings, gate):
     """Everything of a server but its socket."""
     from transformers.utils.logging import disable_progress_bar
 
-    from swwatch.live.stage import Room
+    from swwatch.live.stage import Capacity
     from swwatch.model.fingerprint import fingerprint
     from swwatch.serve.app import Server
     from swwatch.serve.files import Uploads
@@ -140,8 +140,8 @@ def build(settings: ServeSettings, gate):
         asked = settings.session_policies().values()
         content = " ".join([fingerprint(path, loaded), *map(str, (loaded.model.dtype, *asked))]) if keeping else ""
         checkpoints.append(Checkpoint(Path(path).name or path, loaded, content))
-    room = Room(video_s=math.ceil(settings.total_s) + SPARE_S, tokens=settings.max_tokens)
-    stages = Stages(checkpoints, engine=settings.engine, max_sessions=settings.max_sessions, room=room)
+    capacity = Capacity(video_s=math.ceil(settings.total_s) + SPARE_S, tokens=settings.max_tokens)
+    stages = Stages(checkpoints, engine=settings.engine, max_sessions=settings.max_sessions, capacity=capacity)
     stages.begin()
     metrics = Metrics()
     sessions = Sessions(

@@ -119,7 +119,7 @@ class Uploads:
         with self._receiving() as (name, coming):
             coming.size = len(data)
             self._check_room(coming.size)
-            with _disk_told():
+            with _disk_errors():
                 await asyncio.to_thread((self._folder / name).write_bytes, data)
         return name
 
@@ -150,7 +150,7 @@ class Uploads:
 
     async def _write(self, path: Path, coming: Coming, form: "_Form", chunks: AsyncIterator[bytes]) -> None:
         around = 0  # bytes of the form
-        with _disk_told(), path.open("xb") as file:
+        with _disk_errors(), path.open("xb") as file:
             async for chunk in coming.timely(chunks):
                 data = form.feed(chunk)
                 coming.size += len(data)
@@ -216,7 +216,7 @@ class Uploads:
 
 
 @contextlib.contextmanager
-def _disk_told():
+def _disk_errors():
     """What the disk refuses is the server's trouble, and told as such."""
     try:
         yield

@@ -21,10 +21,10 @@ TYPES = {401: "authentication_error", 403: "permission_error", 404: "not_found_e
 def refusal(error: ProtocolError) -> JSONResponse:
     """The answer to a request that is not done."""
     headers = {"www-authenticate": "Bearer"} if error.code == "unauthorised" else None
-    return JSONResponse(told(error.code, error.message), STATUS.get(error.code, 400), headers)
+    return JSONResponse(error_body(error.code, error.message), STATUS.get(error.code, 400), headers)
 
 
-def told(code: str, message: str) -> dict:
+def error_body(code: str, message: str) -> dict:
     """Its body."""
     status = STATUS.get(code, 400)
     kind = TYPES.get(status, "server_error" if status >= 500 else "invalid_request_error")

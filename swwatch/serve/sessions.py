@@ -138,7 +138,7 @@ class Sessions:
                 fps=checkpoint.loaded.settings.fps,
                 rate=min(message.rate or checkpoint.loaded.settings.fps, self.limits.max_frame_rate),
                 policy=message.policy,
-                limits=self.limits.told(),
+                limits=self.limits.as_message(),
                 grace_s=self.limits.grace_s,
                 left_s=self.limits.total_s,
                 recording=recording,
@@ -238,7 +238,7 @@ class Sessions:
             how = opened.question, opened.schedule or None, opened.policy
             live = await self._live(stage, *how, state=kept["live"])
             held.callback(live.stop)
-            opened = opened.model_copy(update={"limits": self.limits.told(), "grace_s": self.limits.grace_s})
+            opened = opened.model_copy(update={"limits": self.limits.as_message(), "grace_s": self.limits.grace_s})
             self._make(live, opened, state=kept)
             self._leave[opened.session] = held.pop_all()
 

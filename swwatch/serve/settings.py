@@ -43,7 +43,7 @@ class Limits:
             if value < 0 or value == 0 and field.name != "grace_s":
                 raise UserError(f"--{field.name.replace('_', '-')} must be above 0")
 
-    def told(self) -> "LimitsTold":
+    def as_message(self) -> "LimitsTold":
         """What `opened` and /api/info say about them."""
         from swwatch.client.protocol import LimitsTold  # pydantic takes longer to import than flags to parse
 

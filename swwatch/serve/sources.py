@@ -55,7 +55,7 @@ class Reading:
             how = {"allow_private": self._allow_private, "max_pixels": self._max_pixels}
             self._frames = frames_of(self._address, realtime=self._realtime, **how)
         except UserError as error:
-            raise self._told(error) from error
+            raise self._refusal(error) from error
 
     def start(self, session) -> None:
         """Begin to push; called in the event loop. The session is told when the source ends or fails."""
@@ -79,14 +79,14 @@ class Reading:
             session.live.end()
             tell(session.source_ended)
         except UserError as error:
-            tell(session.fail, self._told(error))
+            tell(session.fail, self._refusal(error))
         except ProtocolError as error:
             tell(session.fail, error)
         except Exception as error:
             log("source broke", level=40, error=error)
             tell(session.fail, ProtocolError("server_error", "a fault of the server's; its log has more"))
 
-    def _told(self, error: UserError) -> ProtocolError:
+    def _refusal(self, error: UserError) -> ProtocolError:
         return ProtocolError("source", str(error).replace(self._address, self._shown), fatal=True)
 
 
@@ -101,7 +101,7 @@ class Given(Reading):
     def open(self) -> None:
         """They are here."""
 
-    def _told(self, error: UserError) -> ProtocolError:
+    def _refusal(self, error: UserError) -> ProtocolError:
         return ProtocolError("bad_frame", str(error), fatal=True)
 
 

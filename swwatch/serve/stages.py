@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from swwatch.client.codes import ProtocolError
 from swwatch.engine.choose import AUTO, ENGINES, check
 from swwatch.errors import UserError
-from swwatch.live.stage import Room, Stage
+from swwatch.live.stage import Capacity, Stage
 from swwatch.model.loading import Loaded
 from swwatch.serve.log import log
 
@@ -44,18 +44,20 @@ class Checkpoint:
 class Stages:
     """Stages by variant and engine, made when they are first asked for."""
 
-    def __init__(self, checkpoints: list[Checkpoint], *, engine: str, max_sessions: int, room: Room, make=Stage):
+    def __init__(
+        self, checkpoints: list[Checkpoint], *, engine: str, max_sessions: int, capacity: Capacity, make=Stage
+    ):
         """
         Args:
             checkpoints: of different variants; the first is the default.
             engine: the default one, or "auto".
-            room: of each session, see `Stage`.
+            capacity: of each session, see `Stage`.
             make: called as `Stage` is; for tests.
         Raises:
             UserError: two checkpoints of one variant.
         """
         self.checkpoints, self.engine, self._make = checkpoints, engine, make
-        self._options = {"max_sessions": max_sessions, "room": room}
+        self._options = {"max_sessions": max_sessions, "capacity": capacity}
         self._stages: dict[tuple[str, str], Stage] = {}
         self._lock = threading.Lock()
         seen: dict[str, str] = {}

@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 FORGOTTEN_S = 10.0  # after so long half of what was spent counts
 
 
-class Spent:
+class DecodingTime:
     """The time that was spent on a session's pictures lately."""
 
     def __init__(self, now=time.monotonic):
@@ -29,12 +29,12 @@ class Threads:
         self._readers = ThreadPoolExecutor(max_sessions + 2, thread_name_prefix="events")
         self._decoders = ThreadPoolExecutor(decoders, thread_name_prefix="pictures")
         self._free = decoders
-        self._waiting: list[tuple[Spent, asyncio.Future]] = []  # in the order in which they came
+        self._waiting: list[tuple[DecodingTime, asyncio.Future]] = []  # in the order in which they came
 
     def read(self, function, *args):
         return asyncio.get_running_loop().run_in_executor(self._readers, function, *args)
 
-    async def decode(self, spent: Spent, function, *args):
+    async def decode(self, spent: DecodingTime, function, *args):
         """Call a function in a thread, when it is the turn of its session: of those that wait, the one on which the
         least time was spent lately."""
         loop = asyncio.get_running_loop()
@@ -65,7 +65,7 @@ class Threads:
             least[1].set_result(None)
             self._free -= 1
 
-    def _end_turn(self, spent: Spent, took_s: float) -> None:
+    def _end_turn(self, spent: DecodingTime, took_s: float) -> None:
         spent.seconds(took_s)
         self._free += 1
         self._give_turns()

@@ -52,7 +52,7 @@ class HeldOut(TrainerCallback):
     def on_step_end(self, args, state, control, **kwargs):
         if state.global_step % self.every == 0 or state.global_step >= state.max_steps:
             begin = time.perf_counter()
-            self.trainer.told |= self.evaluate()
+            self.trainer.more_logs |= self.evaluate()
             self.trainer.began += time.perf_counter() - begin  # it is not part of the step
 
     def evaluate(self) -> dict[str, float]:

@@ -35,7 +35,7 @@ class Progress(TrainerCallback):
         self.epochs_per_step, self.skip_list, self.trackers = epochs_per_step, skip_list, trackers
         self.bar = None
         self.printed = -math.inf
-        self.pace = Pace()
+        self.times = StepTimes()
 
     def on_train_begin(self, args, state, control, **kwargs):
         if state.is_world_process_zero and sys.stderr.isatty():
@@ -54,19 +54,19 @@ class Progress(TrainerCallback):
         step, folder = {"step": state.global_step}, Path(args.output_dir)
         line = {key: logs[key] for key in LOGGED if key in logs} | {"epoch": state.global_step * self.epochs_per_step}
         append_line(folder / LOG, step | line)
-        timing = Pace.of(logs).as_dict()
+        timing = StepTimes.of(logs).as_dict()
         append_line(folder / TIMING, step | timing)
         for tracker in self.trackers:
             tracker.write(state.global_step, {f"train/{key}": value for key, value in (line | timing).items()})
-        self.pace = self.pace + Pace.of(logs)
+        self.times = self.times + StepTimes.of(logs)
         self.tell(state, logs)
 
     def tell(self, state, logs: dict) -> None:
         taken = state.global_step - self.first_step
         if taken == WARM_UP and state.max_steps > state.global_step:
-            self.say(f"a step takes {self.pace}: {hours(self.left(state))} to go for {state.max_steps:,} steps")
+            self.say(f"a step takes {self.times}: {hours(self.left(state))} to go for {state.max_steps:,} steps")
         if self.bar is not None:
-            self.bar.set_postfix(loss=f"{logs['loss']:.3f}", pace=str(self.pace), refresh=False)
+            self.bar.set_postfix(loss=f"{logs['loss']:.3f}", pace=str(self.times), refresh=False)
             self.bar.update(state.global_step - self.bar.n)
             return
         now = time.monotonic()
@@ -75,13 +75,13 @@ class Progress(TrainerCallback):
             held_out = f"  held out {logs['eval_loss']:.4f}" if "eval_loss" in logs else ""
             skipped = f"  {len(self.skip_list):,} skipped" if len(self.skip_list) else ""
             self.say(
-                f"step {state.global_step:,}/{state.max_steps:,}  loss {logs['loss']:.4f}{held_out}  {self.pace}"
+                f"step {state.global_step:,}/{state.max_steps:,}  loss {logs['loss']:.4f}{held_out}  {self.times}"
                 f"{skipped}  {hours(self.left(state))} left"
             )
 
     def left(self, state) -> float:
         """Seconds to the end, at the pace so far."""
-        return self.pace.seconds / max(1, self.pace.steps) * (state.max_steps - state.global_step)
+        return self.times.seconds / max(1, self.times.steps) * (state.max_steps - state.global_step)
 
     def say(self, text: str) -> None:
         if self.bar is not None:
@@ -96,19 +96,19 @@ class Progress(TrainerCallback):
             tracker.close()
 
 
-class Pace:
+class StepTimes:
     """Steps, their seconds, and what was done in them."""
 
     def __init__(self, steps: int = 0, seconds: float = 0.0, waited: float = 0.0, tokens: int = 0, samples: int = 0):
         self.steps, self.seconds, self.waited, self.tokens, self.samples = steps, seconds, waited, tokens, samples
 
     @classmethod
-    def of(cls, logs: dict) -> "Pace":
+    def of(cls, logs: dict) -> "StepTimes":
         """Of one step: `seconds` without saving and evaluating, of which `waited` for data (the slowest process)."""
         return cls(1, logs["seconds"], logs["waited"], logs["tokens"], logs["samples"])
 
-    def __add__(self, other: "Pace") -> "Pace":
-        return Pace(*(a + b for a, b in zip(vars(self).values(), vars(other).values(), strict=True)))
+    def __add__(self, other: "StepTimes") -> "StepTimes":
+        return StepTimes(*(a + b for a, b in zip(vars(self).values(), vars(other).values(), strict=True)))
 
     def as_dict(self) -> dict[str, float]:
         seconds = max(self.seconds, 1e-9)

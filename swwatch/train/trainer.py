@@ -74,7 +74,12 @@ class WatchTrainer(OpenTrainer):
         learning = sum(p.nbytes for p in setup.model.parameters() if p.requires_grad)
         saved = learning if settings.adapter != "none" else sum(p.nbytes for p in setup.model.parameters())
         self.checkpoint_bytes = saved + 2 * learning  # at least: AdamW keeps two numbers for each that learns
-        self.counts, self.told, self.began, self.waited = Counter(), {}, 0.0, 0.0  # of a step: what else to log, ...
+        self.counts, self.more_logs, self.began, self.waited = (
+            Counter(),
+            {},
+            0.0,
+            0.0,
+        )  # of a step: what else to log, ...
         if held_out:
             held_out.trainer = self
 
@@ -136,8 +141,8 @@ class WatchTrainer(OpenTrainer):
         """Adds what the optimizer step consisted of, in all processes: samples, tokens, padding; and its time."""
         if "loss" in logs:
             time_of = {"seconds": time.perf_counter() - self.began, "waited": max(distributed.gather(self.waited))}
-            logs = logs | {key: self.counts[key] for key in COUNTS} | time_of | self.told
-            self.told = {}
+            logs = logs | {key: self.counts[key] for key in COUNTS} | time_of | self.more_logs
+            self.more_logs = {}
         super().log(logs, *args, **kwargs)
 
     def compute_loss(self, model, inputs, *args, **kwargs):

@@ -11,7 +11,7 @@ from swwatch.data.live.sources import frames_of
 from swwatch.engine.door import about
 from swwatch.errors import UserError
 from swwatch.live.messages import Messages
-from swwatch.live.stage import Ended, Room, Stage
+from swwatch.live.stage import Capacity, Ended, Stage
 from swwatch.model.loading import Loaded
 
 LONGEST_S = 1800  # of video on a GPU, where memory is set aside beforehand; elsewhere there is no limit
@@ -46,7 +46,7 @@ class LocalNarrator:
             UserError: the engine cannot run the variant, or no memory is left.
         """
         self.notes, self.step_s = list(notes), loaded.settings.step_s
-        self._stage = Stage(loaded, engine=engine, max_sessions=1, room=Room(LONGEST_S, max_new_tokens))
+        self._stage = Stage(loaded, engine=engine, max_sessions=1, capacity=Capacity(LONGEST_S, max_new_tokens))
         try:
             self._session = self._stage.open(
                 question=question,

@@ -10,12 +10,12 @@ from hypothesis import strategies as st
 
 from swwatch.bench import command
 from swwatch.bench.live import measure as live
-from swwatch.bench.live.measure import judge, make_loaded, room_of, search
+from swwatch.bench.live.measure import capacity_of, judge, make_loaded, search
 from swwatch.bench.live.page import report
 from swwatch.bench.live.settings import SPEAKING, LiveSettings
 from swwatch.bench.live.trial import attempt, percentiles
 from swwatch.errors import UserError
-from swwatch.live.stage import Room, Stage
+from swwatch.live.stage import Capacity, Stage
 
 SMALL = ["--shape", "toy", "--width", "56", "--height", "56", "--rate", "8", "--session-s", "1", "--seconds", "1"]
 PATIENT = ["--max-first-s", "500", "--max-lag-s", "500"]  # a busy machine is no failure
@@ -104,20 +104,22 @@ def test_on_the_fast_path_a_session_has_the_room_that_it_needs_and_no_more(monke
     rooms = []
 
     def stage_of(loaded, **options):
-        rooms.append(options["room"])
+        rooms.append(options["capacity"])
         return Stage(loaded, fast=True, **options)
 
     monkeypatch.setattr(live, "Stage", stage_of)
     command.main(["live", *SMALL, *PATIENT, "--sessions", "2", "--engine", engine, "--output", str(tmp_path)])
     (trial,) = json.loads((tmp_path / "bench_live.json").read_text())["trials"]
     assert trial["held"] and not trial["errors"]
-    assert rooms[-1] == Room(video_s=1, tokens=3) and Room(30, 150) == room_of(LiveSettings(session_s=29.5, k=5))
+    assert rooms[-1] == Capacity(video_s=1, tokens=3) and Capacity(30, 150) == capacity_of(
+        LiveSettings(session_s=29.5, k=5)
+    )
 
 
 def test_cameras_and_rooms_follow_the_frame_rate():
     settings = LiveSettings(fps=8, variant="livecc", session_s=4).settled(cuda=False)
     assert (settings.rate, settings.step_s, settings.first_s) == (8, 0.25, 3)
-    assert room_of(settings) == Room(4, 48)  # three words for each of 16 steps
+    assert capacity_of(settings) == Capacity(4, 48)  # three words for each of 16 steps
     with pytest.raises(UserError, match="at least 8 frames"):
         LiveSettings(fps=8, rate=4)
 

@@ -11,7 +11,7 @@ from swwatch.errors import UserError
 from swwatch.evaluate.caption import measure
 from swwatch.evaluate.disturb import command as disturb
 from swwatch.evaluate.disturb import table as disturb_table
-from swwatch.evaluate.disturb.settings import Row, find_checkpoints
+from swwatch.evaluate.disturb.settings import ModelRuns, find_checkpoints
 from swwatch.evaluate.disturb.table import PAPER, build_table
 from swwatch.evaluate.disturb.text import disturbance_markdown, disturbance_text
 from swwatch.metrics import captions
@@ -184,7 +184,7 @@ def write_run(folder, name, captions_of, bleurt=None, late=0.1):
 def test_only_clips_that_every_run_has_are_compared(tmp_path):
     one = write_run(tmp_path, "one", {"a": "a cat", "b": "a dog on a mat", "c": "x"})
     two = write_run(tmp_path, "two", {"c": "yy", "a": "a cat!"}, late=0.3)
-    row = Row("group", "group", "m", "wait-k:3", False, {"wait-k:3": one, "random:3:seed=0": two})
+    row = ModelRuns("group", "group", "m", "wait-k:3", False, {"wait-k:3": one, "random:3:seed=0": two})
     table = build_table([row], ["random:3:seed=0"], {}, ["CIDEr", "staleness_s"])
     cells = table["rows"][0]["cells"]
     assert table["num_clips"] == 2
@@ -197,7 +197,7 @@ def test_only_clips_that_every_run_has_are_compared(tmp_path):
 def test_bleurt_is_the_measure_where_every_run_has_it(tmp_path):
     said = {"a": "a cat", "b": "a mat"}
     runs = {s: write_run(tmp_path, s[:4], said, bleurt=0.5) for s in ("wait-k:3", "burst:3:every=2")}
-    both = Row("group", "group", "m", "wait-k:3", False, runs)
+    both = ModelRuns("group", "group", "m", "wait-k:3", False, runs)
     assert build_table([both], ["burst:3:every=2"], {})["metrics"] == ["BLEURT", "staleness_s"]
     write_run(tmp_path, "burs", said)
     assert build_table([both], ["burst:3:every=2"], {})["metrics"] == ["CIDEr", "staleness_s"]
@@ -208,7 +208,9 @@ def test_bleurt_is_the_measure_where_every_run_has_it(tmp_path):
 def test_equal_runs_are_not_found_different(tmp_path):
     said = {str(i): "a cat on a mat" + " and" * i for i in range(6)}
     runs = {"wait-k:3": write_run(tmp_path, "one", said), "stall:3": write_run(tmp_path, "two", said)}
-    table = build_table([Row("g", "group", "m", "wait-k:3", False, runs)], ["stall:3"], {}, ["CIDEr", "staleness_s"])
+    table = build_table(
+        [ModelRuns("g", "group", "m", "wait-k:3", False, runs)], ["stall:3"], {}, ["CIDEr", "staleness_s"]
+    )
     for name in ("CIDEr", "staleness_s"):
         cell = table["rows"][0]["cells"][name]["stall:3"]
         assert cell["difference"] == pytest.approx(0) and math.isclose(cell["p_value"], 1)
@@ -219,7 +221,7 @@ def test_a_share_of_nothing_has_neither_value_nor_certainty(tmp_path):
         s: write_run(tmp_path, s[:4], {"a": text}) for s, text in (("wait-k:3", "no"), ("stall:3", "a red circle"))
     }
     events = [{"color": "red", "shape": "circle", "direction": "up", "start_s": 0, "end_s": 1}]
-    row = Row("g", "group", "m", "wait-k:3", False, runs)
+    row = ModelRuns("g", "group", "m", "wait-k:3", False, runs)
     cell = build_table([row], ["stall:3"], {"a": {"events": events}}, ["true"])["rows"][0]["cells"]["true"]
     assert cell["wait-k:3"]["value"] is None and cell["stall:3"]["value"] == 1
     assert cell["stall:3"]["difference"] is cell["stall:3"]["p_value"] is None

@@ -6,7 +6,7 @@ import pytest
 
 from swwatch.errors import UserError
 from swwatch.judge.asking import Verdict, work_off
-from swwatch.judge.pace import Stopped
+from swwatch.judge.rate_limit import Stopped
 
 
 def refuse():
@@ -38,7 +38,7 @@ def test_an_error_stops_before_the_next_task_begins():
 
     def task(number):
         if stops:
-            raise Stopped  # as the pace does once it was stopped
+            raise Stopped  # as the rate_limit does once it was stopped
         begun_before_stop.append(number)
         refuse()
 

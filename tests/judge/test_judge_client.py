@@ -8,7 +8,7 @@ import pytest
 
 from swwatch.errors import UserError
 from swwatch.judge.client import ChatClient, NoAnswer, check_url
-from swwatch.judge.pace import Pace, Stopped
+from swwatch.judge.rate_limit import RateLimit, Stopped
 from tests.helpers.judge_server import KEY, cut, drop, error, grade, hang, raw
 
 REQUEST = {"model": "judge", "temperature": 0, "messages": [{"role": "user", "content": "hello"}]}
@@ -35,8 +35,10 @@ def clock():
 
 @pytest.fixture
 def client(server, clock):
-    pace = Pace(clock=clock, sleep=clock.sleep)
-    with ChatClient(server.url, KEY, key_name="MY_KEY", timeout_s=5, retries=3, pace=pace, jitter=lambda: 1.0) as made:
+    rate_limit = RateLimit(clock=clock, sleep=clock.sleep)
+    with ChatClient(
+        server.url, KEY, key_name="MY_KEY", timeout_s=5, retries=3, rate_limit=rate_limit, jitter=lambda: 1.0
+    ) as made:
         yield made
 
 
@@ -71,16 +73,16 @@ def test_trouble_that_may_pass_is_tried_again_with_growing_waits(server, client,
 
 
 def test_jitter_shortens_a_wait_to_half_at_most(server, clock):
-    pace = Pace(clock=clock, sleep=clock.sleep)
+    rate_limit = RateLimit(clock=clock, sleep=clock.sleep)
     server.plan = [error(500), error(500), "fine"]
-    with ChatClient(server.url, None, pace=pace, jitter=lambda: 0.0) as client:
+    with ChatClient(server.url, None, rate_limit=rate_limit, jitter=lambda: 0.0) as client:
         client.ask(REQUEST)
     assert clock.sleeps == [0.5, 1.0]
 
 
 def test_a_timeout_is_tried_again(server, clock):
     server.plan = [hang, "fine"]
-    with ChatClient(server.url, None, timeout_s=0.2, pace=Pace(clock=clock, sleep=clock.sleep)) as client:
+    with ChatClient(server.url, None, timeout_s=0.2, rate_limit=RateLimit(clock=clock, sleep=clock.sleep)) as client:
         assert client.ask(REQUEST).text == "fine"
     assert len(server.requests) == 2
 
@@ -100,12 +102,14 @@ def test_a_senseless_retry_after_leaves_the_usual_wait(server, client, clock, va
 
 
 def test_retry_after_holds_back_every_thread(server, clock):
-    pace = Pace(clock=clock, sleep=clock.sleeps.append)  # time stands still, as for a thread that comes right after
+    rate_limit = RateLimit(
+        clock=clock, sleep=clock.sleeps.append
+    )  # time stands still, as for a thread that comes right after
     server.plan = [error(429, Retry_After="30"), "fine"]
-    with ChatClient(server.url, None, pace=pace, jitter=lambda: 1.0) as client:
+    with ChatClient(server.url, None, rate_limit=rate_limit, jitter=lambda: 1.0) as client:
         client.ask(REQUEST)
     clock.sleeps.clear()
-    pace.wait()
+    rate_limit.wait()
     assert clock.sleeps == [30]
 
 
@@ -190,7 +194,9 @@ def test_a_key_that_no_header_can_carry_is_an_error_that_hides_it(server):
 
 
 def test_a_connection_that_nobody_takes_is_retried_then_told(clock):
-    with ChatClient("http://127.0.0.1:9", None, retries=1, pace=Pace(clock=clock, sleep=clock.sleep)) as client:
+    with ChatClient(
+        "http://127.0.0.1:9", None, retries=1, rate_limit=RateLimit(clock=clock, sleep=clock.sleep)
+    ) as client:
         with pytest.raises(NoAnswer, match="connection failed"):
             client.ask(REQUEST)
 
@@ -208,27 +214,27 @@ def test_base_urls():
 
 
 def test_requests_per_minute_space_the_requests_of_all_threads(clock):
-    pace = Pace(30, clock=clock, sleep=clock.sleep)
+    rate_limit = RateLimit(30, clock=clock, sleep=clock.sleep)
     times = []
     for _ in range(4):
-        pace.wait()
+        rate_limit.wait()
         times.append(clock.now_s)
     assert times == [100, 102, 104, 106]
 
 
 def test_stopping_wakes_those_who_wait():
-    pace = Pace(0.01)
-    pace.wait()
+    rate_limit = RateLimit(0.01)
+    rate_limit.wait()
     outcome = []
 
     def wait():
         try:
-            pace.wait()
+            rate_limit.wait()
         except Stopped:
             outcome.append("stopped")
 
     thread = threading.Thread(target=wait)
     thread.start()
-    pace.stop()
+    rate_limit.stop()
     thread.join(10)
     assert outcome == ["stopped"]

@@ -8,7 +8,7 @@ import pytest
 from swwatch.cli import run
 from swwatch.evaluate.judge import command as program
 from swwatch.evaluate.judge import session
-from swwatch.judge.pace import Pace
+from swwatch.judge.rate_limit import RateLimit
 from tests.helpers.judge_runs import CAPTIONS, by_caption, read, write_run
 from tests.helpers.judge_server import KEY, better, cut, drop, error, grade, hang, length, raw, tagged
 
@@ -214,7 +214,9 @@ def test_a_rate_limit_spaces_the_requests_of_all_threads(server, swwatch_judge, 
         with lock:
             waits.append(seconds)
 
-    monkeypatch.setattr(session, "Pace", lambda per_minute: Pace(per_minute, clock=lambda: now[0], sleep=sleep))
+    monkeypatch.setattr(
+        session, "RateLimit", lambda per_minute: RateLimit(per_minute, clock=lambda: now[0], sleep=sleep)
+    )
     path = write_run(tmp_path, "group", {str(n): f"caption {n}" for n in range(6)})
     server.brain = lambda request: grade(3)
     assert swwatch_judge(path, "--requests-per-minute", "60", "--concurrency", "3") == 0

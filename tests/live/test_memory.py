@@ -9,7 +9,7 @@ import torch
 
 from swwatch.engine.batch import Ended
 from swwatch.errors import UserError
-from swwatch.live.stage import Room, Stage, Token
+from swwatch.live.stage import Capacity, Stage, Token
 from swwatch.model.cuda_graph_model import CudaGraphModel
 from swwatch.policies.choose import Greedy
 from tests.helpers.live_stages import (
@@ -24,7 +24,7 @@ from tests.helpers.live_stages import (
 )
 
 ANSWER = Greedy(max_new_tokens=12)
-SMALL = Room(video_s=8, tokens=30)
+SMALL = Capacity(video_s=8, tokens=30)
 
 
 @pytest.mark.parametrize(
@@ -35,7 +35,7 @@ def test_on_the_fast_path_sessions_say_the_same_and_seats_are_used_again(load_ti
     clips = [frames(2 * (2 + i), seed=i) for i in range(3)]
     alone = [narrate_alone(loaded, clip, choose=ANSWER) for clip in clips]
     assert len({token for words in alone for token in words}) > 10, "all alike would prove nothing"
-    with stage_of(loaded, max_sessions=2, engine=engine, fast=True, room=SMALL) as stage:
+    with stage_of(loaded, max_sessions=2, engine=engine, fast=True, capacity=SMALL) as stage:
         assert (
             stage.fast and isinstance(stage.loaded.model, CudaGraphModel) and stage.loaded.model.store.num_seats == 2
         )
@@ -53,7 +53,7 @@ def test_on_the_fast_path_sessions_say_the_same_and_seats_are_used_again(load_ti
 def test_a_session_that_outgrows_its_room_ends_with_that_error_and_the_others_go_on(load_tiny):
     loaded, clips = load_tiny("group"), [frames(8), frames(12, seed=1)]
     alone = narrate_alone(loaded, clips[0], choose=ANSWER)
-    with stage_of(loaded, max_sessions=2, fast=True, room=Room(video_s=8, tokens=20)) as stage:
+    with stage_of(loaded, max_sessions=2, fast=True, capacity=Capacity(video_s=8, tokens=20)) as stage:
         other = stage.open(question=QUESTION, choose=ANSWER, queue_size=32)
         talker = stage.open(question=QUESTION, choose=Greedy(max_new_tokens=500), schedule="wait-k:30", queue_size=32)
         push_all(other, clips[0][:4])
@@ -75,9 +75,9 @@ def test_memory_that_cannot_be_had_is_told_before_anybody_comes(load_tiny, monke
 
     monkeypatch.setattr("swwatch.live.memory.CudaGraphModel", full)
     with pytest.raises(UserError, match="no memory for 3 sessions of 8 s .*: allow fewer sessions"):
-        Stage(load_tiny("group"), max_sessions=3, fast=True, room=SMALL)
+        Stage(load_tiny("group"), max_sessions=3, fast=True, capacity=SMALL)
     with pytest.raises(UserError, match="at least"):
-        Room(video_s=0)
+        Capacity(video_s=0)
 
 
 def test_on_a_cpu_nothing_is_set_aside_unless_it_is_asked_for(load_tiny):
@@ -97,7 +97,7 @@ def test_on_cuda_many_sessions_say_on_the_fast_path_what_they_say_on_the_plain_m
 
     def heard(rounds, **how):
         told = []
-        with stage_of(loaded, max_sessions=4, engine=engine, room=SMALL, **how) as stage:
+        with stage_of(loaded, max_sessions=4, engine=engine, capacity=SMALL, **how) as stage:
             assert stage.fast is how.get("fast", True), "on CUDA the fast path is taken unless it is not wanted"
             for _ in range(rounds):
                 sessions = [stage.open(question=QUESTION, choose=ANSWER, queue_size=32) for _ in clips]

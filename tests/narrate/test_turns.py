@@ -183,11 +183,11 @@ def test_one_number_sets_both_windows_and_one_alone_says_what_it_changes(clip, t
         return read_settings(command.TurnsSettings, flags, program="turns", about="")
 
     def lopsided(asked: command.TurnsSettings) -> str | None:
-        return asked.lopsided(asked.kept("streamingvlm"))
+        return asked.lopsided(asked.keep_policy("streamingvlm"))
 
     both = settings("--seconds-in-view", "8")
-    assert both.kept("streamingvlm") == SinkWindow(8.0, 8.0, 512, 512) and lopsided(both) is None
-    assert settings("--seconds-in-view", "8", "--eviction", "restart").kept("streamingvlm").vision_s == 8
+    assert both.keep_policy("streamingvlm") == SinkWindow(8.0, 8.0, 512, 512) and lopsided(both) is None
+    assert settings("--seconds-in-view", "8", "--eviction", "restart").keep_policy("streamingvlm").vision_s == 8
     video, text = settings("--vision-seconds", "8"), settings("--turns-seconds", "8")
     assert "video goes after 8 s, and its labels and answers stay turns for 16 s" in lopsided(video)
     assert "answers join the previous text after 8 s, and their video stays for 16 s" in lopsided(text)

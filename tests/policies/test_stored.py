@@ -120,10 +120,10 @@ def test_a_programs_limit_holds_whatever_is_chosen(tiny_checkpoint):
 
 def test_turns_short_names_change_the_checkpoints_own_policy(tmp_path):
     settings = TurnsSettings(model="x", video=tmp_path, text_window=3, vision_seconds=4.0)
-    assert settings.kept("streamingvlm", "sink_window:16:text_sink=2") == SinkWindow(4.0, 16.0, 2, 3)
+    assert settings.keep_policy("streamingvlm", "sink_window:16:text_sink=2") == SinkWindow(4.0, 16.0, 2, 3)
     with pytest.raises(UserError, match="both say what stays"):
-        replace(settings, keep="recent:4").kept("streamingvlm")
+        replace(settings, keep="recent:4").keep_policy("streamingvlm")
     with pytest.raises(UserError, match="both say how tokens are chosen"):
         TurnsSettings(model="x", video=tmp_path, choose="greedy", top_k=4)
-    drawn = TurnsSettings(model="x", video=tmp_path, top_k=4).chosen(Greedy(1.2, 5))
+    drawn = TurnsSettings(model="x", video=tmp_path, top_k=4).choose_policy(Greedy(1.2, 5))
     assert drawn == Sampling(top_k=4, penalty=1.2, max_new_tokens=5)

@@ -85,7 +85,7 @@ def test_a_model_may_be_given_with_the_variant_that_it_is_to_be():
 
 
 def test_a_token_of_the_environment_is_not_printed():
-    assert command.told_token(None, None) == ""
-    assert command.told_token("from-a-flag", None) == "#token=from-a-flag"
-    assert command.told_token("just-made", "auto") == "#token=just-made", "or nobody would know it"
-    assert command.told_token("a-secret-one", "a-secret-one") == "#token=$SWWATCH_TOKEN"
+    assert command.token_fragment(None, None) == ""
+    assert command.token_fragment("from-a-flag", None) == "#token=from-a-flag"
+    assert command.token_fragment("just-made", "auto") == "#token=just-made", "or nobody would know it"
+    assert command.token_fragment("a-secret-one", "a-secret-one") == "#token=$SWWATCH_TOKEN"

@@ -11,7 +11,7 @@ import torch
 
 from swwatch.client.protocol import Ask, Finish, Frame, Open, ProtocolError
 from swwatch.errors import UserError
-from swwatch.live.stage import Room
+from swwatch.live.stage import Capacity
 from swwatch.serve.keeping import Keeping
 from swwatch.serve.metrics import Metrics
 from swwatch.serve.record import Recordings
@@ -36,7 +36,7 @@ class Connection:
 @asynccontextmanager
 async def server(loaded, folder, content: str = "weights"):
     """All of a server but its sockets, which goes on with what is kept in a folder."""
-    stages = Stages([Checkpoint("x", loaded, content)], engine="auto", max_sessions=4, room=Room())
+    stages = Stages([Checkpoint("x", loaded, content)], engine="auto", max_sessions=4, capacity=Capacity())
     places = {"uploads": None, "folder": SimpleNamespace(root=None), "recordings": Recordings(None, 60)}
     how = {"limits": Limits(max_tokens=30), "metrics": Metrics(), "urls": "none", "keeping": Keeping(folder)}
     sessions = Sessions(stages, **places, **how)

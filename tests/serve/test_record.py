@@ -19,7 +19,7 @@ OPENED = Opened(
     question="What?",
     rate=2.0,
     policy="merge",
-    limits=Limits().told(),
+    limits=Limits().as_message(),
     grace_s=1,
     left_s=1,
 )

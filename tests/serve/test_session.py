@@ -15,7 +15,7 @@ from swwatch.serve.metrics import Metrics
 from swwatch.serve.record import Recordings
 from swwatch.serve.session import Session
 from swwatch.serve.settings import Limits
-from swwatch.serve.threads import Spent, Threads
+from swwatch.serve.threads import DecodingTime, Threads
 
 
 class FakeLive:
@@ -64,7 +64,7 @@ def play(test, *, live: FakeLive | None = None, **limits):
         told = Limits(**limits)
         fake, over = live or FakeLive(), []
         names = ("session", "variant", "engine", "why", "schedule", "question", "policy")
-        opened = Opened(**dict.fromkeys(names, "x"), rate=2.0, limits=told.told(), grace_s=1, left_s=1)
+        opened = Opened(**dict.fromkeys(names, "x"), rate=2.0, limits=told.as_message(), grace_s=1, left_s=1)
         threads = Threads(2)
         session = Session(fake, opened, limits=told, metrics=Metrics(), threads=threads, on_over=over.append)
         try:
@@ -247,7 +247,7 @@ def test_slow_pictures_of_some_do_not_starve_others():
 
     async def run():
         threads, order = Threads(1, decoders=2), []
-        slow, quick = [Spent(), Spent()], Spent()
+        slow, quick = [DecodingTime(), DecodingTime()], DecodingTime()
 
         async def decode(spent, name, seconds):
             await threads.decode(spent, time.sleep, seconds)

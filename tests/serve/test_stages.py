@@ -6,7 +6,7 @@ import pytest
 
 from swwatch.client.codes import ProtocolError
 from swwatch.errors import UserError
-from swwatch.live.stage import Room
+from swwatch.live.stage import Capacity
 from swwatch.serve.stages import Checkpoint, Stages
 
 
@@ -15,16 +15,16 @@ def checkpoint(variant: str) -> Checkpoint:
 
 
 class FakeStage:
-    def __init__(self, loaded, *, engine, max_sessions, room):
+    def __init__(self, loaded, *, engine, max_sessions, capacity):
         if engine == "fused" and loaded.settings.variant == "interleave":
             raise UserError("interleave takes turns: choose serial")
-        self.engine, self.alive, self.room = engine, True, room
+        self.engine, self.alive, self.capacity = engine, True, capacity
 
     def close(self, timeout_s):
         self.alive = False
 
 
-OPTIONS = {"engine": "auto", "max_sessions": 2, "room": Room(9, 99), "make": FakeStage}
+OPTIONS = {"engine": "auto", "max_sessions": 2, "capacity": Capacity(9, 99), "make": FakeStage}
 
 
 @pytest.fixture
@@ -43,7 +43,7 @@ def test_the_first_checkpoint_is_the_default_and_others_go_by_their_variant(stag
 def test_a_stage_is_made_once_for_a_variant_and_an_engine(stages):
     group = stages.find("group")
     assert stages.get(group, None) is stages.get(group, "auto") is not stages.get(group, "fused")
-    assert stages.get(group, None).room == Room(9, 99)
+    assert stages.get(group, None).capacity == Capacity(9, 99)
 
 
 def test_an_engine_that_cannot_run_a_variant_is_refused_and_not_offered(stages):

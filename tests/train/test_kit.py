@@ -14,7 +14,7 @@ from swwatch.train.command import main
 from swwatch.train.machine import settle
 from swwatch.train.optimizer import part_rates, split_groups
 from swwatch.train.parts import parts
-from swwatch.train.progress import Pace
+from swwatch.train.progress import StepTimes
 from swwatch.train.settings import TrainSettings
 from tests.helpers.signalled import kill_at
 from tests.helpers.small_clips import make_clips
@@ -228,7 +228,7 @@ def test_progress_tells_pace_wait_skips_and_the_time_to_go(flags, tmp_path, caps
 
 
 def test_pace_is_of_all_steps_together():
-    pace = Pace(1, 2.0, 0.5, 100, 3) + Pace(1, 2.0, 1.5, 300, 5)
+    pace = StepTimes(1, 2.0, 0.5, 100, 3) + StepTimes(1, 2.0, 1.5, 300, 5)
     assert pace.as_dict() == {"seconds": 4.0, "data_wait": 0.5, "tokens_per_s": 100.0, "samples_per_s": 2.0}
     assert str(pace) == "2.00 s/step, 100 tokens/s, 2.00 samples/s, data wait 50%"
 

@@ -19,7 +19,7 @@ from swwatch.data.budget import BUDGETS
 from swwatch.data.pixels import FrameEncoder
 from swwatch.data.prompt import Markup
 from swwatch.data.video import FRAMES_PER_STEP
-from swwatch.live.stage import Ended, Room, Stage
+from swwatch.live.stage import Capacity, Ended, Stage
 from swwatch.model.loading import Loaded, load
 from swwatch.model.settings import Settings
 
@@ -48,7 +48,7 @@ def measure(settings: LiveSettings, command: str) -> dict:
     }
 
     def open_stage(most: int) -> Stage:
-        return Stage(loaded, engine=settings.engine, max_sessions=most, room=room_of(settings))
+        return Stage(loaded, engine=settings.engine, max_sessions=most, capacity=capacity_of(settings))
 
     def good(sessions: int) -> bool:
         record.say(f"{sessions} sessions")
@@ -67,10 +67,10 @@ def measure(settings: LiveSettings, command: str) -> dict:
     return result
 
 
-def room_of(settings: LiveSettings) -> Room:
+def capacity_of(settings: LiveSettings) -> Capacity:
     """What a session here comes to: on a GPU memory is set aside for it, and many must fit in."""
     steps = math.ceil(settings.session_s / settings.step_s)
-    return Room(math.ceil(settings.session_s), settings.k * steps)
+    return Capacity(math.ceil(settings.session_s), settings.k * steps)
 
 
 def judge(trial: dict, settings: LiveSettings) -> dict:
@@ -131,8 +131,8 @@ def make_loaded(settings: LiveSettings) -> Loaded:
 
 def _warm_up(loaded: Loaded, settings: LiveSettings, pictures: np.ndarray) -> Stage:
     """A short session, so that the first trial compiles and allocates nothing. Returns its stage, closed."""
-    room = Room(video_s=math.ceil(8 * settings.step_s), tokens=8)
-    stage = Stage(loaded, engine=settings.engine, max_sessions=1, room=room)
+    capacity = Capacity(video_s=math.ceil(8 * settings.step_s), tokens=8)
+    stage = Stage(loaded, engine=settings.engine, max_sessions=1, capacity=capacity)
     try:
         session = stage.open(question=QUESTION, limit=8, queue_size=8)
         for number in range(6):

@@ -14,7 +14,7 @@ from swwatch.rules.systems import Context
 
 
 @dataclass(frozen=True)
-class Asked:
+class TimedQuestion:
     """A question in the middle of a commentary."""
 
     time_s: float
@@ -35,7 +35,7 @@ class Commentary:
 
     query: str
     words: tuple[Word, ...]
-    asked: tuple[Asked, ...] = ()
+    asked: tuple[TimedQuestion, ...] = ()
     previous: str = ""
     title: str = ""
 
@@ -110,12 +110,14 @@ def _rows(stream: dict, name: str) -> list:
     return rows
 
 
-def _asked(rows: list) -> tuple[Asked, ...]:
+def _asked(rows: list) -> tuple[TimedQuestion, ...]:
     made = []
     for number, row in enumerate(rows):
         try:
             _, time_s, question, answer = row
-            made.append(Asked(float(time_s), _text(question, "question").strip(), _text(answer, "answer").strip()))
+            made.append(
+                TimedQuestion(float(time_s), _text(question, "question").strip(), _text(answer, "answer").strip())
+            )
         except (TypeError, ValueError) as error:
             raise UserError(f"qa_stream, row {number}: {row!r} is not [start, end, question, answer]") from error
     return tuple(sorted(made, key=lambda asked: asked.time_s))

@@ -10,7 +10,7 @@ from pathlib import Path
 import yaml
 
 from swwatch.errors import UserError
-from swwatch.evaluate.quiz.items import Row, read_rows
+from swwatch.evaluate.quiz.items import FileRow, read_rows
 from swwatch.paths import CONFIGS
 from swwatch.rules.systems import System
 
@@ -86,7 +86,7 @@ def read_events(path: Path) -> list[Event]:
     return events
 
 
-def _event(row: Row) -> Event:
+def _event(row: FileRow) -> Event:
     begin, end = row.number("begin"), row.number("end")
     if not 0 <= begin < end:
         raise row.wrong(f"the event lasts from {begin:g} to {end:g} s")
@@ -95,7 +95,7 @@ def _event(row: Row) -> Event:
     return Event(_video(row), *ids, begin, end, title.strip(), previous.strip(), row.text("event_asr_text"))
 
 
-def _video(row: Row) -> str:
+def _video(row: FileRow) -> str:
     """The file's name; a parquet column of videos holds objects with their path."""
     video = row.values.get("video")
     if isinstance(video, Mapping):

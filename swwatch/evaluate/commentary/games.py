@@ -12,7 +12,7 @@ from pathlib import Path, PurePosixPath
 from swwatch.data.turns.transcript import Transcript, Word
 from swwatch.errors import UserError
 from swwatch.evaluate.commentary.texts import Item
-from swwatch.evaluate.quiz.items import Row, read_rows
+from swwatch.evaluate.quiz.items import FileRow, read_rows
 
 START_S = 1000.0  # when commenting begins; words before are told
 SEGMENT_S = 100.0
@@ -67,7 +67,7 @@ def read_games(path: Path) -> list[Game]:
     return games
 
 
-def _game(row: Row) -> Game:
+def _game(row: FileRow) -> Game:
     content = row.values.get("content")
     if not isinstance(content, list):
         raise row.wrong("no list content of [start, end, word]")
@@ -145,7 +145,7 @@ def row_of(values: dict, where: str) -> dict:
         ) from error
 
 
-def kept(rows: Iterable[dict]) -> list[dict]:
+def farthest_rows(rows: Iterable[dict]) -> list[dict]:
     """Rows by video and start; of those with one start the farthest-reaching stays, as in the public files."""
     best: dict[tuple[str, float], dict] = {}
     for row in rows:
@@ -162,13 +162,13 @@ def _reach(row: dict) -> tuple[float, int]:
 
 def tidy_games(rows: Iterable[dict]) -> list[dict]:
     """Rows of an unfinished run, each once."""
-    return kept(row_of(row, "an earlier run") for row in rows)
+    return farthest_rows(row_of(row, "an earlier run") for row in rows)
 
 
 def merged(rows: Iterable[dict]) -> list[dict]:
     """One row a video. No second is told twice: of rows that overlap, the earlier one counts."""
     whole: dict[str, dict] = {}
-    for row in kept(rows):
+    for row in farthest_rows(rows):
         one = whole.setdefault(row["video"], {**row, "items": []})
         last = max((item["end_time"] for item in one["items"]), default=-math.inf)
         one["items"] += sorted(

@@ -12,7 +12,7 @@ from dataclasses import replace
 from swwatch.config import read_settings
 from swwatch.data.annotations import read_jsonl, write_atomic
 from swwatch.evaluate.caption.settings import CONFIG
-from swwatch.evaluate.disturb.settings import DisturbSettings, Row, find_checkpoints
+from swwatch.evaluate.disturb.settings import DisturbSettings, ModelRuns, find_checkpoints
 from swwatch.launch.ranks import Alone
 from swwatch.paths import only_one_writes
 from swwatch.policies.speak import check_schedule, parse_schedule
@@ -33,7 +33,7 @@ def main(argv: list[str]) -> int:
     return 0
 
 
-def tabulate(rows: list[Row], schedules: list[str], records: list[dict], settings: DisturbSettings) -> None:
+def tabulate(rows: list[ModelRuns], schedules: list[str], records: list[dict], settings: DisturbSettings) -> None:
     """Write the table of all runs in three forms, and show it."""
     from swwatch.evaluate.disturb.table import build_table
     from swwatch.evaluate.disturb.text import disturbance_markdown, disturbance_text
@@ -46,7 +46,9 @@ def tabulate(rows: list[Row], schedules: list[str], records: list[dict], setting
     print(f"\n{text}\ntable in {folder / 'disturbance.json'}, .md and .txt")
 
 
-def run_all(models: list[Row], schedules: list[str], settings: DisturbSettings, records: list[dict]) -> list[Row]:
+def run_all(
+    models: list[ModelRuns], schedules: list[str], settings: DisturbSettings, records: list[dict]
+) -> list[ModelRuns]:
     """Evaluate every model under its own schedule and, unless it is offline, under each of `schedules`.
 
     Returns:

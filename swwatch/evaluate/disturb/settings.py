@@ -38,7 +38,7 @@ class DisturbSettings(EvalSettings):
 
 
 @dataclass(frozen=True)
-class Row:
+class ModelRuns:
     """A model and its runs.
 
     Attributes:
@@ -60,7 +60,7 @@ class Row:
         return folder / f"{self.name}_{re.sub(r'[^a-z0-9-]+', '-', schedule)}_infer.json"
 
 
-def find_checkpoints(models: list[str]) -> list[Row]:
+def find_checkpoints(models: list[str]) -> list[ModelRuns]:
     """What the models know of themselves, before any of them is loaded.
 
     Raises:
@@ -75,7 +75,7 @@ def find_checkpoints(models: list[str]) -> list[Row]:
         chat, name = is_chat(known.variant), name if known.variant in name else f"{known.variant}-{name}"
         trained = "turns" if chat else str(known.schedule)
         offline = chat or variants.get(known.variant).speaks is Speaks.OFFLINE
-        found.append(Row(name, known.variant, path, trained, offline))
+        found.append(ModelRuns(name, known.variant, path, trained, offline))
     return found
 
 

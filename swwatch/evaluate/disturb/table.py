@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from swwatch.errors import UserError
-from swwatch.evaluate.disturb.settings import Row
+from swwatch.evaluate.disturb.settings import ModelRuns
 from swwatch.evaluate.run_files import read_run
 from swwatch.metrics.captions import bleu_counts
 from swwatch.metrics.paper import paper_disturbed
@@ -24,7 +24,7 @@ PAPER = "the paper's: Qwen2.5-VL-3B on PE-Video, trained with wait-k:3, no yards
 
 
 def build_table(
-    rows: list[Row], schedules: list[str], records: Mapping[str, Mapping], metrics: list[str] | None = None
+    rows: list[ModelRuns], schedules: list[str], records: Mapping[str, Mapping], metrics: list[str] | None = None
 ) -> dict:
     """The table as JSON values.
 

@@ -14,7 +14,7 @@ from swwatch.evaluate.run_files import told_apart
 from swwatch.judge.asking import Judge, Verdict, work_off
 from swwatch.judge.cache import AnswerCache
 from swwatch.judge.client import ChatClient
-from swwatch.judge.pace import Pace
+from swwatch.judge.rate_limit import RateLimit
 from swwatch.judge.rubric import load_rubric
 
 
@@ -40,7 +40,7 @@ class JudgeSession:
                 key_name=settings.key_name or "--key-env",
                 timeout_s=settings.timeout_s,
                 retries=settings.retries,
-                pace=Pace(settings.requests_per_minute),
+                rate_limit=RateLimit(settings.requests_per_minute),
             )
         )
         self.rubric = load_rubric(settings.rubric)
@@ -73,7 +73,7 @@ class JudgeSession:
         bar.reset(total=len(asked))
 
         def stop() -> None:
-            if self._client.pace.stop():
+            if self._client.rate_limit.stop():
                 bar.write("stopping: waiting for the answers under way; what was answered is kept", file=sys.stderr)
 
         def on_done(verdict: Verdict) -> None:

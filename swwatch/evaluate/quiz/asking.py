@@ -22,7 +22,7 @@ from swwatch.engine.requests import Run, drive
 from swwatch.engine.source import Step
 from swwatch.engine.turns import TurnSession
 from swwatch.errors import UserError
-from swwatch.evaluate.quiz.frames import Shown, read_shown, span
+from swwatch.evaluate.quiz.frames import ShownFrames, read_shown, span
 from swwatch.evaluate.quiz.items import Item
 from swwatch.evaluate.quiz.tasks import Task
 from swwatch.model.loading import Loaded
@@ -127,7 +127,7 @@ class Plain:
             seconds = float(shown.times_s[0]), float(shown.times_s[-1]) + 1 / self.fps
             yield item, choose(logits, tokens, len(shown.frames), seconds)
 
-    def logits(self, item: Item, shown: Shown) -> tuple[torch.Tensor, dict[str, int]]:
+    def logits(self, item: Item, shown: ShownFrames) -> tuple[torch.Tensor, dict[str, int]]:
         """(V,) logits of the answer, and the tokens of the choices."""
         model, beginning = self.loaded.model, choice_tokens(self.loaded.tokenizer, self.task, item.choices)
         video, grid = self._look(shown)
@@ -144,7 +144,7 @@ class Plain:
         """A frame in the size that `encode` would give it, which then leaves it as it is."""
         return self.encoder.resize(frame[None], num_frames)[0].permute(1, 2, 0).numpy()
 
-    def _look(self, shown: Shown) -> tuple[torch.Tensor, tuple[int, int, int]]:
+    def _look(self, shown: ShownFrames) -> tuple[torch.Tensor, tuple[int, int, int]]:
         """Embeddings of a clip, and its grid after the merge."""
         seen, size, count = [], (0, 0), PATCHES_AT_ONCE * FRAMES_PER_STEP
         for first in range(0, len(shown.frames), count):

@@ -21,7 +21,7 @@ TOLERANCE_S = 1e-6
 
 
 @dataclass(frozen=True)
-class Shown:
+class ShownFrames:
     """What is shown of a video.
 
     Attributes:
@@ -67,7 +67,7 @@ def read_shown(
     fps: float = FPS,
     nframes: int | None = None,
     shrink: Shrink = lambda frame, num_frames: frame,
-) -> Shown:
+) -> ShownFrames:
     """The frames of a question.
 
     Args:
@@ -110,17 +110,17 @@ def read_shown(
     apart_s = (times_s[-1] - times_s[0]) / (len(times_s) - 1) if len(times_s) > 1 else 1 / fps
     if len(frames) % FRAMES_PER_STEP:
         frames, times_s = [*frames, frames[-1]], np.append(times_s, times_s[-1])
-    return Shown(np.stack(frames), times_s, float(apart_s * FRAMES_PER_STEP))
+    return ShownFrames(np.stack(frames), times_s, float(apart_s * FRAMES_PER_STEP))
 
 
-def _evenly(path: Path, start_s: float, end_s: float, count: int, shrink: Shrink) -> Shown:
+def _evenly(path: Path, start_s: float, end_s: float, count: int, shrink: Shrink) -> ShownFrames:
     """`count` frames of [start_s, end_s), as far as there are so many, at no fixed rate."""
     whole = start_s, None if math.isinf(end_s) else end_s
     frames = []
     for step in iter_steps(path, max_frames=None, span=whole, spread=count, fill_up=True):
         fps = step.fps
         frames += [shrink(frame, step.num_frames) for frame in step.frames]
-    return Shown(np.stack(frames), start_s + np.arange(len(frames)) / fps, FRAMES_PER_STEP / fps)
+    return ShownFrames(np.stack(frames), start_s + np.arange(len(frames)) / fps, FRAMES_PER_STEP / fps)
 
 
 def _picture(path: Path) -> np.ndarray:

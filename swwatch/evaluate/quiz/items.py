@@ -64,7 +64,7 @@ class Item:
         raise VideoError(root / self.places[0], f"there is no such {kind}")
 
 
-class Row:
+class FileRow:
     """A row of a file whose fields are checked as they are read; errors name the file and the row."""
 
     def __init__(self, values: Mapping, where: str):
@@ -112,17 +112,17 @@ class Row:
             raise self.wrong(f"no list in {' or '.join(names)}")
         return [str(text).strip() for text in found]
 
-    def rows(self, name: str) -> list["Row"]:
+    def rows(self, name: str) -> list["FileRow"]:
         found = self.values.get(name)
         if not isinstance(found, list) or not all(isinstance(row, Mapping) for row in found):
             raise self.wrong(f"no list of objects in {name}")
-        return [Row(row, f"{self.where}, {name} {i}") for i, row in enumerate(found)]
+        return [FileRow(row, f"{self.where}, {name} {i}") for i, row in enumerate(found)]
 
     def wrong(self, problem: str) -> UserError:
         return UserError(f"{self.where}: {problem}")
 
 
-def read_rows(path: Path) -> list[Row]:
+def read_rows(path: Path) -> list[FileRow]:
     """The rows of a json (a list), jsonl, csv, tsv or parquet file.
 
     Raises:
@@ -153,7 +153,7 @@ def read_rows(path: Path) -> list[Row]:
         raise UserError(f"{path}: a list of objects is wanted")
     if not found:
         raise UserError(f"{path} holds no question")
-    return [Row(row, f"{path}, row {number}") for number, row in enumerate(found, start=1)]
+    return [FileRow(row, f"{path}, row {number}") for number, row in enumerate(found, start=1)]
 
 
 def lettered(options: list[str]) -> list[str]:
@@ -165,7 +165,7 @@ def lettered(options: list[str]) -> list[str]:
 
 
 def multiple_choice(
-    row: Row, ask, options: list[str], *, key: str, video: str, places: tuple[str, ...], group: str, **more
+    row: FileRow, ask, options: list[str], *, key: str, video: str, places: tuple[str, ...], group: str, **more
 ) -> Item:
     """A question whose choices are the letters of its options.
 
@@ -180,13 +180,13 @@ def multiple_choice(
     return Item(key=key, video=video, places=places, group=group, prompt=prompt, choices=choices, **more)
 
 
-def letters_of(row: Row, options: list[str]) -> tuple[str, ...]:
+def letters_of(row: FileRow, options: list[str]) -> tuple[str, ...]:
     if not 2 <= len(options) <= len(LETTERS):
         raise row.wrong(f"{len(options)} options: from 2 to {len(LETTERS)} can be told apart")
     return tuple(LETTERS[: len(options)])
 
 
-def letter_answer(row: Row, options: list[str], name: str = "answer") -> str:
+def letter_answer(row: FileRow, options: list[str], name: str = "answer") -> str:
     """The letter of the answer, which a file may give as a letter, as "C. ..." or as the option's own words."""
     answer, letters = row.text(name).strip(), letters_of(row, options)
     bare = [
@@ -201,7 +201,7 @@ def letter_answer(row: Row, options: list[str], name: str = "answer") -> str:
     raise row.wrong(f"{name} {answer!r} is none of its {len(options)} options")
 
 
-def worded_answer(row: Row, options: list[str]) -> str:
+def worded_answer(row: FileRow, options: list[str]) -> str:
     """The letter of the answer where the file gives the option's own words, which may be a letter themselves."""
     answer, letters = row.text("answer").strip(), letters_of(row, options)
     if answer not in options:
@@ -209,7 +209,7 @@ def worded_answer(row: Row, options: list[str]) -> str:
     return letters[options.index(answer)]
 
 
-def seconds(row: Row, name: str) -> float:
+def seconds(row: FileRow, name: str) -> float:
     """A time as seconds, or written h:mm:ss or mm:ss."""
     try:
         return clock(row.text(name))

@@ -6,7 +6,7 @@ What comes after the moment of asking is never shown.
 import re
 from pathlib import Path
 
-from swwatch.evaluate.quiz.items import Item, Row, letters_of, multiple_choice, read_rows, seconds
+from swwatch.evaluate.quiz.items import FileRow, Item, letters_of, multiple_choice, read_rows, seconds
 from swwatch.evaluate.quiz.wording import Wording
 
 # modes of OVO-Bench -> their tasks. Source: constant.py of github.com/JoeLeelyf/OVO-Bench
@@ -46,7 +46,7 @@ def ovobench(data: Path, wording: Wording) -> list[Item]:
     return items
 
 
-def _forward(task: str, row: Row, test: Row, wording: Wording) -> dict:
+def _forward(task: str, row: FileRow, test: FileRow, wording: Wording) -> dict:
     end = {"end_s": test.number("realtime")}
     if task == "REC":
         prompt = wording.count.format(activity=row.text("activity"))
@@ -85,6 +85,6 @@ def streamingbench(data: Path, wording: Wording) -> list[Item]:
     return items
 
 
-def _streamed(row: Row, key: str, video: str, places: tuple[str, ...], wording: Wording) -> Item:
+def _streamed(row: FileRow, key: str, video: str, places: tuple[str, ...], wording: Wording) -> Item:
     where = {"key": key, "video": video, "places": places, "group": row.text("task_type")}
     return multiple_choice(row, wording.ask, row.texts("options"), **where, end_s=seconds(row, "time_stamp"))

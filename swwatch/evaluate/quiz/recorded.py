@@ -11,8 +11,8 @@ from pathlib import Path, PurePosixPath
 from swwatch.errors import UserError
 from swwatch.evaluate.quiz.items import (
     LETTERS,
+    FileRow,
     Item,
-    Row,
     clock,
     letters_of,
     multiple_choice,
@@ -118,7 +118,7 @@ def mvbench(data: Path, wording: Wording) -> list[Item]:
     return items
 
 
-def _mvbench_rows(data: Path) -> Iterator[tuple[str, int, Row]]:
+def _mvbench_rows(data: Path) -> Iterator[tuple[str, int, FileRow]]:
     """(task, number of the question, row)."""
     if data.suffix.lower() == ".tsv":
         for row in read_rows(data):
@@ -166,12 +166,12 @@ def longvideobench(data: Path, wording: Wording, subtitles: Path | None = None) 
     return items
 
 
-def _numbered(row: Row) -> list[str]:
+def _numbered(row: FileRow) -> list[str]:
     options = [row.text(f"option{i}") for i in range(len(LETTERS)) if f"option{i}" in row]
     return [option for option in options if option != "N/A"]
 
 
-def _spoken(path: Path, row: Row) -> str:
+def _spoken(path: Path, row: FileRow) -> str:
     """What is said in a clip, of subtitles that count from the beginning of the video that it was cut from."""
     if not path.is_file():
         return ""
@@ -223,7 +223,7 @@ def livesports(data: Path, wording: Wording) -> list[Item]:
     return items
 
 
-def _span(row: Row) -> dict:
+def _span(row: FileRow) -> dict:
     known = {"video_start": "start_s", "begin": "start_s", "video_end": "end_s", "end": "end_s"}
     found: dict[str, float] = {}
     for name, field in known.items():

@@ -11,7 +11,7 @@ from tqdm import tqdm
 
 from swwatch.data.video import iter_steps
 from swwatch.errors import UserError
-from swwatch.evaluate.report.gather import Run
+from swwatch.evaluate.report.gather import ReportedRun
 from swwatch.rules.schedule import FPS, seconds_of_step
 from swwatch.rules.systems import ELLIPSIS
 
@@ -20,7 +20,7 @@ JPEG_QUALITY = 70
 LEFT_OUT = "Left out to keep this page small (--frames N takes more)."
 
 
-def clip_data(runs: list[Run]) -> list[dict]:
+def clip_data(runs: list[ReportedRun]) -> list[dict]:
     """The clips of all runs, in the order in which the runs name them, without pictures.
 
     Returns:
@@ -49,7 +49,7 @@ def clip_data(runs: list[Run]) -> list[dict]:
 
 
 def embed_frames(
-    clips: list[dict], runs: list[Run], *, img_root: Path | None, max_clips: int | None, max_bytes: int
+    clips: list[dict], runs: list[ReportedRun], *, img_root: Path | None, max_clips: int | None, max_bytes: int
 ) -> str:
     """Give clips their `frames` (one data URI a step), or say in `no_frames` why there are none.
 
@@ -87,7 +87,7 @@ def embed_frames(
     return "" if done == len(clips) else f"{told}."
 
 
-def fps_of(run: Run) -> float:
+def fps_of(run: ReportedRun) -> float:
     """Frames a second that a run has watched."""
     return run.facts.get("settings", {}).get("fps", FPS)
 
@@ -109,7 +109,7 @@ def _jpeg(pixels) -> str:
     return "data:image/jpeg;base64," + base64.b64encode(out.getvalue()).decode("ascii")
 
 
-def _caption(run: Run, key: str) -> dict:
+def _caption(run: ReportedRun, key: str) -> dict:
     text, tokens = run.rows[key]["result"], run.tokens.get(key)
     if tokens is not None and _words("".join(token["text"] for token in tokens)) != _words(text):
         tokens = None

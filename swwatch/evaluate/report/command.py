@@ -6,7 +6,7 @@ from pathlib import Path
 from swwatch.config import REQUIRED, check_least, read_settings, setting
 from swwatch.data.annotations import write_atomic
 from swwatch.evaluate.report.clips import clip_data, embed_frames
-from swwatch.evaluate.report.gather import Run, gather
+from swwatch.evaluate.report.gather import ReportedRun, gather
 from swwatch.evaluate.report.html import page, script_json
 from swwatch.evaluate.report.markdown import markdown
 from swwatch.evaluate.report.plots import draw_all
@@ -41,7 +41,7 @@ def main(argv: list[str]) -> int:
     return 0
 
 
-def write_report(settings: ReportSettings, runs: list[Run]) -> None:
+def write_report(settings: ReportSettings, runs: list[ReportedRun]) -> None:
     """The page, the Markdown and the plots of runs."""
     tables, plots, clips = all_tables(runs), draw_all(runs), clip_data(runs)
     room = max(0, PAGE_BYTES - REST_BYTES - len(script_json(clips).encode("utf-8", "replace")))

@@ -12,7 +12,7 @@ TOKEN_FIELDS = {"step": int, "newest_visible_step": int, "t_frame_s": float, "t_
 
 
 @dataclass(frozen=True)
-class Run(RunFiles):
+class ReportedRun(RunFiles):
     """A run in a report.
 
     Attributes:
@@ -67,7 +67,7 @@ def is_number(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < float("inf")
 
 
-def gather(paths: list[Path], data: Path | None = None) -> list[Run]:
+def gather(paths: list[Path], data: Path | None = None) -> list[ReportedRun]:
     """Read the runs of a report.
 
     Args:
@@ -83,7 +83,7 @@ def gather(paths: list[Path], data: Path | None = None) -> list[Run]:
     return [replace(run, name=name) for run, name in zip(runs, names, strict=True)]
 
 
-def read_reported(path: Path, data: Path | None = None) -> Run:
+def read_reported(path: Path, data: Path | None = None) -> ReportedRun:
     """Read one run; see `gather`."""
     files = read_run(path)
     metrics_path = files.beside("metrics.json")
@@ -98,7 +98,7 @@ def read_reported(path: Path, data: Path | None = None) -> Run:
         files.problems.pop("without_reference", None)
     named = files.metrics.get("about", {}).get("data")
     found = Path(named) if named and Path(named).is_file() else None
-    return Run(path, files.rows, files.problems, path.stem.removesuffix("_infer"), data or found)
+    return ReportedRun(path, files.rows, files.problems, path.stem.removesuffix("_infer"), data or found)
 
 
 def _check_scores(metrics: dict, path: Path, rows: dict) -> None:

@@ -7,7 +7,7 @@ import re
 from html import escape
 from importlib.resources import files
 
-from swwatch.evaluate.report.gather import Run
+from swwatch.evaluate.report.gather import ReportedRun
 from swwatch.evaluate.report.plots import Plot
 from swwatch.evaluate.report.tables import Table, sentence
 from swwatch.metrics.paper import AS_IT_IS
@@ -15,7 +15,7 @@ from swwatch.metrics.paper import AS_IT_IS
 NOTES_SHOWN = 6  # more notes of one table are folded away
 
 
-def page(runs: list[Run], tables: list[Table], plots: list[Plot], clips: list[dict], frames_note: str) -> str:
+def page(runs: list[ReportedRun], tables: list[Table], plots: list[Plot], clips: list[dict], frames_note: str) -> str:
     """The whole page as text. All that comes from the runs is escaped; a content policy forbids all but our script."""
     part = {table.key: table_html(table) for table in tables}
     script = _resource("browser.js")

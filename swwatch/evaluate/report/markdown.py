@@ -2,7 +2,7 @@
 
 import re
 
-from swwatch.evaluate.report.gather import Run
+from swwatch.evaluate.report.gather import ReportedRun
 from swwatch.evaluate.report.plots import Plot
 from swwatch.evaluate.report.tables import Table, sentence
 from swwatch.metrics.tables import as_markdown
@@ -10,7 +10,7 @@ from swwatch.metrics.tables import as_markdown
 NUM_EXAMPLES = 3
 
 
-def markdown(runs: list[Run], tables: list[Table], plots: list[Plot], clips: list[dict]) -> str:
+def markdown(runs: list[ReportedRun], tables: list[Table], plots: list[Plot], clips: list[dict]) -> str:
     """The whole file as text; all that comes from the runs is escaped."""
     parts = ["# swwatch report", "\n".join(f"- **{plain(run.name)}**: {plain(sentence(run))}" for run in runs)]
     by_key = {table.key: table_markdown(table) for table in tables}
@@ -31,7 +31,7 @@ def table_markdown(table: Table) -> str:
     return f"## {table.title}\n\n{shown}" + (f"\n\n{notes}" if notes else "")
 
 
-def examples(runs: list[Run], clips: list[dict]) -> str:
+def examples(runs: list[ReportedRun], clips: list[dict]) -> str:
     """The first clips as text, each caption with a mark where a second's words begin."""
     lines = [f"## The first {min(NUM_EXAMPLES, len(clips))} of {len(clips)} clips"]
     if runs and any(run.tokens for run in runs):

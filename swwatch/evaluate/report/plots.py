@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from swwatch.evaluate.report.gather import Run
+from swwatch.evaluate.report.gather import ReportedRun
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")  # colour-blind safe (Okabe and Ito)
 DASHES = ("-", "--", ":", "-.")
@@ -44,7 +44,7 @@ class Plot:
     png: bytes
 
 
-def draw_all(runs: list[Run]) -> list[Plot]:
+def draw_all(runs: list[ReportedRun]) -> list[Plot]:
     """The plots of all runs that have traces; none where no run has."""
     traced = [run for run in runs if any(run.tokens.values())]
     if not traced:
@@ -142,7 +142,7 @@ def _share(axes: Axes, values: np.ndarray, label: str, **look) -> None:
     axes.set_ylim(0, 1.02)
 
 
-def _plot(runs: list[Run], key: str, title: str, draw: Callable, text: str) -> Plot:
+def _plot(runs: list[ReportedRun], key: str, title: str, draw: Callable, text: str) -> Plot:
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(6.4, 3.6), layout="constrained")
         FigureCanvasAgg(figure)

@@ -3,7 +3,7 @@
 import re
 from dataclasses import dataclass, field
 
-from swwatch.evaluate.report.gather import Run, is_number
+from swwatch.evaluate.report.gather import ReportedRun, is_number
 from swwatch.metrics.paper import AS_IT_IS, COLUMNS, paper_disturbed, paper_rows
 from swwatch.metrics.tables import interval
 from swwatch.rules.variants import TURNS, VARIANTS
@@ -42,14 +42,14 @@ class Table:
     num_names: int = 1
 
 
-def all_tables(runs: list[Run]) -> list[Table]:
+def all_tables(runs: list[ReportedRun]) -> list[Table]:
     """Every table that these runs have something for, in reading order."""
     made = [facts(runs), scores(runs), by_task(runs), judge(runs), toy_events(runs)]
     made += [timing(runs), timing_shares(runs), skipped(runs)]
     return [table for table in made if table is not None]
 
 
-def sentence(run: Run) -> str:
+def sentence(run: ReportedRun) -> str:
     """What was run and how many clips it concerned, in plain words."""
     variant, schedule = run.settings.get("variant"), run.settings.get("schedule")
     what = f"variant {variant}" if variant else "a variant that no file names"
@@ -65,7 +65,7 @@ def sentence(run: Run) -> str:
     return f"{what}{how}: {counts}"
 
 
-def facts(runs: list[Run]) -> Table:
+def facts(runs: list[ReportedRun]) -> Table:
     """Settings and versions, one column a run."""
     rows = []
     for part in ("settings", "about"):
@@ -79,7 +79,7 @@ def facts(runs: list[Run]) -> Table:
     return Table("runs", "What was run", ["", *(run.name for run in runs)], rows, notes, numeric=False)
 
 
-def scores(runs: list[Run]) -> Table:
+def scores(runs: list[ReportedRun]) -> Table:
     """Corpus scores of every run, beside the paper's rows of the variants that were run."""
     ours = [(run.name, *_scores_of(run)) for run in runs]
     papers = _papers([run for run in runs if not run.metrics.get("by_task")], "pe-video")
@@ -109,7 +109,7 @@ def scores(runs: list[Run]) -> Table:
     return Table("scores", title, ["", *columns], rows, notes, paper)
 
 
-def by_task(runs: list[Run]) -> Table | None:
+def by_task(runs: list[ReportedRun]) -> Table | None:
     """Scores of each sub-task, all runs of a task together; last the mean over tasks, beside the paper's."""
     having = [run for run in runs if run.metrics.get("by_task")]
     tasks = dict.fromkeys(task for run in having for task in run.metrics["by_task"])
@@ -137,7 +137,7 @@ def by_task(runs: list[Run]) -> Table | None:
     return Table("tasks", "Scores by sub-task", columns, rows, notes, paper, num_names=2)
 
 
-def toy_events(runs: list[Run]) -> Table | None:
+def toy_events(runs: list[ReportedRun]) -> Table | None:
     """How much of the toy world's events was told right: shares (fractions) in percent, counts as they are."""
     flat = {run.name: flatten(run.metrics["toy_events"]) for run in runs if run.metrics.get("toy_events")}
     ends = {run.name: flatten(run.metrics.get("toy_ci95") or {}) for run in runs}
@@ -148,7 +148,7 @@ def toy_events(runs: list[Run]) -> Table | None:
     return Table("toy", "Toy world: what was told right", ["", *flat], rows, notes) if rows else None
 
 
-def timing(runs: list[Run]) -> Table | None:
+def timing(runs: list[ReportedRun]) -> Table | None:
     """The distributions of the timing summary (whatever holds a median), one row a metric and run."""
     flat = {run.name: flatten(_timing(run), stop="median") for run in runs}
     having = [
@@ -164,7 +164,7 @@ def timing(runs: list[Run]) -> Table | None:
     return Table("timing", "Timing", ["", "run", *map(_words, columns)], rows, _definitions(runs), num_names=2)
 
 
-def timing_shares(runs: list[Run]) -> Table | None:
+def timing_shares(runs: list[ReportedRun]) -> Table | None:
     """The timing summary's counts and shares, one column a run; what it says in words comes below."""
     flat = {run.name: flatten(_timing(run), stop="median") for run in runs if _timing(run)}
     names = [name for name in _keys(flat) if any(is_number(values.get(name)) for values in flat.values())]
@@ -179,7 +179,7 @@ def timing_shares(runs: list[Run]) -> Table | None:
     return Table("timing-shares", "Timing: counts and shares", ["", *flat], rows, notes) if rows else None
 
 
-def judge(runs: list[Run]) -> Table | None:
+def judge(runs: list[ReportedRun]) -> Table | None:
     """Who judged the fluency, and of how many captions."""
     asked = [run for run in runs if run.judge]
     if not asked:
@@ -190,7 +190,7 @@ def judge(runs: list[Run]) -> Table | None:
     return Table("judge", "The judge of fluency", columns, rows, numeric=False)
 
 
-def skipped(runs: list[Run]) -> Table | None:
+def skipped(runs: list[ReportedRun]) -> Table | None:
     """The clips that could not be read, with the reasons."""
     rows = [
         [str(line.get("video_id")), run.name, _plain(line.get("path")), _plain(line.get("reason"))]
@@ -222,12 +222,12 @@ def _said_by(texts: dict[str, list[str]], num_runs: int) -> list[str]:
     return [text if len(names) == num_runs else f"{', '.join(names)}: {text}" for text, names in texts.items()]
 
 
-def _timing(run: Run) -> dict:
+def _timing(run: ReportedRun) -> dict:
     """The summary without what is told elsewhere."""
     return {k: v for k, v in (run.metrics.get("timing") or {}).items() if k not in ("definitions", "per_clip")}
 
 
-def _definitions(runs: list[Run]) -> list[str]:
+def _definitions(runs: list[ReportedRun]) -> list[str]:
     told = {}
     for run in runs:
         told |= flatten((run.metrics.get("timing") or {}).get("definitions") or {})
@@ -242,7 +242,7 @@ def _keys(flat: dict[str, dict]) -> list[str]:
     return list(dict.fromkeys(name for values in flat.values() for name in values))
 
 
-def _scores_of(run: Run) -> tuple[dict, dict]:
+def _scores_of(run: ReportedRun) -> tuple[dict, dict]:
     """Corpus values and confidence intervals of a run, the judge's among them."""
     values, ci95 = dict(run.metrics["scores"]["corpus"]), dict(run.metrics["scores"].get("ci95") or {})
     if is_number(run.judge.get("fluency")):
@@ -272,13 +272,13 @@ def _hundredths(value: float | None) -> str:
     return f"{value:.2f}" if is_number(value) else NONE
 
 
-def _papers(runs: list[Run], task: str) -> list[tuple[str, dict[str, float]]]:
+def _papers(runs: list[ReportedRun], task: str) -> list[tuple[str, dict[str, float]]]:
     """The paper's rows of the variants among these runs."""
     variants = dict.fromkeys(run.settings.get("variant") for run in runs)
     return [row for variant in variants if variant in ROWS for row in paper_rows(variant, task)]
 
 
-def _disturbed(runs: list[Run]) -> list[str]:
+def _disturbed(runs: list[ReportedRun]) -> list[str]:
     """What the paper says of the variants that were run under a schedule other than wait-k."""
     notes = []
     for variant in dict.fromkeys(run.settings.get("variant") for run in runs if _is_disturbed(run)):
@@ -290,11 +290,11 @@ def _disturbed(runs: list[Run]) -> list[str]:
     return notes
 
 
-def _is_disturbed(run: Run) -> bool:
+def _is_disturbed(run: ReportedRun) -> bool:
     return not str(run.settings.get("schedule", "wait-k")).startswith("wait-k")
 
 
-def _has(run: Run, task: str) -> bool:
+def _has(run: ReportedRun, task: str) -> bool:
     return isinstance((run.metrics.get("by_task") or {}).get(task), dict)
 
 

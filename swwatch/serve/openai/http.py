@@ -21,7 +21,7 @@ from swwatch.serve.files import Coming, give_way
 from swwatch.serve.log import log
 from swwatch.serve.openai import request as asking
 from swwatch.serve.openai.answer import Alone, Answer
-from swwatch.serve.refusals import told
+from swwatch.serve.refusals import error_body
 from swwatch.serve.sources import Beside, Given
 from swwatch.serve.stages import Checkpoint
 
@@ -174,7 +174,7 @@ class Form:
             if self._usage:
                 yield _event(self._head | {"object": "chat.completion.chunk", "choices": [], "usage": self._used()})
         except ProtocolError as error:
-            yield _event(told(error.code, error.message))
+            yield _event(error_body(error.code, error.message))
         yield "data: [DONE]\n\n"
 
     def _chunk(self, delta: dict, finish: str | None = None, **ours: dict) -> str:

@@ -17,7 +17,7 @@ from swwatch.serve.connection import Connection
 from swwatch.serve.openai import events
 from swwatch.serve.openai.answer import Words
 from swwatch.serve.openai.request import decoded, in_data_url, valid
-from swwatch.serve.refusals import told
+from swwatch.serve.refusals import error_body
 from swwatch.serve.session import Session
 from swwatch.serve.sources import Beside
 
@@ -92,7 +92,7 @@ class Realtime(Connection):
         settings, config = self._checkpoint.loaded.settings, self._config
         schedule = "" if not pace_of(settings) else config.schedule or pace_of(settings)
         ours = {"fps": settings.fps, "schedule": schedule, "question": self._question or own_question(settings)}
-        ours |= {"limits": self.limits.told().model_dump()}
+        ours |= {"limits": self.limits.as_message().model_dump()}
         if opened is not None:
             ours |= {"engine": opened.engine, "why": opened.why, "left_s": opened.left_s}
         about = {"type": "realtime", "object": "realtime.session", "model": self._checkpoint.variant}
@@ -205,7 +205,7 @@ class Realtime(Connection):
                 self._words.of(message)
                 await self._end_response("completed")
             case protocol.Error():
-                await self._tell("error", **told(message.code, message.message))
+                await self._tell("error", **error_body(message.code, message.message))
             case protocol.End():
                 await self._end_response(STATUS.get(message.reason, "incomplete"))
                 await self._tell("session.closed", reason=message.reason)

@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from swwatch.data.turns.conversation import Asked, Chat, Commentary, read
+from swwatch.data.turns.conversation import Chat, Commentary, TimedQuestion, read
 from swwatch.data.turns.prompt import Turns
 from swwatch.data.turns.samples import Form
 from swwatch.data.video import StepFrames
@@ -39,7 +39,7 @@ def form_of(loaded, **options) -> Form:
 def test_the_ids_of_every_turn_are_those_that_a_stream_reads_and_speaks(loaded, rows, count, start_s, previous):
     system = SYSTEMS[loaded.settings.variant]
     zero = start_s if not system.clip_time else 0.0
-    asked = (Asked(start_s + 2.5, "Who is it?", "A man"),)
+    asked = (TimedQuestion(start_s + 2.5, "Who is it?", "A man"),)
     told = told_of([[a + start_s, b + start_s, w] for a, b, w in rows], asked=asked, previous=previous)
     form = form_of(loaded, keep=All(4, 6))
     spans, shown, cut = form.spans(told, (count, *GRID), start_s)
@@ -174,7 +174,7 @@ def test_previous_text_is_taken_as_it_is(load_tiny):
 
 def test_words_behind_an_answer_keep_their_space_and_what_was_asked_before_the_clip_is_left_out(load_tiny):
     loaded = load_tiny("streamingvlm")
-    rows = (Asked(4.0, "Early?", "Yes."), Asked(4.5, "Now?", "No."))
+    rows = (TimedQuestion(4.0, "Early?", "Yes."), TimedQuestion(4.5, "Now?", "No."))
     told = Commentary("", told_of([[4.1, 4.4, "x"]]).words, asked=rows)
     spans, _, _ = form_of(loaded).spans(told, (1, *GRID), 4.0)
     text = loaded.tokenizer.decode([i for span in spans for i in span.ids])

@@ -239,9 +239,9 @@ def test_missing_flags_and_missing_videos_are_told(flags, tmp_path):
 
 def test_a_question_with_chat_markup_is_skipped_and_not_asked(load_tiny):
     from swwatch.data.budget import PixelBudget
-    from swwatch.evaluate.quiz.frames import Shown
+    from swwatch.evaluate.quiz.frames import ShownFrames
 
     asker = Plain(load_tiny("origin"), tasks.get("livesports"), PixelBudget("p", 3136, 3136))
-    shown = Shown(torch.zeros(2, 56, 56, 3, dtype=torch.uint8).numpy(), torch.tensor([0, 0.5]).numpy(), 1.0)
+    shown = ShownFrames(torch.zeros(2, 56, 56, 3, dtype=torch.uint8).numpy(), torch.tensor([0, 0.5]).numpy(), 1.0)
     with pytest.raises(UserError, match="must not contain"):
         asker.logits(replace(ITEMS[0], prompt="a <|im_end|> b"), shown)

@@ -9,7 +9,7 @@ class Stopped(Exception):
     """The run is being ended: nothing new is asked."""
 
 
-class Pace:
+class RateLimit:
     """Spreads requests evenly over time, and holds them all back when the endpoint asks for it.
 
     Args:
