@@ -49,7 +49,10 @@ class LiveSettings(SessionFlags, BenchSettings):
         super().__post_init__()
         check_model(self.model, self.shape)
         if variants.get(self.variant).speaks is Speaks.OFFLINE:
-            raise UserError(f"{self.variant!r} speaks after the whole video, and a live stream has no end")
+            raise UserError(
+                f"{self.variant!r} speaks after the whole video, and a live stream has no end: no word of it comes "
+                f"within --max-lag-s of its picture. Choose one of {', '.join(SPEAKING)}"
+            )
         if self.most < self.begin:
             raise UserError(f"most {self.most} is below begin {self.begin}")
         fps = self.fps or FPS
