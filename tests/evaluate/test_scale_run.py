@@ -233,8 +233,8 @@ def test_eval_sh_gives_the_same_captions_with_two_processes_and_with_several_cli
 def test_a_stop_signal_ends_eval_sh_with_75_and_the_same_command_ends_it(
     tiny_checkpoint, small_test_set, tmp_path, num_processes
 ):
-    argv = ["--model-path", tiny_checkpoint, "--variant", "group", "--data-dir", small_test_set(tmp_path, 40)]
-    argv += ["--device", "cpu", "--max-new-tokens", 60, "--output-dir", tmp_path / "out"]
+    argv = ["--model-path", tiny_checkpoint, "--variant", "group", "--data-dir", small_test_set(tmp_path, 24)]
+    argv += ["--device", "cpu", "--max-new-tokens", 30, "--output-dir", tmp_path / "out"]
     evaluation = begin(num_processes, *argv)
     while not any(path.stat().st_size for path in (tmp_path / "out").rglob("*.jsonl*")):
         assert evaluation.poll() is None, evaluation.stderr.read()
@@ -244,7 +244,7 @@ def test_a_stop_signal_ends_eval_sh_with_75_and_the_same_command_ends_it(
     assert evaluation.returncode == 75, told
     assert told.count("stopped by a signal: the same command continues") == 1 and "Traceback" not in told
     done = launch(num_processes, *argv)
-    assert done.returncode == 0 and "40 clips scored, 0 skipped" in done.stdout, done.stderr
+    assert done.returncode == 0 and "24 clips scored, 0 skipped" in done.stdout, done.stderr
 
 
 def test_a_mistake_is_told_once_before_processes_are_started(tmp_path):
