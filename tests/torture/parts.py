@@ -209,6 +209,8 @@ FORMS = {
     "ts": {},
     "avi": {"codec": "mpeg4"},
     "mov": {"codec": "mpeg4"},
+    "h264": {},
+    "gif": {"codec": "gif", "pix_fmt": "gray"},
 }
 
 
