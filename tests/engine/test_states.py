@@ -78,13 +78,17 @@ CASES += [(name, "fused", {"keep": keep}) for name, keep in kept(Speaks.PARALLEL
 CASES += [(name, "serial", {"keep": keep}) for name, keep in kept(Speaks.TURNS)]
 CASES += [("group", "fused", {"schedule": parse_schedule("sved:3:alpha=1")})]
 CASES += [("interleave", "serial", {"schedule": parse_schedule("change:2:share=1")})]
+CASES += [("overlap", "fused", {"schedule": parse_schedule("pace:2")})]
+LEARNED = [("group", "fused", "gate:2:floor=0.003"), ("interleave", "serial", "head:2:floor=0.3")]
+CASES += [(name, engine, {"schedule": parse_schedule(text)}) for name, engine, text in LEARNED]
 
 
 @pytest.mark.parametrize(("variant", "engine", "options"), CASES, ids=lambda value: str(value)[:30])
 def test_a_saved_session_goes_on_in_a_newly_loaded_model(
     load_tiny, tiny_checkpoint, tmp_path, variant, engine, options
 ):
-    loaded = load_tiny(variant)
+    trained = {} if not (speak := options.get("schedule")) or not speak.learned else {"schedule": f"{speak.name}:2"}
+    loaded = load_tiny(variant, **trained)
     stream = random_stream(loaded, SIZES, answer_len=0)
     steps, ask = steps_of(stream), Ask((*loaded.markup.suffix, 7, 8, loaded.markup.vision_start), "What now")
     whole, first = (open_one(loaded, loaded.model, stream, engine, **options) for _ in range(2))
@@ -94,7 +98,7 @@ def test_a_saved_session_goes_on_in_a_newly_loaded_model(
     torch.save(first.state(), tmp_path / "state.pt")
     spoken_until_it_waits(loaded.model, first, Arriving(steps[5:], True, []))  # which does not touch what was saved
 
-    fresh = tiny_loader(tiny_checkpoint)(variant)
+    fresh = tiny_loader(tiny_checkpoint)(variant, **trained)
     second = open_one(fresh, fresh.model, stream, engine, **options)
     second.restore(torch.load(tmp_path / "state.pt", weights_only=True))
     expected = spoken_until_it_waits(loaded.model, whole, Arriving(steps[5:], True, []))

@@ -35,7 +35,8 @@ INFO = {
 
 
 class ScriptedServer:
-    """Speaks three words of TEXT after every second frame; livecc in turns, of which every third is silent.
+    """Speaks three words of TEXT after every second frame; livecc in turns, of which every third is silent; where
+    `decides` is set, it decides to be silent at every second step. Of step 1 a half is looked at, of step 2 nothing.
 
     Attributes:
         got: every text message that came in; `frames`: (number, timestamp, first bytes) of every frame.
@@ -47,7 +48,7 @@ class ScriptedServer:
     def __init__(self):
         self.got: list[dict] = []
         self.frames: list[tuple[int, float, bytes]] = []
-        self.slow, self.break_after, self.token = 0.0, 0, None
+        self.slow, self.break_after, self.token, self.decides = 0.0, 0, None, False
         self.sessions: dict[str, Session] = {}
         self.ready = threading.Event()
         self.thread = threading.Thread(target=lambda: asyncio.run(self._serve()), daemon=True)
@@ -90,6 +91,7 @@ class ScriptedServer:
             self.got.append(message)
             if message["type"] == "open":
                 session = self.sessions.get(message.get("resume")) or Session(message, len(self.sessions))
+                session.decides = self.decides
                 self.sessions[session.name] = session
                 await session.attach(socket, message)
             elif message["type"] == "ask":
@@ -145,10 +147,13 @@ class Session:
         if self.frames % 2:
             return
         step, self.steps = self.steps, self.steps + 1
-        seen = {"grid": [2, 2], "kept": [0, 3]} if step == 1 else {"grid": None, "kept": None}
+        kept = {1: [0, 3], 2: []}.get(step)
+        seen = {"grid": None if kept is None else [2, 2], "kept": kept}
         await self.tell(type="watched", step=step, arrival_s=self.now, t_s=self.now + 0.1, **seen)
         if self.open["variant"] == "livecc":
             await self.take_turn(step)
+        elif self.decides and step % 2:
+            await self.tell(type="decided", step=step, tokens=0, t_s=self.now + 0.1, why={"not_yet": 0.9})
         elif not self.silent:
             await self.speak(3, step)
         stats = {"frames_in": self.frames, "frames_dropped": 0, "steps_watched": self.steps, "steps_queued": 0}

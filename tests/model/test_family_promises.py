@@ -19,6 +19,7 @@ from tests.engine import test_turns as turns
 from tests.helpers.streams import Paced, full_forward, random_stream, spoken_by
 from tests.helpers.tiny import SIZES, tiny_loader
 from tests.narrate import test_words as words
+from tests.policies import test_learned as learned
 from tests.policies import test_seam as seam
 
 PARALLEL = speaking(Speaks.PARALLEL)
@@ -73,6 +74,11 @@ def test_engines_and_batches_agree(world, variant, see, speak):
         seam.test_p2_engines_agree(world, variant, see, speak)
     if variant in (*FEW, "origin"):
         seam.test_p9_sessions_together_say_what_each_says_alone(world, variant, see)
+
+
+@pytest.mark.parametrize(("variant", "name"), [("group", "gate"), ("interleave", "head")])
+def test_a_model_decides_behind_the_end_of_each_picture_as_it_was_trained(load_tiny, variant, name):
+    learned.test_p1_words_and_decisions_of_a_stream_are_those_of_the_training_sample(load_tiny, variant, name)
 
 
 @pytest.mark.parametrize("variant", ["origin", "batch"])

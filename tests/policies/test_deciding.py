@@ -279,6 +279,34 @@ def test_p3_later_frames_change_no_earlier_decision(load_tiny, variant, text):
     assert early and early == others[: len(early)]
 
 
+SILENT = ["change:2", "pace:2", "gate:2:floor=0", "head:2:floor=0"]  # sved keeps all, and is refused with a window
+
+
+@pytest.mark.parametrize("steps", [60, pytest.param(10_000, marks=pytest.mark.long)])
+@pytest.mark.parametrize("text", SILENT)
+def test_p12_a_long_silence_keeps_memory_flat(load_tiny, text, steps):
+    """Pictures that are alike, by a clock that is always late."""
+    learned = parse_schedule(text).learned
+    loaded = load_tiny("group", schedule=text.rpartition(":")[0]) if learned else load_tiny("group")
+    stream = random_stream(loaded, [(1, 2)])
+    sizes, silent, clock = [], 0, TokenClock()
+    clock.now_s = 1e6
+    source = FileSource(
+        (Step(stream.pixels[0], stream.grids[0], i + 0.5) for i in range(steps)), lambda step: step, clock
+    )
+    session = Session(
+        loaded.model, stream.prompt, schedule=parse_schedule(text), clock=clock, keep="window:5", choose=Greedy(1.0, 4)
+    )
+    for event in drive(loaded.model, session.run(source)):
+        if isinstance(event, Decided):
+            silent += event.num_tokens == 0
+            kept = session.decider.state()["own"].values()
+            sizes.append((session.cache.nbytes, session.num_pending, sum(len(part) for part in kept)))
+    assert silent >= steps - 1 and session.num_spoken <= 4, "the rest comes when the stream has ended"
+    assert sizes[20][:2] == sizes[-1][:2], "what is watched goes, and nothing waits to be said"
+    assert sizes[-1][2] <= 120, "a policy remembers no more than it says"
+
+
 def test_where_an_answer_is_over_another_begins_when_words_are_due(load_tiny):
     loaded = load_tiny("group")
     stream = scenes(loaded)

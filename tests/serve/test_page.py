@@ -274,6 +274,26 @@ def test_chat_turns_are_shown_with_their_seconds_and_silence(visit, scripted):
     assert "of them silent" in page.js("document.querySelector('.timeline').ariaLabel")
 
 
+def test_silence_that_is_decided_and_what_is_not_looked_at_are_on_the_timeline(visit, scripted):
+    scripted.decides = True
+    page = visit(scripted.url)
+    page.click("#start")
+    page.wait("document.querySelectorAll('.timeline .turn.silent').length >= 2")
+    assert page.js("document.querySelector('.silence').ariaLabel") == "silent from 1 to 2 s"
+    page.click("#finish")
+    state(page, "closed")
+    bars = "[...document.querySelectorAll('.timeline .step{}')].map(bar => bar.height.baseVal.value)"
+    assert page.js(bars.format(".unseen"))[:2] == [10, 10], "steps 1 and 2, of which not all was looked at"
+    assert page.js(bars.format(":not(.unseen)"))[:3] == [10, 5, 10], (
+        "step 0, half of step 1, nothing of step 2, step 3"
+    )
+    told = page.js("document.querySelector('.timeline').ariaLabel")
+    assert "steps seen (1 in part, 1 not looked at)" in told and "steps silent" in told
+    page.click("summary:has(~ .scroll)")
+    table = page.js("document.querySelector('.scroll table').textContent")
+    assert "(50 %)" in table and "(0 %)" in table and "silent about 1–2 s" in table
+
+
 def test_a_broken_socket_is_shown_and_nothing_is_lost_or_doubled(visit, scripted):
     scripted.break_after = 5
     page = visit(scripted.url)

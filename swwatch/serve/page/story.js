@@ -11,7 +11,7 @@ export class Story {
     this.words = [];
     this.frames = []; // {s, taken}
     this.fps = 2; // frames a second of the model's grid, two make a step
-    this.steps = []; // {step, arrival, t}
+    this.steps = []; // {step, arrival, t, grid, kept, share}, the share of its picture that was looked at
     this.drops = []; // {s, steps, reason}
     this.turns = []; // {start, end, silent}, of a model that speaks in turns
     this.silences = []; // {start, end, said}, of a schedule that decides
@@ -105,7 +105,9 @@ export class Story {
   }
 
   on_watched(event) {
-    const item = { step: event.step, arrival: event.arrival_s, t: event.t_s, grid: event.grid, kept: event.kept };
+    const { grid, kept } = event;
+    const share = kept ? kept.length / (grid[0] * grid[1]) : 1;
+    const item = { step: event.step, arrival: event.arrival_s, t: event.t_s, grid, kept, share };
     this.steps.push(item);
     this.#reach(item.t);
     return { kind: "step", item };
@@ -155,7 +157,7 @@ export class Story {
       return rows[index];
     };
     for (const { s } of this.frames) row(s).frames += 1;
-    for (const { step, t } of this.steps) row(t).seen.push(this.#second(step + 1));
+    for (const { step, t, share } of this.steps) row(t).seen.push(`${this.#second(step + 1)}${share < 1 ? ` (${Math.round(100 * share)} %)` : ""}`);
     for (const { text, said } of this.words) row(said).words.push(text);
     for (const { silent, said, start, end } of this.turns) if (silent) row(said).words.push(`(silent about ${start}–${end} s)`);
     for (const { said, start, end } of this.silences) row(said).words.push(`(silent about ${start}–${end} s)`);
@@ -167,8 +169,11 @@ export class Story {
   summary() {
     const taken = this.frames.filter((frame) => frame.taken).length;
     const frames = this.frames.length ? `${taken} of ${this.frames.length} frames taken, ` : "";
+    const unseen = this.steps.filter(({ share }) => !share).length;
+    const partly = this.steps.filter(({ share }) => share > 0 && share < 1).length;
+    const looked = unseen + partly ? ` (${partly} in part, ${unseen} not looked at)` : "";
     const turns = this.turns.length ? `${this.turns.length} turns, ${this.turns.filter(({ silent }) => silent).length} of them silent, ` : "";
     const silent = this.silences.length ? `${this.silences.length} steps silent, ` : "";
-    return `${this.now.toFixed(0)} seconds: ${frames}${this.steps.length} steps seen, ${turns}${this.words.length} words spoken, ${silent}${this.dropped} steps dropped.`;
+    return `${this.now.toFixed(0)} seconds: ${frames}${this.steps.length} steps seen${looked}, ${turns}${this.words.length} words spoken, ${silent}${this.dropped} steps dropped.`;
   }
 }

@@ -1,4 +1,5 @@
-// The timeline of one session: frames arrived, steps seen, words spoken, steps dropped, over the seconds of the stream.
+// The timeline of one session: frames arrived, steps seen and how much of them, words spoken and silence decided, steps
+// dropped, over the seconds of the stream.
 
 import { draw, make } from "./dom.js";
 
@@ -31,11 +32,14 @@ export class Timeline {
     const parts = [...this.#axis(from, to, x, width), ...this.#mark(marked, x, from)];
     for (const { s, taken } of story.frames.filter(({ s }) => inside(s)))
       parts.push(draw("line", { class: taken ? "frame" : "frame lost", x1: x(s), x2: x(s), y1: y("frames") - 4, y2: y("frames") + 4 }));
-    for (const { arrival, t } of story.steps.filter(({ t }) => inside(t))) {
+    for (const { arrival, t, share } of story.steps.filter(({ t }) => inside(t))) {
       const left = x(Math.max(from, arrival));
-      parts.push(draw("rect", { class: "step", x: left, width: Math.max(4, x(t) - left), y: y("seen") - 5, height: 10, rx: 2 }));
+      const width = Math.max(4, x(t) - left);
+      if (share < 1) parts.push(draw("rect", { class: "step unseen", x: left, width, y: y("seen") - 5, height: 10, rx: 2 }));
+      if (share > 0) parts.push(draw("rect", { class: "step", x: left, width, y: y("seen") + 5 - 10 * share, height: 10 * share, rx: 2 }));
     }
-    for (const { start, end, silent } of story.turns.filter(({ end }) => end > from)) {
+    const silences = story.silences.map(({ said, start, end }) => ({ start: said, end: said + end - start, silent: true }));
+    for (const { start, end, silent } of [...story.turns, ...silences].filter(({ end }) => end > from)) {
       const left = x(Math.max(from, start));
       parts.push(draw("rect", { class: silent ? "turn silent" : "turn", x: left, width: Math.max(0, x(Math.min(to, end)) - left - 1), y: y("said") - 6, height: 12, rx: 2 }));
     }
