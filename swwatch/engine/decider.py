@@ -66,7 +66,7 @@ class Decider:
     def due(self, session, incoming: Incoming, begins: bool) -> Run:
         """Ask the policy how many tokens are due, once a step is in. Tells Decided where it decides."""
         step, needs = incoming.index, self.policy.needs
-        now = Now(step, session.arrivals[step], begins)
+        now = Now(step, session.arrivals[min(step, len(session.arrivals) - 1)], begins)  # a late end has no arrival
         if CHANGE in needs:
             now = replace(now, change=incoming.change)
         if CLOCK in needs:
