@@ -107,6 +107,8 @@ def show(events: Iterable, step_s: float, out=None) -> Iterator:
         elif isinstance(event, Turn):
             print(f" ({event.start_s:g}-{event.end_s:g} s)", end="", file=out, flush=True)
         yield event
+    if num_silent:
+        print(f"\nsilent for {num_silent} step{'s' * (num_silent > 1)}", end="", file=out)
     print(file=out, flush=True)
 
 

@@ -1,7 +1,8 @@
 """Draw the positions and the mask of a variant, as the paper's figures 2 and 3 do; or print them as text.
 
 With --seconds it is a stream without end: what is kept as time goes by, what was let go, and where the rest stands. So
-for streamingvlm and livecc always. With --see it is a video: what that policy leaves of its first steps.
+for streamingvlm and livecc always. With --see it is a video: what that policy leaves of its first steps. With
+--decided it is a stream that was: what its schedule decided, step by step.
 """
 
 from dataclasses import dataclass
@@ -71,6 +72,9 @@ class InspectSettings(VideoUnderPolicy, StreamWithoutEnd):
     answer_len: int = setting(13, "spoken tokens, <|im_end|> included")
     schedule: str = setting("wait-k:3", "wait-k:3, random:3:seed=0")
     text: bool = setting(False, "print a table of tokens instead of drawing")
+    decided: Path | None = setting(
+        None, "what swwatch stream --jsonl wrote, under a schedule that decides as it streams"
+    )
 
     def __post_init__(self):
         if self.variant != "all":
@@ -108,6 +112,10 @@ class InspectSettings(VideoUnderPolicy, StreamWithoutEnd):
 
 def main(argv: list[str]) -> int:
     settings = read_settings(InspectSettings, argv, program="swwatch inspect", about=__doc__)
+    if settings.decided is not None:
+        from swwatch.pictures.decided import show_decided
+
+        return show_decided(settings)
     if settings.see is not None:
         from swwatch.pictures.seen import show_seen
 

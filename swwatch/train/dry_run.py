@@ -69,11 +69,20 @@ def _speech(sample: Sample, tokenizer, steps: int = 4) -> str:
     for step in sorted(set(sample.tokens.step[learned].tolist()))[:steps]:
         ids = sample.input_ids[learned & (sample.tokens.step == step)]
         said.append(f"{step + 1}: {tokenizer.decode(ids)!r}")
-    return "said in step " + ", ".join(said)
+    decided = sample.decisions
+    silent = (
+        ""
+        if decided is None
+        else f"; not yet at {int((decided < 0).sum())} steps, begins at {int((decided > 0).sum())}"
+    )
+    return "said in step " + ", ".join(said) + silent
 
 
 def _picture(settings: TrainSettings, sample: Sample) -> Path:
     path = settings.output_dir / PICTURE
     title = f"{len(sample.tokens):,} tokens, the first training sample"
-    draw(settings.variant, sample.tokens, path, title, counts=sample.labels != IGNORED)
+    counts = sample.labels != IGNORED
+    if sample.decisions is not None:
+        counts = counts | (sample.decisions != 0)
+    draw(settings.variant, sample.tokens, path, title, counts=counts)
     return path

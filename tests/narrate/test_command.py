@@ -87,6 +87,8 @@ def test_a_schedule_that_decides_tells_its_silence_and_what_a_model_cannot_is_re
         assert "'interleave' cannot speak by sved" in capsys.readouterr().err
         assert run(tiny_checkpoint, clip, "--variant", "livecc", "--schedule", "pace") == 2
         assert "by no schedule" in capsys.readouterr().err
+        assert run(tiny_checkpoint, clip, "--schedule", "head:5") == 2
+        assert "never learned to speak by head" in capsys.readouterr().err
         assert run(tiny_checkpoint, clip, "--variant", "livecc", "--fps", "3") == 2
         assert "a turn of 1 s is 1.5 patches" in capsys.readouterr().err
 

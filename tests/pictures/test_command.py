@@ -1,5 +1,7 @@
 """Pictures and tables of a variant say what the layout says."""
 
+import json
+
 import numpy as np
 import pytest
 
@@ -75,3 +77,21 @@ def test_what_was_dropped_is_grey_and_the_rest_as_it_is():
 def test_a_policy_needs_a_video_and_a_model(flags, what):
     with pytest.raises(UserError, match=what):
         main(flags)
+
+
+def test_what_a_schedule_decided_is_drawn_from_what_a_stream_told(tmp_path, capsys):
+    told = [{"event": "watched", "step": i, "arrival_s": i + 0.5, "t_s": i + 0.6} for i in range(4)]
+    told += [{"event": "decided", "step": i, "num_tokens": 2 * (i == 1), "why": {"not_yet": 0.9}} for i in range(4)]
+    told += [{"step": 1, "token_id": 7, "text": " a"}, {"step": 1, "token_id": 8, "text": " cat"}]
+    jsonl, out = tmp_path / "gate.jsonl", tmp_path / "drawn"
+    jsonl.write_text("\n".join(map(json.dumps, told)), encoding="utf-8")
+    assert main(["--decided", str(jsonl), "--out", str(out)]) == 0
+    assert capsys.readouterr().out.strip() == str(out / "gate.png") and (out / "gate.png").stat().st_size > 5000
+    for text, why in (
+        ("", "nothing was decided"),
+        ("[1]", "cannot read"),
+        (json.dumps(told[0]), "nothing was decided"),
+    ):
+        jsonl.write_text(text, encoding="utf-8")
+        with pytest.raises(UserError, match=why):
+            main(["--decided", str(jsonl)])
