@@ -1,4 +1,4 @@
-"""What a SPEAK policy decided in a stream that `swwatch stream --jsonl` wrote: tokens, silence, and by what it went."""
+"""What a SPEAK policy decided in a stream that `swwatch stream --jsonl` wrote: tokens, silence, and the reason."""
 
 import json
 from pathlib import Path
