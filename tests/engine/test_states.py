@@ -78,7 +78,7 @@ CASES += [(name, "fused", {"keep": keep}) for name, keep in kept(Speaks.PARALLEL
 CASES += [(name, "serial", {"keep": keep}) for name, keep in kept(Speaks.TURNS)]
 CASES += [("group", "fused", {"schedule": parse_schedule("sved:3:alpha=1")})]
 CASES += [("interleave", "serial", {"schedule": parse_schedule("change:2:share=1")})]
-CASES += [("overlap", "fused", {"schedule": parse_schedule("pace:2")})]
+CASES += [("overlap", "fused", {"schedule": parse_schedule("pace:2:most=2")})]
 LEARNED = [("group", "fused", "gate:2:floor=0.003"), ("interleave", "serial", "head:2:floor=0.3")]
 CASES += [(name, engine, {"schedule": parse_schedule(text)}) for name, engine, text in LEARNED]
 
