@@ -10,6 +10,7 @@ The moment is the same in every engine, so that all say the same: the next step,
 after them, sees what these words see.
 """
 
+import math
 from bisect import bisect_left
 from dataclasses import replace
 
@@ -20,7 +21,7 @@ from swwatch.engine.keeping import asked, feed, hold, moved, recall, search, thi
 from swwatch.engine.requests import Feed, Run
 from swwatch.policies.memory.pieces import TOLERANCE_S
 from swwatch.policies.memory.policy import Shown
-from swwatch.rules.layout import Kind, Layout
+from swwatch.rules.layout import KINDS, Kind, Layout
 from swwatch.rules.patch import Placed
 from swwatch.rules.variants import Variant, VideoThenText
 from swwatch.rules.visibility import SAID, WATCHED
@@ -109,6 +110,7 @@ class Forgetting:
         num_thinned: steps whose groups have been thinned.
         recalled: steps whose video has come back for a question; see _common of model.parking.
         features: step -> (W,) mean of what its patch was, of the carriers that there are.
+        memory: of a policy that merges; newest: the patch that will join it next, its rows and columns.
     """
 
     def __init__(self, session):
@@ -118,6 +120,8 @@ class Forgetting:
         self.num_thinned = 0
         self.recalled: list[int] = []
         self.features: dict[int, torch.Tensor] = {}
+        self.memory = self.keep.memory() if self.keep.merges else None
+        self.newest: tuple[torch.Tensor, int, int] | None = None
 
     def say(self, ids: list[int]) -> None:
         """Note what is said."""
@@ -157,6 +161,8 @@ class Forgetting:
             said, self.said_ids = said[stays[SAID]], [self.said_ids[i] for i in stays[SAID].tolist()]
         for step in gone:
             del placed[step]
+        if self.memory is not None:
+            stays.pop(WATCHED, None)
         if WATCHED in stays and self.keep.anew:
             self.embeds = self.embeds[stays[WATCHED].to(self.embeds.device)]
         left = len(stays[SAID][stays[SAID] < num_fed]) if SAID in stays else num_fed
@@ -164,10 +170,10 @@ class Forgetting:
         came = yield from self._recall(incoming)
         if self.keep.writes:
             yield from self._write(incoming, bool(gone))
-        if not (stays or came):
+        if not (stays or came or self.memory is not None):
             return self._thin()
         if self.keep.moves or self.keep.anew:
-            watched = cache.tokens[WATCHED]
+            watched = self._remember(incoming) if self.memory is not None else cache.tokens[WATCHED]
             variant, t_per_step = session.variant, session.model.t_per_step
             watched, said, session.cursor.rule = lay_out(variant, t_per_step, watched, said, placed)
         if self.keep.anew:
@@ -197,6 +203,30 @@ class Forgetting:
         if incoming.asks or self.session.finished:
             gone, self.recalled = [*gone, *self.recalled], []
         return gone
+
+    def _remember(self, incoming: Incoming) -> Layout:
+        """What is watched, with the memory behind the prompt in the place of all video but the newest step's. Its
+        patches count as steps before the stream. What they are goes into `embeds`."""
+        watched, placed, known = self.session.cache.tokens[WATCHED], self.session.cursor.placed, self.embeds
+        if self.newest is not None:
+            self.memory.add(*self.newest)
+        video, rows, columns = incoming.rows.where(Kind.VIDEO), *incoming.patch[:2]
+        self.newest = (incoming.embeds[video.to(known.device)], rows, columns) if rows * columns else None
+        for step in placed.keys() - {incoming.index}:
+            del placed[step]
+        patches, parts = self.memory.shown(), []
+        for step, (_, *grid) in enumerate(patches, start=-len(patches)):
+            placed[step] = Placed((0, 0, 0), *grid)
+            line = torch.full((math.prod(grid),), step)
+            where = torch.stack(torch.meshgrid(torch.arange(1), *map(torch.arange, grid), indexing="ij")).flatten(1)
+            parts.append(Layout(line * 0 + KINDS.index(Kind.VIDEO), line, line * 0 + WATCHED, line, line, where))
+        mine = watched.where(Kind.PROMPT) | (watched.step == incoming.index)
+        prompt = (watched.where(Kind.PROMPT) & (watched.step <= 0)).nonzero()[:, 0]
+        later = mine.index_fill(0, prompt, False).nonzero()[:, 0]
+        before = replace(watched[prompt], step=watched.step[prompt].clamp(max=-len(patches)))
+        embeds = [known[prompt.to(known.device)], *(patch[0] for patch in patches), known[later.to(known.device)]]
+        self.embeds, both = torch.cat(embeds), Layout.cat([before, *parts, watched[later]])
+        return replace(both, order=int(watched.order.max()) + 1 - len(both) + torch.arange(len(both)))
 
     def _carry(self, incoming: Incoming) -> Run:
         """Let one token take the place of a step's patch: it reads the patch, and then that goes."""
@@ -284,10 +314,19 @@ class Forgetting:
     def state(self) -> dict:
         """What later steps depend on, in lists and tensors."""
         facts = {"num_thinned": self.num_thinned, "recalled": list(self.recalled)}
-        return facts | {"said_ids": list(self.said_ids), "embeds": self.embeds, "features": dict(self.features)}
+        return (
+            facts
+            | {"said_ids": list(self.said_ids), "embeds": self.embeds, "features": dict(self.features)}
+            | {
+                "newest": self.newest,
+                "memory": None if self.memory is None else self.memory.state(),
+            }
+        )
 
     def load_state(self, state: dict) -> None:
         """Go on from a `state`."""
         self.said_ids, self.embeds = list(state["said_ids"]), state["embeds"]
         self.num_thinned, self.recalled = state["num_thinned"], list(state["recalled"])
-        self.features = dict(state["features"])
+        self.features, self.newest = dict(state["features"]), state["newest"]
+        if self.memory is not None:
+            self.memory.load_state(state["memory"])

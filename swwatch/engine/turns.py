@@ -17,7 +17,7 @@ from swwatch.engine.keeping import feed, new_cache
 from swwatch.engine.requests import Look, Run
 from swwatch.engine.source import Step
 from swwatch.engine.trace import Asked, Spoken
-from swwatch.engine.turns_forgetting import ForgetfulTurns, came_back
+from swwatch.engine.turns_forgetting import ForgetfulTurns
 from swwatch.errors import UserError
 from swwatch.model.cache import Mark
 from swwatch.model.protocols import StreamingModel
@@ -114,12 +114,7 @@ class TurnSession(ForgetfulTurns):
         self._first_steps, self._later_steps = self.system.patches_of_turns(model.settings.fps, turn_s)
         choose = parse_choose(choose or self.system.choose)
         super().__init__(model, choose=choose, clock=clock, ellipsis=turns.ellipsis[0])
-        self.keep.check(self.variant)
-        if (self.keep.writes or self.keep.carries) and model.attention == "flash_attention_2":
-            raise UserError(
-                f"keep {self.keep} hides some of the past from some tokens, and flash_attention_2 hides none: "
-                "take --attention sdpa"
-            )
+        self._begin_keeping()
         self.given, self.t_step = given, model.t_per_step
         self.query = self.system.query if query is None else query
         self.context: list[Span] = turns.begin(previous if isinstance(previous, str) else tuple(previous), system_text)
@@ -243,9 +238,7 @@ class TurnSession(ForgetfulTurns):
         for i, step in enumerate(steps, start=first):
             yield from self._tell_watched(i, step, grid=grid[1:])
         for ask in asks:
-            came = sum(len(span) for span in self.context if came_back(span))
-            came = self.cache.long_term.num_read if self.keep.writes else came
-            yield Asked(first, ask.text, self.clock.now(), came, self.cache.parking.nbytes if self.keep.parks else 0)
+            yield Asked(first, ask.text, self.clock.now(), **self._told())
 
         self.context.append(Span(Part.ANSWER, (), None, number, start_s, end_s))
         before = None if self.given is None else (self.cache.mark(), self.next_position, self.num_laid)
@@ -345,6 +338,7 @@ class TurnSession(ForgetfulTurns):
             "begin_context": [_plain(span) for span in self._begin_context],
             "waiting": [dict(vars(step)) for step in self._waiting],
             "seen": dict(self._seen),
+            "memory": None if self.memory is None else self.memory.state(),
         }
 
     def restore(self, state: dict) -> None:
@@ -353,6 +347,8 @@ class TurnSession(ForgetfulTurns):
         self._begin_context = [_span(*values) for values in state["begin_context"]]
         self._waiting = [Step(**step) for step in state["waiting"]]
         self._seen, self.speaking = dict(state["seen"]), False
+        if self.memory is not None:
+            self.memory.load_state(state["memory"])
 
 
 def _plain(span: Span) -> tuple:

@@ -8,6 +8,7 @@ import torch
 from swwatch.engine.base import BaseSession
 from swwatch.engine.keeping import asked, hold, recall, search, thin
 from swwatch.engine.requests import Feed, Run
+from swwatch.errors import UserError
 from swwatch.policies.memory.pieces import TOLERANCE_S, joined, seconds_of_video, whole
 from swwatch.policies.memory.policy import SEEN, Shown, shown_of
 from swwatch.rules.cursor import layout_of
@@ -21,6 +22,25 @@ MEMORY = -2  # the round of the span that is the memory
 
 class ForgetfulTurns(BaseSession):
     """The part of a TurnSession that forgets."""
+
+    def _begin_keeping(self) -> None:
+        """Raises UserError: the policy is not for this variant, or this attention cannot carry it out."""
+        self.keep.check(self.variant)
+        if (self.keep.writes or self.keep.carries) and self.model.attention == "flash_attention_2":
+            raise UserError(
+                f"keep {self.keep} hides some of the past from some tokens, and flash_attention_2 hides none: "
+                "take --attention sdpa"
+            )
+        self.memory = self.keep.memory() if self.keep.merges else None
+
+    def _told(self) -> dict[str, int]:
+        """What came back for the newest question, or is read of a memory, and what is parked, for trace.Asked."""
+        if self.keep.writes:
+            return {"num_recalled": self.cache.long_term.num_read}
+        if not self.keep.parks:
+            return {}
+        came = sum(len(span) for span in self.context if came_back(span))
+        return {"num_recalled": came, "host_bytes": self.cache.parking.nbytes}
 
     def _forget(self, end_s: float) -> Run:
         """Let go of what a turn that ends at `end_s` no longer sees."""
@@ -40,7 +60,7 @@ class ForgetfulTurns(BaseSession):
             yield from self._read()  # words that are about to move must be in the cache
         if self.keep.anew:
             query = next((span for span in self.context if span.part is Part.QUERY), None)
-            yield from self._begin_anew(joined(left))
+            yield from self._begin_anew(self._remember(joined(left)) if self.keep.merges else joined(left))
             if query is not None and query not in self.context:
                 self.query = self.query or self.turns.tokenizer.decode(query.ids)  # asked again
             return
@@ -68,12 +88,14 @@ class ForgetfulTurns(BaseSession):
 
     def _recall(self, query: Sequence[Span]) -> Run:
         """What a question brought back goes; what this one asks for, if there is one, comes behind the beginning."""
+        if self.keep.writes:
+            yield from self._read_pages(query)
+        if not self.keep.parks:
+            return
         pieces = [(span, place) for span, place in whole(self.context) if not came_back(span)]
         if len(pieces) < len(self.context):
             self._hold([span for span, _ in pieces], [i for _, place in pieces for i in place])
-        if self.keep.writes:
-            yield from self._read_pages(query)
-        if not (query and self.keep.parks and self.cache.parking.blocks):
+        if not (query and self.cache.parking.blocks):
             return
         scores = yield from search(self.cache, *self._as_rows(query))
         held, total = len(self.cache.tokens[WATCHED]), len(ids_of(self.context))
@@ -85,6 +107,18 @@ class ForgetfulTurns(BaseSession):
         place, came = len(ids_of(self.context[:begin])), len(ids_of(spans))
         index = [*range(place), *range(held, held + came), *range(place, held), *range(held + came, total + came)]
         self._hold([*self.context[:begin], *spans, *self.context[begin:]], index)
+
+    def _remember(self, left: list[Span]) -> list[Span]:
+        """What is left, with the memory behind the beginning, to which the newest turn's video comes before."""
+        for span in self.context:
+            if span.part is Part.VIDEO and not came_back(span):
+                for patch in self._seen[span.round].chunk(span.grid[0]):
+                    self.memory.add(patch, *span.grid[1:])
+        patches, left = self.memory.shown(), [span for span in left if not came_back(span)]
+        spans = [Span(Part.VIDEO, (self.markup.video,) * len(patch), (1, *grid)) for patch, *grid in patches]
+        self._seen = {-1: torch.cat([patch for patch, *_ in patches])}
+        begin = next((i for i, span in enumerate(left) if span.round >= 0), len(left))
+        return [*left[:begin], *spans, *left[begin:]]
 
     def _carry(self) -> Run:
         """Let one token take the place of each patch of the newest turn, and let go of carriers that are not shown.

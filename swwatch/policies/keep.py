@@ -21,6 +21,7 @@ from swwatch.policies.memory.pieces import TOLERANCE_S, Piece, ends, seconds_of_
 from swwatch.policies.memory.policy import Keep, Shown, newest
 from swwatch.policies.memory.recent import Recent
 from swwatch.policies.memory.rekv import Rekv
+from swwatch.policies.memory.vstream import VStream
 from swwatch.policies.table import option, parse, table
 from swwatch.rules.spans import Part, Span
 from swwatch.rules.variants import Speaks
@@ -130,7 +131,9 @@ class Restart(Keep):
 
 
 ALL = All()
-KEEP = table(All, Window, SinkWindow, Flush, Restart, Recompute, Recent, KeyNorm, Rekv, PeakEnd, LiveVlm, Carrier)
+KEEP = table(
+    All, Window, SinkWindow, Flush, Restart, Recompute, Recent, KeyNorm, Rekv, PeakEnd, LiveVlm, Carrier, VStream
+)
 WINDOWS = ("vision_s", "turns_s", "flush_s", "text_sink", "text_window")
 EVICTIONS = [APPEND, *(name for name, kind in KEEP.items() if kind.forgets and Speaks.TURNS in kind.for_whom)]
 

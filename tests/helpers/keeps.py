@@ -17,6 +17,7 @@ SMALL = {
     "peak_end": "peak_end:2:group_s=2",
     "livevlm": "livevlm:20:vision_s=2:newest=3:text_sink=4:text_window=8",
     "carrier": "carrier:3:turns_s=3:text_sink=4:text_window=8",
+    "vstream": "vstream:3:detail=2:turns_s=3:text_sink=4:text_window=8",
 }
 FORGETS = [name for name, kind in KEEP.items() if kind.forgets]
 

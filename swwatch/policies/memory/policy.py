@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from swwatch.errors import UserError
 from swwatch.policies.memory.pieces import TOLERANCE_S, Piece, ends, shorten, slide, whole
@@ -49,6 +49,8 @@ class Keep(Policy):
         writes: it has a `write`: video that goes is written into a memory on the device, of which each layer keeps
             what that says by the attention of the `newest` tokens of video; a question sees the pages of `read`.
         carries: of every patch one token is left, the mean of its features, read behind it.
+        merges: it has a `memory`: patches are merged before the LLM, and read anew with the newest one. `shown` is not
+            asked.
         windows: options that say how much is forgotten.
         bounded: what is held does not grow with the stream.
     """
@@ -64,13 +66,14 @@ class Keep(Policy):
     writes: ClassVar[bool] = False
     thins: ClassVar[bool] = False
     carries: ClassVar[bool] = False
+    merges: ClassVar[bool] = False
     windows: ClassVar[tuple[str, ...]] = ()
     bounded: ClassVar[bool] = False
 
     def __init_subclass__(cls, **options):
         super().__init_subclass__(**options)
         cls.parks, cls.thins = cls.recall is not Keep.recall, cls.thin is not Keep.thin
-        cls.writes = cls.write is not Keep.write
+        cls.writes, cls.merges = cls.write is not Keep.write, cls.memory is not Keep.memory
 
     def check(self, variant: Variant) -> None:
         """Refuse a variant that cannot be kept so.
@@ -118,6 +121,11 @@ class Keep(Policy):
             shown: numbers of the steps that stay.
         """
         return None
+
+    def memory(self) -> Any:
+        """What merges the patches of one stream: an object with `add`, `shown`, `state` and `load_state`, see
+        policies.memory.vstream.Memory."""
+        raise NotImplementedError
 
     def thin(self, keys: "torch.Tensor") -> "torch.Tensor":
         """Which tokens of a group of video stay, in each layer its own: (layers, K'), rising, of any K' up to K. Asked
