@@ -39,7 +39,7 @@ def setting(default: Any, help: str, *, env: str | None = None, **facts: Any) ->
 
     Args:
         default: REQUIRED for none.
-        facts: more that is known of the field, kept in its metadata. `check_least` reads `least` and `above`;
+        facts: more that is known of the field, kept in its metadata. `check_least` reads `least`, `most` and `above`;
             `add_flags` reads `metavar`, `positional` (True: no dashes before its name), `repeat` (True: a list whose
             flag is given once for each item, which may then hold a comma), `several` (True: a list of words), `hidden`
             (True: no flag, where a program sets what it inherits) and `also` (another name of the same setting).
@@ -54,14 +54,17 @@ def check_least(settings: Any) -> None:
     """For a dataclass's __post_init__.
 
     Raises:
-        UserError: a field, or an item of one, is below the least value that its setting names, or not above another.
+        UserError: a field, or an item of one, is below the least value that its setting names, or above the most, or
+            not above another.
     """
     for field in dataclasses.fields(settings):
-        least, above = field.metadata.get("least"), field.metadata.get("above")
+        least, most, above = (field.metadata.get(name) for name in ("least", "most", "above"))
         given = getattr(settings, field.name)
         for value in given if isinstance(given, list | tuple) else (given,):
             if least is not None and value is not None and value < least:
                 raise UserError(f"{field.name} must be at least {least}, not {value}")
+            if most is not None and value is not None and value > most:
+                raise UserError(f"{field.name} must be at most {most}, not {value}")
             if above is not None and value is not None and value <= above:
                 raise UserError(f"{field.name} must be above {above}, not {value:g}")
 

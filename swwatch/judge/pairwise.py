@@ -111,5 +111,5 @@ def _position_bias(choices: list[str]) -> dict | None:
     }
 
 
-def rubric_sha256(rubric: Rubric, criterion: Criterion) -> str:
-    return fingerprint(compare_messages(rubric, criterion, "first", "second", "reference"))
+def rubric_sha256(rubric: Rubric, criterion: Criterion, *, ties: bool = True) -> str:
+    return fingerprint(compare_messages(rubric, criterion, "first", "second", "reference", ties=ties))

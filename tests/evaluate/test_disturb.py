@@ -10,10 +10,10 @@ from swwatch.cli import run as run_program
 from swwatch.errors import UserError
 from swwatch.evaluate.caption import measure
 from swwatch.evaluate.disturb import command as disturb
-from swwatch.evaluate.disturb import table as disturb_table
+from swwatch.evaluate.disturb import measure as disturb_measure
+from swwatch.evaluate.disturb.measure import PAPER, build_table
+from swwatch.evaluate.disturb.page import disturbance_markdown, disturbance_text
 from swwatch.evaluate.disturb.settings import ModelRuns, find_checkpoints
-from swwatch.evaluate.disturb.table import PAPER, build_table
-from swwatch.evaluate.disturb.text import disturbance_markdown, disturbance_text
 from swwatch.metrics import captions
 from swwatch.metrics.paper import paper_disturbed
 from swwatch.paths import only_one_writes
@@ -27,7 +27,7 @@ SCHEDULES = ["wait-k:3", "random:3:seed=0", "burst:3:every=2"]
 def plain_environment(monkeypatch):
     monkeypatch.setenv("QWEN2_5_VL_VARIANT", "gap")  # each checkpoint knows better
     monkeypatch.setenv("QWEN2_5_VL_EVAL_OUTPUT_FILE", "one_for_all.json")
-    for module in (captions, disturb_table):
+    for module in (captions, disturb_measure):
         monkeypatch.setattr(module, "java_problem", lambda: "no `java` on the PATH")
 
 

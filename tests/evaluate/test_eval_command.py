@@ -185,7 +185,7 @@ def test_environment_serves_where_no_flag_is_given(world, monkeypatch):
         (["--variant", "grupp"], "no variant 'grupp'"),
         (["--max-count", "0"], "max_count must be at least 1"),
         (["--max-new-tokens", "0"], "max_new_tokens must be at least 1"),
-        (["--max-bad-fraction", "2"], "--max-bad-fraction"),
+        (["--max-bad-fraction", "2"], "max_bad_fraction"),
         (["--data-dir", "nowhere.jsonl"], "no annotation file nowhere.jsonl"),
         (["--schedule", "sometimes"], "schedule 'sometimes'"),
         (["--config", "no.yaml"], "no.yaml"),

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Literal
 
 from swwatch.config import read_settings, setting
-from swwatch.data.annotations import encode_line, write_atomic
+from swwatch.data.annotations import decode_line, encode_line, write_atomic
 from swwatch.data.prepare.durations import Durations
 from swwatch.data.prepare.funqa_rules import BROKEN, KINDS, LIMITS, NO_VIDEO, problem_of, record_of, video_id
 from swwatch.data.prepare.parts import CountTokens, digest
@@ -40,14 +40,12 @@ class FunQASettings(PrepareSettings):
     min_tokens_per_s: float = setting(LIMITS.min_tokens_per_s, "inclusive", least=0)
     max_tokens_per_s: float = setting(LIMITS.max_tokens_per_s, "inclusive")
     max_bad_fraction: float = setting(
-        0.01, "stop when more of the six tasks' questions are broken or without a usable video"
+        0.01, "stop when more of the six tasks' questions are broken or without a usable video", least=0, most=1
     )
     workers: int = setting(os.cpu_count() or 1, "videos measured at once", least=1)
 
     def __post_init__(self):
         super().__post_init__()
-        if not 0 <= self.max_bad_fraction <= 1:
-            raise UserError(f"--max-bad-fraction {self.max_bad_fraction}: a fraction from 0 to 1 is wanted")
         for what in ("duration", "tokens_per"):
             least, most = (getattr(self, f"{end}_{what}_s") for end in ("min", "max"))
             if least > most:
@@ -100,15 +98,13 @@ def read_annotations(path: Path) -> list:
         UserError: no such file, not UTF-8, not JSON, no list, or empty.
     """
     try:
-        content = json.loads(path.read_bytes().decode("utf-8-sig"))
+        content = decode_line(path.read_bytes())
     except FileNotFoundError:
         raise UserError(f"there is no annotation file {path}") from None
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror}") from None
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path}: not UTF-8 text ({error.reason} at byte {error.start})") from None
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{path}: not valid JSON ({error}): is it cut short? Download it again") from None
+    except UserError as error:
+        raise UserError(f"{path}: {error}: is it cut short? Download it again") from None
     if not isinstance(content, list) or not content:
         found = "empty" if content == [] else type(content).__name__
         raise UserError(f"{path}: a list of questions is wanted, this is {found}")

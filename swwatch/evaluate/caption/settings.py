@@ -56,7 +56,9 @@ class EvalSettings(SessionFlags, LoadFlags):
     )
     max_new_tokens: int = setting(300, "limit of a whole answer; of a turn for chat systems", least=1)
     repetition_penalty: float | None = setting(None, "1 is off (default: 1.15, or the chat system's own)", above=0)
-    max_bad_fraction: float = setting(0.01, "stop when more of the clips than this cannot be read (0: at the first)")
+    max_bad_fraction: float = setting(
+        0.01, "stop when more of the clips than this cannot be read (0: at the first)", least=0, most=1
+    )
     clips_at_once: str = setting("1", "so many clips share every forward, or auto: as many as memory holds")
     restart: bool = setting(False, "delete earlier results of the same name first")
     score_only: bool = setting(False, "score the predictions that are there; no model")
@@ -80,8 +82,6 @@ class EvalSettings(SessionFlags, LoadFlags):
             raise UserError("--bertscore-layer, -idf and -baseline go with --bertscore: give it a model")
         if self.clips_at_once != "auto" and not (self.clips_at_once.isdecimal() and int(self.clips_at_once) >= 1):
             raise UserError(f"--clips-at-once {self.clips_at_once}: a whole number from 1 on, or auto, is wanted")
-        if not 0 <= self.max_bad_fraction <= 1:
-            raise UserError(f"--max-bad-fraction {self.max_bad_fraction}: a fraction from 0 to 1 is wanted")
 
     @property
     def model(self) -> str:

@@ -8,14 +8,15 @@ from pathlib import Path
 
 from swwatch.data.annotations import encode_line, write_atomic
 from swwatch.errors import UserError
-from swwatch.evaluate.commentary import match, tables
+from swwatch.evaluate.commentary import match, page
 from swwatch.evaluate.commentary.events import read_events, read_predictions
 from swwatch.evaluate.commentary.games import LEAST_WORDS, START_S, read_games, read_said, read_segments, segments_of
 from swwatch.evaluate.commentary.match import Pair
 from swwatch.evaluate.commentary.settings import CRITERIA, CompareSettings
 from swwatch.evaluate.commentary.texts import text_between
 from swwatch.evaluate.judge.session import JudgeSession, exit_code, names
-from swwatch.judge.rubric import TIE, compare_messages, fingerprint, read_choice
+from swwatch.judge import pairwise
+from swwatch.judge.rubric import TIE, read_choice
 from swwatch.paths import only_one_writes
 
 EQUAL = "equal"  # what the benchmark of games calls as many votes for either
@@ -31,7 +32,7 @@ def compare_with_all(settings: CompareSettings) -> int:
     path = run.with_name(f"{run.stem}_commentary.md")
     with only_one_writes(path), JudgeSession(settings) as session:
         reports = [compare_with(other, called[other], *read, session) for other, read in told.items()]
-        table = tables.markdown(task, reports)
+        table = page.markdown(task, reports)
         write_atomic(path, [table])
     print(table, end="")
     print(f"table in {path}, scores and summaries beside it")
@@ -114,7 +115,6 @@ def compare_with(other: Path, called: tuple[str, str], pairs: list[Pair], about:
     asked = match.questions(rubric, criterion, pairs, ties=ties)
     verdicts, cost = session.ask(run, asked, partial(read_choice, ties=ties))
     found, failed = match.outcomes(pairs, verdicts)
-    told = compare_messages(rubric, criterion, "first", "second", "reference", ties=ties)
     stem = f"{name_a}_vs_{name_b}"
     scores = run.with_name(f"{stem}_scores.jsonl")
     write_atomic(scores, [encode_line(score_row(outcome, settings.model, ties=ties)) for outcome in found])
@@ -123,7 +123,7 @@ def compare_with(other: Path, called: tuple[str, str], pairs: list[Pair], about:
         "a": name_a,
         "b": name_b,
         "runs": {"a": str(run), "b": str(other)},
-        **session.facts(fingerprint(told)),
+        **session.facts(pairwise.rubric_sha256(rubric, criterion, ties=ties)),
         **about,
         **match.summarize(found, failed, ties=ties),
         **cost,

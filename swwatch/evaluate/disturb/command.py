@@ -35,8 +35,8 @@ def main(argv: list[str]) -> int:
 
 def tabulate(rows: list[ModelRuns], schedules: list[str], records: list[dict], settings: DisturbSettings) -> None:
     """Write the table of all runs in three forms, and show it."""
-    from swwatch.evaluate.disturb.table import build_table
-    from swwatch.evaluate.disturb.text import disturbance_markdown, disturbance_text
+    from swwatch.evaluate.disturb.measure import build_table
+    from swwatch.evaluate.disturb.page import disturbance_markdown, disturbance_text
 
     table = build_table(rows, schedules, {str(record["video_id"]): record for record in records}, settings.metrics)
     text, folder = disturbance_text(table), settings.output_dir

@@ -12,9 +12,9 @@ from pathlib import Path
 from swwatch.config import REQUIRED, read_settings, setting
 from swwatch.data.annotations import write_atomic
 from swwatch.errors import UserError
+from swwatch.evaluate.judge.page import describe_grades, describe_pair
 from swwatch.evaluate.judge.session import JudgeSession, exit_code, names
 from swwatch.evaluate.judge.settings import CONFIG, JudgeSettings
-from swwatch.evaluate.judge.text import describe_grades, describe_pair
 from swwatch.evaluate.run_files import RunFiles, read_run, some
 from swwatch.judge import pairwise, pointwise
 from swwatch.judge.rubric import read_choice, read_grade

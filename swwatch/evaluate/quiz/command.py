@@ -8,7 +8,7 @@ import os
 from swwatch.config import read_settings
 from swwatch.data.annotations import write_atomic
 from swwatch.errors import UserError
-from swwatch.evaluate.quiz.report import describe, summarize
+from swwatch.evaluate.quiz.page import describe, summarize
 from swwatch.evaluate.quiz.settings import QuizSettings
 from swwatch.evaluate.quiz.wording import read_wording
 from swwatch.evaluate.results import shared
@@ -37,7 +37,7 @@ def quiz(settings: QuizSettings, ranks: Alone) -> int:
     if settings.streaming:
         settings.check_turns(settings.model, settings.variant)
 
-    from swwatch.evaluate.quiz.runner import answer_all, describe_run, open_asker  # torch is behind it
+    from swwatch.evaluate.quiz.measure import answer_all, describe_run, open_asker  # torch is behind it
 
     asker = open_asker(settings, ranks)
     facts = describe_run(settings, asker, wording)

@@ -43,7 +43,7 @@ class QuizSettings(SessionFlags, DeviceFlags):
     total_pixels: int = setting(BUDGET.total_pixels, "of a clip, a patch counted once")
     wording: Path = setting(CONFIGS / "quiz.yaml", "of the questions")
     max_count: int | None = setting(None, "ask the first so many questions", least=1)
-    max_bad_fraction: float = setting(0.01, "stop at more skipped ones")
+    max_bad_fraction: float = setting(0.01, "stop at more skipped ones", least=0, most=1)
     output_dir: Path = setting(ROOT / "output" / "quiz", "of the results")
     output_file: str | None = setting(None, "predictions (default: TASK.jsonl, TASK_streaming.jsonl, ...)")
     restart: bool = setting(False, "delete earlier results of the same name first")
@@ -70,8 +70,6 @@ class QuizSettings(SessionFlags, DeviceFlags):
                 raise UserError(f"--{name} goes with --streaming: a single clip is never forgotten")
         if self.eviction and self.keep:
             raise UserError(f"--keep {self.keep} and --eviction both say what stays: give one of them")
-        if not 0 <= self.max_bad_fraction <= 1:
-            raise UserError(f"--max-bad-fraction {self.max_bad_fraction}: a fraction from 0 to 1 is wanted")
         if self.min_pixels > self.total_pixels:
             raise UserError("--min-pixels must not be above --total-pixels")
 

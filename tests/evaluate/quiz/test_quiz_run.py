@@ -14,7 +14,7 @@ from swwatch.errors import UserError
 from swwatch.evaluate.quiz import command, tasks
 from swwatch.evaluate.quiz.asking import Plain, choose
 from swwatch.evaluate.quiz.items import Item
-from swwatch.evaluate.quiz.runner import answer_all
+from swwatch.evaluate.quiz.measure import answer_all
 from swwatch.evaluate.results import shared
 from swwatch.evaluate.run_files import beside, read_lines
 from swwatch.launch.ranks import Alone, Stopped, Team

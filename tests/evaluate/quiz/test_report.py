@@ -4,7 +4,7 @@ import pytest
 
 from swwatch.errors import UserError
 from swwatch.evaluate.quiz import tasks
-from swwatch.evaluate.quiz.report import describe, summarize
+from swwatch.evaluate.quiz.page import describe, summarize
 
 
 def rows_of(*parts) -> list[dict]:
