@@ -1,7 +1,24 @@
 """From a still picture to RGB, as a viewer shows it, wherever it comes from."""
 
+from pathlib import Path
+
 import numpy as np
 from PIL import Image, ImageOps
+
+from swwatch.data.video.frames import VideoError
+
+
+def read_picture(path: Path) -> np.ndarray:
+    """A file as (H, W, 3) uint8, see `rgb_of`.
+
+    Raises:
+        VideoError: it is no picture that can be read.
+    """
+    try:
+        with Image.open(path) as picture:
+            return rgb_of(picture)
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise VideoError(path, f"it is no picture that can be read ({error})") from error
 
 
 def rgb_of(image: Image.Image) -> np.ndarray:

@@ -59,7 +59,7 @@ def test_a_picture_of_a_chat_sample_is_read_so_and_a_bad_one_is_told(tmp_path):
     Image.new("RGBA", (6, 4)).save(tmp_path / "a.png")
     assert (_image(tmp_path / "a.png") == np.full((2, 4, 6, 3), 255)).all()
     (tmp_path / "b.png").write_bytes((tmp_path / "a.png").read_bytes()[:40])
-    with pytest.raises(VideoError, match="no image that can be read"):
+    with pytest.raises(VideoError, match="no picture that can be read"):
         _image(tmp_path / "b.png")
     Image.new("F", (6, 4)).save(tmp_path / "c.tiff")
     with pytest.raises(VideoError, match="floating-point"):

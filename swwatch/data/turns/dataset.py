@@ -5,7 +5,6 @@ from dataclasses import replace
 
 import numpy as np
 import torch
-from PIL import Image
 
 from swwatch.data.annotations import resolve_video
 from swwatch.data.budget import BUDGETS, PixelBudget
@@ -15,10 +14,10 @@ from swwatch.data.pixels import FrameEncoder, merged_grids
 from swwatch.data.prompt import IGNORED
 from swwatch.data.samples import Sample, Samples, Size
 from swwatch.data.seek_jsonl import Conversations
-from swwatch.data.stills import rgb_of
+from swwatch.data.stills import read_picture
 from swwatch.data.turns import conversation
 from swwatch.data.turns.samples import Form
-from swwatch.data.video import FRAMES_PER_STEP, READERS, VideoError, iter_steps, measure
+from swwatch.data.video import FRAMES_PER_STEP, READERS, iter_steps, measure
 from swwatch.errors import UserError
 from swwatch.rules.cursor import layout_of
 from swwatch.rules.spans import Part, ids_of
@@ -149,9 +148,4 @@ class TurnDataset(Samples):
 
 def _image(path) -> np.ndarray:
     """An image as the two frames of a step, (2, H, W, 3) uint8."""
-    try:
-        with Image.open(path) as image:
-            pixels = rgb_of(image)
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise VideoError(path, f"it is no image that can be read ({error})") from error
-    return np.stack([pixels] * FRAMES_PER_STEP)
+    return np.stack([read_picture(path)] * FRAMES_PER_STEP)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from swwatch.data.stills import rgb_of
+from swwatch.data.stills import read_picture
 from swwatch.data.video import FRAMES_PER_STEP, VideoError, iter_steps
 from swwatch.evaluate.quiz.items import Item
 from swwatch.rules.schedule import FPS, seconds_of_step
@@ -92,7 +92,7 @@ def read_shown(
         num_grid = math.ceil(len(names) / item.frames_per_second * fps - TOLERANCE_S)
         wanted = spread(*grid_span(start_s, end_s, num_grid, fps), nframes or max_frames)
         rate = item.frames_per_second / fps
-        frames = [small(_picture(names[min(int(i * rate + TOLERANCE_S), len(names) - 1)])) for i in wanted]
+        frames = [small(read_picture(names[min(int(i * rate + TOLERANCE_S), len(names) - 1)])) for i in wanted]
     else:
         wanted, frames = np.arange(0), []
         for step in iter_steps(path, max_frames=None, fps=fps):
@@ -121,13 +121,3 @@ def _evenly(path: Path, start_s: float, end_s: float, count: int, shrink: Shrink
         fps = step.fps
         frames += [shrink(frame, step.num_frames) for frame in step.frames]
     return ShownFrames(np.stack(frames), start_s + np.arange(len(frames)) / fps, FRAMES_PER_STEP / fps)
-
-
-def _picture(path: Path) -> np.ndarray:
-    from PIL import Image
-
-    try:
-        with Image.open(path) as picture:
-            return rgb_of(picture)
-    except (OSError, ValueError, SyntaxError) as error:
-        raise VideoError(path, f"it is no picture that can be read ({error})") from error
