@@ -14,6 +14,7 @@ import torch
 from swwatch.bench.settings import BenchSettings
 from swwatch.bench.trust import Neighbours, verdict
 from swwatch.data.annotations import write_atomic
+from swwatch.launch.signals import handled_by
 from swwatch.metrics.machine import machine
 
 STOPPED = "stopped from outside"
@@ -72,14 +73,12 @@ class Record:
 
     @contextmanager
     def until_stopped(self) -> Iterator[None]:
-        """Ctrl-C or SIGTERM ends the measuring inside and keeps what there is."""
-        before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+        """Ctrl-C or a stop signal ends the measuring inside and keeps what there is."""
         try:
-            yield
+            with handled_by(signal.default_int_handler):
+                yield
         except KeyboardInterrupt:
             self.result["left_out"].append({"part": "what was still to come", "reason": STOPPED})
-        finally:
-            signal.signal(signal.SIGTERM, before)
 
 
 def _told(value):
