@@ -122,7 +122,7 @@ def test_frames_can_be_limited_and_found_elsewhere(runs, monkeypatch, capsys):
     (runs.folder / "videos").rename(runs.folder / "moved")
     assert "frames" not in report(runs, path).clips["plain"]
     assert "frames" in report(runs, path, "--img-root", runs.folder / "moved").clips["plain"]
-    monkeypatch.setattr("swwatch.evaluate.report.command.PAGE_BYTES", 500_000)
+    monkeypatch.setattr("swwatch.evaluate.report.page.PAGE_BYTES", 500_000)
     assert "frames" not in report(runs, path, "--img-root", runs.folder / "moved").clips["plain"]
     assert "left out to keep this page small" in capsys.readouterr().out
     assert run_program(main, [str(path), "--out", str(runs.folder / "x"), "--frames", "-1"]) == 2
