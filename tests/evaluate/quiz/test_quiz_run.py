@@ -215,7 +215,7 @@ def test_answers_of_another_run_are_not_mixed(flags):
         (["--eviction", "flush"], "goes with --streaming"),
         (["--max-frames", "1"], "max_frames must be at least 2"),
         (["--max-count", "0"], "max_count must be at least 1"),
-        (["--max-bad-fraction", "2"], "a fraction from 0 to 1"),
+        (["--max-bad-fraction", "2"], "max_bad_fraction must be at most 1"),
         (["--min-pixels", "0"], "min_pixels must be at least 1"),
         (["--videos", "nowhere"], "there is no folder nowhere"),
         (["--subtitles", "nowhere"], "livesports has no subtitles"),
