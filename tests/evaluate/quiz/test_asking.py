@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from swwatch.data.budget import PixelBudget
+from swwatch.data.stills import read_picture
 from swwatch.data.video import Clip, VideoError, read_clip, steps_of
 from swwatch.errors import UserError
 from swwatch.evaluate.quiz import asking, frames, tasks
@@ -152,7 +153,7 @@ def test_a_folder_of_pictures_is_shown_as_a_video_of_its_rate(quiz, videos_of):
     shown = frames.read_shown(replace(item, start_s=0.0, end_s=2.0), path, 480)
     names = sorted(path.iterdir())
     assert [name.name for name in names[:2]] == ["00001.jpg", "00002.jpg"]
-    want = [frames._picture(names[i]) for i in (0, 1, 3, 4)]  # on display at 0, 0.5, 1 and 1.5 s
+    want = [read_picture(names[i]) for i in (0, 1, 3, 4)]  # on display at 0, 0.5, 1 and 1.5 s
     assert np.array_equal(shown.frames, np.stack(want))
 
 
