@@ -110,8 +110,7 @@ def test_nothing_that_narrates_is_given_the_reference(world):
             "question": "What is the scene and activity shown in this video?",
             "system": "You are a helpful assistant.",
             "schedule": "random:3:seed=1",
-            "max_new_tokens": 77,
-            "repetition_penalty": 1.15,
+            "limit": 77,
             "clip_key": record["video_id"],
         }
     assert not any(record["human_caption"] in repr(world.asked + world.loads) for record in world.records)

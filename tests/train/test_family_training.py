@@ -16,9 +16,9 @@ def tiny_checkpoint(made_once):
     return made_once("tiny-qwen3", lambda path: make_checkpoint(path, family="qwen3_vl", seed=1, **SIZES))
 
 
-def test_adapters_move_and_merge(flags, tiny_checkpoint, clips, tmp_path):
+def test_adapters_move_and_merge(flags, tiny_checkpoint, clips, tmp_path, small_disk):
     adapters.test_merged_and_adapted_give_the_same_logits_and_the_folder_loads_like_any(
-        flags, tiny_checkpoint, clips, tmp_path
+        flags, tiny_checkpoint, clips, tmp_path, small_disk
     )
 
 

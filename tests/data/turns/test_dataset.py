@@ -160,7 +160,7 @@ def test_records_that_give_no_sample_are_skipped_with_the_reason(load_tiny, fold
         commentary("clips/a.mp4", 0, 4, talk(0, 4)),
     ]
     clips = dataset(load_tiny(system), write(folder / "bad.jsonl", talks))
-    reasons = ["no video file", "would begin at 50 s", "no span of a video", "is not [start, end, word]", "no image"]
+    reasons = ["no video file", "would begin at 50 s", "no span of a video", "is not [start, end, word]", "no picture"]
     for index, reason in enumerate(reasons):
         skip = clips.sample(index, 0)
         assert isinstance(skip, Skip) and reason in skip.reason and skip.video_id == f"bad/{index + 1}"
