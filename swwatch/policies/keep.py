@@ -8,26 +8,23 @@ alike.
 Sources: arXiv 2510.09608, section 2.1 (sinks and windows); arXiv 2504.16030 (flush).
 """
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 from swwatch.errors import UserError
 from swwatch.policies.memory.carrier import Carrier
 from swwatch.policies.memory.key_norm import KeyNorm
 from swwatch.policies.memory.livevlm import LiveVlm
 from swwatch.policies.memory.peak_end import PeakEnd
-from swwatch.policies.memory.pieces import TOLERANCE_S, Piece, ends, seconds_of_video, slide, whole
-from swwatch.policies.memory.policy import Keep, Shown, newest
+from swwatch.policies.memory.pieces import TOLERANCE_S, Piece, seconds_of_video, whole
+from swwatch.policies.memory.policy import Keep, Sliding
 from swwatch.policies.memory.recent import Recent
 from swwatch.policies.memory.rekv import Rekv
 from swwatch.policies.memory.vstream import VStream
 from swwatch.policies.table import option, parse, table
 from swwatch.rules.spans import Part, Span
 from swwatch.rules.variants import Speaks
-
-if TYPE_CHECKING:  # a table costs no import of torch
-    import torch
 
 APPEND = "append"  # what flags and benchmarks call `all` in chat turns
 
@@ -44,7 +41,7 @@ class All(Keep):
 
 
 @dataclass(frozen=True)
-class Window(Keep):
+class Window(Sliding):
     """The newest seconds of video, and the first and last tokens of the answer; each axis is closed up by itself
     (engine/endless.py)."""
 
@@ -56,15 +53,9 @@ class Window(Keep):
     text_sink: int = option(512, least=0)
     text_window: int = option(512, least=1)
 
-    def shown(self, video: Sequence[Shown]) -> list[int]:
-        return newest(video, self.vision_s)
-
-    def said(self, steps: "torch.Tensor", shown: Collection[int]) -> "torch.Tensor | None":
-        return ends(steps, self.text_sink, self.text_window)
-
 
 @dataclass(frozen=True)
-class SinkWindow(Keep):
+class SinkWindow(Sliding):
     """StreamingVLM: old video goes first, old words stay at both ends.
 
     Attributes:
@@ -81,9 +72,6 @@ class SinkWindow(Keep):
     turns_s: float | None = option(16.0, least=0)
     text_sink: int | None = option(512, least=0)
     text_window: int | None = option(512, least=0)
-
-    def left(self, context: Sequence[Span], begin: Sequence[Span], end_s: float, mute: tuple[int, ...]) -> list[Piece]:
-        return slide(context, end_s, self, mute)
 
 
 @dataclass(frozen=True)

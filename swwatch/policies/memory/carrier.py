@@ -11,23 +11,20 @@ words of a step see its carrier, as in the paper. In chat turns the words of a t
 carriers (which do not see those words) are read when the next one is about to begin; they stay or go together.
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
-from swwatch.policies.memory.pieces import Piece, ends, slide
-from swwatch.policies.memory.policy import Keep, Shown
+from swwatch.policies.memory.pieces import Piece
+from swwatch.policies.memory.policy import Shown, Sliding
 from swwatch.policies.table import option
 from swwatch.rules.spans import Part, Span
 from swwatch.rules.variants import Speaks
 
-if TYPE_CHECKING:
-    import torch
-
 
 @dataclass(frozen=True)
-class Carrier(Keep):
+class Carrier(Sliding):
     """A bank of carriers.
 
     Attributes:
@@ -58,10 +55,7 @@ class Carrier(Keep):
             del held[gone], unit[gone]
         return sorted({piece.number for piece in (*held, video[-1])})  # of the newest one nothing may be fed
 
-    def said(self, steps: "torch.Tensor", shown: Collection[int]) -> "torch.Tensor | None":
-        return ends(steps, self.text_sink, self.text_window)
-
     def left(self, context: Sequence[Span], begin: Sequence[Span], end_s: float, mute: tuple[int, ...]) -> list[Piece]:
-        pieces = slide(context, end_s, self, mute)
+        pieces = super().left(context, begin, end_s, mute)
         used = {span.round for span, _ in pieces if span.part in (Part.VIDEO, Part.QUERY, Part.ANSWER)}
         return [(span, place) for span, place in pieces if span.round < 0 or span.round in used]

@@ -4,14 +4,12 @@ Source: arXiv 2604.02317: the newest frames and the question, and nothing else. 
 here the words of those seconds stay as well, so that a narration goes on where it was.
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from swwatch.policies.memory.pieces import Piece, slide
-from swwatch.policies.memory.policy import Keep, Shown, newest
+from swwatch.policies.memory.policy import Sliding
 from swwatch.policies.table import option
-from swwatch.rules.spans import Span
 from swwatch.rules.variants import Speaks
 
 if TYPE_CHECKING:
@@ -19,7 +17,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Recent(Keep):
+class Recent(Sliding):
     """The newest seconds of video and the words said in them, read anew at every step or turn, as if the stream had
     begun with them. Prompt and questions stay."""
 
@@ -31,19 +29,8 @@ class Recent(Keep):
     windows: ClassVar[tuple[str, ...]] = ("vision_s",)
     vision_s: float = option(4.0, least=1)
 
-    def shown(self, video: Sequence[Shown]) -> list[int]:
-        return newest(video, self.vision_s)
-
     def said(self, steps: "torch.Tensor", shown: Collection[int]) -> "torch.Tensor":
         return (steps >= min(shown)).nonzero()[:, 0]
-
-    def left(self, context: Sequence[Span], begin: Sequence[Span], end_s: float, mute: tuple[int, ...]) -> list[Piece]:
-        return slide(context, end_s, self, mute)
-
-    @property
-    def turns_s(self) -> float:
-        """A turn's words go with its video."""
-        return self.vision_s
 
     # of the words of older turns none stay
     text_sink: ClassVar[int] = 0

@@ -12,12 +12,11 @@ the memory, and joins it with the next. Positions are those of a stream that beg
 has times and shifts the context: so they stay small. Words have windows, too.
 """
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from swwatch.policies.memory.pieces import ends
 from swwatch.policies.memory.policy import Sliding
 from swwatch.policies.table import option
 from swwatch.rules.variants import Speaks
@@ -51,9 +50,6 @@ class VStream(Sliding):
     turns_s: float | None = option(16.0, least=0)
     text_sink: int | None = option(512, least=0)
     text_window: int | None = option(512, least=1)
-
-    def said(self, steps: "torch.Tensor", shown: Collection[int]) -> "torch.Tensor | None":
-        return ends(steps, self.text_sink, self.text_window)
 
     def memory(self) -> "Memory":
         return Memory(self.patches, self.detail)
