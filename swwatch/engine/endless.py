@@ -313,15 +313,15 @@ class Forgetting:
 
     def state(self) -> dict:
         """What later steps depend on, in lists and tensors."""
-        facts = {"num_thinned": self.num_thinned, "recalled": list(self.recalled)}
-        return (
-            facts
-            | {"said_ids": list(self.said_ids), "embeds": self.embeds, "features": dict(self.features)}
-            | {
-                "newest": self.newest,
-                "memory": None if self.memory is None else self.memory.state(),
-            }
-        )
+        return {
+            "num_thinned": self.num_thinned,
+            "recalled": list(self.recalled),
+            "said_ids": list(self.said_ids),
+            "embeds": self.embeds,
+            "features": dict(self.features),
+            "newest": self.newest,
+            "memory": None if self.memory is None else self.memory.state(),
+        }
 
     def load_state(self, state: dict) -> None:
         """Go on from a `state`."""

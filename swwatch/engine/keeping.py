@@ -8,7 +8,7 @@ from dataclasses import replace
 import torch
 
 from swwatch.engine.requests import Feed, Run
-from swwatch.model.long_term import LongTerm
+from swwatch.model.long_term import LongTerm, in_place
 from swwatch.model.parking import Block
 from swwatch.model.protocols import ForgetfulCache, SessionCache
 from swwatch.policies.memory.policy import Keep
@@ -107,10 +107,7 @@ def thin(cache: ForgetfulCache, keep: Keep, video: torch.Tensor) -> int:
         How many are left.
     """
     chosen = video[keep.thin(cache.keys(WATCHED, video)).cpu()]
-    total, last = len(cache.tokens[WATCHED]), int(video[-1])
-    others = torch.ones(total, dtype=torch.bool).index_fill(0, video, False).nonzero()[:, 0]
-    before, after = (part.expand(len(chosen), -1) for part in (others[others < last], others[others > last]))
-    cache.keep(WATCHED, torch.cat([before, chosen, after], dim=1))
+    cache.keep(WATCHED, in_place(len(cache.tokens[WATCHED]), video, chosen, int(video[-1])))
     return chosen.shape[1]
 
 

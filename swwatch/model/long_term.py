@@ -87,9 +87,7 @@ class LongTerm:
         columns = torch.cat([self.columns, new], dim=-1)
         chosen = keep.write(self.attention()[:, video], columns[:, 3])
         chosen = chosen.gather(1, columns[:, 3].gather(1, chosen).argsort())
-        others = torch.ones(len(tokens), dtype=torch.bool).index_fill(0, video, False).nonzero()[:, 0]
-        before, after = others[others < video[0]], others[others > video[0]]
-        self._hold(columns, chosen, before, video, after)
+        self._hold(columns, chosen, video)
         return chosen.shape[1]
 
     def read(self, keep, first: int, column: str) -> None:
@@ -103,18 +101,16 @@ class LongTerm:
         pages, self.num_read = length // PAGE, length
         if self.queries is None or not pages:
             return
-        total = len(self.cache.tokens[WATCHED])
         keys = torch.stack([layer.stores[WATCHED][0, 0, :, first : first + length] for layer in self.cache.layers])
         means = self._plain(keys, self.columns[:, :3])[:, :, : pages * PAGE].unflatten(2, (-1, PAGE)).mean(3)
         chosen = keep.read(self._near(means))  # (M, k)
         rank = torch.full((len(chosen), pages), 2).scatter_(1, chosen, 0).repeat_interleave(PAGE, dim=1)
         rank = torch.nn.functional.pad(rank, (0, length - pages * PAGE), value=1)  # what fills no page is always read
         order = rank.argsort(dim=1, stable=True)
-        place = torch.arange(total)
-        slots = slice(first, first + length)
-        self._hold(self.columns, order, place[:first], place[slots], place[first + length :])
+        place = torch.arange(first, first + length)
+        self._hold(self.columns, order, place)
         self.num_read = length - (pages - chosen.shape[1]) * PAGE
-        self.cache.hide(WATCHED, place[slots][self.num_read :], column)
+        self.cache.hide(WATCHED, place[self.num_read :], column)
 
     def ask(self, queries: list[torch.Tensor], rows: Layout) -> None:
         """A question is answered from now on: M times (1, N G, Q, D), rotated as its Q rows stand."""
@@ -126,9 +122,10 @@ class LongTerm:
         scores = (grouped @ means.transpose(2, 3)).float() * means.shape[-1] ** -0.5
         return scores.softmax(-1).mean((1, 2)).cpu()
 
-    def _hold(self, columns, chosen, before, video, after) -> None:
-        rows = [part.expand(len(chosen), -1) for part in (before, after)]
-        self.cache.keep(WATCHED, torch.cat([rows[0], video[chosen], rows[1]], dim=1))
+    def _hold(self, columns: torch.Tensor, chosen: torch.Tensor, video: torch.Tensor) -> None:
+        """Each layer keeps (M, K') of `video`, (K,) of what was watched, where the first of it was."""
+        total = len(self.cache.tokens[WATCHED])
+        self.cache.keep(WATCHED, in_place(total, video, video[chosen], int(video[0])))
         self.columns = columns.gather(2, chosen[:, None].expand(-1, 4, -1))
 
     def _plain(self, keys: torch.Tensor, where: torch.Tensor) -> torch.Tensor:
@@ -140,10 +137,26 @@ class LongTerm:
 
     def state(self) -> dict:
         """In dicts of tensors and numbers, for `load_state`."""
-        facts = {"columns": self.columns, "num_read": self.num_read}
-        return facts | {"probes": list(self.probes), "queries": self.queries}
+        return {
+            "columns": self.columns,
+            "num_read": self.num_read,
+            "probes": list(self.probes),
+            "queries": self.queries,
+        }
 
     def load_state(self, state: dict) -> None:
         """Hold what another one held."""
         self.columns, self.num_read = state["columns"], state["num_read"]
         self.probes, self.queries = list(state["probes"]), state["queries"]
+
+
+def in_place(total: int, video: torch.Tensor, chosen: torch.Tensor, at: int) -> torch.Tensor:
+    """What each layer holds when video gives way to tokens of its own: (M, K''), see StreamCache.keep.
+
+    Args:
+        total: tokens that were watched; video: (K,) which of them it is.
+        chosen: (M, K') which of them stay of it; at: which of it they stand in the place of.
+    """
+    others = torch.ones(total, dtype=torch.bool).index_fill(0, video, False).nonzero()[:, 0]
+    before, after = (part.expand(len(chosen), -1) for part in (others[others < at], others[others > at]))
+    return torch.cat([before, chosen, after], dim=1)
