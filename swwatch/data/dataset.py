@@ -120,8 +120,8 @@ class ClipDataset(Samples):
         pixel_values, grid_thw = self.clip(record)
         drawn = random.Random(f"question/{self.seed}/{epoch}/{video_id}").choice(self.prompts.train_questions)
         prompt = self.prompt(question_of(record, drawn))
-        texts = self.texts(record)
-        answers = [answer_ids(self.tokenizer, text, self.markup) for text in texts]
+        captions = self.captions(record)
+        answers = [answer_ids(self.tokenizer, text, self.markup) for _, text in captions]
         grids = tuple(merged_grids(grid_thw, self.merge))
         sizes = len(self.markup.suffix), len(self.markup.header), self.t_per_step, seconds_of_step(self.fps)
         num_text = len(prompt) + sizes[0] + sum(sizes[1] + len(answer) for answer in answers)
@@ -132,7 +132,7 @@ class ClipDataset(Samples):
         patches = tuple(self.markup.announced(see_video(self.see, pixel_values, grids)))
         schedule, starts = self.schedule.for_clip(video_id), None
         if self.schedule.learned:
-            times, lengths = [at_s for at_s, _ in captions_of(record)], [len(answer) for answer in answers]
+            times, lengths = [at_s for at_s, _ in captions], [len(answer) for answer in answers]
             schedule = plan_of(times, lengths, len(grids), sizes[-1], self.schedule.k)
             starts, answers = schedule.starts, answers[: len(schedule.starts)]
         answer = [token for ids in answers for token in ids]
@@ -144,15 +144,16 @@ class ClipDataset(Samples):
         filled = fill(tokens, self.markup, prompt, answer)
         return Sample(*filled, tokens, pixel_values, grid_thw, num_cut, held, decisions)
 
-    def texts(self, record: dict) -> list[str]:
-        """What is said of a record's video: its caption, or where the SPEAK policy is learned its captions with times.
+    def captions(self, record: dict) -> list[tuple[float, str]]:
+        """(seconds, text) of what is said of a record's video: its caption, from the beginning on, or where the SPEAK
+        policy is learned its captions with their times.
 
         Raises:
             UserError: it has none of these.
         """
         if self.schedule.learned:
-            return [text for _, text in captions_of(record)]
-        return [record["human_caption"]]
+            return captions_of(record)
+        return [(0.0, record["human_caption"])]
 
     def steps_kept(self, num_text: int, num_steps: int, per_step: int) -> int:
         """How many of a sample's steps are used: all, or with `truncate` as many as fit.
@@ -230,7 +231,7 @@ class _Counter:
     def _texts(self, record: dict) -> list[str] | str:
         """What is said, or why nothing is."""
         try:
-            return self.clips.texts(record)
+            return [text for _, text in self.clips.captions(record)]
         except UserError as error:
             return str(error)
 
@@ -249,7 +250,7 @@ class _Counter:
 
     def _text(self, record: dict, answer: int) -> int:
         """Tokens of all but the video."""
-        for caption in self.clips.texts(record):
+        for _, caption in self.clips.captions(record):
             if self.markup.search(caption):
                 answer_ids(self.clips.tokenizer, caption, self.clips.markup)  # which refuses it
         own = question_of(record, "")

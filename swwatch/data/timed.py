@@ -11,6 +11,7 @@ at its time or later, or when the one before it is over, and is said k tokens a 
 
 import math
 from collections.abc import Sequence
+from itertools import accumulate
 
 import torch
 
@@ -81,7 +82,7 @@ def decisions_of(tokens: Layout, plan: Planned, balanced: bool) -> torch.Tensor:
         (L,) float32: positive where an answer begins, negative for "not yet", by what it weighs in the loss; 0 where
         nothing is decided: all other rows, and steps at which an answer goes on.
     """
-    first = [sum(plan.at[:step]) for step in range(len(plan.at))]
+    first = [0, *accumulate(plan.at)]
     begins = [bool(count) and first[step] in plan.starts for step, count in enumerate(plan.at)]
     silent = [not count for count in plan.at]
     weight = max(1, sum(begins)) / max(1, sum(silent)) if balanced else 1.0
