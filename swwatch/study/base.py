@@ -12,6 +12,7 @@ import os
 import shutil
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from itertools import islice
 from pathlib import Path
 
 from swwatch.config import check_least, read_settings, setting
@@ -20,7 +21,7 @@ from swwatch.metrics.tables import as_markdown
 from swwatch.paths import CONFIGS, ROOT, only_one, whole_folder
 from swwatch.study.commands import as_flags
 from swwatch.study.jobs import Job, run_all
-from swwatch.toy.clips import NAME
+from swwatch.toy.clips import clips_of
 from swwatch.toy.questions import at_the_end
 
 CONFIG = CONFIGS / "train" / "toy_base.yaml"
@@ -118,11 +119,11 @@ def ask(base: Path, data: Path, max_clips: int) -> dict[str, list[int]]:
 def _items(data: Path, max_clips: int) -> Iterator:
     from swwatch.evaluate.quiz.items import Item
 
-    for path in sorted((data / NAME / "test").glob("*.json"))[:max_clips]:
-        place = f"{NAME}/videos/test/{path.stem}.mp4"
-        for number, question in enumerate(at_the_end(json.loads(path.read_text(encoding="utf-8")))):
+    for record, place in islice(clips_of(data, "test"), max_clips):
+        name = record["video_id"]
+        for number, question in enumerate(at_the_end(record)):
             words = tuple(option.split()[0] for option in question.options)
-            where = {"key": f"{path.stem}/{number}", "video": path.stem, "places": (place,), "group": question.kind}
+            where = {"key": f"{name}/{number}", "video": name, "places": (place,), "group": question.kind}
             yield Item(**where, prompt=question.text, choices=words, answer=question.word)
 
 

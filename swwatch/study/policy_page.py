@@ -1,7 +1,7 @@
 """What a comparison of policies found: tables, a plot of quality against cost, and what comes of public claims."""
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,6 +21,7 @@ from swwatch.study.page import claim_text
 from swwatch.study.policy_plan import CONTROLS, PLAIN, TESTS, PolicyPlan, cell_path, rows
 
 Row = tuple[str, str, str]  # test, table, policy
+NO_MEMORY = ("all", "window", "sink_window", "flush", "restart", "recompute", "recent")
 # heading -> (numerator, denominator) of a clip
 Share = Callable[[dict], tuple[float, float]]
 
@@ -199,12 +200,11 @@ def claims(found: Found) -> list[Claim]:
             ),
         )
 
-    def each(test: str, table: str, policies: Sequence[str], other: str, share: str, rule: Callable):
-        return tuple(
-            one for policy in policies for one in versus((test, table, policy), (test, table, other), share, rule)
-        )
+    def each(tests: Sequence[str], table: str, policies: Iterable[str], other: str, share: str, rule: Callable):
+        pairs = [((test, table, policy), (test, table, other)) for test in tests for policy in policies]
+        return tuple(one for a, b in pairs for one in versus(a, b, share, rule))
 
-    see = [policy for _, table, policy in found.cells if table == "see" and policy != "all"]
+    see = dict.fromkeys(policy for _, table, policy in found.cells if table == "see" and policy != "all")
     kinds = list(dict.fromkeys(policy for _, table, policy in found.cells if table == "keep"))
     memories = [policy for policy in kinds if policy not in CONTROLS and policy.split(":")[0] not in NO_MEMORY]
     deciding = [str(SPEAK[name]()) for name in ("change", "sved")]
@@ -212,40 +212,25 @@ def claims(found: Found) -> list[Claim]:
         Claim(
             "Most video tokens can be dropped and narration stays as good (TimeChat-Online, STC, FlashVID, ...).",
             "events told right change by less than 5 points from `all`, each policy of SEE, on both worlds",
-            tuple(
-                one
-                for test in ("told, still", "told, minutes")
-                for one in each(test, "see", dict.fromkeys(see), "all", "right, %", kept)
-            ),
+            each(("told, still", "told, minutes"), "see", see, "all", "right, %", kept),
         ),
         Claim(
             "No memory beats the newest few seconds where the present is asked about (SimpleStream).",
             "answers about now of each memory do not exceed those of recent:4",
-            tuple(
-                one
-                for test in ("asked, still", "asked, count")
-                for one in each(test, "keep", memories, "recent:4", "about now, %", not_more)
-            ),
+            each(("asked, still", "asked, count"), "keep", memories, "recent:4", "about now, %", not_more),
         ),
         Claim(
             "A memory knows more of the past than the newest few seconds (ReKV, QuickVideo, LiveStar, ...).",
             "answers about the past of each memory exceed those of recent:4",
-            tuple(
-                one
-                for test in ("asked, still", "asked, count")
-                for one in each(test, "keep", memories, "recent:4", "about the past, %", more)
-            ),
+            each(("asked, still", "asked, count"), "keep", memories, "recent:4", "about the past, %", more),
         ),
         Claim(
             "Who speaks when something changes says less that did not happen (TimeChat-Online, LiveStar).",
             "unfounded phrases of `change` and `sved` are fewer than those of wait-k:3, on the still world",
-            each("told, still", "schedule", deciding, "wait-k:3", "unfounded, %", less),
+            each(("told, still",), "schedule", deciding, "wait-k:3", "unfounded, %", less),
         ),
     ]
     return [claim for claim in listed if claim.evidence]
-
-
-NO_MEMORY = ("all", "window", "sink_window", "flush", "restart", "recompute", "recent")
 
 
 def not_more(low: float, high: float) -> int:

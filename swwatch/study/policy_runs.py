@@ -1,6 +1,5 @@
 """One policy on one clip: a narration, or questions in mid-stream; what came of it and what it cost."""
 
-import json
 import statistics
 import time
 from collections.abc import Iterator
@@ -14,14 +13,15 @@ from swwatch.bench.stopwatch import Stopwatch
 from swwatch.data.video import iter_steps
 from swwatch.engine.base import BaseSession
 from swwatch.engine.door import open_stream
-from swwatch.engine.requests import Run, drive
-from swwatch.engine.source import Ask, FileSource, StepEncoder
+from swwatch.engine.requests import drive
+from swwatch.engine.source import Ask, StepEncoder
 from swwatch.engine.trace import Asked, SimulatedClock, Watched
 from swwatch.engine.turns import Said
 from swwatch.metrics.events import event_timing
 from swwatch.model.loading import Loaded
-from swwatch.narrate.words import Token, with_text
+from swwatch.narrate.words import Token, watching
 from swwatch.policies.see import parse_see
+from swwatch.toy import clips
 from swwatch.toy.mentions import mentions
 from swwatch.toy.questions import questions_of
 from swwatch.toy.scores import clip_counts, toy_events
@@ -83,9 +83,8 @@ def narrated(loaded: Loaded, record: dict, video: Path, seconds: int, **policies
     session = open_stream(loaded, choose=CHOOSE, clock=clock, key=record["video_id"], **how)
     watch = Stopwatch(loaded.model)
     cost, tokens, arrived, dropped = Cost(session, watch), [], 0, 0
-    source = FileSource(_steps(loaded, video), StepEncoder(loaded), clock)
     step_s = loaded.settings.step_s
-    for event in drive(watch, with_text(session.run(source), loaded.tokenizer)):
+    for event in drive(watch, watching(session, _steps(loaded, video), StepEncoder(loaded), loaded.tokenizer)):
         if isinstance(event, Watched):
             if event.step * step_s >= seconds:
                 break
@@ -120,7 +119,7 @@ def asked(loaded: Loaded, record: dict, video: Path, seconds: int, keep: str) ->
             kept = session.state()
             session.asks.append(Ask((), question.text))
             said = ""
-            for event in _driven(watch, session.turn([step])):
+            for event in drive(watch, session.turn([step])):
                 recalled += event.num_recalled if isinstance(event, Asked) else 0
                 if isinstance(event, Said):
                     said = loaded.tokenizer.decode(event.words).strip()
@@ -129,7 +128,7 @@ def asked(loaded: Loaded, record: dict, video: Path, seconds: int, keep: str) ->
             counts[0] += said == question.word
             counts[1] += 1
         cost.skip()
-        list(_driven(watch, session.turn([step], silent=True)))
+        list(drive(watch, session.turn([step], silent=True)))
         cost.note()
     return {"answers": answers, "recalled": recalled, **cost.told()}
 
@@ -142,14 +141,9 @@ def put_on(loaded: Loaded, see: str) -> Loaded:
 
 
 def clips_of(data: Path, count: int) -> Iterator[tuple[dict, Path]]:
-    """(record, video) of the first test clips of a toy data set in json form."""
-    for path in sorted((data / "PE-Video" / "test").glob("*.json"))[:count]:
-        yield json.loads(path.read_text(encoding="utf-8")), data / "PE-Video/videos/test" / f"{path.stem}.mp4"
+    """(record, video) of the first test clips of a toy data set."""
+    return ((record, data / video) for record, video in islice(clips.clips_of(data, "test"), count))
 
 
 def _steps(loaded: Loaded, video: Path) -> Iterator:
     return iter_steps(video, max_frames=None, fps=loaded.settings.fps)
-
-
-def _driven(watch: Stopwatch, run: Run) -> Iterator:
-    return drive(watch, run)

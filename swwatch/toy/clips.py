@@ -162,6 +162,12 @@ def make_portion(portion: Portion) -> int:
     return len(missing)
 
 
+def clips_of(root: Path, split: str) -> Iterator[tuple[dict, str]]:
+    """(record, its video's place under `root`) of the clips of a split in json form, in order."""
+    for path in sorted((root / NAME / split).glob("*.json")):
+        yield json.loads(path.read_text(encoding="utf-8")), f"{NAME}/videos/{split}/{path.stem}.mp4"
+
+
 def clip_id(split: str, index: int) -> str:
     return f"{split}_{index:06d}"
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from swwatch.data.annotations import write_atomic
 from swwatch.errors import UserError
-from swwatch.toy.clips import NAME
+from swwatch.toy.clips import clips_of
 from swwatch.toy.world import SPLITS, Event
 
 SILENCE_S = 0.5  # at the end of an event
@@ -41,21 +41,20 @@ def write_transcripts(root: Path) -> dict[Path, int]:
     """
     made = {}
     for split in SPLITS:
-        records = sorted((root / NAME / split).glob("*.json"))
-        if records:
+        lines = list(_lines(root, split))
+        if lines:
             out = root / f"transcripts_{split}.jsonl"
-            write_atomic(out, _lines(root, split, records))
-            made[out] = len(records)
+            write_atomic(out, lines)
+            made[out] = len(lines)
     if not made:
         raise UserError(f"{root} holds no toy clips: make some with `swwatch toy data {root} --clips 100`")
     return made
 
 
-def _lines(root: Path, split: str, records: list[Path]) -> Iterator[str]:
-    for path in records:
-        record = json.loads(path.read_text(encoding="utf-8"))
+def _lines(root: Path, split: str) -> Iterator[str]:
+    for record, video in clips_of(root, split):
         row = {
-            "video": f"{NAME}/videos/{split}/{path.stem}.mp4",
+            "video": video,
             "title": "Moving shapes",
             "duration": record["video_duration_in_s"],
             "content": transcript([Event(**event) for event in record["events"]]),

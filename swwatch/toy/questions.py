@@ -17,7 +17,7 @@ import numpy as np
 
 from swwatch.data.annotations import write_atomic
 from swwatch.errors import UserError
-from swwatch.toy.clips import NAME
+from swwatch.toy.clips import clips_of
 from swwatch.toy.world import COLORS, DIRECTIONS, SCENES, SHAPES, SPLITS, Event
 
 LETTERS = "ABCDE"
@@ -126,12 +126,9 @@ def write_questions(root: Path) -> dict[Path, int]:
     """
     made = {}
     for split in SPLITS:
-        paths = sorted((root / NAME / split).glob("*.json"))
-        records = [json.loads(path.read_text(encoding="utf-8")) for path in paths]
-        videos = [f"{NAME}/videos/{split}/{path.stem}.mp4" for path in paths]
-        if not any(map(questions_of, records)):
+        pairs = list(clips_of(root, split))
+        if not any(questions_of(record) for record, _ in pairs):
             continue
-        pairs = list(zip(records, videos, strict=True))
         rows = [{"video_path": f"./{video}", "questions": list(map(_row, questions_of(r)))} for r, video in pairs]
         files = {
             f"questions_{split}.json": [json.dumps(rows, indent=1) + "\n"],
@@ -140,7 +137,7 @@ def write_questions(root: Path) -> dict[Path, int]:
         }
         for name, lines in files.items():
             write_atomic(root / name, lines)
-            made[root / name] = len(records)
+            made[root / name] = len(pairs)
     if not made:
         worlds = ", ".join(name for name, level in SCENES.items() if level.asks)
         raise UserError(f"{root} holds no clips to ask about: `swwatch toy data {root} --level ...`, one of {worlds}")

@@ -1,6 +1,5 @@
 """Rows of the training benchmark, each in a process of its own, asked for one step after the other."""
 
-import json
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -42,13 +41,11 @@ def with_toy_data(settings: TrainBenchSettings, folder: Path) -> TrainBenchSetti
     if settings.shape != "toy" or settings.model is not None:
         return settings
     from swwatch.toy.checkpoint import make_checkpoint
-    from swwatch.toy.clips import NAME, Recipe, write_dataset
+    from swwatch.toy.clips import Recipe, clips_of, write_dataset
 
     model, data = make_checkpoint(folder / "model", seed=settings.seed), folder / "data"
     write_dataset(data, Recipe(clips=settings.samples, test_clips=0, seed=settings.seed))
-    records = [json.loads(path.read_text()) for path in sorted((data / NAME / "train").glob("*.json"))]
-    for record in records:
-        record["video_path"] = f"{NAME}/videos/train/{record['video_id']}.mp4"
+    records = [record | {"video_path": video} for record, video in clips_of(data, "train")]
     write_atomic(data / "train.jsonl", map(encode_line, records))
     return replace(settings, model=str(model), data=data / "train.jsonl")
 
