@@ -10,6 +10,7 @@ loaded = settings.load(settings.model)
 """
 
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
@@ -177,10 +178,18 @@ class SessionFlags:
         Args:
             names: of settings that are None, or False, where they were not given.
         """
-        given = [name for name in names if getattr(self, name) not in (None, False)]
-        if self.choose is not None and given:
+        self._check_one("choose", names, "how tokens are chosen")
+
+    def check_keep(self, *names: str) -> None:
+        """Refuse flags that say what --keep says, too. Args: as of `check_choose`."""
+        self._check_one("keep", names, "what stays")
+
+    def _check_one(self, table: str, names: Sequence[str], about: str) -> None:
+        policy = getattr(self, table)
+        given = [name for name in names if getattr(self, name) is not None and getattr(self, name) is not False]
+        if policy is not None and given:
             flag = f"--{given[0].replace('_', '-')}"
-            raise UserError(f"--choose {self.choose} and {flag} both say how tokens are chosen: give one of them")
+            raise UserError(f"--{table} {policy} and {flag} both say {about}: give one of them")
 
     def session_policies(self) -> dict[str, Policy]:
         """Those that were given."""

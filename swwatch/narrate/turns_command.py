@@ -124,10 +124,7 @@ class TurnsSettings(SessionFlags, DeviceFlags, ClipFlags):
         given = {name: getattr(self, flag) for flag, name in WINDOWS.items() if getattr(self, flag) is not None}
         own = own or get(system).keep
         if self.keep is not None:
-            short = ("eviction", "seconds_in_view", *WINDOWS)
-            if told := [name for name in short if getattr(self, name) is not None]:
-                flag = f"--{told[0].replace('_', '-')}"
-                raise UserError(f"--keep {self.keep} and {flag} both say what stays: give one of them")
+            self.check_keep("eviction", "seconds_in_view", *WINDOWS)
             return keep.parse_keep(self.keep)
         kind = keep.KEEP[keep.name_of(self.eviction or keep.parse_keep(own).name)]
 

@@ -125,5 +125,7 @@ def test_turns_short_names_change_the_checkpoints_own_policy(tmp_path):
         replace(settings, keep="recent:4").keep_policy("streamingvlm")
     with pytest.raises(UserError, match="both say how tokens are chosen"):
         TurnsSettings(model="x", video=tmp_path, choose="greedy", top_k=4)
+    with pytest.raises(UserError, match="--seed both say how tokens are chosen"):  # 0 is a number, too
+        TurnsSettings(model="x", video=tmp_path, choose="sampling", seed=0)
     drawn = TurnsSettings(model="x", video=tmp_path, top_k=4).choose_policy(Greedy(1.2, 5))
     assert drawn == Sampling(top_k=4, penalty=1.2, max_new_tokens=5)
