@@ -58,7 +58,7 @@ class Recorder:
 
     def event(self, event: Event) -> None:
         """Write a numbered message down."""
-        if self._jsonl.closed:
+        if self.closed:
             return
         self._line(event.model_dump())
         self._write(self._cues.of(event))

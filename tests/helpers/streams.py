@@ -11,6 +11,7 @@ from swwatch.engine.serial import SerialSession
 from swwatch.engine.session import Session
 from swwatch.engine.source import Ask, Order, Step
 from swwatch.engine.trace import Spoken
+from swwatch.policies.choose import Greedy
 from swwatch.policies.speak import WaitK
 from swwatch.rules.cursor import layout
 from swwatch.rules.patch import Patch
@@ -120,6 +121,14 @@ def asking(loaded, at: dict[int, list[int]]) -> dict:
 def spoken_by(model, session, source) -> list[tuple]:
     """The tokens of a run on its own, without the moment of their emission."""
     return plain(drive(model, session.run(source)))
+
+
+def logits_under(loaded, keep: str, orders: dict | None = None) -> torch.Tensor:
+    """(20, V) what a told answer about six steps was chosen from, under a policy of KEEP."""
+    stream = random_stream(loaded, [(1, 2), (2, 2)] * 3)
+    session = ToldSession(loaded.model, stream.prompt, keep=keep, choose=Greedy(1.0, 20)).tell(stream.answer)
+    spoken_by(loaded.model, session, Paced(stream, orders=orders))
+    return torch.stack(session.seen_logits)
 
 
 def plain(events) -> list[tuple]:

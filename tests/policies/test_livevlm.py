@@ -17,7 +17,7 @@ from swwatch.rules.layout import Kind
 from swwatch.rules.spans import Part, ids_of
 from swwatch.rules.variants import Speaks, speaking
 from swwatch.rules.visibility import WATCHED
-from tests.helpers.streams import Paced, ToldSession, asking, random_stream, spoken_by
+from tests.helpers.streams import Paced, asking, logits_under, random_stream
 from tests.helpers.turn_streams import Scripted, answers, begin, play, random_steps
 from tests.policies.test_memory import Compared, one_layer  # noqa: F401
 
@@ -152,13 +152,11 @@ def test_in_one_layer_it_is_one_forward_over_what_was_written_and_is_read(
 
 @pytest.mark.parametrize("variant", PARALLEL)
 def test_with_room_for_all_it_is_all_to_the_bit(load_tiny, variant):
-    loaded, stream = load_tiny(variant), random_stream(load_tiny(variant), [(1, 2), (2, 2)] * 3)
-    logits = []
-    for keep in ("all", "livevlm:99:vision_s=2:share=1"):
-        session = ToldSession(loaded.model, stream.prompt, keep=keep, choose=Greedy(1.0, 20)).tell(stream.answer)
-        spoken_by(loaded.model, session, Paced(stream, orders=asking(loaded, {4: [5, 6]})))
-        logits.append(torch.stack(session.seen_logits))
-    assert torch.equal(*logits)
+    loaded = load_tiny(variant)
+    all_stays, written = (
+        logits_under(loaded, keep, asking(loaded, {4: [5, 6]})) for keep in ("all", "livevlm:99:vision_s=2:share=1")
+    )
+    assert torch.equal(all_stays, written)
 
 
 @pytest.mark.parametrize("system", ["streamingvlm", "livecc"])
