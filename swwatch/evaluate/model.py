@@ -3,7 +3,7 @@
 import torch
 import transformers
 
-from swwatch.launch.ranks import Alone
+from swwatch.launch.ranks import SingleProcess
 from swwatch.model.fingerprint import fingerprint
 from swwatch.model.flags import DeviceFlags
 from swwatch.model.loading import Loaded
@@ -11,14 +11,14 @@ from swwatch.model.settings import Settings
 from swwatch.rules.schedule import FPS
 
 
-def load_model(flags: DeviceFlags, path: str, ranks: Alone, **more) -> Loaded:
+def load_model(flags: DeviceFlags, path: str, ranks: SingleProcess, **more) -> Loaded:
     """The model as the flags want it, for one of several processes; `more` as for DeviceFlags.load."""
     if ranks.rank:
         transformers.utils.logging.disable_progress_bar()
     return flags.load(path, device=device_of(flags.device, ranks), **more)
 
 
-def device_of(asked: str | None, ranks: Alone) -> str | None:
+def device_of(asked: str | None, ranks: SingleProcess) -> str | None:
     """Each process of a node takes a GPU of its own, where it is not told which."""
     if ranks.size == 1 or asked not in (None, "cuda") or not torch.cuda.is_available():
         return asked

@@ -17,7 +17,7 @@ from pathlib import Path
 from swwatch.data.annotations import encode_line, write_atomic
 from swwatch.errors import UserError
 from swwatch.evaluate.run_files import beside, read_lines, write_object
-from swwatch.launch.ranks import Alone
+from swwatch.launch.ranks import SingleProcess
 from swwatch.paths import only_one, only_one_writes
 
 SHARING = {"clips_at_once", "num_processes"}  # facts about a run that make its timings another stream's than its own
@@ -181,7 +181,7 @@ def shared(
     facts: dict,
     keys: list[str],
     work: Callable[[Writer], None],
-    ranks: Alone,
+    ranks: SingleProcess,
     *,
     restart: bool = False,
     label: str,

@@ -21,11 +21,11 @@ BEAT_S, PATIENCE_S, POLL_S = 5.0, 60.0, 0.2
 SIGNALLED = "stopped by a signal"  # what the others are told in place of an error
 
 
-def join(env: Mapping[str, str]) -> "Alone | Team":
+def join(env: Mapping[str, str]) -> "SingleProcess | Team":
     """The ranks of this evaluation, this process among them."""
     place = place_of(env)
     if place.size == 1:
-        return Alone()
+        return SingleProcess()
     if "LOCAL_RANK" in env:
         die_with_parent()
     from torch.distributed import PrefixStore, TCPStore
@@ -48,7 +48,7 @@ def join(env: Mapping[str, str]) -> "Alone | Team":
     return Team(PrefixStore(f"swwatch/{attempt}", store), place.rank, place.size, place.local_rank)
 
 
-class Alone:
+class SingleProcess:
     """One process: the counters are its own and there is nobody to wait for."""
 
     rank, size, local_rank = 0, 1, 0
@@ -77,7 +77,7 @@ class Alone:
         """Rank 0: until every other rank has left."""
 
 
-class Team(Alone):
+class Team(SingleProcess):
     """This process among several. Leave the `with` block by an error and all others stop at their next clip.
 
     Args:

@@ -35,7 +35,7 @@ def banner(
         "model": settings.model_path,
         "trainable": "; ".join(learns),
         "adapter": _adapter(settings),
-        "runs on": f"{device}, {precision_text(settings, setup.engine)}",
+        "runs on": f"{device}, {precision_text(settings, setup.parallelism)}",
         "attention": f"{settings.attention} ({why_attention(settings)})",
         "loss": f"{loaded.model.loss_way} ({setup.why_loss})",
         "data": f"{', '.join(map(str, settings.annotations))}, {len(setup.clips):,} samples",

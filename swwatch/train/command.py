@@ -19,7 +19,7 @@ from swwatch.paths import ROOT
 from swwatch.rules import variants
 from swwatch.rules.systems import get
 from swwatch.rules.variants import TURNS, VARIANTS
-from swwatch.train.parallel import deepspeed_settings
+from swwatch.train.deepspeed_files import deepspeed_settings
 from swwatch.train.settings import TrainSettings
 from swwatch.train.trackers import choose_trackers
 

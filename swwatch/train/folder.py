@@ -25,7 +25,7 @@ from swwatch.train.checkpoints import (
     truncate_log,
     write_json,
 )
-from swwatch.train.engines import Engine
+from swwatch.train.parallelism import Parallelism
 from swwatch.train.settings import TrainSettings
 from swwatch.train.setup import Data
 from swwatch.train.skips import SkipList
@@ -61,7 +61,7 @@ def take(settings: TrainSettings, records: Data, held: contextlib.ExitStack) -> 
     """
     out = settings.output_dir
     held.enter_context(only_one(out, str(out)))
-    run = settings.fixed() | Engine.of(settings.parallel).fixed() | {"train_data_sha256": records.sha256}
+    run = settings.fixed() | Parallelism.of(settings.parallel).fixed() | {"train_data_sha256": records.sha256}
     check_same_run(out, run)
     finished = read_json(out / FINISHED)
     if finished is None:

@@ -8,7 +8,7 @@ import torch
 from swwatch.errors import UserError
 from swwatch.model.attention import choose_attention
 from swwatch.train import distributed
-from swwatch.train.engines import Engine, share
+from swwatch.train.parallelism import Parallelism, share
 from swwatch.train.settings import TrainSettings
 
 MOST_WORKERS = 8  # by default
@@ -58,19 +58,19 @@ def bf16(settings: TrainSettings) -> bool:
     return settings.precision == "bfloat16" or (settings.precision == "auto" and has_bf16())
 
 
-def base_dtype(settings: TrainSettings, engine: Engine) -> torch.dtype:
+def base_dtype(settings: TrainSettings, parallelism: Parallelism) -> torch.dtype:
     """What weights are loaded in. A base model that stays frozen under adapters needs no float32.
 
     FSDP2 shards weights of one precision only.
     """
-    frozen = settings.adapter != "none" and engine.name != "fsdp2"
+    frozen = settings.adapter != "none" and parallelism.name != "fsdp2"
     return torch.bfloat16 if frozen and bf16(settings) else torch.float32
 
 
-def precision_text(settings: TrainSettings, engine: Engine) -> str:
+def precision_text(settings: TrainSettings, parallelism: Parallelism) -> str:
     """For the banner."""
     if not bf16(settings):
         return "float32 (products in tf32)" if settings.tf32 else "float32"
-    if base_dtype(settings, engine) is torch.bfloat16:
+    if base_dtype(settings, parallelism) is torch.bfloat16:
         return f"bfloat16 over a {'4-bit' if settings.adapter == 'qlora' else 'bfloat16'} base, float32 adapters"
-    return engine.precision()
+    return parallelism.precision()

@@ -26,7 +26,7 @@ class TrainSettings:
     """Settings of `swwatch train`. Two facts of a field, besides those of `config.setting`, are for continued runs.
 
     free: it may change, as it changes neither losses nor weights (`parallel` is compared where it matters, see
-    engines.Engine.fixed). since: the version that brought it; runs begun by an earlier one know nothing of it, and at
+    Parallelism.fixed). since: the version that brought it; runs begun by an earlier one know nothing of it, and at
     its default it is as good as not there.
     """
 

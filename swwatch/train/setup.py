@@ -25,8 +25,8 @@ from swwatch.rules import systems
 from swwatch.rules import turn_positions as positions
 from swwatch.rules.variants import TURNS
 from swwatch.train.adapters import adapt, quantisation
-from swwatch.train.engines import Engine
 from swwatch.train.machine import base_dtype
+from swwatch.train.parallelism import Parallelism
 from swwatch.train.parts import count, set_trainable
 from swwatch.train.settings import TrainSettings
 
@@ -38,7 +38,7 @@ class Setup:
     """What a run works with, before its samples are put in order.
 
     Attributes:
-        engine: which shards the model.
+        parallelism: which shards the model.
         loaded: the model to start or continue from; with adapters their base.
         clips: the samples.
         collator: makes batches of them.
@@ -47,7 +47,7 @@ class Setup:
         why_loss: why the loss is computed the way it is, which the model knows.
     """
 
-    engine: Engine
+    parallelism: Parallelism
     loaded: Loaded
     clips: Samples
     collator: Collator
@@ -66,8 +66,8 @@ def set_up(settings: TrainSettings, records: Data, begin: Path | None, cache_gb:
     Raises:
         UserError: the model cannot be loaded or trained as asked for, or the frame cache cannot be used.
     """
-    engine = Engine.of(settings.parallel)
-    loaded = load_model(settings, begin, engine)
+    parallelism = Parallelism.of(settings.parallel)
+    loaded = load_model(settings, begin, parallelism)
     clips = clips_of(settings, records, settings.train_data, loaded, cache_gb)
     if settings.adapter == "none":
         flags = {"vision": settings.train_vision, "merger": settings.train_merger, "llm": settings.train_llm}
@@ -76,14 +76,14 @@ def set_up(settings: TrainSettings, records: Data, begin: Path | None, cache_gb:
         before = count(loaded.model)
         model = adapt(loaded.model, settings, begin)
         counts = {name: (learn, before[name][1]) for name, (learn, _) in count(model).items()}
-    sharded, plain = engine.stage == 3 or engine.name == "fsdp2", type(loaded.model.lm_head) is nn.Linear
+    sharded, plain = parallelism.stage == 3 or parallelism.name == "fsdp2", type(loaded.model.lm_head) is nn.Linear
     cuda = torch.cuda.is_available()
     loaded.model.loss_way, why = choose_loss(settings.fused_loss, cuda=cuda, sharded=sharded, plain_head=plain)
     collator = Collator(loaded.tokenizer.pad_token_id, multiple=BLOCK if settings.attention == "flex" else 1)
-    return Setup(engine, loaded, clips, collator, model, counts, why)
+    return Setup(parallelism, loaded, clips, collator, model, counts, why)
 
 
-def load_model(settings: TrainSettings, begin: Path | None, engine: Engine) -> Loaded:
+def load_model(settings: TrainSettings, begin: Path | None, parallelism: Parallelism) -> Loaded:
     """The model to start or continue from; with adapters, the base that they will be put on.
 
     Raises:
@@ -91,7 +91,7 @@ def load_model(settings: TrainSettings, begin: Path | None, engine: Engine) -> L
     """
     path = begin or settings.model_path
     asked = settings.asked(saved_settings(path))
-    how = {"dtype": base_dtype(settings, engine), "attention": settings.attention, "device": engine.device()}
+    how = {"dtype": base_dtype(settings, parallelism), "attention": settings.attention, "device": parallelism.device()}
     if settings.adapter == "none":
         return load(path, **asked, **how)
     if (Path(settings.model_path) / ADAPTER).exists():

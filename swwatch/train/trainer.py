@@ -16,11 +16,11 @@ from swwatch.paths import need_room
 from swwatch.train import distributed
 from swwatch.train.arrange import Arrangement
 from swwatch.train.checkpoints import keep_newest, mark_complete, step_of
-from swwatch.train.engines import Engine, share
 from swwatch.train.held_out import HeldOut
 from swwatch.train.loader import prefetch_factor, start_worker, workers_end
 from swwatch.train.machine import bf16
 from swwatch.train.optimizer import part_rates, split_groups
+from swwatch.train.parallelism import Parallelism, share
 from swwatch.train.progress import COUNTS, Progress
 from swwatch.train.settings import TrainSettings
 from swwatch.train.setup import Setup
@@ -56,12 +56,12 @@ class WatchTrainer(OpenTrainer):
         held_out: HeldOut | None,
         trackers: Sequence,
     ):
-        self.settings, self.engine, self.order = settings, setup.engine, arranged.order
+        self.settings, self.parallelism, self.order = settings, setup.parallelism, arranged.order
         self.skip_list, self.begin, self.stop = skip_list, begin, distributed.StopSignals()
         self.rows_per_step = settings.batch_size * settings.accumulation
         super().__init__(
             setup.model,
-            training_arguments(settings, setup.engine, steps),
+            training_arguments(settings, setup.parallelism, steps),
             data_collator=setup.collator,
             train_dataset=arranged.dataset,
             processing_class=setup.loaded.processor,
@@ -112,7 +112,7 @@ class WatchTrainer(OpenTrainer):
 
     def model_wrapped_up(self) -> None:
         with distributed.alike():
-            self.engine.check(self.model_wrapped)
+            self.parallelism.check(self.model_wrapped)
 
     def create_optimizer(self, model=None):
         new = self.optimizer is None
@@ -202,7 +202,7 @@ def num_steps(settings: TrainSettings, num_rows: int) -> int:
     return math.ceil(settings.epochs * num_rows / (settings.batch_size * settings.accumulation))
 
 
-def training_arguments(settings: TrainSettings, engine: Engine, steps: int) -> TrainingArguments:
+def training_arguments(settings: TrainSettings, parallelism: Parallelism, steps: int) -> TrainingArguments:
     """transformers' arguments for these settings.
 
     Raises:
@@ -237,6 +237,6 @@ def training_arguments(settings: TrainSettings, engine: Engine, steps: int) -> T
         "report_to": "none",
     }
     try:
-        return one_device(TrainingArguments(**values, **engine.arguments()))
+        return one_device(TrainingArguments(**values, **parallelism.arguments()))
     except ValueError as error:
-        raise UserError(f"parallel {engine.name}: {error}") from error
+        raise UserError(f"parallel {parallelism.name}: {error}") from error

@@ -16,7 +16,7 @@ from swwatch.evaluate.caption import command, runner
 from swwatch.evaluate.caption.runner import run
 from swwatch.evaluate.caption.settings import EvalSettings
 from swwatch.evaluate.results import Results, beside
-from swwatch.launch.ranks import Alone
+from swwatch.launch.ranks import SingleProcess
 from swwatch.metrics import captions
 from swwatch.narrate.words import narration
 
@@ -86,7 +86,12 @@ def test_too_little_memory_is_told_and_finished_clips_are_kept(tmp_path):
     records = [{"video_id": key, "human_caption": "x", "video_path": "v.mp4"} for key in "abc"]
     with Results(tmp_path / "x_infer.json", {"settings": {}, "about": {}}, "abc") as results:
         with pytest.raises(UserError, match="out of GPU memory: give a smaller --clips-at-once"):
-            options = {"locate": lambda name: tmp_path, "narrator": narrator, "clips_at_once": 2, "ranks": Alone()}
+            options = {
+                "locate": lambda name: tmp_path,
+                "narrator": narrator,
+                "clips_at_once": 2,
+                "ranks": SingleProcess(),
+            }
             run(records, results, question="?", task="t", **options)
     assert [row["video_id"] for row in lines(beside(tmp_path / "x_infer.json", "trace.jsonl"))] == ["a"]
 

@@ -18,7 +18,7 @@ from torch.distributed import HashStore, PrefixStore, TCPStore
 from swwatch.errors import UserError
 from swwatch.evaluate.caption.runner import Unreadable, run
 from swwatch.evaluate.results import Results, Writer, beside, part_of
-from swwatch.launch.ranks import Alone, Stopped, Team
+from swwatch.launch.ranks import SingleProcess, Stopped, Team
 from swwatch.narrate.words import Token
 
 ROOT = Path(__file__).parents[2]
@@ -90,7 +90,7 @@ def contents(path):
 def alone(tmp_path):
     """The files that one process writes."""
     path = tmp_path / "alone" / "group_infer.json"
-    evaluate(path, Alone())
+    evaluate(path, SingleProcess())
     assert ids(path) == [record["video_id"] for record in RECORDS]
     return contents(path)
 
@@ -146,7 +146,7 @@ def test_a_failing_rank_stops_the_others_and_its_finished_clips_count(tmp_path, 
     errors = together(2, lambda team: evaluate(path, team, narrator=narrator))
     assert {type(error) for error in errors.values()} == {RuntimeError, Stopped}
     assert len(ids(path)) < len(RECORDS)
-    evaluate(path, Alone())
+    evaluate(path, SingleProcess())
     assert contents(path) == alone
 
 

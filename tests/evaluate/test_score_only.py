@@ -10,7 +10,7 @@ from swwatch.cli import run as run_program
 from swwatch.errors import UserError
 from swwatch.evaluate.caption import command, measure
 from swwatch.evaluate.caption.settings import EvalSettings
-from swwatch.launch.ranks import Alone
+from swwatch.launch.ranks import SingleProcess
 from swwatch.metrics import captions
 
 WORDS = "[PAD] [UNK] [CLS] [SEP] [MASK] a red blue circle square moves".split()
@@ -113,4 +113,4 @@ def test_it_is_an_error_before_the_model_is_loaded_and_any_clip_captioned(files,
     monkeypatch.setattr(measure, "load_model", lambda *args, **kwargs: pytest.fail("the model was loaded"))
     settings = EvalSettings(data_dir=files, model_path="m", output_dir=files, bleurt=str(files / "none"))
     with pytest.raises(UserError, match="no BLEURT checkpoint"):
-        measure.evaluate(settings, [], Alone())
+        measure.evaluate(settings, [], SingleProcess())

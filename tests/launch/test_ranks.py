@@ -9,7 +9,7 @@ from torch.distributed import HashStore, TCPStore
 from swwatch.errors import UserError
 from swwatch.launch import ranks
 from swwatch.launch.place import Place, place_of
-from swwatch.launch.ranks import Alone, Stopped, Team, join
+from swwatch.launch.ranks import SingleProcess, Stopped, Team, join
 from swwatch.launch.signals import Preempted
 
 
@@ -50,7 +50,7 @@ def test_a_number_is_given_to_one_rank_only():
 
 def test_one_process_needs_no_store():
     with join({}) as alone:
-        assert type(alone) is Alone and (alone.rank, alone.size) == (0, 1)
+        assert type(alone) is SingleProcess and (alone.rank, alone.size) == (0, 1)
         assert [alone.add("claimed"), alone.add("claimed"), alone.add("skipped")] == [1, 2, 1]
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from swwatch.config import load_settings
 from swwatch.paths import ROOT
-from swwatch.train.engines import Engine, share
+from swwatch.train.parallelism import Parallelism, share
 from swwatch.train.settings import TrainSettings
 
 RECIPES = sorted((ROOT / "configs" / "train").glob("*.yaml"))
@@ -47,7 +47,7 @@ def test_files_that_a_recipe_names_exist_and_its_engine_is_known(path):
     named = re.findall(r"(?<![\w./])((?:scripts|configs|docs)/[\w./]+\.\w+|mani_data\.py|README\.md)", header_of(path))
     assert named and all((ROOT / name).exists() for name in named), named
     settings = load_settings(TrainSettings, yaml_path=path)
-    Engine.of(settings.parallel)
+    Parallelism.of(settings.parallel)
     share(settings.accumulation, settings.batch_size)
 
 
@@ -55,7 +55,7 @@ def test_files_that_a_recipe_names_exist_and_its_engine_is_known(path):
 def test_the_papers_recipes_take_its_64_samples_a_step_on_4_gpus_with_zero3(size, monkeypatch):
     settings = load_settings(TrainSettings, yaml_path=ROOT / f"configs/train/paper_{size}.yaml")
     assert (settings.parallel, settings.batch_size, settings.pack_tokens) == ("zero3", 1, None)
-    assert Engine.of(settings.parallel).stage == 3
+    assert Parallelism.of(settings.parallel).stage == 3
     monkeypatch.setattr("swwatch.train.distributed.num_processes", lambda: 4)
     assert share(settings.accumulation, settings.batch_size) == 16
     assert settings.model_path.endswith(f"{size.upper()}-Instruct")

@@ -19,8 +19,8 @@ from swwatch.toy.commentary import transcript
 from swwatch.toy.world import make_scene
 from swwatch.train.checkpoints import COMPLETE
 from swwatch.train.command import main, read
-from swwatch.train.engines import Engine
 from swwatch.train.machine import settle
+from swwatch.train.parallelism import Parallelism
 from swwatch.train.settings import TrainSettings
 from swwatch.train.setup import clips_of, load_model, records_of
 from tests.helpers.conversations import chat, write
@@ -97,7 +97,8 @@ def test_text_sink_and_window_say_what_samples_keep_of_previous_text(turns, worl
     for sizes in ({}, {"text_sink": 2, "text_window": 3}, {"text_sink": 2}):
         settings = settle(read(turns("streamingvlm", **sizes)))
         records = records_of(settings, settings.annotations)
-        clips = clips_of(settings, records, settings.train_data, load_model(settings, None, Engine.of("ddp")), 0.0)
+        loaded = load_model(settings, None, Parallelism.of("ddp"))
+        clips = clips_of(settings, records, settings.train_data, loaded, 0.0)
         told = [conversation.read(record) for record in records]
         begins = [clips.form.spans(one, (4, 1, 1))[0] for one in told]
         kept[len(sizes)] = [sum(len(s) for s in spans if s.part is Part.PREVIOUS) for spans in begins]

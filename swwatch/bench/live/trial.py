@@ -33,7 +33,7 @@ class Visit:
     most_queued: int = 0
 
 
-class Place:
+class Viewer:
     """One of the sessions at once: where one ends the next begins.
 
     Args:
@@ -47,7 +47,7 @@ class Place:
             self.pace = {"choose": {"max_new_tokens": settings.k}}
         self.visits: list[Visit] = []
 
-    def frame_times(self, begin: float) -> Iterator[tuple[float, "Place"]]:
+    def frame_times(self, begin: float) -> Iterator[tuple[float, "Viewer"]]:
         """When each of its frames is due, without end."""
         return ((begin + self.offset_s + number / self.settings.rate, self) for number in itertools.count())
 
@@ -87,8 +87,8 @@ def attempt(
     """
     stage, over = open_stage(2 * sessions), threading.Event()  # one that was stopped may need a moment to end
     offsets = [number / sessions * settings.session_s for number in range(sessions)]
-    places = [Place(stage, settings, pictures, offset_s) for offset_s in offsets]
-    groups = [places[number :: settings.senders] for number in range(min(settings.senders, sessions))]
+    viewers = [Viewer(stage, settings, pictures, offset_s) for offset_s in offsets]
+    groups = [viewers[number :: settings.senders] for number in range(min(settings.senders, sessions))]
     begin = time.perf_counter() + settings.session_s
     end = begin + settings.seconds
     try:
@@ -102,29 +102,29 @@ def attempt(
             finally:
                 over.set()
         late = [late_s for future in sending for late_s in future.result()]
-        heard = [(visit, _read(visit.live)) for place in places for visit in place.visits]
+        heard = [(visit, _read(visit.live)) for viewer in viewers for visit in viewer.visits]
     finally:
         stage.close()
     return _figures(sessions, settings, heard, (begin, end), late, cores)
 
 
-def send(places: Sequence[Place], begin: float, end: float, over: threading.Event) -> list[float]:
-    """Push the frames of some places when they are due, to the end or until it is over; then stop their sessions.
+def send(viewers: Sequence[Viewer], begin: float, end: float, over: threading.Event) -> list[float]:
+    """Push the frames of some viewers when they are due, to the end or until it is over; then stop their sessions.
 
     Returns:
         By how much each frame was late, seconds.
     """
     late = []
     try:
-        for at, place in heapq.merge(*(place.frame_times(begin) for place in places), key=itemgetter(0)):
+        for at, viewer in heapq.merge(*(viewer.frame_times(begin) for viewer in viewers), key=itemgetter(0)):
             if at >= end or over.wait(max(0.0, at - time.perf_counter())):
                 break
             late.append(time.perf_counter() - at)
-            place.push()
+            viewer.push()
         over.wait(max(0.0, end - time.perf_counter()))
     finally:
-        for place in places:
-            place.stop()
+        for viewer in viewers:
+            viewer.stop()
     return late
 
 

@@ -15,7 +15,7 @@ from swwatch.evaluate.caption.settings import EvalSettings
 from swwatch.evaluate.model import circumstances, identity, load_model, policies_of
 from swwatch.evaluate.results import Writer, shared
 from swwatch.evaluate.run_files import read_run
-from swwatch.launch.ranks import Alone
+from swwatch.launch.ranks import SingleProcess
 from swwatch.model.loading import Loaded
 from swwatch.narrate.words import narration
 from swwatch.policies.choose import Greedy
@@ -23,7 +23,7 @@ from swwatch.rules import systems
 from swwatch.rules.variants import is_chat
 
 
-def evaluate(settings: EvalSettings, records: list[dict], ranks: Alone) -> None:
+def evaluate(settings: EvalSettings, records: list[dict], ranks: SingleProcess) -> None:
     """Narrate the test set, alone or with other ranks, and score it at rank 0."""
     learned = [] if ranks.rank else learned_metrics(settings)  # first: what it lacks is told before hours of work
     loaded = load_model(settings, settings.model, ranks)

@@ -12,7 +12,7 @@ from swwatch.engine.batch import Batch, Ended, OutOfMemory
 from swwatch.engine.requests import Run
 from swwatch.errors import UserError
 from swwatch.evaluate.results import Writer
-from swwatch.launch.ranks import Alone
+from swwatch.launch.ranks import SingleProcess
 from swwatch.narrate.words import Token, Turn, caption_of
 
 
@@ -54,7 +54,7 @@ def run(
     max_bad_fraction: float = 0.01,
     model=None,
     clips_at_once: int = 1,
-    ranks: Alone | None = None,
+    ranks: SingleProcess | None = None,
 ) -> None:
     """Narrate the records that are not done yet, writing each as soon as it is finished.
 
@@ -71,7 +71,7 @@ def run(
     Raises:
         UserError: more unreadable clips than allowed, or not enough memory.
     """
-    ranks, batch, clips, told = ranks or Alone(), Batch(model), {}, []
+    ranks, batch, clips, told = ranks or SingleProcess(), Batch(model), {}, []
     todo = [record for record in records if str(record["video_id"]) not in results.done]
     num_before = len(results.done)
     bar = tqdm(desc="clips", unit="clip", initial=num_before, total=len(records), **bar_options(ranks))
@@ -124,7 +124,7 @@ def run(
             raise UserError(f"out of GPU memory: give {less}; finished clips are kept") from error
 
 
-def claimed(todo: list, ranks: Alone) -> Iterator:
+def claimed(todo: list, ranks: SingleProcess) -> Iterator:
     """The records that fall to this process: the next one of all whenever it asks."""
     while (i := ranks.add("claimed") - 1) < len(todo):
         yield todo[i]
@@ -153,6 +153,6 @@ def check_skips(num: int, num_records: int, max_bad_fraction: float, listed: Pat
         ) from last
 
 
-def bar_options(ranks: Alone) -> dict:
+def bar_options(ranks: SingleProcess) -> dict:
     often = 0.5 if sys.stderr.isatty() else 30
     return {"mininterval": often, "dynamic_ncols": True, "disable": ranks.rank > 0}

@@ -17,7 +17,7 @@ from swwatch.evaluate.commentary.settings import GenerateSettings
 from swwatch.evaluate.commentary.speaking import Speaker, comment_event, comment_game
 from swwatch.evaluate.commentary.store import Store
 from swwatch.evaluate.model import identity, load_model, policies_of
-from swwatch.launch.ranks import Alone
+from swwatch.launch.ranks import SingleProcess
 from swwatch.model.checks import saved_settings
 from swwatch.policies.choose import Choosing, Greedy, Sampling
 from swwatch.rules import turn_positions
@@ -35,7 +35,7 @@ RECIPES: dict[tuple[str, str], tuple[Choosing, float | None]] = {
 OWN_RUN = ("positions", "shared_pixels", "spread_frames", "base_model")  # settings that are told where they are given
 
 
-def comment_all(settings: GenerateSettings, ranks: Alone) -> None:
+def comment_all(settings: GenerateSettings, ranks: SingleProcess) -> None:
     """Comment on all games or events that are not done yet, and at rank 0 put the rows into the order of the data."""
     work = (Games if settings.task == "inf-streams" else Events)(settings)
     speaker = open_speaker(settings, ranks)
@@ -126,7 +126,7 @@ def find_video(video: str, settings: GenerateSettings) -> Path:
         raise VideoError(video, str(error)) from error
 
 
-def open_speaker(settings: GenerateSettings, ranks: Alone) -> Speaker:
+def open_speaker(settings: GenerateSettings, ranks: SingleProcess) -> Speaker:
     """The model as the flags, the task's recipe and the system's row want it."""
     if settings.system is None and not saved_settings(settings.model):
         raise UserError(f"{settings.model} does not say how it streams: give --system {' or '.join(SYSTEMS)}")

@@ -14,7 +14,7 @@ from pathlib import Path
 from swwatch.data.annotations import encode_line, write_atomic
 from swwatch.evaluate.results import append, earlier_note, refuse_other_settings
 from swwatch.evaluate.run_files import objects_in
-from swwatch.launch.ranks import Alone
+from swwatch.launch.ranks import SingleProcess
 from swwatch.paths import make_folder, only_one_writes, writing
 
 
@@ -37,7 +37,7 @@ class Store:
         self,
         output: Path,
         settings: dict,
-        ranks: Alone,
+        ranks: SingleProcess,
         tidy: Callable[[Iterable[dict]], list[dict]],
         *,
         restart: bool = False,

@@ -13,7 +13,7 @@ from swwatch.config import read_settings
 from swwatch.data.annotations import read_jsonl, write_atomic
 from swwatch.evaluate.caption.settings import CONFIG
 from swwatch.evaluate.disturb.settings import DisturbSettings, ModelRuns, find_checkpoints
-from swwatch.launch.ranks import Alone
+from swwatch.launch.ranks import SingleProcess
 from swwatch.paths import only_one_writes
 from swwatch.policies.speak import check_schedule, parse_schedule
 from swwatch.rules.variants import is_chat
@@ -66,7 +66,7 @@ def run_all(
             print(f"[model {number} of {len(models)}] {model.name} under {schedule}", flush=True)
             run = {"variant": None, "model_path": model.model, "output_file": path.name}
             run["schedule"] = None if is_chat(model.variant) else schedule
-            measure.evaluate(replace(settings, **run), records, Alone())
+            measure.evaluate(replace(settings, **run), records, SingleProcess())
             gc.collect()  # a model sits in reference cycles: without this the next one is loaded beside it
             if torch.cuda.is_available():
                 torch.cuda.empty_cache()

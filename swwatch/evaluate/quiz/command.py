@@ -14,7 +14,7 @@ from swwatch.evaluate.quiz.wording import read_wording
 from swwatch.evaluate.results import shared
 from swwatch.evaluate.run_files import beside, read_lines, read_object, write_object
 from swwatch.launch.place import place_of
-from swwatch.launch.ranks import Alone, join
+from swwatch.launch.ranks import SingleProcess, join
 from swwatch.launch.signals import stops_at_once
 
 
@@ -28,7 +28,7 @@ def main(argv: list[str]) -> int:
         return quiz(settings, ranks)
 
 
-def quiz(settings: QuizSettings, ranks: Alone) -> int:
+def quiz(settings: QuizSettings, ranks: SingleProcess) -> int:
     """Ask the questions, alone or with other ranks, and count at rank 0."""
     wording = read_wording(settings.wording)
     items = settings.benchmark.items(settings.data, wording, settings.subtitles)[: settings.max_count]

@@ -16,11 +16,11 @@ from swwatch.evaluate.quiz.items import Item
 from swwatch.evaluate.quiz.settings import QuizSettings
 from swwatch.evaluate.quiz.wording import Wording
 from swwatch.evaluate.results import Writer
-from swwatch.launch.ranks import Alone
+from swwatch.launch.ranks import SingleProcess
 from swwatch.model.checks import saved_settings
 
 
-def open_asker(settings: QuizSettings, ranks: Alone) -> Plain | Streaming:
+def open_asker(settings: QuizSettings, ranks: SingleProcess) -> Plain | Streaming:
     """A model that is ready to be asked; one that names no variant is a plain causal one, unless it is to stream."""
     variant, task = settings.variant, settings.benchmark
     if variant is None and not saved_settings(settings.model):
@@ -69,7 +69,7 @@ def answer_all(
     *,
     asker: Plain | Streaming,
     locate: Callable[[Item], Path],
-    ranks: Alone | None = None,
+    ranks: SingleProcess | None = None,
     max_bad_fraction: float = 0.01,
 ) -> None:
     """Answer the questions that are not done yet, writing each as soon as it is answered.
@@ -82,7 +82,7 @@ def answer_all(
     Raises:
         UserError: more questions than allowed could not be asked.
     """
-    ranks = ranks or Alone()
+    ranks = ranks or SingleProcess()
     units = asker.units([item for item in items if item.key not in results.done])
     num_before = len(results.done)
     bar = tqdm(desc="questions", unit="question", initial=num_before, total=len(items), **bar_options(ranks))

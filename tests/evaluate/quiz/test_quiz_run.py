@@ -17,7 +17,7 @@ from swwatch.evaluate.quiz.items import Item
 from swwatch.evaluate.quiz.measure import answer_all
 from swwatch.evaluate.results import shared
 from swwatch.evaluate.run_files import beside, read_lines
-from swwatch.launch.ranks import Alone, Stopped, Team
+from swwatch.launch.ranks import SingleProcess, Stopped, Team
 
 RUN = {"settings": {"task": "livesports"}, "about": {"num_processes": 1}}
 ITEMS = [Item(f"q{i}", f"v{i // 3}", (f"{i // 3}.mp4",), f"{i}?", tuple("ABCD"), "A", "g") for i in range(24)]
@@ -82,7 +82,7 @@ def contents(path):
 @pytest.fixture
 def alone(tmp_path):
     path = tmp_path / "alone" / "toy.jsonl"
-    ask(path, Alone(), Scripted())
+    ask(path, SingleProcess(), Scripted())
     return contents(path)
 
 
@@ -109,12 +109,12 @@ def test_a_run_that_was_stopped_goes_on_and_doubles_nothing(tmp_path, alone, by_
         asker.stop_after = count
         before = len(read_lines(path))
         with pytest.raises(KeyboardInterrupt):
-            ask(path, Alone(), asker)
+            ask(path, SingleProcess(), asker)
         assert len(read_lines(path)) == before + count
         for file in (path, beside(path, "trace.jsonl")):  # and a kill cut a line short
             with file.open("ab") as end:
                 end.write(b'{"video_id": "q23", "gro')
-    ask(path, Alone(), Scripted(together=by_video))
+    ask(path, SingleProcess(), Scripted(together=by_video))
     assert contents(path) == alone
 
 
@@ -122,10 +122,10 @@ def test_questions_that_cannot_be_asked_are_counted_listed_and_limited(tmp_path)
     path, bad = tmp_path / "toy.jsonl", {"bad": frozenset({"q7"}), "broken": frozenset({"v1"})}
     for by_video in (False, True):
         with pytest.raises(UserError, match="of 24 clips cannot be read, more than --max-bad-fraction 0.15"):
-            ask(path, Alone(), Scripted(by_video, **bad), max_bad_fraction=0.15)
+            ask(path, SingleProcess(), Scripted(by_video, **bad), max_bad_fraction=0.15)
         errors = together(2, lambda team, by_video=by_video: ask(path, team, Scripted(by_video, **bad)))
         assert any(not isinstance(error, Stopped) for error in errors.values())
-    ask(path, Alone(), Scripted(True, **bad), max_bad_fraction=0.2)
+    ask(path, SingleProcess(), Scripted(True, **bad), max_bad_fraction=0.2)
     skipped = [json.loads(line) for line in beside(path, "skipped.jsonl").read_text().splitlines()]
     assert [row["video_id"] for row in skipped] == ["q3", "q4", "q5", "q7"]
     assert "damaged" in skipped[0]["reason"] and skipped[3]["reason"] == "too early"

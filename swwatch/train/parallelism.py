@@ -9,11 +9,11 @@ from torch import nn
 
 from swwatch.errors import UserError
 from swwatch.train import distributed, upstream
-from swwatch.train.parallel import deepspeed_settings
+from swwatch.train.deepspeed_files import deepspeed_settings
 
 
 @dataclass(frozen=True)
-class Engine:
+class Parallelism:
     """One way to train with several processes.
 
     Attributes:
@@ -25,7 +25,7 @@ class Engine:
     deepspeed: dict | None = None
 
     @classmethod
-    def of(cls, parallel: str) -> "Engine":
+    def of(cls, parallel: str) -> "Parallelism":
         """The engine of a name or of a path to a DeepSpeed JSON, see `deepspeed_settings`."""
         return cls(parallel, deepspeed_settings(parallel))
 

@@ -10,20 +10,20 @@ from torch import nn
 from swwatch.errors import UserError
 from swwatch.launch.signals import STOP_SIGNALS, handled_by
 from swwatch.train import distributed
-from swwatch.train.engines import Engine, describe, share
-from swwatch.train.parallel import DEEPSPEED_FOLDER, NAMES, OURS
+from swwatch.train.deepspeed_files import DEEPSPEED_FOLDER, NAMES, OURS
+from swwatch.train.parallelism import Parallelism, describe, share
 
 
 def test_every_named_engine_exists_and_every_file_is_named():
-    assert [Engine.of(name).stage for name in NAMES] == [0, 2, 3, 3, 0]
+    assert [Parallelism.of(name).stage for name in NAMES] == [0, 2, 3, 3, 0]
     assert {path.stem for path in DEEPSPEED_FOLDER.glob("*.json")} < set(NAMES)
-    offload = Engine.of("zero3_offload").deepspeed["zero_optimization"]
+    offload = Parallelism.of("zero3_offload").deepspeed["zero_optimization"]
     assert offload["offload_param"]["device"] == offload["offload_optimizer"]["device"] == "cpu"
 
 
 @pytest.mark.parametrize("path", sorted(DEEPSPEED_FOLDER.glob("*.json")), ids=lambda p: p.stem)
 def test_deepspeed_files_leave_the_numbers_to_the_settings_and_can_be_used_by_path(path):
-    engine = Engine.of(str(path))
+    engine = Parallelism.of(str(path))
     assert {engine.deepspeed.get(key, "auto") for key in OURS} == {"auto"}
     assert engine.deepspeed["bf16"] == {"enabled": "auto"} and "fp16" not in engine.deepspeed
 
@@ -47,14 +47,14 @@ def write(folder, **changes):
 )
 def test_an_engine_that_cannot_be_is_refused(tmp_path, make, named):
     with pytest.raises(UserError, match=named):
-        Engine.of(make(tmp_path))
+        Parallelism.of(make(tmp_path))
 
 
 def test_deepspeed_that_is_not_installed_is_an_error_not_another_engine(monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(UserError, match="pip install deepspeed"):
-        Engine.of("zero2")
-    assert Engine.of("fsdp2").stage == 0
+        Parallelism.of("zero2")
+    assert Parallelism.of("fsdp2").stage == 0
 
 
 class DeepSpeedEngine(nn.Module):
@@ -66,7 +66,7 @@ class DeepSpeedEngine(nn.Module):
 
 @pytest.mark.parametrize("name", ["zero2", "zero3", "fsdp2"])
 def test_a_model_that_another_engine_has_is_refused(name):
-    engine = Engine.of(name)
+    engine = Parallelism.of(name)
     with pytest.raises(UserError, match=f"parallel {name} was asked for.*the model is unwrapped"):
         engine.check(nn.Linear(1, 1))
     if name == "zero2":
@@ -74,7 +74,7 @@ def test_a_model_that_another_engine_has_is_refused(name):
     else:
         with pytest.raises(UserError, match="ZeRO stage 2"):
             engine.check(DeepSpeedEngine())
-    assert describe(nn.Linear(1, 1)) == Engine.of("ddp").check(nn.Linear(1, 1)) == "unwrapped"
+    assert describe(nn.Linear(1, 1)) == Parallelism.of("ddp").check(nn.Linear(1, 1)) == "unwrapped"
 
 
 @pytest.mark.parametrize("count, want", [(1, 64), (4, 16), (8, 8)])
