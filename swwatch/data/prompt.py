@@ -63,6 +63,7 @@ class Markup:
     stamp: tuple[tuple[int, ...], ...] = ()  # "<", each digit, ".", " seconds><|vision_start|>"; none: no time stamps
     closing: tuple[int, ...] = ()  # <|vision_end|>, which then stands behind every patch
     step_s: float = seconds_of_step()  # of which time stamps tell
+    note: tuple[int, ...] = ()  # <|im_start|>thought\n, which begins what is thought and not said
 
     @classmethod
     def of(cls, tokenizer, stamps: bool = False, step_s: float = seconds_of_step()) -> "Markup":
@@ -78,13 +79,13 @@ class Markup:
         missing = [name for name in names if name not in vocabulary]
         if missing:
             raise UserError(f"the tokenizer lacks {', '.join(missing)}: is this a checkpoint of Qwen2-VL or later?")
-        header = tuple(_encode(tokenizer, "<|im_start|>assistant\n"))
+        header, note = (tuple(_encode(tokenizer, f"<|im_start|>{who}\n")) for who in ("assistant", "thought"))
         ids = [vocabulary[name] for name in ("<|video_pad|>", "<|vision_start|>", "<|im_end|>")]
         if not stamps:
-            return cls(*ids, tuple(_encode(tokenizer, "<|vision_end|><|im_end|>\n")), header, step_s=step_s)
+            return cls(*ids, tuple(_encode(tokenizer, "<|vision_end|><|im_end|>\n")), header, step_s=step_s, note=note)
         stamp = tuple(tuple(_encode(tokenizer, part)) for part in ("<", *"0123456789", ".", STAMP_END))
         closing = tuple(_encode(tokenizer, "<|vision_end|>"))
-        markup = cls(*ids, tuple(_encode(tokenizer, "<|im_end|>\n")), header, stamp, closing, step_s)
+        markup = cls(*ids, tuple(_encode(tokenizer, "<|im_end|>\n")), header, stamp, closing, step_s, note)
         whole = _encode(tokenizer, f"<{markup.stamp_of(1234567890)}{STAMP_END}")
         if list(markup.before(1234567890)) != whole:
             raise UserError("the tokenizer joins the digits of a time stamp: is this a Qwen3-VL checkpoint?")
@@ -177,20 +178,27 @@ def answer_ids(tokenizer, caption: str, markup: Markup) -> list[int]:
     return _encode(tokenizer, caption.strip()) + [markup.im_end]
 
 
-def fill(tokens: Layout, markup: Markup, prompt: list[int], answer: list[int]) -> tuple[torch.Tensor, torch.Tensor]:
+def fill(
+    tokens: Layout, markup: Markup, prompt: list[int], answer: list[int], thoughts: Sequence[int] = ()
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Token ids and labels in a layout's order.
 
+    Args:
+        thoughts: ids of all notes, without what begins them.
     Returns:
-        input_ids (L,) int64, labels (L,) int64: the answer's own ids, IGNORED elsewhere. Labels are not shifted: the
-        model shifts them, and in every variant the row before an answer token is the one that predicts it.
+        input_ids (L,) int64, labels (L,) int64: the ids of answer and thoughts, IGNORED elsewhere. Labels are not
+        shifted: the model shifts them, and in every variant the row before such a token is the one that predicts it.
     """
     ids = torch.full((len(tokens),), markup.video)
     parts = {Kind.PROMPT: prompt, Kind.SUFFIX: markup.suffix, Kind.ANSWER: answer}
     parts[Kind.HEADER] = markup.header * (int(tokens.where(Kind.HEADER).sum()) // len(markup.header))
+    if thoughts:
+        parts[Kind.NOTE] = markup.note * (int(tokens.where(Kind.NOTE).sum()) // len(markup.note))
+        parts[Kind.THOUGHT] = thoughts
     parts[Kind.AROUND] = markup.around(tokens.step[tokens.where(Kind.AROUND)].unique().tolist())
     for kind, values in parts.items():
         ids[tokens.where(kind)] = torch.tensor(values, dtype=torch.int64)
-    return ids, torch.where(tokens.where(Kind.ANSWER), ids, IGNORED)
+    return ids, torch.where(tokens.where(Kind.ANSWER) | tokens.where(Kind.THOUGHT), ids, IGNORED)
 
 
 def parse(

@@ -7,6 +7,7 @@ plain causal. Legend: B rows, L tokens of a row, K blocks.
 """
 
 from dataclasses import dataclass
+from itertools import product
 
 import torch
 from torch.nn.attention.flex_attention import BlockMask
@@ -15,7 +16,7 @@ from transformers.utils import is_flash_attn_2_available
 from swwatch.data.batch import COLUMNS
 from swwatch.errors import UserError
 from swwatch.rules import variants
-from swwatch.rules.visibility import SAID, WATCHED, can_see
+from swwatch.rules.visibility import ORDER, PAST, SEES, STEP, can_see
 
 # the user's name -> transformers' name
 BACKENDS = {
@@ -69,7 +70,7 @@ def dense_mask(columns: torch.Tensor) -> torch.Tensor:
 
 
 def _visible(q: dict, k: dict):
-    rule = can_see(q["stream"], q["order"], q["sees"], k["stream"], k["order"], k["step"])
+    rule = can_see(q["stream"], q["order"], q["sees"], k["stream"], k["order"], k["step"], k["sees"])
     return (q["sample"] == k["sample"]) & rule
 
 
@@ -118,7 +119,8 @@ def block_mask(columns: torch.Tensor) -> BlockMask:
 
     def mask_mod(b, h, q, k):
         same = sample[b, q] == sample[b, k]
-        return same & can_see(stream[b, q], order[b, q], sees[b, q], stream[b, k], order[b, k], step[b, k])
+        asks, asked = (stream[b, q], order[b, q], sees[b, q]), (stream[b, k], order[b, k], step[b, k], sees[b, k])
+        return same & can_see(*asks, *asked)
 
     return BlockMask.from_kv_blocks(
         *_listed(some & ~every),
@@ -162,15 +164,17 @@ def _block_pairs(columns: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     some = torch.zeros((len(columns), num_blocks, num_blocks), dtype=torch.bool, device=columns.device)
     one_sample = (low == high) & whole
     every = (low[:, :, None] == low[:, None, :]) & one_sample[:, :, None] & one_sample[:, None, :]
-    rules = ((WATCHED, WATCHED, order, order), (SAID, SAID, order, order), (SAID, WATCHED, sees, step))
-    for q_stream, k_stream, q_value, k_value in rules:
+    compared = {ORDER: (order, order), STEP: (sees, step), PAST: (sees, sees + 1)}
+    for q_stream, k_stream in product(SEES, SEES):
         asks, asked = (stream == q_stream) & real, (stream == k_stream) & real
+        if k_stream not in SEES[q_stream]:
+            every &= ~(asks.any(-1)[:, :, None] & asked.any(-1)[:, None, :])
+            continue
+        q_value, k_value = compared[SEES[q_stream][k_stream]]
         q_least, q_most = span(sample * FAR + q_value, asks)
         k_least, k_most = span(sample * FAR + k_value, asked)
         some |= pairs(q_most, k_least)  # no query (-1) and no key (largest int) answer no by themselves
         every &= pairs(q_least, k_most)  # and here yes, as they must
-    watches, says = ((stream == WATCHED) & real).any(-1), ((stream == SAID) & real).any(-1)
-    every &= ~(watches[:, :, None] & says[:, None, :])  # a watched token never sees text
     return some & (high[:, None, :] >= low[:, :, None]), every
 
 

@@ -18,7 +18,7 @@ from swwatch.rules.families import head_size
 from swwatch.rules.layout import Layout
 from swwatch.rules.visibility import SAID, WATCHED, can_see
 
-NOBODY = 2  # the stream of an empty slot: neither WATCHED nor SAID, so the rule lets nobody see it
+NOBODY = 3  # the stream of an empty slot: none of visibility's, so the rule lets nobody see it
 ALIGNMENT = 64  # lengths that are read are multiples of it: attention kernels want aligned masks
 
 

@@ -16,6 +16,7 @@ from swwatch.policies import keep
 from swwatch.policies.see import SEE, parse_see
 from swwatch.policies.speak import parse_schedule
 from swwatch.policies.table import forms
+from swwatch.policies.think import THINK, parse_think
 from swwatch.rules import turn_positions, variants
 from swwatch.rules.variants import TURNS
 
@@ -71,6 +72,7 @@ class InspectSettings(VideoUnderPolicy, StreamWithoutEnd):
     grid: str = setting("2x2", "merged rows x columns of a step's patch")
     answer_len: int = setting(13, "spoken tokens, <|im_end|> included")
     schedule: str = setting("wait-k:3", "wait-k:3, random:3:seed=0")
+    think: str | None = setting(None, f"draw thoughts, too, of a group, gap or overlap: {forms(THINK)}")
     text: bool = setting(False, "print a table of tokens instead of drawing")
     decided: Path | None = setting(
         None, "what swwatch stream --jsonl wrote, under a schedule that decides as it streams"
@@ -80,6 +82,7 @@ class InspectSettings(VideoUnderPolicy, StreamWithoutEnd):
         if self.variant != "all":
             variants.get(self.variant)
         parse_schedule(self.schedule)
+        self.check_thoughts()
         self.check_video()
         if min(self.steps, *self.size) < 1 or min(self.prompt_len, self.answer_len) < 0:
             raise UserError("--steps and --grid must be at least 1, --prompt-len and --answer-len at least 0")
@@ -94,6 +97,15 @@ class InspectSettings(VideoUnderPolicy, StreamWithoutEnd):
         keep.check_eviction(self.eviction)
         if self.positions is not None:
             turn_positions.get(self.positions)
+
+    def check_thoughts(self) -> None:
+        """Raises UserError: --think is not understood, or nobody thinks in the picture."""
+        if self.think is None:
+            return
+        parse_think(self.think)
+        if self.variant == "all" or self.seconds is not None:
+            raise UserError("--think is for the sample of one variant: say --variant group, and leave out --seconds")
+        variants.get(self.variant).check_thoughts()
 
     @property
     def has_no_end(self) -> bool:

@@ -1,5 +1,6 @@
 """Pictures of one sample: its positions, who may attend to whom, and which tokens count in the loss."""
 
+from itertools import pairwise
 from pathlib import Path
 
 import torch
@@ -7,7 +8,7 @@ from torch.nn.functional import max_pool2d
 
 from swwatch.paths import make_folder
 from swwatch.rules.layout import KINDS, Kind, Layout
-from swwatch.rules.variants import Speaks, get
+from swwatch.rules.variants import Speaks, Variant, get
 
 COLOURS = {  # colour-blind safe (Okabe and Ito), one per kind of token
     Kind.PROMPT: "#999999",
@@ -16,6 +17,8 @@ COLOURS = {  # colour-blind safe (Okabe and Ito), one per kind of token
     Kind.HEADER: "#E69F00",
     Kind.ANSWER: "#D55E00",
     Kind.AROUND: "#009E73",
+    Kind.NOTE: "#F0E442",
+    Kind.THOUGHT: "#CC79A7",
 }
 FEW = 400  # tokens that can be told apart in a picture; with more, grid and names are left out
 CELLS = 1000  # of a mask's side at most: longer ones are drawn in blocks, coloured where any token sees any
@@ -61,10 +64,7 @@ def _draw_positions(axes, name: str, tokens: Layout) -> None:
     """The temporal axis, and the span of rows and columns of a patch behind it."""
     order = arrival_order(name, tokens)
     kinds, shown, step = tokens.kind_ids[order], tokens.position_ids[:, order].clone(), tokens.step[order]
-    first = get(name).positions.first  # a gap before it would flatten everything else
-    far = (shown >= first) & (first > 0)
-    base = int(shown[~far].max()) + 4 if bool(far.any()) and bool((~far).any()) else 0
-    shown[far] = shown[far] - first + base
+    gaps = _closed_up(shown, get(name))
     few = len(order) <= FEW
     for number, kind in enumerate(KINDS):
         x = (kinds == number).nonzero()[:, 0]
@@ -75,14 +75,33 @@ def _draw_positions(axes, name: str, tokens: Layout) -> None:
     begins = video[1:] & (~video[:-1] | (step[1:] != step[:-1]))
     for x in begins.nonzero()[:, 0].tolist():
         axes.axvline(x + 0.5, color="#cccccc", lw=0.8, zorder=0)
-    if base:
-        axes.axhline(base - 2, color="#888888", lw=1, ls="--")
-        every = 5 if few else max(5, int(shown.max()) // 12)
-        ticks = [t for t in axes.get_yticks() if 0 <= t < base - 2]
-        ticks += [base + t for t in range(0, int(shown.max()) - base + 1, every)]
-        axes.set_yticks(ticks, [str(int(t)) if t < base else f"{first + int(t) - base}" for t in ticks])
+    if gaps:
+        every, ticks = 5 if few else max(5, int(shown.max()) // 12), {}
+        for (base, first), (end, _) in pairwise([(0, 0), *gaps, (int(shown.max()) + 3, 0)]):
+            ticks |= {t: str(first + t - base) for t in range(base, end - 2, every)}
+            axes.axhline(base - 2, color="#888888", lw=1 if base else 0, ls="--")
+        axes.set_yticks(list(ticks), list(ticks.values()))
     axes.set(xlabel="token, in order of arrival", ylabel="position id (square: t; bar: span of t, h, w)")
     axes.set_title("positions")
+
+
+def _closed_up(shown: torch.Tensor, variant: Variant) -> list[tuple[int, int]]:
+    """Close the gaps before axes that begin far away, in place, which would flatten everything else.
+
+    Args:
+        shown: (3, L) positions.
+    Returns:
+        Where each of these begins in the picture, and the position that it is.
+    """
+    gaps, moved = [], 0
+    for first in sorted({variant.positions.first_thought, variant.positions.first} - {0}):
+        far = shown >= first - moved
+        if bool(far.any()) and bool((~far).any()):
+            base = int(shown[~far].max()) + 4
+            shown[far] -= first - moved - base
+            moved = first - base
+            gaps.append((base, first))
+    return gaps
 
 
 def _draw_mask(axes, tokens: Layout, counts: torch.Tensor | None) -> None:
@@ -125,5 +144,5 @@ def _name_stretches(axes, tokens: Layout) -> None:
 
 def _label(tokens: Layout, i: int) -> str:
     kind, step = KINDS[int(tokens.kind_ids[i])], int(tokens.step[i]) + 1
-    short = {Kind.VIDEO: f"V{step}", Kind.ANSWER: f"A{step}"}
+    short = {Kind.VIDEO: f"V{step}", Kind.ANSWER: f"A{step}", Kind.THOUGHT: f"C{step}"}
     return short.get(kind, str(kind))

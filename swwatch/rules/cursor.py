@@ -4,22 +4,23 @@ from collections.abc import Mapping, Sequence
 
 import torch
 
-from swwatch.rules.layout import KINDS, Kind, Layout
+from swwatch.rules.layout import KINDS, TEXT, Kind, Layout
 from swwatch.rules.patch import Patch, Placed
-from swwatch.rules.schedule import Schedule, Steady, seconds_of_step, spoken_steps
+from swwatch.rules.schedule import Planned, Schedule, Steady, seconds_of_step, spoken_steps
 from swwatch.rules.spans import Part, Span
 from swwatch.rules.variants import Speaks, Variant, get
-from swwatch.rules.visibility import SAID, WATCHED
+from swwatch.rules.visibility import SAID, THOUGHT, WATCHED
 
 SUFFIX_LEN = 3  # <|vision_end|><|im_end|>\n
 HEADER_LEN = 3  # <|im_start|>assistant\n
+NOTE_LEN = 3  # <|im_start|>thought\n
 
 
 class Cursor:
     """Lays tokens out as they arrive, step by step. `layout` below is this same cursor run over a whole sample.
 
-    Call `prompt` once, then `watch` for every patch, `suffix` after the last, and `say` for text as it is spoken;
-    `ask` where a further question comes in mid-stream.
+    Call `prompt` once, then `watch` for every patch, `suffix` after the last, and `say` for text as it is spoken
+    or thought; `ask` where a further question comes in mid-stream.
 
     Attributes:
         placed: step -> where its patch stands.
@@ -29,22 +30,20 @@ class Cursor:
         self.variant = variant
         self.rule = variant.positions(t_per_step)
         self.num_steps = 0
-        self.counts = {WATCHED: 0, SAID: 0}
+        self.counts = {WATCHED: 0, SAID: 0, THOUGHT: 0}
         self.placed: dict[int, Placed] = {}
 
     def _run(self, kind: Kind, position_ids: torch.Tensor, step: int, sees: int, end: int = -1) -> Layout:
         """A run of tokens. `end`: a position that it reaches even where the tokens that stood there are dropped."""
         n = position_ids.shape[1]
-        said = kind in (Kind.HEADER, Kind.ANSWER)
-        stream = SAID if said and self.variant.streams == 2 else WATCHED
+        text = TEXT.get(kind, WATCHED)
+        stream = text if self.variant.streams == 2 else WATCHED
         order = torch.arange(self.counts[stream], self.counts[stream] + n)
         self.counts[stream] += n
         if n:
             end = max(end, int(position_ids.max()))
-        if said:
-            self.rule.said_end = max(self.rule.said_end, end)
-        else:
-            self.rule.watched_end = max(self.rule.watched_end, end)
+        reached = {WATCHED: "watched_end", SAID: "said_end", THOUGHT: "thought_end"}[text]
+        setattr(self.rule, reached, max(getattr(self.rule, reached), end))
         fill = torch.full
         return Layout(
             fill((n,), KINDS.index(kind)), fill((n,), step), fill((n,), stream), order, fill((n,), sees), position_ids
@@ -95,8 +94,10 @@ class Cursor:
         return self._run(Kind.SUFFIX, _line(self.rule.suffix_start(), length), step, step)
 
     def say(self, length: int, step: int, kind: Kind = Kind.ANSWER, sees: int | None = None) -> Layout:
-        """Text spoken at `step`. `sees`: newest step that the tokens it PREDICTS may see; by default `step`."""
-        start = self.rule.text_start(step) if length else 0
+        """Text spoken, or thought, at `step`. `sees`: newest step that the tokens it PREDICTS may see; by default
+        `step`."""
+        starts = self.rule.thought_start if TEXT[kind] == THOUGHT else self.rule.text_start
+        start = starts(step) if length else 0
         return self._run(kind, _line(start, length), step, step if sees is None else sees)
 
     def state(self) -> dict:
@@ -108,7 +109,7 @@ class Cursor:
     def load_state(self, state: dict) -> None:
         """Go on from a `state` of the same variant."""
         vars(self.rule).update(state["rule"])
-        self.num_steps, self.counts = state["num_steps"], dict(state["counts"])
+        self.num_steps, self.counts = state["num_steps"], self.counts | state["counts"]
         self.placed = {step: Placed(*patch) for step, patch in state["placed"].items()}
 
 
@@ -131,11 +132,13 @@ def layout(
     step_s: float = seconds_of_step(),
     questions: Mapping[int, int] | None = None,
     starts: Sequence[int] | None = None,
+    thoughts: Planned | None = None,
+    note_len: int = NOTE_LEN,
 ) -> Layout:
     """Lay out a whole sample: every token in training order with its step, positions and visibility.
 
     Order: prompt, V_1..V_n, suffix, header, answer.
-    Order of interleave: prompt, V_1, header, A_1, V_2, A_2, ..., V_n, suffix, A_n.
+    Order of interleave: prompt, V_1, header, A_1, V_2, A_2, ..., V_n, suffix, A_n. Thoughts stand before the header.
 
     Args:
         name: a variant of VARIANTS.
@@ -149,11 +152,14 @@ def layout(
         questions: step -> tokens of a further question that stands before its patch.
         starts: which of the spoken tokens begin an answer, behind a header at the step that they are spoken at; each
             is the first one of its step. None: one answer, whose header comes at the first step.
+        thoughts: how many tokens are thought at each step, and which of them begin a note, behind `note_len` tokens at
+            their step. At the last step nothing is thought, for nothing said could see it. None: none.
     Returns:
         Layout of L = prompt_len + sum of the patches' kept tokens and those around them + suffix_len + header_len +
-        answer_len tokens, and those of further questions and headers, on the CPU.
+        answer_len tokens, and those of further questions, headers and thoughts, on the CPU.
     Raises:
-        UserError: unknown variant. ValueError: no steps, or a negative length.
+        UserError: unknown variant, or one that cannot think. ValueError: no steps, a negative length, or thoughts at
+            other steps.
     """
     variant, num_steps = get(name), len(grids)
     if num_steps < 1 or prompt_len < 0 or answer_len < 0:
@@ -162,6 +168,7 @@ def layout(
     spoken = spoken_steps(schedule or Steady(wait_k), answer_len, num_steps, step_s)
     per_step = [spoken.count(step) for step in range(num_steps)]
     watched, said, arrived = [cursor.prompt(prompt_len)], [], []
+    noted = _Noted(cursor, thoughts, num_steps, note_len) if thoughts is not None else None
 
     def watch(step: int) -> None:
         if questions and step in questions:
@@ -185,6 +192,8 @@ def layout(
         for step in range(num_steps):
             first_new = len(watched), len(said)
             watch(step)
+            if noted is not None:
+                noted.think(step)
             speak(step)
             arrived += watched[first_new[0] :] + said[first_new[1] :]
     if variant.speaks is Speaks.ALTERNATING:
@@ -194,7 +203,30 @@ def layout(
         text.sees[:-1] = text.step[1:]
     else:
         text.sees[:] = num_steps - 1
-    return Layout.cat(watched + [text])
+    return Layout.cat([*watched, *(noted.rows() if noted is not None else ()), text])
+
+
+class _Noted:
+    """What is thought in a sample, laid out step by step."""
+
+    def __init__(self, cursor: Cursor, plan: Planned, num_steps: int, note_len: int):
+        cursor.variant.check_thoughts()
+        if len(plan.at) != num_steps or plan.at[-1]:
+            raise ValueError(f"thoughts at {len(plan.at)} steps, {plan.at[-1]} of them at the last of {num_steps}")
+        self.cursor, self.plan, self.num_steps, self.note_len = cursor, plan, num_steps, note_len
+        self.runs: list[Layout] = []
+
+    def think(self, step: int) -> None:
+        if self.plan.at[step] and sum(self.plan.at[:step]) in self.plan.starts:
+            self.runs.append(self.cursor.say(self.note_len, step, Kind.NOTE))
+        self.runs.append(self.cursor.say(self.plan.at[step], step, Kind.THOUGHT))
+
+    def rows(self) -> list[Layout]:
+        """All of them; a row carries what the token it PREDICTS may see. The last one waits for another note."""
+        rows = Layout.cat(self.runs)
+        if len(rows):
+            rows.sees[:] = torch.cat([rows.step[1:], torch.tensor([self.num_steps])])
+        return [rows]
 
 
 def layout_of(spans: Sequence[Span], position_ids: torch.Tensor, first: int = 0) -> Layout:

@@ -6,7 +6,7 @@ from enum import StrEnum
 import torch
 
 from swwatch.rules.patch import Patch
-from swwatch.rules.visibility import can_see
+from swwatch.rules.visibility import SAID, THOUGHT, can_see
 
 
 class Kind(StrEnum):
@@ -16,9 +16,12 @@ class Kind(StrEnum):
     HEADER = "header"  # <|im_start|>assistant\n
     ANSWER = "answer"  # the spoken tokens, <|im_end|> included
     AROUND = "around"  # text that announces a patch or closes it, in families whose steps have such
+    NOTE = "note"  # <|im_start|>thought\n, which begins a note
+    THOUGHT = "thought"  # the tokens of notes, <|im_end|> included
 
 
 KINDS = list(Kind)
+TEXT = {Kind.HEADER: SAID, Kind.ANSWER: SAID, Kind.NOTE: THOUGHT, Kind.THOUGHT: THOUGHT}  # all others are watched
 
 
 @dataclass(frozen=True)
@@ -28,10 +31,10 @@ class Layout:
     Attributes:
         kind_ids: (L,) int64, index into KINDS.
         step: (L,) int64, 0-based video step: of its patch for video and what is around it; of the emission for answer
-            tokens.
-        stream: (L,) int64, visibility.WATCHED or SAID.
+            tokens and thoughts.
+        stream: (L,) int64, visibility.WATCHED, SAID or THOUGHT.
         order: (L,) int64, index within the stream in order of arrival.
-        sees: (L,) int64, newest video step the token may attend to (said tokens of parallel variants).
+        sees: (L,) int64, newest video step the token may attend to (said and thought tokens of parallel variants).
         position_ids: (3, L) int64, M-RoPE axes t, h, w; float32 where a system's positions are fractions.
     """
 
@@ -74,10 +77,9 @@ class Layout:
     def visible(self, keys: "Layout | None" = None) -> torch.Tensor:
         """(L, K) bool: may row's token attend to column's token? Columns are `keys`, by default this layout."""
         keys = self if keys is None else keys
-        q, k = slice(None), None  # (L, 1) against (1, K)
-        return can_see(
-            self.stream[q, k], self.order[q, k], self.sees[q, k], keys.stream[k, q], keys.order[k, q], keys.step[k, q]
-        )
+        asks = (column[:, None] for column in (self.stream, self.order, self.sees))
+        asked = [column[None] for column in (keys.stream, keys.order, keys.step, keys.sees)]
+        return can_see(*asks, *asked[: 4 if bool((keys.stream == THOUGHT).any()) else 3])
 
     @property
     def is_causal(self) -> bool:

@@ -32,14 +32,16 @@ class VideoThenText:
 
     Attributes:
         first: position of the first text token, where text has an axis of its own.
+        first_thought: the same of thoughts.
     """
 
-    first = 0
+    first = first_thought = 0
 
     def __init__(self, t_per_step: float):
         self.t_per_step = t_per_step
         self.watched_end = -1  # largest position of the prompt, questions, video and suffix so far
         self.said_end = -1  # largest position of the header and answer so far
+        self.thought_end = -1  # largest position of what was thought so far
         self.grid_step = self.grid_start = 0  # the first step since the newest question, and where its patch begins
 
     def question_start(self, step: int) -> int:
@@ -70,6 +72,10 @@ class VideoThenText:
         """Position of the next text token, which is spoken at `step`."""
         return max(self.watched_end, self.said_end) + 1
 
+    def thought_start(self, step: int) -> int:
+        """Position of the next token of a thought, which is thought at `step`: on an axis of its own, as words are."""
+        return max(self.thought_end + 1, self.first_thought)
+
 
 class OwnAxis(VideoThenText):
     """batch, group (GDPE): the answer has an axis of its own, from `first`. Each axis continues only itself."""
@@ -79,16 +85,18 @@ class OwnAxis(VideoThenText):
 
 
 class OwnAxisAfterGap(OwnAxis):
-    """gap (GIPE): as GDPE, from a constant far from all video."""
+    """gap (GIPE): as GDPE, from a constant far from all video. Thoughts begin half-way, far from both: what a token
+    sees of other streams stands before it, as in text, until one is so long that it reaches the next one's constant.
+    """
 
-    first = 10_000
+    first, first_thought = 10_000, 5_000
 
 
 class SharedStart(VideoThenText):
     """overlap (OSPE): the text of step i and the patch of step i+1 (or the question before it) start one past E_i.
 
     E_i = max(end of patch i, suffix included at the last step; end of the text of step i-1). It is fixed when the
-    first of the two begins, whichever an engine does first.
+    first of the two begins, whichever an engine does first. What is thought at step i is one more text of that step.
     """
 
     def __init__(self, t_per_step: float):
@@ -98,7 +106,7 @@ class SharedStart(VideoThenText):
 
     def _end_of(self, step: int) -> int:
         if step > self.open_step:
-            self.open_step, self.end = step, max(self.watched_end, self.said_end)
+            self.open_step, self.end = step, max(self.watched_end, self.said_end, self.thought_end)
         return self.end
 
     def renumber(self, steps: int) -> None:
@@ -115,8 +123,10 @@ class SharedStart(VideoThenText):
         return self.grid_start if step == self.grid_step else self._end_of(step - 1) + 1
 
     def text_start(self, step: int) -> int:
-        fresh = step > self.open_step or self.said_end <= self.end
-        return (self._end_of(step) if fresh else self.said_end) + 1
+        return max(self._end_of(step), self.said_end) + 1
+
+    def thought_start(self, step: int) -> int:
+        return max(self._end_of(step), self.thought_end) + 1
 
 
 class RunningAxis(VideoThenText):
@@ -151,8 +161,21 @@ class Variant:
 
     @property
     def streams(self) -> int:
-        """1 (plain causal) or 2 (watched and said apart, the parallel mask); see visibility.py."""
+        """1 (plain causal) or 2 (watched and said apart, the parallel mask, beside which thoughts have a third)."""
         return 2 if self.speaks is Speaks.PARALLEL else 1
+
+    def check_thoughts(self) -> None:
+        """Refuse thoughts where there is no stream for them.
+
+        Raises:
+            UserError: it names the variants that can think.
+        """
+        if self.streams == 1:
+            able = ", ".join(speaking(Speaks.PARALLEL))
+            raise UserError(
+                f"{self.name!r} has one sequence, in which a thought would hold up what is watched and said: leave "
+                f"thoughts out, or take a variant that has streams of their own: {able}"
+            )
 
 
 def get(name: str) -> Variant:

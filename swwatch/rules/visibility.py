@@ -13,23 +13,46 @@ Two video steps of one token each (V), answer tokens (a) at one per step, k = 1,
         a1  1  1  1  .
         a2  1  1  1  1
 
-Source: arXiv 2601.06843, section 3; checked against recorded masks in tests/golden.
+A third stream, where there is one, is what is thought: it sees what was watched as words do, and earlier thoughts.
+Words see what was thought before their own step began, so that both may be chosen at once, in one forward or apart.
+Thoughts (c) at one per step beside the same words, and a third step at which nothing is thought any more:
+
+           V1 V2 V3 c1 c2 a1 a2 a3
+        c1  1  1  .  1  .  .  .  .     fed at step 2, where it predicts c2
+        c2  1  1  1  1  1  .  .  .     predicts nothing: it is never fed in a stream, and no word sees it
+        a1  1  1  .  .  .  1  .  .     predicts a2 at step 2, at which c1 is only being read
+        a2  1  1  1  1  .  1  1  .     predicts a3 at step 3
+
+Source: arXiv 2601.06843, section 3; checked against recorded masks in tests/golden. Thoughts: ours; arXiv 2603.11896
+has notes of this kind in the place of what is said.
 """
 
-WATCHED, SAID = 0, 1
+WATCHED, SAID, THOUGHT = 0, 1, 2
+
+# What may be no more in the key than in the query: its place in the stream, its video step against the newest one that
+# the query may see, or the step at which the key itself is fed, which must be past.
+ORDER, STEP, PAST = "order", "step", "past"
+SEES = {  # stream -> the streams that its tokens see, and how far
+    WATCHED: {WATCHED: ORDER},
+    SAID: {WATCHED: STEP, SAID: ORDER, THOUGHT: PAST},
+    THOUGHT: {WATCHED: STEP, THOUGHT: ORDER},
+}
 
 
-def can_see(q_stream, q_order, q_sees, k_stream, k_order, k_step):
-    """May a query token attend to a key token? Elementwise over broadcastable integers or tensors.
+def can_see(q_stream, q_order, q_sees, k_stream, k_order, k_step, k_sees=None):
+    """May a query token attend to a key token? Elementwise over broadcastable integers or tensors; SEES in one line.
 
     Args:
-        q_stream, k_stream: WATCHED or SAID.
+        q_stream, k_stream: WATCHED, SAID or THOUGHT.
         q_order, k_order: index of the token in its stream, in order of arrival.
-        q_sees: newest video step (0-based) that a said query may see.
+        q_sees: newest video step (0-based) that a said or thought query may see.
         k_step: video step at which a watched key arrives (0 for the prompt; the suffix counts to the last step).
+        k_sees: newest video step that a thought key may see, at which it is fed; None: no key is a thought.
     Returns:
         bool, broadcast shape.
     """
     earlier = (q_stream == k_stream) & (k_order <= q_order)
-    watched = (q_stream == SAID) & (k_stream == WATCHED) & (k_step <= q_sees)
-    return earlier | watched
+    watched = (q_stream != WATCHED) & (k_stream == WATCHED) & (k_step <= q_sees)
+    if k_sees is None:
+        return earlier | watched
+    return earlier | watched | (q_stream == SAID) & (k_stream == THOUGHT) & (k_sees < q_sees)

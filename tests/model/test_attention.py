@@ -22,6 +22,7 @@ from swwatch.model.attention import (
     split_samples,
 )
 from swwatch.policies.speak import WaitK
+from swwatch.policies.think import Notes
 from swwatch.rules.cursor import layout
 from swwatch.rules.variants import VARIANTS, get
 from tests.helpers.streams import random_stream
@@ -29,9 +30,11 @@ from tests.helpers.streams import random_stream
 CAUSAL = [name for name in VARIANTS if get(name).streams == 1]
 
 
-def rows_of(variant, sizes, left=False):
+def rows_of(variant, sizes, left=False, thinks=False):
     """Columns of rows of samples, each size (prompt, steps, answer)."""
-    rows = [[layout(variant, p, [(3, 5)] * n, a) for p, n, a in row] for row in sizes]
+    thinks = thinks and get(variant).streams == 2
+    plans = {n: Notes(2).plan(n, 1.0) if thinks else None for row in sizes for _, n, _ in row}
+    rows = [[layout(variant, p, [(3, 5)] * n, a, thoughts=plans[n]) for p, n, a in row] for row in sizes]
     return stack_rows(rows, left=left)[1]
 
 
@@ -64,9 +67,10 @@ def unrolled(mask, length):
     ),
     left=st.booleans(),
     block=st.sampled_from([16, 128]),
+    thinks=st.booleans(),
 )
-def test_the_block_mask_is_the_dense_mask(variant, sizes, left, block):
-    columns = rows_of(variant, sizes, left)
+def test_the_block_mask_is_the_dense_mask(variant, sizes, left, block, thinks):
+    columns = rows_of(variant, sizes, left, thinks)
     before, attention.BLOCK = attention.BLOCK, block
     try:
         assert torch.equal(unrolled(block_mask(columns), columns.shape[-1]), dense_mask(columns)[:, 0])
@@ -86,10 +90,10 @@ def test_full_blocks_are_those_that_torch_finds_by_asking_for_every_pair(variant
     assert bool((ours.kv_num_blocks >= theirs.kv_num_blocks).all()), "no block with a visible pair is skipped"
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
-def test_blocks_are_skipped_and_left_unasked_wherever_they_can_be(variant):
+@pytest.mark.parametrize(("variant", "thinks"), [*((name, False) for name in VARIANTS), ("gap", True)])
+def test_blocks_are_skipped_and_left_unasked_wherever_they_can_be(variant, thinks):
     """As many as looking at every pair of tokens finds: the summaries of the columns lose next to nothing."""
-    columns = rows_of(variant, [[(12, 30, 90), (12, 20, 60), (12, 25, 75)]])
+    columns = rows_of(variant, [[(12, 30, 90), (12, 20, 60), (12, 25, 75)]], thinks=thinks)
     length = columns.shape[-1] // attention.BLOCK * attention.BLOCK
     columns = columns[..., :length]
     blocks = dense_mask(columns)[0, 0].unflatten(0, (-1, attention.BLOCK)).unflatten(-1, (-1, attention.BLOCK))
