@@ -4,6 +4,7 @@ import torch
 import transformers
 
 from swwatch.launch.ranks import SingleProcess
+from swwatch.metrics.machine import commit
 from swwatch.model.fingerprint import fingerprint
 from swwatch.model.flags import DeviceFlags
 from swwatch.model.loading import Loaded
@@ -41,7 +42,7 @@ def policies_of(settings: Settings) -> dict[str, str]:
     return {name: str(policy) for name, policy in policies.items() if policy is not None}
 
 
-def circumstances(loaded: Loaded) -> dict[str, str]:
+def circumstances(loaded: Loaded) -> dict[str, str | None]:
     """What a reader may want to know of how a model was run."""
-    versions = {"torch": torch.__version__, "transformers": transformers.__version__}
+    versions = {"torch": torch.__version__, "transformers": transformers.__version__, "commit": commit()}
     return {"device": str(loaded.model.device), **versions}

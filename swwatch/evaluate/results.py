@@ -47,10 +47,14 @@ class Writer:
     def __exit__(self, kind=None, error=None, traceback=None) -> None:
         self._held.__exit__(kind, error, traceback)
 
-    def add(self, prediction: dict, tokens: list[dict]) -> None:
-        """Write one finished clip. The prediction comes last: it is what says that the clip is done."""
+    def add(self, prediction: dict, tokens: list[dict], **more) -> None:
+        """Write one finished clip. The prediction comes last: it is what says that the clip is done.
+
+        Args:
+            more: for the trace, such as what differs from run to run.
+        """
         key = str(prediction["video_id"])
-        append(self.trace, {"video_id": prediction["video_id"], "tokens": tokens})
+        append(self.trace, {"video_id": prediction["video_id"], "tokens": tokens, **more})
         append(self.predictions, prediction)
         self.done.add(key)
 

@@ -103,10 +103,10 @@ def ask(base: Path, data: Path, max_clips: int) -> dict[str, list[int]]:
     """
     from swwatch.data.budget import BUDGETS  # torch is behind what follows
     from swwatch.evaluate.quiz.asking import Plain
-    from swwatch.evaluate.quiz.tasks import Task
+    from swwatch.evaluate.quiz.tasks import Form
     from swwatch.model.loading import load
 
-    asker = Plain(load(base, variant="origin"), Task("toy", read=list, beginning="", context=""), BUDGETS["declared"])
+    asker = Plain(load(base, variant="origin"), Form(beginning="", context=""), BUDGETS["declared"])
     knows: dict[str, list[int]] = {}
     for item in _items(data, max_clips):
         ((_, answered),) = asker.answers([item], item.locate(data))

@@ -10,7 +10,6 @@ from swwatch.data.seek_jsonl import parse_conversation
 from swwatch.data.turns.conversation import read
 from swwatch.errors import UserError
 from swwatch.evaluate.quiz import tasks
-from swwatch.evaluate.quiz.wording import read_wording
 from swwatch.toy.clips import Recipe, write_dataset
 from swwatch.toy.questions import DESCRIBE, KINDS, STREAM_S, ask, at_the_end, questions_of, write_questions
 from swwatch.toy.world import WORLDS, Event, make_scene
@@ -60,7 +59,7 @@ def test_what_is_asked_now_is_on_display_then(level, index):
 def test_files_are_read_by_the_quiz_with_the_same_answers(tmp_path):
     write_dataset(tmp_path, Recipe(0, 2, 3, "basics"))
     path, *_ = write_questions(tmp_path)
-    items = tasks.get("streamingbench").items(path, read_wording())
+    items = tasks.get("streamingbench").items(path)
     records = [json.loads(file.read_text()) for file in sorted((tmp_path / "PE-Video/test").glob("*.json"))]
     asked = [question for record in records for question in questions_of(record)]
     assert len(items) == len(asked) > 0

@@ -10,7 +10,7 @@ from pathlib import Path
 import yaml
 
 from swwatch.errors import UserError
-from swwatch.evaluate.quiz.items import FileRow, read_rows
+from swwatch.evaluate.quiz.rows import FileRow, read_rows
 from swwatch.paths import CONFIGS
 from swwatch.rules.systems import System
 

@@ -12,7 +12,7 @@ from pathlib import Path, PurePosixPath
 from swwatch.data.turns.transcript import Transcript, Word
 from swwatch.errors import UserError
 from swwatch.evaluate.commentary.texts import Item
-from swwatch.evaluate.quiz.items import FileRow, read_rows
+from swwatch.evaluate.quiz.rows import FileRow, read_rows
 
 START_S = 1000.0  # when commenting begins; words before are told
 SEGMENT_S = 100.0

@@ -1,14 +1,15 @@
-"""Which choice a model takes: one forward, and the highest logit among the choices' own tokens.
+"""Which choice a model takes: one forward, and the highest logit among the choices' own tokens; or what it replies.
 
 Prompt: the system turn, one user turn (video, question), the assistant's header and the beginning of its answer. A
 choice is known by the token that it begins with behind this beginning: the letter with the space before it after
 "Answer:", without one after a line end. Where a tokenizer has no such token, what all choices begin with (the space)
-is read as part of the beginning.
+is read as part of the beginning. A reply is the likeliest tokens behind the assistant's header, to an end or a limit.
 """
 
 import os
+import time
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -17,14 +18,15 @@ import torch
 from swwatch.data.budget import PixelBudget
 from swwatch.data.pixels import FrameEncoder, merged_grids
 from swwatch.data.video import FRAMES_PER_STEP, StepFrames, iter_steps
+from swwatch.engine.base import stop_ids
 from swwatch.engine.door import open_stream
 from swwatch.engine.requests import Run, drive
 from swwatch.engine.source import Step
-from swwatch.engine.turns import TurnSession
+from swwatch.engine.turns import Said, TurnSession
 from swwatch.errors import UserError
 from swwatch.evaluate.quiz.frames import ShownFrames, read_shown, span
 from swwatch.evaluate.quiz.items import Item
-from swwatch.evaluate.quiz.tasks import Task
+from swwatch.evaluate.quiz.tasks import Form
 from swwatch.model.loading import Loaded
 from swwatch.policies.keep import with_numbers
 from swwatch.rules import turn_positions as positions
@@ -39,13 +41,15 @@ PLAIN = SYSTEMS["livecc"]  # its form has nothing but system, user and assistant
 
 @dataclass(frozen=True)
 class Answered:
-    """What was chosen.
+    """What was chosen, or replied.
 
     Attributes:
-        said: one of the choices.
-        logits: choice -> logit of its token.
-        tokens: choice -> that token.
+        said: one of the choices, or the reply.
+        logits: choice -> logit of its token; {} of a reply.
+        tokens: choice -> that token; of a reply piece of text -> token.
         num_frames: that were shown; seconds: of the file, from the first to the end of the last.
+        num_tokens: in view when the answer began.
+        took_s: from the question to the answer; of a stream without what was watched before.
     """
 
     said: str
@@ -53,9 +57,21 @@ class Answered:
     tokens: dict[str, int]
     num_frames: int
     seconds: tuple[float, float]
+    num_tokens: int = 0
+    took_s: float | None = field(default=None, compare=False)
 
 
-def choice_tokens(tokenizer, task: Task, choices: Sequence[str]) -> tuple[tuple[int, ...], dict[str, int]]:
+@dataclass
+class _View:
+    """What a model has read, up to where its answer goes on."""
+
+    cache: object
+    num_tokens: int
+    position: float
+    logits: torch.Tensor
+
+
+def choice_tokens(tokenizer, form: Form, choices: Sequence[str]) -> tuple[tuple[int, ...], dict[str, int]]:
     """Ids that the answer begins with, and the token of each choice behind them.
 
     Raises:
@@ -65,18 +81,18 @@ def choice_tokens(tokenizer, task: Task, choices: Sequence[str]) -> tuple[tuple[
     def encode(text: str) -> list[int]:
         return tokenizer.encode(text, add_special_tokens=False)
 
-    context = encode(task.context.rstrip(" "))
+    context = encode(form.context.rstrip(" "))
     behind = {}
     for choice in choices:
-        ids = encode(task.context + choice)
+        ids = encode(form.context + choice)
         if ids[: len(context)] != context:
-            raise UserError(f"the tokenizer joins {task.context!r} and {choice!r}: these choices cannot be told apart")
+            raise UserError(f"the tokenizer joins {form.context!r} and {choice!r}: these choices cannot be told apart")
         behind[choice] = ids[len(context) :]
     shared = os.path.commonprefix(list(behind.values()))
     firsts = {choice: ids[len(shared)] for choice, ids in behind.items() if len(ids) > len(shared)}
     if len(set(firsts.values())) < len(choices):
         raise UserError(f"the tokenizer has no token of its own for each of {', '.join(choices)}")
-    return (*encode(task.beginning), *shared), firsts
+    return (*encode(form.beginning), *shared), firsts
 
 
 class Plain:
@@ -84,7 +100,8 @@ class Plain:
 
     Args:
         policy: of rules.turn_positions.
-        max_frames: by default the task's.
+        form: how it is asked.
+        max_frames: by default the form's.
         nframes: so many frames evenly spread, at no fixed rate; None: frames on the model's grid.
     """
 
@@ -93,14 +110,14 @@ class Plain:
     def __init__(
         self,
         loaded: Loaded,
-        task: Task,
+        form: Form,
         budget: PixelBudget,
         policy: str = "mrope_full",
         max_frames: int | None = None,
         nframes: int | None = None,
     ):
-        self.loaded, self.task = loaded, task
-        self.policy, self.max_frames = positions.get(policy), max_frames or task.max_frames
+        self.loaded, self.form = loaded, form
+        self.policy, self.max_frames = positions.get(policy), max_frames or form.max_frames
         self.nframes, self.fps = nframes, loaded.settings.fps
         self.turns = loaded.turns(PLAIN)
         self.encoder = FrameEncoder(loaded.processor.video_processor, budget)
@@ -122,23 +139,51 @@ class Plain:
             UserError: the video cannot be used.
         """
         for item in items:
-            shown = read_shown(item, path, self.max_frames, fps=self.fps, nframes=self.nframes, shrink=self._small)
-            logits, tokens = self.logits(item, shown)
-            seconds = float(shown.times_s[0]), float(shown.times_s[-1]) + 1 / self.fps
-            yield item, choose(logits, tokens, len(shown.frames), seconds)
+            yield item, self.answer(item, path)
+
+    def answer(self, item: Item, path: Path) -> Answered:
+        """Raises: UserError: the video cannot be used."""
+        shown = read_shown(item, path, self.max_frames, fps=self.fps, nframes=self.nframes, shrink=self._small)
+        seconds = float(shown.times_s[0]), float(shown.times_s[-1]) + 1 / self.fps
+        began = time.perf_counter()
+        if self.form.reply:
+            answered = Answered(*self.reply(item, shown), len(shown.frames), seconds)
+        else:
+            answered = choose(*self.logits(item, shown), len(shown.frames), seconds)
+        return replace(answered, num_tokens=self.num_tokens, took_s=time.perf_counter() - began)
 
     def logits(self, item: Item, shown: ShownFrames) -> tuple[torch.Tensor, dict[str, int]]:
         """(V,) logits of the answer, and the tokens of the choices."""
-        model, beginning = self.loaded.model, choice_tokens(self.loaded.tokenizer, self.task, item.choices)
+        beginning, tokens = choice_tokens(self.loaded.tokenizer, self.form, item.choices)
+        return self._read(item, shown, beginning).logits, tokens
+
+    def reply(self, item: Item, shown: ShownFrames) -> tuple[str, dict[str, float], dict[str, int]]:
+        """The text of the likeliest tokens, no logits, and the tokens."""
+        view, model, said = self._read(item, shown), self.loaded.model, []
+        stops, step = stop_ids(model), t_step(model.config, shown.seconds_per_patch)
+        while (token := int(view.logits.argmax())) not in stops:
+            said.append(token)
+            if len(said) == self.form.reply:
+                break
+            span = Span(Part.ANSWER, (token,), None, 0)
+            where, view.position = self.policy.place([span], view.position, step)
+            rows = layout_of([span], where, view.num_tokens + len(said) - 1)
+            view.logits = model.step(view.cache, rows, model.embed([token]).to(model.dtype))
+        return told(self.loaded.tokenizer, said)
+
+    def _read(self, item: Item, shown: ShownFrames, beginning: tuple[int, ...] = ()) -> _View:
+        """A clip and a question, up to where the answer goes on behind its beginning."""
+        model = self.loaded.model
         video, grid = self._look(shown)
         spans = [*self.turns.begin(), *self.turns.plain_turn(0, [grid, item.prompt], shown.seconds_per_patch)]
-        spans.append(Span(Part.ANSWER, beginning[0], None, 0))
-        where, _ = self.policy.place(spans, 0, t_step(model.config, shown.seconds_per_patch))
+        spans.append(Span(Part.ANSWER, beginning, None, 0))
+        where, position = self.policy.place(spans, 0, t_step(model.config, shown.seconds_per_patch))
         with torch.no_grad():
             embeds = model.embed(ids_of(spans)).to(model.dtype)
         is_video = torch.cat([torch.full((len(span),), span.part is Part.VIDEO) for span in spans])
         embeds[is_video.to(embeds.device)] = video.to(embeds)
-        return model.step(model.new_cache(), layout_of(spans, where), embeds), beginning[1]
+        cache, self.num_tokens = model.new_cache(), len(is_video)
+        return _View(cache, len(is_video), position, model.step(cache, layout_of(spans, where), embeds))
 
     def _small(self, frame: np.ndarray, num_frames: int) -> np.ndarray:
         """A frame in the size that `encode` would give it, which then leaves it as it is."""
@@ -167,8 +212,8 @@ class Streaming:
 
     streams = True
 
-    def __init__(self, loaded: Loaded, task: Task, budget: PixelBudget, *, eviction: str | None = None, **options):
-        self.loaded, self.task, self.options, self.eviction = loaded, task, options, eviction
+    def __init__(self, loaded: Loaded, form: Form, budget: PixelBudget, *, eviction: str | None = None, **options):
+        self.loaded, self.form, self.options, self.eviction = loaded, form, options, eviction
         self.system = SYSTEMS.get(loaded.settings.variant)
         if self.system is None:
             known = ", ".join(SYSTEMS)
@@ -212,16 +257,22 @@ class Streaming:
         """Put a question to a copy of a stream; its steps that wait for their turn make a short one of it."""
         if seconds[1] <= seconds[0]:
             return UserError(f"the question {item.key} is asked before the first step is over")
-        kept = session.state()
+        kept, num_frames, began = session.state(), round((seconds[1] - seconds[0]) * self.fps), time.perf_counter()
         try:
-            beginning, tokens = choice_tokens(self.loaded.tokenizer, self.task, item.choices)
             self._drive(session.advance([]))
-            logits = self._drive(session.probe(item.prompt, beginning))
+            num_tokens = sum(map(len, session.context))
+            if self.form.reply:
+                run = drive(self.loaded.model, session.answer(item.prompt, self.form.reply))
+                (said,) = [event.words for event in run if isinstance(event, Said)]
+                answered = Answered(*told(self.loaded.tokenizer, said), num_frames, seconds)
+            else:
+                beginning, tokens = choice_tokens(self.loaded.tokenizer, self.form, item.choices)
+                answered = choose(self._drive(session.probe(item.prompt, beginning)), tokens, num_frames, seconds)
         except UserError as error:
             return error
         finally:
             session.restore(kept)
-        return choose(logits, tokens, round((seconds[1] - seconds[0]) * self.fps), seconds)
+        return replace(answered, num_tokens=num_tokens, took_s=time.perf_counter() - began)
 
     def _step(self, frames: StepFrames, start_s: float) -> Step:
         arrival_s = frames.arrival_s - (self._first_s(start_s) if self.system.clip_time else 0)
@@ -257,3 +308,9 @@ def choose(logits: torch.Tensor, tokens: dict[str, int], num_frames: int, second
     """The choice with the highest logit; of equal ones the first."""
     values = {choice: float(logits[token]) for choice, token in tokens.items()}
     return Answered(max(values, key=values.get), values, tokens, num_frames, seconds)
+
+
+def told(tokenizer, ids: Sequence[int]) -> tuple[str, dict[str, float], dict[str, int]]:
+    """A reply as Answered has it: text, no logits, and its tokens with their number in front, so that none is lost."""
+    pieces = {f"{number} {tokenizer.decode([token])}": token for number, token in enumerate(ids)}
+    return tokenizer.decode(ids, skip_special_tokens=True).strip(), {}, pieces

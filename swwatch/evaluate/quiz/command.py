@@ -1,16 +1,16 @@
-"""Ask a model the multiple choice questions of a video benchmark and count right answers, by option logits.
+"""Ask a model the questions of a video benchmark and count right answers: by option logits, or by what it replies.
 
 Continues where an earlier run was killed; under torchrun or Slurm several processes share the questions.
 """
 
 import os
+from pathlib import Path
 
 from swwatch.config import read_settings
 from swwatch.data.annotations import write_atomic
 from swwatch.errors import UserError
-from swwatch.evaluate.quiz.page import describe, summarize
+from swwatch.evaluate.quiz import page
 from swwatch.evaluate.quiz.settings import QuizSettings
-from swwatch.evaluate.quiz.wording import read_wording
 from swwatch.evaluate.results import shared
 from swwatch.evaluate.run_files import beside, read_lines, read_object, write_object
 from swwatch.launch.place import place_of
@@ -30,8 +30,7 @@ def main(argv: list[str]) -> int:
 
 def quiz(settings: QuizSettings, ranks: SingleProcess) -> int:
     """Ask the questions, alone or with other ranks, and count at rank 0."""
-    wording = read_wording(settings.wording)
-    items = settings.benchmark.items(settings.data, wording, settings.subtitles)[: settings.max_count]
+    items = settings.questions()
     folder = settings.videos_dir
     settings.check_model(settings.model)
     if settings.streaming:
@@ -40,10 +39,10 @@ def quiz(settings: QuizSettings, ranks: SingleProcess) -> int:
     from swwatch.evaluate.quiz.measure import answer_all, describe_run, open_asker  # torch is behind it
 
     asker = open_asker(settings, ranks)
-    facts = describe_run(settings, asker, wording)
+    facts = describe_run(settings, asker)
     facts["about"] |= {"num_processes": ranks.size, "num_items": len(items)}
     path, keys = settings.predictions, [item.key for item in items]
-    label = f"{settings.task}{', streaming' * settings.streaming}"
+    label = f"{settings.benchmark.name}{', streaming' * settings.streaming}"
 
     def work(results) -> None:
         where = {"asker": asker, "locate": lambda item: item.locate(folder)}
@@ -51,33 +50,49 @@ def quiz(settings: QuizSettings, ranks: SingleProcess) -> int:
 
     with shared(path, facts, keys, work, ranks, restart=settings.restart, label=label, noun="questions") as results:
         if results is not None:
-            count(settings, len(items), results.num_skipped, results.facts)
+            show(path, count(settings, path, len(items), results.num_skipped, results.facts))
     return 0
 
 
 def redraw(settings: QuizSettings) -> None:
-    """Count the answers of a file that is there, complete or not."""
-    path, name = settings.predictions, settings.task
+    """Count the answers of a file that is there, complete or not, and show it in one table with others."""
+    path = settings.predictions
+    reports = [counted(settings, file) for file in (path, *(settings.beside or ()))]
+    show(path, reports[0])
+    if settings.beside:
+        table = page.side_by_side(reports) + "\n"
+        write_atomic(beside(path, "beside.md"), [table])
+        print(f"{table}in {beside(path, 'beside.md')}")
+
+
+def counted(settings: QuizSettings, path: Path) -> dict:
+    """The summary of an answer file, with what its run says of itself."""
     if not path.is_file():
         raise UserError(
             f"there are no answers {path}: leave --report out, or name them by --output-dir, --output-file"
         )
-    facts = read_object(beside(path, "run.json"))
+    name, facts = settings.benchmark.name, read_object(beside(path, "run.json"))
     if facts.get("settings", {}).get("task", name) != name:
         raise UserError(f"{path} holds answers of {facts['settings']['task']}, not of {name}")
     num_skipped, num_done = len(read_lines(beside(path, "skipped.jsonl"))), len(read_lines(path))
-    count(settings, facts.get("about", {}).get("num_items", num_done + num_skipped), num_skipped, facts)
+    num_items = facts.get("about", {}).get("num_items", num_done + num_skipped)
+    return count(settings, path, num_items, num_skipped, facts)
 
 
-def count(settings: QuizSettings, num_items: int, num_skipped: int, facts: dict) -> None:
-    """Write the summary and the table beside the answers, and show the table."""
-    path = settings.predictions
-    metrics, page = beside(path, "metrics.json"), path.with_suffix(".md")
+def count(settings: QuizSettings, path: Path, num_items: int, num_skipped: int, facts: dict) -> dict:
     rows = [row for _, row in read_lines(path).values()]
-    report = summarize(rows, settings.benchmark, num_items, num_skipped)
-    report["how"] = facts.get("settings", {}).get("how", "")
-    write_object(metrics, {**facts, **report})
-    table = describe(report)
-    write_atomic(page, [table])
+    traces = [line for _, line in read_lines(beside(path, "trace.jsonl")).values()]
+    took_s = [line["took_s"] for line in traces if "took_s" in line]
+    report = page.summarize(rows, settings.benchmark, num_items, num_skipped, took_s)
+    made = page.described(facts)
+    return {**facts, **report, "how": made["how"], "made": made}
+
+
+def show(path: Path, report: dict) -> None:
+    """Write the summary and the table beside the answers, and show the table."""
+    metrics, drawn = beside(path, "metrics.json"), path.with_suffix(".md")
+    write_object(metrics, report)
+    table = page.describe(report)
+    write_atomic(drawn, [table])
     print(table)
-    print(f"summary in {metrics}, table in {page}")
+    print(f"summary in {metrics}, table in {drawn}")

@@ -13,8 +13,9 @@ from swwatch.evaluate.caption.runner import bar_options, check_skips, claimed
 from swwatch.evaluate.model import circumstances, identity, load_model
 from swwatch.evaluate.quiz.asking import Answered, Plain, Streaming
 from swwatch.evaluate.quiz.items import Item
+from swwatch.evaluate.quiz.scorers import SCORERS, strict
 from swwatch.evaluate.quiz.settings import QuizSettings
-from swwatch.evaluate.quiz.wording import Wording
+from swwatch.evaluate.quiz.tasks import Form
 from swwatch.evaluate.results import Writer
 from swwatch.launch.ranks import SingleProcess
 from swwatch.model.checks import saved_settings
@@ -22,7 +23,7 @@ from swwatch.model.checks import saved_settings
 
 def open_asker(settings: QuizSettings, ranks: SingleProcess) -> Plain | Streaming:
     """A model that is ready to be asked; one that names no variant is a plain causal one, unless it is to stream."""
-    variant, task = settings.variant, settings.benchmark
+    variant, form = settings.variant, settings.form
     if variant is None and not saved_settings(settings.model):
         if settings.streaming:
             raise UserError(f"{settings.model} does not say how it streams: give --variant streamingvlm or livecc")
@@ -30,29 +31,36 @@ def open_asker(settings: QuizSettings, ranks: SingleProcess) -> Plain | Streamin
     loaded = load_model(settings, settings.model, ranks, variant=variant)
     if not settings.streaming:
         policy = settings.positions or "mrope_full"
-        return Plain(loaded, task, settings.budget, policy, settings.max_frames, settings.nframes)
+        return Plain(loaded, form, settings.budget, policy, settings.max_frames, settings.nframes)
     options = {"policy": settings.positions, "eviction": settings.eviction}
-    return Streaming(loaded, task, BUDGETS[loaded.settings.pixel_budget], **options)
+    if form.reply:
+        options["choose"] = "greedy:1"  # the likeliest tokens, as elsewhere: no draws of the system's own
+    return Streaming(loaded, form, BUDGETS[loaded.settings.pixel_budget], **options)
 
 
-def describe_run(settings: QuizSettings, asker: Plain | Streaming, wording: Wording) -> dict:
+def describe_run(settings: QuizSettings, asker: Plain | Streaming) -> dict:
     """What the answers depend on (`settings`), and where things lay (`about`)."""
     shown = asker.describe()
     if settings.subtitles and not asker.streams:
         shown["how"] += ", with subtitles"
+    if settings.context is not None:
+        shown["context_s"] = settings.context
+    if settings.only:
+        shown["only"] = settings.only
     data, digest = settings.data, hashlib.sha256()
     for file in sorted(data.glob("*.json")) if data.is_dir() else [data]:
         digest.update(file.read_bytes())
     return {
         "settings": {
-            "task": settings.task,
+            "task": settings.benchmark.name,
             **shown,
             "streaming": settings.streaming,
             "subtitles": bool(settings.subtitles),
             "pixels": asdict(asker.encoder.budget),
             **identity(settings.model, asker.loaded),
             "data_sha256": digest.hexdigest(),
-            "wording": asdict(wording),
+            "prompt": asker.form.version,
+            "wording": asdict(asker.form),
         },
         "about": {
             "model": settings.model,
@@ -89,7 +97,8 @@ def answer_all(
 
     def end(item: Item, path: Path | None, got: Answered | UserError) -> None:
         if isinstance(got, Answered):
-            results.add(_prediction(item, got), _trace(got))
+            took = {} if got.took_s is None else {"took_s": round(got.took_s, 4)}
+            results.add(_prediction(item, got, asker.form), _trace(got), **took)
         else:
             results.skip(item.key, None if path is None else str(path), str(got))
             listed = results.skipped if ranks.size == 1 else results.skipped.with_name("rank*_skipped.jsonl")
@@ -113,8 +122,8 @@ def answer_all(
                 end(item, path, got)
 
 
-def _prediction(item: Item, got: Answered) -> dict:
-    return {
+def _prediction(item: Item, got: Answered, form: Form) -> dict:
+    row = {
         "video_id": item.key,
         "video": item.video,
         "group": item.group,
@@ -126,7 +135,15 @@ def _prediction(item: Item, got: Answered) -> dict:
         "num_frames": got.num_frames,
         "seconds": list(got.seconds),
     }
+    if got.num_tokens:
+        row["num_tokens"] = got.num_tokens
+    if form.reply:
+        row["correct"] = strict(got.said, item.answer)
+        row["official"] = SCORERS[form.scorer](got.said, item.answer, item.choices)
+    return row
 
 
 def _trace(got: Answered) -> list[dict]:
+    if not got.logits:
+        return [{"text": text.partition(" ")[2], "token_id": token} for text, token in got.tokens.items()]
     return [{"text": choice, "token_id": got.tokens[choice], "logit": logit} for choice, logit in got.logits.items()]

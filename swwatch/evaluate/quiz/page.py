@@ -1,6 +1,7 @@
-"""Accuracies of a quiz, with what guessing would give, as an object and as a Markdown table."""
+"""Accuracies of a quiz, with what guessing would give and how they came about, as an object and as Markdown tables."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from statistics import fmean
 
 import numpy as np
 
@@ -11,58 +12,86 @@ from swwatch.metrics.tables import as_markdown
 from swwatch.metrics.tables import interval as span
 
 Rows = list[Mapping]
+Tree = list[list[list[str]]]
 
 
-def summarize(rows: Rows, task: Task, num_items: int, num_skipped: int) -> dict:
+def summarize(rows: Rows, task: Task, num_items: int, num_skipped: int, took_s: Iterable[float] = ()) -> dict:
     """Accuracies of predictions.
 
     Intervals are bootstrapped over videos: questions about one video rise and fall together. One video alone tells
     nothing about others, so `ci95` is None there.
 
+    Args:
+        took_s: of each answer.
     Returns:
-        accuracy, ci95, guessing (all chosen by chance, averaged in the same way), mean (how groups are averaged),
-        num_questions, num_answered, num_skipped, num_videos; groups, modes and tags: name -> accuracy, ci95,
-        guessing, num_questions.
+        accuracy, ci95, guessing (all chosen by chance, averaged in the same way) of the task's first average, which
+        `mean` names, num_questions, num_skipped, num_videos; averages, groups, modes and tags: name -> accuracy, ci95,
+        guessing, num_questions; of replies also official, official_ci95 by the benchmark's own scorer, where accuracy
+        is by the strict one; frames, tokens and seconds: means of a question, None where it is not known.
     Raises:
         UserError: no predictions.
     """
     if not rows:
         raise UserError("there is no answer to count")
     groups = list(dict.fromkeys(row["group"] for row in rows))
-    modes = [(name, [group for group in parts if group in groups]) for name, parts in task.modes]
-    modes = [(name, parts) for name, parts in modes if parts]
-    tree = {"questions": [[groups]], "groups": [[[group] for group in groups]]}
-    tree["modes"] = [[[group] for group in parts] for _, parts in modes]
+    modes = {name: [group for group in parts if group in groups] for name, parts in task.modes.items()}
+    modes = {name: parts for name, parts in modes.items() if parts}
+    averages = dict(_average(name, how, groups, modes) for name, how in task.averages.items())
     tags = list(dict.fromkeys(tag for row in rows for tag in row.get("tags", ())))
+    scored = {name: _score(rows, tree) for name, tree in averages.items() if tree}
+    first, took_s = next(iter(scored)), list(took_s)
     return {
         "task": task.name,
-        **_score(rows, tree[task.mean]),
-        "mean": task.mean,
+        **scored[first],
+        "mean": first,
         "num_items": num_items,
         "num_skipped": num_skipped,
         "num_videos": len({row["video"] for row in rows}),
-        "modes": {name: _score(rows, [[[group] for group in parts]]) for name, parts in modes},
+        "frames": fmean(row["num_frames"] for row in rows) if all("num_frames" in row for row in rows) else None,
+        "tokens": fmean(row["num_tokens"] for row in rows) if all("num_tokens" in row for row in rows) else None,
+        "seconds": fmean(took_s) if took_s else None,
+        "averages": scored,
+        "modes": {name: _score(rows, [[[group] for group in parts]]) for name, parts in modes.items()},
         "groups": {group: _score(rows, [[[group]]]) for group in groups},
         "tags": {tag: _score([row for row in rows if tag in row["tags"]], [[groups]]) for tag in tags},
     }
 
 
-def _score(rows: Rows, tree: list[list[list[str]]]) -> dict:
+def _average(name: str, how: str | Sequence[str], groups: list[str], modes: dict[str, list[str]]) -> tuple[str, Tree]:
+    """Its name, which tells what is missing of it, and what it is the mean of."""
+    if how == "questions":
+        return name, [[groups]]
+    if how == "groups":
+        return name, [[[group] for group in groups]]
+    missing = [mode for mode in how if mode not in modes]
+    name += f" (without {', '.join(missing)})" if missing else ""
+    return name, [[[group] for group in modes[mode]] for mode in how if mode in modes]
+
+
+def _score(rows: Rows, tree: Tree) -> dict:
     """The accuracy of a tree of groups: the mean over its branches of the mean over their leaves of the share of
     right answers among all questions of a leaf's groups."""
     inside = {group for branch in tree for leaf in branch for group in leaf}
     rows = [row for row in rows if row["group"] in inside]
     right = accuracy(rows, [float(row["correct"]) for row in rows], tree)
     chance = [float(row["answer"] in row["choices"]) / len(row["choices"]) for row in rows]
-    return {
+    score = {
         "accuracy": right.value,
-        "ci95": interval(right) if len(right.per_clip) > 1 else None,
+        "ci95": _interval(right),
         "guessing": accuracy(rows, chance, tree).value,
         "num_questions": len(rows),
     }
+    if all("official" in row for row in rows):
+        official = accuracy(rows, [float(row["official"]) for row in rows], tree)
+        score |= {"official": official.value, "official_ci95": _interval(official)}
+    return score
 
 
-def accuracy(rows: Rows, points: Iterable[float], tree: list[list[list[str]]]) -> Statistic:
+def _interval(statistic: Statistic) -> list[float] | None:
+    return interval(statistic) if len(statistic.per_clip) > 1 else None
+
+
+def accuracy(rows: Rows, points: Iterable[float], tree: Tree) -> Statistic:
     """The mean of points over a tree of groups (see _score), to be resampled over videos.
 
     Resampled sets in which a leaf has no question at all average over the others.
@@ -93,25 +122,65 @@ def _mean(values: np.ndarray) -> np.ndarray:
         return np.where(there, values, 0).sum(-1) / there.sum(-1)
 
 
-MEANS = {
-    "questions": "all questions count the same",
-    "groups": "mean of the groups",
-    "modes": "mean of the modes, each the mean of its groups",
-}
+def described(facts: Mapping) -> dict[str, str]:
+    """How answers were made, as cells of a table, from the facts of a run."""
+    settings, about = facts.get("settings", {}), facts.get("about", {})
+    context = settings.get("context_s")
+    return {
+        "how": settings.get("how", ""),
+        "model": str(about.get("model", "-")).rstrip("/").rpartition("/")[2],
+        "prompt": settings.get("prompt", "-"),
+        "context": "all" if context is None else f"{context:g} s",
+        "policy": settings.get("keep") or settings.get("eviction") or "-",
+        "commit": about.get("commit") or "-",
+    }
 
 
 def describe(report: Mapping) -> str:
-    """The report as a Markdown table, percent."""
+    """The report as Markdown, percent."""
     title = f"# {report['task']}" + (f", {report['how']}" if report.get("how") else "")
-    lines = [("", "accuracy", "95 %", "guessing", "questions"), _line("**all**", report)]
+    scores = ["accuracy", "95 %"] if "official" not in report else ["strict", "95 %", "official", "95 %"]
+    lines = [("", *scores, "guessing", "questions")]
+    lines += [_line(f"**{name}**", row) for name, row in report["averages"].items()]
     lines += [_line(f"*{name}*", row) for name, row in report["modes"].items()]
     lines += [_line(name, row) for kind in ("groups", "tags") for name, row in report[kind].items()]
     told = f"{report['num_questions']} of {report['num_items']} questions about {report['num_videos']} videos answered"
     skipped = f", {report['num_skipped']} skipped" if report["num_skipped"] else ""
-    note = f"{told}{skipped}. **all**: {MEANS[report['mean']]}. Intervals: bootstrap over videos."
-    return "\n\n".join([title, as_markdown(lines), note]) + "\n"
+    note = f"{told}{skipped}. Accuracy: {report['mean']}. Intervals: bootstrap over videos."
+    return "\n\n".join([title, as_markdown(lines), side_by_side([report]), note]) + "\n"
+
+
+def side_by_side(reports: Sequence[Mapping]) -> str:
+    """Runs as the lines of one table: what was measured, and every average by its name."""
+    names = list(dict.fromkeys(name for report in reports for name in report["averages"]))
+    heads = ("model", "how", "prompt", "context", "policy", "frames", "tokens", "seconds", "commit")
+    lines = [(*heads, *(column for name in names for column in (name, "95 %")))]
+    for report in reports:
+        made = report.get("made", {})
+        counts = {name: _number(report.get(name)) for name in ("frames", "tokens", "seconds")}
+        cells = [made.get(name, counts.get(name, "-")) for name in heads]
+        for name in names:
+            row = report["averages"].get(name)
+            cells += ["-", "-"] if row is None else _scores(row)
+        lines.append(cells)
+    return as_markdown(lines)
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3g}" if value < 100 else f"{value:.0f}"
+
+
+def _scores(row: Mapping) -> list[str]:
+    """Share and interval; of replies both scorers', the strict one first."""
+    shares, ends = [f"{100 * row['accuracy']:.1f}"], [span(row["ci95"], ".1f", 100)]
+    if "official" in row:
+        shares.append(f"{100 * row['official']:.1f}")
+        ends.append(span(row["official_ci95"], ".1f", 100))
+    return [" / ".join(shares), " / ".join(ends)]
 
 
 def _line(name: str, row: Mapping) -> tuple[str, ...]:
-    shares = [f"{100 * row[key]:.1f}" for key in ("accuracy", "guessing")]
-    return name, shares[0], span(row["ci95"], ".1f", 100), shares[1], str(row["num_questions"])
+    cells = [f"{100 * row['accuracy']:.1f}", span(row["ci95"], ".1f", 100)]
+    if "official" in row:
+        cells += [f"{100 * row['official']:.1f}", span(row["official_ci95"], ".1f", 100)]
+    return name, *cells, f"{100 * row['guessing']:.1f}", str(row["num_questions"])

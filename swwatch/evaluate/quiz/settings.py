@@ -1,16 +1,17 @@
 """What can be set for a quiz."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from swwatch.config import REQUIRED, check_least, setting
 from swwatch.data.budget import PixelBudget
 from swwatch.errors import UserError
 from swwatch.evaluate.quiz import tasks
-from swwatch.evaluate.quiz.tasks import Task
+from swwatch.evaluate.quiz.items import Item
+from swwatch.evaluate.quiz.tasks import Form, Task
 from swwatch.evaluate.run_files import in_folder
 from swwatch.model.flags import DeviceFlags, SessionFlags
-from swwatch.paths import CONFIGS, ROOT
+from swwatch.paths import ROOT
 from swwatch.policies import keep
 from swwatch.rules import turn_positions as positions
 from swwatch.rules import variants
@@ -23,7 +24,7 @@ BUDGET = PixelBudget("quiz", min_pixels=78_400, total_pixels=19_267_584)
 class QuizSettings(SessionFlags, DeviceFlags):
     """Which questions, about what, and how they are shown."""
 
-    task: str = setting(REQUIRED, f"the benchmark: {', '.join(tasks.TASKS)}", positional=True)
+    task: str = setting(REQUIRED, f"{', '.join(tasks.TASKS)}; or a YAML file", positional=True)
     data: Path | None = setting(None, "its annotation file; for mvbench the folder of its json files, or a tsv")
     videos: Path | None = setting(None, "folder of its videos (default: that of --data)")
     subtitles: Path | None = setting(None, "videomme, longvideobench: folder of the subtitles (default: without)")
@@ -41,18 +42,21 @@ class QuizSettings(SessionFlags, DeviceFlags):
     )
     min_pixels: int = setting(BUDGET.min_pixels, "of a frame", least=1)
     total_pixels: int = setting(BUDGET.total_pixels, "of a clip, a patch counted once")
-    wording: Path = setting(CONFIGS / "quiz.yaml", "of the questions")
+    wording: str | None = setting(None, "a form of the task's, such as official, or a YAML file with other prompts")
+    only: str | None = setting(None, "groups of questions that are asked, with commas between")
+    context: float | None = setting(None, "seconds before a question that are shown (default: all)", above=0)
     max_count: int | None = setting(None, "ask the first so many questions", least=1)
     max_bad_fraction: float = setting(0.01, "stop at more skipped ones", least=0, most=1)
     output_dir: Path = setting(ROOT / "output" / "quiz", "of the results")
     output_file: str | None = setting(None, "predictions (default: TASK.jsonl, TASK_streaming.jsonl, ...)")
     restart: bool = setting(False, "delete earlier results of the same name first")
     report: bool = setting(False, "count the answers that are there; no model")
+    beside: list[Path] = setting(None, "with --report: other answers to the same task, for one table", repeat=True)
 
     def __post_init__(self):
         super().__post_init__()
         check_least(self)
-        tasks.get(self.task)
+        self.form  # noqa: B018 - a task or a form that is none is told now
         if self.variant is not None:
             variants.get(self.variant)
         if self.positions is not None:
@@ -70,6 +74,8 @@ class QuizSettings(SessionFlags, DeviceFlags):
                 raise UserError(f"--{name} goes with --streaming: a single clip is never forgotten")
         if self.eviction and self.keep:
             raise UserError(f"--keep {self.keep} and --eviction both say what stays: give one of them")
+        if self.beside and not self.report:
+            raise UserError("--beside goes with --report: it counts answers that are there")
         if self.min_pixels > self.total_pixels:
             raise UserError("--min-pixels must not be above --total-pixels")
 
@@ -81,6 +87,25 @@ class QuizSettings(SessionFlags, DeviceFlags):
     @property
     def benchmark(self) -> Task:
         return tasks.get(self.task)
+
+    @property
+    def form(self) -> Form:
+        """How it is asked."""
+        return self.benchmark.form(self.wording)
+
+    def questions(self) -> list[Item]:
+        """Those that are asked, in the order of the file, each with what is shown.
+
+        Raises:
+            UserError: see Task.items; or --context of questions about whole videos.
+        """
+        only = [name.strip() for name in self.only.split(",")] if self.only else []
+        items = self.benchmark.items(self.data, self.form, self.subtitles, only)[: self.max_count]
+        if self.context is None:
+            return items
+        if whole := [item.key for item in items if item.end_s is None]:
+            raise UserError(f"--context: the question {whole[0]} is about the whole video: leave it out")
+        return [replace(item, start_s=max(item.start_s, item.end_s - self.context)) for item in items]
 
     @property
     def budget(self) -> PixelBudget:
@@ -97,4 +122,5 @@ class QuizSettings(SessionFlags, DeviceFlags):
     @property
     def predictions(self) -> Path:
         how = "_subtitles" * bool(self.subtitles) + "_streaming" * self.streaming
-        return in_folder(self.output_dir, self.output_file or f"{self.task}{how}.jsonl")
+        how += f"_{self.form.name}" * (self.wording is not None) + f"_{self.context or 0:g}s" * bool(self.context)
+        return in_folder(self.output_dir, self.output_file or f"{self.benchmark.name}{how}.jsonl")

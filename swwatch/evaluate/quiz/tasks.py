@@ -1,86 +1,267 @@
-"""The benchmarks: ONE table (TASKS, at the end) of what tells them apart."""
+"""The tasks: a YAML file each in configs/tasks, and what makes questions of its rows.
 
+What a key of such a file means is said at `Task` and `Form`.
+"""
+
+import hashlib
+import json
+import math
 from collections import Counter
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields, replace
+from functools import cache
 from pathlib import Path
 
+from swwatch.config import near, read_yaml
 from swwatch.errors import UserError
-from swwatch.evaluate.quiz import online, recorded
-from swwatch.evaluate.quiz.items import Item
-from swwatch.evaluate.quiz.wording import Wording
+from swwatch.evaluate.quiz.items import ANSWERS, LETTERS, Item, lettered, letters_of
+from swwatch.evaluate.quiz.readers import READERS, SUBTITLES
+from swwatch.evaluate.quiz.rows import FileRow, places_in
+from swwatch.evaluate.quiz.scorers import SCORERS
+from swwatch.paths import CONFIGS
 
-ALL = "all"
+FOLDER = CONFIGS / "tasks"
+ENDINGS = (".mp4", ".mkv", ".webm", ".avi", ".mov")
+TASKS = tuple(sorted(path.stem for path in FOLDER.glob("*.yaml")))
+
+
+@dataclass(frozen=True)
+class Form:
+    """How a task is asked: a version of its prompts, and how answers are taken.
+
+    Attributes:
+        name: of the version.
+        prompts: name -> text with places {field} of the row, {options}; `subtitled` has {subtitles} and {question}.
+        options: what stands between two options.
+        beginning: of the answer, which the model is given where it chooses.
+        context: what choices are tokenized behind: ": " where a space comes before them, else a line end.
+        reply: so many tokens are said and read; 0: nothing is, the best of the choices' logits is the answer.
+        scorer: of replies, the benchmark's own, beside the strict one; of scorers.SCORERS.
+        whole_seconds: what is shown ends at the next whole second.
+        starts: kind -> the field that tells where what is shown begins.
+        max_frames: of longer videos so many are taken of the grid, evenly spread.
+    """
+
+    name: str = ""
+    prompts: Mapping[str, str] = field(default_factory=dict)
+    options: str = "\n"
+    beginning: str = "Answer:"
+    context: str = ": "
+    reply: int = 0
+    scorer: str = "strict"
+    whole_seconds: bool = False
+    starts: Mapping[str, str] = field(default_factory=dict)
+    max_frames: int = 480
+
+    @property
+    def version(self) -> str:
+        """Its name, and eight digits that differ wherever a word of it does."""
+        told = json.dumps(asdict(replace(self, name="")), sort_keys=True)
+        return f"{self.name}-{hashlib.sha256(told.encode()).hexdigest()[:8]}"
 
 
 @dataclass(frozen=True)
 class Task:
-    """A row of the table.
+    """What a YAML file says.
 
     Attributes:
-        read: annotation file or folder -> items.
-        beginning: of the answer, which the model is given.
-        context: what choices are tokenized behind: ": " where a space comes before them, else a line end.
-        mean: how accuracies of groups become one: "questions" (every question counts the same), "groups" (every group
-            does) or "modes" (every mode does, and in it every group).
-        modes: mode -> its groups.
-        max_frames: of longer videos so many are taken of the grid, evenly spread.
+        title, source: of the benchmark: its name, and whence fields and wording are known.
+        reader: files -> flat rows, of readers.READERS.
+        fields: key, video, question, options, group, start, end, tags: the field or fields of a row, the first that is
+            there counts; a template ("{id}/{number}") makes one of several. answer: {how it is told: field}, see
+            items.ANSWERS. marks: fields that are 1 where a question belongs to the tag of that name.
+        places: where a video may lie, as templates; {id} is `video`, {ending} each of ENDINGS.
+        forms: name -> Form; the first is asked by default.
+        averages: name -> "questions" (every question counts the same), "groups" (every group does) or modes (every
+            mode does, and in it every group). All are told, the first is the accuracy.
+        modes: mode -> its groups; there are no others then.
+        kind, kinds: the field that tells kinds of rows apart, and what differs in some: `ask` (the prompt's name),
+            `choices`, `answer`.
+        parts: of a reader of several files.
+        refused: group -> why its questions cannot be asked here.
+        subtitles: how those of a row are read, of readers.SUBTITLES; None: there are none.
     """
 
     name: str
-    read: Callable[..., list[Item]]
-    mean: str = "questions"
-    beginning: str = "Answer:"
-    context: str = ": "
-    modes: tuple[tuple[str, tuple[str, ...]], ...] = ()
-    max_frames: int = 480
-    with_subtitles: bool = False
+    title: str
+    source: str
+    reader: str
+    fields: Mapping
+    places: Sequence[str]
+    forms: Mapping[str, Form]
+    averages: Mapping[str, str | Sequence[str]]
+    modes: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    kind: str | None = None
+    kinds: Mapping[str, Mapping] = field(default_factory=dict)
+    parts: Mapping[str, Mapping] = field(default_factory=dict)
+    refused: Mapping[str, str] = field(default_factory=dict)
+    subtitles: str | None = None
 
-    def items(self, data: Path, wording: Wording, subtitles: Path | None = None) -> list[Item]:
+    def form(self, wording: str | None = None) -> Form:
+        """How it is asked.
+
+        Args:
+            wording: a name of `forms`, or a YAML file with prompts in place of those of the first.
+        Raises:
+            UserError: no such form, or a prompt that lacks its places.
+        """
+        first = next(iter(self.forms.values()))
+        if wording is None or wording in self.forms:
+            return self.forms.get(wording, first)
+        path = Path(wording)
+        if path.suffix not in (".yaml", ".yml"):
+            raise UserError(f"{self.name} has no wording {wording!r}: give {' or '.join(self.forms)}, or a YAML file")
+        prompts = read_yaml(path, "wording")
+        for name, text in prompts.items():
+            if name not in first.prompts:
+                raise UserError(f"{path}: {self.name} asks no {name}{near(name, first.prompts) or '.'}")
+            lacking = [place for place in places_in(first.prompts[name]) if f"{{{place}}}" not in str(text)]
+            if lacking:
+                raise UserError(f"{path}: {name} lacks {' and '.join(f'{{{place}}}' for place in lacking)}")
+        prompts = {name: str(prompts.get(name, text)) for name, text in first.prompts.items()}
+        return replace(first, name=path.stem, prompts=prompts)
+
+    def items(
+        self, data: Path, form: Form | None = None, subtitles: Path | None = None, only: Sequence[str] = ()
+    ) -> list[Item]:
         """All questions, in the order of the file.
 
+        Args:
+            only: of these groups alone.
         Raises:
-            UserError: the file is none of this task, or a question stands there twice.
+            UserError: the file is none of this task, a question stands there twice, or cannot be asked here.
         """
-        if subtitles is not None and not self.with_subtitles:
+        if subtitles is not None and self.subtitles is None:
             raise UserError(f"{self.name} has no subtitles: leave --subtitles out")
         if subtitles is not None and not subtitles.is_dir():
             raise UserError(f"there is no folder {subtitles}: --subtitles wants that of the subtitle files")
-        items = self.read(data, wording, subtitles) if self.with_subtitles else self.read(data, wording)
+        form = form or self.form()
+        items = [self._item(row, form, subtitles) for row in READERS[self.reader](data, self.parts)]
+        groups = list(dict.fromkeys(item.group for item in items))
+        for name in only:
+            if name not in groups:
+                raise UserError(f"{data} has no questions of {name!r}{near(name, groups) or '.'}")
+        items = [item for item in items if not only or item.group in only]
+        self._check_asked(data, items)
+        return items
+
+    def _check_asked(self, data: Path, items: list[Item]) -> None:
+        for name, why in self.refused.items():
+            if num := sum(item.group == name for item in items):
+                left = list(dict.fromkeys(item.group for item in items if item.group not in self.refused))
+                rest = f", or leave these out: --only {','.join(map(repr, left))}" if left else ""
+                raise UserError(f"{data}: {num} of {len(items)} questions are of {name}: {why}{rest}")
         twice = [key for key, times in Counter(item.key for item in items).items() if times > 1]
         if twice:
             raise UserError(f"{data}: the question {twice[0]} stands there more than once")
-        return items
+
+    def _item(self, row: FileRow, form: Form, subtitles: Path | None) -> Item:
+        kind = row.text(self.kind) if self.kind else ""
+        how = self.kinds.get(kind, {})
+        group, video = (row.text(*_names(self.fields[name])) for name in ("group", "video"))
+        if self.modes and not any(group in groups for groups in self.modes.values()):
+            raise row.wrong(f"{self.fields['group']} {group!r} is none of {self.title}'s")
+        options = [] if "choices" in how else self._options(row)
+        choices = tuple(how["choices"]) if "choices" in how else letters_of(row, options)
+        ((told, name),) = how.get("answer", self.fields["answer"]).items()
+        shown = self._shown(row)
+        if kind in form.starts:
+            shown["start_s"] = row.number(form.starts[kind])
+        if form.whole_seconds and "end_s" in shown:
+            shown["end_s"] = float(math.ceil(shown["end_s"]))
+        return Item(
+            key=row.text(*_names(self.fields["key"])),
+            video=video,
+            places=tuple(self._places(row, video)),
+            prompt=self._prompt(row, form, how.get("ask", "question"), options, subtitles, video),
+            choices=choices,
+            answer=ANSWERS[told](row, name, choices, options),
+            group=group,
+            tags=self._tags(row),
+            **shown,
+        )
+
+    def _options(self, row: FileRow) -> list[str]:
+        *lists, last = _names(self.fields["options"])
+        if "{" not in last or any(name in row for name in lists):
+            return row.texts(*lists, *([last] if "{" not in last else []))
+        columns = [last.format(number=i, letter=letter) for i, letter in enumerate(LETTERS)]
+        found = [row.text(name) for name in columns if name in row]
+        return [option for option in found if option != "N/A"]
+
+    def _prompt(
+        self, row: FileRow, form: Form, name: str, options: list[str], subtitles: Path | None, video: str
+    ) -> str:
+        asked = row
+        if name == "question":
+            question = row.text(*_names(self.fields["question"]))
+            asked = row.with_values(question=question, options=form.options.join(lettered(options)))
+        prompt = asked.text(form.prompts[name])
+        if subtitles is None:
+            return prompt
+        said = SUBTITLES[self.subtitles](subtitles, row, video)
+        return form.prompts["subtitled"].format(subtitles=said, question=prompt)
+
+    def _shown(self, row: FileRow) -> dict[str, float]:
+        shown = {}
+        for name in ("start", "end"):
+            known = [field for field in _names(self.fields.get(name, ())) if field in row]
+            if known:
+                shown[f"{name}_s"] = row.seconds(known[0])
+        if "frames_per_second" in row:
+            shown["frames_per_second"] = row.number("frames_per_second")
+        return shown
+
+    def _places(self, row: FileRow, video: str) -> list[str]:
+        known, found = row.with_values(id=video), []
+        for place in self.places:
+            endings = ENDINGS if "{ending}" in place else ("",)
+            found += [known.with_values(ending=ending).fill(place) for ending in endings]
+        return [place for place in found if place is not None]
+
+    def _tags(self, row: FileRow) -> tuple[str, ...]:
+        tags = [row.text(name) for name in self.fields.get("tags", ()) if name in row]
+        return (*tags, *(name for name in self.fields.get("marks", ()) if name in row and row.number(name) == 1))
 
 
+def _names(told: str | Sequence[str]) -> Sequence[str]:
+    return (told,) if isinstance(told, str) else told
+
+
+@cache
 def get(name: str) -> Task:
-    """The table's row of this name.
+    """The task of this name, or of a YAML file.
 
     Raises:
-        UserError: no such task.
+        UserError: no such task, or its file is no task.
     """
-    if name not in TASKS:
-        raise UserError(f"no task {name!r}: choose one of {', '.join(TASKS)}")
-    return TASKS[name]
+    path = Path(name) if name.endswith((".yaml", ".yml")) else FOLDER / f"{name}.yaml"
+    if not path.is_file():
+        raise UserError(f"no task {name!r}: choose one of {', '.join(TASKS)}, or give its YAML file")
+    told = read_yaml(path, "task")
+    try:
+        forms = {name: Form(name, **form) for name, form in told.pop("forms").items()}
+        task = Task(name=path.stem, forms=forms, **told)
+        _check(task)
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        known = ", ".join(field.name for field in fields(Task) if field.name != "name")
+        raise UserError(f"{path} is no task ({error!r}): its keys are {known}") from error
+    return task
 
 
-# Frame limit, beginnings and where a space comes first: LiveCC's evaluation (arXiv 2504.16030). It has no
-# StreamingBench and no LongVideoBench, which are asked as the others are.
-TASKS = {
-    task.name: task
-    for task in (
-        Task("videomme", recorded.videomme, with_subtitles=True),
-        Task("mvbench", recorded.mvbench, mean="groups"),
-        Task("longvideobench", recorded.longvideobench, with_subtitles=True),
-        Task(
-            "ovobench",
-            online.ovobench,
-            mean="modes",
-            beginning="The answer is:\n",
-            context="\n",
-            modes=tuple(online.OVO_MODES.items()),
-        ),
-        Task("streamingbench", online.streamingbench),
-        Task("livesports", recorded.livesports),
-    )
-}
+def _check(task: Task) -> None:
+    """Raises: ValueError: a name that its table does not have."""
+    for name, table in ((task.reader, READERS), (task.subtitles, SUBTITLES)):
+        if name is not None and name not in table:
+            raise ValueError(f"{name!r} is none of {', '.join(table)}")
+    for form in task.forms.values():
+        if form.scorer not in SCORERS:
+            raise ValueError(f"{form.scorer!r} is none of {', '.join(SCORERS)}")
+    for how in task.averages.values():
+        if isinstance(how, str) and how not in ("questions", "groups"):
+            raise ValueError(f"{how!r} is neither questions nor groups")
+        if not isinstance(how, str) and (unknown := set(how) - set(task.modes)):
+            raise ValueError(f"{', '.join(unknown)} is no mode")
+    needed = {"key", "video", "answer", "group"}
+    if missing := needed - set(task.fields):
+        raise ValueError(f"fields lack {', '.join(sorted(missing))}")

@@ -16,7 +16,6 @@ from swwatch.errors import UserError
 from swwatch.evaluate.quiz import asking, frames, tasks
 from swwatch.evaluate.quiz.asking import Plain, Streaming, choice_tokens, choose
 from swwatch.evaluate.quiz.items import Item
-from swwatch.evaluate.quiz.wording import read_wording
 from swwatch.rules import turn_positions as positions
 from swwatch.rules.families import FAMILIES, t_step
 from swwatch.rules.spans import Part, Span
@@ -24,7 +23,7 @@ from tests.helpers.turn_streams import forward
 
 SMALL = PixelBudget("small", min_pixels=3136, total_pixels=20 * 3136)
 LIVE = PixelBudget("live", min_pixels=3136, max_pixels=3136)
-TASK = tasks.get("livesports")
+TASK = tasks.get("livesports").form()
 ITEM = Item("k", "v", ("v.mp4",), "What colour?\nA. red\nB. blue", ("A", "B"), "A", "g", end_s=4.0)
 
 
@@ -78,7 +77,7 @@ def test_letters_have_a_space_before_them_after_answer_and_none_after_a_line_end
     beginning, spaced = choice_tokens(tokenizer, TASK, ("A", "B"))
     assert spaced == {"A": tokenizer.known[" A"], "B": tokenizer.known[" B"]}
     assert list(beginning) == tokenizer.encode("Answer:", False)
-    beginning, bare = choice_tokens(tokenizer, tasks.get("ovobench"), ("A", "B"))
+    beginning, bare = choice_tokens(tokenizer, tasks.get("ovobench").form(), ("A", "B"))
     assert bare == {"A": tokenizer.known["A"], "B": tokenizer.known["B"]}
     assert list(beginning) == tokenizer.encode("The answer is:\n", False)
 
@@ -115,7 +114,7 @@ def test_frames_are_a_spread_of_the_grid_times_in_the_span(start_s, length_s, nu
 
 
 def test_frames_of_a_file_are_those_of_the_one_sampler(quiz, videos_of):
-    item = tasks.get("videomme").items(quiz["videomme"], read_wording())[0]
+    item = tasks.get("videomme").items(quiz["videomme"])[0]
     path = item.locate(videos_of("videomme"))
     whole = read_clip(path).frames
     assert np.array_equal(frames.read_shown(item, path, 480).frames, whole)
@@ -138,7 +137,7 @@ def test_frames_of_a_file_are_those_of_the_one_sampler(quiz, videos_of):
 @pytest.mark.parametrize("how", [{"max_frames": 480}, {"max_frames": 5}, {"max_frames": 480, "nframes": 4}], ids=str)
 def test_frames_that_shrink_one_by_one_are_those_that_shrink_together(load_tiny, quiz, videos_of, how):
     made = Plain(load_tiny("origin"), TASK, PixelBudget("smaller", 784, 784))
-    item = tasks.get("videomme").items(quiz["videomme"], read_wording())[0]
+    item = tasks.get("videomme").items(quiz["videomme"])[0]
     path = item.locate(videos_of("videomme"))
     full, small = frames.read_shown(item, path, **how), frames.read_shown(item, path, **how, shrink=made._small)
     assert small.frames.nbytes < full.frames.nbytes and len(small.frames) == len(full.frames)
@@ -147,7 +146,7 @@ def test_frames_that_shrink_one_by_one_are_those_that_shrink_together(load_tiny,
 
 
 def test_a_folder_of_pictures_is_shown_as_a_video_of_its_rate(quiz, videos_of):
-    items = tasks.get("mvbench").items(quiz["mvbench"], read_wording())
+    items = tasks.get("mvbench").items(quiz["mvbench"])
     item = next(item for item in items if item.frames_per_second)
     path = item.locate(videos_of("mvbench"))
     shown = frames.read_shown(replace(item, start_s=0.0, end_s=2.0), path, 480)

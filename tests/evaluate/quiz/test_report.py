@@ -66,7 +66,9 @@ def test_tags_count_the_questions_that_carry_them_in_the_table_too():
     report = summarize(rows, tasks.get("livesports"), 5, 1)
     assert report["tags"]["OCR"]["num_questions"] == 2
     lines = describe(report).splitlines()
-    assert "| **all** | 50.0 |" in "\n".join(lines)[:400] and any(line.startswith("| OCR | 50.0 |") for line in lines)
+    assert "| **all questions** | 50.0 |" in "\n".join(lines)[:400] and any(
+        line.startswith("| OCR | 50.0 |") for line in lines
+    )
     assert "4 of 5 questions about 4 videos answered, 1 skipped" in lines[-1]
 
 
