@@ -9,7 +9,7 @@ from typing import Literal, Self
 from swwatch.bench.shapes import SHAPES
 from swwatch.config import check_least, setting
 from swwatch.errors import UserError
-from swwatch.model.checks import check_checkpoint, saved_settings
+from swwatch.model.checks import check_checkpoint, full_name, saved_settings
 from swwatch.model.settings import check_fps, fps_of
 from swwatch.rules.schedule import FPS, seconds_of_step
 
@@ -21,7 +21,9 @@ class BenchSettings(ABC):
     heading = "how, where to, and when the machine is too busy"
 
     device: Literal["auto", "cpu", "cuda"] = setting("auto", "cpu or cuda (auto: cuda where there is one)")
-    precision: Literal["auto", "float32", "bfloat16"] = setting("auto", "of the weights (auto: bfloat16 on cuda)")
+    precision: Literal["auto", "float32", "bfloat16", "fp32", "bf16"] | None = setting(
+        None, "of the weights; auto: the fastest of the device (default: bfloat16 on cuda, else float32)", also="dtype"
+    )
     fps: float | None = setting(
         None, "frames a second that are watched, two make a step (default: the checkpoint's own, else 2)"
     )
@@ -34,6 +36,7 @@ class BenchSettings(ABC):
     max_others: float = setting(0.25, "too busy: other programs used more than this share of the cores meanwhile")
 
     def __post_init__(self):
+        object.__setattr__(self, "precision", full_name(self.precision))
         check_least(self)
         if self.fps is not None:
             check_fps(self.fps)
@@ -59,8 +62,11 @@ class BenchSettings(ABC):
         device = self.device if self.device != "auto" else "cuda" if cuda else "cpu"
         if device == "cuda" and not cuda:
             raise UserError("device cuda was asked for, but this machine has no CUDA device: use --device cpu")
-        precision = "bfloat16" if device == "cuda" else "float32"
-        precision = precision if self.precision == "auto" else self.precision
+        precision = self.precision or ("bfloat16" if device == "cuda" else "float32")
+        if precision == "auto":
+            from swwatch.model.dtype import dtype_of
+
+            precision = str(dtype_of("auto", device)).removeprefix("torch.")
         fps = fps_of({} if model is None else saved_settings(model), self.fps, self.other_fps, str(model))
         return replace(self, device=device, precision=precision, fps=fps)
 

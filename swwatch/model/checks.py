@@ -8,6 +8,7 @@ from swwatch.errors import UserError
 
 ADAPTER = "adapter_config.json"  # peft's file; a folder that holds it is an adapter, not a whole model
 DTYPES = ("float32", "bfloat16", "float16", "float64")
+SHORT = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
 
 
 def check_device(device: str | None) -> None:
@@ -18,8 +19,13 @@ def check_device(device: str | None) -> None:
 
 def check_dtype(dtype: str | None) -> None:
     """Raises UserError: it is not the name of a type that models have."""
-    if dtype is not None and dtype not in DTYPES:
-        raise UserError(f"no dtype {dtype!r}: choose float32, bfloat16 or float16")
+    if dtype not in (None, "auto") and full_name(dtype) not in DTYPES:
+        raise UserError(f"no dtype {dtype!r}: choose auto, or float32, bfloat16, float16 (fp32, bf16, fp16)")
+
+
+def full_name(dtype: str | None) -> str | None:
+    """torch's own name of a type."""
+    return SHORT.get(dtype, dtype)
 
 
 def check_checkpoint(path: str | Path, base: str | Path | None = None) -> None:

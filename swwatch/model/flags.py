@@ -40,7 +40,9 @@ class DeviceFlags:
     heading: ClassVar[str] = "model"
 
     device: str | None = setting(None, "cpu or cuda (default: cuda where there is one)")
-    dtype: str | None = setting(None, "float32, bfloat16, float16 (default: bfloat16 on cuda, else float32)")
+    dtype: str | None = setting(
+        None, "auto (the fastest of the device), bf16, fp32 or fp16 (default: bfloat16 on cuda, else float32)"
+    )
     attention: str | None = setting(None, "sdpa, eager or flash_attention_2 (default: the fastest that is exact)")
     base: str | None = setting(None, "an adapter's base model, where it is not where the adapter says")
     fps: float | None = setting(None, "frames a second that are watched (default: the checkpoint's own, else 2)")

@@ -12,7 +12,8 @@ from swwatch.data.dataset import ClipDataset
 from swwatch.data.prompt import Markup, load_prompts
 from swwatch.data.turns.prompt import Turns
 from swwatch.errors import UserError
-from swwatch.model.checks import ADAPTER, check_checkpoint, check_device, check_dtype, saved_settings
+from swwatch.model.checks import ADAPTER, check_checkpoint, check_device, saved_settings
+from swwatch.model.dtype import dtype_of
 from swwatch.model.families import model_class
 from swwatch.model.protocols import StreamingModel
 from swwatch.model.settings import Settings, base_of
@@ -71,7 +72,7 @@ def load(
         seconds_per_turn: of a chat system; by default the checkpoint's own.
         keep, choose: of every session that is not told otherwise, where the checkpoint names none.
         device: by default cuda where there is one, else cpu.
-        dtype: by default bfloat16 on cuda, float32 on the CPU.
+        dtype: by default bfloat16 on cuda, float32 on the CPU; "auto": see model.dtype.
         attention: by default flash_attention_2 on cuda where it is installed and the variant is causal, else sdpa.
         base: an adapter's base model, where it is not where the adapter says.
         quantisation: transformers' configuration of quantised weights, which go straight to the device.
@@ -89,15 +90,13 @@ def load(
     check_device(device)
     if device.startswith("cuda") and not torch.cuda.is_available():
         raise UserError(f"device {device!r} was asked for, but this machine has no CUDA device: use --device cpu")
-    if isinstance(dtype, str):
-        check_dtype(dtype)
-        dtype = getattr(torch, dtype)
-    dtype = dtype or (torch.bfloat16 if device.startswith("cuda") else torch.float32)
+    dtype = dtype_of(dtype, device)
     held = {"quantization_config": quantisation, "device_map": {"": device}} if quantisation else {"device_map": None}
     try:
         family = model_class(PretrainedConfig.get_config_dict(path)[0].get("model_type"), path)
-        model = family.from_pretrained(path, **asked, dtype=dtype, attn_implementation=attention or "sdpa", **held)
         processor = AutoProcessor.from_pretrained(path)
+        how = {"dtype": dtype, "attn_implementation": attention or "sdpa", "tokenizer": processor.tokenizer}
+        model = family.from_pretrained(path, **asked, **how, **held)
     except ImportError as error:  # transformers' answer to a backend that is not installed
         raise UserError(f"{error}. Install it, or leave attention to the default (sdpa)") from error
     except (OSError, ValueError) as error:

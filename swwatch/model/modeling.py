@@ -78,7 +78,7 @@ class Watching(Streaming):
         """Load a folder or hub id of this family.
 
         Args:
-            path: folder or hub id; its tokenizer is read for the special token ids.
+            path: folder or hub id; its tokenizer is read for the special token ids, unless it is given as `tokenizer`.
             kwargs: those of ASKED (variant, schedule, ...): asked for, see Settings.resolve; what config.json knows
                 may be left out.
             args, kwargs: else as transformers' own (dtype, attn_implementation, device_map, ...).
@@ -92,7 +92,8 @@ class Watching(Streaming):
             config = cls.config_class.from_pretrained(path, **hub)
         known = Settings.resolve({"variant": "origin"} | (getattr(config, "swwatch", None) or {}))
         asked = {key: kwargs.pop(key) for key in ASKED if key in kwargs}
-        config = annotate(config, AutoTokenizer.from_pretrained(path, **hub), where=str(path), **asked)
+        tokenizer = kwargs.pop("tokenizer", None) or AutoTokenizer.from_pretrained(path, **hub)
+        config = annotate(config, tokenizer, where=str(path), **asked)
         attention = kwargs.pop("attn_implementation", "sdpa")
         check_attention(config.swwatch["variant"], attention)
         kwargs["attn_implementation"] = attention if attention != "flex" else "sdpa"

@@ -7,6 +7,7 @@ import torch
 
 from swwatch.errors import UserError
 from swwatch.model.attention import choose_attention
+from swwatch.model.dtype import bf16_units, dtype_of
 from swwatch.train import distributed
 from swwatch.train.parallelism import Parallelism, share
 from swwatch.train.settings import TrainSettings
@@ -15,7 +16,7 @@ MOST_WORKERS = 8  # by default
 
 
 def settle(settings: TrainSettings) -> TrainSettings:
-    """Fill what depends on the machine: attention and workers.
+    """Fill what depends on the machine: attention, workers, and what precision `auto` is.
 
     Args:
         settings: from `settings.complete`.
@@ -24,8 +25,13 @@ def settle(settings: TrainSettings) -> TrainSettings:
     """
     share(settings.accumulation, settings.batch_size)
     cuda = torch.cuda.is_available()
+    if settings.precision == "auto":
+        dtype = dtype_of("auto", "cuda" if cuda else "cpu")
+        settings = replace(settings, precision=str(dtype).removeprefix("torch."))
     if settings.precision == "bfloat16" and not has_bf16():
-        raise UserError("precision bfloat16 needs a CUDA device that computes in it: use --precision float32")
+        raise UserError("precision bfloat16: this machine does not multiply in it: use --precision float32")
+    if settings.precision == "bfloat16" and not cuda and settings.parallel != "ddp":
+        raise UserError(f"precision bfloat16 on a CPU goes with parallel ddp, not {settings.parallel}: leave one out")
     if settings.tf32 and not (cuda and torch.cuda.get_device_capability()[0] >= 8):
         raise UserError("tf32 needs a CUDA device of compute capability 8 or more: leave it off")
     if settings.attention == "flex" and not cuda:
@@ -50,12 +56,14 @@ def why_attention(settings: TrainSettings) -> str:
 
 
 def has_bf16() -> bool:
-    return torch.cuda.is_available() and torch.cuda.is_bf16_supported()
+    return torch.cuda.is_bf16_supported() if torch.cuda.is_available() else bool(bf16_units())
 
 
 def bf16(settings: TrainSettings) -> bool:
     """Whether products are computed in bfloat16."""
-    return settings.precision == "bfloat16" or (settings.precision == "auto" and has_bf16())
+    return settings.precision == "bfloat16" or (
+        settings.precision is None and torch.cuda.is_available() and has_bf16()
+    )
 
 
 def base_dtype(settings: TrainSettings, parallelism: Parallelism) -> torch.dtype:

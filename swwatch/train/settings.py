@@ -8,6 +8,7 @@ from typing import Any, Literal
 from swwatch.config import check_least, setting
 from swwatch.data.tasks import TASKS
 from swwatch.errors import UserError
+from swwatch.model.checks import full_name
 from swwatch.model.settings import ASKED
 from swwatch.paths import ROOT
 from swwatch.policies.choose import CHOOSE
@@ -139,8 +140,11 @@ class TrainSettings:
     parallel: str = setting(
         "ddp", "ddp, zero2, zero3, zero3_offload, fsdp2, or a DeepSpeed .json; see docs/training.md", free=True
     )
-    precision: Literal["auto", "float32", "bfloat16"] = setting(
-        "auto", "bfloat16: autocast over float32 weights (auto: bfloat16 on cuda, float32 on the CPU)"
+    precision: Literal["auto", "float32", "bfloat16", "fp32", "bf16"] | None = setting(
+        None,
+        "bf16: autocast over float32 weights; auto: bf16 where the device multiplies in it, else fp32 (default: bf16 "
+        "on cuda, fp32 on the CPU)",
+        also="dtype",
     )
     attention: Literal["auto", "sdpa", "eager", "flex", "flash_attention_2"] = setting(
         "auto", "attention backend; flash_attention_2 for variants of one stream only, flex on cuda only"
@@ -191,6 +195,7 @@ class TrainSettings:
     def __post_init__(self):
         if self.train_data is None:
             object.__setattr__(self, "train_data", ROOT / "dataset" / TASKS[self.task].train_file)
+        object.__setattr__(self, "precision", full_name(self.precision))
         check_least(self)
         if self.pack_tokens is not None:
             if self.pack_tokens < self.max_length:
@@ -243,11 +248,12 @@ class TrainSettings:
     def fixed(self) -> dict:
         """What a continued run must have in common with its beginning, as JSON values."""
         values = {}
+        own = {"precision": "auto"}  # what runs of before called the default
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
             unknown = "since" in field.metadata and value == field.default
             if not field.metadata.get("free") and not unknown:
-                values[field.name] = _as_json(value)
+                values[field.name] = _as_json(own.get(field.name) if value is None else value)
         return values
 
 

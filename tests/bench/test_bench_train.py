@@ -170,8 +170,9 @@ def test_unknown_rows_and_kinds_and_what_a_cpu_cannot_do_are_refused():
     with pytest.raises(SystemExit) as stop:
         command.main(["swim"])
     assert stop.value.code == 2
-    with pytest.raises(UserError, match="needs a CUDA device"):
-        TrainBenchSettings(precision="bfloat16").settled(cuda=False)
+    with pytest.raises(UserError, match="no CUDA device"):
+        TrainBenchSettings(device="cuda").settled(cuda=False)
+    assert TrainBenchSettings(precision="bf16").settled(cuda=False).precision == "bfloat16"
     assert TrainBenchSettings().settled(cuda=True).precision == "bfloat16"
     assert TrainBenchSettings().settled(cuda=False).train_vision is True, "as configs/train/toy.yaml"
     assert TrainBenchSettings(shape="3b").settled(cuda=True).train_vision is False

@@ -15,11 +15,12 @@ from safetensors.torch import load_file
 from swwatch import cli
 from swwatch.config import load_settings
 from swwatch.errors import UserError, run
+from swwatch.model.dtype import bf16_units
 from swwatch.model.loading import load
 from swwatch.paths import ROOT
 from swwatch.train.checkpoints import LOG
 from swwatch.train.command import complete, main
-from swwatch.train.machine import settle
+from swwatch.train.machine import bf16, settle
 from swwatch.train.settings import TrainSettings
 from swwatch.train.trainer import WatchTrainer
 from tests.helpers.forked import Forked
@@ -219,10 +220,32 @@ def test_the_variant_is_named_or_the_checkpoints_own_and_names_the_output(tiny_c
     assert again.variant == "overlap" and again.output_dir == ROOT / "output" / "qwen2_5vl-pe-overlap"
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine that cannot compute in bfloat16")
-def test_bfloat16_is_refused_where_it_cannot_be_computed(tiny_checkpoint):
+@pytest.mark.skipif(torch.cuda.is_available(), reason="about CPUs")
+def test_bfloat16_is_taken_where_the_cpu_multiplies_in_it_and_refused_elsewhere(tiny_checkpoint, monkeypatch, capsys):
+    made = {"model_path": str(tiny_checkpoint), "variant": "group"}
+    for has, auto in (({"amx_bf16": True}, "bfloat16"), ({}, "float32")):
+        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda has=has: has)
+        assert settle(TrainSettings(**made, precision="auto")).precision == auto
+        assert f"dtype auto: {auto}" in capsys.readouterr().err
+        assert not bf16(settle(TrainSettings(**made))), "the default is what it was"
+        if has:
+            assert bf16(settle(TrainSettings(**made, precision="bf16")))
+            with pytest.raises(UserError, match="goes with parallel ddp, not zero2"):
+                settle(TrainSettings(**made, precision="bf16", parallel="zero2"))
     with pytest.raises(UserError, match="--precision float32"):
-        settle(TrainSettings(model_path=str(tiny_checkpoint), variant="group", precision="bfloat16"))
+        settle(TrainSettings(**made, precision="bfloat16"))
+    assert TrainSettings(**made).fixed()["precision"] == "auto", "as runs of before call the default"
+    assert TrainSettings(**made, precision="fp32").fixed()["precision"] == "float32"
+
+
+@pytest.mark.skipif(not bf16_units(), reason="needs a CPU that multiplies bfloat16")
+def test_a_cpu_trains_in_bfloat16(flags, tmp_path):
+    losses = {}
+    for dtype in ("fp32", "bf16"):
+        assert main(flags(max_steps=2, precision=dtype, output_dir=tmp_path / dtype)) == 0
+        lines = (tmp_path / dtype / "log.jsonl").read_text().splitlines()
+        losses[dtype] = [json.loads(line)["loss"] for line in lines]
+    assert losses["bf16"] != losses["fp32"] and losses["bf16"] == pytest.approx(losses["fp32"], rel=2e-2)
 
 
 def test_the_defaults_are_the_releases():

@@ -80,8 +80,11 @@ class TrainBenchSettings(BenchSettings):
     warmup: int = setting(2, "optimizer steps before any is timed", least=1)
     repeats: int = setting(5, "optimizer steps that are timed", least=1)
     peak_tflops: float | None = setting(None, "dense bf16 peak of the GPU, where its name is not known")
-    precision: Literal["auto", "float32", "bfloat16", "autocast"] = setting(
-        "auto", "weights in float32 or bfloat16, or bfloat16 autocast over float32 (auto: bfloat16 on cuda)"
+    precision: Literal["auto", "float32", "bfloat16", "autocast", "fp32", "bf16"] | None = setting(
+        None,
+        "weights in float32 or bfloat16, or bfloat16 autocast over float32; auto: the fastest of the device (default: "
+        "bfloat16 on cuda, else float32)",
+        also="dtype",
     )
     max_load: float = setting(1.0, "too busy: load average before the start above this share of the cores")
     max_spread: float = setting(0.1, "too busy: the step times' interquartile range is more of the median than this")
@@ -103,8 +106,6 @@ class TrainBenchSettings(BenchSettings):
 
     def settled(self, cuda: bool) -> Self:
         settled = super().settled(cuda, self.model)
-        if settled.precision != "float32" and settled.device == "cpu":
-            raise UserError(f"precision {settled.precision} needs a CUDA device: use --precision float32")
         if settled.train_vision is None:
             settled = replace(settled, train_vision=settled.shape == "toy" and settled.model is None)
         return settled
