@@ -8,7 +8,7 @@ the next one is in the cache, and that is all that there is to get right between
 from collections import deque
 
 from swwatch.engine.incoming import Incoming
-from swwatch.engine.requests import Feed, Run, Wait
+from swwatch.engine.requests import Run, Wait
 from swwatch.engine.session import Session
 from swwatch.engine.source import Source
 from swwatch.engine.watcher import Ticket, Watcher, WatchSeconds, Work
@@ -69,7 +69,7 @@ class BesideSession(Session):
         if self._watch_ahead():
             self.num_beside += 1
             self._submit(self.ahead, self.ahead.rows, self.ahead.parts)
-        return (yield Feed(self.cache, rows, embeds))
+        return (yield from self._feed(rows, embeds))
 
     def _bring_in(self, incoming: Incoming) -> Run:
         """Wait until the watcher is done with a step and what came before it, and take its keys and values."""

@@ -13,7 +13,7 @@ from dataclasses import replace
 import torch
 
 from swwatch.engine.incoming import Incoming
-from swwatch.engine.requests import Feed, Look, Run
+from swwatch.engine.requests import Look, Run
 from swwatch.engine.session import Session
 from swwatch.model.vision_tower import VideoFeatures
 from swwatch.rules.layout import Layout
@@ -36,12 +36,12 @@ class FusedSession(Session):
         if ahead is not None and ahead.embeds is None and all(part.ready for part in _looked(ahead)):
             yield from self._look(ahead)
         if ahead is None or ahead.embeds is None or not ahead.num_left:
-            return (yield Feed(self.cache, rows, embeds))
+            return (yield from self._feed(rows, embeds))
         watched, seen = ahead.take(-(-ahead.num_left // feeds_left))
         self.num_fused += 1
         both = Layout.cat([watched, rows]), torch.cat([seen, embeds])
         decides = len(watched) - 1 if self.decider.listens and not ahead.num_left else None
-        logits = yield Feed(self.cache, *both, predicts=len(both[0]) - 1, decides=decides)
+        logits = yield from self._feed(*both, decides)
         if decides is not None:
             logits, ahead.not_yet = logits
         if not ahead.num_left:

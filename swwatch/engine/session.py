@@ -32,6 +32,7 @@ from swwatch.engine.incoming import Incoming
 from swwatch.engine.keeping import new_cache
 from swwatch.engine.requests import Feed, Look, Run
 from swwatch.engine.source import Step
+from swwatch.engine.thinking import Thinking
 from swwatch.engine.trace import Asked, Spoken
 from swwatch.errors import UserError
 from swwatch.model.protocols import StreamingModel
@@ -40,6 +41,7 @@ from swwatch.policies.choose import Choosing, Greedy
 from swwatch.policies.keep import ALL, Keep, parse_keep
 from swwatch.policies.see.seen import Seen
 from swwatch.policies.speak import Speak
+from swwatch.policies.think import Notes, parse_think
 from swwatch.rules.cursor import Cursor
 from swwatch.rules.layout import Kind, Layout
 from swwatch.rules.patch import Patch
@@ -56,6 +58,7 @@ class Session(BaseSession):
         seen: what the SEE policy let through: fed + dropped video tokens are those that arrived.
         arrivals: of each real step, stream seconds.
         num_spoken: in this answer; finished: it has ended.
+        thinking: what is thought beside the words; None: nothing is.
         num_probed: rows that were fed for a decision of the SPEAK policy, and that the cache has forgotten since.
     """
 
@@ -71,6 +74,7 @@ class Session(BaseSession):
         choose: Choosing | None = None,
         clock=None,
         keep: Keep | str | None = None,
+        think: Notes | str | None = None,
     ):
         """
         Args:
@@ -79,8 +83,9 @@ class Session(BaseSession):
             choose: how tokens are chosen; by default the likeliest one.
             clock: has now() and arrive(at_s) in stream seconds; by default a SimulatedClock.
             keep: what stays of a stream without end; None: all.
+            think: what is thought beside the words; None: nothing is.
         Raises:
-            UserError: the engine cannot run the checkpoint's variant, or does not keep so.
+            UserError: the engine cannot run the checkpoint's variant, or does not keep or think so.
         """
         self.keep = parse_keep(keep or ALL)
         super().__init__(model, choose=choose or Greedy(), clock=clock)
@@ -103,6 +108,7 @@ class Session(BaseSession):
         self.keep.check(self.variant)
         self.decider.check(self)
         self._forgetting = Forgetting(self) if self.keep.forgets else None
+        self.thinking = Thinking(self, parse_think(think)) if think is not None else None
 
     # ---- the whole --------------------------------------------------------------------------------------------------
 
@@ -252,7 +258,12 @@ class Session(BaseSession):
         budget = self.chooser.choose.left(self.num_spoken)
         if last:
             self.chooser.see(self.markup.suffix)
+        if self.thinking is not None:
+            self.thinking.begin_step(index, last)
+        if not self.while_speaking:
+            yield from self._think()
         yield from self._speak(index, budget if last else min(due, budget), last)
+        yield from self._think()
         yield from self._tell(wait=True)
         self.speaking = False
 
@@ -268,7 +279,8 @@ class Session(BaseSession):
             if self.paused or self.stopped:
                 return
             if self.pending:  # else the last row that was watched predicts the next token
-                self.logits = yield from self._predict(*self._take_words(index), budget)
+                feeds_left = budget if self.thinking is None else max(budget, self.thinking.due)
+                self.logits = yield from self._predict(*self._take_words(index), feeds_left)
             row = self.cursor.say(1, index)  # on a GPU the logits are still being computed
             token = yield from self._choose(last or self.schedule.learned or self.chooser.choose.stop_early)
             yield from self._tell(wait=True)  # the choice has waited for all that was fed
@@ -282,6 +294,13 @@ class Session(BaseSession):
             t_s = self.clock.now()
             self.decider.said(token, self.logits, t_s)
             yield Spoken(index, token, newest, self.arrivals[newest], t_s)
+
+    def _think(self) -> Run:
+        """What is due to be thought, alone."""
+        while self.thinking is not None and self.thinking.due and not self.stopped:
+            logits = yield from self._predict(*self.thinking.take(), self.thinking.due)
+            yield from self.thinking.choose(logits)
+            self._listen()
 
     def _view(self, ids) -> None:
         """These are in view for ever, each of which the penalty counts once."""
@@ -300,7 +319,20 @@ class Session(BaseSession):
             rows, embeds: (Q,) Layout, (Q, D).
             feeds_left: text feeds at this step, this one included, unless the answer ends before.
         """
-        return (yield Feed(self.cache, rows, embeds))
+        return (yield from self._feed(rows, embeds))
+
+    def _feed(self, rows: Layout, embeds: torch.Tensor, decides: int | None = None) -> Run:
+        """Feed rows of which the last one is text, and where a thought is due its rows in the same forward, and choose
+        it. Returns what a Feed of them alone does."""
+        if self.thinking is None or not self.thinking.rides:
+            return (yield Feed(self.cache, rows, embeds, decides=decides))
+        more, seen = self.thinking.take()
+        rows, embeds, place = Layout.cat([rows, more]), torch.cat([embeds, seen]), len(rows) - 1
+        both = range(place, len(rows), len(more))  # the last row of each
+        answer = yield Feed(self.cache, rows, embeds, both, decides)
+        (word, thought), *chance = (answer,) if decides is None else answer
+        yield from self.thinking.choose(thought)
+        return word if decides is None else (word, *chance)
 
     def _take_words(self, index: int) -> tuple[Layout, torch.Tensor]:
         """Rows and embeddings of what was said and is to be fed at step `index`, where the last row predicts."""
@@ -321,6 +353,7 @@ class Session(BaseSession):
             "seen": self.seen.state(),
             "decider": self.decider.state(),
             "forgetting": None if self._forgetting is None else self._forgetting.state(),
+            "thinking": None if self.thinking is None else self.thinking.state(),
         }
 
     def restore(self, state: dict) -> None:
@@ -330,3 +363,9 @@ class Session(BaseSession):
         self.decider.load_state(state["decider"])
         if self._forgetting is not None:
             self._forgetting.load_state(state["forgetting"])
+        if (self.thinking is None) != (state.get("thinking") is None):
+            raise UserError(
+                "this state and the session to go on from it are not of one kind: one thinks, one does not"
+            )
+        if self.thinking is not None:
+            self.thinking.load_state(state["thinking"])

@@ -26,6 +26,21 @@ class Spoken:
 
 
 @dataclass(frozen=True)
+class Thought:
+    """One token that was thought and not said, with the provenance of a spoken one. Words of later steps see it.
+
+    Attributes:
+        step, token_id, newest_visible_step, t_frame_s, t_emit_s: as of `Spoken`.
+    """
+
+    step: int
+    token_id: int
+    newest_visible_step: int
+    t_frame_s: float
+    t_emit_s: float
+
+
+@dataclass(frozen=True)
 class Watched:
     """The keys and values of a step are in: whatever is chosen from now on may see it, where the schedule lets it.
 

@@ -1,8 +1,8 @@
-"""The KV cache: what was watched and what was said, in two stores, with the metadata of every token.
+"""The KV cache: what was watched, said and thought, each in a store, with the metadata of every token.
 
-A text row reads both stores; a watched row reads the first alone. In causal variants everything is in the first store
-and the cache is an ordinary one. Every cached token keeps its Layout columns, so that masks come from the one rule in
-visibility.py, and so that eviction and re-indexing can be written as a selection of tokens (`keep`).
+A row reads the stores of visibility.SEES: a watched one the first alone. In causal variants everything is in the first
+store and the cache is an ordinary one. Every cached token keeps its Layout columns, so that masks come from the one
+rule in visibility.py, and so that eviction and re-indexing can be written as a selection of tokens (`keep`).
 
 A stream without end evicts old tokens (`keep`) and numbers the rest anew (`reindex`). Keys are then rotated from where
 they first stood, in one go, so that ten thousand re-numberings leave no more error than one.
@@ -21,7 +21,7 @@ from transformers.cache_utils import Cache, DynamicLayer
 
 from swwatch.model.parking import Parking, turned
 from swwatch.rules.layout import Layout
-from swwatch.rules.visibility import SAID, WATCHED
+from swwatch.rules.visibility import SEES, WATCHED
 
 HIDDEN = 1 << 40  # behind every token that will ever come
 
@@ -42,7 +42,7 @@ class Mark:
 
 
 class _StoreLayer(DynamicLayer):
-    """One decoder layer's keys and values (B, N, K, D): `watched` first, then `said`.
+    """One decoder layer's keys and values (B, N, K, D): `watched` first, then `said`, then `thought`.
 
     Attributes:
         number: of the layer.
@@ -132,8 +132,7 @@ class StreamCache(Cache):
         Returns:
             (1, 1, Q, K) bool mask over the keys that this forward will read, the new ones included.
         """
-        said = rows.stream == SAID
-        streams = {WATCHED: ~said, SAID: said}
+        streams = {stream: rows.stream == stream for stream in SEES}
         self.incoming = {
             stream: None if bool(chosen.all()) else chosen.nonzero()[:, 0]
             for stream, chosen in streams.items()
@@ -143,7 +142,7 @@ class StreamCache(Cache):
             self.long_term.announce(rows)
         for stream in self.incoming:
             self._list(stream, rows[streams[stream]])
-        self.readable = (WATCHED, SAID) if bool(said.any()) else (WATCHED,)
+        self.readable = tuple(key for key in SEES if any(key in SEES[stream] for stream in self.incoming))
         self.num_fed += len(rows)
         keys = Layout.cat([self.tokens[stream] for stream in self.readable if stream in self.tokens])
         return rows.visible(keys)[None, None]

@@ -15,7 +15,7 @@ from swwatch.policies.choose import Greedy
 from swwatch.policies.speak import WaitK
 from swwatch.rules.cursor import layout
 from swwatch.rules.patch import Patch
-from swwatch.rules.schedule import Now, Schedule
+from swwatch.rules.schedule import Now, Planned, Schedule
 
 
 @dataclass
@@ -153,11 +153,17 @@ def play(session, stream: Stream, late_end: bool = False) -> list:
 
 
 def full_forward(
-    loaded, stream: Stream, schedule: Schedule, late_end: bool = False, asks: dict[int, list[int]] | None = None
+    loaded,
+    stream: Stream,
+    schedule: Schedule,
+    late_end: bool = False,
+    asks: dict[int, list[int]] | None = None,
+    thoughts: tuple[Planned, list[int]] | None = None,
 ) -> tuple[torch.Tensor, object]:
-    """Logits that predict each answer token, from one forward with the training layout; and that layout.
+    """Logits that predict each token that was thought, and then each of the answer, from one forward with the training
+    layout; and that layout.
 
-    asks: step -> ids of a further question before its patch.
+    asks: step -> ids of a further question before its patch. thoughts: what is thought when, and its ids.
     """
     asks = asks or {}
     model = loaded.model
@@ -173,9 +179,11 @@ def full_forward(
         t_per_step=model.t_per_step,
         step_s=model.settings.step_s,
         questions={step: len(ids) for step, ids in asks.items()},
+        thoughts=thoughts and thoughts[0],
+        note_len=len(model.markup.note),
     )
     asked = sum((asks[step] for step in sorted(asks)), [])
-    ids, labels = fill(tokens, model.markup, stream.prompt + asked, stream.answer)
+    ids, labels = fill(tokens, model.markup, stream.prompt + asked, stream.answer, thoughts[1] if thoughts else ())
     with torch.no_grad():
         logits = model(
             input_ids=ids[None],

@@ -1,0 +1,103 @@
+"""What a session thinks beside its words: notes in a stream of their own, by a THINK policy. See rules.visibility.
+
+A thought is chosen like a word, from rows of its own. What is due at a step is settled when the step is in. Engines
+that watch while they speak let its rows ride in the feeds of the words; serial thinks first. No word of the same step
+can tell the difference.
+"""
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import torch
+
+from swwatch.engine.requests import Choose, Run
+from swwatch.engine.trace import Thought
+from swwatch.errors import UserError
+from swwatch.policies.chooser import Chooser
+from swwatch.policies.think import Notes
+from swwatch.rules.layout import Kind, Layout
+from swwatch.rules.visibility import THOUGHT
+
+if TYPE_CHECKING:
+    from swwatch.engine.session import Session
+
+
+class Thinking:
+    """One stream of thoughts.
+
+    Attributes:
+        chooser: of its tokens; the penalty counts what was thought, and nothing else.
+        pending: thought, but not yet fed to the LLM: ids and layout.
+        step: that is in; due: tokens that are to be thought at it yet.
+        num_thought: in this note; over: none is under way.
+    """
+
+    FACTS = ("step", "due", "num_thought", "over")
+
+    def __init__(self, session: "Session", policy: Notes):
+        """Raises UserError: the session cannot think."""
+        session.variant.check_thoughts()
+        if session.model.static:
+            raise UserError("thoughts have no place in the memory of CUDA graphs: leave them out, or the graphs")
+        self.session, self.policy = session, policy
+        words = session.chooser
+        choose = replace(words.choose, max_new_tokens=policy.limit)
+        self.chooser = Chooser(choose, len(words.seen), words.seen.device, stops=words.stops)
+        self.pending: list[tuple[list[int], Layout]] = []
+        self.step = self.due = self.num_thought = 0
+        self.over = True
+
+    def begin_step(self, step: int, last: bool) -> None:
+        """A step is in: old thoughts go, and what is due now is settled. At the last step nothing is."""
+        cache, self.step, self.due = self.session.cache, step, 0
+        stays = self.policy.stays(len(cache.tokens[THOUGHT])) if THOUGHT in cache.tokens else None
+        if stays is not None:
+            cache.keep(THOUGHT, stays)
+        if last:
+            return
+        if self.policy.begins(step, self.session.model.settings.step_s, self.over):
+            note = self.session.markup.note
+            self.pending.append((list(note), self.session.cursor.say(len(note), step, Kind.NOTE)))
+            self.chooser.see(note)
+            self.over, self.num_thought = False, 0
+        if not self.over:
+            self.due = min(self.policy.k, self.policy.limit - self.num_thought)
+
+    @property
+    def rides(self) -> bool:
+        """Rows wait to be fed, for a thought that is due."""
+        return bool(self.due and self.pending)
+
+    def take(self) -> tuple[Layout, torch.Tensor]:
+        """Rows and embeddings of what is fed now, of which the last row predicts."""
+        ids, rows = [token for ids, _ in self.pending for token in ids], Layout.cat([rows for _, rows in self.pending])
+        rows.sees[:] = torch.cat([rows.step[1:], torch.tensor([self.step])])  # as far as what it predicts
+        self.pending = []
+        return rows, self.session._embed(ids)
+
+    def choose(self, logits: torch.Tensor) -> Run:
+        """Think the next token after (V,) logits. Tells Thought."""
+        row = self.session.cursor.say(1, self.step, Kind.THOUGHT)
+        token = yield from self._pick(logits)
+        self.pending.append(([token], row))
+        self.due, self.num_thought = self.due - 1, self.num_thought + 1
+        self.over = token in self.chooser.stops or self.num_thought >= self.policy.limit
+        if self.over:
+            self.due = 0
+        arrivals = self.session.arrivals
+        yield Thought(self.step, token, self.step, arrivals[self.step], self.session.clock.now())
+
+    def _pick(self, logits: torch.Tensor) -> Run:
+        return (yield Choose(self.chooser, logits, True))
+
+    def state(self) -> dict:
+        """What later thoughts depend on, in numbers, lists and tensors."""
+        facts = {name: getattr(self, name) for name in self.FACTS}
+        pending = [(list(ids), {name: c.clone() for name, c in vars(rows).items()}) for ids, rows in self.pending]
+        return {"facts": facts, "pending": pending, "chooser": self.chooser.state()}
+
+    def load_state(self, state: dict) -> None:
+        """Go on from a `state` of the same policy."""
+        vars(self).update(state["facts"])
+        self.pending = [(list(ids), Layout(**rows)) for ids, rows in state["pending"]]
+        self.chooser.load_state(state["chooser"])
