@@ -6,7 +6,6 @@ can tell the difference.
 """
 
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 import torch
 
@@ -17,9 +16,6 @@ from swwatch.policies.chooser import Chooser
 from swwatch.policies.think import Notes
 from swwatch.rules.layout import Kind, Layout
 from swwatch.rules.visibility import THOUGHT
-
-if TYPE_CHECKING:
-    from swwatch.engine.session import Session
 
 
 class Thinking:
@@ -34,8 +30,14 @@ class Thinking:
 
     FACTS = ("step", "due", "num_thought", "over")
 
-    def __init__(self, session: "Session", policy: Notes):
-        """Raises UserError: the session cannot think."""
+    def __init__(self, session, policy: Notes):
+        """
+        Args:
+            session: a session.Session, without a policy of its own for this.
+            policy: how much is thought.
+        Raises:
+            UserError: the session cannot think.
+        """
         session.variant.check_thoughts()
         if session.model.static:
             raise UserError("thoughts have no place in the memory of CUDA graphs: leave them out, or the graphs")
