@@ -8,6 +8,7 @@ import argparse
 import csv
 import json
 import sys
+from itertools import pairwise
 from pathlib import Path
 
 from swwatch.errors import UserError, run
@@ -17,14 +18,15 @@ from swwatch.toy.world import COLORS, Event, Scene, make_scene, render
 
 OPTIONS = [f"{letter}. {color}" for letter, color in zip("ABCD", COLORS, strict=True)]
 PICTURES_PER_SECOND = 3  # of TVQA's folders
+SUB_SETS = ("streamingbench-sqa", "streamingbench-proactive")
 _VIDEOS = {"mvbench": "video"}  # the others name their folders themselves
 
 
 def write_quiz(root: Path, *, videos: int = 4, seed: int = 0) -> dict[str, Path]:
-    """Write all six.
+    """Write all.
 
     Returns:
-        Benchmark -> its annotation file or folder; its videos lie in the folder of that name under `root`.
+        Task -> its annotation file or folder; its videos lie beside that.
     Raises:
         UserError: `root` is not empty.
     """
@@ -34,7 +36,10 @@ def write_quiz(root: Path, *, videos: int = 4, seed: int = 0) -> dict[str, Path]
     scenes = [make_scene(seed, i, split="test") for i in range(videos)]
     clips = [encode(scene, FRAME_RATES[i % len(FRAME_RATES)]) for i, scene in enumerate(scenes)]
     forms = (_videomme, _mvbench, _longvideobench, _ovobench, _streamingbench, _livesports)
-    return {form.__name__[1:]: form(root / form.__name__[1:], scenes, clips) for form in forms}
+    made = {form.__name__[1:]: form(root / form.__name__[1:], scenes, clips) for form in forms}
+    stream = made["streamingbench"].parent
+    more = {name: stream / f"questions_{name.partition('-')[2]}.json" for name in SUB_SETS}
+    return made | more | {"ovobench-moments": made["ovobench"]}
 
 
 def _ask(event: Event) -> tuple[int, str, str]:
@@ -118,17 +123,21 @@ def _ovobench(root: Path, scenes: list[Scene], clips: list[bytes]) -> Path:
         rows.append({"task": "ATR"} | ask | now | {"gt": list(COLORS).index(second.color)})
         ends = [int(event.end_s) for event in scene.events]
         counts = [{"realtime": end, "count": k + 1} for k, end in enumerate(ends)]
-        rows.append({"task": "REC", "video": video, "activity": "change", "test_info": counts})
+        when = {"start_times": [event.start_s for event in scene.events], "end_times": ends}
+        rows.append({"task": "REC", "video": video, "activity": "change", "test_info": counts} | when)
         steps = [{"realtime": end, "step": f"show {second.color}", "type": int(k == 1)} for k, end in enumerate(ends)]
-        rows.append({"task": "SSR", "video": video, "tutorial": "shapes", "test_info": steps})
+        all_steps = [f"show {event.color}" for event in scene.events]
+        when = {"all_steps": all_steps, "start_time": [event.start_s for event in scene.events], "end_time": ends}
+        rows.append({"task": "SSR", "video": video, "tutorial": "shapes", "test_info": steps} | when)
         ready = {"video": video, "question": "What comes second?", "answer": second.words(), "ask_time": 0}
+        ready |= {"clue_time": second.start_s}
         later = [{"realtime": end, "type": int(k >= 1)} for k, end in enumerate(ends)]
         rows.append({"task": "CRR"} | ready | {"test_info": later})
     return _write_json(root / "ovo_bench_new.json", [{"id": number} | row for number, row in enumerate(rows)])
 
 
 def _streamingbench(root: Path, scenes: list[Scene], clips: list[bytes]) -> Path:
-    rows, table = [], []
+    rows, table, sequences, proactive = [], [], [], []
     for i, (scene, clip) in enumerate(zip(scenes, clips, strict=True), start=1):
         _write(root / "videos" / f"sample_{i}_real.mp4", clip)
         for k, event in enumerate(scene.events, start=1):
@@ -138,11 +147,29 @@ def _streamingbench(root: Path, scenes: list[Scene], clips: list[bytes]) -> Path
             rows.append({"video_path": f"./videos/sample_{i}_real.mp4", "questions": [asked | {"options": OPTIONS}]})
             number = {"question_id": f"Real-Time Visual Understanding_sample_{i}_{k}"}
             table.append(number | asked | {"options": str(OPTIONS)})
+        sequences.append([{**row, "questions": _bare(row["questions"])} for row in rows[-len(scene.events) :]])
+        for before, event in pairwise(scene.events):
+            said = {"question": f'When the shape is {event.color}, output "{event.color}".'}
+            said |= {"task_type": "Proactive Output", "time_stamp": _clock(before.start_s)}
+            said |= {"ground_truth_time_stamp": _clock(event.start_s), "ground_truth_output": event.color}
+            proactive.append({"video_path": f"./videos/sample_{i}_real.mp4", "questions": [said]})
+    _write_json(root / "questions_sqa.json", sequences)
+    _write_json(root / "questions_proactive.json", proactive)
     with (root / "Real_Time_Visual_Understanding.csv").open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, list(table[0]))
         writer.writeheader()
         writer.writerows(table)
     return _write_json(root / "questions_real.json", rows)
+
+
+def _bare(questions: list[dict]) -> list[dict]:
+    """As sequential ones are: options without letters."""
+    kind = {"task_type": "Sequential Question Answering", "options": list(COLORS)}
+    return [question | kind for question in questions]
+
+
+def _clock(seconds: float) -> str:
+    return f"00:{int(seconds) // 60:02}:{int(seconds) % 60:02}"
 
 
 def _livesports(root: Path, scenes: list[Scene], clips: list[bytes]) -> Path:
@@ -176,7 +203,7 @@ def main(argv: list[str]) -> int:
     made = write_quiz(args.out, videos=args.videos, seed=args.seed)
     print("# CHECKPOINT: any Qwen2.5-VL or Qwen2-VL folder, such as `swwatch toy model FOLDER` makes")
     for name, path in made.items():
-        videos = args.out / name / _VIDEOS.get(name, "")
+        videos = args.out / path.relative_to(args.out).parts[0] / _VIDEOS.get(name, "")
         print(f"swwatch quiz {name} --data {path} --videos {videos} --model CHECKPOINT")
     return 0
 

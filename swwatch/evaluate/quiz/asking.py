@@ -8,7 +8,7 @@ is read as part of the beginning. A reply is the likeliest tokens behind the ass
 
 import os
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -17,21 +17,18 @@ import torch
 
 from swwatch.data.budget import PixelBudget
 from swwatch.data.pixels import FrameEncoder, merged_grids
-from swwatch.data.video import FRAMES_PER_STEP, StepFrames, iter_steps
+from swwatch.data.video import FRAMES_PER_STEP
 from swwatch.engine.base import stop_ids
-from swwatch.engine.door import open_stream
-from swwatch.engine.requests import Run, drive
-from swwatch.engine.source import Step
-from swwatch.engine.turns import Said, TurnSession
 from swwatch.errors import UserError
-from swwatch.evaluate.quiz.frames import ShownFrames, read_shown, span
+from swwatch.evaluate.quiz.frames import ShownFrames, read_shown
 from swwatch.evaluate.quiz.items import Item
+from swwatch.evaluate.quiz.rounds import ask_all
 from swwatch.evaluate.quiz.tasks import Form
 from swwatch.model.loading import Loaded
-from swwatch.policies.keep import with_numbers
 from swwatch.rules import turn_positions as positions
 from swwatch.rules.cursor import layout_of
 from swwatch.rules.families import t_step
+from swwatch.rules.schedule import seconds_of_step
 from swwatch.rules.spans import Part, Span, ids_of
 from swwatch.rules.systems import SYSTEMS
 
@@ -50,6 +47,7 @@ class Answered:
         num_frames: that were shown; seconds: of the file, from the first to the end of the last.
         num_tokens: in view when the answer began.
         took_s: from the question to the answer; of a stream without what was watched before.
+        more: for the row, of a question that is asked several times; see rounds.
     """
 
     said: str
@@ -59,6 +57,7 @@ class Answered:
     seconds: tuple[float, float]
     num_tokens: int = 0
     took_s: float | None = field(default=None, compare=False)
+    more: dict = field(default_factory=dict)
 
 
 @dataclass
@@ -139,7 +138,7 @@ class Plain:
             UserError: the video cannot be used.
         """
         for item in items:
-            yield item, self.answer(item, path)
+            yield item, ask_all(item, lambda asked: self.answer(asked, path), seconds_of_step(self.fps))
 
     def answer(self, item: Item, path: Path) -> Answered:
         """Raises: UserError: the video cannot be used."""
@@ -197,111 +196,6 @@ class Plain:
             size = merged_grids(grid, self.encoder.merge_size)[0]
             seen.append(self.loaded.model.watch_video(pixels, grid))
         return torch.cat(seen), (shown.num_patches, *size)
-
-
-class Streaming:
-    """Asks a model that has watched the video turn by turn, on the state that it then has.
-
-    A video is watched once for all of its questions, in the order of their ends; each is asked on a copy of the state
-    and leaves no trace. While watching the model says nothing (" ..."). What its system forgets is forgotten: that is
-    what is measured. Whole steps alone are watched, and no frame is left out.
-
-    Args:
-        options: of engine.door.open_stream.
-    """
-
-    streams = True
-
-    def __init__(self, loaded: Loaded, form: Form, budget: PixelBudget, *, eviction: str | None = None, **options):
-        self.loaded, self.form, self.options, self.eviction = loaded, form, options, eviction
-        self.system = SYSTEMS.get(loaded.settings.variant)
-        if self.system is None:
-            known = ", ".join(SYSTEMS)
-            raise UserError(f"{loaded.settings.variant!r} does not stream in turns: give --variant, one of {known}")
-        self.fps = loaded.settings.fps
-        self.options["keep"] = with_numbers(loaded.settings.own_keep, eviction, {})
-        self.encoder = FrameEncoder(loaded.processor.video_processor, budget)
-
-    def describe(self) -> dict:
-        where = self.options.get("policy") or self.system.positions
-        eviction = self.eviction or self.options["keep"].name
-        how = f"streaming as {self.system.name} ({eviction}, {where})"
-        told = {"how": how, "positions": where, "eviction": eviction}
-        return told if self.loaded.settings.keep is None else told | {"keep": str(self.options["keep"])}
-
-    def units(self, items: Sequence[Item]) -> list[list[Item]]:
-        units: dict[tuple, list[Item]] = {}
-        for item in items:
-            if item.frames_per_second:
-                raise UserError(f"{item.group}: a folder of pictures is no stream: leave --streaming out")
-            units.setdefault((item.video, span(item, self.fps)[0]), []).append(item)
-        return [sorted(unit, key=lambda item: span(item, self.fps)[1]) for unit in units.values()]
-
-    def answers(self, items: Sequence[Item], path: Path) -> Iterator[tuple[Item, Answered | UserError]]:
-        session = open_stream(self.loaded, question="", **self.options)  # no commentary is asked for
-        session.paused, left = True, list(items)
-        start_s, step_s = span(items[0], self.fps)[0], self.loaded.settings.step_s
-        seen_s = start_s
-        for frames in self._watched(path, start_s, span(items[-1], self.fps)[1]):
-            end_s = (frames.step + 1) * step_s
-            while left and span(left[0], self.fps)[1] < end_s:  # this step is not over when the question is asked
-                yield left[0], self._ask(session, left.pop(0), (start_s, seen_s))
-            if not left:
-                return
-            self._drive(session.advance([self._step(frames, start_s)]))
-            seen_s = end_s
-        for item in left:
-            yield item, self._ask(session, item, (start_s, seen_s))
-
-    def _ask(self, session: TurnSession, item: Item, seconds: tuple[float, float]) -> Answered | UserError:
-        """Put a question to a copy of a stream; its steps that wait for their turn make a short one of it."""
-        if seconds[1] <= seconds[0]:
-            return UserError(f"the question {item.key} is asked before the first step is over")
-        kept, num_frames, began = session.state(), round((seconds[1] - seconds[0]) * self.fps), time.perf_counter()
-        try:
-            self._drive(session.advance([]))
-            num_tokens = sum(map(len, session.context))
-            if self.form.reply:
-                run = drive(self.loaded.model, session.answer(item.prompt, self.form.reply))
-                (said,) = [event.words for event in run if isinstance(event, Said)]
-                answered = Answered(*told(self.loaded.tokenizer, said), num_frames, seconds)
-            else:
-                beginning, tokens = choice_tokens(self.loaded.tokenizer, self.form, item.choices)
-                answered = choose(self._drive(session.probe(item.prompt, beginning)), tokens, num_frames, seconds)
-        except UserError as error:
-            return error
-        finally:
-            session.restore(kept)
-        return replace(answered, num_tokens=num_tokens, took_s=time.perf_counter() - began)
-
-    def _step(self, frames: StepFrames, start_s: float) -> Step:
-        arrival_s = frames.arrival_s - (self._first_s(start_s) if self.system.clip_time else 0)
-        return Step(*self.encoder.encode(frames.frames, None), arrival_s)  # its length is unknown yet
-
-    def _first_s(self, start_s: float) -> float:
-        """Where the first whole step from there on begins."""
-        step_s = self.loaded.settings.step_s
-        return -(-start_s // step_s) * step_s
-
-    def _watched(self, path: Path, start_s: float, end_s: float) -> Iterable[StepFrames]:
-        """The whole steps of [start_s, end_s), one by one; later ones are not decoded."""
-        step_s = self.loaded.settings.step_s
-        for frames in iter_steps(path, max_frames=None, fps=self.fps):
-            if (frames.step + 1) * step_s > end_s:
-                return
-            if frames.step * step_s >= start_s:
-                yield frames
-
-    def _drive(self, run: Run):
-        """Run to the end; what it returns."""
-        returned = []
-
-        def whole() -> Run:
-            returned.append((yield from run))
-
-        for _ in drive(self.loaded.model, whole()):
-            pass
-        return returned[0]
 
 
 def choose(logits: torch.Tensor, tokens: dict[str, int], num_frames: int, seconds: tuple[float, float]) -> Answered:

@@ -11,6 +11,32 @@ LETTERS = "ABCDEFGHIJ"
 
 
 @dataclass(frozen=True)
+class Moment:
+    """When something is to be said.
+
+    Attributes:
+        asked_s: from when on it counts; due_s: when it is time; last_s: what comes later is not looked at.
+        every_s: so often a model that is asked is asked whether it is time.
+        tolerance_s: so much earlier or later is in time.
+        word: the word that says that it is time, or the count that is reached then.
+        then: what is asked once it is time; "": nothing.
+        instruction: what a model that speaks by itself is told.
+        output: what the words must hold; "": anything. Where there is one, any word of a model that speaks by itself
+            says that it is time.
+    """
+
+    asked_s: float
+    due_s: float
+    last_s: float
+    every_s: float = 1.0
+    tolerance_s: float = 2.0
+    word: str = "yes"
+    then: str = ""
+    instruction: str = ""
+    output: str = ""
+
+
+@dataclass(frozen=True)
 class Item:
     """One question about one video.
 
@@ -25,6 +51,7 @@ class Item:
         group: what accuracies are told apart by.
         tags: further groups that it counts in.
         frames_per_second: of a folder of pictures; None for a video file.
+        moment: of a question that is about when; `end_s` is then the last moment that is looked at.
     """
 
     key: str
@@ -38,10 +65,14 @@ class Item:
     start_s: float = 0.0
     end_s: float | None = None
     frames_per_second: float | None = None
+    moment: Moment | None = None
 
     def __post_init__(self):
         if len(self.choices) < 2 or len(set(self.choices)) < len(self.choices):
             raise UserError(f"the question {self.key} needs two different choices at least, not {self.choices}")
+        if (when := self.moment) and not 0 <= when.asked_s <= when.due_s <= when.last_s:
+            told = f"asked at {when.asked_s:g}, true at {when.due_s:g}, over at {when.last_s:g} s"
+            raise UserError(f"the moment {self.key} is {told}: these must follow one another")
         if self.start_s < 0 or (self.end_s is not None and self.end_s <= 0):
             raise UserError(f"the question {self.key} is about the seconds {self.start_s} to {self.end_s}")
 

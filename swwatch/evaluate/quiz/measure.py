@@ -2,26 +2,33 @@
 
 import hashlib
 from collections.abc import Callable, Iterator
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from tqdm import tqdm
 
 from swwatch.data.budget import BUDGETS
+from swwatch.engine.door import pace_of
 from swwatch.errors import UserError
 from swwatch.evaluate.caption.runner import bar_options, check_skips, claimed
 from swwatch.evaluate.model import circumstances, identity, load_model
-from swwatch.evaluate.quiz.asking import Answered, Plain, Streaming
+from swwatch.evaluate.quiz.asking import Answered, Plain
 from swwatch.evaluate.quiz.items import Item
+from swwatch.evaluate.quiz.itself import Itself
+from swwatch.evaluate.quiz.rounds import IN_TIME
 from swwatch.evaluate.quiz.scorers import SCORERS, strict
 from swwatch.evaluate.quiz.settings import QuizSettings
+from swwatch.evaluate.quiz.streaming import Streaming
 from swwatch.evaluate.quiz.tasks import Form
 from swwatch.evaluate.results import Writer
 from swwatch.launch.ranks import SingleProcess
 from swwatch.model.checks import saved_settings
+from swwatch.policies.speak import check_schedule
+
+Asker = Plain | Streaming | Itself
 
 
-def open_asker(settings: QuizSettings, ranks: SingleProcess) -> Plain | Streaming:
+def open_asker(settings: QuizSettings, ranks: SingleProcess) -> Asker:
     """A model that is ready to be asked; one that names no variant is a plain causal one, unless it is to stream."""
     variant, form = settings.variant, settings.form
     if variant is None and not saved_settings(settings.model):
@@ -29,6 +36,11 @@ def open_asker(settings: QuizSettings, ranks: SingleProcess) -> Plain | Streamin
             raise UserError(f"{settings.model} does not say how it streams: give --variant streamingvlm or livecc")
         variant = "origin"
     loaded = load_model(settings, settings.model, ranks, variant=variant)
+    if settings.unasked:
+        if settings.schedule is not None:
+            schedule = check_schedule(settings.schedule, loaded.settings.variant)
+            loaded = replace(loaded, settings=replace(loaded.settings, schedule=schedule))
+        return Itself(loaded, form, pace_of(loaded.settings))
     if not settings.streaming:
         policy = settings.positions or "mrope_full"
         return Plain(loaded, form, settings.budget, policy, settings.max_frames, settings.nframes)
@@ -38,7 +50,7 @@ def open_asker(settings: QuizSettings, ranks: SingleProcess) -> Plain | Streamin
     return Streaming(loaded, form, BUDGETS[loaded.settings.pixel_budget], **options)
 
 
-def describe_run(settings: QuizSettings, asker: Plain | Streaming) -> dict:
+def describe_run(settings: QuizSettings, asker: Asker) -> dict:
     """What the answers depend on (`settings`), and where things lay (`about`)."""
     shown = asker.describe()
     if settings.subtitles and not asker.streams:
@@ -47,6 +59,8 @@ def describe_run(settings: QuizSettings, asker: Plain | Streaming) -> dict:
         shown["context_s"] = settings.context
     if settings.only:
         shown["only"] = settings.only
+    if settings.benchmark.moment and not settings.unasked:
+        shown["how"] += f", asked every {settings.every:g} s"
     data, digest = settings.data, hashlib.sha256()
     for file in sorted(data.glob("*.json")) if data.is_dir() else [data]:
         digest.update(file.read_bytes())
@@ -75,7 +89,7 @@ def answer_all(
     items: list[Item],
     results: Writer,
     *,
-    asker: Plain | Streaming,
+    asker: Asker,
     locate: Callable[[Item], Path],
     ranks: SingleProcess | None = None,
     max_bad_fraction: float = 0.01,
@@ -137,7 +151,12 @@ def _prediction(item: Item, got: Answered, form: Form) -> dict:
     }
     if got.num_tokens:
         row["num_tokens"] = got.num_tokens
-    if form.reply:
+    if item.moment:
+        row |= {"choices": [], "correct": got.more["when"] == IN_TIME, **got.more}
+        if item.moment.output:
+            row["official"] = row["correct"] and item.moment.output in got.said
+            row["correct"] = row["correct"] and strict(got.said, item.moment.output)
+    elif form.reply:
         row["correct"] = strict(got.said, item.answer)
         row["official"] = SCORERS[form.scorer](got.said, item.answer, item.choices)
     return row

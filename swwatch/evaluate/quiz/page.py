@@ -6,6 +6,7 @@ from statistics import fmean
 import numpy as np
 
 from swwatch.errors import UserError
+from swwatch.evaluate.quiz.rounds import describe_moments, moments
 from swwatch.evaluate.quiz.tasks import Task
 from swwatch.metrics.significance import Statistic, interval
 from swwatch.metrics.tables import as_markdown
@@ -26,8 +27,9 @@ def summarize(rows: Rows, task: Task, num_items: int, num_skipped: int, took_s: 
     Returns:
         accuracy, ci95, guessing (all chosen by chance, averaged in the same way) of the task's first average, which
         `mean` names, num_questions, num_skipped, num_videos; averages, groups, modes and tags: name -> accuracy, ci95,
-        guessing, num_questions; of replies also official, official_ci95 by the benchmark's own scorer, where accuracy
-        is by the strict one; frames, tokens and seconds: means of a question, None where it is not known.
+        guessing (None of moments), num_questions, and of replies official, official_ci95 by the benchmark's own scorer
+        (accuracy is by the strict one then); moments: see rounds; frames, tokens and seconds: means of a question,
+        None where it is not known.
     Raises:
         UserError: no predictions.
     """
@@ -53,6 +55,7 @@ def summarize(rows: Rows, task: Task, num_items: int, num_skipped: int, took_s: 
         "averages": scored,
         "modes": {name: _score(rows, [[[group] for group in parts]]) for name, parts in modes.items()},
         "groups": {group: _score(rows, [[[group]]]) for group in groups},
+        "moments": moments(rows),
         "tags": {tag: _score([row for row in rows if tag in row["tags"]], [[groups]]) for tag in tags},
     }
 
@@ -74,11 +77,11 @@ def _score(rows: Rows, tree: Tree) -> dict:
     inside = {group for branch in tree for leaf in branch for group in leaf}
     rows = [row for row in rows if row["group"] in inside]
     right = accuracy(rows, [float(row["correct"]) for row in rows], tree)
-    chance = [float(row["answer"] in row["choices"]) / len(row["choices"]) for row in rows]
+    chance = [float(row["answer"] in row["choices"]) / max(len(row["choices"]), 1) for row in rows]
     score = {
         "accuracy": right.value,
         "ci95": _interval(right),
-        "guessing": accuracy(rows, chance, tree).value,
+        "guessing": accuracy(rows, chance, tree).value if all(row["choices"] for row in rows) else None,
         "num_questions": len(rows),
     }
     if all("official" in row for row in rows):
@@ -147,7 +150,8 @@ def describe(report: Mapping) -> str:
     told = f"{report['num_questions']} of {report['num_items']} questions about {report['num_videos']} videos answered"
     skipped = f", {report['num_skipped']} skipped" if report["num_skipped"] else ""
     note = f"{told}{skipped}. Accuracy: {report['mean']}. Intervals: bootstrap over videos."
-    return "\n\n".join([title, as_markdown(lines), side_by_side([report]), note]) + "\n"
+    timed = [describe_moments(report["moments"])] if report["moments"] else []
+    return "\n\n".join([title, as_markdown(lines), *timed, side_by_side([report]), note]) + "\n"
 
 
 def side_by_side(reports: Sequence[Mapping]) -> str:
@@ -183,4 +187,5 @@ def _line(name: str, row: Mapping) -> tuple[str, ...]:
     cells = [f"{100 * row['accuracy']:.1f}", span(row["ci95"], ".1f", 100)]
     if "official" in row:
         cells += [f"{100 * row['official']:.1f}", span(row["official_ci95"], ".1f", 100)]
-    return name, *cells, f"{100 * row['guessing']:.1f}", str(row["num_questions"])
+    guessing = "-" if row["guessing"] is None else f"{100 * row['guessing']:.1f}"
+    return name, *cells, guessing, str(row["num_questions"])

@@ -6,7 +6,6 @@ question is said in the YAML, not here.
 
 import json
 import re
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path, PurePosixPath
 
@@ -58,20 +57,51 @@ def tests(data: Path, parts: Mapping[str, Mapping]) -> Rows:
             yield FileRow({**row.values, **test.values, "number": i}, test.where)
 
 
+def moments(data: Path, parts: Mapping[str, Mapping]) -> Rows:
+    """OVO-Bench's forward records as moments, each with `asked`, `due_s` and `last` in seconds.
+
+    REC: a repetition, from the end of the one before to its own end, with their `count`. SSR: a step, from the
+    beginning of the step before to its own, and on to its end. CRR: a clue, from when it is asked to the last test.
+    """
+    for row in read_rows(data):
+        task = row.text("task")
+        if task == "REC":
+            ends = _times(row, "end_times")
+            for i, (asked, true) in enumerate(zip([0.0, *ends], ends, strict=False), start=1):
+                yield row.with_values(number=i, count=i, asked=asked, due_s=true, last=true)
+        elif task == "SSR":
+            begins, ends, steps = _times(row, "start_time"), _times(row, "end_time"), row.texts("all_steps")
+            if not len(begins) == len(ends) == len(steps):
+                raise row.wrong(f"{len(steps)} steps begin {len(begins)} and end {len(ends)} times")
+            for i, (asked, true, last, step) in enumerate(zip([0.0, *begins], begins, ends, steps, strict=False)):
+                yield row.with_values(number=i, step=step, asked=min(asked, true), due_s=true, last=last)
+        elif task == "CRR":
+            last = max(test.seconds("realtime") for test in row.rows("test_info"))
+            yield row.with_values(number=0, asked=row.text("ask_time"), due_s=row.text("clue_time"), last=last)
+
+
+def _times(row: FileRow, name: str) -> list[float]:
+    return sorted(FileRow({name: text}, row.where).seconds(name) for text in row.texts(name))
+
+
 def questions(data: Path, parts: Mapping[str, Mapping]) -> Rows:
-    """StreamingBench: rows with a list `questions`, or a question a row whose question_id tells its sample."""
-    asked: Counter[str] = Counter()
+    """StreamingBench: rows with a list `questions`, or a question a row whose question_id tells its sample.
+
+    Each has its `number` among those of its video, and `earlier`, the rows of these.
+    """
+    asked: dict[str, list[FileRow]] = {}
     for row in read_rows(data):
         if "questions" not in row:
             found = re.search(r"sample_(\d+)_", row.text("question_id"))
             if not found:
                 raise row.wrong(f"question_id {row.text('question_id')!r} names no sample_<number>")
-            yield row.with_values(sample=f"sample_{found[1]}")
-            continue
-        path = row.text("{video_path:below}")
-        for question in row.rows("questions"):
-            yield FileRow({**row.values, **question.values, "number": asked[path]}, question.where)
-            asked[path] += 1
+            rows = [row.with_values(sample=f"sample_{found[1]}")]
+        else:
+            rows = [FileRow({**row.values, **question.values}, question.where) for question in row.rows("questions")]
+        for question in rows:
+            before = asked.setdefault(question.text("sample", "{video_path:below}"), [])
+            yield question.with_values(number=len(before), earlier=tuple(before))
+            before.append(question)
 
 
 def srt(folder: Path, row: FileRow, video: str) -> str:
@@ -107,6 +137,6 @@ def longvideobench(folder: Path, row: FileRow, video: str) -> str:
 
 
 READERS: dict[str, Callable[[Path, Mapping], Rows]] = {
-    reader.__name__: reader for reader in (rows, parts, tests, questions)
+    reader.__name__: reader for reader in (rows, parts, tests, moments, questions)
 }
 SUBTITLES: dict[str, Callable[[Path, FileRow, str], str]] = {"srt": srt, "longvideobench": longvideobench}

@@ -13,6 +13,7 @@ from swwatch.evaluate.run_files import in_folder
 from swwatch.model.flags import DeviceFlags, SessionFlags
 from swwatch.paths import ROOT
 from swwatch.policies import keep
+from swwatch.policies.speak import FORMS, parse_schedule
 from swwatch.rules import turn_positions as positions
 from swwatch.rules import variants
 
@@ -34,6 +35,7 @@ class QuizSettings(SessionFlags, DeviceFlags):
     positions: str | None = setting(
         None, f"{', '.join(positions.POLICIES)}: flat_1d for LiveCC's released weights (default: mrope_full)"
     )
+    schedule: str | None = setting(None, f"of --unasked: {FORMS} (default: the checkpoint's own)", also="speak")
     choose: str | None = setting(None, "", hidden=True)  # nothing is said: logits are compared
     eviction: str | None = setting(None, f"{', '.join(keep.EVICTIONS)}: of --streaming (default: the system's own)")
     max_frames: int | None = setting(None, "of a clip (default: the benchmark's)", least=2)
@@ -43,6 +45,8 @@ class QuizSettings(SessionFlags, DeviceFlags):
     min_pixels: int = setting(BUDGET.min_pixels, "of a frame", least=1)
     total_pixels: int = setting(BUDGET.total_pixels, "of a clip, a patch counted once")
     wording: str | None = setting(None, "a form of the task's, such as official, or a YAML file with other prompts")
+    unasked: bool = setting(False, "of moments: the model speaks by itself, nothing asks it")
+    every: float = setting(1.0, "of moments: seconds from one question to the next", above=0)
     only: str | None = setting(None, "groups of questions that are asked, with commas between")
     context: float | None = setting(None, "seconds before a question that are shown (default: all)", above=0)
     max_count: int | None = setting(None, "ask the first so many questions", least=1)
@@ -70,14 +74,27 @@ class QuizSettings(SessionFlags, DeviceFlags):
         if self.nframes is not None:
             self._check_nframes()
         for name in ("eviction", "keep"):
-            if getattr(self, name) and not self.streaming:
+            if getattr(self, name) and not self.streaming and not (name == "keep" and self.unasked):
                 raise UserError(f"--{name} goes with --streaming: a single clip is never forgotten")
         if self.eviction and self.keep:
             raise UserError(f"--keep {self.keep} and --eviction both say what stays: give one of them")
+        self._check_moments()
         if self.beside and not self.report:
             raise UserError("--beside goes with --report: it counts answers that are there")
         if self.min_pixels > self.total_pixels:
             raise UserError("--min-pixels must not be above --total-pixels")
+
+    def _check_moments(self) -> None:
+        asked = {"--unasked": self.unasked, "--every": self.every != type(self).every, "--schedule": self.schedule}
+        if not self.benchmark.moment:
+            for name in (name for name, given in asked.items() if given):
+                raise UserError(f"{self.benchmark.name} asks nothing about when: leave {name} out")
+        if self.schedule is not None:
+            parse_schedule(self.schedule)
+            if not self.unasked:
+                raise UserError("--schedule goes with --unasked: a model that is asked says nothing by itself")
+        if self.unasked and (self.streaming or asked["--every"] or self.max_frames or self.nframes):
+            raise UserError("--unasked: leave --streaming, --every, --max-frames and --nframes out")
 
     def _check_nframes(self) -> None:
         for name, value in {"--fps": self.fps, "--max-frames": self.max_frames, "--streaming": self.streaming}.items():
@@ -101,6 +118,12 @@ class QuizSettings(SessionFlags, DeviceFlags):
         """
         only = [name.strip() for name in self.only.split(",")] if self.only else []
         items = self.benchmark.items(self.data, self.form, self.subtitles, only)[: self.max_count]
+        if self.benchmark.moment:
+            timed = [replace(item, moment=replace(item.moment, every_s=self.every)) for item in items]
+            if self.context is None:
+                return timed
+            starts = [max(item.start_s, item.moment.asked_s - self.context) for item in timed]
+            return [replace(item, start_s=start_s) for item, start_s in zip(timed, starts, strict=True)]
         if self.context is None:
             return items
         if whole := [item.key for item in items if item.end_s is None]:
@@ -122,5 +145,6 @@ class QuizSettings(SessionFlags, DeviceFlags):
     @property
     def predictions(self) -> Path:
         how = "_subtitles" * bool(self.subtitles) + "_streaming" * self.streaming
+        how += "_unasked" * self.unasked
         how += f"_{self.form.name}" * (self.wording is not None) + f"_{self.context or 0:g}s" * bool(self.context)
         return in_folder(self.output_dir, self.output_file or f"{self.benchmark.name}{how}.jsonl")

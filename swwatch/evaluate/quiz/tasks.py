@@ -14,7 +14,7 @@ from pathlib import Path
 
 from swwatch.config import near, read_yaml
 from swwatch.errors import UserError
-from swwatch.evaluate.quiz.items import ANSWERS, LETTERS, Item, lettered, letters_of
+from swwatch.evaluate.quiz.items import ANSWERS, LETTERS, Item, Moment, lettered, letters_of
 from swwatch.evaluate.quiz.readers import READERS, SUBTITLES
 from swwatch.evaluate.quiz.rows import FileRow, places_in
 from swwatch.evaluate.quiz.scorers import SCORERS
@@ -31,7 +31,8 @@ class Form:
 
     Attributes:
         name: of the version.
-        prompts: name -> text with places {field} of the row, {options}; `subtitled` has {subtitles} and {question}.
+        prompts: name -> text with places {field} of the row, {options}; `subtitled` has {subtitles} and {question};
+            {history} is `history`, then `earlier` for every question before, of which there may be none.
         options: what stands between two options.
         beginning: of the answer, which the model is given where it chooses.
         context: what choices are tokenized behind: ": " where a space comes before them, else a line end.
@@ -71,13 +72,16 @@ class Task:
             there counts; a template ("{id}/{number}") makes one of several. answer: {how it is told: field}, see
             items.ANSWERS. marks: fields that are 1 where a question belongs to the tag of that name.
         places: where a video may lie, as templates; {id} is `video`, {ending} each of ENDINGS.
-        forms: name -> Form; the first is asked by default.
+        forms: name -> Form, or the task that has it; the first is asked by default.
         averages: name -> "questions" (every question counts the same), "groups" (every group does) or modes (every
             mode does, and in it every group). All are told, the first is the accuracy.
         modes: mode -> its groups; there are no others then.
         kind, kinds: the field that tells kinds of rows apart, and what differs in some: `ask` (the prompt's name),
-            `choices`, `answer`.
+            `choices`, `answer`, and of moments `word`.
         parts: of a reader of several files.
+        moment: of questions about when: the fields `asked`, `due` and `last`, `after` (seconds behind `due` up
+            to which it goes on, at least), `tolerance_s`, `output` (the field with what must be said).
+        instructions: of these, prompt's name -> what a model that speaks by itself is told.
         refused: group -> why its questions cannot be asked here.
         subtitles: how those of a row are read, of readers.SUBTITLES; None: there are none.
     """
@@ -94,6 +98,8 @@ class Task:
     kind: str | None = None
     kinds: Mapping[str, Mapping] = field(default_factory=dict)
     parts: Mapping[str, Mapping] = field(default_factory=dict)
+    moment: Mapping = field(default_factory=dict)
+    instructions: Mapping[str, str] = field(default_factory=dict)
     refused: Mapping[str, str] = field(default_factory=dict)
     subtitles: str | None = None
 
@@ -158,27 +164,52 @@ class Task:
     def _item(self, row: FileRow, form: Form, subtitles: Path | None) -> Item:
         kind = row.text(self.kind) if self.kind else ""
         how = self.kinds.get(kind, {})
+        if self.moment and not how:
+            raise row.wrong(f"{self.kind} {kind!r} is none of {self.title}'s")
         group, video = (row.text(*_names(self.fields[name])) for name in ("group", "video"))
         if self.modes and not any(group in groups for groups in self.modes.values()):
             raise row.wrong(f"{self.fields['group']} {group!r} is none of {self.title}'s")
         options = [] if "choices" in how else self._options(row)
         choices = tuple(how["choices"]) if "choices" in how else letters_of(row, options)
-        ((told, name),) = how.get("answer", self.fields["answer"]).items()
         shown = self._shown(row)
         if kind in form.starts:
             shown["start_s"] = row.number(form.starts[kind])
-        if form.whole_seconds and "end_s" in shown:
-            shown["end_s"] = float(math.ceil(shown["end_s"]))
+        if self.moment:
+            shown["moment"] = moment = self._moment(row, form, how)
+            shown |= {"end_s": moment.last_s, "answer": moment.output or moment.word}
+        else:
+            shown["answer"] = self._answer(row, how, choices, options)
+            if form.whole_seconds and "end_s" in shown:
+                shown["end_s"] = float(math.ceil(shown["end_s"]))
         return Item(
             key=row.text(*_names(self.fields["key"])),
             video=video,
             places=tuple(self._places(row, video)),
             prompt=self._prompt(row, form, how.get("ask", "question"), options, subtitles, video),
             choices=choices,
-            answer=ANSWERS[told](row, name, choices, options),
             group=group,
             tags=self._tags(row),
             **shown,
+        )
+
+    def _answer(self, row: FileRow, how: Mapping, choices: tuple[str, ...], options: list[str]) -> str:
+        ((told, name),) = how.get("answer", self.fields["answer"]).items()
+        return ANSWERS[told](row, name, choices, options)
+
+    def _moment(self, row: FileRow, form: Form, how: Mapping) -> Moment:
+        told, name = self.moment, how.get("ask", "question")
+        due_s, output = row.seconds(told["due"]), row.text(told["output"]) if "output" in told else ""
+        last_s = row.seconds(told["last"]) if told.get("last") in row else due_s
+        word, then = how.get("word", "yes"), form.prompts.get("then")
+        return Moment(
+            asked_s=row.seconds(told["asked"]),
+            due_s=due_s,
+            last_s=max(last_s, due_s + told.get("after", 0)),
+            tolerance_s=told["tolerance_s"],
+            word=row.text(word) if "{" in word else word,
+            then="" if then is None else row.text(then),
+            instruction=row.text(self.instructions[name]),
+            output=output,
         )
 
     def _options(self, row: FileRow) -> list[str]:
@@ -193,14 +224,21 @@ class Task:
         self, row: FileRow, form: Form, name: str, options: list[str], subtitles: Path | None, video: str
     ) -> str:
         asked = row
-        if name == "question":
+        if "{options}" in form.prompts[name]:
             question = row.text(*_names(self.fields["question"]))
             asked = row.with_values(question=question, options=form.options.join(lettered(options)))
+        if "{history}" in form.prompts[name]:
+            asked = asked.with_values(history=self._history(row.values["earlier"], form))
         prompt = asked.text(form.prompts[name])
         if subtitles is None:
             return prompt
         said = SUBTITLES[self.subtitles](subtitles, row, video)
         return form.prompts["subtitled"].format(subtitles=said, question=prompt)
+
+    def _history(self, earlier: Sequence[FileRow], form: Form) -> str:
+        """The questions before, with their true answers; "" before the first."""
+        told = [row.with_values(options=", ".join(lettered(self._options(row)))) for row in earlier]
+        return form.prompts["history"] * bool(told) + "".join(row.text(form.prompts["earlier"]) for row in told)
 
     def _shown(self, row: FileRow) -> dict[str, float]:
         shown = {}
@@ -240,7 +278,10 @@ def get(name: str) -> Task:
         raise UserError(f"no task {name!r}: choose one of {', '.join(TASKS)}, or give its YAML file")
     told = read_yaml(path, "task")
     try:
-        forms = {name: Form(name, **form) for name, form in told.pop("forms").items()}
+        forms = {
+            name: get(form).forms[name] if isinstance(form, str) else Form(name, **form)
+            for name, form in told.pop("forms").items()
+        }
         task = Task(name=path.stem, forms=forms, **told)
         _check(task)
     except (KeyError, TypeError, AttributeError, ValueError) as error:
@@ -262,6 +303,6 @@ def _check(task: Task) -> None:
             raise ValueError(f"{how!r} is neither questions nor groups")
         if not isinstance(how, str) and (unknown := set(how) - set(task.modes)):
             raise ValueError(f"{', '.join(unknown)} is no mode")
-    needed = {"key", "video", "answer", "group"}
+    needed = {"key", "video", "group"}
     if missing := needed - set(task.fields):
         raise ValueError(f"fields lack {', '.join(sorted(missing))}")

@@ -13,9 +13,10 @@ from swwatch.data.budget import PixelBudget
 from swwatch.data.stills import read_picture
 from swwatch.data.video import Clip, VideoError, read_clip, steps_of
 from swwatch.errors import UserError
-from swwatch.evaluate.quiz import asking, frames, tasks
-from swwatch.evaluate.quiz.asking import Plain, Streaming, choice_tokens, choose
+from swwatch.evaluate.quiz import frames, streaming, tasks
+from swwatch.evaluate.quiz.asking import Plain, choice_tokens, choose
 from swwatch.evaluate.quiz.items import Item
+from swwatch.evaluate.quiz.streaming import Streaming
 from swwatch.rules import turn_positions as positions
 from swwatch.rules.families import FAMILIES, t_step
 from swwatch.rules.spans import Part, Span
@@ -33,7 +34,7 @@ def show(monkeypatch):
 
     def be(pictures: np.ndarray) -> None:
         clip = Clip(pictures, len(pictures) / 2)
-        for module in (frames, asking):
+        for module in (frames, streaming):
             monkeypatch.setattr(module, "iter_steps", lambda path, max_frames, fps: steps_of(clip))
 
     return be

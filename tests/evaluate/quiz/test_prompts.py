@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from swwatch.evaluate.quiz import tasks
+from swwatch.evaluate.quiz.items import Item
 
 GOLDEN = Path(__file__).parent / "prompts"
 FORMS = [(name, form) for name in tasks.TASKS for form in tasks.get(name).forms]
@@ -21,11 +22,15 @@ def asked(name: str, form: str, data: Path) -> dict:
     form = tasks.get(name).form(form)
     items = {item.group: item for item in reversed(tasks.get(name).items(data, form))}
     how = {"version": form.version, "reply": form.reply, "beginning": "" if form.reply else form.beginning}
-    first = {
-        item.group: {"prompt": item.prompt, "choices": list(item.choices), "shown": [item.start_s, item.end_s]}
-        for item in items.values()
-    }
+    first = {item.group: _told(item) for item in items.values()}
     return how | {"asked": dict(sorted(first.items()))}
+
+
+def _told(item: Item) -> dict:
+    told = {"prompt": item.prompt, "choices": list(item.choices), "shown": [item.start_s, item.end_s]}
+    if moment := item.moment:
+        told |= {"word": moment.word, "then": moment.then, "unasked": moment.instruction, "output": moment.output}
+    return told
 
 
 @pytest.mark.parametrize(("name", "form"), FORMS)

@@ -150,7 +150,7 @@ def flags(quiz, videos_of, tiny_checkpoint, tmp_path):
     return of
 
 
-@pytest.mark.parametrize("name", list(tasks.TASKS))
+@pytest.mark.parametrize("name", [name for name in tasks.TASKS if not tasks.get(name).form().reply])
 def test_the_command_answers_every_question_of_every_benchmark(flags, quiz, tmp_path, capsys, name):
     assert command.main(flags(name)) == 0
     out = capsys.readouterr().out

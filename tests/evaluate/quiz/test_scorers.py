@@ -9,9 +9,10 @@ import torch
 
 from swwatch.errors import UserError
 from swwatch.evaluate.quiz import command, frames, tasks
-from swwatch.evaluate.quiz.asking import Plain, Streaming
+from swwatch.evaluate.quiz.asking import Plain
 from swwatch.evaluate.quiz.page import describe, summarize
 from swwatch.evaluate.quiz.scorers import first_letter, ovobench, strict
+from swwatch.evaluate.quiz.streaming import Streaming
 from swwatch.evaluate.run_files import read_lines
 from tests.evaluate.quiz.test_asking import ITEM, LIVE, SMALL, noise, show  # noqa: F401 - a fixture
 
