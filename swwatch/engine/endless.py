@@ -24,37 +24,37 @@ from swwatch.policies.memory.policy import Shown
 from swwatch.rules.layout import KINDS, Kind, Layout
 from swwatch.rules.patch import Placed
 from swwatch.rules.variants import Variant, VideoThenText
-from swwatch.rules.visibility import SAID, WATCHED
+from swwatch.rules.visibility import SAID, THOUGHT, WATCHED
 
 
 def lay_out(
-    variant: Variant, t_per_step: float, watched: Layout, said: Layout, placed: dict[int, Placed]
-) -> tuple[Layout, Layout, VideoThenText]:
+    variant: Variant, t_per_step: float, watched: Layout, texts: dict[int, Layout], placed: dict[int, Placed]
+) -> tuple[Layout, dict[int, Layout], VideoThenText]:
     """Where tokens stand in a stream that begins with the oldest step among them.
 
     Args:
-        watched, said: what is kept, in the order it came. Steps may be missing, at the beginning of the video and
-            anywhere in the answer.
+        watched: what is kept, in the order it came; texts: of the streams SAID and THOUGHT, likewise. Steps may be
+            missing, at the beginning of the video and anywhere in texts.
         placed: where the patches of the kept steps stood; it is written anew. A patch may have lost any of its tokens,
             or all: its grid moves, and they with it.
     Returns:
-        Both with new positions, and the rule as it is when they have been laid out, ready for the step after them.
+        All with new positions, and the rule as it is when they have been laid out, ready for the step after them.
     """
     rule = variant.positions(t_per_step)
     steps = sorted(placed)
-    there, here = watched.position_ids.clone(), said.position_ids.clone()
+    there, here = watched.position_ids.clone(), {name: text.position_ids.clone() for name, text in texts.items()}
 
     def line(run: torch.Tensor, start: int) -> None:
         """Watched text, indices (n,), counts on from `start`."""
         there[:, run] = torch.arange(start, start + len(run))
         if len(run):
-            rule.watched_end = max(rule.watched_end, start + len(run) - 1)
+            rule.reach(WATCHED, start + len(run) - 1)
 
     # what came before the oldest step that is left, or with a step that is gone, counts to the next one
-    ranks, spoken = (_ranks(steps, tokens.step) for tokens in (watched, said))
+    ranks, spoken = _ranks(steps, watched.step), {name: _ranks(steps, text.step) for name, text in texts.items()}
     newest = max(steps[-1], int(watched.step.max()))
     last = bisect_left(steps, newest)
-    for rank in range(max(last, int(spoken.max()) if len(said) else 0) + 1):
+    for rank in range(max([last, *(int(of.max()) for of in spoken.values() if len(of))]) + 1):
         arrived = ranks == rank
         for run in _runs(watched, arrived & watched.where(Kind.PROMPT)):
             line(run, rule.question_start(rank))
@@ -67,18 +67,20 @@ def lay_out(
                 start = (rule.watched_end + 1,) * 3
             new = placed[steps[rank]] = old._replace(start=start)
             there[:, arrived & watched.where(Kind.VIDEO)] += torch.tensor([new.start]).T - torch.tensor([old.start]).T
-            rule.watched_end = max(rule.watched_end, new.end)
+            rule.reach(WATCHED, new.end)
             line(around[old.before :], rule.watched_end + 1)
         suffix = (arrived & watched.where(Kind.SUFFIX)).nonzero()[:, 0]
         if len(suffix):
             line(suffix, rule.suffix_start())
-        words = (spoken == rank).nonzero()[:, 0]
-        if len(words):
-            start = rule.text_start(rank)
-            here[:, words] = torch.arange(start, start + len(words))
-            rule.said_end = max(rule.said_end, start + len(words) - 1)
+        for stream, of in spoken.items():
+            words = (of == rank).nonzero()[:, 0]
+            if len(words):
+                start = rule.start_of(stream, rank)
+                here[stream][:, words] = torch.arange(start, start + len(words))
+                rule.reach(stream, start + len(words) - 1)
     rule.renumber(newest - last)
-    return replace(watched, position_ids=there), replace(said, position_ids=here), rule
+    texts = {name: replace(text, position_ids=here[name]) for name, text in texts.items()}
+    return replace(watched, position_ids=there), texts, rule
 
 
 def _ranks(steps: list[int], of: torch.Tensor) -> torch.Tensor:
@@ -175,13 +177,18 @@ class Forgetting:
         if self.keep.moves or self.keep.anew:
             watched = self._remember(incoming) if self.memory is not None else cache.tokens[WATCHED]
             variant, t_per_step = session.variant, session.model.t_per_step
-            watched, said, session.cursor.rule = lay_out(variant, t_per_step, watched, said, placed)
+            texts = {SAID: said} | ({} if session.thinking is None else session.thinking.held())
+            watched, texts, session.cursor.rule = lay_out(variant, t_per_step, watched, texts, placed)
+            said = texts[SAID]
         if self.keep.anew:
             yield from self._read_anew(watched, said[:left])
             session.pending = moved(session.pending, said.position_ids[:, left:])
         elif self.keep.moves:
             where = {WATCHED: watched.position_ids, SAID: said.position_ids}
             session.pending = hold(cache, session.pending, {}, where, SAID)
+            if session.thinking is not None:
+                where = {name: text.position_ids for name, text in texts.items() if name == THOUGHT}
+                session.thinking.pending = hold(cache, session.thinking.pending, {}, where, THOUGHT)
         return True
 
     def _leaving(self, watched: Layout, incoming: Incoming) -> list[int]:

@@ -107,8 +107,8 @@ class Session(BaseSession):
         self.chooser.see(self._asked)
         self.keep.check(self.variant)
         self.decider.check(self)
-        self._forgetting = Forgetting(self) if self.keep.forgets else None
         self.thinking = Thinking(self, parse_think(think)) if think is not None else None
+        self._forgetting = Forgetting(self) if self.keep.forgets else None
 
     # ---- the whole --------------------------------------------------------------------------------------------------
 

@@ -42,6 +42,13 @@ class Thinking:
         if session.model.static:
             raise UserError("thoughts have no place in the memory of CUDA graphs: leave them out, or the graphs")
         self.session, self.policy = session, policy
+        keep = session.keep
+        if keep.anew:
+            raise UserError(f"keep {keep} reads anew what is left, and thoughts are not read again: take window:16")
+        if keep.bounded and policy.window is None:
+            raise UserError(
+                f"keep {keep} is for a stream without end, and {policy} keeps all thoughts: give it a window"
+            )
         words = session.chooser
         choose = replace(words.choose, max_new_tokens=policy.limit)
         self.chooser = Chooser(choose, len(words.seen), words.seen.device, stops=words.stops)
@@ -64,6 +71,11 @@ class Thinking:
             self.over, self.num_thought = False, 0
         if not self.over:
             self.due = min(self.policy.k, self.policy.limit - self.num_thought)
+
+    def held(self) -> dict[int, Layout]:
+        """THOUGHT -> what is in the cache and then what is pending, if there is anything."""
+        parts = [*filter(None, [self.session.cache.tokens.get(THOUGHT)]), *(rows for _, rows in self.pending)]
+        return {THOUGHT: Layout.cat(parts)} if parts else {}
 
     @property
     def rides(self) -> bool:

@@ -42,8 +42,7 @@ class Cursor:
         self.counts[stream] += n
         if n:
             end = max(end, int(position_ids.max()))
-        reached = {WATCHED: "watched_end", SAID: "said_end", THOUGHT: "thought_end"}[text]
-        setattr(self.rule, reached, max(getattr(self.rule, reached), end))
+        self.rule.reach(text, end)
         fill = torch.full
         return Layout(
             fill((n,), KINDS.index(kind)), fill((n,), step), fill((n,), stream), order, fill((n,), sees), position_ids
@@ -96,8 +95,7 @@ class Cursor:
     def say(self, length: int, step: int, kind: Kind = Kind.ANSWER, sees: int | None = None) -> Layout:
         """Text spoken, or thought, at `step`. `sees`: newest step that the tokens it PREDICTS may see; by default
         `step`."""
-        starts = self.rule.thought_start if TEXT[kind] == THOUGHT else self.rule.text_start
-        start = starts(step) if length else 0
+        start = self.rule.start_of(TEXT[kind], step) if length else 0
         return self._run(kind, _line(start, length), step, step if sees is None else sees)
 
     def state(self) -> dict:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from enum import Enum
 
 from swwatch.errors import UserError
+from swwatch.rules.visibility import SAID, THOUGHT, WATCHED
 
 
 class Speaks(Enum):
@@ -71,6 +72,15 @@ class VideoThenText:
     def text_start(self, step: int) -> int:
         """Position of the next text token, which is spoken at `step`."""
         return max(self.watched_end, self.said_end) + 1
+
+    def start_of(self, stream: int, step: int) -> int:
+        """`text_start` or `thought_start`: of the stream SAID or THOUGHT."""
+        return self.thought_start(step) if stream == THOUGHT else self.text_start(step)
+
+    def reach(self, stream: int, end: int) -> None:
+        """Something of a stream stands at `end`."""
+        name = {WATCHED: "watched_end", SAID: "said_end", THOUGHT: "thought_end"}[stream]
+        setattr(self, name, max(getattr(self, name), end))
 
     def thought_start(self, step: int) -> int:
         """Position of the next token of a thought, which is thought at `step`: on an axis of its own, as words are."""

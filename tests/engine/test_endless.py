@@ -17,11 +17,12 @@ from swwatch.model.loading import load
 from swwatch.policies.choose import Greedy
 from swwatch.policies.keep import Window
 from swwatch.policies.speak import RandomK, WaitK
+from swwatch.policies.think import Notes
 from swwatch.rules.cursor import layout
 from swwatch.rules.layout import Kind, Layout
 from swwatch.rules.patch import Patch, Placed
 from swwatch.rules.variants import Speaks, get, speaking
-from swwatch.rules.visibility import SAID, WATCHED
+from swwatch.rules.visibility import SAID, THOUGHT, WATCHED
 from swwatch.toy.checkpoint import make_checkpoint
 from tests.helpers.streams import SaidAt, random_stream
 
@@ -161,18 +162,21 @@ def test_what_is_kept_stands_as_a_stream_that_began_with_it(load_tiny, variant):
 
 
 @pytest.mark.parametrize("variant", PARALLEL)
-@given(sizes, schedules, st.sampled_from([(0, 0), (7, 1)]))
+@given(sizes, schedules, st.sampled_from([(0, 0), (7, 1)]), st.booleans())
 @settings(max_examples=20)
-def test_laying_out_a_whole_stream_anew_gives_the_layout_it_had(variant, sizes, schedule, around):
-    whole = layout(variant, 5, [Patch(*size, None, *around) for size in sizes], 14, schedule=schedule)
-    watched, said = (whole[whole.stream == stream] for stream in (WATCHED, SAID))
+def test_laying_out_a_whole_stream_anew_gives_the_layout_it_had(variant, sizes, schedule, around, thinks):
+    plan = Notes(2).plan(len(sizes), 1.0) if thinks else None
+    patches = [Patch(*size, None, *around) for size in sizes]
+    whole = layout(variant, 5, patches, 14, schedule=schedule, thoughts=plan)
+    watched, *texts = (whole[whole.stream == stream] for stream in (WATCHED, SAID, THOUGHT))
+    texts = dict(zip((SAID, THOUGHT), texts, strict=True))
     firsts = [
         watched[watched.where(Kind.VIDEO) & (watched.step == step)].position_ids[:, 0] for step in range(len(sizes))
     ]
     placed = {step: Placed(tuple(first.tolist()), *sizes[step], around[0]) for step, first in enumerate(firsts)}
-    again, words, _ = lay_out(get(variant), 2, watched, said, dict(placed))
+    again, those, _ = lay_out(get(variant), 2, watched, texts, dict(placed))
     assert torch.equal(again.position_ids, watched.position_ids)
-    assert torch.equal(words.position_ids, said.position_ids)
+    assert all(torch.equal(those[name].position_ids, text.position_ids) for name, text in texts.items())
 
 
 @pytest.mark.parametrize("kind", [Session, FusedSession])

@@ -202,6 +202,32 @@ def test_a_state_between_two_steps_goes_on_with_its_thoughts(load_tiny, kind):
         kind(model, stream.prompt).restore(state)
 
 
+@pytest.mark.parametrize("variant", ["overlap", "gap"])
+def test_p12_a_stream_without_end_forgets_its_thoughts_by_their_own_window(load_tiny, variant):
+    model, told = load_tiny(variant).model, {}
+    stream = random_stream(load_tiny(variant), [(1, 2)] * 26, answer_len=0)
+    options = {"schedule": WaitK(2), "choose": Greedy(1.0, None), "keep": "window:4:text_sink=2:text_window=6"}
+    for kind in (Session, FusedSession):
+        session = kind(model, stream.prompt, think=Notes(2, limit=5, sink=3, window=6), **options)
+        held, told[kind] = [], []
+        for event in drive(model, session.run(Paced(stream))):
+            if isinstance(event, Spoken | Thought) and event.step < 25:
+                told[kind].append((event.step, type(event).__name__, event.token_id))
+            if isinstance(event, Spoken) and THOUGHT in session.cache.tokens:
+                thoughts = session.cache.tokens[THOUGHT]
+                held.append((len(thoughts), int(thoughts.position_ids.max())))
+            if isinstance(event, Spoken) and event.step == 25:
+                break
+        counts, ends = zip(*held, strict=True)
+        assert max(counts) <= 3 + 6 + 2 + len(model.markup.note), (
+            "sink, window, a step's tokens and what begins a note"
+        )
+        assert max(counts[32:]) == max(counts[18:32])
+        assert max(ends[32:]) <= max(ends[18:32]) + 2, "positions are closed up"
+    by_stream = [sorted(told[kind], key=lambda event: event[:2]) for kind in (Session, FusedSession)]
+    assert by_stream[0] == by_stream[1]
+
+
 def test_what_cannot_think_is_refused(load_tiny):
     for name in VARIANTS.keys() - set(PARALLEL):
         with pytest.raises(UserError, match="take a variant that has streams of their own"):
@@ -209,6 +235,11 @@ def test_what_cannot_think_is_refused(load_tiny):
     fast = CudaGraphModel(load_tiny("group").model, max_watched=64, max_said=32, first_length=8)
     with pytest.raises(UserError, match="CUDA graphs"):
         Session(fast, [1], think="notes:2")
+    model = load_tiny("group").model
+    with pytest.raises(UserError, match="give it a window"):
+        Session(model, [1], think="notes:2", keep="window:16")
+    with pytest.raises(UserError, match="take window:16"):
+        Session(model, [1], think="notes:2:window=9", keep="recent:4")
 
 
 def test_thoughts_off_are_no_thoughts(load_tiny):
