@@ -11,6 +11,7 @@ from swwatch.bench.shapes import SHAPES
 from swwatch.model.attention import BACKENDS, check_attention
 from swwatch.model.dummy import MARKUP
 from swwatch.model.families.qwen2_5_vl import WatchingQwen2_5_VL
+from swwatch.model.quantised import check_can_quantise, quantise
 from swwatch.model.settings import Settings
 from swwatch.model.upstream import set_attention
 from swwatch.toy.checkpoint import mrope_section
@@ -59,11 +60,24 @@ def streaming_model(settings: BenchSettings, shape: str):
         settings: settled.
         shape: of SHAPES, or the checkpoint's folder or hub id.
     """
-    dtype = getattr(torch, settings.precision)
     if shape in SHAPES:
         config = shape_config(shape, settings.variant, settings.fps)
-        return random_model(config, "sdpa", settings.device, dtype, settings.seed).eval().requires_grad_(False)
+        return random_session_model(config, settings)
     return loaded_model(settings, shape, settings.variant).model
+
+
+def random_session_model(config: Qwen2_5_VLConfig, settings):
+    """A random model that only streams, with the weights that the settings ask for.
+
+    Args:
+        settings: settled, of a benchmark that opens sessions.
+    """
+    if settings.quantize is not None:
+        check_can_quantise(settings.quantize, settings.device)
+    model = random_model(config, "sdpa", settings.device, getattr(torch, settings.precision), settings.seed).eval()
+    if settings.quantize is not None:
+        quantise(model, settings.quantize)
+    return model.requires_grad_(False)
 
 
 def loaded_model(settings: BenchSettings, path: str, variant: str | None) -> "Loaded":
@@ -72,6 +86,7 @@ def loaded_model(settings: BenchSettings, path: str, variant: str | None) -> "Lo
 
     dtype = getattr(torch, settings.precision)
     how = {"fps": settings.fps, "other_fps": True, "device": settings.device, "dtype": dtype}
+    how |= {"quantize": settings.quantize}
     loaded = load(path, variant=variant, attention="sdpa", **how)
     loaded.model.requires_grad_(False)
     return loaded

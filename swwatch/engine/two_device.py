@@ -23,6 +23,7 @@ from swwatch.engine.watcher import ThreadWatcher, Watcher, WatcherGone, WatchWor
 from swwatch.errors import UserError
 from swwatch.model.loading import load
 from swwatch.model.protocols import StreamingModel
+from swwatch.model.quantised import linear_layers, to_int8
 from swwatch.model.upstream import attention_of, set_attention
 from swwatch.policies.see import See
 from swwatch.rules.layout import Layout
@@ -33,9 +34,11 @@ class Copy:
 
     def __init__(self, model: StreamingModel):
         model = model.plain
+        if model.quantised and model.device.type != "cpu":
+            raise UserError(f"engine two_device copies no weights of {model.quantised}: choose another engine")
         self.family, self.config, self.dtype = type(model), deepcopy(model.config), model.dtype
         self.attention = [attention_of(c) for c in (model.config.text_config, model.config.vision_config)]
-        self.state = model.state_dict()
+        self.quantised, self.state = model.quantised, model.state_dict()
 
     def on(self, device: torch.device | str):
         """The model there, in eval mode. Where its weights are there already, as on a CPU, they are shared."""
@@ -44,6 +47,10 @@ class Copy:
         configs = model.config.text_config, model.config.vision_config
         for config, attention in zip(configs, self.attention, strict=True):
             set_attention(config, attention)
+        if self.quantised:
+            for layer in linear_layers(model).values():
+                layer.to("meta")  # whose weights come from the state
+            to_int8(model)
         on_cpu = torch.device(device).type == "cpu"
         state = {name: value.to(device) for name, value in self.state.items()} if on_cpu else self.state
         model.load_state_dict(state, assign=on_cpu)

@@ -32,6 +32,8 @@ def identity(path: str, loaded: Loaded) -> dict[str, str | float]:
     """What results depend on of a model."""
     dtype = str(loaded.model.dtype).removeprefix("torch.")
     known = {"model_fingerprint": fingerprint(path, loaded), "dtype": dtype}
+    if loaded.model.quantised:
+        known["quantize"] = loaded.model.quantised
     fps = loaded.settings.fps
     return known if fps == FPS else known | {"fps": fps}  # a run of before knows nothing of it
 

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, ClassVar
 from swwatch.config import REQUIRED, setting
 from swwatch.data.budget import BUDGETS
 from swwatch.errors import UserError
-from swwatch.model.checks import check_checkpoint, check_device, check_dtype, saved_settings
+from swwatch.model.checks import check_checkpoint, check_device, check_dtype, check_quantize, saved_settings
 from swwatch.model.settings import DEFAULT_SCHEDULE, Settings, check_fps, fps_of
 from swwatch.policies.choose import CHOOSE, parse_choose
 from swwatch.policies.keep import KEEP, Keep, parse_keep
@@ -152,7 +152,8 @@ class LoadFlags(DeviceFlags):
 
 @dataclass(frozen=True, kw_only=True)
 class SessionFlags:
-    """What sessions keep and how they choose, for programs that open them: `class Settings(SessionFlags, ModelFlags)`.
+    """What sessions keep, how they choose and what their weights are, for programs that open them:
+    `class Settings(SessionFlags, ModelFlags)`.
 
     What is left out is the checkpoint's own, else the form's. `load` puts what is given on the loaded settings, and
     engine.door.open_stream reads it there.
@@ -167,8 +168,13 @@ class SessionFlags:
         None, f"how the next token is chosen: {forms(CHOOSE)} (default: the checkpoint's own)"
     )
 
+    quantize: str | None = setting(
+        None, "the LLM's weights as int8, on cuda also int4 or fp8 (torchao): smaller, faster, less exact"
+    )
+
     def __post_init__(self):
         super().__post_init__()
+        check_quantize(self.quantize, self.device)
         if self.keep is not None:
             parse_keep(self.keep)
         if self.choose is not None:
@@ -227,7 +233,7 @@ class SessionFlags:
 
     def load(self, path: str | Path, **more) -> "Loaded":
         """As of the model's flags, with `put_on`."""
-        loaded = super().load(path, **more)
+        loaded = super().load(path, **{"quantize": self.quantize} | more)
         return replace(loaded, settings=self.put_on(loaded.settings, path))
 
 

@@ -16,6 +16,7 @@ from swwatch.model.checks import ADAPTER, check_checkpoint, check_device, saved_
 from swwatch.model.dtype import dtype_of
 from swwatch.model.families import model_class
 from swwatch.model.protocols import StreamingModel
+from swwatch.model.quantised import check_can_quantise, quantise
 from swwatch.model.settings import Settings, base_of
 from swwatch.rules import variants
 from swwatch.rules.systems import System
@@ -63,6 +64,7 @@ def load(
     attention: str | None = None,
     base: str | Path | None = None,
     quantisation=None,
+    quantize: str | None = None,
 ) -> Loaded:
     """Load a folder or hub id of one of the families, or an adapter's folder, which is merged into its base model.
 
@@ -75,21 +77,35 @@ def load(
         dtype: by default bfloat16 on cuda, float32 on the CPU; "auto": see model.dtype.
         attention: by default flash_attention_2 on cuda where it is installed and the variant is causal, else sdpa.
         base: an adapter's base model, where it is not where the adapter says.
-        quantisation: transformers' configuration of quantised weights, which go straight to the device.
+        quantisation: transformers' configuration of quantised weights, which go straight to the device; to train.
+        quantize: a name of model.checks.QUANTISED: the LLM's weights are rounded once they are loaded; to stream.
     Raises:
         UserError: not a checkpoint, no variant known, or a contradiction with what the checkpoint knows.
     """
     path = str(path)
     asked = {"variant": variant, "schedule": schedule, "pixel_budget": pixel_budget, "see": see}
     asked |= {"fps": fps, "other_fps": other_fps, "seconds_per_turn": seconds_per_turn, "keep": keep, "choose": choose}
-    if (Path(path) / ADAPTER).exists():
-        how = {"device": device, "dtype": dtype, "attention": attention}
-        return _load_adapter(path, base, asked, how)
-    check_checkpoint(path, base)
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     check_device(device)
     if device.startswith("cuda") and not torch.cuda.is_available():
         raise UserError(f"device {device!r} was asked for, but this machine has no CUDA device: use --device cpu")
+    if quantize is not None:
+        check_can_quantise(quantize, device)
+    if (Path(path) / ADAPTER).exists():
+        how = {"device": device, "dtype": dtype, "attention": attention}
+        loaded = _load_adapter(path, base, asked, how)
+    else:
+        check_checkpoint(path, base)
+        if quantize is not None and "quantization_config" in PretrainedConfig.get_config_dict(path)[0]:
+            raise UserError(f"{path} was saved with quantised weights: leave --quantize out")
+        loaded = _load_whole(path, asked, device, dtype, attention, quantisation)
+    if quantize is not None:
+        quantise(loaded.model, quantize)
+    return loaded
+
+
+def _load_whole(path: str, asked: dict, device: str, dtype, attention: str | None, quantisation) -> Loaded:
+    """A checkpoint that is no adapter. Args: as of `load`."""
     dtype = dtype_of(dtype, device)
     held = {"quantization_config": quantisation, "device_map": {"": device}} if quantisation else {"device_map": None}
     try:

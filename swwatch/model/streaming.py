@@ -24,6 +24,7 @@ class Streaming:
     static = False
     watches_aside = False
     num_deep = 0
+    quantised: str | None = None  # a name of model.checks.QUANTISED
 
     @torch.no_grad()
     def watch_video(self, pixel_values: torch.Tensor, grid_thw: torch.Tensor) -> torch.Tensor:

@@ -1,11 +1,15 @@
-"""What models use of transformers beyond what it promises, in one place; train/upstream.py has what training uses.
+"""What models use of transformers and torch beyond what these promise, in one place; train/upstream.py has what
+training uses.
 
 Checked on transformers 5.17.0 and 5.23.0. Where a release differs, these functions say so instead of going on;
 tests/model/test_upstream.py takes each thing away and looks for that message.
 """
 
+from collections.abc import Callable
+from operator import attrgetter
 from typing import Any
 
+import torch
 import transformers
 from torch import nn
 from transformers import PretrainedConfig
@@ -14,6 +18,7 @@ from transformers.conversion_mapping import get_checkpoint_conversion_mapping, r
 from swwatch.errors import UserError
 
 CHECKED = "5.17.0 and 5.23.0"
+CHECKED_TORCH = "2.11.0"
 
 
 def changed(what: str) -> UserError:
@@ -88,3 +93,41 @@ def set_attention(config: PretrainedConfig, backend: str) -> None:
     """Have one part of a model run with another backend; the public way sets all parts."""
     private(config, "_attn_implementation")
     config._attn_implementation = backend
+
+
+def torch_operator(name: str) -> Callable:
+    """A private operator of torch, by its name below `torch`.
+
+    Raises:
+        UserError: there is none.
+    """
+    try:
+        return attrgetter(name)(torch)
+    except AttributeError as error:
+        raise changed_torch(f"there is no torch.{name}") from error
+
+
+def changed_torch(what: str) -> UserError:
+    """The error that says torch is no longer what this was written for."""
+    return UserError(
+        f"{what}: torch {torch.__version__} is not what swwatch was checked with, {CHECKED_TORCH}; install the "
+        "versions of requirements.lock, or leave --quantize and --pack out"
+    )
+
+
+def int8_product(x: torch.Tensor, weight: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
+    """(M, K) bfloat16 rows by (N, K) int8 weights with (N,) bfloat16 scales -> (M, N), on a CPU.
+
+    The kernel reads beyond its input where K is no multiple of 16 or N none of 4.
+    """
+    return torch._weight_int8pack_mm(x, weight, scale)
+
+
+def check_int8_product() -> None:
+    """Raises UserError: torch's operator is gone or computes something else."""
+    torch_operator("_weight_int8pack_mm")
+    x, scale = torch.linspace(-1, 1, 32).view(2, 16).bfloat16(), torch.full((16,), 0.5).bfloat16()
+    weight = torch.arange(-128, 128).view(16, 16).to(torch.int8)
+    wanted = x.float() @ weight.float().T * 0.5
+    if not torch.allclose(int8_product(x, weight, scale).float(), wanted, rtol=0.02, atol=0.5):
+        raise changed_torch("torch._weight_int8pack_mm computes something else")

@@ -13,7 +13,7 @@ from transformers import AutoProcessor
 from swwatch.bench.live.page import report
 from swwatch.bench.live.settings import LATE_S, LiveSettings
 from swwatch.bench.live.trial import QUESTION, attempt
-from swwatch.bench.models import num_parameters, random_model, shape_config
+from swwatch.bench.models import num_parameters, random_session_model, shape_config
 from swwatch.bench.record import Record
 from swwatch.data.budget import BUDGETS
 from swwatch.data.pixels import FrameEncoder
@@ -108,9 +108,9 @@ def search(good: Callable[[int], bool], begin: int, most: int) -> int:
 
 def make_loaded(settings: LiveSettings) -> Loaded:
     """The checkpoint, or random weights of a shape with the toy world's words."""
-    dtype = getattr(torch, settings.precision)
     if settings.model is not None:
-        how = {"fps": settings.fps, "other_fps": True, "device": settings.device, "dtype": dtype}
+        how = {"fps": settings.fps, "other_fps": True, "device": settings.device, "quantize": settings.quantize}
+        how["dtype"] = getattr(torch, settings.precision)
         loaded = load(settings.model, variant=settings.variant, **how)
         return replace(loaded, settings=settings.put_on(loaded.settings, settings.model))
     from swwatch.toy.checkpoint import make_checkpoint
@@ -125,7 +125,7 @@ def make_loaded(settings: LiveSettings) -> Loaded:
     text.eos_token_id = markup.im_end
     config.video_token_id, config.vision_start_token_id = markup.video, markup.vision_start
     config.swwatch |= {"markup": asdict(markup)}
-    model = random_model(config, "sdpa", settings.device, dtype, settings.seed).eval().requires_grad_(False)
+    model = random_session_model(config, settings)
     return Loaded(model, processor, settings.put_on(Settings.resolve(config.swwatch)), markup)
 
 
