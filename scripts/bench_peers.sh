@@ -1,0 +1,10 @@
+#!/usr/bin/env bash
+# Measures this project beside what one would run instead, in plain transformers, on this machine's CPU: random weights,
+# made-up clips, nothing is downloaded. Some 20 minutes; arguments go to bench_peers.py, whose --help says what each row
+# is: bash scripts/bench_peers.sh --rows release --seconds 10
+set -euo pipefail
+source "$(dirname "${BASH_SOURCE[0]}")/setup.sh"
+find_python
+# waiting threads yield: where other programs run too, spinning ones make a CPU several times slower
+export OMP_WAIT_POLICY="${OMP_WAIT_POLICY:-PASSIVE}" PYTHONPATH="$ROOT${PYTHONPATH:+:$PYTHONPATH}"
+exec "$PYTHON" "$ROOT/scripts/bench_peers.py" "$@"
