@@ -22,9 +22,10 @@ def banner(
     loaded = setup.loaded
     device = "cpu" if not torch.cuda.is_available() else torch.cuda.get_device_name()
     learns = [f"{name} {trainable:,} of {total:,}" for name, (trainable, total) in setup.counts.items()]
-    rows_per_step = settings.batch_size * settings.accumulation
     tokens = (
-        "" if arranged.tokens_per_row is None else f", about {arranged.tokens_per_row * rows_per_step:,.0f} tokens"
+        ""
+        if arranged.tokens_per_row is None
+        else f", about {arranged.tokens_per_row * settings.rows_per_step:,.0f} tokens"
     )
     processes = distributed.num_processes()
     several = processes > 1 or settings.parallel != "ddp"

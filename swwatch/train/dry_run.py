@@ -48,7 +48,7 @@ def dry_run(settings: TrainSettings, arranged: Arrangement, collator: Collator, 
     kinds = Counter()
     for sample in samples:
         kinds.update({kind: int(sample.tokens.where(kind).sum()) for kind in KINDS})
-    total, per_step = sum(kinds.values()), settings.batch_size * settings.accumulation
+    total, per_step = sum(kinds.values()), settings.rows_per_step
     shares = [f"{kind} {count:,} ({count / total:.0%})" for kind, count in kinds.items() if count]
     print(f"tokens       {', '.join(shares)}")
     rows = forwards * settings.batch_size

@@ -40,7 +40,9 @@ def settle(settings: TrainSettings) -> TrainSettings:
     workers = settings.num_workers
     if workers is None:
         cores = (os.cpu_count() or 1) // distributed.processes_per_node()
-        workers = max(1, min(MOST_WORKERS, cores)) if cuda else 0
+        # clips that stay encoded in memory are each worker's own, and a CPU of one core has nobody to spare
+        alone = not cuda and (cores < 2 or settings.cache_frames_gb > 0)
+        workers = 0 if alone else max(1, min(MOST_WORKERS, cores))
     return replace(settings, attention=attention, num_workers=workers)
 
 

@@ -21,6 +21,7 @@ from swwatch.train.banner import banner
 from swwatch.train.checkpoints import FINISHED, LOG, SKIPPED, write_json
 from swwatch.train.dry_run import dry_run
 from swwatch.train.folder import Beginning, check_records, check_shared, clean_up, take
+from swwatch.train.frames import drop_frames, fill, keep_frames
 from swwatch.train.held_out import HeldOut
 from swwatch.train.machine import settle
 from swwatch.train.settings import TrainSettings
@@ -58,7 +59,13 @@ def run(read: Callable[[], TrainSettings]) -> int:
         distributed.on_main(lambda: clean_up(settings, beginning))
         distributed.together(lambda: check_shared(settings.output_dir))
         arranged = distributed.main_first(lambda: arrange(settings, setup.clips, settings.output_dir))
-        trainer = trainer_of(settings, setup, arranged, beginning)
+        epochs = num_steps(settings, len(arranged.order)) * settings.rows_per_step / len(arranged.order)
+        frames = distributed.together(lambda: keep_frames(settings, setup, epochs))
+        if settings.fill_cache:
+            made = distributed.gather(distributed.together(lambda: fill(settings, setup.clips)))
+            print(f"{sum(made):,} of {len(setup.clips):,} clips were read; their frames are {frames}")
+            return 0
+        trainer = trainer_of(settings, setup, arranged, beginning, frames)
         return train(trainer, settings.output_dir)
 
 
@@ -89,9 +96,13 @@ def rehearse(settings: TrainSettings, records: Data) -> int:
     return 0
 
 
-def trainer_of(settings: TrainSettings, setup: Setup, arranged: Arrangement, beginning: Beginning) -> WatchTrainer:
+def trainer_of(
+    settings: TrainSettings, setup: Setup, arranged: Arrangement, beginning: Beginning, frames: str | None
+) -> WatchTrainer:
     """Say what is about to be done, and make what does it.
 
+    Args:
+        frames: where decoded frames are kept, for the banner.
     Raises:
         UserError: too many records cannot be used, or a tracker does not start.
     """
@@ -100,6 +111,7 @@ def trainer_of(settings: TrainSettings, setup: Setup, arranged: Arrangement, beg
     held_out = distributed.together(lambda: held_out_of(settings, setup))
     begin = beginning.checkpoint
     more = {
+        "clips": frames,
         "held out": held_out and f"{', '.join(map(str, settings.eval_data))}, {held_out}",
         "logs": ", ".join([LOG, *choose_trackers(settings.log_to)]),
         "continues": begin and f"from step {beginning.step:,} ({begin.name})",
@@ -142,6 +154,7 @@ def train(trainer: WatchTrainer, out: Path) -> int:
         return PREEMPTED
     skip_list = trainer.skip_list
     if distributed.rank() == 0:
+        drop_frames(out)
         write_json(out / FINISHED, {"steps": steps, "skipped": len(skip_list)})
     print(f"trained in {time.monotonic() - start:.0f} s; the model is in {out}")
     if len(skip_list):

@@ -158,7 +158,10 @@ class TrainSettings:
     )
     gradient_checkpointing: bool = setting(True, "recompute activations in the backward pass to save memory")
     num_workers: int | None = setting(
-        None, "processes that decode clips ahead; 0: training does it (default: 8 on cuda, else 0)", least=0, free=True
+        None,
+        "processes that decode clips ahead; 0: training does it (default: a core each, 8 at most)",
+        least=0,
+        free=True,
     )
     prefetch_factor: int | None = setting(
         None, "batches each keeps ready (default: together those of an optimizer step, at least 2)", least=1, free=True
@@ -166,12 +169,19 @@ class TrainSettings:
     cache_frames_gb: float = setting(
         0.0, "keep encoded clips in memory, up to this size (workers have equal shares)", least=0, free=True
     )
+    frames_cache: bool = setting(
+        True, "keep decoded frames on disk where clips are read more than once and there is room", free=True
+    )
     frames_cache_dir: Path | None = setting(
-        None, "folder of decoded frames for all processes, epochs and runs that use it (default: none)", free=True
+        None,
+        "folder of decoded frames for all processes, epochs and runs that use it (default: in output_dir, half of "
+        "the free room at most, until the run is finished)",
+        free=True,
     )
     frames_cache_gb: float = setting(
-        50.0, "size of frames_cache_dir at most; not more than its disk has room for", least=0, free=True
+        50.0, "size of that folder at most; not more than its disk has room for", least=0, free=True
     )
+    fill_cache: bool = setting(False, "fill that folder with the frames of all clips, and train nothing", free=True)
     save_steps: int = setting(50, "steps between checkpoints; the last step is always saved", least=1, free=True)
     save_total_limit: int = setting(1, "complete checkpoints kept", least=1, free=True)
     # what it tells
@@ -205,6 +215,12 @@ class TrainSettings:
                 )
             if self.group_by_length:
                 raise UserError("pack_tokens and group_by_length exclude each other: packs need no padding")
+        if not self.frames_cache and (self.frames_cache_dir is not None or self.fill_cache):
+            raise UserError(
+                "no frames are to be cached: leave frames_cache_dir and fill_cache out, or frames_cache on"
+            )
+        if self.dry_run and self.fill_cache:
+            raise UserError("dry_run does nothing, and fill_cache fills a folder: give one of them")
         if self.epochs <= 0 or (self.max_steps is not None and self.max_steps < 1):
             raise UserError(f"nothing to train: epochs {self.epochs}, max_steps {self.max_steps}")
         if not (self.train_vision or self.train_merger or self.train_llm):
@@ -221,6 +237,11 @@ class TrainSettings:
             rate = getattr(self, f"{part}_learning_rate")
             if rate is not None and not getattr(self, f"train_{part}") and self.adapter == "none":
                 raise UserError(f"{part}_learning_rate {rate:g} has nothing to set: train_{part} is off")
+
+    @property
+    def rows_per_step(self) -> int:
+        """Samples or packs in an optimizer step, of all processes together."""
+        return self.batch_size * self.accumulation
 
     @property
     def annotations(self) -> list[Path]:

@@ -121,8 +121,9 @@ def clips_of(settings: TrainSettings, records: Data, data: Path, loaded: Loaded,
     encoder = FrameEncoder(loaded.processor.video_processor, budget)
     frames = None
     if settings.frames_cache_dir is not None:
-        how = how_made(encoder, settings.max_frames, settings.reader, loaded.settings.fps) | {"fill_up": in_turns}
-        frames = FrameCache(settings.frames_cache_dir, settings.frames_cache_gb, how)
+        frames = FrameCache(
+            settings.frames_cache_dir, settings.frames_cache_gb, frames_made(settings, encoder, loaded)
+        )
         frames.check_room()
     common = {
         "encoder": encoder,
@@ -142,3 +143,9 @@ def clips_of(settings: TrainSettings, records: Data, data: Path, loaded: Loaded,
         policy, step = positions.of(turns.system, settings.positions), loaded.model.t_per_step
         return TurnDataset(records, form=form, policy=policy, t_step=step, **common)
     return loaded.clips(records, data, max_length=settings.max_length, truncate=settings.truncate, **common)
+
+
+def frames_made(settings: TrainSettings, encoder: FrameEncoder, loaded: Loaded) -> dict:
+    """What the frames of a run's clips depend on, for a FrameCache."""
+    how = how_made(encoder, settings.max_frames, settings.reader, loaded.settings.fps)
+    return how | {"fill_up": loaded.settings.variant in TURNS}

@@ -58,7 +58,6 @@ class WatchTrainer(OpenTrainer):
     ):
         self.settings, self.parallelism, self.order = settings, setup.parallelism, arranged.order
         self.skip_list, self.begin, self.stop = skip_list, begin, distributed.StopSignals()
-        self.rows_per_step = settings.batch_size * settings.accumulation
         super().__init__(
             setup.model,
             training_arguments(settings, setup.parallelism, steps),
@@ -67,7 +66,7 @@ class WatchTrainer(OpenTrainer):
             processing_class=setup.loaded.processor,
             callbacks=[
                 *([held_out] if held_out else []),
-                Progress(self.rows_per_step / len(arranged.order), skip_list, trackers),
+                Progress(settings.rows_per_step / len(arranged.order), skip_list, trackers),
                 StopBetweenSteps(self.stop),
             ],
         )
@@ -97,7 +96,7 @@ class WatchTrainer(OpenTrainer):
         return self.args.max_steps
 
     def run_order(self) -> Sampler:
-        return RunOrder(self.order, self.args.max_steps * self.rows_per_step)
+        return RunOrder(self.order, self.args.max_steps * self.settings.rows_per_step)
 
     def train(self, *args, **kwargs):
         clips = getattr(self.train_dataset, "clips", self.train_dataset)  # of packs
@@ -199,7 +198,7 @@ def num_steps(settings: TrainSettings, num_rows: int) -> int:
     """
     if settings.max_steps is not None:
         return settings.max_steps
-    return math.ceil(settings.epochs * num_rows / (settings.batch_size * settings.accumulation))
+    return math.ceil(settings.epochs * num_rows / settings.rows_per_step)
 
 
 def training_arguments(settings: TrainSettings, parallelism: Parallelism, steps: int) -> TrainingArguments:

@@ -17,8 +17,10 @@ from swwatch.data import dataset
 from swwatch.data.reading import Reading, worker_died
 from swwatch.errors import UserError
 from swwatch.train import arrange as arrange_module
+from swwatch.train import frames, machine
 from swwatch.train.checkpoints import COMPLETE
 from swwatch.train.command import main
+from swwatch.train.frames import keep_frames
 from swwatch.train.loader import prefetch_factor
 from swwatch.train.settings import TrainSettings
 from swwatch.train.skips import SkipList
@@ -40,7 +42,7 @@ def no_worker_is_left():
 @pytest.mark.parametrize("packed", [{}, {"pack_tokens": 300, "max_length": 300}], ids=["alone", "packed"])
 def test_workers_and_the_frames_cache_change_no_bit_of_losses_and_weights(flags, tmp_path, packed):
     cache = {"frames_cache_dir": tmp_path / "frames", "frames_cache_gb": 0.1}
-    ways = [{}, {"num_workers": 1} | cache, {"num_workers": 2, "prefetch_factor": 3} | cache]
+    ways = [{"frames_cache": False}, {"num_workers": 1} | cache, {"num_workers": 2, "prefetch_factor": 3} | cache]
     found = []
     for number, way in enumerate(ways):
         out = tmp_path / str(number)
@@ -62,6 +64,43 @@ def test_a_run_continues_to_the_bit_with_workers_ahead_of_it(flags, tmp_path):
         (out / f"checkpoint-{step}" / COMPLETE).unlink()
     assert main(flags(**ways | {"num_workers": 1})) == 0
     assert lines(out / "log.jsonl") == lines(tmp_path / "whole" / "log.jsonl")
+
+
+def test_frames_are_kept_for_the_next_pass_until_the_run_is_finished(flags, tmp_path, monkeypatch, capsys):
+    folder, read = tmp_path / "out" / "frames", []
+    real = dataset.iter_steps
+    monkeypatch.setattr(dataset, "iter_steps", lambda path, **how: read.append(path.name) or real(path, **how))
+    assert main(flags(fill_cache=True, max_steps=8)) == 0
+    assert "8 of 8 clips were read" in capsys.readouterr().out
+    assert sorted(read) == [f"{number}.mp4" for number in range(8)] and len(list(folder.rglob("*.frames"))) == 8
+    assert main(flags(max_steps=8)) == 0  # four passes over the eight clips
+    assert f"kept in {folder}" in capsys.readouterr().out
+    assert len(read) == 8 and not folder.exists()
+
+
+def test_why_no_frames_are_kept_is_told(tmp_path, monkeypatch):
+    setup = SimpleNamespace(clips=SimpleNamespace(frame_cache=None))
+
+    def told(epochs=3.0, **how):
+        return keep_frames(TrainSettings(output_dir=tmp_path, **how), setup, epochs)
+
+    assert told(epochs=1.0) is told(cache_frames_gb=1.0) is None
+    assert told(frames_cache=False) == "decoded anew in each of 3.0 passes"
+    assert str(tmp_path / "own") in told(frames_cache_dir=tmp_path / "own")
+    monkeypatch.setattr(frames.shutil, "disk_usage", lambda _: SimpleNamespace(free=1.5e9))
+    assert "room for 0.8 GB" in told()
+    with pytest.raises(UserError, match="--frames-cache-dir"):
+        frames.fill(TrainSettings(output_dir=tmp_path, fill_cache=True), setup.clips)
+    assert setup.clips.frame_cache is None
+
+
+def test_workers_are_the_default_where_a_core_is_free_for_them(monkeypatch):
+    def workers(cores, **how):
+        monkeypatch.setattr(machine.os, "cpu_count", lambda: cores)
+        return machine.settle(TrainSettings(variant="group", attention="sdpa", **how)).num_workers
+
+    assert [workers(cores) for cores in (1, 2, 64)] == [0, 2, 8]
+    assert workers(2, cache_frames_gb=1.0) == 0 and workers(2, num_workers=1) == 1
 
 
 def test_a_clip_that_kills_its_worker_is_named(flags, tmp_path, monkeypatch):
