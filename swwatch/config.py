@@ -43,6 +43,8 @@ def setting(default: Any, help: str, *, env: str | None = None, **facts: Any) ->
             `add_flags` reads `metavar`, `positional` (True: no dashes before its name), `repeat` (True: a list whose
             flag is given once for each item, which may then hold a comma), `several` (True: a list of words), `hidden`
             (True: no flag, where a program sets what it inherits) and `also` (another name of the same setting).
+            `output` says where results go, for `swwatch rerun`: "folder", "file" (a path), "name" (in the folder) or
+            "page" (of what is drawn anew).
     """
     metadata = {"help": help, "env": env, **facts}
     if isinstance(default, list | dict):
@@ -133,7 +135,7 @@ def add_flags(parser: argparse.ArgumentParser, cls: type) -> None:
         if facts.get("repeat"):
             how["action"] = "append"
         if facts.get("several"):
-            how["nargs"] = "+"
+            how["nargs"] = "*" if facts.get("positional") else "+"  # a settings file may give it
         if facts.get("hidden"):
             continue
         owner = next(kind for kind in cls.__mro__ if field.name in vars(kind).get("__annotations__", {}))
@@ -159,7 +161,7 @@ def read_settings(cls: type[T], argv: list[str], *, program: str, about: str, ya
     parser = Parser(program, about)
     add_flags(parser, cls)
     parser.add_argument("--config", type=Path, metavar="FILE", help="YAML file of settings; flags go before it")
-    flags = vars(parser.parse_args(argv))
+    flags = {name: None if value == [] else value for name, value in vars(parser.parse_args(argv)).items()}
     if yaml_path is not None and not yaml_path.exists():
         yaml_path = None
     return load_settings(cls, yaml_path=flags.pop("config") or yaml_path, env=os.environ, flags=flags)
@@ -201,7 +203,11 @@ def load_settings(
     for key, value in _by_own_names({key: flags[key] for key in flags if flags[key] is not None}, fields).items():
         given[key] = (value, _flag(fields[key]))
     # 2) convert, by the same rules whatever the source
-    values = {name: _convert(value, hints[name], source) for name, (value, source) in given.items()}
+    values = {
+        name: _convert(value, hints[name], source)
+        for name, (value, source) in given.items()
+        if value is not None or fields[name].default is not None  # a default of none is none whatever the type
+    }
     needed = [n for n, f in fields.items() if n not in values and _is_required(f)]
     if needed:
         ways = [_ways(fields[name]) for name in needed]

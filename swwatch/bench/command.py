@@ -13,6 +13,7 @@ from importlib import import_module
 from pathlib import Path
 from types import ModuleType
 
+from swwatch.bench.settings import BenchSettings
 from swwatch.config import choose_kind, read_settings
 from swwatch.data.annotations import write_atomic
 from swwatch.errors import UserError
@@ -62,7 +63,7 @@ def run(name: str, argv: list[str]) -> int:
 
     import torch
 
-    settings = settings.settled(torch.cuda.is_available())
+    asked, settings = settings, settings.settled(torch.cuda.is_available())
     if settings.threads is not None:
         torch.set_num_threads(settings.threads)
     with ExitStack() as held:
@@ -72,7 +73,17 @@ def run(name: str, argv: list[str]) -> int:
         print(part(name, "page").report(result))
         if settings.output is not None:
             draw(name, result, settings.output)
+            keep_note(name, asked)
     return 0
+
+
+def keep_note(name: str, settings: BenchSettings) -> None:
+    """Beside the figures, what another needs to measure them again."""
+    from swwatch.model.repeat import repeat_of, write_note
+
+    note, model = settings.output / f"bench_{name}_run.json", vars(settings).get("model")
+    models, results = {model: None} if model else {}, [f"bench_{name}.json"]
+    write_note(note, repeat_of(["bench", name], settings, note, results=results, models=models, timed=True))
 
 
 def part(name: str, module: str) -> ModuleType:

@@ -30,7 +30,7 @@ class BenchSettings(ABC):
     other_fps: bool = setting(False, "--fps may be another than the checkpoint was trained at")
     threads: int | None = setting(None, "CPU threads of the model (default: torch's own choice)", least=1)
     seed: int = setting(0, "of random weights, pixels and words")
-    output: Path | None = setting(None, "folder for the figures as JSON, the page and its pictures")
+    output: Path | None = setting(None, "folder for the figures as JSON, the page and its pictures", output="folder")
     report: Path | None = setting(None, "measure nothing: write page and pictures of this JSON file again")
     max_load: float = setting(0.5, "too busy: load average before the start above this share of the cores")
     max_others: float = setting(0.25, "too busy: other programs used more than this share of the cores meanwhile")

@@ -18,6 +18,7 @@ from swwatch.data.annotations import encode_line, write_atomic
 from swwatch.errors import UserError
 from swwatch.evaluate.run_files import beside, read_lines, write_object
 from swwatch.launch.ranks import SingleProcess
+from swwatch.model.repeat import continued
 from swwatch.paths import only_one, only_one_writes
 
 SHARING = {"clips_at_once", "num_processes"}  # facts about a run that make its timings another stream's than its own
@@ -69,7 +70,8 @@ class Results(Writer):
 
     Args:
         predictions: path of the predictions; the names of the other files follow from it.
-        run: JSON object {"settings": ..., "about": ...}. Results made with other settings are never mixed with these.
+        run: JSON object {"settings": ..., "about": ..., "repeat": ...}. Results made with other settings are never
+            mixed with these.
         keys: the clips asked for, as text, in the order that complete results have; results of others are never mixed
             with these either.
         restart: delete what is there first.
@@ -139,9 +141,12 @@ class Results(Writer):
             raise UserError(f"{self.run} cannot be read ({error}): give --restart to begin anew") from error
         for name in SHARING & kept["about"].keys() & run["about"].keys():  # true of some of the clips at least
             about[name] = max(kept["about"][name], run["about"][name])
-        if about != kept["about"]:
-            self._write_run({**run, "about": about})
-        self.facts = {**run, "about": about}
+        found = {**run, "about": about}
+        if "repeat" in run:
+            found["repeat"] = continued(kept.get("repeat"), run["repeat"])
+        if found != kept:
+            self._write_run(found)
+        self.facts = found
 
     def _write_run(self, run: dict) -> None:
         self.facts = run

@@ -9,14 +9,18 @@ SAMPLES, SAMPLE_BYTES = 32, 1 << 16  # of a weight file: all 15 GB of a 7B model
 
 
 def fingerprint(path: str, loaded: Loaded) -> str:
-    """Tells checkpoints apart by content: training on in the same folder changes it, moving the folder does not.
+    """Tells checkpoints apart by content: that of a folder, or a hub id with its commit."""
+    return folder_fingerprint(path) or f"{path}@{getattr(loaded.model.config, '_commit_hash', None)}"
 
-    A folder's JSON files count in full, weight files by size and some pieces spread evenly. A hub id counts with its
-    commit.
+
+def folder_fingerprint(path: str | Path) -> str | None:
+    """Training on in the same folder changes it, moving the folder does not; None: it is no folder.
+
+    JSON files count in full, weight files by size and some pieces spread evenly.
     """
     folder = Path(path)
     if not folder.is_dir():
-        return f"{path}@{getattr(loaded.model.config, '_commit_hash', None)}"
+        return None
     digest = hashlib.sha256()
     for file in sorted([*folder.glob("*.json"), *folder.glob("*.safetensors"), *folder.glob("*.bin")]):
         size = file.stat().st_size

@@ -26,11 +26,11 @@ class StudySettings:
     size: Literal["quick", "small", "large"] = setting("small", f"how much: {', '.join(PLANS)}")
     quick: bool = setting(False, "the same as --size quick")
     base: bool = setting(False, "fine-tune all from the BASE, in half the steps; also test other K and frame rates")
-    out: Path = setting(ROOT / "output" / "study", "where it is kept")
+    out: Path = setting(ROOT / "output" / "study", "where it is kept", output="folder")
     jobs: int | None = setting(None, "trainings side by side (default: one a GPU, else one a core)", least=1)
     steps: int | None = setting(None, "optimizer steps instead of the size's own (a trial, not a study)", least=1)
     report_only: bool = setting(False, "write the report of what is there")
-    report: Path | None = setting(None, "folder of the report (default: into the study)")
+    report: Path | None = setting(None, "folder of the report (default: into the study)", output="page")
 
     def __post_init__(self):
         check_least(self)
@@ -63,6 +63,14 @@ def study(settings: StudySettings, plan: Plan, folder: Path) -> int:
     if not settings.report_only:
         base = make_base(BaseSettings(settings.out)) if settings.base else None
         run(plan, folder, settings.jobs, base)
+
+        from swwatch.model.repeat import repeat_of, write_note
+
+        note, results = (
+            folder / f"run-{plan.name}.json",
+            [f"eval/{'-'.join(map(str, c))}_infer.json" for c in plan.cells()],
+        )
+        write_note(note, repeat_of(["study"], settings, note, results=results))
     from swwatch.study.outcome import read_outcome
     from swwatch.study.page import summary, write_page
 

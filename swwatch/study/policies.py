@@ -29,14 +29,14 @@ class PoliciesSettings:
     """Settings of `swwatch study policies`."""
 
     quick: bool = setting(False, "one seed, few and short clips")
-    out: Path = setting(ROOT / "output" / "study", "where it is kept")
+    out: Path = setting(ROOT / "output" / "study", "where it is kept", output="folder")
     base: Path | None = setting(None, "checkpoint to fine-tune from (default: the BASE, made where it is not there)")
     steps: int | None = setting(None, "optimizer steps of each fine-tuning instead of the size's own", least=1)
     clips: int | None = setting(None, "of each test, instead of the size's own", least=1)
     seconds: int | None = setting(None, "of each clip at most, instead of the size's own", least=10)
     jobs: int | None = setting(None, "trainings side by side (default: one a core)", least=1)
     report_only: bool = setting(False, "write the report of what is there")
-    report: Path | None = setting(None, "folder of the report (default: into the study)")
+    report: Path | None = setting(None, "folder of the report (default: into the study)", output="page")
 
     def __post_init__(self):
         check_least(self)
@@ -58,9 +58,15 @@ def main(argv: list[str]) -> int:
     folder = out / f"policies-{plan.steps}-{zlib.crc32(str(base).encode()):08x}"
     with only_one(folder, str(folder)):
         if not settings.report_only:
+            from swwatch.model.repeat import repeat_of, write_note
+
             at_once = settings.jobs or len(os.sched_getaffinity(0))
             run_all(jobs_of(plan, folder, base), folder / "jobs", at_once=at_once)
             measure(plan, folder)
+            note, results = folder / f"run-{plan.name}.json", [f"cells/{plan.clips}-{plan.seconds}/*.json"]
+            models = {str(base): None}
+            write_note(note, repeat_of(["study", "policies"], settings, note, results=results, models=models))
+
         from swwatch.study.policy_page import write_page
 
         page = write_page(plan, folder, settings.report or folder / f"report-{plan.name}")

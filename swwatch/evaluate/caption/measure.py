@@ -1,6 +1,8 @@
 """The measuring of an evaluation: the model captions the clips, alone or with other processes, and is scored."""
 
 import hashlib
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 from swwatch.data.annotations import resolve_video
@@ -14,9 +16,10 @@ from swwatch.evaluate.caption.scoring import learned_metrics, score_run
 from swwatch.evaluate.caption.settings import EvalSettings
 from swwatch.evaluate.model import circumstances, identity, load_model, policies_of
 from swwatch.evaluate.results import Writer, shared
-from swwatch.evaluate.run_files import read_run
+from swwatch.evaluate.run_files import beside, read_run
 from swwatch.launch.ranks import SingleProcess
 from swwatch.model.loading import Loaded
+from swwatch.model.repeat import repeat_of
 from swwatch.narrate.words import narration
 from swwatch.policies.choose import Greedy
 from swwatch.rules import systems
@@ -54,9 +57,26 @@ def evaluate(settings: EvalSettings, records: list[dict], ranks: SingleProcess) 
     path, keys = settings.predictions_path(variant), [str(record["video_id"]) for record in records]
     facts = describe_run(settings, loaded, prompts)
     facts["about"] |= {"clips_at_once": at_once, "num_processes": ranks.size}
+    if not ranks.rank:
+        facts["repeat"] = repeat_of(
+            ["eval"],
+            settings,
+            beside(path, "run.json"),
+            results=[path.name, beside(path, "metrics.json").name],
+            inputs={"data": settings.data_path, "videos": videos_of(records, locate)},
+            models={settings.model: facts["settings"]["model_fingerprint"]},
+            cls=EvalSettings,
+        )
     with shared(path, facts, keys, work, ranks, restart=settings.restart, label=variant) as results:
         if results is not None:
             score_run(read_run(path), records, learned)
+
+
+def videos_of(records: list[dict], locate: Callable[[str | None], Path]) -> Iterator[Path]:
+    """The files of all records that have one; who lacks one is told when its turn comes."""
+    for record in records:
+        with suppress(Unreadable):
+            yield locate(record.get("video_path"))
 
 
 def narrate_clip(clip: Clip, loaded: Loaded, settings: EvalSettings, prompts: Prompts) -> Run:

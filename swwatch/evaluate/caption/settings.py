@@ -43,11 +43,14 @@ class EvalSettings(SessionFlags, LoadFlags):
         "folder that holds all videos side by side (default: where the records say)",
         env="QWEN2_5_VL_EVAL_IMG_ROOT",
     )
-    output_dir: Path = setting(ROOT / "output" / "eval", "folder of the results", env="QWEN2_5_VL_EVAL_OUTPUT_DIR")
+    output_dir: Path = setting(
+        ROOT / "output" / "eval", "folder of the results", env="QWEN2_5_VL_EVAL_OUTPUT_DIR", output="folder"
+    )
     output_file: str | None = setting(
         None,
         "predictions: a name in the output folder, or a path (default: <variant>_infer.json; funqa_<variant>_...)",
         env="QWEN2_5_VL_EVAL_OUTPUT_FILE",
+        output="name",
     )
     max_count: int = setting(400, "evaluate the first so many clips of the file", least=1)
     max_frames: int = setting(60, "longest video that is accepted, in frames")

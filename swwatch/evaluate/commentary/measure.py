@@ -19,6 +19,7 @@ from swwatch.evaluate.commentary.store import Store
 from swwatch.evaluate.model import identity, load_model, policies_of
 from swwatch.launch.ranks import SingleProcess
 from swwatch.model.checks import saved_settings
+from swwatch.model.repeat import repeat_of
 from swwatch.policies.choose import Choosing, Greedy, Sampling
 from swwatch.rules import turn_positions
 from swwatch.rules.systems import SYSTEMS, System, get
@@ -39,8 +40,17 @@ def comment_all(settings: GenerateSettings, ranks: SingleProcess) -> None:
     """Comment on all games or events that are not done yet, and at rank 0 put the rows into the order of the data."""
     work = (Games if settings.task == "inf-streams" else Events)(settings)
     speaker = open_speaker(settings, ranks)
-    made = describe_run(settings, speaker) | work.facts
-    with Store(settings.output, made, ranks, work.tidy, restart=settings.restart) as store:
+    made, repeat = describe_run(settings, speaker) | work.facts, None
+    if not ranks.rank:
+        repeat = repeat_of(
+            ["commentary", "generate"],
+            settings,
+            settings.output.with_name(f"{settings.output.stem}_run.json"),
+            results=[settings.output.name],
+            inputs={"data": settings.data, "videos": settings.videos, "wording": settings.wording},
+            models={settings.model: made["model_fingerprint"]},
+        )
+    with Store(settings.output, made, ranks, work.tidy, repeat=repeat, restart=settings.restart) as store:
         before: dict[str, list[dict]] = {}
         for row in store.rows:
             before.setdefault(work.key_of(row), []).append(row)

@@ -27,7 +27,7 @@ class GenerateSettings(SessionFlags, DeviceFlags):
     )
     data: Path = setting(REQUIRED, "the benchmark's annotation file")
     videos: Path | None = setting(None, "folder of the videos (default: as the annotations' paths say)")
-    output: Path = setting(REQUIRED, "jsonl file of what is said")
+    output: Path = setting(REQUIRED, "jsonl file of what is said", output="file")
     restart: bool = setting(False, "begin anew instead of going on")
     begin: float | None = setting(None, f"inf-streams: first second (default: {START_S:g})", least=0)
     end: float | None = setting(None, "inf-streams: last second (default: the video's)")

@@ -15,6 +15,7 @@ from swwatch.data.annotations import encode_line, write_atomic
 from swwatch.evaluate.results import append, earlier_note, refuse_other_settings
 from swwatch.evaluate.run_files import objects_in
 from swwatch.launch.ranks import SingleProcess
+from swwatch.model.repeat import continued
 from swwatch.paths import make_folder, only_one_writes, writing
 
 
@@ -24,6 +25,7 @@ class Store:
     Args:
         output: path of the rows.
         settings: what the rows depend on; rows made with other settings are never mixed with these.
+        repeat: how another repeats the run; only rank 0's counts.
         ranks: all processes of the run; rank 0 must open first.
         tidy: puts gathered rows into order, each once.
         restart: delete what is there first.
@@ -40,6 +42,7 @@ class Store:
         ranks: SingleProcess,
         tidy: Callable[[Iterable[dict]], list[dict]],
         *,
+        repeat: dict | None = None,
         restart: bool = False,
     ):
         self.output, self.parts = Path(output), Path(output).with_name(f"{Path(output).stem}_parts")
@@ -51,7 +54,7 @@ class Store:
                 for path in (self.output, self._run):
                     path.unlink(missing_ok=True)
                 shutil.rmtree(self.parts, ignore_errors=True)
-            self._check(settings)
+            self._check({"settings": settings, "repeat": repeat})
             self._gather()
             ranks.tell([])
         else:
@@ -91,13 +94,14 @@ class Store:
         for path in parts:
             path.unlink()
 
-    def _check(self, settings: dict) -> None:
-        settings = json.loads(json.dumps(settings))
+    def _check(self, run: dict) -> None:
+        run = json.loads(json.dumps(run))
         before = earlier_note(self.output, self._run, "--output")
-        if before is None:
-            write_atomic(self._run, [json.dumps(settings, indent=2) + "\n"])
-        else:
-            refuse_other_settings(self.output, before, settings, "--output")
+        if before is not None:
+            before = before if "settings" in before else {"settings": before}  # of a run before there was more
+            refuse_other_settings(self.output, before["settings"], run["settings"], "--output")
+            run["repeat"] = continued(before.get("repeat"), run["repeat"])
+        write_atomic(self._run, [json.dumps(run, indent=2) + "\n"])
 
 
 def read(path: Path) -> list[dict]:

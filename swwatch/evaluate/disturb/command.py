@@ -30,6 +30,14 @@ def main(argv: list[str]) -> int:
     with only_one_writes(settings.output_dir / "disturbance.json"):
         rows = run_all(models, schedules, settings, records)
         tabulate(rows, schedules, records, settings)
+
+        from swwatch.model.repeat import repeat_of, write_note
+
+        names = sorted(path.name for row in rows for path in row.runs.values())
+        note, inputs = settings.output_dir / "disturbance_run.json", {"data": settings.data_path}
+        models = dict.fromkeys(settings.models)
+        results = ["disturbance.json", *names]
+        write_note(note, repeat_of(["disturb"], settings, note, results=results, inputs=inputs, models=models))
     return 0
 
 

@@ -33,7 +33,7 @@ class DisturbSettings(EvalSettings):
     variant: str | None = setting(None, "", hidden=True)
     model_path: str | None = setting(None, "", hidden=True)
     schedule: str | None = setting(None, "", hidden=True)
-    output_file: str | None = setting(None, "", hidden=True)
+    output_file: str | None = setting(None, "", hidden=True, output="name")
     score_only: bool = setting(False, "", hidden=True)
 
 

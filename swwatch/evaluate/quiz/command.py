@@ -37,11 +37,21 @@ def quiz(settings: QuizSettings, ranks: SingleProcess) -> int:
         settings.check_turns(settings.model, settings.variant)
 
     from swwatch.evaluate.quiz.measure import answer_all, describe_run, open_asker  # torch is behind it
+    from swwatch.model.repeat import repeat_of
 
     asker = open_asker(settings, ranks)
     facts = describe_run(settings, asker)
     facts["about"] |= {"num_processes": ranks.size, "num_items": len(items)}
     path, keys = settings.predictions, [item.key for item in items]
+    if not ranks.rank:
+        facts["repeat"] = repeat_of(
+            ["quiz"],
+            settings,
+            beside(path, "run.json"),
+            results=[path.name, beside(path, "metrics.json").name],
+            inputs={"data": settings.data, "videos": folder, "subtitles": settings.subtitles},
+            models={settings.model: facts["settings"]["model_fingerprint"]},
+        )
     label = f"{settings.benchmark.name}{', streaming' * settings.streaming}"
 
     def work(results) -> None:
@@ -85,6 +95,7 @@ def count(settings: QuizSettings, path: Path, num_items: int, num_skipped: int, 
     took_s = [line["took_s"] for line in traces if "took_s" in line]
     report = page.summarize(rows, settings.benchmark, num_items, num_skipped, took_s)
     made = page.described(facts)
+    facts = {name: value for name, value in facts.items() if name != "repeat"}
     return {**facts, **report, "how": made["how"], "made": made}
 
 

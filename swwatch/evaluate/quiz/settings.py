@@ -51,8 +51,10 @@ class QuizSettings(SessionFlags, DeviceFlags):
     context: float | None = setting(None, "seconds before a question that are shown (default: all)", above=0)
     max_count: int | None = setting(None, "ask the first so many questions", least=1)
     max_bad_fraction: float = setting(0.01, "stop at more skipped ones", least=0, most=1)
-    output_dir: Path = setting(ROOT / "output" / "quiz", "of the results")
-    output_file: str | None = setting(None, "predictions (default: TASK.jsonl, TASK_streaming.jsonl, ...)")
+    output_dir: Path = setting(ROOT / "output" / "quiz", "of the results", output="folder")
+    output_file: str | None = setting(
+        None, "predictions (default: TASK.jsonl, TASK_streaming.jsonl, ...)", output="name"
+    )
     restart: bool = setting(False, "delete earlier results of the same name first")
     report: bool = setting(False, "count the answers that are there; no model")
     beside: list[Path] = setting(None, "with --report: other answers to the same task, for one table", repeat=True)
