@@ -35,6 +35,7 @@ COMMANDS = {
     "chunk": ("swwatch.data.turns.chunker", "cut timestamped transcripts into overlapping training chunks"),
     "inspect": ("swwatch.pictures.command", "draw the positions and the mask of a variant"),
     "bench": ("swwatch.bench.command", "measure training, streaming or live sessions on this machine"),
+    "plan": ("swwatch.plan.command", "tell memory of a training run, speed and number of live sessions, beforehand"),
     "study": ("swwatch.study.command", "train and compare all variants on the toy world (bash scripts/study.sh)"),
 }
 

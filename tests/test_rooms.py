@@ -20,7 +20,7 @@ FLOORS = [
     {"engine"},
     {"narrate", "live", "pictures", "client"},
     {"train", "evaluate", "bench", "serve", "watch"},
-    {"study"},
+    {"study", "plan"},
 ]
 BESIDE = {
     ("judge", "data"),  # its answers are kept in files of data's form

@@ -14,6 +14,7 @@ SUB_COMMANDS = {
     "prepare": ("--task funqa",),
     "commentary": ("generate", "judge"),
     "bench": ("train", "stream", "endless", "live"),
+    "plan": ("train", "live"),
 }
 PROGRAMS = [*cli.COMMANDS, *(f"{name} {sub}" for name, subs in SUB_COMMANDS.items() for sub in subs)]
 HEAVY = ("torch", "transformers")
@@ -65,6 +66,10 @@ MISTAKES = [
     "report /nowhere.json --out x",
     "quiz nobench --data . --model x/y",
     "quiz livesports --data /nowhere.json --model x/y",
+    "plan train --model-path qwen2.5-vl-4b",
+    "plan train --model-path qwen2.5-vl-3b --parallel zero4",
+    "plan live --model qwen2.5-vl-3b --share 2",
+    "plan live --against /nowhere.json",
     "flow",
 ]
 # runs a program and tells what it printed, its exit code, the modules that it imported and its own CPU seconds

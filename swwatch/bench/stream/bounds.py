@@ -10,12 +10,14 @@ S = (p + g) / max(p, g), at most 2 (arXiv 2601.06843, its figure 6). With slow-d
 
 A forward of n tokens takes max(W / B, 2 N n / F): few tokens cost the reading of the weights and no more. That gives
 the bound of decoding (B / W tokens a second), and that of the fused engine, whose K text forwards carry the video
-tokens along. Attention is left out.
+tokens along. Attention is left out, but where `cached` bytes of keys and values are told, which are read beside W.
 """
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from torch import nn
+if TYPE_CHECKING:
+    from torch import nn
 
 
 @dataclass(frozen=True)
@@ -32,9 +34,9 @@ class Roof:
     bandwidth: float
     flops: float
 
-    def forward_s(self, tokens: float) -> float:
-        """Seconds that a forward of so many tokens takes at least."""
-        return max(self.weight_bytes / self.bandwidth, 2 * self.parameters * tokens / self.flops)
+    def forward_s(self, tokens: float, cached: float = 0) -> float:
+        """Seconds that a forward of so many tokens takes at least, which reads so many bytes of keys and values."""
+        return max((self.weight_bytes + cached) / self.bandwidth, 2 * self.parameters * tokens / self.flops)
 
     def decode_per_s(self) -> float:
         """Tokens a second of one session at most."""
@@ -59,7 +61,7 @@ def overlap_gain(watch_s: float, speak_s: float, a: float = 1.0, b: float = 1.0)
     return (watch_s + speak_s) / max(a * watch_s, b * speak_s)
 
 
-def weights_read(model: nn.Module) -> dict[str, int]:
+def weights_read(model: "nn.Module") -> dict[str, int]:
     """What a decoding forward of the LLM reads: its layers and the output head, not the table of embeddings."""
     read = [*model.model.language_model.layers.parameters(), *model.lm_head.parameters()]
     return {
