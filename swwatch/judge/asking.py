@@ -18,7 +18,7 @@ SILENT_LIMIT = 3  # questions in a row that got no answer in spite of all retrie
 class Verdict:
     """What came of a question: `value` is None where there is no usable answer, and `why` then tells the reason."""
 
-    value: int | str | None
+    value: int | str | dict | None
     why: str
     unanswered: bool = False  # no answer at all, so a later run asks again
 

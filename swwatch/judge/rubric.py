@@ -3,7 +3,7 @@
 import hashlib
 import json
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from swwatch.config import read_yaml
@@ -21,12 +21,18 @@ class Malformed(Exception):
 
 @dataclass(frozen=True)
 class Criterion:
-    """One thing to judge by; `grades` (grade -> what it means) is empty where it is only for comparing."""
+    """One thing to judge by.
+
+    Attributes:
+        grades: grade -> what it means; {} where it is only for comparing, or for dialogues.
+        scales: of dialogues, scale -> what it is about; see judge.scales.
+    """
 
     name: str
     about: str
     grades: dict[int, str]
     needs_reference: bool
+    scales: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -61,11 +67,16 @@ def load_rubric(path: Path) -> Rubric:
         raise UserError(f"{path}: not a rubric ({error}); configs/rubric.yaml shows the form") from error
 
 
-def _criterion(name: str, *, about: str, grades: dict | None = None, needs_reference: bool = False) -> Criterion:
+def _criterion(
+    name: str, *, about: str, grades: dict | None = None, needs_reference: bool = False, scales: dict | None = None
+) -> Criterion:
     grades = grades or {}
+    scales = {str(scale): str(text).strip() for scale, text in (scales or {}).items()}
     if grades and set(grades) != set(GRADES):
         raise ValueError(f"{name}: grades {GRADES[0]} to {GRADES[-1]} are wanted, not {list(grades)}")
-    return Criterion(name, about.strip(), {int(grade): str(text) for grade, text in grades.items()}, needs_reference)
+    return Criterion(
+        name, about.strip(), {int(grade): str(text) for grade, text in grades.items()}, needs_reference, scales
+    )
 
 
 def grade_messages(rubric: Rubric, criterion: Criterion, caption: str) -> list[dict]:
@@ -145,14 +156,25 @@ def read_choice(reply: str, *, ties: bool = True) -> tuple[str, str]:
     return word, why
 
 
-def _read(reply: str, field: str) -> tuple[object, str]:
-    objects = [found for found in _objects(reply.rsplit("</think>", 1)[-1]) if field in found]
+def request(rubric: Rubric, criterion: Criterion, shown: dict[str, str], asked: str, reply: str) -> list[dict]:
+    """A question: what it is about, what is asked, what is shown between tags, and the form of the reply."""
+    tagged = "\n\n".join(_tagged(tag, text) for tag, text in shown.items())
+    return _messages(rubric, f"{criterion.about}\n\n{asked}\n\n{tagged}\n\n{reply}")
+
+
+def objects_in(reply: str) -> list[dict]:
+    """The JSON objects of a reply, behind its thoughts."""
+    return _objects(reply.rsplit("</think>", 1)[-1])
+
+
+def _read(reply: str, name: str) -> tuple[object, str]:
+    objects = [found for found in objects_in(reply) if name in found]
     if not objects:
-        raise Malformed(f"it holds no JSON object with {field!r}" if reply.strip() else "it is empty")
-    if any(found[field] != objects[0][field] for found in objects[1:]):
-        raise Malformed(f"it holds several objects that differ in {field!r}")
+        raise Malformed(f"it holds no JSON object with {name!r}" if reply.strip() else "it is empty")
+    if any(found[name] != objects[0][name] for found in objects[1:]):
+        raise Malformed(f"it holds several objects that differ in {name!r}")
     why = objects[-1].get("why")
-    return objects[-1][field], why[:1000] if isinstance(why, str) else ""
+    return objects[-1][name], why[:1000] if isinstance(why, str) else ""
 
 
 def _objects(text: str) -> list[dict]:

@@ -39,7 +39,9 @@ def write_quiz(root: Path, *, videos: int = 4, seed: int = 0) -> dict[str, Path]
     made = {form.__name__[1:]: form(root / form.__name__[1:], scenes, clips) for form in forms}
     stream = made["streamingbench"].parent
     more = {name: stream / f"questions_{name.partition('-')[2]}.json" for name in SUB_SETS}
-    return made | more | {"ovobench-moments": made["ovobench"]}
+    svbench = _svbench(root / "svbench", scenes, clips)
+    dialogues = {f"svbench-{kind}": svbench for kind in ("dialogue", "streaming")}
+    return made | more | {"ovobench-moments": made["ovobench"]} | dialogues
 
 
 def _ask(event: Event) -> tuple[int, str, str]:
@@ -182,6 +184,24 @@ def _livesports(root: Path, scenes: list[Scene], clips: list[bytes]) -> Path:
             span = {"video_start": event.start_s, "video_end": event.end_s}
             rows.append({"video_id": f"toy{i}"} | asked | span | {"options": OPTIONS, "answer": answer})
     return _write_json(root / "LiveSports-3K-QA.json", rows)
+
+
+def _svbench(root: Path, scenes: list[Scene], clips: list[bytes]) -> Path:
+    """Chains of two questions an event, and links from the first of them to the second of the next event."""
+    for i, (scene, clip) in enumerate(zip(scenes, clips, strict=True)):
+        _write(root / "Video" / f"toy{i}.mp4", clip)
+        chains = []
+        for event in scene.events:
+            told = {
+                "questions": ["What is there?", "Which way does it go?"],
+                "answers": [event.shape, event.direction],
+            }
+            span = {"qac_timestamps_start": event.start_s, "qac_timestamps_end": event.end_s}
+            chains.append({"images": [], "chain": told} | span)
+        links = {"relationship": {"chainBefore": [0], "chainAfter": [1], "relationship": ["Objects"]}}
+        _write_json(root / "Dialogue/Dialogue_EN" / f"toy{i}.json", chains)
+        _write_json(root / "Con/Con_EN" / f"toy{i}.json", [links] * (len(chains) - 1))
+    return root
 
 
 def _write(path: Path, data: bytes) -> None:

@@ -12,12 +12,12 @@ from pathlib import Path
 from swwatch.config import REQUIRED, read_settings, setting
 from swwatch.data.annotations import write_atomic
 from swwatch.errors import UserError
-from swwatch.evaluate.judge.page import describe_grades, describe_pair
+from swwatch.evaluate.judge.page import describe_grades, describe_pair, describe_scales
 from swwatch.evaluate.judge.session import JudgeSession, exit_code, names
 from swwatch.evaluate.judge.settings import CONFIG, JudgeSettings
 from swwatch.evaluate.run_files import RunFiles, read_run, some
-from swwatch.judge import pairwise, pointwise
-from swwatch.judge.rubric import read_choice, read_grade
+from swwatch.judge import pairwise, pointwise, scales
+from swwatch.judge.rubric import load_rubric, read_choice, read_grade
 from swwatch.paths import only_one_writes
 
 
@@ -33,7 +33,8 @@ class GradeSettings(JudgeSettings):
     def __post_init__(self):
         super().__post_init__()
         if self.against is None and self.criterion != JudgeSettings.criterion:
-            raise UserError(f"--criterion {self.criterion} goes with --against: a run alone is graded by fluency")
+            if not load_rubric(self.rubric).get(self.criterion).scales:
+                raise UserError(f"--criterion {self.criterion} goes with --against: a run alone is graded by fluency")
 
 
 def main(argv: list[str]) -> int:
@@ -44,10 +45,14 @@ def main(argv: list[str]) -> int:
         for run in runs:
             held.enter_context(only_one_writes(report_of(run, other, settings.criterion)))
         if other is None:
-            reports = [grade_run(run, session) for run in runs]
+            grade = grade_dialogues if session.criterion.scales else grade_run
+            reports = [grade(run, session) for run in runs]
         else:
             reports = [compare_runs(run, other, session) for run in runs]
-    print((describe_grades if other is None else describe_pair)(reports))
+    if other is not None:
+        print(describe_pair(reports))
+    else:
+        print((describe_scales if "scales" in reports[0] else describe_grades)(reports))
     return exit_code(reports, "clips")
 
 
@@ -57,6 +62,21 @@ def report_of(run: RunFiles, other: RunFiles | None, criterion: str) -> Path:
         return run.beside("judge.json")
     by = "" if criterion == JudgeSettings.criterion else f"_{criterion}"
     return run.path.with_name(f"{'_vs_'.join(names(run.path, other.path))}{by}_judge.json")
+
+
+def grade_dialogues(run: RunFiles, session: JudgeSession) -> dict:
+    """Grade every dialogue of a run by all scales and write NAME_judge.json beside it."""
+    rubric, criterion = session.rubric, session.criterion
+    asked = scales.questions(rubric, criterion, run.rows)
+    verdicts, cost = session.ask(run.path, asked, scales.reader(criterion))
+    report = {
+        "run": str(run.path),
+        "predictions_sha256": hashlib.sha256(run.path.read_bytes()).hexdigest(),
+        **session.facts(scales.rubric_sha256(rubric, criterion)),
+        **scales.summarize(run.rows, criterion, verdicts),
+        **cost,
+    }
+    return write(report_of(run, None, criterion.name), report)
 
 
 def grade_run(run: RunFiles, session: JudgeSession) -> dict:

@@ -28,6 +28,18 @@ def describe_grades(reports: list[dict]) -> str:
     return "\n".join(lines)
 
 
+def describe_scales(reports: list[dict]) -> str:
+    """A row a run, a column a scale, then what was asked and where it is written."""
+    names = list(reports[0]["scales"])
+    lines = [("run", *names, "judged", "failed")]
+    for report in reports:
+        scored = [report["scales"][name] for name in names]
+        told = ["-" if one["mean"] is None else f"{one['mean']:.2f} {interval(one['ci95'])}" for one in scored]
+        lines.append((Path(report["run"]).stem, *told, str(report["num_judged"]), str(report["num_failed"])))
+    head = f"Scales from 0 to 10 with 95 % intervals over videos, judged by {reports[0]['model']}"
+    return "\n".join([head, as_text(lines), *_last_lines(reports)])
+
+
 def describe_pair(reports: list[dict]) -> str:
     """A block a pair: the win rate, its interval, and what the order of showing did."""
     blocks = []

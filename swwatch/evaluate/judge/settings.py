@@ -32,7 +32,7 @@ class JudgeSettings:
     key_env: str | None = setting(
         "OPENAI_API_KEY", "NAME of the environment variable that holds the key; none for a server that wants no key"
     )
-    criterion: str = setting("fluency", "what --against compares by: a criterion of the rubric")
+    criterion: str = setting("fluency", "what --against compares by, or dialogues are graded by: of the rubric")
     rubric: Path = setting(CONFIGS / "rubric.yaml", "the words of the task")
     cache: Path | None = setting(
         None, "folder of the answers (default: judge_cache beside the run)", env="SWWATCH_JUDGE_CACHE"

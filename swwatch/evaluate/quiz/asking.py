@@ -138,7 +138,7 @@ class Plain:
             UserError: the video cannot be used.
         """
         for item in items:
-            yield item, ask_all(item, lambda asked: self.answer(asked, path), seconds_of_step(self.fps))
+            yield item, ask_all(item, lambda asked: self.answer(asked, path), seconds_of_step(self.fps), self.form)
 
     def answer(self, item: Item, path: Path) -> Answered:
         """Raises: UserError: the video cannot be used."""

@@ -93,7 +93,8 @@ def count(settings: QuizSettings, path: Path, num_items: int, num_skipped: int, 
     rows = [row for _, row in read_lines(path).values()]
     traces = [line for _, line in read_lines(beside(path, "trace.jsonl")).values()]
     took_s = [line["took_s"] for line in traces if "took_s" in line]
-    report = page.summarize(rows, settings.benchmark, num_items, num_skipped, took_s)
+    judged = read_object(beside(path, "judge.json"))
+    report = page.summarize(rows, settings.benchmark, num_items, num_skipped, took_s, judged)
     made = page.described(facts)
     facts = {name: value for name, value in facts.items() if name != "repeat"}
     return {**facts, **report, "how": made["how"], "made": made}

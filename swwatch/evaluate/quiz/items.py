@@ -37,6 +37,15 @@ class Moment:
 
 
 @dataclass(frozen=True)
+class Round:
+    """A question of a dialogue, what is the right answer, and where what is shown for it ends."""
+
+    question: str
+    answer: str
+    end_s: float
+
+
+@dataclass(frozen=True)
 class Item:
     """One question about one video.
 
@@ -52,6 +61,8 @@ class Item:
         tags: further groups that it counts in.
         frames_per_second: of a folder of pictures; None for a video file.
         moment: of a question that is about when; `end_s` is then the last moment that is looked at.
+        rounds: of a dialogue, whose questions have no choices; `end_s` is then that of the last one.
+        own_history: questions are asked with the replies that were given before, and not with the true answers.
     """
 
     key: str
@@ -66,8 +77,14 @@ class Item:
     end_s: float | None = None
     frames_per_second: float | None = None
     moment: Moment | None = None
+    rounds: tuple[Round, ...] = ()
+    own_history: bool = False
 
     def __post_init__(self):
+        if self.rounds and any(not 0 < one.end_s <= self.end_s for one in self.rounds):
+            raise UserError(f"the dialogue {self.key} has a question behind its end or before its beginning")
+        if self.rounds:
+            return
         if len(self.choices) < 2 or len(set(self.choices)) < len(self.choices):
             raise UserError(f"the question {self.key} needs two different choices at least, not {self.choices}")
         if (when := self.moment) and not 0 <= when.asked_s <= when.due_s <= when.last_s:

@@ -57,12 +57,14 @@ def describe_run(settings: QuizSettings, asker: Asker) -> dict:
         shown["how"] += ", with subtitles"
     if settings.context is not None:
         shown["context_s"] = settings.context
+    if not settings.benchmark.averages:
+        shown["how"] += f", {'own' if settings.own_history else 'true'} history"
     if settings.only:
         shown["only"] = settings.only
     if settings.benchmark.moment and not settings.unasked:
         shown["how"] += f", asked every {settings.every:g} s"
     data, digest = settings.data, hashlib.sha256()
-    for file in sorted(data.glob("*.json")) if data.is_dir() else [data]:
+    for file in sorted(data.rglob("*.json")) if data.is_dir() else [data]:
         digest.update(file.read_bytes())
     return {
         "settings": {
@@ -151,6 +153,10 @@ def _prediction(item: Item, got: Answered, form: Form) -> dict:
     }
     if got.num_tokens:
         row["num_tokens"] = got.num_tokens
+    if item.rounds:
+        answers = "\n".join(one.answer for one in item.rounds)
+        told = {name: row[name] for name in ("video_id", "video", "group", "result", "num_frames", "seconds")}
+        return told | {"annotation": answers, "num_tokens": got.num_tokens, **got.more}
     if item.moment:
         row |= {"choices": [], "correct": got.more["when"] == IN_TIME, **got.more}
         if item.moment.output:

@@ -8,6 +8,7 @@ import numpy as np
 from swwatch.errors import UserError
 from swwatch.evaluate.quiz.rounds import describe_moments, moments
 from swwatch.evaluate.quiz.tasks import Task
+from swwatch.judge.scales import TOP
 from swwatch.metrics.significance import Statistic, interval
 from swwatch.metrics.tables import as_markdown
 from swwatch.metrics.tables import interval as span
@@ -16,14 +17,17 @@ Rows = list[Mapping]
 Tree = list[list[list[str]]]
 
 
-def summarize(rows: Rows, task: Task, num_items: int, num_skipped: int, took_s: Iterable[float] = ()) -> dict:
-    """Accuracies of predictions.
+def summarize(
+    rows: Rows, task: Task, num_items: int, num_skipped: int, took_s: Iterable[float] = (), judged: Mapping = {}
+) -> dict:
+    """Accuracies of predictions; of dialogues a judge's scales, as shares of the highest grade.
 
     Intervals are bootstrapped over videos: questions about one video rise and fall together. One video alone tells
     nothing about others, so `ci95` is None there.
 
     Args:
         took_s: of each answer.
+        judged: of dialogues what `swwatch judge` wrote, if it was asked.
     Returns:
         accuracy, ci95, guessing (all chosen by chance, averaged in the same way) of the task's first average, which
         `mean` names, num_questions, num_skipped, num_videos; averages, groups, modes and tags: name -> accuracy, ci95,
@@ -40,24 +44,47 @@ def summarize(rows: Rows, task: Task, num_items: int, num_skipped: int, took_s: 
     modes = {name: parts for name, parts in modes.items() if parts}
     averages = dict(_average(name, how, groups, modes) for name, how in task.averages.items())
     tags = list(dict.fromkeys(tag for row in rows for tag in row.get("tags", ())))
-    scored = {name: _score(rows, tree) for name, tree in averages.items() if tree}
-    first, took_s = next(iter(scored)), list(took_s)
-    return {
+    counted = {
         "task": task.name,
-        **scored[first],
-        "mean": first,
         "num_items": num_items,
         "num_skipped": num_skipped,
         "num_videos": len({row["video"] for row in rows}),
-        "frames": fmean(row["num_frames"] for row in rows) if all("num_frames" in row for row in rows) else None,
-        "tokens": fmean(row["num_tokens"] for row in rows) if all("num_tokens" in row for row in rows) else None,
-        "seconds": fmean(took_s) if took_s else None,
+        **{name: _mean_of(row.get(f"num_{name}") for row in rows) for name in ("frames", "tokens")},
+        "seconds": _mean_of(took_s),
+    }
+    if not averages:
+        return counted | _graded(rows, judged)
+    scored = {name: _score(rows, tree) for name, tree in averages.items() if tree}
+    first = next(iter(scored))
+    return {
+        **counted,
+        **scored[first],
+        "mean": first,
         "averages": scored,
         "modes": {name: _score(rows, [[[group] for group in parts]]) for name, parts in modes.items()},
         "groups": {group: _score(rows, [[[group]]]) for group in groups},
         "moments": moments(rows),
         "tags": {tag: _score([row for row in rows if tag in row["tags"]], [[groups]]) for tag in tags},
     }
+
+
+def _mean_of(values: Iterable[float | None]) -> float | None:
+    """None where one is not known, or there is none."""
+    values = list(values)
+    return fmean(values) if values and None not in values else None
+
+
+def _graded(rows: Rows, judged: Mapping) -> dict:
+    """Of dialogues: a judge's scales in the place of averages."""
+    graded = {
+        name: {"accuracy": scale["mean"] / TOP, "guessing": None, "num_questions": scale["num_graded"]}
+        | {"ci95": scale["ci95"] and [end / TOP for end in scale["ci95"]]}
+        for name, scale in judged.get("scales", {}).items()
+        if scale["mean"] is not None
+    }
+    by = f"graded by {judged['model']}, of {TOP}" if graded else "not graded yet: swwatch judge --criterion dialogue"
+    none = {name: {} for name in ("modes", "groups", "tags", "moments")}
+    return {"averages": graded, "mean": by, "num_questions": len(rows), **none}
 
 
 def _average(name: str, how: str | Sequence[str], groups: list[str], modes: dict[str, list[str]]) -> tuple[str, Tree]:
@@ -149,7 +176,8 @@ def describe(report: Mapping) -> str:
     lines += [_line(name, row) for kind in ("groups", "tags") for name, row in report[kind].items()]
     told = f"{report['num_questions']} of {report['num_items']} questions about {report['num_videos']} videos answered"
     skipped = f", {report['num_skipped']} skipped" if report["num_skipped"] else ""
-    note = f"{told}{skipped}. Accuracy: {report['mean']}. Intervals: bootstrap over videos."
+    of = "Accuracy" if report["groups"] else "Dialogues"
+    note = f"{told}{skipped}. {of}: {report['mean']}. Intervals: bootstrap over videos."
     timed = [describe_moments(report["moments"])] if report["moments"] else []
     return "\n\n".join([title, as_markdown(lines), *timed, side_by_side([report]), note]) + "\n"
 

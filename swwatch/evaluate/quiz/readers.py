@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path, PurePosixPath
 
 from swwatch.errors import UserError
+from swwatch.evaluate.quiz.items import Round
 from swwatch.evaluate.quiz.rows import FileRow, clock, read_rows
 
 Rows = Iterator[FileRow]
@@ -104,6 +105,94 @@ def questions(data: Path, parts: Mapping[str, Mapping]) -> Rows:
             before.append(question)
 
 
+def chains(data: Path, parts: Mapping[str, Mapping]) -> Rows:
+    """SVBench's dialogues: a row for each chain, with the `rounds` asked when its seconds are over."""
+    for row, path in _of_videos(data, "Dialogue"):
+        for number, chain in enumerate(_chains(path)):
+            if chain is not None:
+                questions, answers, end_s = chain
+                rounds = [Round(*one, end_s) for one in zip(questions, answers, strict=True)]
+                yield row.with_values(number=number, rounds=rounds)
+
+
+def paths(data: Path, parts: Mapping[str, Mapping]) -> Rows:
+    """SVBench's paths through all chains of a video: those of its folder Streaming or, where there is none, one.
+
+    That is made of the links in Con: from the first linked question of a chain to the question of the next one that it
+    is linked to.
+    """
+    if any(_folders(data, "Streaming")):
+        for row, path in _of_videos(data, "Streaming"):
+            for number, told in enumerate(read_rows(path)):
+                yield row.with_values(number=number, rounds=_path(told))
+        return
+    for row, path in _of_videos(data, "Dialogue"):
+        links = next((folder / path.name for folder in _folders(data, "Con") if (folder / path.name).is_file()), None)
+        if links is None:
+            raise UserError(f"{data} has neither paths of {path.stem} (Streaming) nor links of its chains (Con)")
+        rounds = _hops(_chains(path), [link.values.get("relationship") or {} for link in read_rows(links)])
+        yield row.with_values(number=0, rounds=rounds)
+
+
+def _folders(data: Path, kind: str) -> list[Path]:
+    known = (data / kind / f"{kind}_EN", data / f"{kind}_EN", data / kind)
+    return [folder for folder in known if folder.is_dir() and any(folder.glob("*.json"))]
+
+
+def _of_videos(data: Path, kind: str) -> Iterator[tuple[FileRow, Path]]:
+    """(a row with `video` and, where the list of test videos tells it, `path`; the file) of each test video."""
+    folder = next(iter(_folders(data, kind)), data)
+    listed = data / "Meta" / "Meta_EN" / "meta_test.csv"
+    told = {row.text("Video_Name"): row for row in read_rows(listed)} if listed.is_file() else {}
+    files = [path for path in sorted(folder.glob("*.json")) if not told or path.stem in told]
+    if not files:
+        raise UserError(f"{data} holds no json files of SVBench: give the folder that has {kind}/{kind}_EN")
+    for path in files:
+        facts = {"video": path.stem}
+        if path.stem in told and "Path_of_Video" in told[path.stem]:
+            facts["path"] = told[path.stem].text("Path_of_Video")
+        yield FileRow(facts, str(path)), path
+
+
+def _chains(path: Path) -> list[tuple[list[str], list[str], float] | None]:
+    """(questions, answers, end in seconds) of each chain; None of an empty one."""
+    found = []
+    for row in read_rows(path):
+        chain = row.values.get("chain", row.values)
+        if not chain.get("questions"):
+            found.append(None)
+            continue
+        told = FileRow(chain, row.where)
+        questions, answers = told.texts("questions"), told.texts("answers")
+        if len(questions) != len(answers):
+            raise row.wrong(f"{len(questions)} questions have {len(answers)} answers")
+        found.append((questions, answers, row.seconds("qac_timestamps_end")))
+    return found
+
+
+def _path(row: FileRow) -> list[Round]:
+    questions, answers, times = row.texts("questions"), row.texts("answers"), row.values.get("timestamps") or []
+    if not len(questions) == len(answers) == len(times):
+        raise row.wrong(f"{len(questions)} questions have {len(answers)} answers and {len(times)} timestamps")
+    ends_s = [FileRow({"end": span[-1]}, row.where).seconds("end") for span in times]
+    return [Round(*one) for one in zip(questions, answers, ends_s, strict=True)]
+
+
+def _hops(chains: list[tuple[list[str], list[str], float] | None], links: list[Mapping]) -> list[Round]:
+    rounds, first = [], 0
+    for i, chain in enumerate(chains):
+        if chain is None:
+            first = 0
+            continue
+        questions, answers, end_s = chain
+        before, after = (links[i].get(name) or [] if i < len(links) else [] for name in ("chainBefore", "chainAfter"))
+        linked = [pair for pair in zip(map(int, before), map(int, after), strict=False) if pair[0] >= first]
+        last, then = min(linked, default=(len(questions) - 1, 0))
+        rounds += [Round(questions[j], answers[j], end_s) for j in range(first, min(last, len(questions) - 1) + 1)]
+        first = then
+    return rounds
+
+
 def srt(folder: Path, row: FileRow, video: str) -> str:
     """The words of a subtitle file of Video-MME, without numbers and times; "" where there is no file."""
     path = folder / f"{video}.srt"
@@ -137,6 +226,6 @@ def longvideobench(folder: Path, row: FileRow, video: str) -> str:
 
 
 READERS: dict[str, Callable[[Path, Mapping], Rows]] = {
-    reader.__name__: reader for reader in (rows, parts, tests, moments, questions)
+    reader.__name__: reader for reader in (rows, parts, tests, moments, questions, chains, paths)
 }
 SUBTITLES: dict[str, Callable[[Path, FileRow, str], str]] = {"srt": srt, "longvideobench": longvideobench}

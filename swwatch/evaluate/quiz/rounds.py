@@ -7,19 +7,40 @@ from statistics import median
 
 from swwatch.errors import UserError
 from swwatch.evaluate.quiz.items import Item, Moment
+from swwatch.evaluate.quiz.tasks import Form
 from swwatch.metrics.tables import as_markdown
 
 NEVER, EARLY, IN_TIME, LATE = "never", "early", "in time", "late"
 Ask = Callable[[Item], "Answered | UserError"]  # noqa: F821 - of asking, which is above
 
 
-def ask_all(item: Item, ask: Ask, step_s: float):
+def ask_all(item: Item, ask: Ask, step_s: float, form: Form):
     """The answer to a question, asked as often as it must be; an error in the place of one ends it.
 
     Args:
         step_s: before so much of the video is over nothing is asked.
     """
+    if item.rounds:
+        return talk(item, ask, form)
     return ask(item) if item.moment is None else poll(item, item.moment, ask, step_s)
+
+
+def talk(item: Item, ask: Ask, form: Form):
+    """Ask the questions of a dialogue in order, each with what was asked and answered before it in front."""
+    before, rounds, took_s = [], [], 0.0
+    for one in item.rounds:
+        told = "".join(form.prompts["earlier"].format(question=asked, answer=said) for asked, said in before)
+        prompt = form.prompts["question"].format(
+            history=form.prompts["history"] + told if told else "", question=one.question
+        )
+        got = ask(replace(item, rounds=(), prompt=prompt, choices=("No", "Yes"), end_s=one.end_s))
+        if isinstance(got, UserError):
+            return got
+        before.append((one.question, got.said if item.own_history else one.answer))
+        rounds.append({"question": one.question, "answer": one.answer, "result": got.said, "end_s": one.end_s})
+        took_s += got.took_s or 0
+    said = "\n".join(one["result"] for one in rounds)
+    return replace(got, said=said, took_s=took_s, more={"rounds": rounds})
 
 
 def poll(item: Item, moment: Moment, ask: Ask, step_s: float):

@@ -47,6 +47,7 @@ class QuizSettings(SessionFlags, DeviceFlags):
     wording: str | None = setting(None, "a form of the task's, such as official, or a YAML file with other prompts")
     unasked: bool = setting(False, "of moments: the model speaks by itself, nothing asks it")
     every: float = setting(1.0, "of moments: seconds from one question to the next", above=0)
+    own_history: bool = setting(False, "of dialogues: with the replies given before, not with the true answers")
     only: str | None = setting(None, "groups of questions that are asked, with commas between")
     context: float | None = setting(None, "seconds before a question that are shown (default: all)", above=0)
     max_count: int | None = setting(None, "ask the first so many questions", least=1)
@@ -91,6 +92,8 @@ class QuizSettings(SessionFlags, DeviceFlags):
         if not self.benchmark.moment:
             for name in (name for name, given in asked.items() if given):
                 raise UserError(f"{self.benchmark.name} asks nothing about when: leave {name} out")
+        if self.own_history and self.benchmark.averages:
+            raise UserError(f"{self.benchmark.name} has no dialogues: leave --own-history out")
         if self.schedule is not None:
             parse_schedule(self.schedule)
             if not self.unasked:
@@ -126,8 +129,12 @@ class QuizSettings(SessionFlags, DeviceFlags):
                 return timed
             starts = [max(item.start_s, item.moment.asked_s - self.context) for item in timed]
             return [replace(item, start_s=start_s) for item, start_s in zip(timed, starts, strict=True)]
+        if items[0].rounds:
+            items = [replace(item, own_history=self.own_history) for item in items]
         if self.context is None:
             return items
+        if items[0].rounds:
+            raise UserError(f"--context: the questions of {self.benchmark.name} are many: leave it out")
         if whole := [item.key for item in items if item.end_s is None]:
             raise UserError(f"--context: the question {whole[0]} is about the whole video: leave it out")
         return [replace(item, start_s=max(item.start_s, item.end_s - self.context)) for item in items]
@@ -147,6 +154,6 @@ class QuizSettings(SessionFlags, DeviceFlags):
     @property
     def predictions(self) -> Path:
         how = "_subtitles" * bool(self.subtitles) + "_streaming" * self.streaming
-        how += "_unasked" * self.unasked
+        how += "_unasked" * self.unasked + "_own_history" * self.own_history
         how += f"_{self.form.name}" * (self.wording is not None) + f"_{self.context or 0:g}s" * bool(self.context)
         return in_folder(self.output_dir, self.output_file or f"{self.benchmark.name}{how}.jsonl")

@@ -58,14 +58,14 @@ class Streaming:
         for item in items:
             if item.frames_per_second:
                 raise UserError(f"{item.group}: a folder of pictures is no stream: leave --streaming out")
-            alone = item.key if item.moment else None  # it is asked again and again, on its way
+            alone = item.key if item.moment or item.rounds else None  # it is asked again and again, on its way
             units.setdefault((item.video, span(item, self.fps)[0], alone), []).append(item)
         return [sorted(unit, key=lambda item: span(item, self.fps)[1]) for unit in units.values()]
 
     def answers(self, items: Sequence[Item], path: Path) -> Iterator[tuple[Item, Answered | UserError]]:
         watching = _Watching(self, path, span(items[0], self.fps)[0])
         for item in items:
-            yield item, ask_all(item, watching.ask, self.loaded.settings.step_s)
+            yield item, ask_all(item, watching.ask, self.loaded.settings.step_s, self.form)
 
     def ask(self, session: TurnSession, item: Item, seconds: tuple[float, float]) -> Answered | UserError:
         """Put a question to a copy of a stream; its steps that wait for their turn make a short one of it."""

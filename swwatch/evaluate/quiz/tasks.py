@@ -161,7 +161,15 @@ class Task:
         if twice:
             raise UserError(f"{data}: the question {twice[0]} stands there more than once")
 
+    def _dialogue(self, row: FileRow) -> Item:
+        key, video = (row.text(*_names(self.fields[name])) for name in ("key", "video"))
+        rounds = tuple(row.values["rounds"])
+        where = {"places": tuple(self._places(row, video)), "end_s": max(one.end_s for one in rounds)}
+        return Item(key, video, prompt="", choices=(), answer="", group=self.fields["group"], rounds=rounds, **where)
+
     def _item(self, row: FileRow, form: Form, subtitles: Path | None) -> Item:
+        if "rounds" in row:
+            return self._dialogue(row)
         kind = row.text(self.kind) if self.kind else ""
         how = self.kinds.get(kind, {})
         if self.moment and not how:

@@ -14,4 +14,10 @@ def quiz(tmp_path_factory):
 @pytest.fixture(scope="session")
 def videos_of(quiz):
     """videos_of(benchmark) -> the folder of its videos."""
-    return lambda name: quiz[name].parent / "video" if name == "mvbench" else quiz[name].parent
+
+    def folder(name: str):
+        if quiz[name].is_file():
+            return quiz[name].parent
+        return quiz[name].parent / "video" if name == "mvbench" else quiz[name]
+
+    return folder

@@ -30,10 +30,10 @@ def items_of(quiz, name, **options) -> list[Item]:
 @pytest.mark.parametrize("name", list(tasks.TASKS))
 def test_every_question_has_a_video_and_an_answer_that_can_be_said(quiz, videos_of, name):
     items = items_of(quiz, name)
-    assert len(items) == len({item.key for item in items}) > 3
+    assert len(items) == len({item.key for item in items}) > 2  # of paths through a video there is one each
     for item in items:
         assert item.locate(videos_of(name)).exists()
-        assert item.moment or item.answer in item.choices
+        assert item.moment or item.rounds or item.answer in item.choices
 
 
 def test_videomme_asks_about_whole_videos_and_tells_durations_apart(quiz, tmp_path):

@@ -14,6 +14,7 @@ from swwatch.evaluate.quiz.items import Item, Moment
 from swwatch.evaluate.quiz.itself import first_time
 from swwatch.evaluate.quiz.page import describe, summarize
 from swwatch.evaluate.quiz.rounds import ask_all, moments, says, when
+from swwatch.evaluate.quiz.tasks import Form
 from swwatch.evaluate.run_files import read_lines
 
 MOMENT = Moment(asked_s=10, due_s=15, last_s=19)
@@ -29,7 +30,7 @@ def asked(moment: Moment, yes_at: float, step_s: float = 1.0) -> tuple[Answered,
         said = "red" if item.prompt == "What?" else "Yes." if item.end_s >= yes_at else "No"
         return Answered(said, {}, {}, 2, (0, item.end_s), took_s=0.5)
 
-    return ask_all(replace(ITEM, moment=moment), ask, step_s), seen
+    return ask_all(replace(ITEM, moment=moment), ask, step_s, Form()), seen
 
 
 @given(st.floats(0.25, 4), st.floats(8, 25))
@@ -54,7 +55,7 @@ def test_what_there_is_to_say_is_asked_once_and_then():
 
 def test_an_error_in_the_place_of_an_answer_ends_it():
     told = UserError("too early")
-    assert ask_all(ITEM, lambda item: told, 1.0) is told
+    assert ask_all(ITEM, lambda item: told, 1.0, Form()) is told
 
 
 @pytest.mark.parametrize(

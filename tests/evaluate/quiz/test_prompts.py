@@ -21,13 +21,15 @@ def asked(name: str, form: str, data: Path) -> dict:
     """The first question of every group, and what surrounds it."""
     form = tasks.get(name).form(form)
     items = {item.group: item for item in reversed(tasks.get(name).items(data, form))}
-    how = {"version": form.version, "reply": form.reply, "beginning": "" if form.reply else form.beginning}
+    how = {"prompts": form.prompts} if any(item.rounds for item in items.values()) else {}
+    how |= {"version": form.version, "reply": form.reply, "beginning": "" if form.reply else form.beginning}
     first = {item.group: _told(item) for item in items.values()}
     return how | {"asked": dict(sorted(first.items()))}
 
 
 def _told(item: Item) -> dict:
     told = {"prompt": item.prompt, "choices": list(item.choices), "shown": [item.start_s, item.end_s]}
+    told |= {"rounds": [one.question for one in item.rounds]} if item.rounds else {}
     if moment := item.moment:
         told |= {"word": moment.word, "then": moment.then, "unasked": moment.instruction, "output": moment.output}
     return told
