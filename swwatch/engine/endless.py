@@ -21,6 +21,7 @@ from swwatch.engine.keeping import asked, feed, hold, moved, recall, search, thi
 from swwatch.engine.requests import Feed, Run
 from swwatch.policies.memory.pieces import TOLERANCE_S
 from swwatch.policies.memory.policy import Shown
+from swwatch.rules.chosen import chosen
 from swwatch.rules.layout import KINDS, Kind, Layout
 from swwatch.rules.patch import Placed
 from swwatch.rules.variants import Variant, VideoThenText
@@ -166,7 +167,7 @@ class Forgetting:
         if self.memory is not None:
             stays.pop(WATCHED, None)
         if WATCHED in stays and self.keep.anew:
-            self.embeds = self.embeds[stays[WATCHED].to(self.embeds.device)]
+            self.embeds = self.embeds[chosen(stays[WATCHED], self.embeds.device)]
         left = len(stays[SAID][stays[SAID] < num_fed]) if SAID in stays else num_fed
         session.pending = hold(cache, session.pending, stays, {}, SAID)
         came = yield from self._recall(incoming)
@@ -218,7 +219,7 @@ class Forgetting:
         if self.newest is not None:
             self.memory.add(*self.newest)
         video, rows, columns = incoming.rows.where(Kind.VIDEO), *incoming.patch[:2]
-        self.newest = (incoming.embeds[video.to(known.device)], rows, columns) if rows * columns else None
+        self.newest = (incoming.embeds[chosen(video, known.device)], rows, columns) if rows * columns else None
         for step in placed.keys() - {incoming.index}:
             del placed[step]
         patches, parts = self.memory.shown(), []
@@ -231,8 +232,9 @@ class Forgetting:
         prompt = (watched.where(Kind.PROMPT) & (watched.step <= 0)).nonzero()[:, 0]
         later = mine.index_fill(0, prompt, False).nonzero()[:, 0]
         before = replace(watched[prompt], step=watched.step[prompt].clamp(max=-len(patches)))
-        embeds = [known[prompt.to(known.device)], *(patch[0] for patch in patches), known[later.to(known.device)]]
-        self.embeds, both = torch.cat(embeds), Layout.cat([before, *parts, watched[later]])
+        ends = [known[chosen(index, known.device)] for index in (prompt, later)]
+        self.embeds = torch.cat([ends[0], *(patch[0] for patch in patches), ends[1]])
+        both = Layout.cat([before, *parts, watched[later]])
         return replace(both, order=int(watched.order.max()) + 1 - len(both) + torch.arange(len(both)))
 
     def _carry(self, incoming: Incoming) -> Run:
@@ -241,7 +243,8 @@ class Forgetting:
         if not bool(video.any()):
             return
         rows = incoming.rows[video]
-        mean = self.features[incoming.index] = incoming.embeds[video.to(incoming.embeds.device)].detach().mean(0)
+        seen = incoming.embeds[chosen(video, incoming.embeds.device)]
+        mean = self.features[incoming.index] = seen.detach().mean(0)
         watched = cache.tokens[WATCHED]
         first = int((watched.where(Kind.VIDEO) & (watched.step == incoming.index)).nonzero()[0, 0])
         yield Feed(cache, rows[-1:], mean[None], None)

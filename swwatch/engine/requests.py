@@ -14,6 +14,7 @@ from swwatch.engine.source import Source
 from swwatch.model.protocols import SessionCache, StreamingModel
 from swwatch.model.vision_tower import VideoFeatures
 from swwatch.policies.chooser import Chooser
+from swwatch.rules.chosen import chosen
 from swwatch.rules.layout import Layout
 
 
@@ -35,7 +36,9 @@ class Look:
         """What is kept of the tower's answer."""
         if self.kept is None:
             return seen
-        return replace(seen, kept=self.kept) if isinstance(seen, VideoFeatures) else seen[list(self.kept)]
+        if isinstance(seen, VideoFeatures):
+            return replace(seen, kept=self.kept)
+        return seen[chosen(self.kept, seen.device)]
 
 
 @dataclass(frozen=True)

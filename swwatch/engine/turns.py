@@ -25,6 +25,7 @@ from swwatch.policies.choose import Choosing, parse_choose
 from swwatch.policies.keep import Keep, parse_keep
 from swwatch.policies.memory.pieces import len_of_mute
 from swwatch.rules import turn_positions as positions
+from swwatch.rules.chosen import chosen
 from swwatch.rules.cursor import layout_of
 from swwatch.rules.layout import Layout
 from swwatch.rules.spans import Part, Span, ids_of
@@ -311,7 +312,7 @@ class TurnSession(ForgetfulTurns):
         embeds = self._embed([*said, *ids_of(spans)])
         if video is not None:
             shown = torch.cat([torch.full((len(span),), span.part is Part.VIDEO) for span in spans])
-            embeds[len(said) :][shown.to(embeds.device)] = video.to(embeds)
+            embeds[len(said) :].index_copy_(0, chosen(shown, embeds.device), video.to(embeds))
         self.num_fed += len(rows)
         self.context += spans
         return (yield from feed(self.cache, rows, embeds))

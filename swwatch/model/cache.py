@@ -20,6 +20,7 @@ import torch
 from transformers.cache_utils import Cache, DynamicLayer
 
 from swwatch.model.parking import Parking, turned
+from swwatch.rules.chosen import chosen
 from swwatch.rules.layout import Layout
 from swwatch.rules.visibility import SEES, WATCHED
 
@@ -65,7 +66,7 @@ class _StoreLayer(DynamicLayer):
             self.cache.long_term.note(self.number, query)
         new = torch.stack([key_states, value_states])  # (2, B, N, Q, D)
         for stream, index in self.cache.incoming.items():
-            self.append(stream, new if index is None else new[..., index.to(new.device), :])
+            self.append(stream, new if index is None else new[..., chosen(index, new.device), :])
         read = [self.stores[stream] for stream in self.cache.readable if stream in self.stores]
         return torch.cat(read, dim=-2).unbind(0) if len(read) > 1 else read[0].unbind(0)
 
@@ -81,7 +82,7 @@ class _StoreLayer(DynamicLayer):
         """Hold the tokens of `index` (K',) in a store, in that order, and no others."""
         for stores in (self.stores, self.first_keys):
             if stream in stores:
-                stores[stream] = stores[stream].index_select(-2, index.to(stores[stream].device))
+                stores[stream] = stores[stream].index_select(-2, chosen(index, stores[stream].device))
 
     def rotate(self, stream: int, cos: torch.Tensor, sin: torch.Tensor) -> None:
         """Make the keys of a store anew from the first ones, turned on by cosines and sines (1, K, D)."""
@@ -186,7 +187,8 @@ class StreamCache(Cache):
     def keys(self, stream: int, index: torch.Tensor) -> torch.Tensor:
         """(layers, K', N x D) keys of the tokens of `index` (K',), as they are rotated now."""
         stores = [layer.stores[stream][0, 0] for layer in self.layers]
-        return torch.stack([keys[:, index.to(keys.device)].transpose(0, 1).flatten(1) for keys in stores])
+        index = chosen(index, stores[0].device)
+        return torch.stack([keys[:, index].transpose(0, 1).flatten(1) for keys in stores])
 
     def reindex(self, stream: int, position_ids: torch.Tensor) -> None:
         """Let the tokens of a store stand elsewhere.
@@ -204,7 +206,7 @@ class StreamCache(Cache):
         self.evictions += 1
         self.tokens[stream] = replace(tokens, position_ids=position_ids)
         device = self.layers[0].first_keys[stream].device
-        turn = (position_ids - self.first_positions[stream]).to(device)
+        turn = (position_ids - self.first_positions[stream]).to(device, non_blocking=True)
         cos, sin = self.rotary(torch.zeros(1, device=device), turn[:, None])  # (1, K, D), float32
         for layer in self.layers:
             layer.rotate(stream, cos, sin)

@@ -8,6 +8,7 @@ Legend: M layers, N key heads, G query heads for each of them, K tokens, D width
 
 import torch
 
+from swwatch.rules.chosen import chosen
 from swwatch.rules.layout import Kind, Layout
 from swwatch.rules.visibility import WATCHED
 
@@ -49,11 +50,11 @@ class LongTerm:
         """A layer's queries (1, N G, Q, D) of those rows. Of a forward that is done again the later ones count."""
         if not len(self._shown):
             return
-        new, orders = query[0][:, self._shown.to(query.device)], self._orders
+        new, orders = query[0][:, chosen(self._shown, query.device)], self._orders
         old, before = self.probes[number]
         if old is not None:
             earlier = before < orders[0]
-            new = torch.cat([old[:, earlier.to(old.device)], new], dim=1)
+            new = torch.cat([old[:, chosen(earlier, old.device)], new], dim=1)
             orders = torch.cat([before[earlier], orders])
         self.probes[number] = new[:, -self.newest :], orders[-self.newest :]
 
@@ -64,10 +65,10 @@ class LongTerm:
             keys = layer.stores[WATCHED][0, 0]  # (N, K, D)
             grouped = queries.unflatten(0, (len(keys), -1)).flatten(1, 2)  # (N, G r, D)
             scores = (grouped @ keys.transpose(1, 2)).float() * keys.shape[-1] ** -0.5
-            hidden = (when > orders[:, None]).to(keys.device)  # (r, K)
+            hidden = (when > orders[:, None]).to(keys.device, non_blocking=True)  # (r, K)
             scores = scores.unflatten(1, (-1, len(orders))).masked_fill(hidden, -torch.inf)
-            parts.append(scores.softmax(-1).mean((0, 1, 2)).cpu())
-        return torch.stack(parts)
+            parts.append(scores.softmax(-1).mean((0, 1, 2)))
+        return torch.stack(parts).cpu()
 
     # ---- writing and reading ----------------------------------------------------------------------------------------
 

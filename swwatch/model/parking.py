@@ -2,7 +2,8 @@
 
 A block is parked as its keys were first rotated, and with where that was, so that what comes back to where it stood is
 what it was, bit for bit. A question is compared with the mean key of a block, both without rotation, in each layer.
-Source of the rule: ReKV, arXiv 2503.00540. Copies are plain ones: nothing is pinned, and the device waits for them.
+Source of the rule: ReKV, arXiv 2503.00540. Copies are plain ones: nothing is pinned, and
+the host waits once for all layers of what is parked.
 Legend: M layers, N key heads, G query heads for each of them, K tokens of a block, D width of a head, P blocks.
 """
 
@@ -12,6 +13,7 @@ from functools import cached_property
 import torch
 from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import rotate_half
 
+from swwatch.rules.chosen import chosen
 from swwatch.rules.layout import Layout
 from swwatch.rules.patch import Placed
 from swwatch.rules.visibility import WATCHED
@@ -78,12 +80,13 @@ class Parking:
         first = cache.first_positions[WATCHED][:, index] if cache.moves else tokens.position_ids
         keys, values, means = [], [], []
         for layer in cache.layers:
-            store = layer.stores[WATCHED][:, 0].index_select(-2, index.to(layer.stores[WATCHED].device))
-            own = layer.first_keys[WATCHED][0].index_select(-2, index.to(store.device)) if cache.moves else store[0]
-            means.append(self.turned(own, -first).mean(-2).cpu())
-            keys.append(own.cpu())
-            values.append(store[1].cpu())
-        parts = (torch.stack(part) for part in (keys, values, means))
+            here = chosen(index, layer.stores[WATCHED].device)
+            store = layer.stores[WATCHED][:, 0].index_select(-2, here)
+            own = layer.first_keys[WATCHED][0].index_select(-2, here) if cache.moves else store[0]
+            means.append(self.turned(own, -first).mean(-2))
+            keys.append(own)
+            values.append(store[1])
+        parts = (torch.stack(part).cpu() for part in (keys, values, means))
         self.blocks.append(Block(tokens, placed, patches, first, *parts))
         self.num_parked += 1
         while self.nbytes > most_bytes:
@@ -126,8 +129,9 @@ class Parking:
         first = tokens.position_ids if not same else torch.cat([block.first_positions for block in blocks], dim=1)
         for number, (layer, row) in enumerate(zip(cache.layers, picks.tolist(), strict=True)):
             parts = [self.blocks[i] for i in row]
-            keys = torch.cat([part.keys[number] for part in parts], dim=1).to(layer.stores[WATCHED].device)
-            values = torch.cat([part.values[number] for part in parts], dim=1).to(keys.device)
+            device = layer.stores[WATCHED].device
+            keys = torch.cat([part.keys[number] for part in parts], dim=1).to(device, non_blocking=True)
+            values = torch.cat([part.values[number] for part in parts], dim=1).to(device, non_blocking=True)
             if cache.moves and not same:
                 keys = self.turned(keys, first - torch.cat([part.first_positions for part in parts], dim=1))
             now = self.turned(keys, tokens.position_ids - first) if cache.moves else keys
@@ -146,7 +150,8 @@ class Parking:
 
     def turned(self, keys: torch.Tensor, turn: torch.Tensor) -> torch.Tensor:
         """(..., N, K, D) rotated on by (3, K) positions."""
-        cos, sin = self.cache.rotary(torch.zeros(1, device=keys.device), turn[:, None].to(keys.device))
+        turn = turn[:, None].to(keys.device, non_blocking=True)
+        cos, sin = self.cache.rotary(torch.zeros(1, device=keys.device), turn)
         return turned(keys, cos, sin)
 
     def state(self) -> dict:

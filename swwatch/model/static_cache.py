@@ -14,6 +14,7 @@ from transformers.cache_utils import Cache
 
 from swwatch.errors import UserError
 from swwatch.model.cache import Mark, check_received
+from swwatch.rules.chosen import chosen
 from swwatch.rules.families import head_size
 from swwatch.rules.layout import Layout
 from swwatch.rules.visibility import SAID, WATCHED, can_see
@@ -145,8 +146,8 @@ class StaticCache(Cache):
         device, seat = self.store.device, self.seat
         self._incoming = slice(first, self.length)
         columns = self.store.columns[:, seat, : self.length]
-        columns[:, first:] = torch.stack([rows.stream, rows.order, rows.step]).to(device)
-        asks = (column.to(device)[:, None] for column in (rows.stream, rows.order, rows.sees))
+        columns[:, first:] = torch.stack([rows.stream, rows.order, rows.step]).to(device, non_blocking=True)
+        asks = (column.to(device, non_blocking=True)[:, None] for column in (rows.stream, rows.order, rows.sees))
         return can_see(*asks, *columns[:, None])[None, None]
 
     def update(self, key_states: torch.Tensor, value_states: torch.Tensor, layer_idx: int, *args, **kwargs):
@@ -172,7 +173,7 @@ class StaticCache(Cache):
         rows = self.rows
         stays = rows.stream != stream
         stays[self.slots_of(stream)[index]] = True
-        kept = stays.nonzero()[:, 0].to(self.store.device)
+        kept = chosen(stays, self.store.device)
         for part in (self.store.columns, *self.store.keys, *self.store.values):
             seat = part[:, self.seat] if part is self.store.columns else part[self.seat].movedim(1, -1)
             seat[..., : len(kept)] = seat[..., kept]  # the right side is a copy
@@ -185,7 +186,7 @@ class StaticCache(Cache):
         if not self.counts[WATCHED]:
             raise ValueError("nothing has been watched yet")
         slots = self.slots_of(WATCHED)[num_from:]
-        index = slots.to(self.store.device)
+        index = chosen(slots, self.store.device)
         found = [torch.stack([part[self.seat].index_select(1, index) for part in pair]) for pair in self._pairs]
         return self.rows[slots], torch.stack(found)[:, :, None]
 

@@ -13,8 +13,9 @@ from torch.nn.functional import pad
 
 from swwatch.model.batched import SessionBatch
 from swwatch.model.cache import StreamCache
-from swwatch.model.upstream import mask_as_it_is
-from swwatch.model.vision_tower import VideoFeatures
+from swwatch.model.upstream import attention_of, mask_as_it_is
+from swwatch.model.vision_tower import VideoFeatures, layout_of, seen_by
+from swwatch.rules.chosen import chosen
 from swwatch.rules.layout import Kind, Layout
 
 
@@ -29,8 +30,12 @@ class Streaming:
     @torch.no_grad()
     def watch_video(self, pixel_values: torch.Tensor, grid_thw: torch.Tensor) -> torch.Tensor:
         """Vision tower and merger: pixels (patches, D) -> embeddings (merged tokens, W) of one or more steps."""
-        device = self.model.visual.device
-        return self.features(pixel_values.to(device), grid_thw.to(device))
+        device, dtype = self.model.visual.device, self.model.visual.dtype
+        pixel_values = pixel_values.to(device, non_blocking=True)
+        if attention_of(self.config.vision_config) != "sdpa":
+            return self.features(pixel_values, grid_thw.to(device))
+        grid_thw = grid_thw.cpu()
+        return seen_by(self, pixel_values.to(dtype), grid_thw, layout_of(self, grid_thw, device))
 
     def features(self, pixel_values: torch.Tensor, grid_thw: torch.Tensor) -> torch.Tensor:
         """`watch_video` where pixels and model are on one device, for training too."""
@@ -51,8 +56,8 @@ class Streaming:
         inputs = {"inputs_embeds": embeds[..., :width]}
         if not bool(shown.any()):
             return inputs
-        shown = shown.to(embeds.device)
-        return inputs | {"deep": (shown, embeds[shown][:, width:].split(width, dim=-1))}
+        places = chosen(shown.flatten(), embeds.device)
+        return inputs | {"deep": (places, embeds.flatten(0, 1)[places][:, width:].split(width, dim=-1))}
 
     def mask_as_it_is(self, mask) -> dict:
         """What makes transformers hand `mask` to the attention of every layer of the LLM as it is."""
@@ -82,17 +87,17 @@ class Streaming:
         Returns:
             (V,) float32 logits after that row, (n, V) of a range, or None; with `decides` that and the chance.
         """
-        mask = cache.admit(rows).to(embeds.device)
+        mask = cache.admit(rows).to(embeds.device, non_blocking=True)
         if self.attention == "flash_attention_2":
             mask = None  # causal by check_attention, and aligned to the end of the keys
         hidden = self.model.language_model(
             **self.llm_inputs(embeds[None], rows.where(Kind.VIDEO)[None]),
-            position_ids=rows.position_ids[:, None].to(embeds.device),
+            position_ids=rows.position_ids[:, None].to(embeds.device, non_blocking=True),
             attention_mask=self.backend_mask(mask),
             past_key_values=cache,
             use_cache=True,
         ).last_hidden_state
-        wanted = list(predicts) if isinstance(predicts, range) else predicts
+        wanted = chosen(predicts, hidden.device) if isinstance(predicts, range) else predicts
         logits = None if wanted is None else self.lm_head(hidden[0, wanted]).float()
         return logits if decides is None else (logits, self.not_yet(hidden[0, decides]))
 
@@ -126,13 +131,13 @@ class Streaming:
         if len(caches) == 1:
             return [self.step(caches[0], rows[0], embeds[0], predicts[0], decides[0])]
         device, text = embeds[0].device, self.model.language_model
-        masks = [cache.admit(new).to(device) for cache, new in zip(caches, rows, strict=True)]
+        masks = [cache.admit(new).to(device, non_blocking=True) for cache, new in zip(caches, rows, strict=True)]
         if self.attention == "flash_attention_2":
             masks = [None] * len(caches)  # as in `step`
         sizes, shown = [len(new) for new in rows], torch.cat([new.where(Kind.VIDEO) for new in rows])
         hidden = text(
             **self.llm_inputs(torch.cat(list(embeds))[None], shown[None]),
-            position_ids=torch.cat([new.position_ids for new in rows], dim=1)[:, None].to(device),
+            position_ids=torch.cat([new.position_ids for new in rows], dim=1)[:, None].to(device, non_blocking=True),
             attention_mask=self.mask_as_it_is([self.backend_mask(mask) for mask in masks]),
             past_key_values=SessionBatch(caches, sizes),
             use_cache=True,
@@ -142,7 +147,7 @@ class Streaming:
         wanted = [begin + i % n for begin, n, some in zip(begins, sizes, asked, strict=False) for i in some]
         answers: list = [None] * len(caches)
         if wanted:
-            logits = self.lm_head(hidden[0, torch.tensor(wanted).to(device)]).float()
+            logits = self.lm_head(hidden[0, chosen(wanted, device)]).float()
             both = zip(predicts, logits.split([len(some) for some in asked]), strict=True)
             answers = [None if i is None else after if isinstance(i, range) else after[0] for i, after in both]
         for number, row in enumerate(decides):
@@ -168,5 +173,5 @@ class Streaming:
     def embed(self, ids) -> torch.Tensor:
         """(Q,) token ids -> (Q, W) embeddings."""
         table = self.get_input_embeddings()
-        embeds = table(torch.as_tensor(ids, dtype=torch.int64, device=table.weight.device))
+        embeds = table(chosen(ids, table.weight.device))
         return pad(embeds, (0, self.num_deep * embeds.shape[-1])) if self.num_deep else embeds

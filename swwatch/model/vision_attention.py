@@ -38,7 +38,8 @@ class Chunks:
         groups = []
         for length in sorted(set(lengths)):
             first = torch.tensor([s for s, n in zip(starts, lengths, strict=False) if n == length])
-            groups.append((length, (first[:, None] + torch.arange(length)).flatten().to(device)))
+            index = (first[:, None] + torch.arange(length)).flatten()
+            groups.append((length, index.to(device, non_blocking=True)))
         return cls(tuple(groups))
 
 

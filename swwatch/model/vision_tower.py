@@ -17,6 +17,7 @@ from transformers.vision_utils import (
 
 from swwatch.model.cuda_graphs import CudaGraphs
 from swwatch.model.vision_attention import Chunks
+from swwatch.rules.chosen import chosen
 
 MAX_RECORDED = 16  # grids; a source that changes its resolution for ever must not fill the memory
 MAX_LAYOUTS = 64
@@ -47,15 +48,14 @@ class VideoFeatures:
             here = torch.cuda.current_stream(self.embeds.device)
             here.wait_event(self.done)
             self.embeds.record_stream(here)  # or their memory could be given away while this stream reads
-        return self.embeds if self.kept is None else self.embeds[list(self.kept)]
+        return self.embeds if self.kept is None else self.embeds[chosen(self.kept, self.embeds.device)]
 
 
 class VisionTower:
     """A model's vision tower with merger."""
 
     def __init__(self, model, device: torch.device, graphs: bool):
-        self._visual, self._device, self._family = model.model.visual, device, model.family
-        self._num_deep = model.num_deep
+        self._model, self._visual, self._device = model, model.model.visual, device
         self._layouts: OrderedDict[Grids, dict] = OrderedDict()
         self._pixels: dict[Grids, torch.Tensor] = {}  # where recorded steps find theirs
         self._graphs = CudaGraphs(device) if graphs else None
@@ -103,34 +103,50 @@ class VisionTower:
         return self._graphs.run(grids, lambda: self._compute(pixels, grids, layout)).clone()
 
     def _compute(self, pixels: torch.Tensor, grids: Grids, layout: dict) -> torch.Tensor:
-        seen = self._visual(pixels, grid_thw=torch.tensor(grids), **layout)
-        deep = seen.deepstack_features if self._num_deep else []
-        return torch.cat([seen.pooler_output, *deep], dim=-1) if deep else seen.pooler_output
+        return seen_by(self._model, pixels, torch.tensor(grids), layout)
 
     def _layout(self, grids: Grids) -> dict:
-        """What transformers' tower would ask the grid for, under the names by which it takes it ready made."""
         if grids not in self._layouts:
             while len(self._layouts) >= MAX_LAYOUTS:
                 self._layouts.popitem(last=False)
-            self._layouts[grids] = self._derive(torch.tensor(grids))
+            self._layouts[grids] = layout_of(self._model, torch.tensor(grids), self._device)
         self._layouts.move_to_end(grids)
         return self._layouts[grids]
 
-    def _derive(self, grid_thw: torch.Tensor) -> dict:
-        visual, device = self._visual, self._device
-        layout = {
-            "position_ids": get_vision_position_ids(grid_thw, visual.spatial_merge_size).to(device),
-            "cu_seqlens": Chunks.of(get_vision_cu_seqlens(grid_thw), device),
-            "max_seqlen": 0,  # flash-attention's backend would compute it from the borders; nobody reads it here
-        }
-        if self._family.resampled:
-            how = {"mode": visual.interpolation_mode, "align_corners": visual.interpolation_align_corners}
-            how |= {"num_grid_per_side": visual.num_grid_per_side, "spatial_merge_size": visual.spatial_merge_size}
-            taps, weights = get_vision_interpolation_indices_and_weights(grid_thw, **how)
-            layout |= {"interp_indices": taps.to(device), "interp_weights": weights.to(device)}
-        if self._family.windows:
-            sizes = {"spatial_merge_size": visual.spatial_merge_size, "patch_size": visual.patch_size}
-            index, borders = get_vision_window_index(grid_thw, window_size=visual.window_size, **sizes)
-            layout |= {"window_index": index.to(device), "cu_window_seqlens": Chunks.of(borders, device)}
-            layout["max_window_seqlen"] = 0
-        return layout
+
+def layout_of(model, grid_thw: torch.Tensor, device: torch.device) -> dict:
+    """What transformers' tower would ask a grid for, and wait for on a device, under the names by which it takes it
+    ready made. Computed on the host.
+
+    Args:
+        model: a Watching whose tower attends with "sdpa".
+        grid_thw: (n, 3) on the CPU, patches before the merge.
+    """
+    visual, family = model.model.visual, model.family
+    layout = {
+        "position_ids": get_vision_position_ids(grid_thw, visual.spatial_merge_size),
+        "cu_seqlens": Chunks.of(get_vision_cu_seqlens(grid_thw), device),
+        "max_seqlen": 0,  # flash-attention's backend would compute it from the borders; nobody reads it here
+    }
+    if family.resampled:
+        how = {"mode": visual.interpolation_mode, "align_corners": visual.interpolation_align_corners}
+        how |= {"num_grid_per_side": visual.num_grid_per_side, "spatial_merge_size": visual.spatial_merge_size}
+        taps, weights = get_vision_interpolation_indices_and_weights(grid_thw, **how)
+        layout |= {"interp_indices": taps, "interp_weights": weights}
+    if family.windows:
+        sizes = {"spatial_merge_size": visual.spatial_merge_size, "patch_size": visual.patch_size}
+        index, borders = get_vision_window_index(grid_thw, window_size=visual.window_size, **sizes)
+        layout |= {"window_index": index, "cu_window_seqlens": Chunks.of(borders, device), "max_window_seqlen": 0}
+    here = {name: part for name, part in layout.items() if isinstance(part, torch.Tensor)}
+    return layout | {name: part.to(device, non_blocking=True) for name, part in here.items()}
+
+
+def seen_by(model, pixels: torch.Tensor, grid_thw: torch.Tensor, layout: dict) -> torch.Tensor:
+    """Pixels (patches, D) in the tower's dtype -> embeddings (merged tokens, W). Nothing waits for the device.
+
+    Args:
+        grid_thw, layout: see `layout_of`.
+    """
+    seen = model.model.visual(pixels, grid_thw=grid_thw, **layout)
+    deep = seen.deepstack_features if model.num_deep else []
+    return torch.cat([seen.pooler_output, *deep], dim=-1) if deep else seen.pooler_output

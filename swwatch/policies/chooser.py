@@ -52,7 +52,7 @@ class Chooser:
             raise UserError(f'{choose}: a threshold is for " ..." in chat turns alone, leave it out')
         self.choose, self.stops, self.ellipsis = choose, tuple(sorted(stops)), ellipsis
         self.seen = torch.zeros(vocab_size, dtype=torch.bool, device=device)
-        self._stops = torch.tensor(self.stops, dtype=torch.int64, device=device)
+        self._stops = torch.tensor(self.stops, dtype=torch.int64).to(device, non_blocking=True)
         self.num_chosen = 0
         self.generator = torch.Generator()
         if choose.draws:

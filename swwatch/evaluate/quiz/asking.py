@@ -26,6 +26,7 @@ from swwatch.evaluate.quiz.rounds import ask_all
 from swwatch.evaluate.quiz.tasks import Form
 from swwatch.model.loading import Loaded
 from swwatch.rules import turn_positions as positions
+from swwatch.rules.chosen import chosen
 from swwatch.rules.cursor import layout_of
 from swwatch.rules.families import t_step
 from swwatch.rules.schedule import seconds_of_step
@@ -180,7 +181,7 @@ class Plain:
         with torch.no_grad():
             embeds = model.embed(ids_of(spans)).to(model.dtype)
         is_video = torch.cat([torch.full((len(span),), span.part is Part.VIDEO) for span in spans])
-        embeds[is_video.to(embeds.device)] = video.to(embeds)
+        embeds.index_copy_(0, chosen(is_video, embeds.device), video.to(embeds))
         cache, self.num_tokens = model.new_cache(), len(is_video)
         return _View(cache, len(is_video), position, model.step(cache, layout_of(spans, where), embeds))
 

@@ -45,7 +45,8 @@ class TextModel(Qwen3VLTextModel):
         """
         Args:
             attention_mask: as upstream's, or a dict whose one value goes to every layer's attention as it is.
-            deep: which of the rows (B, L) get something behind a layer, and what, (n, D) for each of the first layers.
+            deep: which of the rows get something behind a layer, flags (B, L) or numbers (n,) among the B L rows, and
+                what, (n, D) for each of the first layers.
         """
         if isinstance(attention_mask, dict):
             (kw["as_it_is"],) = attention_mask.values()
@@ -54,6 +55,12 @@ class TextModel(Qwen3VLTextModel):
             visual_pos_masks, deepstack_visual_embeds = deep
         rows = {"visual_pos_masks": visual_pos_masks, "deepstack_visual_embeds": deepstack_visual_embeds}
         return super().forward(*args, attention_mask=attention_mask, **rows, **kw)
+
+    def _deepstack_process(self, hidden_states, visual_pos_masks, visual_embeds):
+        if visual_pos_masks.dtype == torch.bool:
+            return super()._deepstack_process(hidden_states, visual_pos_masks, visual_embeds)
+        rows = hidden_states.flatten(0, 1)  # by numbers, for which the host does not wait as for flags
+        return rows.index_copy(0, visual_pos_masks, rows[visual_pos_masks] + visual_embeds).view_as(hidden_states)
 
 
 class WatchingQwen3VL(Watching, Qwen3VLForConditionalGeneration):

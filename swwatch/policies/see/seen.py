@@ -6,6 +6,7 @@ from copy import deepcopy
 import torch
 
 from swwatch.policies.see.policy import Merged, See
+from swwatch.rules.chosen import chosen
 from swwatch.rules.patch import Patch
 
 
@@ -58,7 +59,7 @@ class Seen:
         patch, weights = self._ask(features[:, : features.shape[1] // (1 + num_deep)], *grid)
         if weights is not None:
             return patch, weights.to(features) @ features
-        return patch, features if patch.kept is None else features[list(patch.kept)]
+        return patch, features if patch.kept is None else features[chosen(patch.kept, features.device)]
 
     def count(self, patch: Patch) -> None:
         """A patch that was decided on elsewhere."""
