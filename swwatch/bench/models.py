@@ -9,8 +9,10 @@ from transformers import Qwen2_5_VLConfig
 from swwatch.bench.settings import BenchSettings
 from swwatch.bench.shapes import SHAPES
 from swwatch.model.attention import BACKENDS, check_attention
+from swwatch.model.checks import check_pack
 from swwatch.model.dummy import MARKUP
 from swwatch.model.families.qwen2_5_vl import WatchingQwen2_5_VL
+from swwatch.model.packed import pack
 from swwatch.model.quantised import check_can_quantise, quantise
 from swwatch.model.settings import Settings
 from swwatch.model.upstream import set_attention
@@ -72,11 +74,14 @@ def random_session_model(config: Qwen2_5_VLConfig, settings):
     Args:
         settings: settled, of a benchmark that opens sessions.
     """
+    check_pack(settings.pack, settings.device, settings.quantize)
     if settings.quantize is not None:
         check_can_quantise(settings.quantize, settings.device)
     model = random_model(config, "sdpa", settings.device, getattr(torch, settings.precision), settings.seed).eval()
     if settings.quantize is not None:
         quantise(model, settings.quantize)
+    if settings.pack == "auto":
+        pack(model)
     return model.requires_grad_(False)
 
 
@@ -86,7 +91,7 @@ def loaded_model(settings: BenchSettings, path: str, variant: str | None) -> "Lo
 
     dtype = getattr(torch, settings.precision)
     how = {"fps": settings.fps, "other_fps": True, "device": settings.device, "dtype": dtype}
-    how |= {"quantize": settings.quantize}
+    how |= {"quantize": settings.quantize, "pack": settings.pack}
     loaded = load(path, variant=variant, attention="sdpa", **how)
     loaded.model.requires_grad_(False)
     return loaded

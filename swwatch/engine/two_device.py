@@ -36,6 +36,8 @@ class Copy:
         model = model.plain
         if model.quantised and model.device.type != "cpu":
             raise UserError(f"engine two_device copies no weights of {model.quantised}: choose another engine")
+        if model.packed:
+            raise UserError("engine two_device shares plain weights with its process: leave --pack out")
         self.family, self.config, self.dtype = type(model), deepcopy(model.config), model.dtype
         self.attention = [attention_of(c) for c in (model.config.text_config, model.config.vision_config)]
         self.quantised, self.state = model.quantised, model.state_dict()

@@ -85,3 +85,13 @@ def check_quantize(kind: str | None, device: str | None) -> None:
         )
     if device is not None and not device.startswith(("auto", "cpu", "cuda")):
         raise UserError(f"--quantize: no weights of fewer bits on {device}: use --device cpu, or leave it out")
+
+
+def check_pack(pack: str, device: str | None, quantize: str | None) -> None:
+    """Raises UserError: there is nothing to pack, as far as is known by then."""
+    if pack not in ("off", "auto"):
+        raise UserError(f"no packing {pack!r}: choose off or auto")
+    if pack == "auto" and device not in (None, "auto", "cpu"):
+        raise UserError(f"--pack auto is for a CPU, and not for {device}: leave it out")
+    if pack == "auto" and quantize is not None:
+        raise UserError(f"--pack auto packs floats, and --quantize {quantize} leaves none: give one of them")

@@ -18,7 +18,14 @@ from typing import TYPE_CHECKING, ClassVar
 from swwatch.config import REQUIRED, setting
 from swwatch.data.budget import BUDGETS
 from swwatch.errors import UserError
-from swwatch.model.checks import check_checkpoint, check_device, check_dtype, check_quantize, saved_settings
+from swwatch.model.checks import (
+    check_checkpoint,
+    check_device,
+    check_dtype,
+    check_pack,
+    check_quantize,
+    saved_settings,
+)
 from swwatch.model.settings import DEFAULT_SCHEDULE, Settings, check_fps, fps_of
 from swwatch.policies.choose import CHOOSE, parse_choose
 from swwatch.policies.keep import KEEP, Keep, parse_keep
@@ -172,9 +179,14 @@ class SessionFlags:
         None, "the LLM's weights as int8, on cuda also int4 or fp8 (torchao): smaller, faster, less exact"
     )
 
+    pack: str = setting(
+        "off", "auto: the LLM's weights as this CPU reads them fastest, where that gains; more memory, same words"
+    )
+
     def __post_init__(self):
         super().__post_init__()
         check_quantize(self.quantize, self.device)
+        check_pack(self.pack, self.device, self.quantize)
         if self.keep is not None:
             parse_keep(self.keep)
         if self.choose is not None:
@@ -233,7 +245,7 @@ class SessionFlags:
 
     def load(self, path: str | Path, **more) -> "Loaded":
         """As of the model's flags, with `put_on`."""
-        loaded = super().load(path, **{"quantize": self.quantize} | more)
+        loaded = super().load(path, **{"quantize": self.quantize, "pack": self.pack} | more)
         return replace(loaded, settings=self.put_on(loaded.settings, path))
 
 

@@ -12,7 +12,8 @@ from swwatch.data.dataset import ClipDataset
 from swwatch.data.prompt import Markup, load_prompts
 from swwatch.data.turns.prompt import Turns
 from swwatch.errors import UserError
-from swwatch.model.checks import ADAPTER, check_checkpoint, check_device, saved_settings
+from swwatch.model import packed
+from swwatch.model.checks import ADAPTER, check_checkpoint, check_device, check_pack, saved_settings
 from swwatch.model.dtype import dtype_of
 from swwatch.model.families import model_class
 from swwatch.model.protocols import StreamingModel
@@ -65,6 +66,7 @@ def load(
     base: str | Path | None = None,
     quantisation=None,
     quantize: str | None = None,
+    pack: str = "off",
 ) -> Loaded:
     """Load a folder or hub id of one of the families, or an adapter's folder, which is merged into its base model.
 
@@ -79,6 +81,7 @@ def load(
         base: an adapter's base model, where it is not where the adapter says.
         quantisation: transformers' configuration of quantised weights, which go straight to the device; to train.
         quantize: a name of model.checks.QUANTISED: the LLM's weights are rounded once they are loaded; to stream.
+        pack: "auto": see model.packed; to stream.
     Raises:
         UserError: not a checkpoint, no variant known, or a contradiction with what the checkpoint knows.
     """
@@ -89,6 +92,7 @@ def load(
     check_device(device)
     if device.startswith("cuda") and not torch.cuda.is_available():
         raise UserError(f"device {device!r} was asked for, but this machine has no CUDA device: use --device cpu")
+    check_pack(pack, device, quantize)
     if quantize is not None:
         check_can_quantise(quantize, device)
     if (Path(path) / ADAPTER).exists():
@@ -101,6 +105,8 @@ def load(
         loaded = _load_whole(path, asked, device, dtype, attention, quantisation)
     if quantize is not None:
         quantise(loaded.model, quantize)
+    if pack == "auto":
+        packed.pack(loaded.model)
     return loaded
 
 

@@ -26,6 +26,7 @@ class Streaming:
     watches_aside = False
     num_deep = 0
     quantised: str | None = None  # a name of model.checks.QUANTISED
+    packed = False  # whether some layers are PackedLinear
 
     @torch.no_grad()
     def watch_video(self, pixel_values: torch.Tensor, grid_thw: torch.Tensor) -> torch.Tensor:

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 import transformers
 from torch import nn
+from torch.nn.functional import linear
 from transformers import PretrainedConfig
 from transformers.conversion_mapping import get_checkpoint_conversion_mapping, register_checkpoint_conversion_mapping
 
@@ -131,3 +132,22 @@ def check_int8_product() -> None:
     wanted = x.float() @ weight.float().T * 0.5
     if not torch.allclose(int8_product(x, weight, scale).float(), wanted, rtol=0.02, atol=0.5):
         raise changed_torch("torch._weight_int8pack_mm computes something else")
+
+
+def pack_weight(weight: torch.Tensor) -> torch.Tensor:
+    """(N, K) weights of a linear layer on a CPU -> the same, laid out for oneDNN and opaque to everybody else."""
+    return torch.ops.mkldnn._reorder_linear_weight(weight, 1)
+
+
+def packed_product(x: torch.Tensor, packed: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
+    """(..., K) rows by weights of `pack_weight` -> (..., N)."""
+    return torch.ops.mkldnn._linear_pointwise(x, packed, bias, "none", [], "")
+
+
+def check_packed_product() -> None:
+    """Raises UserError: torch's operators are gone or compute something else."""
+    for name in ("_reorder_linear_weight", "_linear_pointwise"):
+        torch_operator(f"ops.mkldnn.{name}")
+    x, weight, bias = (torch.linspace(-1, 1, n).view(size) for n, size in ((32, (2, 16)), (128, (8, 16)), (8, (8,))))
+    if not torch.allclose(packed_product(x, pack_weight(weight), bias), linear(x, weight, bias), rtol=1e-4, atol=1e-5):
+        raise changed_torch("torch.ops.mkldnn._linear_pointwise computes something else")

@@ -109,8 +109,8 @@ def search(good: Callable[[int], bool], begin: int, most: int) -> int:
 def make_loaded(settings: LiveSettings) -> Loaded:
     """The checkpoint, or random weights of a shape with the toy world's words."""
     if settings.model is not None:
-        how = {"fps": settings.fps, "other_fps": True, "device": settings.device, "quantize": settings.quantize}
-        how["dtype"] = getattr(torch, settings.precision)
+        how = {"fps": settings.fps, "other_fps": True, "device": settings.device, "pack": settings.pack}
+        how |= {"dtype": getattr(torch, settings.precision), "quantize": settings.quantize}
         loaded = load(settings.model, variant=settings.variant, **how)
         return replace(loaded, settings=settings.put_on(loaded.settings, settings.model))
     from swwatch.toy.checkpoint import make_checkpoint

@@ -119,4 +119,6 @@ class Engines:
         """What was measured: sizes of the model."""
         facts = {"parameters": num_parameters(self.model), "llm": weights_read(self.model)}
         vision = num_parameters(self.model.model.visual)
-        return facts | {"vision_parameters": vision, "precision": self.settings.precision}
+        kind = self.model.quantised
+        held = [self.settings.precision, f"LLM in {kind}" if kind else "", "LLM packed" if self.model.packed else ""]
+        return facts | {"vision_parameters": vision, "precision": ", ".join(filter(None, held))}
