@@ -2,13 +2,15 @@
 
 import hashlib
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from swwatch.model.loading import Loaded
+if TYPE_CHECKING:
+    from swwatch.model.loading import Loaded
 
 SAMPLES, SAMPLE_BYTES = 32, 1 << 16  # of a weight file: all 15 GB of a 7B model would take a minute to read
 
 
-def fingerprint(path: str, loaded: Loaded) -> str:
+def fingerprint(path: str, loaded: "Loaded") -> str:
     """Tells checkpoints apart by content: that of a folder, or a hub id with its commit."""
     return folder_fingerprint(path) or f"{path}@{getattr(loaded.model.config, '_commit_hash', None)}"
 
