@@ -27,6 +27,7 @@ MODULES = {
         "File",
         "Opened",
         "Stats",
+        "Thought",
         "Token",
         "Turn",
         "Upload",

@@ -253,6 +253,18 @@ class Token(Event):
     index: Count
 
 
+class Thought(Event):
+    """A token that was thought and not said, where the model thinks beside its words. `begins`: it begins a note."""
+
+    type: Literal["thought"] = "thought"
+    text: str
+    begins: bool
+    step: Count
+    newest_visible_step: int
+    t_frame_s: float
+    t_emit_s: float
+
+
 class Decided(Event):
     """How many tokens are due after a step, by a schedule that decides while it streams; 0 is silence. `why`: what it
     went by."""
@@ -335,7 +347,7 @@ class Pong(Message):
 
 
 Server = Annotated[
-    Opened | Ack | Watched | Token | Decided | Turn | Asked | Dropped | Stats | Error | End | Pong,
+    Opened | Ack | Watched | Token | Thought | Decided | Turn | Asked | Dropped | Stats | Error | End | Pong,
     Field(discriminator="type"),
 ]
 _SERVER = TypeAdapter(Server)

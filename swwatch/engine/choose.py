@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from swwatch.errors import UserError
 from swwatch.policies.speak.policy import NOT_YET, PROBE
+from swwatch.policies.think import OFF
 from swwatch.rules import variants
 from swwatch.rules.variants import Speaks
 
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from swwatch.engine.base import BaseSession
     from swwatch.model.protocols import StreamingModel
     from swwatch.policies.speak import Speak
+    from swwatch.policies.think import Think
     from swwatch.rules.variants import Variant
 
 AUTO = "auto"
@@ -128,13 +130,16 @@ def check_parallel(engine: str, variant: "Variant") -> None:
     raise UserError(f"the engine {engine!r} cannot run the variant {variant.name!r}: {why}. Take the engine 'serial'")
 
 
-def why_not_fast(variant: str, window: object | None = None, schedule: "Speak | None" = None) -> str | None:
+def why_not_fast(
+    variant: str, window: object | None = None, schedule: "Speak | None" = None, think: "Think | None" = None
+) -> str | None:
     """Why sessions of a variant cannot be on the fast path (model/cuda_graph_model.py), which neither moves tokens nor
     begins anew; None: they can.
 
     Args:
         window: what is kept of a stream without end; None: all.
         schedule: by which they speak, where it is known.
+        think: by which they think; None: they do not.
     """
     if variants.get(variant).speaks is Speaks.TURNS:
         return f"{variant} forgets, and CUDA graphs read memory that never moves"
@@ -142,6 +147,8 @@ def why_not_fast(variant: str, window: object | None = None, schedule: "Speak | 
         return f"{schedule} reads words anew, and CUDA graphs read memory that never moves"
     if schedule is not None and NOT_YET in schedule.needs:
         return f"{schedule} decides by what was watched, of which CUDA graphs give nothing but keys and values"
+    if think not in (None, OFF):
+        return f"think {think}: thoughts have no place in the memory of CUDA graphs"
     return None if window is None else "forgetting moves what is kept, and CUDA graphs read memory that never moves"
 
 

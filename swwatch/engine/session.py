@@ -41,7 +41,7 @@ from swwatch.policies.choose import Choosing, Greedy
 from swwatch.policies.keep import ALL, Keep, parse_keep
 from swwatch.policies.see.seen import Seen
 from swwatch.policies.speak import Speak
-from swwatch.policies.think import Notes, parse_think
+from swwatch.policies.think import OFF, Think, parse_think
 from swwatch.rules.cursor import Cursor
 from swwatch.rules.layout import Kind, Layout
 from swwatch.rules.patch import Patch
@@ -74,7 +74,7 @@ class Session(BaseSession):
         choose: Choosing | None = None,
         clock=None,
         keep: Keep | str | None = None,
-        think: Notes | str | None = None,
+        think: Think | str | None = None,
     ):
         """
         Args:
@@ -107,7 +107,8 @@ class Session(BaseSession):
         self.chooser.see(self._asked)
         self.keep.check(self.variant)
         self.decider.check(self)
-        self.thinking = Thinking(self, parse_think(think)) if think is not None else None
+        think = parse_think(think or OFF)
+        self.thinking = None if think == OFF else Thinking(self, think)
         self._forgetting = Forgetting(self) if self.keep.forgets else None
 
     # ---- the whole --------------------------------------------------------------------------------------------------

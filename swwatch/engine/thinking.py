@@ -9,8 +9,9 @@ from dataclasses import replace
 
 import torch
 
+from swwatch.engine.choose import why_not_fast
 from swwatch.engine.requests import Choose, Run
-from swwatch.engine.trace import Thought
+from swwatch.engine.trace import Reflected
 from swwatch.errors import UserError
 from swwatch.policies.chooser import Chooser
 from swwatch.policies.think import Notes
@@ -38,17 +39,11 @@ class Thinking:
         Raises:
             UserError: the session cannot think.
         """
-        session.variant.check_thoughts()
-        if session.model.static:
-            raise UserError("thoughts have no place in the memory of CUDA graphs: leave them out, or the graphs")
+        policy.check(session.variant, session.keep)
+        refused = why_not_fast(session.variant.name, think=policy)
+        if refused is not None and session.model.static:
+            raise UserError(refused)
         self.session, self.policy = session, policy
-        keep = session.keep
-        if keep.anew:
-            raise UserError(f"keep {keep} reads anew what is left, and thoughts are not read again: take window:16")
-        if keep.bounded and policy.window is None:
-            raise UserError(
-                f"keep {keep} is for a stream without end, and {policy} keeps all thoughts: give it a window"
-            )
         words = session.chooser
         choose = replace(words.choose, max_new_tokens=policy.limit)
         self.chooser = Chooser(choose, len(words.seen), words.seen.device, stops=words.stops)
@@ -90,7 +85,7 @@ class Thinking:
         return rows, self.session._embed(ids)
 
     def choose(self, logits: torch.Tensor) -> Run:
-        """Think the next token after (V,) logits. Tells Thought."""
+        """Think the next token after (V,) logits. Tells Reflected."""
         row = self.session.cursor.say(1, self.step, Kind.THOUGHT)
         token = yield from self._pick(logits)
         self.pending.append(([token], row))
@@ -99,7 +94,8 @@ class Thinking:
         if self.over:
             self.due = 0
         arrivals = self.session.arrivals
-        yield Thought(self.step, token, self.step, arrivals[self.step], self.session.clock.now())
+        now_s, begins = self.session.clock.now(), self.num_thought == 1
+        yield Reflected(self.step, token, self.step, arrivals[self.step], now_s, begins)
 
     def _pick(self, logits: torch.Tensor) -> Run:
         return (yield Choose(self.chooser, logits, True))

@@ -26,11 +26,12 @@ class Spoken:
 
 
 @dataclass(frozen=True)
-class Thought:
+class Reflected:
     """One token that was thought and not said, with the provenance of a spoken one. Words of later steps see it.
 
     Attributes:
         step, token_id, newest_visible_step, t_frame_s, t_emit_s: as of `Spoken`.
+        begins: the first token of a note.
     """
 
     step: int
@@ -38,6 +39,7 @@ class Thought:
     newest_visible_step: int
     t_frame_s: float
     t_emit_s: float
+    begins: bool = False
 
 
 @dataclass(frozen=True)

@@ -47,7 +47,7 @@ def settle_fast(fast: bool | None, loaded: Loaded) -> tuple[bool, str]:
         UserError: it was asked for, and these sessions cannot have it.
     """
     model, settings = loaded.model, loaded.settings
-    refused = why_not_fast(settings.variant, settings.own_keep.forgets or None, settings.schedule)
+    refused = why_not_fast(settings.variant, settings.own_keep.forgets or None, settings.schedule, settings.think)
     if fast and refused:
         raise UserError(f"no fast path here: {refused}. Leave it out")
     if fast is not None:

@@ -2,7 +2,7 @@
 
 from swwatch.client import protocol
 from swwatch.engine.trace import Decided
-from swwatch.live.stage import Asked, Dropped, Token, Turn, Watched
+from swwatch.live.stage import Asked, Dropped, Thought, Token, Turn, Watched
 
 COUNTS = ("num_tokens", "num_turns", "num_dropped")
 
@@ -17,7 +17,7 @@ class Messages:
     def __init__(self):
         self.num_tokens = self.num_turns = self.num_dropped = 0
 
-    def message(self, event: Token | Turn | Watched | Decided | Asked | Dropped) -> protocol.Event:
+    def message(self, event: Token | Thought | Turn | Watched | Decided | Asked | Dropped) -> protocol.Event:
         """The message of an event, without its number."""
         match event:
             case Token():
@@ -26,6 +26,9 @@ class Messages:
                 facts = {name: getattr(event, name) for name in names}
                 lag_s = event.t_emit_s - event.t_frame_s
                 return protocol.Token(**facts, lag_s=lag_s, index=self.num_tokens - 1)
+            case Thought():
+                names = ("text", "begins", "step", "newest_visible_step", "t_frame_s", "t_emit_s")
+                return protocol.Thought(**{name: getattr(event, name) for name in names})
             case Turn():
                 self.num_turns += 1
                 return protocol.Turn(turn=self.num_turns - 1, **vars(event))

@@ -29,7 +29,7 @@ from swwatch.live.memory import Capacity, settle_fast, with_fast_path
 from swwatch.live.session import Dropped, LiveClock, LiveSession, Pushed, Stats, Suspended
 from swwatch.model.loading import Loaded
 from swwatch.model.static_cache import CacheFull
-from swwatch.narrate.words import Token, Turn, Wording
+from swwatch.narrate.words import Thought, Token, Turn, Wording
 
 __all__ = [
     "Asked",
@@ -42,6 +42,7 @@ __all__ = [
     "Stage",
     "Stats",
     "Suspended",
+    "Thought",
     "Token",
     "Turn",
     "Watched",

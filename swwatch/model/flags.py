@@ -10,10 +10,10 @@ loaded = settings.load(settings.model)
 """
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from swwatch.config import REQUIRED, setting
 from swwatch.data.budget import BUDGETS
@@ -32,6 +32,7 @@ from swwatch.policies.keep import KEEP, Keep, parse_keep
 from swwatch.policies.see import SEE, parse_see
 from swwatch.policies.speak import FORMS, check_schedule, parse_schedule
 from swwatch.policies.table import Policy, forms
+from swwatch.policies.think import THINK, parse_think
 from swwatch.rules import variants
 from swwatch.rules.schedule import FPS
 from swwatch.rules.systems import SYSTEMS
@@ -174,6 +175,10 @@ class SessionFlags:
     choose: str | None = setting(
         None, f"how the next token is chosen: {forms(CHOOSE)} (default: the checkpoint's own)"
     )
+    think: str | None = setting(
+        None,
+        f"what is thought beside the words, by group, gap and overlap: {forms(THINK)} (default: its own, else off)",
+    )
 
     quantize: str | None = setting(
         None, "the LLM's weights as int8, on cuda also int4 or fp8 (torchao): smaller, faster, less exact"
@@ -191,6 +196,8 @@ class SessionFlags:
             parse_keep(self.keep)
         if self.choose is not None:
             parse_choose(self.choose)
+        if self.think is not None:
+            parse_think(self.think)
 
     def check_choose(self, *names: str) -> None:
         """Refuse flags that say what --choose says, too.
@@ -214,6 +221,7 @@ class SessionFlags:
     def session_policies(self) -> dict[str, Policy]:
         """Those that were given."""
         asked = {"keep": self.keep and parse_keep(self.keep), "choose": self.choose and parse_choose(self.choose)}
+        asked["think"] = self.think and parse_think(self.think)
         return {name: policy for name, policy in asked.items() if policy is not None}
 
     def settled_keep(self, path: str | Path | None) -> Keep | None:
@@ -224,9 +232,22 @@ class SessionFlags:
     def check_model(self, path: str | Path) -> None:
         """As of the model's flags; also refuse what its variant cannot keep so."""
         super().check_model(path)
-        keep = self.session_policies().get("keep")
-        if keep is not None and (variant := saved_settings(path).get("variant")) is not None:
-            keep.check(variants.get(variant))
+        saved = saved_settings(path) if self.session_policies() else {}
+        if saved.get("variant") is not None:
+            self.check_policies(saved)
+
+    def check_policies(self, saved: Mapping[str, Any]) -> None:
+        """What is asked for, or else a checkpoint's own, against its variant and one another.
+
+        Raises:
+            UserError: it cannot be kept so, or think so.
+        """
+        asked, variant = self.session_policies(), variants.get(saved["variant"])
+        if "keep" in asked:
+            asked["keep"].check(variant)
+        keep, think = (asked.get(name) or saved.get(name) for name in ("keep", "think"))
+        if think:
+            parse_think(think).check(variant, keep and parse_keep(keep))
 
     def put_on(self, settings: Settings, where: str | Path = "the checkpoint") -> Settings:
         """A checkpoint's settings with the policies that were given. That it was trained with others is told.
@@ -235,8 +256,7 @@ class SessionFlags:
             UserError: its variant cannot be kept so.
         """
         asked = self.session_policies()
-        if "keep" in asked:
-            asked["keep"].check(variants.get(settings.variant))
+        self.check_policies(vars(settings))
         for name, policy in asked.items():
             own = getattr(settings, name)
             if own not in (None, policy):

@@ -42,7 +42,7 @@ class Loaded:
 
     def clips(self, records: Sequence[dict], data: Path, **options) -> ClipDataset:
         """The samples of annotation records, laid out as this model is trained. Options as for ClipDataset."""
-        form = {name: getattr(self.settings, name) for name in ("variant", "schedule", "see", "fps")}
+        form = {name: getattr(self.settings, name) for name in ("variant", "schedule", "see", "fps", "think")}
         form |= {"tokenizer": self.tokenizer, "markup": self.markup, "prompts": load_prompts()}
         form |= {"merge": self.model.config.vision_config.spatial_merge_size, "t_per_step": self.model.t_per_step}
         return ClipDataset(records, data, **form | options)
@@ -60,6 +60,7 @@ def load(
     seconds_per_turn: float | None = None,
     keep=None,
     choose=None,
+    think=None,
     device: str | None = None,
     dtype: torch.dtype | str | None = None,
     attention: str | None = None,
@@ -74,7 +75,7 @@ def load(
         variant, schedule, pixel_budget, see, fps: needed only where the checkpoint does not know them.
         other_fps: `fps` may be another than that which it was trained at.
         seconds_per_turn: of a chat system; by default the checkpoint's own.
-        keep, choose: of every session that is not told otherwise, where the checkpoint names none.
+        keep, choose, think: of every session that is not told otherwise, where the checkpoint names none.
         device: by default cuda where there is one, else cpu.
         dtype: by default bfloat16 on cuda, float32 on the CPU; "auto": see model.dtype.
         attention: by default flash_attention_2 on cuda where it is installed and the variant is causal, else sdpa.
@@ -87,7 +88,8 @@ def load(
     """
     path = str(path)
     asked = {"variant": variant, "schedule": schedule, "pixel_budget": pixel_budget, "see": see}
-    asked |= {"fps": fps, "other_fps": other_fps, "seconds_per_turn": seconds_per_turn, "keep": keep, "choose": choose}
+    asked |= {"fps": fps, "other_fps": other_fps, "seconds_per_turn": seconds_per_turn}
+    asked |= {"keep": keep, "choose": choose, "think": think}
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     check_device(device)
     if device.startswith("cuda") and not torch.cuda.is_available():

@@ -15,12 +15,24 @@ from swwatch.policies.keep import ALL as ALL_STAYS
 from swwatch.policies.keep import Keep, parse_keep
 from swwatch.policies.see import ALL, See, parse_see
 from swwatch.policies.speak import Speak, parse_schedule
+from swwatch.policies.think import Think, parse_think
 from swwatch.rules import systems, variants
 from swwatch.rules.schedule import FPS, seconds_of_step
 
 DEFAULT_SCHEDULE, DEFAULT_SEE, DEFAULT_BUDGET = "wait-k:3", "all", "declared"
 # what Settings.resolve may be asked for
-ASKED = ("variant", "schedule", "pixel_budget", "see", "fps", "other_fps", "seconds_per_turn", "keep", "choose")
+ASKED = (
+    "variant",
+    "schedule",
+    "pixel_budget",
+    "see",
+    "fps",
+    "other_fps",
+    "seconds_per_turn",
+    "keep",
+    "choose",
+    "think",
+)
 MOST_FPS = 120.0  # no source has more
 OTHER = "; to watch at another rate than it was trained at, say so with --other-fps"
 
@@ -34,6 +46,7 @@ class Settings:
         fps: frames a second that it watches.
         seconds_per_turn: of a chat system; None: as System.patches_of_turns has it.
         keep, choose: of the tables KEEP and CHOOSE; None: as the form of the session has it, see `own_keep`.
+        think: of the table THINK; None: nothing is thought.
     """
 
     variant: str
@@ -44,6 +57,7 @@ class Settings:
     seconds_per_turn: float | None = None
     keep: Keep | None = None
     choose: Choosing | None = None
+    think: Think | None = None
 
     @property
     def own_keep(self) -> Keep:
@@ -84,6 +98,7 @@ class Settings:
         seconds_per_turn: float | None = None,
         keep: str | Keep | None = None,
         choose: str | Choosing | None = None,
+        think: str | Think | None = None,
         where: str = "the checkpoint",
     ) -> "Settings":
         """Settle what the caller asked for with what the checkpoint knows.
@@ -96,7 +111,7 @@ class Settings:
                 one does not name is the default.
             other_fps: `fps` may be another than the checkpoint's.
             seconds_per_turn: of a chat system; in place of the checkpoint's.
-            keep, choose: a session may be opened with others (`open_stream`, model.flags.SessionFlags).
+            keep, choose, think: a session may be opened with others (`open_stream`, model.flags.SessionFlags).
             where: the checkpoint's path, for messages.
         Raises:
             UserError: no variant known, an unknown name, or a request that contradicts the checkpoint.
@@ -110,6 +125,7 @@ class Settings:
             "fps": None if fps is None else check_fps(fps),
             "keep": None if keep is None else str(parse_keep(keep)),
             "choose": None if choose is None else str(parse_choose(choose)),
+            "think": None if think is None else str(parse_think(think)),
         }
         for key, value in asked.items():
             put_on = key == "see" and not parse_see(saved.get(key, DEFAULT_SEE)).drops
@@ -140,8 +156,11 @@ class Settings:
         choose = settled["choose"] and parse_choose(settled["choose"])
         if keep is not None:
             keep.check(variants.get(settled["variant"]))
+        think = settled["think"] and parse_think(settled["think"])
+        if think:
+            think.check(variants.get(settled["variant"]), keep)
         turn_s = None if turn_s is None else float(turn_s)
-        return cls(settled["variant"], schedule, budget, see, fps, turn_s, keep, choose)
+        return cls(settled["variant"], schedule, budget, see, fps, turn_s, keep, choose, think)
 
 
 def fps_of(saved: dict, fps: float | None = None, other_fps: bool = False, where: str = "the checkpoint") -> float:

@@ -1,7 +1,8 @@
 """Narrate one video while watching it: live text in the terminal, one JSON object per token with --jsonl.
 
-Lines of --jsonl with a `token_id` are tokens; others name their `event`: watched, asked, decided (by a schedule that
-decides while it streams: num_tokens 0 is silence), or turn, the end of a chat turn.
+Lines of --jsonl without an `event` are tokens; others name it: watched, asked, thought (a token that is thought under
+--think, and not said), decided (by a schedule that decides while it streams: num_tokens 0 is silence), or turn, the
+end of a chat turn.
 """
 
 from dataclasses import dataclass

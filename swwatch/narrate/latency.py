@@ -4,6 +4,7 @@ Events are those of an engine (narrate.Token, trace.Watched) or a server's messa
 needs torch.
 """
 
+import math
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -37,6 +38,24 @@ class Second:
         return "     -" if at_s is None else f"{at_s - self.arrival_s:6.2f}"
 
 
+class Aside:
+    """What was thought while the words of a step were said, for a line of its own: dim, where a terminal can."""
+
+    def __init__(self, out):
+        self._dim, self._thoughts = ("\x1b[2m{}\x1b[0m" if out.isatty() else "{}"), []
+
+    def take(self, event) -> None:
+        """Note a Thought."""
+        self._thoughts.append(event)
+
+    def line(self, before: float = math.inf) -> str:
+        """What came together at steps before this one since the last call, or ""."""
+        told = [event for event in self._thoughts if event.step < before]
+        self._thoughts = self._thoughts[len(told) :]
+        text = "".join(" / " * (event.begins and i > 0) + event.text for i, event in enumerate(told)).strip()
+        return "\n" + self._dim.format(f"  (thinks) {text}".replace("\n", " ")) if text else ""
+
+
 def show_lag(
     events: Iterable, step_s: float, out=None, notice: Callable[[object], str | None] = lambda event: None
 ) -> Iterator:
@@ -51,6 +70,7 @@ def show_lag(
     seconds: list[Second] = []  # their lines are begun, the last one's is open
     watched: dict[int, object] = {}
     broken = False  # a notice stands behind the words
+    aside = Aside(out)
 
     def write(text: str) -> None:
         print(text, end="", file=out, flush=True)
@@ -58,6 +78,7 @@ def show_lag(
     def open_line(second: Second, is_first_word: bool) -> None:
         if seconds:
             close_line(seconds[-1])
+            write(aside.line(second.step))
         seen = watched.get(second.step)
         second.watched_s = None if seen is None else seen.t_s
         seconds.append(second)
@@ -95,12 +116,14 @@ def show_lag(
             broken = False
             seconds[-1].last_s = event.t_emit_s
             write(event.text.replace("\n", " "))
+        elif kind == "thought":
+            aside.take(event)
         elif kind == "turn":
             open_silent(max(watched) + 1)
             write(f" ({event.start_s:g}-{event.end_s:g} s{'' if event.text else ', silent'})")
         yield event
     open_silent(max(watched, default=-1) + 1)
-    print(file=out)
+    print(aside.line(), file=out)
     print(summary(seconds), file=out, flush=True)
 
 

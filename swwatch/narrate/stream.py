@@ -16,9 +16,9 @@ from swwatch.engine.requests import drive
 from swwatch.engine.source import StepEncoder
 from swwatch.engine.trace import Decided, RealTimeClock, SimulatedClock
 from swwatch.errors import UserError
-from swwatch.narrate.latency import kind_of, show_lag
+from swwatch.narrate.latency import Aside, kind_of, show_lag
 from swwatch.narrate.record import Clip
-from swwatch.narrate.words import Token, Turn, narration, with_fast_path
+from swwatch.narrate.words import Thought, Token, Turn, narration, with_fast_path
 from swwatch.paths import empty, writing
 from swwatch.rules.systems import get
 from swwatch.rules.variants import TURNS
@@ -45,7 +45,8 @@ def stream(settings, clip: Clip, first: StepFrames, steps: Iterator[StepFrames])
     engine, why = choose(settings.engine, loaded.settings.variant, model.device, num_devices)
     watcher = open_watcher(engine, model)
     if model.device.type == "cuda" and not settings.attention:
-        refused = why_not_fast(loaded.settings.variant, forgets or None, loaded.settings.schedule)
+        how = loaded.settings
+        refused = why_not_fast(how.variant, forgets or None, how.schedule, how.think)
         if refused is None:
             num_steps = (first.num_frames or settings.max_frames) // FRAMES_PER_STEP
             asked = {name: options.get(name) for name in ("question", "max_new_tokens")}
@@ -86,16 +87,17 @@ def show(events: Iterable, step_s: float, out=None) -> Iterator:
     """Print text as it is spoken, one line for each step, of `step_s` seconds, that has words; pass all events on.
 
     A line tells the newest second that had been seen, how far behind its arrival the first word came, the words, and
-    of a chat turn the seconds that they are about. Between two lines stands for how many steps nothing was due, where
-    the schedule decided so.
+    of a chat turn the seconds that they are about. What was thought meanwhile stands on a line of its own. Between two
+    lines stands for how many steps nothing was due, where the schedule decided so.
     """
     out = out or sys.stdout
-    step, num_silent = None, 0
+    step, num_silent, aside = None, 0, Aside(out)
     for event in events:
         if isinstance(event, Decided):
             num_silent += event.num_tokens == 0
         if isinstance(event, Token):
             if event.step != step:
+                print(aside.line(event.step), end="", file=out)
                 if num_silent:
                     print(f"\nsilent for {num_silent} step{'s' * (num_silent > 1)}", end="", file=out)
                     num_silent = 0
@@ -104,12 +106,14 @@ def show(events: Iterable, step_s: float, out=None) -> Iterator:
                 seen = f"0-{(event.newest_visible_step + 1) * step_s:g} s"
                 print(f"\nseen {seen:<7} lag {lag:5.2f} s |{start}", end="", file=out)
             print(event.text.replace("\n", " "), end="", file=out, flush=True)
+        elif isinstance(event, Thought):
+            aside.take(event)
         elif isinstance(event, Turn):
             print(f" ({event.start_s:g}-{event.end_s:g} s)", end="", file=out, flush=True)
         yield event
     if num_silent:
         print(f"\nsilent for {num_silent} step{'s' * (num_silent > 1)}", end="", file=out)
-    print(file=out, flush=True)
+    print(aside.line(), file=out, flush=True)
 
 
 def as_json(event) -> str:

@@ -12,7 +12,7 @@ from swwatch.engine.base import BaseSession
 from swwatch.engine.door import open_stream
 from swwatch.engine.requests import Run, drive, relay
 from swwatch.engine.source import Ask, FileSource, Step, StepEncoder
-from swwatch.engine.trace import SimulatedClock, Spoken
+from swwatch.engine.trace import Reflected, SimulatedClock, Spoken
 from swwatch.engine.turns import Said
 from swwatch.model.cuda_graph_model import CudaGraphModel
 from swwatch.model.loading import Loaded
@@ -25,6 +25,13 @@ CHOOSE = {"max_new_tokens": "max_new_tokens", "repetition_penalty": "penalty", "
 @dataclass(frozen=True)
 class Token(Spoken):
     """A spoken token with its text: a piece of a word, "" while a multi-byte character is incomplete."""
+
+    text: str = ""
+
+
+@dataclass(frozen=True)
+class Thought(Reflected):
+    """A token that was thought, with its text as a `Token` has it."""
 
     text: str = ""
 
@@ -66,8 +73,8 @@ def narration(
         options: of engine.door.open_stream; and max_new_tokens, repetition_penalty, stop_early, where they differ from
             the form's own.
     Yields:
-        Requests, every Token as soon as it is spoken, Watched as steps are in, Asked as questions take effect, Decided
-        where the schedule decides, and a Turn at the end of each.
+        Requests, every Token as soon as it is spoken, every Thought as soon as it is thought, Watched as steps are in,
+        Asked as questions take effect, Decided where the schedule decides, and a Turn at the end of each.
     """
     clock = clock or SimulatedClock()
     choose = {CHOOSE[name]: options.pop(name) for name in CHOOSE.keys() & options.keys()}
@@ -92,7 +99,8 @@ def watching(session: BaseSession, steps: Iterable[Any], encode: Callable[[Any],
 
 
 def with_text(run: Run, tokenizer) -> Run:
-    """The same run with a Token for every Spoken and a Turn for every Said; all else passes through."""
+    """The same run with a Token for every Spoken, a Thought for every Reflected and a Turn for every Said; all else
+    passes through."""
     return relay(run, Wording(tokenizer))
 
 
@@ -104,7 +112,8 @@ class Wording:
     """
 
     def __init__(self, tokenizer, open_ids: Iterable[int] = ()):
-        self._tokenizer = tokenizer
+        self._tokenizer, self._decodes = tokenizer, tokenizer.backend_tokenizer
+        self._thoughts = DecodeStream(skip_special_tokens=True)
         self._begin()
         for token_id in open_ids:
             self._text(token_id)
@@ -112,6 +121,8 @@ class Wording:
     def __call__(self, event: Any) -> Any:
         if isinstance(event, Spoken):
             return Token(**vars(event), text=self._text(event.token_id))
+        if isinstance(event, Reflected):
+            return Thought(**vars(event), text=self._thoughts.step(self._decodes, event.token_id) or "")
         if isinstance(event, Said):
             text = self._tokenizer.decode(event.words, skip_special_tokens=True).strip()
             self._begin()  # a character left open does not reach into the next turn
@@ -122,7 +133,7 @@ class Wording:
         self._words, self.open_ids = DecodeStream(skip_special_tokens=True), []
 
     def _text(self, token_id: int) -> str:
-        text = self._words.step(self._tokenizer.backend_tokenizer, token_id)
+        text = self._words.step(self._decodes, token_id)
         self.open_ids = [*self.open_ids, token_id] if text is None else []
         return text or ""
 

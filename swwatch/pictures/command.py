@@ -102,10 +102,10 @@ class InspectSettings(VideoUnderPolicy, StreamWithoutEnd):
         """Raises UserError: --think is not understood, or nobody thinks in the picture."""
         if self.think is None:
             return
-        parse_think(self.think)
+        think = parse_think(self.think)
         if self.variant == "all" or self.seconds is not None:
             raise UserError("--think is for the sample of one variant: say --variant group, and leave out --seconds")
-        variants.get(self.variant).check_thoughts()
+        think.check(variants.get(self.variant))
 
     @property
     def has_no_end(self) -> bool:

@@ -5,7 +5,7 @@ from swwatch.pictures import endless, endless_drawing
 from swwatch.pictures.sample import FEW, draw
 from swwatch.policies.keep import Window, with_numbers
 from swwatch.policies.speak import parse_schedule
-from swwatch.policies.think import parse_think
+from swwatch.policies.think import OFF, parse_think
 from swwatch.rules.cursor import layout
 from swwatch.rules.layout import Layout
 from swwatch.rules.schedule import seconds_of_step
@@ -27,8 +27,8 @@ def show_samples(settings) -> int:
     """A sample of one variant, or of each."""
     schedule, grids = parse_schedule(settings.schedule), [settings.size] * settings.steps
     for name in VARIANTS if settings.variant == "all" else [settings.variant]:
-        think = parse_think(settings.think) if settings.think else None
-        thoughts = think.plan(settings.steps, seconds_of_step()) if think else None
+        think = parse_think(settings.think or OFF)
+        thoughts = None if think == OFF else think.plan(settings.steps, seconds_of_step())
         how = {"schedule": schedule, "thoughts": thoughts}
         tokens = layout(name, settings.prompt_len, grids, settings.answer_len, **how)
         if settings.text:
@@ -37,7 +37,7 @@ def show_samples(settings) -> int:
         if len(tokens) > FEW:
             raise UserError(f"{len(tokens)} tokens cannot be drawn readably: choose fewer, or --text")
         path = settings.out / f"{name}.png"
-        draw(name, tokens, path, ", ".join(map(str, filter(None, (f"{settings.steps} steps, {schedule}", think)))))
+        draw(name, tokens, path, f"{settings.steps} steps, {schedule}{'' if think == OFF else f', {think}'}")
         print(path)
     return 0
 

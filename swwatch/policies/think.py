@@ -4,19 +4,42 @@ Thoughts are notes in a stream of their own, see rules.visibility: each begins w
 <|im_end|>, at its limit, or when the next one begins. Nobody hears them; words see those of steps before their own.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from swwatch.errors import UserError
+from swwatch.policies.memory.policy import Keep
 from swwatch.policies.table import Policy, option, parse, table
 from swwatch.rules.schedule import Planned
+from swwatch.rules.variants import Variant
 
 if TYPE_CHECKING:
     import torch
 
 
+class Think(Policy):
+    """A policy of this table."""
+
+    table: ClassVar[str] = "think"
+
+    def check(self, variant: Variant, keep: Keep | None = None) -> None:
+        """Refuse a variant that cannot think, or what is kept without thoughts.
+
+        Raises:
+            UserError: what to take instead.
+        """
+
+
 @dataclass(frozen=True)
-class Notes(Policy):
+class Off(Think):
+    """Nothing is thought, whatever the checkpoint was trained to."""
+
+    name: ClassVar[str] = "off"
+
+
+@dataclass(frozen=True)
+class Notes(Think):
     """`k` tokens a step, note after note, but none at the last step: nothing said could see them.
 
     Attributes:
@@ -26,7 +49,6 @@ class Notes(Policy):
         sink, window: of all that was thought the first and the newest so many tokens stay; window None: all.
     """
 
-    table: ClassVar[str] = "think"
     name: ClassVar[str] = "notes"
     k: int = option(2, least=1)
     every_s: float = option(0.0, least=0)
@@ -38,6 +60,15 @@ class Notes(Policy):
         super().__post_init__()
         if self.sink and self.window is None:
             raise UserError(f"{self.name}: sink is what stays beside a window, give both")
+
+    def check(self, variant: Variant, keep: Keep | None = None) -> None:
+        variant.check_thoughts()
+        if keep is not None and keep.anew:
+            raise UserError(f"keep {keep} reads anew what is left, and thoughts are not read again: take window:16")
+        if keep is not None and keep.bounded and self.window is None:
+            raise UserError(
+                f"keep {keep} is for a stream without end, and {self} keeps all thoughts: give it a window"
+            )
 
     def begins(self, step: int, step_s: float, over: bool) -> bool:
         """Whether a note begins at a step.
@@ -62,6 +93,32 @@ class Notes(Policy):
             left -= at[step]
         return Planned(tuple(at), tuple(starts))
 
+    def most(self, num_steps: int, step_s: float) -> tuple[int, int]:
+        """(notes, tokens of them) in so many steps at most."""
+        steps = num_steps - 1
+        begun = sum(self.begins(step, step_s, True) for step in range(steps))
+        return begun, min(self.k * steps, self.limit * begun)
+
+    def write(self, thoughts: Sequence[tuple[float, Sequence[int]]], end: int, num_steps: int, step_s: float):
+        """Notes for training, as a stream would make them: each tells what has come up since the one before it began.
+
+        Args:
+            thoughts: (seconds, ids) in the order of time: what comes up when.
+            end: the id that ends a note, which stands alone where nothing came up.
+        Returns:
+            A Planned, and the ids that it is about.
+        """
+        at, starts, ids, left, told = [0] * num_steps, [], [], [], 0
+        for step in range(num_steps - 1):
+            if self.begins(step, step_s, not left):
+                starts.append(len(ids))
+                new = [of for at_s, of in thoughts[told:] if at_s <= (step + 0.5) * step_s + 1e-6]
+                told += len(new)
+                left = [*(token for of in new for token in of), end][: self.limit]
+            at[step] = min(self.k, len(left))
+            ids, left = ids + left[: at[step]], left[at[step] :]
+        return Planned(tuple(at), tuple(starts)), ids
+
     def stays(self, count: int) -> "torch.Tensor | None":
         """(K',) which of so many tokens stay, rising; None: all."""
         import torch  # here, so that the names of a table cost nothing to list
@@ -71,10 +128,11 @@ class Notes(Policy):
         return torch.cat([torch.arange(self.sink), torch.arange(count - self.window, count)])
 
 
-THINK = table(Notes)
+OFF = Off()
+THINK = table(Notes, Off)
 
 
-def parse_think(text: str | Notes) -> Notes:
+def parse_think(text: str | Think) -> Think:
     """Inverse of `str(policy)`; options that are left out take their defaults.
 
     Raises:

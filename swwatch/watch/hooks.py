@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from swwatch.client.protocol import Event
 
 SAID = "said"
-KINDS = (SAID, "watched", "token", "decided", "turn", "asked", "dropped", "error", "end")
+KINDS = (SAID, "watched", "token", "thought", "decided", "turn", "asked", "dropped", "error", "end")
 POSTED = (SAID, "asked", "dropped", "error", "end")
 WITHIN_S = 30.0  # for one command, and at the end for all that is left
 MAX_WAITING = 256  # events

@@ -13,7 +13,7 @@ from swwatch.engine.fused import FusedSession
 from swwatch.engine.requests import Feed, Request, answer_to, drive
 from swwatch.engine.session import Session
 from swwatch.engine.source import Ask
-from swwatch.engine.trace import Spoken, Thought
+from swwatch.engine.trace import Reflected, Spoken
 from swwatch.engine.watcher import ThreadWatcher
 from swwatch.errors import UserError
 from swwatch.model.cuda_graph_model import CudaGraphModel
@@ -60,7 +60,7 @@ def told_by(model, session, source) -> tuple[list, list]:
     events = list(drive(model, session.run(source)))
     return tuple(
         [(e.step, e.token_id, e.newest_visible_step, e.t_frame_s) for e in events if isinstance(e, kind)]
-        for kind in (Spoken, Thought)
+        for kind in (Spoken, Reflected)
     )
 
 
@@ -172,7 +172,7 @@ def test_p9_a_batch_of_thinking_sessions_is_each_alone(load_tiny):
         mine = [event for name, event in events if name == key]
         together[key] = tuple(
             [(e.step, e.token_id, e.newest_visible_step, e.t_frame_s) for e in mine if isinstance(e, kind)]
-            for kind in (Spoken, Thought)
+            for kind in (Spoken, Reflected)
         )
     assert together == alone
     assert [bool(thoughts) for _, thoughts in alone.values()] == [think is not None for _, think in how]
@@ -186,7 +186,7 @@ def test_a_state_between_two_steps_goes_on_with_its_thoughts(load_tiny, kind):
 
     def step(session, i):
         run = session.watch(stream.pixels[i], stream.grids[i], i + 0.5, i == 4)
-        return [(type(e), e.step, e.token_id) for e in drive(model, run) if isinstance(e, Spoken | Thought)]
+        return [(type(e), e.step, e.token_id) for e in drive(model, run) if isinstance(e, Spoken | Reflected)]
 
     for kept in range(1, 5):
         whole, told, state = kind(model, stream.prompt, **options), [], None
@@ -211,7 +211,7 @@ def test_p12_a_stream_without_end_forgets_its_thoughts_by_their_own_window(load_
         session = kind(model, stream.prompt, think=Notes(2, limit=5, sink=3, window=6), **options)
         held, told[kind] = [], []
         for event in drive(model, session.run(Paced(stream))):
-            if isinstance(event, Spoken | Thought) and event.step < 25:
+            if isinstance(event, Spoken | Reflected) and event.step < 25:
                 told[kind].append((event.step, type(event).__name__, event.token_id))
             if isinstance(event, Spoken) and THOUGHT in session.cache.tokens:
                 thoughts = session.cache.tokens[THOUGHT]

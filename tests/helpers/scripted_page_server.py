@@ -36,7 +36,8 @@ INFO = {
 
 class ScriptedServer:
     """Speaks three words of TEXT after every second frame; livecc in turns, of which every third is silent; where
-    `decides` is set, it decides to be silent at every second step. Of step 1 a half is looked at, of step 2 nothing.
+    `decides` is set, it decides to be silent at every second step, and thinks at the others: a note is two of them. Of
+    step 1 a half is looked at, of step 2 nothing.
 
     Attributes:
         got: every text message that came in; `frames`: (number, timestamp, first bytes) of every frame.
@@ -155,6 +156,9 @@ class Session:
         elif self.decides and step % 2:
             await self.tell(type="decided", step=step, tokens=0, t_s=self.now + 0.1, why={"not_yet": 0.9})
         elif not self.silent:
+            if self.decides:
+                seen = {"newest_visible_step": step, "t_frame_s": self.now, "t_emit_s": self.now + 0.1}
+                await self.tell(type="thought", text=f" thought {step}", begins=step % 4 == 0, step=step, **seen)
             await self.speak(3, step)
         stats = {"frames_in": self.frames, "frames_dropped": 0, "steps_watched": self.steps, "steps_queued": 0}
         stats |= {"tokens": self.spoken, "tokens_per_s": 3.0, "lag_s": 0.2, "frame_rate": 2.0}

@@ -52,6 +52,22 @@ def test_tokens_and_their_provenance_are_written_as_they_come(tiny_checkpoint, c
     assert [line.split()[1] for line in lines if line.startswith("seen")][:2] == ["0-1", "0-2"]
 
 
+def test_thoughts_stand_apart_from_words_and_are_off_unless_asked_for(tiny_checkpoint, clip, tmp_path, capsys):
+    out, think = tmp_path / "tokens.jsonl", ("--max-new-tokens", "12", "--think", "notes:2:limit=3")
+    assert run(tiny_checkpoint, clip, "--jsonl", str(out), *think) == 0
+    thoughts = [event for event in map(json.loads, out.read_text().splitlines()) if event.get("event") == "thought"]
+    steps = sum(1 for _ in iter_steps(clip)) - 1
+    assert {thought["step"] for thought in thoughts} == set(range(steps)) and thoughts[0]["begins"]
+    facts = {"event", "step", "token_id", "text", "newest_visible_step", "t_emit_s", "t_frame_s", "begins"}
+    assert set(thoughts[0]) == facts and all(t["newest_visible_step"] == t["step"] for t in thoughts)
+    told = "".join(thought["text"] for thought in thoughts if thought["step"] == 0).strip()
+    lines = capsys.readouterr().out.splitlines()
+    assert any(line.strip().startswith("(thinks)") and told in line for line in lines)
+    for wrong, advice in (("notes:2", "give it a window"), ("note", "is not understood")):
+        assert run(tiny_checkpoint, clip, "--think", wrong, "--keep", "window:4") == 2
+        assert advice in capsys.readouterr().err
+
+
 def test_a_part_of_a_video_at_another_rate_and_size(tiny_checkpoint, clip, tmp_path, capsys):
     out, part = tmp_path / "tokens.jsonl", ("--fps", "4", "--start", "1", "--seconds", "2", "--max-pixels", "3136")
     part += ("--max-new-tokens", "12")

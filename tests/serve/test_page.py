@@ -274,7 +274,7 @@ def test_chat_turns_are_shown_with_their_seconds_and_silence(visit, scripted):
     assert "of them silent" in page.js("document.querySelector('.timeline').ariaLabel")
 
 
-def test_silence_that_is_decided_and_what_is_not_looked_at_are_on_the_timeline(visit, scripted):
+def test_silence_that_is_decided_what_is_not_looked_at_and_thoughts_have_places_of_their_own(visit, scripted):
     scripted.decides = True
     page = visit(scripted.url)
     page.click("#start")
@@ -282,6 +282,11 @@ def test_silence_that_is_decided_and_what_is_not_looked_at_are_on_the_timeline(v
     assert page.js("document.querySelector('.silence').ariaLabel") == "silent from 1 to 2 s"
     page.click("#finish")
     state(page, "closed")
+    notes = page.js("[...document.querySelectorAll('.mind:not([hidden]) li')].map(note => note.textContent)")
+    assert notes[0] == " thought 0 thought 2" and "thought" not in page.js(
+        "document.querySelector('.text').textContent"
+    )
+    assert page.js("document.querySelector('.thoughts li').dataset.second") == "1"
     bars = "[...document.querySelectorAll('.timeline .step{}')].map(bar => bar.height.baseVal.value)"
     assert page.js(bars.format(".unseen"))[:2] == [10, 10], "steps 1 and 2, of which not all was looked at"
     assert page.js(bars.format(":not(.unseen)"))[:3] == [10, 5, 10], (

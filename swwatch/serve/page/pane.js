@@ -8,6 +8,7 @@ import { Timeline } from "./timeline.js";
 
 const FRESH_MS = 1500; // a word stays lit
 const MOST_SHOWN = 1500; // words and questions on the page
+const MOST_THOUGHTS = 100; // notes
 const PHRASE = 14; // words after which a phrase is read out even without a comma
 const SILENCE_MS = 3000; // or after which what is there is read out
 const REASONS = {
@@ -27,7 +28,7 @@ export class Pane {
     this.element = byId("pane").content.firstElementChild.cloneNode(true);
     this.element.setAttribute("aria-label", `Pane ${number}`);
     const part = (name) => this.element.querySelector(`[data-part="${name}"]`);
-    const names = "title variant engine schedule state text log detail thumb svg table details notes jsonl vtt downloads choose";
+    const names = "title variant engine schedule state text mind thoughts log detail thumb svg table details notes jsonl vtt downloads choose";
     this.part = Object.fromEntries(names.split(" ").map((name) => [name, part(name)]));
     this.numbers = Object.fromEntries([...this.element.querySelectorAll("[data-number]")].map((cell) => [cell.dataset.number, cell]));
     this.timeline = new Timeline(this.part.svg, this.part.table, (word) => this.mark(word));
@@ -153,9 +154,10 @@ export class Pane {
     this.story = new Story();
     this.spans.clear();
     Object.assign(this, { marked: null, pinned: null, phrase: [], paused: false, whole: false, recording: null, began: null });
-    const { title, text, log, notes, downloads } = this.part;
+    const { title, text, mind, thoughts, log, notes, downloads } = this.part;
     title.textContent = `Pane ${this.number}`;
-    for (const element of [text, log, notes]) element.replaceChildren();
+    for (const element of [text, thoughts, log, notes]) element.replaceChildren();
+    mind.hidden = true;
     downloads.hidden = true;
     this.#state("idle", "ready");
     this.mark(null);
@@ -168,6 +170,7 @@ export class Pane {
     if (event.type === "error") this.note(`${event.message} (${event.code})`);
     if (change?.kind === "word") this.#addWord(change.item, fresh);
     if (change?.kind === "grown") this.#grow(change.item);
+    if (change?.kind === "thought") this.#addThought(change.item);
     if (change?.kind === "turn") this.#endTurn(change.item);
     if (change?.kind === "silence") this.#addSilence(change.item);
     if (change?.kind === "question") this.#addQuestion(change.item, fresh);
@@ -229,6 +232,16 @@ export class Pane {
 
   #describe(word) {
     word.span.setAttribute("aria-description", Story.about(word));
+  }
+
+  /** What is thought and not said, apart from the words; each note tells how far it had seen when it began. */
+  #addThought({ text, begins, until }) {
+    const { mind, thoughts } = this.part;
+    mind.hidden = false;
+    if (begins || !thoughts.lastElementChild) thoughts.append(make("li", { "data-second": until }, ""));
+    thoughts.lastElementChild.textContent += text;
+    while (thoughts.children.length > MOST_THOUGHTS) thoughts.firstElementChild.remove();
+    thoughts.scrollTop = thoughts.scrollHeight;
   }
 
   /** Its first word tells its seconds; of silence, and of silences that follow one another, there is one sign. */

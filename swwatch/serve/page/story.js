@@ -76,6 +76,12 @@ export class Story {
     return { kind: "word", item: word };
   }
 
+  /** A token that was thought and not said. */
+  on_thought({ text, begins, newest_visible_step, t_emit_s }) {
+    this.#reach(t_emit_s);
+    return { kind: "thought", item: { text, begins, until: this.#second(newest_visible_step + 1) } };
+  }
+
   /** A turn is over. The dots by which a model says that it is silent are no words. */
   on_turn({ start_s, end_s, text, t_s }) {
     this.#reach(t_s);
