@@ -102,6 +102,21 @@ def _locked(path: Path, what: str) -> IO[str]:
     return file
 
 
+def is_locked(path: Path) -> bool:
+    """Whether another process holds a file by `try_lock`; looking at it keeps nobody else from looking."""
+    try:
+        with path.open() as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except FileNotFoundError:
+        return False
+    except BlockingIOError:
+        return True
+    except OSError as error:
+        if error.errno not in NO_LOCKS:
+            raise
+    return False
+
+
 def try_lock(path: Path) -> IO[str] | None:
     """A file, made if need be, open and locked; None: another holds it."""
     while True:

@@ -25,7 +25,7 @@ from swwatch.data.prepare import sources
 from swwatch.data.prepare.sample import Sampler
 from swwatch.data.prepare.shared import SplitFiles, shown_path
 from swwatch.errors import UserError
-from swwatch.paths import LOCK, make_folder, only_one, writing
+from swwatch.paths import LOCK, is_locked, make_folder, only_one, writing
 
 STATE_VERSION = 1  # raise it when the meaning of a part's state changes
 CountTokens = Callable[[list[str]], list[int]]
@@ -279,10 +279,24 @@ def place_clip(job: Job, part, item: dict) -> bool:
     return bool(path) and isinstance(path, str) and any(map(is_there, video_places(path, job.output)))
 
 
+def refuse_held(job: Job, locks: str, besides: str | None = None) -> None:
+    """See that nobody else works on a split.
+
+    Args:
+        locks: pattern of the locks' names; besides: how those end that may be held.
+    Raises:
+        UserError: one is held.
+    """
+    for path in job.states.glob(locks):
+        if (besides is None or not path.name.endswith(besides)) and is_locked(path):
+            raise UserError(f"another run is writing {job.output} ({path.name}); wait for it, or stop it")
+
+
 def prepare(jobs: list[Job], count_tokens: CountTokens, workers: int = 1) -> list[dict]:
     """Prepare all splits; returns their reports. A second call after a kill goes on; after success it is quick."""
     with ExitStack() as stack:
         for job in jobs:
             stack.enter_context(only_one(job.states, str(job.output)))
+            refuse_held(job, ".slice-*.lock")
         run_parts(jobs, count_tokens, workers)
         return [finish(job) for job in jobs]

@@ -1,5 +1,6 @@
 """Build the training and test annotations from PE-Video: `python mani_data.py` or `swwatch prepare`."""
 
+import importlib.util
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +10,7 @@ from swwatch.config import read_settings, setting
 from swwatch.data.prepare import sources
 from swwatch.data.prepare.parts import Job, digest, prepare
 from swwatch.data.prepare.shared import PrepareSettings, load_counter, tell_dropped
+from swwatch.data.prepare.slices import Slice, join, prepare_slice
 from swwatch.errors import UserError
 
 
@@ -31,8 +33,19 @@ class PeVideoSettings(PrepareSettings):
         min(2, os.cpu_count() or 1), "parts worked off at once; from the hub, also the shards on disk at once", least=1
     )
 
+    part: str | None = setting(None, "slice i/n of the work, for several machines that share the folders; then --join")
+    join: bool = setting(False, "write the outputs of what --part has worked off")
+    cluster: str | None = setting(None, "address of a Ray cluster that works off the parts, or auto, or local")
+
     def __post_init__(self):
         super().__post_init__()
+        ways = {"--part": self.part is not None, "--join": self.join, "--cluster": self.cluster is not None}
+        if sum(ways.values()) > 1:
+            raise UserError(f"{' and '.join(way for way, given in ways.items() if given)}: give one of them")
+        if self.part is not None:
+            Slice.parse(self.part)
+        if self.cluster is not None and importlib.util.find_spec("ray") is None:
+            raise UserError("--cluster needs Ray: pip install 'swwatch[cluster]', or use --part i/n and --join")
         if self.sample is not None and "train" not in self.splits:
             raise UserError("--sample is for the train split, which --splits leaves out")
         if self.train_output_name == self.test_output_name:
@@ -111,6 +124,16 @@ def run(argv: list[str], home: Path) -> int:
     settings = read_settings(PeVideoSettings, argv, program="mani_data.py", about=PeVideoSettings.__doc__)
     count_tokens = load_counter(settings.tokenizer_model_id)
     jobs = plan(settings, home, tokenizer=digest(count_tokens.description))
-    for job, report in zip(jobs, prepare(jobs, count_tokens, settings.workers), strict=True):
+    if settings.part is not None:
+        slice = Slice.parse(settings.part)
+        prepare_slice(jobs, slice, count_tokens, settings.workers)
+        print(f"slice {slice.index} of {slice.count} is done; when all are: the same command with --join")
+        return 0
+    if settings.cluster is not None:
+        from swwatch.data.prepare.cluster import prepare_slices
+
+        prepare_slices(jobs, settings.cluster, settings.tokenizer_model_id)
+    reports = join(jobs) if settings.join or settings.cluster else prepare(jobs, count_tokens, settings.workers)
+    for job, report in zip(jobs, reports, strict=True):
         tell(job, report)
     return 0
