@@ -14,7 +14,10 @@ from swwatch.evaluate.quiz.rounds import says, timed
 from swwatch.evaluate.quiz.tasks import Form
 from swwatch.model.loading import Loaded
 from swwatch.narrate.words import Token, Turn, narration
-from swwatch.rules.variants import TURNS
+from swwatch.rules import variants
+from swwatch.rules.variants import TURNS, Speaks
+
+MOST = 64  # tokens of the last second, behind which nothing more is heard
 
 
 class Itself:
@@ -30,6 +33,10 @@ class Itself:
     streams = True
 
     def __init__(self, loaded: Loaded, form: Form, schedule: str):
+        if variants.get(loaded.settings.variant).speaks is Speaks.OFFLINE:
+            raise UserError(
+                f"{loaded.settings.variant!r} speaks when all is over: leave --unasked out, or give another --variant"
+            )
         self.loaded, self.form, self.schedule = loaded, form, schedule
         self._encode = StepEncoder(loaded)
         self.encoder = self._encode.frames
@@ -58,10 +65,15 @@ class Itself:
     def _spoken(self, item: Item, moment: Moment, path: Path) -> list[tuple[float, str]]:
         """(seconds of the file, words) of all that was said."""
         own = self.loaded.settings
+        in_turns = own.variant in TURNS
+        limit = {} if in_turns else {"max_new_tokens": None}  # it may have to wait for long, and to speak meanwhile
         steps = iter_steps(path, max_frames=None, fps=own.fps, span=(item.start_s, moment.last_s))
-        run = narration(self.loaded, steps, question=moment.instruction, clip_key=item.key, encode=self._encode)
-        said, in_turns = [], own.variant in TURNS
+        how = {"question": moment.instruction, "clip_key": item.key, "encode": self._encode}
+        run = narration(self.loaded, steps, **how, **limit)
+        said: list[tuple[float, str]] = []
         for event in drive(self.loaded.model, run):
+            if len(said) >= MOST and said[-MOST][0] + own.step_s > moment.last_s:
+                break
             if in_turns and isinstance(event, Turn) and event.text:
                 said.append((item.start_s + event.end_s, f"{event.text} "))
             elif not in_turns and isinstance(event, Token):

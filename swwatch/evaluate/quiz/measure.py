@@ -40,7 +40,8 @@ def open_asker(settings: QuizSettings, ranks: SingleProcess) -> Asker:
         if settings.schedule is not None:
             schedule = check_schedule(settings.schedule, loaded.settings.variant)
             loaded = replace(loaded, settings=replace(loaded.settings, schedule=schedule))
-        return Itself(loaded, form, pace_of(loaded.settings))
+        told = replace(form, name="unasked", prompts=settings.benchmark.instructions)
+        return Itself(loaded, told, pace_of(loaded.settings))
     if not settings.streaming:
         policy = settings.positions or "mrope_full"
         return Plain(loaded, form, settings.budget, policy, settings.max_frames, settings.nframes)

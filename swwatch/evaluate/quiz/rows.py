@@ -17,7 +17,10 @@ class _Piece(str):
 
     def __format__(self, part: str) -> str:
         path = PurePosixPath(self)
-        return {"name": path.name, "stem": path.stem, "below": str(path)}[part] if part else str(self)
+        parts = {"": str(self), "name": path.name, "stem": path.stem, "below": str(path)}
+        if part not in parts:
+            raise UserError(f"a template of a task has {{...:{part}}}: of a path there are name, stem and below")
+        return parts[part]
 
 
 def places_in(template: str) -> list[str]:

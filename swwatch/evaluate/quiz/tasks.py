@@ -299,7 +299,7 @@ def get(name: str) -> Task:
 
 
 def _check(task: Task) -> None:
-    """Raises: ValueError: a name that its table does not have."""
+    """Raises: ValueError: a name that its table does not have, or something missing."""
     for name, table in ((task.reader, READERS), (task.subtitles, SUBTITLES)):
         if name is not None and name not in table:
             raise ValueError(f"{name!r} is none of {', '.join(table)}")
@@ -311,6 +311,14 @@ def _check(task: Task) -> None:
             raise ValueError(f"{how!r} is neither questions nor groups")
         if not isinstance(how, str) and (unknown := set(how) - set(task.modes)):
             raise ValueError(f"{', '.join(unknown)} is no mode")
-    needed = {"key", "video", "group"}
+    asked = {how.get("ask", "question") for how in task.kinds.values()} | (set() if task.moment else {"question"})
+    for form in task.forms.values():
+        if missing := asked - set(form.prompts):
+            raise ValueError(f"the form {form.name} has no prompt {', '.join(sorted(missing))}")
+    wanted = {"asked", "due", "tolerance_s"} - set(task.moment) | asked - set(task.instructions)
+    if task.moment and wanted:
+        raise ValueError(f"moment or instructions lack {', '.join(sorted(wanted))}")
+    has_options = any("{options}" in form.prompts[name] for form in task.forms.values() for name in asked)
+    needed = {"key", "video", "group"} | ({"question", "options", "answer"} if has_options else set())
     if missing := needed - set(task.fields):
         raise ValueError(f"fields lack {', '.join(sorted(missing))}")

@@ -286,3 +286,24 @@ def test_a_wording_must_have_its_places(tmp_path):
     own, first = task.form(str(tmp_path / "own.yaml")), task.form()
     assert own.prompts == first.prompts | {"count": "How often {activity}?"} and own.version != first.version
     assert own.version.startswith("own-") and task.form("livecc") == first
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "told"),
+    [
+        ("reader: rows", "reader: row", "'row' is none of rows, parts"),
+        ("group: duration", "grup: duration", "fields lack group"),
+        ("question: question", "query: question", "fields lack question"),
+        ("prompts:", "promts:", "promts"),
+        ("      question: |-", "      asked: |-", "the form livecc has no prompt question"),
+        ("all questions: questions", "all questions: question", "neither questions nor groups"),
+        ("{video_path:below}", "{question:below2}", "of a path there are name, stem and below"),
+        ("title: Video-MME", "titel: Video-MME", "titel"),
+    ],
+)
+def test_a_file_that_is_no_task_is_told(quiz, tmp_path, old, new, told):
+    text = (tasks.FOLDER / "videomme.yaml").read_text()
+    assert old in text
+    (tmp_path / "own.yaml").write_text(text.replace(old, new))
+    with pytest.raises(UserError, match=told):
+        tasks.get(str(tmp_path / "own.yaml")).items(quiz["videomme"])

@@ -11,7 +11,7 @@ from swwatch.errors import UserError
 from swwatch.evaluate.quiz import command, tasks
 from swwatch.evaluate.quiz.asking import Answered
 from swwatch.evaluate.quiz.items import Item, Moment
-from swwatch.evaluate.quiz.itself import first_time
+from swwatch.evaluate.quiz.itself import Itself, first_time
 from swwatch.evaluate.quiz.page import describe, summarize
 from swwatch.evaluate.quiz.rounds import ask_all, moments, says, when
 from swwatch.evaluate.quiz.tasks import Form
@@ -179,3 +179,8 @@ def test_moments_are_measured_polled_and_unasked(quiz, videos_of, tiny_checkpoin
 def test_mistakes_about_moments_are_told(task, more, told):
     with pytest.raises(UserError, match=told):
         command.main([task, "--data", "x.json", "--model", "x/y", *more])
+
+
+def test_a_model_that_speaks_when_all_is_over_is_not_waited_for(load_tiny):
+    with pytest.raises(UserError, match="'origin' speaks when all is over"):
+        Itself(load_tiny("origin"), Form(), "")
