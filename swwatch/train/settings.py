@@ -15,6 +15,7 @@ from swwatch.policies.choose import CHOOSE
 from swwatch.policies.keep import KEEP, parse_keep, with_numbers
 from swwatch.policies.see import SEE
 from swwatch.policies.table import forms
+from swwatch.policies.think import THINK
 from swwatch.rules import systems
 from swwatch.rules.systems import Context
 from swwatch.rules.variants import TURNS, VARIANTS
@@ -64,6 +65,11 @@ class TrainSettings:
     )
     choose: str | None = setting(
         None, f"how sessions choose tokens: {forms(CHOOSE)} (default: the checkpoint's own)", since="0.1"
+    )
+    think: str | None = setting(
+        None,
+        f"what is thought beside the words, by group, gap and overlap: {forms(THINK)} (default: its own, else off)",
+        since="0.1",
     )
     pixel_budget: str | None = setting(
         None, "declared, release or qwen3_vl (default: the checkpoint's own, else declared)"
