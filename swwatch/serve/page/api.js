@@ -49,6 +49,12 @@ export async function download(path, name) {
   setTimeout(() => URL.revokeObjectURL(link.href), 10_000);
 }
 
+/** Text of the server that grows, piece by piece, to its end. */
+export async function* follow(path, signal) {
+  const reader = (await ask(path, { signal })).body.pipeThrough(new TextDecoderStream()).getReader();
+  for (let part = await reader.read(); !part.done; part = await reader.read()) yield part.value;
+}
+
 /** Where the socket is, and how it shows the token: browsers can set no header, but may offer a subprotocol. */
 export function socketAddress() {
   const url = new URL("api/live", location.href);

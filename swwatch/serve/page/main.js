@@ -99,8 +99,7 @@ function goTo(word) {
 
 function removePane() {
   const pane = panes.pop();
-  pane.close();
-  pane.element.remove();
+  pane.remove();
   refresh();
 }
 

@@ -4,6 +4,7 @@ import { download } from "./api.js";
 import { byId, fillSelect, make, plural } from "./dom.js";
 import { Connection } from "./protocol.js";
 import { Story } from "./story.js";
+import { Subtitles } from "./subtitles.js";
 import { Timeline } from "./timeline.js";
 
 const FRESH_MS = 1500; // a word stays lit
@@ -31,6 +32,7 @@ export class Pane {
     const names = "title variant engine schedule state text mind thoughts log detail thumb svg table details notes jsonl vtt downloads choose";
     this.part = Object.fromEntries(names.split(" ").map((name) => [name, part(name)]));
     this.numbers = Object.fromEntries([...this.element.querySelectorAll("[data-number]")].map((cell) => [cell.dataset.number, cell]));
+    this.subtitles = new Subtitles(byId("video"), number);
     this.timeline = new Timeline(this.part.svg, this.part.table, (word) => this.mark(word));
     this.#offer();
     this.#listen();
@@ -148,6 +150,12 @@ export class Pane {
     this.connection?.close();
   }
 
+  remove() {
+    this.close();
+    this.subtitles.remove();
+    this.element.remove();
+  }
+
   // --- what the server tells, live or recorded ---
 
   reset() {
@@ -159,6 +167,7 @@ export class Pane {
     for (const element of [text, thoughts, log, notes]) element.replaceChildren();
     mind.hidden = true;
     downloads.hidden = true;
+    this.subtitles.clear();
     this.#state("idle", "ready");
     this.mark(null);
   }
@@ -182,6 +191,8 @@ export class Pane {
   #opened(event) {
     this.part.title.textContent = [event.variant, event.engine, event.schedule].filter(Boolean).join(" · ");
     this.part.title.title = event.why ?? "";
+    if (this.running && event.recording && !event.resumed)
+      this.subtitles.follow(event.recording).catch((error) => error.name !== "AbortError" && this.note(error.message));
     if (event.missed) this.note(`${plural(event.missed, "message")} of this session were lost with the connection.`);
   }
 
@@ -368,6 +379,7 @@ export class Pane {
     numbers.frames.textContent = rate(stats.frame_rate);
     numbers.tokens.textContent = rate(stats.tokens_per_s);
     numbers.dropped.textContent = `${Math.max(story.lost ?? 0, stats.frames_dropped ?? 0, story.dropped)}`;
+    numbers.unseen.textContent = story.looked[1] ? `${story.looked[1] - story.looked[0]} of ${story.looked[1]}` : "0";
     numbers.skipped.textContent = `${this.connection?.skipped ?? 0}`;
     numbers.queued.textContent = `${stats.steps_queued ?? 0}`;
     if (part.details.open) this.timeline.fillTable(story);

@@ -12,6 +12,7 @@ export class Story {
     this.frames = []; // {s, taken}
     this.fps = 2; // frames a second of the model's grid, two make a step
     this.steps = []; // {step, arrival, t, grid, kept, share}, the share of its picture that was looked at
+    this.looked = [0, 0]; // places of pictures that were looked at, of how many, where not all are
     this.drops = []; // {s, steps, reason}
     this.turns = []; // {start, end, silent}, of a model that speaks in turns
     this.silences = []; // {start, end, said}, of a schedule that decides
@@ -115,6 +116,7 @@ export class Story {
     const share = kept ? kept.length / (grid[0] * grid[1]) : 1;
     const item = { step: event.step, arrival: event.arrival_s, t: event.t_s, grid, kept, share };
     this.steps.push(item);
+    if (kept) this.looked = [this.looked[0] + kept.length, this.looked[1] + grid[0] * grid[1]];
     this.#reach(item.t);
     return { kind: "step", item };
   }

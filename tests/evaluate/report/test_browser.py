@@ -1,7 +1,6 @@
 """The page in a real browser, where there is one: the clip browser works and no caption becomes code."""
 
 import re
-import shutil
 import subprocess
 from html import unescape
 
@@ -9,8 +8,9 @@ import pytest
 
 from swwatch.cli import run as run_program
 from swwatch.evaluate.report.command import main
+from tests.helpers.browser import find
 
-BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
+BROWSER = find()
 pytestmark = pytest.mark.skipif(BROWSER is None, reason="no Chromium or Chrome on the PATH")
 
 
