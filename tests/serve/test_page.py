@@ -335,13 +335,13 @@ def test_a_broken_socket_is_shown_and_nothing_is_lost_or_doubled(visit, scripted
 
 
 def test_orders_that_hold_for_good_are_told_again_after_a_break(visit, scripted):
-    scripted.break_after = 5
+    scripted.break_after = 8  # time enough to pause before it
     page = visit(scripted.url, expected="WebSocket")
     page.evaluate("""new MutationObserver(() => document.querySelector('.state').dataset.state === 'reconnecting'
         && document.querySelector('#finish').click()).observe(document.querySelector('.state'), {attributes: true})""")
     page.click("#start")
     words(page, 3)
-    page.click("#pause")
+    page.evaluate("document.querySelector('#pause').click()")
     assert state(page, "closed") == "finished", "the end that was told while there was no connection"
     assert [message["type"] for message in scripted.got] == ["open", "pause", "open", "pause", "end"]
     assert page.evaluate("document.querySelector('.notes').textContent") == ""
