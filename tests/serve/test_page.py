@@ -300,11 +300,11 @@ def test_silence_that_is_decided_what_is_not_looked_at_and_thoughts_have_places_
     assert page.evaluate("document.querySelector('.silence').ariaLabel") == "silent from 1 to 2 s"
     page.click("#finish")
     state(page, "closed")
-    notes = page.js("[...document.querySelectorAll('.mind:not([hidden]) li')].map(note => note.textContent)")
-    assert notes[0] == " thought 0 thought 2" and "thought" not in page.js(
+    notes = page.evaluate("[...document.querySelectorAll('.mind:not([hidden]) li')].map(note => note.textContent)")
+    assert notes[0] == " thought 0 thought 2" and "thought" not in page.evaluate(
         "document.querySelector('.text').textContent"
     )
-    assert page.js("document.querySelector('.thoughts li').dataset.second") == "1"
+    assert page.evaluate("document.querySelector('.thoughts li').dataset.second") == "1"
     bars = "[...document.querySelectorAll('.timeline .step{}')].map(bar => bar.height.baseVal.value)"
     assert page.evaluate(bars.format(".unseen"))[:2] == [10, 10], "steps 1 and 2, of which not all was looked at"
     assert page.evaluate(bars.format(":not(.unseen)"))[:3] == [10, 5, 10], (
