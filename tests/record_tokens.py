@@ -375,8 +375,8 @@ class Gaps:
         gaps = self
 
         def argmax(scores, *args, **options):
-            if scores.is_floating_point():
-                gaps._note(scores)
+            if scores.is_floating_point():  # chances by noise where tokens are drawn: never below 0
+                gaps._note(scores.log() if bool((scores >= 0).all()) else scores)
             return gaps._argmax(scores, *args, **options)
 
         def topk(scores, k, *args, **options):

@@ -80,6 +80,16 @@ class Chooser:
         """
         return pick_many([self], [logits], [may_stop])[0]
 
+    def noise(self, scores: torch.Tensor) -> torch.Tensor:
+        """(V,) numbers by which chances are divided, so that the largest is torch.multinomial's draw, bit for bit.
+
+        Args:
+            scores: of the device and dtype that they are for. They are drawn on the host, alike for every device, and
+                nothing waits for that.
+        """
+        drawn = torch.empty(scores.shape[-1], dtype=scores.dtype).exponential_(1, generator=self.generator)
+        return drawn.to(scores.device, non_blocking=True)
+
     def state(self) -> dict:
         """What later tokens depend on, in tensors and numbers, beside the policy."""
         return {
@@ -96,8 +106,7 @@ class Chooser:
 
 
 def pick_many(choosers: Sequence[Chooser], logits: Sequence[torch.Tensor], ends: Sequence[bool]) -> list[int]:
-    """What each of these (of different sessions) would `pick`; the host waits once for all that take the likeliest
-    token, and once for all that draw.
+    """What each of these (of different sessions) would `pick`; the host waits once for all, and is sent ids alone.
 
     Args:
         logits: (V,) each.
@@ -106,26 +115,25 @@ def pick_many(choosers: Sequence[Chooser], logits: Sequence[torch.Tensor], ends:
     groups: dict[tuple, list[int]] = {}
     for i, (chooser, may_stop) in enumerate(zip(choosers, ends, strict=True)):
         groups.setdefault(_alike(chooser, may_stop), []).append(i)
-    best, chances = {}, {}
-    for alike, members in groups.items():
-        first = choosers[members[0]]
-        seen = torch.stack([choosers[i].seen for i in members])
-        scores = scores_of(first, torch.stack([logits[i] for i in members]), seen, alike[-1])
-        if first.choose.draws:
-            chances |= zip(members, scores.softmax(-1), strict=True)
-        else:
+    best: dict[int, torch.Tensor] = {}
+    before = {chooser: chooser.generator.get_state() for chooser in choosers if chooser.choose.draws}
+    try:
+        for alike, members in groups.items():
+            first = choosers[members[0]]
+            seen = torch.stack([choosers[i].seen for i in members])
+            scores = scores_of(first, torch.stack([logits[i] for i in members]), seen, alike[-1])
+            if first.choose.draws:
+                scores = scores.softmax(-1).div_(torch.stack([choosers[i].noise(scores) for i in members]))
             best |= zip(members, scores.argmax(-1, keepdim=True), strict=True)
-    ids = dict(zip(best, torch.cat(list(best.values())).tolist(), strict=True)) if best else {}
-    rows = torch.stack(list(chances.values())).cpu() if chances else []
-    # nothing has changed so far: whoever has to try again finds all as it was
-    for i, chosen in best.items():
-        choosers[i].seen.index_fill_(0, chosen, True)
-    for i, row in zip(chances, rows, strict=True):
-        ids[i] = int(torch.multinomial(row, 1, generator=choosers[i].generator))
-        choosers[i].see([ids[i]])
-    for chooser in choosers:
+        ids = torch.cat([best[i] for i in range(len(choosers))]).tolist()
+    except Exception:  # whoever has to try again finds all as it was
+        for chooser, state in before.items():
+            chooser.generator.set_state(state)
+        raise
+    for i, chooser in enumerate(choosers):
+        chooser.seen.index_fill_(0, best[i], True)
         chooser.num_chosen += 1
-    return [ids[i] for i in range(len(choosers))]
+    return ids
 
 
 def scores_of(chooser: Chooser, logits: torch.Tensor, seen: torch.Tensor, may_stop: bool) -> torch.Tensor:

@@ -4,7 +4,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from transformers import RepetitionPenaltyLogitsProcessor, TopPLogitsWarper
+from transformers import RepetitionPenaltyLogitsProcessor, TemperatureLogitsWarper, TopPLogitsWarper
 
 from swwatch.policies.choose import Greedy, Sampling
 from swwatch.policies.chooser import LIKELIEST, Chooser, TopP, pick_many, scores_of
@@ -123,6 +123,30 @@ def test_top_p_does_not_sort_where_chances_are_clear(monkeypatch):
     monkeypatch.setattr(warper, "_sorting", None)
     scores = torch.linspace(0, 400, 4 * LIKELIEST)[None]
     assert int(warper(None, scores).isfinite().sum()) == 24  # chances fall by exp(-0.1) from word to word
+
+
+@given(st.integers(0, 999), st.sampled_from([V, 4 * LIKELIEST + 3]))
+def test_a_draw_is_the_one_of_multinomial_and_leaves_its_generator_alike(seed, size):
+    logits = 3 * torch.randn(size, generator=torch.Generator().manual_seed(seed))
+    chooser = Chooser(Sampling(0.9, top_k=0, top_p=1.0, seed=seed, penalty=1.0), size, "cpu")
+    generator = torch.Generator().manual_seed(seed)
+    for _ in range(3):
+        chances = TemperatureLogitsWarper(0.9)(None, logits[None]).softmax(-1)
+        assert chooser.pick(logits, True) == int(torch.multinomial(chances[0], 1, generator=generator))
+    assert torch.equal(chooser.generator.get_state(), generator.get_state())
+
+
+def test_a_choice_that_fails_leaves_everything_as_it_was(monkeypatch):
+    choosers = [Chooser(Sampling(0.9, top_k=0, top_p=1.0, seed=3), V, "cpu") for _ in range(2)]
+    states = [chooser.state() for chooser in choosers]
+    with monkeypatch.context() as patched, pytest.raises(MemoryError):
+        drawn = []
+        patched.setattr(torch.Tensor, "argmax", lambda *_, **__: drawn.append(1) or (_ for _ in ()).throw(MemoryError))
+        pick_many(choosers, list(torch.randn(2, V)), [True, True])
+    assert drawn
+    for chooser, state in zip(choosers, states, strict=True):
+        now = chooser.state()
+        assert torch.equal(now["generator"], state["generator"]) and torch.equal(now["seen"], state["seen"])
 
 
 @given(rows, st.integers(0, 999))
