@@ -29,7 +29,7 @@ MOVED = {  # what a setting says of where results go -> the same in another fold
     "page": lambda value, new: None,
 }
 CLOCKED = ("_s", "_ms", "seconds", "_per_second", "timing", "real_time_factor")  # ends of what no run measures twice
-PLACES = ("settings", "about", "repeat", "begin", "end", "verdict")  # how and where, which is told by itself
+PLACES = ("settings", "about", "made", "repeat", "begin", "end", "verdict")  # how and where, which is told by itself
 SHOWN, WIDTH = 12, 60
 
 

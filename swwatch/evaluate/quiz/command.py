@@ -49,7 +49,7 @@ def quiz(settings: QuizSettings, ranks: SingleProcess) -> int:
             settings,
             beside(path, "run.json"),
             results=[path.name, beside(path, "metrics.json").name],
-            inputs={"data": settings.data, "videos": folder, "subtitles": settings.subtitles},
+            inputs={"data": settings.data, "videos": folder, "subtitles": settings.subtitles, **settings.own_files},
             models={settings.model: facts["settings"]["model_fingerprint"]},
         )
     label = f"{settings.benchmark.name}{', streaming' * settings.streaming}"
