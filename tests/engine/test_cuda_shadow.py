@@ -10,13 +10,17 @@ from swwatch.engine.batch import Batch, Ended
 from swwatch.engine.choose import open_session, open_watcher
 from swwatch.engine.requests import Feed, Request, answer_to
 from swwatch.engine.watcher import ThreadWatcher
+from swwatch.model.loading import load
 from swwatch.model.vision_tower import VideoFeatures
 from swwatch.policies.choose import Greedy
+from swwatch.policies.speak import WaitK
 from swwatch.rules.variants import VARIANTS
+from swwatch.toy.checkpoint import make_checkpoint
 from tests.helpers import turn_streams
 from tests.helpers.feeds import small
 from tests.helpers.shadow import MixedDevices, cuda_shadow, to_shadow
 from tests.helpers.streams import Paced, asking, plain, random_stream, spoken_by
+from tests.helpers.tiny import SIZES as SIZES_OF_TINY
 
 pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="there is a device, which shows more")
 
@@ -79,6 +83,28 @@ def test_the_fused_engine_on_recorded_forwards_waits_once_for_a_token(load_tiny)
         assert waits(shadow) == [] and choices(shadow) == len(theirs) and shadow.races == []
 
 
+def test_thoughts_beside_the_words_cost_no_further_wait(load_tiny):
+    """They are chosen with the words, in the same forwards."""
+    loaded, sizes = load_tiny("group"), [(2, 2)] * 3
+    how = {"sizes": sizes, "think": "notes:2", "schedule": WaitK(2)}
+    theirs = spoken(loaded, loaded.model, "fused", **how)
+    with cuda_shadow() as shadow:
+        assert spoken(loaded, to_shadow(loaded.model), "fused", **how) == theirs
+        assert waits(shadow) == [] and shadow.races == []
+
+
+@pytest.mark.parametrize("family", ["qwen2_vl", "qwen3_vl"])
+def test_other_families_wait_once_for_a_token(tmp_path, family):
+    folder = make_checkpoint(tmp_path / "model", family=family, seed=1, **SIZES_OF_TINY)
+    loaded = load(folder, variant="group", device="cpu")
+    theirs = spoken(loaded, loaded.model)
+    with cuda_shadow() as shadow:
+        ours = load(folder, variant="group", device="cuda", dtype="float32", attention="sdpa")
+        assert ours.model.device == torch.device("cuda:0")
+        assert spoken(ours, ours.model) == theirs
+        assert {place.split(":")[0] for place in waits(shadow)} <= {"model/loading.py"}
+
+
 def test_a_round_of_many_sessions_waits_once(load_tiny):
     loaded = load_tiny("group")
     streams = [random_stream(loaded, SIZES, seed=seed) for seed in range(3)]
@@ -109,6 +135,16 @@ KEEPS = {  # what is kept -> places where the host may wait beside
     f"livevlm:16:vision_s=1:newest=4:{SMALL}": ["model/long_term.py"],
     f"vstream:1:detail=1:turns_s=1:{SMALL}": ["policies/memory/vstream.py"],
 }
+
+
+@pytest.mark.parametrize("see", ["dtd:0.5", "stc:0.4", "curve:0.9"])
+def test_a_policy_that_sees_less_waits_once_a_patch(load_tiny, see):
+    loaded, sizes = load_tiny("group", see=see), [(2, 2)] * 3
+    theirs = spoken(loaded, loaded.model, sizes=sizes)
+    with cuda_shadow() as shadow:
+        assert spoken(loaded, to_shadow(loaded.model), sizes=sizes) == theirs
+        places = waits(shadow)
+        assert 1 <= len(places) <= len(sizes) and all("policies/see/" in place for place in places), places
 
 
 @pytest.mark.parametrize("keep", KEEPS)

@@ -8,16 +8,18 @@ Everything that asks for CUDA runs as it would there, and says the same words; m
     races      what no order of streams and events allows, see tests/helpers/shadow_streams.py
 
 and operands on different devices are an error. torch's own fake tensors inspired this (FakeTensorMode); here values
-are real, so that code which looks at them runs on, and what comes out can be compared with a CPU's. Not shown are
-backward passes: torch's engine wants a driver.
+are real, so that code which looks at them runs on, and what comes out can be compared with a CPU's. Backward passes
+go node by node (`backward`): torch's engine wants a driver.
 """
 
+import copy
 import sys
 import warnings
-from collections import Counter
+from collections import Counter, defaultdict
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import cache
+from itertools import zip_longest
 from pathlib import Path
 from unittest import mock
 
@@ -398,8 +400,39 @@ def cuda_shadow(num_devices: int = 1):
     _here.streams.over = True
 
 
+def backward(loss: torch.Tensor) -> None:
+    """As `loss.backward()`, a node at a time: torch's engine asks the driver for its streams before it begins."""
+    root, seen, open_edges = loss.grad_fn, set(), Counter()
+    todo = [root]
+    while todo:
+        node = todo.pop()
+        if node not in seen:
+            seen.add(node)
+            after = [other for other, _ in node.next_functions if other is not None]
+            open_edges.update(after)
+            todo += after
+    found, ready = defaultdict(dict), [root]
+    found[root][0] = torch.ones_like(loss)
+    while ready:
+        node = ready.pop()
+        given = found.pop(node, {})
+        made = node(*(given.get(i) for i in range(len(node._input_metadata)))) if given else ()
+        made = made if isinstance(made, tuple) else (made,)
+        for (other, number), gradient in zip_longest(node.next_functions, made):
+            if other is None:
+                continue
+            if gradient is not None:  # as it is wanted there, which the engine sees to
+                wanted = other._input_metadata[number]
+                if gradient.shape != torch.Size(wanted.shape):
+                    gradient = gradient.sum_to_size(wanted.shape)
+                gradient = gradient.to(wanted.dtype)
+                before = found[other].get(number)
+                found[other][number] = gradient if before is None else before + gradient
+            open_edges[other] -= 1
+            if not open_edges[other]:
+                ready.append(other)
+
+
 def to_shadow(model: torch.nn.Module, device: str = "cuda:0"):
     """A copy of a model on a device."""
-    import copy
-
     return copy.deepcopy(model).to(device)

@@ -65,6 +65,8 @@ class Track:
 
     def score(self, picture: "torch.Tensor") -> float | None:
         """Of a picture (D,); None of the first two."""
+        import torch  # here, so that a table costs no import of it
+
         picture = picture / picture.norm().clamp(min=1e-12)
         last, before = self.last, self.move
         self.last = picture
@@ -73,9 +75,10 @@ class Track:
         self.move = picture - last
         if before is None:
             return None
-        motion, lengths = 1 - float(picture @ last), float(self.move.norm() * before.norm())
-        turn = float(self.move @ before) / lengths if lengths else 1.0
-        return motion + self.policy.weight * (1 - turn)
+        products = picture @ last, self.move.norm() * before.norm(), self.move @ before
+        alike, lengths, along = torch.stack(products).tolist()  # for which the host waits once
+        turn = along / lengths if lengths else 1.0
+        return 1 - alike + self.policy.weight * (1 - turn)
 
     def follow(self, score: float) -> None:
         """Let mean and variance follow."""

@@ -64,4 +64,4 @@ class Before:
     def keep(self, tokens: "torch.Tensor", rows: int, columns: int) -> list[int] | None:
         before, same = self.before, self.size == (rows, columns)
         self.before, self.size = tokens.clone(), (rows, columns)
-        return self.policy.is_new(tokens, before).nonzero()[:, 0].tolist() if same else None
+        return self.policy.is_new(tokens, before).cpu().nonzero()[:, 0].tolist() if same else None
