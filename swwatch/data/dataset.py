@@ -4,7 +4,7 @@ import random
 import re
 from array import array
 from collections.abc import Iterator, Sequence
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 
 import torch
@@ -22,9 +22,10 @@ from swwatch.errors import UserError
 from swwatch.policies.see import ALL, See
 from swwatch.policies.see.seen import see_video
 from swwatch.policies.speak import Speak
+from swwatch.policies.think import OFF, Think
 from swwatch.rules.cursor import layout
 from swwatch.rules.layout import Layout
-from swwatch.rules.schedule import FPS, seconds_of_step
+from swwatch.rules.schedule import FPS, Planned, seconds_of_step
 
 __all__ = ["MAX_REPLACEMENTS", "Draw", "Sample", "Skip"]  # of data.samples
 
@@ -62,7 +63,9 @@ class ClipDataset(Samples):
         records: a Records, or from annotations.read_jsonl; data: their file, which their paths are relative to.
         tokenizer, markup: of the checkpoint.
         encoder: frames -> pixel values.
-        variant, schedule: how samples are laid out; see: which of their video tokens they hold.
+        variant, schedule: how samples are laid out; see: which of their video tokens they hold; think: what is thought
+            in them, of the records' `thoughts`.
+        thought_dropout: the share of samples, drawn anew in each epoch, that are without thoughts.
         merge: spatial_merge_size; fps: frames a second; t_per_step: temporal positions per step.
         prompts: system text, and the questions for records without one of their own.
         max_length: tokens, those included that `see` drops; max_frames: frames; reader: of READERS.
@@ -88,6 +91,8 @@ class ClipDataset(Samples):
         t_per_step: float,
         prompts: Prompts,
         see: See = ALL,
+        think: Think | None = None,
+        thought_dropout: float = 0.0,
         fps: float = FPS,
         max_length: int = 8192,
         max_frames: int = 60,
@@ -103,6 +108,7 @@ class ClipDataset(Samples):
         self.tokenizer, self.markup, self.encoder = tokenizer, markup, encoder
         self.variant, self.schedule, self.merge, self.t_per_step = variant, schedule, merge, t_per_step
         self.prompts, self.see = prompts, see
+        self.think, self.thought_dropout = think or OFF, thought_dropout
         self.prompt_ids = {
             text: prompt_ids(tokenizer, prompts.system, text, markup) for text in prompts.train_questions
         }
@@ -125,6 +131,7 @@ class ClipDataset(Samples):
         grids = tuple(merged_grids(grid_thw, self.merge))
         sizes = len(self.markup.suffix), len(self.markup.header), self.t_per_step, seconds_of_step(self.fps)
         num_text = len(prompt) + sizes[0] + sum(sizes[1] + len(answer) for answer in answers)
+        num_text += self.num_thought(len(grids))
         kept = self.steps_kept(num_text, len(grids), grids[0][0] * grids[0][1])
         if num_cut := len(grids) - kept:  # patches are in the order of time, and each step's are its own
             grids, pixel_values = grids[:kept], pixel_values[: len(pixel_values) // len(grids) * kept].clone()
@@ -136,12 +143,23 @@ class ClipDataset(Samples):
             schedule = plan_of(times, lengths, len(grids), sizes[-1], self.schedule.k)
             starts, answers = schedule.starts, answers[: len(schedule.starts)]
         answer = [token for ids in answers for token in ids]
-        how = self.variant, len(prompt), patches, len(answer), schedule, *sizes, starts
+        thoughts, thought = self.thoughts(record, epoch, len(grids))
+        how = (
+            self.variant,
+            len(prompt),
+            patches,
+            len(answer),
+            schedule,
+            *sizes,
+            starts,
+            thoughts,
+            len(self.markup.note),
+        )
         early = self.see.drops and not self.see.decides_late  # then what is dropped differs from clip to clip
         tokens = (_layout if early else _shared_layout)(*how)
         held = patches if early else ()
         decisions = decisions_of(tokens, schedule, self.schedule.balanced) if self.schedule.learned else None
-        filled = fill(tokens, self.markup, prompt, answer)
+        filled = fill(tokens, self.markup, prompt, answer, thought)
         return Sample(*filled, tokens, pixel_values, grid_thw, num_cut, held, decisions)
 
     def captions(self, record: dict) -> list[tuple[float, str]]:
@@ -154,6 +172,27 @@ class ClipDataset(Samples):
         if self.schedule.learned:
             return captions_of(record)
         return [(0.0, record["human_caption"])]
+
+    def thoughts(self, record: dict, epoch: int, num_steps: int) -> tuple[Planned | None, list[int]]:
+        """What is thought in a sample, as a stream would do it, and its ids; none where a draw says so.
+
+        Raises:
+            UserError: the record has no thoughts with their times, or one holds chat markup.
+        """
+        if self.think == OFF:
+            return None, []
+        found = captions_of(record, "thoughts", "train with think off; [] is of a video about which nothing comes up")
+        if random.Random(f"thoughts/{self.seed}/{epoch}/{record['video_id']}").random() < self.thought_dropout:
+            return None, []
+        encode = partial(answer_ids, self.tokenizer, markup=self.markup)
+        return self.think.write(found, encode, num_steps, seconds_of_step(self.fps))
+
+    def num_thought(self, num_steps: int) -> int:
+        """Tokens of thoughts in a sample of so many steps, with what begins them, at most."""
+        if self.think == OFF:
+            return 0
+        notes, tokens = self.think.most(num_steps, seconds_of_step(self.fps))
+        return notes * len(self.markup.note) + tokens
 
     def steps_kept(self, num_text: int, num_steps: int, per_step: int) -> int:
         """How many of a sample's steps are used: all, or with `truncate` as many as fit.
@@ -242,7 +281,7 @@ class _Counter:
         steps = num_frames // FRAMES_PER_STEP
         try:
             per_step = self.clips.encoder.tokens_per_step(height, width, num_frames)
-            text = self._text(record, answer)
+            text = self._text(record, answer) + self.clips.num_thought(steps)
             kept = self.clips.steps_kept(text, steps, per_step)
         except UserError as error:
             return str(error)
@@ -307,11 +346,11 @@ class EpochOrder(Sampler):
 
 
 def _layout(
-    variant, prompt_len, patches, answer_len, schedule, suffix_len, header_len, t_per_step, step_s, starts
+    variant, prompt_len, patches, answer_len, schedule, suffix_len, header_len, t_per_step, step_s, starts, *thoughts
 ) -> Layout:
     """`layout` with arguments that can be remembered."""
     sizes = {"suffix_len": suffix_len, "header_len": header_len, "t_per_step": t_per_step, "step_s": step_s}
-    sizes["starts"] = starts
+    sizes |= {"starts": starts} | dict(zip(("thoughts", "note_len"), thoughts, strict=True))
     return layout(variant, prompt_len, patches, answer_len, schedule=schedule, **sizes)
 
 

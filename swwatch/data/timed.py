@@ -20,27 +20,32 @@ from swwatch.rules.layout import Kind, Layout
 from swwatch.rules.schedule import Planned
 
 
-def captions_of(record: dict) -> list[tuple[float, str]]:
+def captions_of(record: dict, field: str = "captions", instead: str = "train with wait-k") -> list[tuple[float, str]]:
     """(seconds, text) of each caption of a record, in the order of time.
 
+    Args:
+        field: "captions", or "thoughts": what comes up when, for notes (see policies.think).
+        instead: what to do without them, for the message.
     Raises:
         UserError: it has no list of captions with rising times.
     """
-    captions = record.get("captions")
+    captions = record.get(field)
     if not isinstance(captions, list):
         raise UserError(
-            'the record has no captions with their times: give it "captions": [{"at_s": 2.5, "text": "..."}], or '
-            "train with wait-k"
+            f'the record has no {field} with their times: give it "{field}": [{{"at_s": 2.5, "text": "..."}}], or '
+            f"{instead}"
         )
     found = []
     for caption in captions:
         at_s, text = (caption.get(name) for name in ("at_s", "text")) if isinstance(caption, dict) else (None, None)
         if not isinstance(at_s, int | float) or isinstance(at_s, bool) or not math.isfinite(at_s) or at_s < 0:
-            raise UserError(f"a caption is {caption!r}: its at_s must be seconds from the beginning of the video")
+            raise UserError(
+                f"one of the {field} is {caption!r}: its at_s must be seconds from the beginning of the video"
+            )
         if not isinstance(text, str) or not text.strip():
-            raise UserError(f"a caption is {caption!r}: its text must say something")
+            raise UserError(f"one of the {field} is {caption!r}: its text must say something")
         if found and at_s < found[-1][0]:
-            raise UserError(f"the captions are not in the order of time: {at_s} s comes after {found[-1][0]} s")
+            raise UserError(f"the {field} are not in the order of time: {at_s} s comes after {found[-1][0]} s")
         found.append((float(at_s), text))
     return found
 

@@ -15,7 +15,7 @@ from torch.nn.attention.flex_attention import BlockMask
 from transformers import AutoTokenizer, PretrainedConfig
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
-from swwatch.data.batch import stack_rows
+from swwatch.data.batch import COLUMNS, stack_rows
 from swwatch.data.pixels import merged_grids
 from swwatch.data.prompt import IGNORED, Markup, parse
 from swwatch.errors import UserError
@@ -38,6 +38,7 @@ from swwatch.rules import variants
 from swwatch.rules.families import FAMILIES, Family, t_step
 from swwatch.rules.layout import Layout
 from swwatch.rules.patch import Patch
+from swwatch.rules.visibility import THOUGHT
 
 
 class Watching(Streaming):
@@ -49,10 +50,11 @@ class Watching(Streaming):
     Attributes:
         loss_way: "whole" (transformers' own), or a way of model.loss.token_loss.
         family, text_attention, vision_attention: see model.families.
+        thought_weight: what a token that is thought counts in the loss, where a word counts 1.
         decision_head: D -> 1, where the SPEAK policy has such.
     """
 
-    loss_way = "whole"
+    loss_way, thought_weight = "whole", 1.0
     family: Family
     text_attention: type
     vision_attention: type
@@ -267,18 +269,30 @@ class Watching(Streaming):
             inputs |= {"input_ids": None, "pixel_values_videos": None}
             inputs |= self.embed_kept(input_ids, pixel_values_videos, video_grid_thw, kept)
         inputs |= late
-        if labels is None or self.loss_way == "whole" and decisions is None:
+        plain = decisions is None and (self.thought_weight == 1 or columns is None)
+        if labels is None or self.loss_way == "whole" and plain:
             return super().forward(**inputs, labels=labels, **kwargs)
         num_items = kwargs.pop("num_items_in_batch", None)
         hidden = self.model(**inputs, **kwargs).last_hidden_state
         way = "single" if self.loss_way == "whole" else self.loss_way
-        if decisions is None:
+        if plain:
             return CausalLMOutputWithPast(loss=token_loss(hidden, labels, self.lm_head, num_items=num_items, way=way))
         if num_items is None:
-            num_items = (labels[:, 1:] != IGNORED).sum() + decisions.count_nonzero()
-        words = token_loss(hidden, labels, self.lm_head, num_items=1, way=way)
-        decided = decision_loss(hidden, decisions, self.markup, self.lm_head, self.decision_head)
-        return CausalLMOutputWithPast(loss=(words + decided) / num_items)
+            num_items = (labels[:, 1:] != IGNORED).sum()
+            num_items += 0 if decisions is None else decisions.count_nonzero()
+        loss = self._weighed_loss(hidden, labels, columns, way)
+        if decisions is not None:
+            loss = loss + decision_loss(hidden, decisions, self.markup, self.lm_head, self.decision_head)
+        return CausalLMOutputWithPast(loss=loss / num_items)
+
+    def _weighed_loss(self, hidden, labels, columns, way: str) -> torch.Tensor:
+        """The sum over all labels, of thoughts by their weight."""
+        if self.thought_weight == 1 or columns is None:
+            return token_loss(hidden, labels, self.lm_head, num_items=1, way=way)
+        thought = (columns[:, COLUMNS.index("stream")] == THOUGHT).to(labels.device)
+        parts = labels.masked_fill(thought, IGNORED), labels.masked_fill(~thought, IGNORED)
+        words, thoughts = (token_loss(hidden, part, self.lm_head, num_items=1, way=way) for part in parts)
+        return words + self.thought_weight * thoughts
 
     def masks_for(self, columns: torch.Tensor) -> tuple[torch.Tensor | BlockMask | dict | None, dict]:
         """(B, 5, L) columns -> the attention mask of this backend, and further arguments for its kernel.

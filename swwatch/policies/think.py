@@ -4,7 +4,7 @@ Thoughts are notes in a stream of their own, see rules.visibility: each begins w
 <|im_end|>, at its limit, or when the next one begins. Nobody hears them; words see those of steps before their own.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
@@ -99,22 +99,24 @@ class Notes(Think):
         begun = sum(self.begins(step, step_s, True) for step in range(steps))
         return begun, min(self.k * steps, self.limit * begun)
 
-    def write(self, thoughts: Sequence[tuple[float, Sequence[int]]], end: int, num_steps: int, step_s: float):
+    def write(
+        self, thoughts: Sequence[tuple[float, str]], encode: Callable[[str], list[int]], num_steps: int, step_s: float
+    ) -> tuple[Planned, list[int]]:
         """Notes for training, as a stream would make them: each tells what has come up since the one before it began.
 
         Args:
-            thoughts: (seconds, ids) in the order of time: what comes up when.
-            end: the id that ends a note, which stands alone where nothing came up.
+            thoughts: (seconds, text) in the order of time: what comes up when.
+            encode: a text -> its ids and the end of a note, which stands alone where nothing came up.
         Returns:
-            A Planned, and the ids that it is about.
+            When they are thought, and the ids of all of them.
         """
         at, starts, ids, left, told = [0] * num_steps, [], [], [], 0
         for step in range(num_steps - 1):
             if self.begins(step, step_s, not left):
                 starts.append(len(ids))
-                new = [of for at_s, of in thoughts[told:] if at_s <= (step + 0.5) * step_s + 1e-6]
+                new = [text.strip() for at_s, text in thoughts[told:] if at_s <= (step + 0.5) * step_s + 1e-6]
                 told += len(new)
-                left = [*(token for of in new for token in of), end][: self.limit]
+                left = encode("; ".join(new))[: self.limit]
             at[step] = min(self.k, len(left))
             ids, left = ids + left[: at[step]], left[at[step] :]
         return Planned(tuple(at), tuple(starts)), ids

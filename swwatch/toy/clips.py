@@ -3,7 +3,8 @@
 Under the data set's root, for each split:
     json form:  PE-Video/<split>/<id>.json  and  PE-Video/videos/<split>/<id>.mp4
     tar form:   PE-Video/<split>/000000.tar, ...  with <id>.mp4 and <id>.json side by side (WebDataset)
-A record has PE-Video's `video_id`, `human_caption`, `video_duration_in_s`, and `level` and `events` (see world.Event).
+A record has PE-Video's `video_id`, `human_caption`, `video_duration_in_s`, `level` and `events` (see world.Event), and
+`thoughts`, what happened when, for models that think (see policies.think).
 """
 
 import io
@@ -181,6 +182,7 @@ def make_clip(recipe: Recipe, split: str, index: int) -> tuple[bytes, bytes]:
         "video_duration_in_s": scene.duration_s,
         "level": scene.level,
         "events": scene.record(),
+        "thoughts": scene.notes(),
     }
     return encode(scene, FRAME_RATES[index % len(FRAME_RATES)]), json.dumps(record, indent=2).encode() + b"\n"
 

@@ -116,6 +116,11 @@ class Scene:
         """The events as JSON values."""
         return [asdict(event) for event in self.events]
 
+    def notes(self) -> list[dict]:
+        """What happened, as soon as it is over, in the form of a record's `thoughts`."""
+        over = sorted(self.events, key=lambda event: event.end_s)
+        return [{"at_s": event.end_s, "text": event.words()} for event in over]
+
 
 def make_scene(seed: int, index: int, *, level: str = "single", split: str = "train") -> Scene:
     """The `index`-th scene of a split: the same arguments give the same scene.

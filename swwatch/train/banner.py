@@ -53,7 +53,10 @@ def banner(
 
 
 def _variant(settings: TrainSettings, loaded: Loaded) -> str:
-    name, policies = loaded.settings.variant, {"keep": loaded.settings.keep, "choose": loaded.settings.choose}
+    name, policies = (
+        loaded.settings.variant,
+        {table: getattr(loaded.settings, table) for table in ("keep", "choose", "think")},
+    )
     if loaded.settings.see.drops:
         policies = {"see": loaded.settings.see} | policies
     turns = [f"positions {settings.positions}", f"context {settings.context}"]

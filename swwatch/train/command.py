@@ -16,6 +16,7 @@ from swwatch.launch.place import in_torchrun
 from swwatch.model.checks import check_checkpoint, saved_settings
 from swwatch.model.settings import Settings
 from swwatch.paths import ROOT
+from swwatch.policies.think import OFF
 from swwatch.rules import variants
 from swwatch.rules.systems import get
 from swwatch.rules.variants import TURNS, VARIANTS
@@ -86,6 +87,10 @@ def complete(settings: TrainSettings) -> TrainSettings:
         if getattr(settings, name) != getattr(TrainSettings, name):
             others = ", ".join(VARIANTS if variant in TURNS else TURNS)
             raise UserError(f"{name} is for {others}; {variant} has no use for it: leave it out")
+    if known.think in (None, OFF) and (settings.thought_weight, settings.thought_dropout) != (1.0, 0.0):
+        raise UserError(
+            "thought_weight and thought_dropout are of thoughts, and there are none: set think, or leave out"
+        )
     if variant not in TURNS and len(settings.eval_data or ()) > 1:
         raise UserError(f"eval_data: several files are for {', '.join(TURNS)}; of {variant} put the records into one")
     if variant in TURNS:

@@ -71,6 +71,12 @@ class TrainSettings:
         f"what is thought beside the words, by group, gap and overlap: {forms(THINK)} (default: its own, else off)",
         since="0.1",
     )
+    thought_weight: float = setting(
+        1.0, "what a thought counts in the loss, where a word counts 1", least=0, since="0.1"
+    )
+    thought_dropout: float = setting(
+        0.0, "share of samples without their thoughts, drawn anew each epoch: to do without", least=0, since="0.1"
+    )
     pixel_budget: str | None = setting(
         None, "declared, release or qwen3_vl (default: the checkpoint's own, else declared)"
     )
@@ -231,6 +237,8 @@ class TrainSettings:
             raise UserError(f"nothing to train: epochs {self.epochs}, max_steps {self.max_steps}")
         if not (self.train_vision or self.train_merger or self.train_llm):
             raise UserError("nothing to train: set train_vision, train_merger or train_llm")
+        if self.thought_dropout >= 1:
+            raise UserError(f"thought_dropout must be below 1, not {self.thought_dropout:g}: or leave think out")
         if self.adapter != "none":
             if self.train_vision or not self.train_llm:
                 raise UserError(
