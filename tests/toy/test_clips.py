@@ -42,7 +42,7 @@ def test_json_form_has_pe_videos_layout_and_schema(small):
     assert set(files(small)) == wanted
     record = json.loads((small / "PE-Video/test/test_000001.json").read_text())
     scene = make_scene(5, 1, split="test")
-    assert record.keys() == {"video_id", "human_caption", "video_duration_in_s", "level", "events"}
+    assert record.keys() == {"video_id", "human_caption", "video_duration_in_s", "level", "events", "thoughts"}
     assert (record["video_id"], record["human_caption"]) == ("test_000001", scene.caption)
     assert record["video_duration_in_s"] == scene.duration_s
     assert [Event(**event) for event in record["events"]] == scene.events
