@@ -152,13 +152,13 @@ def test_sequential_questions_have_the_true_answers_to_those_before(quiz):
 )
 def test_moments_are_measured_polled_and_unasked(quiz, videos_of, tiny_checkpoint, tmp_path, capsys, task, more, how):
     where = ["--data", quiz[task], "--videos", videos_of(task), "--model", tiny_checkpoint, "--output-dir", tmp_path]
-    where = [task, *map(str, where), "--device", "cpu", "--max-count", "2", *more]
+    where = [task, *map(str, where), "--device", "cpu", "--max-count", "1", *more]
     every = [] if "--unasked" in more else ["--every", "4", "--min-pixels", "3136", "--total-pixels", "31360"]
     assert command.main([*where, *every]) == 0
     (path,) = tmp_path.glob("*_metrics.json")
     report = json.loads(path.read_text())
     assert report["settings"]["how"].startswith(how)
-    assert sum(group["num_questions"] for group in report["moments"].values()) == 2
+    assert sum(group["num_questions"] for group in report["moments"].values()) == 1
     rows = [row for _, row in read_lines(path.with_name(path.name.replace("_metrics.json", ".jsonl"))).values()]
     for row in rows:
         assert row["said_s"] is None or row["asked_s"] <= row["said_s"] <= row["last_s"]
