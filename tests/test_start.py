@@ -14,7 +14,7 @@ SUB_COMMANDS = {
     "prepare": ("--task funqa",),
     "commentary": ("generate", "judge"),
     "bench": ("train", "stream", "endless", "live"),
-    "plan": ("train", "live"),
+    "plan": ("train", "live", "replicas"),
 }
 PROGRAMS = [*cli.COMMANDS, *(f"{name} {sub}" for name, subs in SUB_COMMANDS.items() for sub in subs)]
 HEAVY = ("torch", "transformers")
@@ -70,6 +70,8 @@ MISTAKES = [
     "plan train --model-path qwen2.5-vl-3b --parallel zero4",
     "plan live --model qwen2.5-vl-3b --share 2",
     "plan live --against /nowhere.json",
+    "plan replicas --device H1000",
+    "plan replicas --measured /nowhere.json",
     "flow",
 ]
 # runs a program and tells what it printed, its exit code, the modules that it imported and its own CPU seconds

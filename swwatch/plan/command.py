@@ -1,11 +1,12 @@
 """What a run takes, before it is begun: from a model's shapes alone, nothing is downloaded, trained or served."""
 
 from swwatch.config import choose_kind, read_settings
-from swwatch.plan import live, training
+from swwatch.plan import live, replicas, training
 
 KINDS = {
     "train": (training.TrainPlanSettings, training.report),
     "live": (live.LivePlanSettings, live.report),
+    "replicas": (replicas.ReplicaPlanSettings, replicas.report),
 }
 
 

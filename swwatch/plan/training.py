@@ -160,12 +160,13 @@ def _passing(model: "nn.Module", settings: TrainPlanSettings, weights, autocast:
         kept = weights.itemsize * row * text.hidden_size * text.num_hidden_layers
     else:
         kept = kept_of(pieces.layer(row)) * text.num_hidden_layers
-    passing = {"kept": kept}
-    passing |= {"a layer": layer} if layer >= loss else {"the loss": loss}
     patches = _video_tokens(settings, row) * vision.spatial_merge_size**2
+    pixels = 4 * patches * 3 * vision.temporal_patch_size * vision.patch_size**2  # float32, as they come
+    passing = {"pixels": pixels, "kept": kept}
+    passing |= {"a layer": layer} if layer >= loss else {"the loss": loss}
     block = pieces.block(patches, patches // max(1, settings.batch_size), settings.train_vision)
     width = model.model.visual.blocks[0].norm1.weight.shape[0]
-    tower = peak_of(block) + weights.itemsize * patches * width
+    tower = pixels + peak_of(block) + weights.itemsize * patches * width
     if settings.train_vision:
         tower += weights.itemsize * patches * width * vision.depth if settings.gradient_checkpointing else 0
         tower += 0 if settings.gradient_checkpointing else kept_of(block) * vision.depth

@@ -7,6 +7,8 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from swwatch.bench.models import shape_config
+from swwatch.bench.train.settings import ROWS, TrainBenchSettings
+from swwatch.bench.train.worker import RowTraining
 from swwatch.cli import main
 from swwatch.config import load_settings
 from swwatch.errors import UserError
@@ -83,3 +85,19 @@ def test_a_plan_is_told_by_parts_that_add_up(capsys):
 def test_what_cannot_be_planned_is_refused(flags):
     with pytest.raises(UserError):
         plan_of(**flags)
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_a_real_step_takes_about_what_is_planned(checkpointing):
+    common = {"precision": "float32", "gradient_checkpointing": checkpointing, "train_vision": False}
+    asked = load_settings(TrainBenchSettings, flags={"shape": "toy", "device": "cpu"} | common).settled(False)
+    training = RowTraining(asked, ROWS["sdpa"], 512)
+    training.step()
+    moments = [value for state in training.optimizer.state.values() for value in state.values()]
+    with Live() as live:
+        training.step()
+    real = sum(tensor.nbytes for tensor in [*training.model.parameters(), *moments]) + live.peak
+
+    labels = {"label_tokens": training.counts["label_tokens"], "max_length": 512, "max_frames": 4000}
+    plan = plan_of(**common, **labels)
+    assert 0.75 < (plan.peak - plan.held["CUDA"]) / real < 1.3
