@@ -19,6 +19,7 @@ from swwatch.errors import UserError
 from swwatch.model.cache import Mark
 from swwatch.policies.see.dtd import Before, DtdPixels
 from swwatch.policies.speak.policy import CHANGE, CLOCK, NOT_YET, PROBE, Deciding, Speak
+from swwatch.rules.chosen import chosen
 from swwatch.rules.schedule import Now
 from swwatch.rules.visibility import SAID
 
@@ -74,6 +75,7 @@ class Decider:
             now = replace(now, left_s=left_s, token_s=self.token_s)
         if PROBE in needs and self.words and not begins:
             perplexity = yield from self._perplexity(session, step)
+            self.surprises = _numbers(self.surprises)
             now = replace(now, perplexity=perplexity, said_perplexity=_perplexity(self.surprises))
         if self.listens:
             chance = None if incoming.not_yet is None else float(incoming.not_yet)
@@ -99,7 +101,7 @@ class Decider:
             if self._num_said == 1:
                 self.words, self.surprises = [self.newest], []
             self.words.append(token)
-            self.surprises.append(-float(logits.log_softmax(-1)[token]))
+            self.surprises.append(-logits.log_softmax(-1)[token])  # read when they are asked for, all at once
         self.newest = token
 
     def _perplexity(self, session, step: int) -> Run:
@@ -116,7 +118,7 @@ class Decider:
         logits = yield Feed(cache, rows, session.model.embed(self.words[:-1]), range(count))
         cache.load_state(held)
         session.num_probed += count
-        words = torch.tensor(self.words[1:], device=logits.device)
+        words = chosen(self.words[1:], logits.device)
         return _perplexity((-logits.log_softmax(-1).gather(1, words[:, None])[:, 0]).tolist())
 
     def check(self, session) -> None:
@@ -138,6 +140,7 @@ class Decider:
         """What later decisions depend on, in numbers, texts, lists and tensors."""
         own = {name: value for name, value in vars(self._state).items() if name != "policy"} if self.decides else {}
         before = {name: value for name, value in vars(self._before).items() if name != "policy"}
+        self.surprises = _numbers(self.surprises)
         facts = {name: getattr(self, name) for name in self.FACTS}
         return deepcopy({"facts": facts, "own": own, "before": before})
 
@@ -148,6 +151,10 @@ class Decider:
         vars(self._before).update(state["before"])
         if self.decides:
             vars(self._state).update(state["own"])
+
+
+def _numbers(values: list[float | torch.Tensor]) -> list[float]:
+    return torch.stack(values).tolist() if values and torch.is_tensor(values[0]) else values
 
 
 def _perplexity(surprises: list[float]) -> float:

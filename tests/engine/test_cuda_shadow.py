@@ -13,7 +13,7 @@ from swwatch.engine.watcher import ThreadWatcher
 from swwatch.model.loading import load
 from swwatch.model.vision_tower import VideoFeatures
 from swwatch.policies.choose import Greedy
-from swwatch.policies.speak import WaitK
+from swwatch.policies.speak import WaitK, parse_schedule
 from swwatch.rules.variants import VARIANTS
 from swwatch.toy.checkpoint import make_checkpoint
 from tests.helpers import turn_streams
@@ -145,6 +145,16 @@ def test_a_policy_that_sees_less_waits_once_a_patch(load_tiny, see):
         assert spoken(loaded, to_shadow(loaded.model), sizes=sizes) == theirs
         places = waits(shadow)
         assert 1 <= len(places) <= len(sizes) and all("policies/see/" in place for place in places), places
+
+
+def test_a_policy_that_decides_when_to_speak_waits_for_its_decisions_and_no_word(load_tiny):
+    """SVED reads its newest words anew: at most two numbers a step, whatever the number of words."""
+    loaded, how = load_tiny("group"), {"sizes": [(2, 2)] * 3, "schedule": parse_schedule("sved:2:alpha=1.03")}
+    theirs = spoken(loaded, loaded.model, **how)
+    with cuda_shadow() as shadow:
+        assert spoken(loaded, to_shadow(loaded.model), **how) == theirs
+        assert choices(shadow) == len(theirs) and 1 <= len(waits(shadow)) <= 2 * 2
+        assert all(place.startswith("engine/decider.py") for place in waits(shadow))
 
 
 @pytest.mark.parametrize("keep", KEEPS)
