@@ -29,8 +29,10 @@ class PeVideoSettings(PrepareSettings):
     hub_id: str | None = setting(None, "data set to fetch from the hub (default: --dataset-name)")
     splits: list[Literal["train", "test"]] = setting(["train", "test"], "which splits (default: both)", several=True)
     limit_shards: int | None = setting(None, "read only the first shards of each split", least=1)
-    workers: int = setting(
-        min(2, os.cpu_count() or 1), "parts worked off at once; from the hub, also the shards on disk at once", least=1
+    workers: int | None = setting(
+        None,
+        "parts worked off at once; from the hub, also the shards on disk at once (default: 2, of JSON files 1)",
+        least=1,
     )
 
     part: str | None = setting(None, "slice i/n of the work, for several machines that share the folders; then --join")
@@ -124,16 +126,19 @@ def run(argv: list[str], home: Path) -> int:
     settings = read_settings(PeVideoSettings, argv, program="mani_data.py", about=PeVideoSettings.__doc__)
     count_tokens = load_counter(settings.tokenizer_model_id)
     jobs = plan(settings, home, tokenizer=digest(count_tokens.description))
+    # of clips there is much to write; JSON files keep the interpreter busy, which threads share
+    default = min(2, os.cpu_count() or 1) if any(part.has_clips for job in jobs for part in job.parts) else 1
+    workers = settings.workers or default
     if settings.part is not None:
         slice = Slice.parse(settings.part)
-        prepare_slice(jobs, slice, count_tokens, settings.workers)
+        prepare_slice(jobs, slice, count_tokens, workers)
         print(f"slice {slice.index} of {slice.count} is done; when all are: the same command with --join")
         return 0
     if settings.cluster is not None:
         from swwatch.data.prepare.cluster import prepare_slices
 
         prepare_slices(jobs, settings.cluster, settings.tokenizer_model_id)
-    reports = join(jobs) if settings.join or settings.cluster else prepare(jobs, count_tokens, settings.workers)
+    reports = join(jobs) if settings.join or settings.cluster else prepare(jobs, count_tokens, workers)
     for job, report in zip(jobs, reports, strict=True):
         tell(job, report)
     return 0

@@ -64,10 +64,11 @@ class JsonPart:
         yield map(self._entry, self.names), None
 
     def _entry(self, name: str) -> Entry:
-        path = self.folder / name
-        entry = Entry(where=str(path), stem=path.stem)
+        path = os.path.join(self.folder, name)
+        entry = Entry(where=path, stem=os.path.splitext(name)[0])
         try:
-            entry.raw = path.read_bytes()
+            with open(path, "rb", buffering=0) as file:  # of some hundred bytes; a Path takes longer than the reading
+                entry.raw = file.read()
         except OSError as error:
             entry.problem, entry.detail = "unreadable", error.strerror or str(error)
         return entry
@@ -185,40 +186,40 @@ def local_kind(folder: Path) -> str | None:
     Raises:
         UserError: both lie there, so the user has to say which is meant.
     """
-    found = {Path(item.name).suffix for item in os.scandir(folder)} if folder.is_dir() else set()
+    found = {os.path.splitext(item.name)[1] for item in os.scandir(folder)} if folder.is_dir() else set()
     if {".json", ".tar"} <= found:
         raise UserError(f"{folder} holds both *.json and *.tar; choose with --source json or --source shards")
     return "json" if ".json" in found else "shards" if ".tar" in found else None
 
 
-def _files(folder: Path, suffix: str) -> list[os.DirEntry]:
+def _names(folder: Path, suffix: str) -> list[str]:
     if not folder.is_dir():
         raise UserError(f"there is no folder {folder}; name it with --train-dir or --test-dir, or take --source hub")
-    found = sorted((item for item in os.scandir(folder) if item.name.endswith(suffix)), key=lambda item: item.name)
+    found = sorted(name for name in os.listdir(folder) if name.endswith(suffix))
     if not found:
         raise UserError(f"{folder} holds no *{suffix} file; name another with --train-dir or --test-dir")
     return found
 
 
-def _identity(files: list[os.DirEntry]) -> str:
-    stats = [(file.name, stat.st_size, stat.st_mtime_ns) for file in files for stat in [file.stat()]]
-    return hashlib.sha256(repr(stats).encode("utf-8", "surrogateescape")).hexdigest()
+def _identity(folder: Path, names: list[str]) -> tuple[str, int]:
+    """What changes when any of the files does, and their bytes together. Of a million files no more is held."""
+    stats = [
+        (name, stat.st_size, stat.st_mtime_ns) for name in names for stat in [os.stat(os.path.join(folder, name))]
+    ]
+    digest = hashlib.sha256(repr(stats).encode("utf-8", "surrogateescape")).hexdigest()
+    return digest, sum(size for _, size, _ in stats)
 
 
 def json_parts(folder: Path, files_per_part: int = FILES_PER_PART) -> list[JsonPart]:
     """Parts of a folder of JSON files, in the order of their names."""
-    files = _files(folder, ".json")
-    chunks = [files[start : start + files_per_part] for start in range(0, len(files), files_per_part)]
-    return [
-        JsonPart(folder, tuple(f.name for f in chunk), _identity(chunk), sum(f.stat().st_size for f in chunk))
-        for chunk in chunks
-    ]
+    names = _names(folder, ".json")
+    chunks = (names[start : start + files_per_part] for start in range(0, len(names), files_per_part))
+    return [JsonPart(folder, tuple(chunk), *_identity(folder, chunk)) for chunk in chunks]
 
 
 def shard_parts(folder: Path) -> list[ShardPart]:
     """One part for each tar shard of a folder, in the order of their names."""
-    files = _files(folder, ".tar")
-    return [ShardPart(f.name, _identity([f]), f.stat().st_size, Path(f.path)) for f in files]
+    return [ShardPart(name, *_identity(folder, [name]), folder / name) for name in _names(folder, ".tar")]
 
 
 def hub_parts(repo_id: str, split: str) -> list[HubPart]:
