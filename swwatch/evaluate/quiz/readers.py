@@ -67,22 +67,24 @@ def moments(data: Path, parts: Mapping[str, Mapping]) -> Rows:
     for row in read_rows(data):
         task = row.text("task")
         if task == "REC":
-            ends = _times(row, "end_times")
+            ends = sorted(_times(row, "end_times"))
             for i, (asked, true) in enumerate(zip([0.0, *ends], ends, strict=False), start=1):
                 yield row.with_values(number=i, count=i, asked=asked, due_s=true, last=true)
         elif task == "SSR":
             begins, ends, steps = _times(row, "start_time"), _times(row, "end_time"), row.texts("all_steps")
             if not len(begins) == len(ends) == len(steps):
                 raise row.wrong(f"{len(steps)} steps begin {len(begins)} and end {len(ends)} times")
-            for i, (asked, true, last, step) in enumerate(zip([0.0, *begins], begins, ends, steps, strict=False)):
-                yield row.with_values(number=i, step=step, asked=min(asked, true), due_s=true, last=last)
+            before = 0.0
+            for i, (true, last, step) in enumerate(sorted(zip(begins, ends, steps, strict=True))):
+                asked, before = before, true
+                yield row.with_values(number=i, step=step, asked=asked, due_s=true, last=last)
         elif task == "CRR":
             last = max(test.seconds("realtime") for test in row.rows("test_info"))
             yield row.with_values(number=0, asked=row.text("ask_time"), due_s=row.text("clue_time"), last=last)
 
 
 def _times(row: FileRow, name: str) -> list[float]:
-    return sorted(FileRow({name: text}, row.where).seconds(name) for text in row.texts(name))
+    return [FileRow({name: text}, row.where).seconds(name) for text in row.texts(name)]
 
 
 def questions(data: Path, parts: Mapping[str, Mapping]) -> Rows:

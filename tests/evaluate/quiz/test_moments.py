@@ -111,7 +111,7 @@ def test_moments_are_told_apart_by_group_with_how_late_they_came():
 def test_forward_records_of_ovobench_are_moments(tmp_path):
     records = [
         {"task": "REC", "activity": "jump", "start_times": [2, 9], "end_times": [6, 17]},
-        {"task": "SSR", "all_steps": ["a", "b"], "start_time": [25, 31], "end_time": [30, 49]},
+        {"task": "SSR", "all_steps": ["b", "a"], "start_time": [31, 25], "end_time": [49, 30]},
         {"task": "CRR", "question": "Why?", "ask_time": 7, "clue_time": 8, "test_info": [{"realtime": 38, "type": 1}]},
         {"task": "EPM", "realtime": 215},
     ]
