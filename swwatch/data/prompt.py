@@ -141,16 +141,21 @@ def _refuse_markup(tokenizer, text: str) -> None:
     refuse_markup(tokenizer.get_added_vocab(), text)
 
 
-def prompt_ids(tokenizer, system: str, question: str, markup: Markup) -> list[int]:
+def prompt_ids(
+    tokenizer, system: str, question: str, markup: Markup, before: Sequence[tuple[str, str]] = ()
+) -> list[int]:
     """Ids of system turn and user turn up to where the video begins, which is behind the question: <|vision_start|> is
     the last of them, but not where each patch has its own behind a time stamp.
 
+    Args:
+        before: (role, words) of turns between the system's and this one, in which the video stands whatever they say.
     Raises:
         UserError: a string holds chat markup such as <|im_end|>, which would break the turns apart.
     """
-    for text in (system, question):
+    for text in (system, question, *(part for turn in before for part in turn)):
         _refuse_markup(tokenizer, text)
-    return _encode(tokenizer, f"<|im_start|>system\n{system}<|im_end|>\n{_user_turn(question, markup)}")
+    said = "".join(f"<|im_start|>{role}\n{words}<|im_end|>\n" for role, words in (("system", system), *before))
+    return _encode(tokenizer, said + _user_turn(question, markup))
 
 
 def _user_turn(question: str, markup: Markup) -> str:

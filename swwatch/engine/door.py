@@ -3,6 +3,7 @@
 A narration is asked by its prompt, a chat system in its first turn; what is not given is the form's own.
 """
 
+from collections.abc import Sequence
 from dataclasses import replace
 from inspect import signature
 from typing import TYPE_CHECKING
@@ -30,6 +31,7 @@ def open_stream(
     engine: str = "serial",
     question: str | None = None,
     system: str | None = None,
+    before: Sequence[tuple[str, str]] = (),
     schedule: str | Speak | None = None,
     choose: Choosing | str | dict | None = None,
     limit: int | None = None,
@@ -45,6 +47,7 @@ def open_stream(
         engine: of engine.choose.ENGINES; "auto" is settled by `choose` there.
         question: what is asked; by default the evaluation question, or the chat system's own query.
         system: text of the system turn; by default that of configs/prompts.yaml, or the chat system's own.
+        before: (role, words) of turns between the system's and this one. A chat system has one query, which they join.
         schedule: of a narration; by default the checkpoint's own.
         choose: how tokens are chosen, or what differs there from the own way: the checkpoint's, else the likeliest
             token, or as the chat system does.
@@ -71,10 +74,12 @@ def open_stream(
         if schedule is not None:
             check_schedule(schedule, row.name)
         turns = loaded.turns(form or systems.get(row.name))
+        if before:  # what it said is its context, which grows behind the video: there is no place for others' turns
+            question = "\n".join(f"{role}: {words}" for role, words in (*before, ("user", question)))
         options |= {"query": question, "system_text": SYSTEM_TEXT if system is None else system}
         return _open(engine, loaded, turns, options, choose=choose, **more)
     system = load_prompts().system if system is None else system
-    prompt = prompt_ids(loaded.tokenizer, system, question, loaded.markup)
+    prompt = prompt_ids(loaded.tokenizer, system, question, loaded.markup, before)
     schedule = parse_schedule(schedule or settings.schedule).for_clip(key)
     return _open(engine, loaded, prompt, options, schedule=schedule, choose=choose, **more)
 

@@ -112,7 +112,7 @@ class Beside:
     Attributes:
         source: reads its frames, in place of what the `Open` names.
         hurries: a recording is read as fast as the model watches it, not at its own pace.
-        options: of engine.door.open_stream: system, choose.
+        options: of engine.door.open_stream: system, before, choose.
     """
 
     source: Reading | None = None

@@ -18,15 +18,17 @@ def processor(tiny_checkpoint):
     return AutoProcessor.from_pretrained(tiny_checkpoint)
 
 
-def test_prompt_equals_the_checkpoints_chat_template(processor):
+@pytest.mark.parametrize("before", [[], [("user", "Who?"), ("assistant", "A square.")]], ids=["alone", "behind turns"])
+def test_prompt_equals_the_checkpoints_chat_template(processor, before):
     prompts = load_prompts()
     messages = [
         {"role": "system", "content": prompts.system},
+        *({"role": role, "content": words} for role, words in before),
         {"role": "user", "content": [{"type": "text", "text": prompts.eval_question}, {"type": "video"}]},
     ]
     theirs = processor.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
     tokenizer, markup = processor.tokenizer, Markup.of(processor.tokenizer)
-    ours = prompt_ids(tokenizer, prompts.system, prompts.eval_question, markup)
+    ours = prompt_ids(tokenizer, prompts.system, prompts.eval_question, markup, before)
     ours = ours + [markup.video] + list(markup.suffix) + list(markup.header)
     assert ours == tokenizer.encode(theirs, add_special_tokens=False)
 

@@ -10,6 +10,8 @@ import urllib.request
 
 import pytest
 
+from swwatch.data.prompt import prompt_ids
+from swwatch.engine import door
 from swwatch.rules.systems import SYSTEMS
 from swwatch.rules.variants import VARIANTS
 from swwatch.watch.local import watch
@@ -175,7 +177,15 @@ def test_a_stop_ends_the_answer_before_it_and_is_never_told(client, video):
     assert said(ask(client, video, stop=all_said + "x")) == all_said, "what was held back is told in the end"
 
 
-def test_several_turns_are_one_question_and_the_systems_words_stand_before_them(client, video):
+def test_turns_stay_turns_and_the_systems_words_stand_before_them(client, video, monkeypatch):
+    asked = []
+
+    def note(tokenizer, *how):
+        ids = prompt_ids(tokenizer, *how)
+        asked.append(tokenizer.decode(ids))
+        return ids
+
+    monkeypatch.setattr(door, "prompt_ids", note)
     turns = [
         {"role": "system", "content": "Be brief."},
         {"role": "user", "content": [video, text("What moves?")]},
@@ -183,9 +193,16 @@ def test_several_turns_are_one_question_and_the_systems_words_stand_before_them(
         {"role": "user", "content": "Which colour?"},
     ]
     whole = client.chat.completions.create(model="group", max_tokens=3, messages=turns)
-    assert whole.swwatch["question"] == "user: What moves?\nassistant: A square.\nuser: Which colour?"
+    assert whole.swwatch["question"] == "Which colour?"
     one = client.chat.completions.create(model="group", max_tokens=3, messages=user(video, text("What moves?")))
     assert one.swwatch["question"] == "What moves?"
+    assert whole.usage.prompt_tokens_details.text_tokens > one.usage.prompt_tokens_details.text_tokens
+    turns_asked = "What moves?<|im_end|>\n<|im_start|>assistant\nA square.<|im_end|>\n<|im_start|>user\nWhich colour?"
+    assert asked[0].endswith(f"system\nBe brief.<|im_end|>\n<|im_start|>user\n{turns_asked}<|vision_start|>")
+    with pytest.raises(openai.BadRequestError, match="the last turn is the assistant's"):
+        client.chat.completions.create(model="group", messages=turns[:3])
+    chat = client.chat.completions.create(model="livecc", max_tokens=3, messages=turns)
+    assert chat.choices[0].message.content is not None
 
 
 # --- where the video is ------------------------------------------------------------------------------------------

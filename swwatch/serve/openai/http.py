@@ -116,9 +116,7 @@ class Chat:
     async def _open(self, wanted: asking.Request, asked: asking.Asked, checkpoint: Checkpoint) -> Answer:
         settings, uploads, stored = checkpoint.loaded.settings, self.sessions.uploads, None
         try:
-            options = {"choose": wanted.choose(settings.own_choose)} | (
-                {} if asked.system is None else {"system": asked.system}
-            )
+            options = {"choose": wanted.choose(settings.own_choose), "system": asked.system, "before": asked.before}
         except UserError as error:
             raise ProtocolError("unsupported", str(error)) from error
         if asked.video is not None:
@@ -138,7 +136,7 @@ class Chat:
 
 def num_text(checkpoint: Checkpoint, asked: asking.Asked, answer: Answer) -> int:
     """Tokens of what was asked in words."""
-    words = (answer.session.opened.question, asked.system or "")
+    words = (answer.session.opened.question, asked.system or "", *(words for _, words in asked.before))
     return sum(len(checkpoint.loaded.tokenizer.encode(text, add_special_tokens=False)) for text in words)
 
 

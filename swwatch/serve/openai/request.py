@@ -119,7 +119,8 @@ class Asked:
     """What the messages say and show.
 
     Attributes:
-        question, system: None for the model's own.
+        question, system: None for the model's own. The question is the last turn.
+        before: (role, words) of the turns before it.
         pictures: seconds of the stream, and a picture file; in the order in which they were sent.
         source: of the video, where it is no pictures.
         video: its bytes, where the request holds them.
@@ -127,6 +128,7 @@ class Asked:
 
     question: str | None = None
     system: str | None = None
+    before: list[tuple[str, str]] = field(default_factory=list)
     pictures: list[tuple[float, bytes]] = field(default_factory=list)
     source: Upload | File | Url | None = None
     video: bytes | None = None
@@ -193,21 +195,18 @@ class Reader:
             words = "\n".join(filter(None, (self._part(part) for part in message.content))).strip()
             if message.role in ("system", "developer"):
                 system.append(words)
-            elif words:
+            elif words or message is messages[-1]:  # a video alone is asked what the model is by itself
                 turns.append((message.role, words))
-        asked = self._asked
+        asked, most = self._asked, self._limits.max_question_chars
         if not (asked.pictures or asked.source or asked.video):
             raise ProtocolError("bad_message", "messages: there is no video and no picture in them")
+        if turns and turns[-1][0] == "assistant":
+            raise ProtocolError("unsupported", "messages: the last turn is the assistant's: it cannot be begun for it")
         asked.system = "\n".join(system) or None
-        if turns:  # what a session is asked is one text
-            asked.question = turns[0][1] if len(turns) == 1 else "\n".join(f"{who}: {words}" for who, words in turns)
-        self._check_length(asked)
-        return asked
-
-    def _check_length(self, asked: Asked) -> None:
-        most = self._limits.max_question_chars
-        if max(len(asked.question or ""), len(asked.system or "")) > most:
+        asked.before, asked.question = turns[:-1], (turns[-1][1] or None) if turns else None
+        if max(sum(len(words) for _, words in turns), len(asked.system or "")) > most:
             raise ProtocolError("too_large", f"the words of all turns, and the system's, may have {most} characters")
+        return asked
 
     def _part(self, part: Part) -> str:
         """The words of a part; what it shows is taken."""
