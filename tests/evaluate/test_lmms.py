@@ -12,7 +12,6 @@ from swwatch.errors import UserError
 from swwatch.narrate.words import narrate
 from swwatch.paths import ROOT
 
-
 MOST = 24  # tokens of an answer
 
 
