@@ -43,6 +43,8 @@ class Cues:
                 return cue
             case Decided(tokens=0) if self.held:  # silence ends what is shown
                 return self._end(min(event.t_s, self.held[-1].t_emit_s + LAST_CUE_S))
+            case Turn(thought=True):  # nobody is told
+                self.held = []
             case Turn():
                 self.held = []
                 return _cue(event.start_s, event.end_s, event.text)

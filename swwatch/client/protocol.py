@@ -279,7 +279,8 @@ class Decided(Event):
 class Turn(Event):
     """A chat turn has ended: its words, from the token after the last turn on, are about these seconds of the stream.
 
-    `text` is all of them, without the dots by which a model says that it is silent; "" where it was.
+    `text` is all of them, without the dots by which a model says that it is silent; "" where it was. A `thought` was
+    not said: its tokens are those of `thought`. `wrong_end`: what it ended with, where its form wants another end.
     """
 
     type: Literal["turn"] = "turn"
@@ -288,6 +289,8 @@ class Turn(Event):
     end_s: float
     text: str
     t_s: float
+    thought: bool = False
+    wrong_end: str | None = None
 
 
 class Asked(Event):

@@ -69,4 +69,8 @@ BUDGETS = {
     # live budgets of the systems that stream in turns (swwatch.rules.systems)
     "streamingvlm": PixelBudget("streamingvlm", min_pixels=78_400, max_pixels=602_112),
     "livecc": PixelBudget("livecc", min_pixels=78_400, max_pixels=301_056),
+    # 8192 tokens for a segment of 16 s, whose release shares them as it is cut
+    "vst": PixelBudget("vst", min_pixels=200_704, max_pixels=401_408),
+    # what 518 x 291 pixels are, to which the release's public record says that its frames were brought
+    "tww": PixelBudget("tww", min_pixels=4096, max_pixels=150_738),
 }

@@ -16,8 +16,8 @@ from swwatch.engine.base import BaseSession
 from swwatch.engine.keeping import feed, new_cache
 from swwatch.engine.requests import Look, Run
 from swwatch.engine.source import Step
-from swwatch.engine.trace import Asked, Spoken
-from swwatch.engine.turns_forgetting import ForgetfulTurns
+from swwatch.engine.trace import Asked, Reflected, Spoken
+from swwatch.engine.turns_asked import AskedTurns
 from swwatch.errors import UserError
 from swwatch.model.cache import Mark
 from swwatch.model.protocols import StreamingModel
@@ -29,6 +29,7 @@ from swwatch.rules.chosen import chosen
 from swwatch.rules.cursor import layout_of
 from swwatch.rules.layout import Layout
 from swwatch.rules.spans import Part, Span, ids_of
+from swwatch.rules.visibility import SAID
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,8 @@ class Said:
         ids: all that was said, " ..." and <|im_end|> included.
         words: the ids without these two.
         t_s: when its last token was emitted, stream seconds.
+        thought: it is a thought about what was watched, for the model itself.
+        wrong_end: the token that it ended with, where the form wants another; None: the right one, or it was cut off.
     """
 
     round: int
@@ -49,19 +52,26 @@ class Said:
     ids: tuple[int, ...]
     words: tuple[int, ...]
     t_s: float
+    thought: bool = False
+    wrong_end: int | None = None
 
 
-class TurnSession(ForgetfulTurns):
+class TurnSession(AskedTurns):
     """One stream.
 
     A question takes effect with the next turn, other orders between two turns; in a pause turns are watched and
-    nothing is said. A stream may be continued: `run` with another source.
+    nothing is said. In systems that think a question ends the segment that has begun, and has a turn of its own; the
+    one that the stream was opened with is asked at its end; thinking goes on in a pause. A stream may be continued:
+    `run` with another source.
 
     Attributes:
+        thinks: what is watched is thought about, in systems that do so.
+        ending: no step comes after those that are here.
         context: what the model has in view, in order.
         next_position: of the next token to be laid out.
         num_rounds: turns begun; num_steps: steps watched; num_thinned: turns whose groups have been thinned.
-        num_laid: tokens laid out; num_fed: tokens fed, again and again where they were read anew.
+        num_laid: tokens laid out; num_said: of these, where what is said is a stream of its own.
+        num_fed: tokens fed, again and again where they were read anew.
     """
 
     FACTS = (
@@ -72,6 +82,7 @@ class TurnSession(ForgetfulTurns):
         "num_steps",
         "num_thinned",
         "num_laid",
+        "num_said",
         "num_fed",
     )
 
@@ -114,14 +125,16 @@ class TurnSession(ForgetfulTurns):
         turn_s = seconds_per_turn or model.settings.seconds_per_turn
         self._first_steps, self._later_steps = self.system.patches_of_turns(model.settings.fps, turn_s)
         choose = parse_choose(choose or self.system.choose)
-        super().__init__(model, choose=choose, clock=clock, ellipsis=turns.ellipsis[0])
+        super().__init__(model, choose=choose, clock=clock, ellipsis=next(iter(turns.ellipsis), None))
         self._begin_keeping()
         self.given, self.t_step = given, model.t_per_step
         self.query = self.system.query if query is None else query
         self.context: list[Span] = turns.begin(previous if isinstance(previous, str) else tuple(previous), system_text)
         self.context = self.keep.beginning(self.context)
         self._begin_context = list(self.context)
-        self.next_position = self.num_rounds = self.num_steps = self.num_thinned = self.num_laid = self.num_fed = 0
+        self.next_position = self.num_rounds = self.num_steps = self.num_thinned = 0
+        self.num_laid = self.num_said = self.num_fed = 0
+        self.thinks, self.ending = True, False
         self._waiting: list[Step] = []  # for the rest of their turn
         self._seen: dict[int, torch.Tensor] = {}  # round -> embeddings of its video, where they are needed again
 
@@ -145,14 +158,22 @@ class TurnSession(ForgetfulTurns):
         Args:
             arrived: the step that has arrived, or several; []: none will follow.
         """
+        if self.system.thinks and self.asks and not self.paused:  # they come before what arrives now
+            yield from self._hold_turns(over=True)
+            yield from self._ask_now()
         self._waiting += arrived
-        over = not arrived or arrived[-1].last
+        over = self.ending = not arrived or arrived[-1].last
         if over and not self._waiting and not self.num_rounds:
             raise UserError("the stream ended before its first frame: nothing to describe")
+        yield from self._hold_turns(over)
+        yield from self._ask_now()
+        self.closed = over
+
+    def _hold_turns(self, over: bool) -> Run:
+        """The turns that the steps which wait make; `over`: none wait for more."""
         while count := self.num_ready(self._waiting, over):
             steps, self._waiting = self._waiting[:count], self._waiting[count:]
             yield from self.turn(steps, silent=self.paused)
-        self.closed = over
 
     @property
     def steps_due(self) -> int:
@@ -174,7 +195,7 @@ class TurnSession(ForgetfulTurns):
 
         Args:
             steps: that follow one another, the first where the turn before ended.
-            silent: say nothing: the answer is " ..." alone.
+            silent: say nothing: the answer is " ..." alone. Thoughts are not said.
         """
         start_s, end_s = (step.video_end_s(self.step_s) for step in (steps[0], steps[-1]))
         start_s -= self.step_s
@@ -188,33 +209,7 @@ class TurnSession(ForgetfulTurns):
         for step in steps:
             embeds.append((yield Look(step.pixel_values, step.grid_thw)))
         yield from self._converse(start_s, end_s, (len(steps), *grids[0]), torch.cat(embeds), steps, silent)
-
-    def answer(self, question: str, max_new_tokens: int = 512) -> Run:
-        """A turn of text alone about what has been watched: a question and its whole answer."""
-        if not self.num_rounds:
-            raise UserError("nothing has been watched yet: ask once the stream has begun")
-        asked, self.query, last = self.query, question, max(span.end_s for span in self.context)
-        how = self.chooser.choose
-        self.chooser.choose = replace(how, max_new_tokens=max_new_tokens, threshold=None, threshold_step=0.0)
-        try:
-            yield from self._converse(last, last, None, None, (), False)
-        finally:
-            self.chooser.choose, self.query = how, asked  # a question for the next turn still waits
-
-    def probe(self, question: str, beginning: tuple[int, ...]) -> Run:
-        """What would follow a question and the beginning of its answer: (V,) logits. The stream stays as it is.
-
-        Nothing is looked at again and nothing is forgotten for it.
-        """
-        if not self.num_rounds:
-            raise UserError("nothing has been watched yet: ask once the stream has begun")
-        kept, number, last = self.state(), self.num_rounds, max(span.end_s for span in self.context)
-        turn = self.turns.turn(number, last, last, None, question)
-        yield from self._recall([span for span in turn if span.part is Part.QUERY])
-        spans = [*self._closing(), *turn]
-        logits = yield from self._read([*spans, Span(Part.ANSWER, beginning, None, number, last, last)])
-        self.restore(kept)
-        return logits
+        yield from self._ask_now()
 
     # ---- one turn ---------------------------------------------------------------------------------------------------
 
@@ -223,10 +218,12 @@ class TurnSession(ForgetfulTurns):
     ) -> Run:
         self.speaking = True
         number, self.num_rounds = self.num_rounds, self.num_rounds + 1
-        asks, self.asks = (self.asks, []) if steps else ([], self.asks)
-        if asks:
-            self.query = "\n".join(ask.text for ask in asks)
-        query, self.query = self.query, None
+        thought, asks, query = bool(steps) and self.system.thinks, [], None
+        if not thought:
+            asks, self.asks = (self.asks, []) if steps else ([], self.asks)
+            if asks:
+                self.query = "\n".join(ask.text for ask in asks)
+            query, self.query = self.query, None
         turn = self.turns.turn(number, start_s, end_s, grid, query)
         yield from self._recall([span for span in turn if span.part is Part.QUERY])
         spans = [*self._closing(), *turn]
@@ -234,44 +231,57 @@ class TurnSession(ForgetfulTurns):
             self._seen[number] = video
         if not self.num_fed:
             spans, self.context = [*self.context, *spans], []
-        self.logits = yield from self._read(spans, video)
+        beside = self.system.aside and self._is_asked
+        self.logits = yield from self._read(spans[:-1] if beside else spans, video)
         first, self.num_steps = self.num_steps, self.num_steps + len(steps)
         for i, step in enumerate(steps, start=first):
             yield from self._tell_watched(i, step, grid=grid[1:])
         for ask in asks:
             yield Asked(first, ask.text, self.clock.now(), **self._told())
+        if beside:  # no question waits for a thought
+            yield from self._ask_now()
+            self.speaking, self.logits = True, (yield from self._read(spans[-1:]))
 
         self.context.append(Span(Part.ANSWER, (), None, number, start_s, end_s))
-        before = None if self.given is None else (self.cache.mark(), self.next_position, self.num_laid)
-        if silent:
-            self._say([*self.turns.ellipsis, self.turns.im_end])
+        laid = self.cache.mark(), self.next_position, self.num_laid, self.num_said
+        end, last = self.turns.end(reply=not steps), None
+        if thought and not self.thinks or silent and not thought:
+            self._say([*self.turns.ellipsis, end])
         else:
-            yield from self._speak(steps[-1].arrival_s if steps else self.clock.now())
+            last = yield from self._speak(steps[-1].arrival_s if steps else self.clock.now(), end, thought)
         yield from self._tell(wait=True)
         ids = self.context[-1].ids
-        if before and steps and (given := self.given(start_s, end_s)) is not None:
-            self._replace(self.turns.answer(given), *before)
-        words = ids[: len(ids) - len_of_mute(ids, self._mute)]
+        if self.given is not None and steps and (given := self.given(start_s, end_s)) is not None:
+            self._replace(self.turns.answer(given), *laid)
+        words = ids[: len(ids) - len_of_mute(ids, (*self.turns.ellipsis, ids[-1]))]
         self.speaking = False
-        yield Said(number, start_s, end_s, ids, words, self.clock.now())
+        wrong_end = None if last in (None, end) else last
+        yield Said(number, start_s, end_s, ids, words, self.clock.now(), thought, wrong_end)
 
-    def _speak(self, arrival_s: float) -> Run:
-        newest = self.num_steps - 1
+    def _speak(self, arrival_s: float, end: int, thought: bool) -> Run:
+        """Choose token after token until one ends the answer, which is returned; None where it was cut off.
+
+        Args:
+            end: the token that the form wants there.
+        """
+        newest, ends = self.num_steps - 1, self._stops | self.turns.ends
         self.chooser.begin_anew(ids_of(self.context))
         self.chooser.begin_turn()
         while True:
             token = yield from self._choose(True)
-            token = self.turns.im_end if token in self._stops else token  # the chat form knows one end
+            if token in self._stops and end in self._stops:  # the chat form knows one end
+                token = end
             yield from self._tell(wait=True)  # the choice has waited for all that was fed
             if self.keep.weighs:
                 self.weights.say(self.context[-1].round, self.logits, token)
             self._say([token])
-            yield Spoken(newest, token, newest, arrival_s, self.clock.now())
-            if token == self.turns.im_end:
-                return
+            what, begins = (Reflected, (len(self.context[-1]) == 1,)) if thought else (Spoken, ())
+            yield what(newest, token, newest, arrival_s, self.clock.now(), *begins)
+            if token in ends:
+                return token
             if self.chooser.choose.left(len(self.context[-1])) <= 0:
-                self._say([self.turns.im_end])  # cut off, and no word is lost
-                return
+                self._say([end])  # cut off, and no word is lost
+                return None
             self.logits = yield from self._read()
 
     def _closing(self) -> list[Span]:
@@ -291,23 +301,27 @@ class TurnSession(ForgetfulTurns):
         self.pending.append((ids, self._lay([replace(answer, ids=tuple(ids))])))
         self.context[-1] = replace(answer, ids=(*answer.ids, *ids))
 
-    def _replace(self, ids: tuple[int, ...], mark: Mark, next_position: int, num_laid: int) -> None:
+    def _replace(self, ids: tuple[int, ...], mark: Mark, next_position: int, num_laid: int, num_said: int) -> None:
         """Let other ids stand as the newest answer, as if nothing else had been said."""
         self.cache.restore(mark)
-        self.pending, self.next_position, self.num_laid = [], next_position, num_laid
+        self.pending, self.next_position, self.num_laid, self.num_said = [], next_position, num_laid, num_said
         self.context[-1] = replace(self.context[-1], ids=())
         self._say(list(ids))
 
     def _lay(self, spans: Sequence[Span]) -> Layout:
         """Where spans stand behind all that was laid out before."""
-        where, self.next_position = self.policy.place(spans, self.next_position, self.t_step)
-        rows = layout_of(spans, where, self.num_laid)
+        apart = self.policy.apart
+        where, self.next_position = self.policy.place(spans, self.next_position, self.t_step, self.num_said)
+        rows = layout_of(spans, where, self.num_laid - self.num_said, self.num_said if apart else None)
         self.num_laid += len(rows)
+        self.num_said += int((rows.stream == SAID).sum())
         return rows
 
     def _read(self, spans: Sequence[Span] = (), video: torch.Tensor | None = None) -> Run:
         """Feed what is pending and then new spans, if any; returns the logits after the last token."""
         said, rows = self._take_pending() if self.pending else ([], None)
+        if said and spans and self.policy.apart:
+            rows.sees[-1] = max(rows.sees[-1], spans[-1].round)  # what it predicts comes after them
         rows = Layout.cat([part for part in (rows, self._lay(spans) if spans else None) if part is not None])
         embeds = self._embed([*said, *ids_of(spans)])
         if video is not None:

@@ -46,6 +46,8 @@ class ForgetfulTurns(BaseSession):
         """Let go of what a turn that ends at `end_s` no longer sees."""
         if not self.num_rounds:
             return
+        if self.keep.folds:
+            self.context = self.turns.folded(self.context)
         self._thin()
         yield from self._recall(())
         self._write(end_s)
@@ -60,7 +62,8 @@ class ForgetfulTurns(BaseSession):
             yield from self._read()  # words that are about to move must be in the cache
         if self.keep.anew:
             query = next((span for span in self.context if span.part is Part.QUERY), None)
-            yield from self._begin_anew(self._remember(joined(left)) if self.keep.merges else joined(left))
+            stays = [span for span, _ in left] if self.keep.folds else joined(left)
+            yield from self._begin_anew(self._remember(stays) if self.keep.merges else stays)
             if query is not None and query not in self.context:
                 self.query = self.query or self.turns.tokenizer.decode(query.ids)  # asked again
             return

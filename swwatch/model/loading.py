@@ -10,7 +10,7 @@ from transformers.utils import is_flash_attn_2_available
 
 from swwatch.data.dataset import ClipDataset
 from swwatch.data.prompt import Markup, load_prompts
-from swwatch.data.turns.prompt import Turns
+from swwatch.data.turns.prompt import Turns, texts_of
 from swwatch.errors import UserError
 from swwatch.model import packed
 from swwatch.model.checks import ADAPTER, check_checkpoint, check_device, check_pack, saved_settings
@@ -121,6 +121,7 @@ def _load_whole(path: str, asked: dict, device: str, dtype, attention: str | Non
         processor = AutoProcessor.from_pretrained(path)
         how = {"dtype": dtype, "attn_implementation": attention or "sdpa", "tokenizer": processor.tokenizer}
         model = family.from_pretrained(path, **asked, **how, **held)
+        add_ends(model, processor.tokenizer)
     except ImportError as error:  # transformers' answer to a backend that is not installed
         raise UserError(f"{error}. Install it, or leave attention to the default (sdpa)") from error
     except (OSError, ValueError) as error:
@@ -132,6 +133,17 @@ def _load_whole(path: str, asked: dict, device: str, dtype, attention: str | Non
     if quantisation is None:
         model = model.to(device)
     return Loaded(model.eval(), processor, model.settings, model.markup)
+
+
+def add_ends(model, tokenizer) -> None:
+    """Give a base model the tokens that end answers in its system, where it lacks them: the next free ids, as in the
+    system's release. Where there are no rows for them they are made, random but the same every time, to be trained."""
+    ends = texts_of(model.settings.variant).ends
+    tokenizer.add_tokens([end for end in ends if end not in tokenizer.get_added_vocab()], special_tokens=True)
+    if ends and len(tokenizer) > model.get_input_embeddings().num_embeddings:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
 
 
 def _load_adapter(path: str, base: str | Path | None, asked: dict, how: dict) -> Loaded:

@@ -8,7 +8,7 @@ from swwatch.data.live.frames import LiveFrames
 from swwatch.data.video import StepFrames
 from swwatch.engine.door import open_stream
 from swwatch.engine.requests import Run, drive
-from swwatch.engine.source import Step, StepEncoder
+from swwatch.engine.source import Ask, Step, StepEncoder
 from swwatch.errors import UserError
 from swwatch.model.loading import Loaded
 from swwatch.narrate.words import Turn, with_text
@@ -19,6 +19,9 @@ class TurnStream:
     """One live stream, pushed frame by frame and driven turn by turn by its caller.
 
     Not for several threads at once; several streams on one model do not disturb each other.
+
+    Attributes:
+        replies: to questions, of the newest `step`, in systems that think: there its turn is a thought.
     """
 
     def __init__(self, loaded: Loaded, **options):
@@ -35,6 +38,7 @@ class TurnStream:
         self._encode = StepEncoder(loaded)
         self._steps: list[Step] = []
         self._over = False
+        self.replies: list[Turn] = []
 
     def push(self, timestamp_s: float, frame: np.ndarray) -> None:
         """A frame (H, W, 3) uint8, RGB, at any rate; seconds of its own stream."""
@@ -47,7 +51,10 @@ class TurnStream:
 
     def ask(self, question: str) -> None:
         """A question for the next turn."""
-        self.session.query = question
+        if self.session.system.thinks:
+            self.session.asks.append(Ask((), question))
+        else:
+            self.session.query = question
 
     def step(self) -> Turn | None:
         """The next turn, if enough has arrived for one. Takes as long as its words do."""
@@ -55,11 +62,15 @@ class TurnStream:
         if not count:
             return None
         taken, self._steps = self._steps[:count], self._steps[count:]
-        return self._last(self.session.turn(taken))
+        self.session.ending = self._over and not self._steps
+        turns = self._turns(self.session.turn(taken))
+        thinks = self.session.system.thinks
+        self.replies = [turn for turn in turns if thinks and not turn.thought]
+        return next(turn for turn in turns if turn.thought == thinks)
 
     def answer(self, question: str, max_new_tokens: int = 512) -> str:
         """What the model says to a question about all that it has in view; nothing is looked at again."""
-        return self._last(self.session.answer(question, max_new_tokens)).text
+        return self._turns(self.session.answer(question, max_new_tokens))[-1].text
 
     def state(self) -> dict:
         """All that the stream's words depend on, between two turns; frames that wait for their turn are not in it."""
@@ -69,9 +80,9 @@ class TurnStream:
         """Go on from a `state`."""
         self.session.restore(state)
 
-    def _last(self, run: Run) -> Turn:
-        *_, turn = drive(self.loaded.model, with_text(run, self.loaded.tokenizer))
-        return turn
+    def _turns(self, run: Run) -> list[Turn]:
+        events = drive(self.loaded.model, with_text(run, self.loaded.tokenizer))
+        return [event for event in events if isinstance(event, Turn)]
 
 
 def live_cc(

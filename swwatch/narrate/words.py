@@ -38,12 +38,19 @@ class Thought(Reflected):
 
 @dataclass(frozen=True)
 class Turn:
-    """The end of a chat turn: what was said about some seconds; "" is silence. `t_s` is when it ended, stream time."""
+    """The end of a chat turn: what was said about some seconds; "" is silence. `t_s` is when it ended, stream time.
+
+    Attributes:
+        thought: it is a thought, and not said to anybody.
+        wrong_end: the token that it ended with, where the form wants another.
+    """
 
     start_s: float
     end_s: float
     text: str
     t_s: float = field(default=0.0, compare=False)
+    thought: bool = False
+    wrong_end: str | None = None
 
 
 def narrate(loaded: Loaded, steps: Iterable[StepFrames], **options) -> Iterator[Token]:
@@ -113,7 +120,6 @@ class Wording:
 
     def __init__(self, tokenizer, open_ids: Iterable[int] = ()):
         self._tokenizer, self._decodes = tokenizer, tokenizer.backend_tokenizer
-        self._thoughts = DecodeStream(skip_special_tokens=True)
         self._begin()
         for token_id in open_ids:
             self._text(token_id)
@@ -126,11 +132,13 @@ class Wording:
         if isinstance(event, Said):
             text = self._tokenizer.decode(event.words, skip_special_tokens=True).strip()
             self._begin()  # a character left open does not reach into the next turn
-            return Turn(event.start_s, event.end_s, text, event.t_s)
+            wrong = None if event.wrong_end is None else self._tokenizer.decode(event.wrong_end)
+            return Turn(event.start_s, event.end_s, text, event.t_s, event.thought, wrong)
         return event
 
     def _begin(self) -> None:
         self._words, self.open_ids = DecodeStream(skip_special_tokens=True), []
+        self._thoughts = DecodeStream(skip_special_tokens=True)
 
     def _text(self, token_id: int) -> str:
         text = self._words.step(self._decodes, token_id)

@@ -21,6 +21,7 @@ from swwatch.policies.memory.pieces import TOLERANCE_S, Piece, seconds_of_video,
 from swwatch.policies.memory.policy import Keep, Sliding
 from swwatch.policies.memory.recent import Recent
 from swwatch.policies.memory.rekv import Rekv
+from swwatch.policies.memory.thoughts import Thoughts
 from swwatch.policies.memory.vstream import VStream
 from swwatch.policies.table import option, parse, table
 from swwatch.rules.spans import Part, Span
@@ -120,7 +121,20 @@ class Restart(Keep):
 
 ALL = All()
 KEEP = table(
-    All, Window, SinkWindow, Flush, Restart, Recompute, Recent, KeyNorm, Rekv, PeakEnd, LiveVlm, Carrier, VStream
+    All,
+    Window,
+    SinkWindow,
+    Flush,
+    Restart,
+    Recompute,
+    Recent,
+    KeyNorm,
+    Rekv,
+    PeakEnd,
+    LiveVlm,
+    Carrier,
+    VStream,
+    Thoughts,
 )
 WINDOWS = ("vision_s", "turns_s", "flush_s", "text_sink", "text_window")
 EVICTIONS = [APPEND, *(name for name, kind in KEEP.items() if kind.forgets and Speaks.TURNS in kind.for_whom)]

@@ -7,7 +7,7 @@ import torch
 from swwatch.rules.layout import KINDS, TEXT, Kind, Layout
 from swwatch.rules.patch import Patch, Placed
 from swwatch.rules.schedule import Planned, Schedule, Steady, seconds_of_step, spoken_steps
-from swwatch.rules.spans import Part, Span
+from swwatch.rules.spans import SAID_PARTS, Part, Span
 from swwatch.rules.variants import Speaks, Variant, get
 from swwatch.rules.visibility import SAID, THOUGHT, WATCHED
 
@@ -227,17 +227,26 @@ class _Noted:
         return [rows]
 
 
-def layout_of(spans: Sequence[Span], position_ids: torch.Tensor, first: int = 0) -> Layout:
-    """The columns of spans that follow one another: one causal stream, whose steps are turns.
+def layout_of(
+    spans: Sequence[Span], position_ids: torch.Tensor, first: int = 0, num_said: int | None = None
+) -> Layout:
+    """The columns of spans that follow one another: one causal stream, whose steps are turns, or two.
 
     Args:
         position_ids: (3, L), from Policy.place.
         first: how many tokens of the stream came before.
+        num_said: how many tokens were said before, in a stream of their own; None: there is one stream.
     """
     kinds = torch.tensor([_kind(span) for span in spans for _ in span.ids], dtype=torch.int64)
     steps = torch.tensor([max(span.round, 0) for span in spans for _ in span.ids], dtype=torch.int64)
-    order = torch.arange(first, first + len(kinds))
-    return Layout(kinds, steps, torch.full_like(steps, WATCHED), order, steps, position_ids)
+    order, streams = torch.arange(first, first + len(kinds)), torch.full_like(steps, WATCHED)
+    if num_said is None:
+        return Layout(kinds, steps, streams, order, steps, position_ids)
+    said = torch.tensor([span.part in SAID_PARTS for span in spans for _ in span.ids], dtype=torch.bool)
+    streams[said], sees = SAID, steps.clone()
+    order = torch.where(said, num_said + said.cumsum(0), first + (~said).cumsum(0)) - 1
+    sees[said] = torch.cat([steps[said][1:], steps[said][-1:]])  # a row carries what the token it PREDICTS may see
+    return Layout(kinds, steps, streams, order, sees, position_ids)
 
 
 def _kind(span: Span) -> int:

@@ -18,9 +18,12 @@ class Part(StrEnum):
     VIDEO = "video"
     QUERY = "query"  # what the user asks in this turn
     TAIL = "tail"  # <|im_end|>\n, which ends a user turn
-    HEADER = "header"  # <|im_start|>assistant\n
+    HEADER = "header"  # <|im_start|>assistant\n, or what else begins an answer
     ANSWER = "answer"  # the words, " ..." and <|im_end|>: all that a loss is taken on
     CLOSE = "close"  # the line end between an answer and the next turn
+
+
+SAID_PARTS = (Part.HEADER, Part.ANSWER)  # of a stream of their own, where a system has one
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from swwatch.errors import UserError
-from swwatch.rules.spans import Span
+from swwatch.rules.spans import SAID_PARTS, Span
 from swwatch.rules.systems import System
 
 if TYPE_CHECKING:
@@ -30,6 +30,7 @@ class Policy:
         systems: of rules.systems, whose weights or release know it.
         compact: after tokens were evicted the rest is numbered anew from 0, without gaps.
         fractions: patches stand where their time says; else at whole positions, rounded down.
+        apart: what is said counts from 0 on an axis of its own, and what is watched goes on as if nothing were said.
     """
 
     name: str
@@ -39,21 +40,30 @@ class Policy:
     flat_later: bool = False
     compact: bool = False
     fractions: bool = False
+    apart: bool = False
 
-    def place(self, spans: Sequence[Span], start: float, t_step: float) -> "tuple[torch.Tensor, float]":
+    def place(
+        self, spans: Sequence[Span], start: float, t_step: float, num_said: int = 0
+    ) -> "tuple[torch.Tensor, float]":
         """Positions of spans that follow one another.
 
         Args:
             spans: of any rounds; those before the first turn count to it.
             start: position of the first token; 0, or what the call before returned.
             t_step: of the model, see rules.families.
+            num_said: tokens that were said before, where these stand `apart`.
         Returns:
-            (3, L) int64, or float32 where one of them is a fraction, and the position of whatever comes next.
+            (3, L) int64, or float32 where one of them is a fraction, and the position of whatever comes next of what
+            is not `apart`.
         """
         import torch  # here, so that the names of policies cost nothing to list
 
         parts = []
         for span in spans:
+            if self.apart and span.part in SAID_PARTS:
+                parts.append((num_said + torch.arange(len(span))).expand(3, -1))
+                num_said += len(span)
+                continue
             flat = self.flat_first if span.round < 1 else self.flat_later
             if span.grid is None or flat:
                 part = (start + torch.arange(len(span))).expand(3, -1)
@@ -75,7 +85,14 @@ POLICIES = {
             "mrope_contiguous", "StreamingVLM: positions never exceed what is kept", ("streamingvlm",), compact=True
         ),
         Policy("mrope_append", "the contrast to it: positions grow with the stream, for ever", ("streamingvlm",)),
-        Policy("mrope_full", "what one forward over the whole conversation has; equal to it at every turn", BOTH),
+        Policy(
+            "mrope_full",
+            "what one forward over the whole conversation has; equal to it at every turn",
+            (*BOTH, "vst"),
+        ),
+        Policy(
+            "group", "Think-While-Watching: as the variant group, words from 0 on their own axis", ("tww",), apart=True
+        ),
         Policy(
             "livecc_compat",
             "LiveCC's released demo: 3-D in its first turn, plain counting later",

@@ -172,7 +172,8 @@ class Variant:
     @property
     def streams(self) -> int:
         """1 (plain causal) or 2 (watched and said apart, the parallel mask, beside which thoughts have a third)."""
-        return 2 if self.speaks is Speaks.PARALLEL else 1
+        apart = self.speaks is Speaks.TURNS and self.positions is OwnAxis
+        return 2 if self.speaks is Speaks.PARALLEL or apart else 1
 
     def check_thoughts(self) -> None:
         """Refuse thoughts where there is no stream for them.
@@ -222,11 +223,14 @@ VARIANTS = {
     )
 }
 
-# Systems that stream in chat turns: plain causal, one running axis. rules.turn_positions lays out their conversations.
+# Systems that stream in chat turns: plain causal, one running axis; `tww` has the positions and the mask of `group`.
+# rules.turn_positions lays out their conversations.
 TURNS = {
     v.name: v
     for v in (
         Variant("streamingvlm", "StreamingVLM (2510.09608)", RunningAxis, Speaks.TURNS),
         Variant("livecc", "LiveCC (2504.16030)", RunningAxis, Speaks.TURNS),
+        Variant("vst", "Video Streaming Thinking (2603.12262)", RunningAxis, Speaks.TURNS),
+        Variant("tww", "Think-While-Watching (2603.11896)", OwnAxis, Speaks.TURNS),
     )
 }

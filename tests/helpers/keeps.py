@@ -18,6 +18,7 @@ SMALL = {
     "livevlm": "livevlm:20:vision_s=2:newest=3:text_sink=4:text_window=8",
     "carrier": "carrier:3:turns_s=3:text_sink=4:text_window=8",
     "vstream": "vstream:3:detail=2:turns_s=3:text_sink=4:text_window=8",
+    "thoughts": "thoughts:2:first=1",
 }
 FORGETS = [name for name, kind in KEEP.items() if kind.forgets]
 
@@ -29,5 +30,5 @@ def kept(*ways: Speaks, bounded: bool = False) -> list[tuple[str, str]]:
     for way in ways:
         turn = cycle(names[way])
         rows = (name for name in FORGETS if way in KEEP[name].for_whom and (KEEP[name].bounded or not bounded))
-        pairs += [(next(turn), SMALL[name]) for name in rows]
+        pairs += [("vst" if KEEP[name].folds else next(turn), SMALL[name]) for name in rows]
     return pairs

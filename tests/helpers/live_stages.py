@@ -6,7 +6,7 @@ from contextlib import contextmanager
 import numpy as np
 
 from swwatch.engine.batch import Ended
-from swwatch.live.stage import Stage, Token
+from swwatch.live.stage import Stage, Thought, Token
 
 QUESTION, WAIT_S = "What is going on?", 60  # longer than anything here takes: only a fault lets it pass
 
@@ -59,8 +59,9 @@ def wait_for(true) -> None:
 
 
 def said(events) -> list[tuple]:
-    """Tokens without their times."""
-    return [(e.step, e.token_id, e.newest_visible_step, e.text) for e in events if isinstance(e, Token)]
+    """Tokens, and those of thoughts, without their times."""
+    told = [e for e in events if isinstance(e, Token | Thought)]
+    return [(e.step, e.token_id, e.newest_visible_step, e.text) for e in told]
 
 
 def narrate_alone(loaded, pictures, **options) -> list[tuple]:

@@ -16,9 +16,10 @@ from swwatch.data.video import StepFrames
 from swwatch.engine.batch import Ended
 from swwatch.engine.requests import drive
 from swwatch.errors import UserError
-from swwatch.live.stage import Asked, Full, Stage, Token, Turn, Watched
+from swwatch.live.stage import Asked, Full, Stage, Thought, Token, Turn, Watched
 from swwatch.narrate.words import narrate, narration
 from swwatch.policies.choose import Greedy
+from swwatch.rules.systems import SYSTEMS
 from swwatch.rules.variants import TURNS
 from tests.helpers.faults import Gate
 from tests.helpers.live_stages import (
@@ -251,16 +252,20 @@ def _bytes_of_tensors() -> int:
     return sum(one.nbytes for one in gc.get_objects() if issubclass(type(one), torch.Tensor))
 
 
+TOLD = Token | Thought | Turn
+
+
 @pytest.mark.parametrize("variant", sorted(TURNS))
 def test_chat_turns_side_by_side_say_what_each_says_of_a_file(load_tiny, variant):
     loaded, clips = load_tiny(variant), [frames(12, seed=seed) for seed in range(3)]
-    alone = []
+    thinks, alone = SYSTEMS[variant].thinks, []
+    options = {"question": QUESTION} | ({"seconds_per_turn": 2, "choose": {"max_new_tokens": 9}} if thinks else {})
     for pictures in clips:
         steps = [StepFrames(i, np.stack(pictures[2 * i : 2 * i + 2]), i + 0.5, False) for i in range(6)]
-        run = narration(loaded, steps, question=QUESTION)
-        alone.append([untimed(event) for event in drive(loaded.model, run) if isinstance(event, Token | Turn)])
+        run = narration(loaded, steps, **options)
+        alone.append([untimed(event) for event in drive(loaded.model, run) if isinstance(event, TOLD)])
     with stage_of(loaded) as stage:
-        sessions = [stage.open(question=QUESTION, queue_size=32) for _ in clips]
+        sessions = [stage.open(**options, queue_size=32) for _ in clips]
         for session, pictures in zip(sessions, clips, strict=True):
             push_all(session, pictures)
             session.end()
@@ -268,16 +273,17 @@ def test_chat_turns_side_by_side_say_what_each_says_of_a_file(load_tiny, variant
     assert stage.engine == "serial" and "turns" in stage.why
     for (events, end), words in zip(heard, alone, strict=True):
         assert end == Ended()
-        assert [untimed(event) for event in events if isinstance(event, Token | Turn)] == words
+        assert [untimed(event) for event in events if isinstance(event, TOLD)] == words
         assert [event.step for event in events if isinstance(event, Watched)] == list(range(6))
         newest = -1
         for event in events:
             newest = event.step if isinstance(event, Watched) else newest
             assert not isinstance(event, Token) or event.step == event.newest_visible_step == newest
         assert sum(isinstance(event, Turn) for event in events) == (6 if variant == "streamingvlm" else 4)
+        assert sum(isinstance(event, Turn) and event.thought for event in events) == (3 if thinks else 0)
 
 
-def untimed(event: Token | Turn) -> tuple:
+def untimed(event: Token | Thought | Turn) -> tuple:
     return event if isinstance(event, Turn) else (event.step, event.token_id, event.text)
 
 

@@ -9,6 +9,7 @@ from swwatch.errors import UserError
 from swwatch.live.stage import Asked, Dropped, Suspended, Watched
 from swwatch.narrate.words import Wording
 from swwatch.policies.choose import Greedy, Sampling
+from swwatch.rules.systems import SYSTEMS
 from swwatch.rules.variants import TURNS, VARIANTS
 from tests.helpers.live_stages import QUESTION, frames, push_all, read_to_end, read_until, said, stage_of
 
@@ -39,11 +40,16 @@ def facts(events) -> list:
     return [*said(events), *((type(e).__name__, e.step) for e in events if isinstance(e, Watched | Asked))]
 
 
+def often(variant: str) -> dict:
+    """Options with which a system that thinks does so every second."""
+    return {"seconds_per_turn": 1} if variant in SYSTEMS and SYSTEMS[variant].thinks else {}
+
+
 @pytest.mark.parametrize("choose", CHOICES.values(), ids=CHOICES)
 @pytest.mark.parametrize("variant", [*VARIANTS, *sorted(TURNS)])
 def test_it_says_what_an_undisturbed_session_says(load_tiny, tmp_path, variant, choose):
     """Put aside with half a step on display, a question on its way, and a step that nobody has watched."""
-    loaded, options = load_tiny(variant), {"question": QUESTION, "choose": choose, "queue_size": 32}
+    loaded, options = load_tiny(variant), {"question": QUESTION, "choose": choose, "queue_size": 32} | often(variant)
     waits_for = 0 if variant == "livecc" else 2  # its first turn has three seconds
     heard = []
     with stage_of(loaded) as first, stage_of(loaded) as second:

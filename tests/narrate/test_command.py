@@ -10,6 +10,7 @@ from swwatch import cli
 from swwatch.data.video import iter_steps
 from swwatch.engine.trace import RealTimeClock, SimulatedClock
 from swwatch.narrate import command as stream
+from swwatch.rules.systems import SYSTEMS
 from swwatch.rules.variants import TURNS
 from swwatch.toy.clips import Recipe, write_dataset
 
@@ -209,11 +210,12 @@ def test_chat_systems_stream_too_and_tell_where_each_turn_ends(tiny_checkpoint, 
     assert cli.run(stream.main, argv) == 0
     events = [json.loads(line) for line in out.read_text().splitlines()]
     turns, num_steps = [event for event in events if event.get("event") == "turn"], sum(1 for _ in iter_steps(clip))
-    first = 1 if variant == "streamingvlm" else 3
+    thinks, first = SYSTEMS[variant].thinks, {"streamingvlm": 1, "livecc": 3}.get(variant, num_steps)
     assert [turn["end_s"] for turn in turns] == list(range(first, num_steps + 1))
     assert turns[0]["start_s"] == 0 and all(isinstance(turn["text"], str) for turn in turns)
     assert sum(event.get("event") == "watched" for event in events) == num_steps
-    tokens = tokens_of(out)
+    assert all(turn["thought"] == thinks for turn in turns)
+    tokens = [event for event in events if event.get("event") == "thought"] if thinks else tokens_of(out)
     assert all(0 < sum(token["step"] == i for token in tokens) <= 4 for i in range(first - 1, num_steps))
     shown = capsys.readouterr().out
     assert f"(0-{first} s)" in shown and "engine serial: " in shown

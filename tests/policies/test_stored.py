@@ -99,7 +99,8 @@ def test_flags_win_and_that_they_do_is_told(tiny_checkpoint, capsys):
 def test_the_door_opens_sessions_as_the_checkpoint_says(tiny_checkpoint, variant):
     loaded = load(tiny_checkpoint, variant=variant, device="cpu")
     form = open_stream(loaded)
-    keep, choose = ("window:4", "greedy:1.05:max_new_tokens=9") if variant == "overlap" else ("recent:2", "greedy:1:7")
+    kept = {"overlap": "window:4", "tww": "all"}.get(variant, "recent:2")
+    keep, choose = kept, "greedy:1.05:max_new_tokens=9" if variant == "overlap" else "greedy:1:7"
     choose = choose.replace(":7", ":max_new_tokens=7")
     named = replace(loaded, settings=replace(loaded.settings, keep=parse_keep(keep), choose=parse_choose(choose)))
 

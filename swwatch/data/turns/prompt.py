@@ -4,19 +4,74 @@ Every piece is tokenised by itself, so that the ids of a turn are the same wheth
 transcript or spoken by the model.
 """
 
+import re
 from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from dataclasses import dataclass, replace
+from functools import cache, cached_property, lru_cache
+
+import yaml
 
 from swwatch.data.prompt import refuse_markup
 from swwatch.errors import UserError
+from swwatch.paths import CONFIGS
 from swwatch.rules.schedule import tenths
 from swwatch.rules.spans import Part, Span
-from swwatch.rules.systems import ELLIPSIS, LABEL, System
+from swwatch.rules.systems import LABEL, System
 
 SYSTEM_TEXT = "You are a helpful assistant."
 Grid = tuple[int, int, int]  # of a video: patches, rows and columns after the merge
 ROLES = ("<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>", "<|video_pad|>")
+IM_END = "<|im_end|>"
+
+
+@dataclass(frozen=True)
+class Texts:
+    """The texts around what a system watches, asks and says; those of ordinary chat, where it names no others.
+
+    Attributes:
+        memory: what the turn of previous text begins with.
+        opens: behind the system turn, before the first user turn.
+        head, tail: what opens and closes a user turn; close: between an answer and the next turn.
+        label: of a segment of video; asked: of a question, in systems that think.
+        answers: before the first answer of all, where these are one turn.
+        note, reply: what begins an answer about a segment of video, or to a question; note_end, reply_end: their ends.
+        question_end: behind a question.
+    """
+
+    memory: str = ""
+    opens: str = ""
+    head: str = "<|im_start|>user\n"
+    label: str = LABEL
+    asked: str = ""
+    question_end: str = ""
+    tail: str = "<|im_end|>\n"
+    answers: str = ""
+    note: str = "<|im_start|>assistant\n"
+    reply: str = "<|im_start|>assistant\n"
+    note_end: str = IM_END
+    reply_end: str = IM_END
+    close: str = "\n"
+
+    @property
+    def ends(self) -> tuple[str, ...]:
+        """The tokens that end answers and questions, where they are others than <|im_end|>; in the order of their ids
+        in the release."""
+        ends = (self.question_end, self.reply_end, self.note_end)
+        return tuple(dict.fromkeys(end for end in ends if end not in ("", IM_END)))
+
+
+@cache
+def texts_of(name: str) -> Texts:
+    """The texts of a system.
+
+    Raises:
+        UserError: configs/thinking.yaml cannot be read, or names what there is not.
+    """
+    path = CONFIGS / "thinking.yaml"
+    try:
+        return Texts(**yaml.safe_load(path.read_text(encoding="utf-8")).get(name, {}))
+    except (OSError, yaml.YAMLError, AttributeError, TypeError) as error:
+        raise UserError(f"{path}: the texts of {name!r} cannot be read ({error!r})") from error
 
 
 @dataclass(frozen=True)
@@ -37,6 +92,12 @@ class Turns:
         missing = sorted(set(ROLES) - self._special.keys())
         if missing:
             raise UserError(f"the tokenizer lacks {', '.join(missing)}: is this a checkpoint of Qwen2-VL or later?")
+        if ends := [end for end in self.texts.ends if end not in self._special]:
+            raise UserError(f"the tokenizer lacks {', '.join(ends)}: load the model with --variant {self.system.name}")
+
+    @property
+    def texts(self) -> Texts:
+        return texts_of(self.system.name)
 
     def begin(self, previous: str | tuple[int, ...] = "", system_text: str = SYSTEM_TEXT) -> list[Span]:
         """What precedes all turns: the system turn and, in systems that have one, the block of previous text.
@@ -45,16 +106,18 @@ class Turns:
             previous: words said before, as text, which is taken as it is, or as token ids.
         """
         self._refuse_markup(system_text)
-        spans = [Span(Part.SYSTEM, self._ids(f"<|im_start|>system\n{system_text}<|im_end|>\n"))]
+        spans = [Span(Part.SYSTEM, self._ids(f"<|im_start|>system\n{system_text}<|im_end|>\n{self.texts.opens}"))]
         if not self.system.previous_text:
             if previous:
                 raise UserError(f"{self.system.name} keeps no previous text: put it into the query")
             return spans
+        told = [tuple(previous)]
         if isinstance(previous, str):
             self._refuse_markup(previous)
-            previous = self._ids(previous)
-        head, end = self._ids("<|im_start|>previous text\n"), self._ids("<|im_end|>\n")
-        return [*spans, Span(Part.AROUND, head), Span(Part.PREVIOUS, tuple(previous)), Span(Part.AROUND, end)]
+            lines = re.split(r"(?m)^(?=Time=)", previous) if self.system.thinks else [previous]
+            told = [self._ids(line) for line in lines]  # one for each thought, so that each can go by itself
+        head, end = self._ids(f"<|im_start|>previous text\n{self.texts.memory}"), self._ids("<|im_end|>\n")
+        return [*spans, Span(Part.AROUND, head), *(Span(Part.PREVIOUS, ids) for ids in told), Span(Part.AROUND, end)]
 
     def turn(
         self, number: int, start_s: float, end_s: float, grid: tuple[int, int, int] | None, query: str | None = None
@@ -65,24 +128,45 @@ class Turns:
             number: of the turn, from 0.
             start_s, end_s: the seconds of its label.
             grid: of its video, (patches, rows, columns) after the merge; None for a turn of text alone.
-            query: asked in this turn, behind the video; "" asks nothing.
+            query: asked in this turn, behind the video; "" asks nothing. In a system that thinks it has a turn of its
+                own.
         """
         self._refuse_markup(query or "")
+        texts = self.texts
 
         def span(part: Part, text: str) -> Span:
             return Span(part, self._ids(text), None, number, start_s, end_s)
 
-        spans = [span(Part.HEAD, "<|im_start|>user\n")]
+        spans = [span(Part.HEAD, texts.head)]
         if grid is not None:
-            spans.append(span(Part.LABEL, LABEL.format(tenths(start_s), tenths(end_s))))
+            spans.append(span(Part.LABEL, texts.label.format(tenths(start_s), tenths(end_s))))
             spans += self._video(grid, (number, start_s, end_s), start_s, (end_s - start_s) / grid[0])
         if query:
-            spans.append(span(Part.QUERY, query))
-        return [*spans, span(Part.TAIL, "<|im_end|>\n"), span(Part.HEADER, "<|im_start|>assistant\n")]
+            spans.append(span(Part.QUERY, f"{texts.asked.format(tenths(end_s))}{query}{texts.question_end}"))
+        header = f"{'' if number else texts.answers}{texts.reply if grid is None else texts.note}"
+        spans += [span(Part.TAIL, texts.tail), span(Part.HEADER, header)]
+        return [span for span in spans if len(span)]
 
-    def answer(self, words: str) -> tuple[int, ...]:
-        """Ids of a turn's words, which may be none, with " ..." and <|im_end|>: what is learned, and spoken."""
-        return self._words(words) + self.ellipsis + (self.im_end,)
+    def answer(self, words: str, reply: bool = False) -> tuple[int, ...]:
+        """Ids of a turn's words, which may be none, with what ends them: what is learned, and spoken.
+
+        Args:
+            reply: they answer a question, and in a system that thinks are no thought.
+        """
+        return self._words(words) + self.ellipsis + (self.end(reply),)
+
+    def folded(self, context: Sequence[Span]) -> list[Span]:
+        """A context whose thoughts have become previous text, each behind its segment's label; nothing else is left of
+        its turns."""
+        begin = [span for span in context if span.round < 0]
+        labels = {span.round: span for span in context if span.part is Part.LABEL}
+        for span in context:
+            words = "" if span.part is not Part.ANSWER else self.tokenizer.decode(span.ids, skip_special_tokens=True)
+            if span.round in labels and words:
+                label = self.texts.label.format(tenths(span.start_s), tenths(span.end_s))
+                line = replace(span, part=Part.PREVIOUS, ids=self._ids(f"{label}{words}\n"), round=-1)
+                begin.insert(-1, line)  # before what closes the turn
+        return begin
 
     def _video(self, grid: Grid, when: tuple[int, float, float], first_s: float, patch_s: float | None) -> list[Span]:
         """A video and what is around it: its markers, or those of each patch, behind a time stamp.
@@ -131,15 +215,25 @@ class Turns:
 
     def close(self, number: int, start_s: float = 0.0, end_s: float = 0.0) -> Span:
         """What stands between the answer of turn `number`, about these seconds, and the next turn."""
-        return Span(Part.CLOSE, self._ids("\n"), None, number, start_s, end_s)
+        return Span(Part.CLOSE, self._ids(self.texts.close), None, number, start_s, end_s)
 
     @property
     def ellipsis(self) -> tuple[int, ...]:
-        return self._ids(ELLIPSIS)
+        """What ends every answer, before the token that does; silence by itself. None in systems that think."""
+        return self._ids(self.system.ends_with)
 
     @property
     def im_end(self) -> int:
-        return self._id("<|im_end|>")
+        return self._id(IM_END)
+
+    def end(self, reply: bool = False) -> int:
+        """The token that ends an answer; `reply`: to a question."""
+        return self._id(self.texts.reply_end if reply else self.texts.note_end)
+
+    @property
+    def ends(self) -> set[int]:
+        """All tokens that end an answer, of either kind."""
+        return {self.end(), self.end(reply=True)}
 
     def _words(self, text: str) -> tuple[int, ...]:
         """Ids of an answer's words."""

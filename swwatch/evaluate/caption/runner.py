@@ -85,7 +85,7 @@ def run(
         for key, event in events:
             if isinstance(event, Token):
                 clips[key].tokens.append(event)
-            elif isinstance(event, Turn):
+            elif isinstance(event, Turn) and not event.thought:
                 clips[key].turns.append(event.text)
             elif isinstance(event, Ended):
                 finish(clips.pop(key), event.error)

@@ -27,8 +27,8 @@ class Streaming:
     """Asks a model that has watched the video turn by turn, on the state that it then has.
 
     A video is watched once for all of its questions, in the order of their ends; each is asked on a copy of the state
-    and leaves no trace. While watching the model says nothing (" ..."). What its system forgets is forgotten: that is
-    what is measured. Whole steps alone are watched, and no frame is left out.
+    and leaves no trace. While watching the model says nothing (" ..."), but thinks if its system does. What its system
+    forgets is forgotten: that is what is measured. Whole steps alone are watched, and no frame is left out.
 
     Args:
         options: of engine.door.open_stream.
@@ -73,6 +73,7 @@ class Streaming:
             return UserError(f"the question {item.key} is asked before the first step is over")
         kept, num_frames, began = session.state(), round((seconds[1] - seconds[0]) * self.fps), time.perf_counter()
         try:
+            session.thinks = not self.system.aside  # else the question is asked before the newest is thought about
             self._drive(session.advance([]))
             num_tokens = sum(map(len, session.context))
             if self.form.reply:
@@ -85,6 +86,7 @@ class Streaming:
         except UserError as error:
             return error
         finally:
+            session.thinks = True
             session.restore(kept)
         return replace(answered, num_tokens=num_tokens, took_s=time.perf_counter() - began)
 

@@ -51,6 +51,7 @@ class Keep(Policy):
         carries: of every patch one token is left, the mean of its features, read behind it.
         merges: it has a `memory`: patches are merged before the LLM, and read anew with the newest one. `shown` is not
             asked.
+        folds: before it is asked, thoughts become previous text, one span each, and all else of their turns goes.
         windows: options that say how much is forgotten.
         bounded: what is held does not grow with the stream.
     """
@@ -67,6 +68,7 @@ class Keep(Policy):
     thins: ClassVar[bool] = False
     carries: ClassVar[bool] = False
     merges: ClassVar[bool] = False
+    folds: ClassVar[bool] = False
     windows: ClassVar[tuple[str, ...]] = ()
     bounded: ClassVar[bool] = False
 
@@ -81,6 +83,8 @@ class Keep(Policy):
         Raises:
             UserError: it names those that can.
         """
+        if variant.speaks is Speaks.TURNS and variant.streams == 2 and self.forgets:
+            raise UserError(f"keep {self}: {variant.name!r} goes on from all its notes, and forgets nothing: keep all")
         if variant.speaks not in self.for_whom:
             able = ", ".join(name for speaks in self.for_whom for name in speaking(speaks))
             more = ", or a chat system, which forgets in a way of its own" if Speaks.TURNS not in self.for_whom else ""
