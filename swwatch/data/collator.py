@@ -54,7 +54,7 @@ class Collator:
             input_ids, labels (B, L) int64; position_ids (3, B, L) int64; columns (B, 5, L) int64, see batch.COLUMNS;
             pixel_values_videos (patches, D) float32 and video_grid_thw (samples, 3), row by row; and where the SEE
             policy drops tokens, kept (K,) int64: which of all merged tokens the rows hold; where the SPEAK policy is
-            learned, decisions (B, L) float32 of data.timed.
+            learned, decisions (B, L) float32 of data.timed; where tokens weigh other than 1, weights (B, L) float32.
         """
         samples = [sample for row in rows for sample in row]
         longest = max(sum(len(sample.tokens) for sample in row) for row in rows)
@@ -64,6 +64,9 @@ class Collator:
         more = {} if kept is None else {"kept": torch.tensor(kept, dtype=torch.int64)}
         if samples[0].decisions is not None:
             more["decisions"] = self._side_by_side([[s.decisions for s in row] for row in rows], length, 0)
+        if any(sample.weights is not None for sample in samples):
+            weights = [[torch.ones(len(s.tokens)) if s.weights is None else s.weights for s in row] for row in rows]
+            more["weights"] = self._side_by_side(weights, length, 0)
         return {
             "input_ids": self._side_by_side([[s.input_ids for s in row] for row in rows], length, self.pad_id),
             "labels": self._side_by_side([[s.labels for s in row] for row in rows], length, IGNORED),

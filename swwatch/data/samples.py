@@ -37,6 +37,7 @@ class Sample:
         num_cut: seconds that the end of the video lost to max_length.
         patches: of each step of the video; none where all of its tokens are kept, or a policy decides late.
         decisions: (L,) float32 of data.timed.decisions_of, where the SPEAK policy is learned.
+        weights: (L,) float32, of each token in the loss; None: 1.
     """
 
     input_ids: torch.Tensor
@@ -47,6 +48,7 @@ class Sample:
     num_cut: int = 0
     patches: tuple[Patch, ...] = ()
     decisions: torch.Tensor | None = None
+    weights: torch.Tensor | None = None
 
     @property
     def num_learned(self) -> int:

@@ -284,13 +284,6 @@ class TurnSession(AskedTurns):
                 return None
             self.logits = yield from self._read()
 
-    def _closing(self) -> list[Span]:
-        """What closes the turn before; it is forgotten with that turn's answer."""
-        if not self.context or self.context[-1].part is not Part.ANSWER:
-            return []
-        answer = self.context[-1]
-        return [self.turns.close(answer.round, answer.start_s, answer.end_s)]
-
     @property
     def _mute(self) -> tuple[int, ...]:
         return (*self.turns.ellipsis, self.turns.im_end)

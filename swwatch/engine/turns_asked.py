@@ -45,6 +45,14 @@ class AskedTurns(ForgetfulTurns):
         self.restore(kept)
         return logits
 
+    def _closing(self) -> list[Span]:
+        """What closes the turn before, if its form has such; it is forgotten with that turn's answer."""
+        if not self.context or self.context[-1].part is not Part.ANSWER:
+            return []
+        answer = self.context[-1]
+        close = self.turns.close(answer.round, answer.start_s, answer.end_s)
+        return [close] if len(close) else []
+
     def _refuse_unwatched(self) -> None:
         if not self.num_rounds:
             raise UserError("nothing has been watched yet: ask once the stream has begun")

@@ -19,7 +19,13 @@ LIGER = "liger_kernel"
 
 
 def token_loss(
-    hidden: torch.Tensor, labels: torch.Tensor, head: nn.Module, *, num_items=None, way: str = "chunked"
+    hidden: torch.Tensor,
+    labels: torch.Tensor,
+    head: nn.Module,
+    *,
+    num_items=None,
+    way: str = "chunked",
+    weights: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """Cross entropy of each labelled token, from the row before it: the loss that transformers computes.
 
@@ -29,14 +35,19 @@ def token_loss(
         num_items: what the sum is divided by; by default R, which gives the mean.
         way: "chunked", or "single" for one chunk, however long: where the head's weights are gathered from several
             processes each time they are used, all must use them equally often; or "liger".
+        weights: (B, L) of each token in the sum, which liger has not; None: 1.
     """
     targets = labels[:, 1:]
     rows = targets != IGNORED
     hidden, targets = hidden[:, :-1][rows], targets[rows].to(hidden.device)  # (R, D), (R,)
-    if way == "liger":
+    size = CHUNK if way != "single" else max(1, len(targets))
+    if weights is not None:
+        weights = weights[:, 1:][rows].to(hidden.device)
+        parts = zip(hidden.split(size), targets.split(size), weights.split(size), strict=True)
+        total = sum(checkpoint(_weighed, head, *part, use_reentrant=False) for part in parts)
+    elif way == "liger":
         total = _liger(hidden, targets, head)
     else:
-        size = CHUNK if way == "chunked" else max(1, len(targets))
         parts = zip(hidden.split(size), targets.split(size), strict=True)
         # logits are computed once more for the gradient instead of being kept
         total = sum(checkpoint(_sum, head, h, t, use_reentrant=False) for h, t in parts)

@@ -208,6 +208,7 @@ class Watching(Streaming):
         kept=None,
         labels=None,
         decisions=None,
+        weights=None,
         **kwargs,
     ):
         """One forward over whole sequences.
@@ -223,6 +224,7 @@ class Watching(Streaming):
                 struck out here, and logits are of those that are left.
             labels: (B, L); the loss is computed in the way `self.loss_way`, and without logits unless that is "whole".
             decisions: (B, L) float32 of data.timed: what rows decide, which counts in the loss beside the labels.
+            weights: (B, L) float32, of each label in the sum; its divisor is the number of labels all the same.
         Raises:
             UserError: a sequence that cannot be parsed, explicit positions without the mask that belongs to them, or
                 a mask that the backend cannot execute.
@@ -270,13 +272,14 @@ class Watching(Streaming):
             inputs |= self.embed_kept(input_ids, pixel_values_videos, video_grid_thw, kept)
         inputs |= late
         plain = decisions is None and (self.thought_weight == 1 or columns is None)
-        if labels is None or self.loss_way == "whole" and plain:
+        if labels is None or self.loss_way == "whole" and plain and weights is None:
             return super().forward(**inputs, labels=labels, **kwargs)
         num_items = kwargs.pop("num_items_in_batch", None)
         hidden = self.model(**inputs, **kwargs).last_hidden_state
         way = "single" if self.loss_way == "whole" else self.loss_way
         if plain:
-            return CausalLMOutputWithPast(loss=token_loss(hidden, labels, self.lm_head, num_items=num_items, way=way))
+            how = {"num_items": num_items, "way": way, "weights": weights}
+            return CausalLMOutputWithPast(loss=token_loss(hidden, labels, self.lm_head, **how))
         if num_items is None:
             num_items = (labels[:, 1:] != IGNORED).sum()
             num_items += 0 if decisions is None else decisions.count_nonzero()

@@ -3,6 +3,8 @@
 import torch
 
 from swwatch.model.loading import Loaded
+from swwatch.rules import turn_positions as positions
+from swwatch.rules.systems import get
 from swwatch.rules.variants import TURNS
 from swwatch.train import distributed
 from swwatch.train.arrange import Arrangement
@@ -59,7 +61,8 @@ def _variant(settings: TrainSettings, loaded: Loaded) -> str:
     )
     if loaded.settings.see.drops:
         policies = {"see": loaded.settings.see} | policies
-    turns = [f"positions {settings.positions}", f"context {settings.context}"]
+    own = positions.of(get(name)) if name in TURNS else None
+    turns = [f"positions {own.name if own and own.apart else settings.positions}", f"context {settings.context}"]
     form = turns if name in TURNS else [f"schedule {loaded.settings.schedule}"]
     told = [f"{table} {policy}" for table, policy in policies.items() if policy is not None]
     return ", ".join([name, *form, *told])

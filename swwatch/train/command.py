@@ -87,7 +87,9 @@ def complete(settings: TrainSettings) -> TrainSettings:
         if getattr(settings, name) != getattr(TrainSettings, name):
             others = ", ".join(VARIANTS if variant in TURNS else TURNS)
             raise UserError(f"{name} is for {others}; {variant} has no use for it: leave it out")
-    if known.think in (None, OFF) and (settings.thought_weight, settings.thought_dropout) != (1.0, 0.0):
+    thinks = variant in TURNS and get(variant).thinks
+    weighs = settings.thought_weight != 1 and not thinks
+    if known.think in (None, OFF) and (weighs or settings.thought_dropout):
         raise UserError(
             "thought_weight and thought_dropout are of thoughts, and there are none: set think, or leave out"
         )

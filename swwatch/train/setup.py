@@ -77,7 +77,9 @@ def set_up(settings: TrainSettings, records: Data, begin: Path | None, cache_gb:
         model = adapt(loaded.model, settings, begin)
         counts = {name: (learn, before[name][1]) for name, (learn, _) in count(model).items()}
     sharded, plain = parallelism.stage == 3 or parallelism.name == "fsdp2", type(loaded.model.lm_head) is nn.Linear
-    cuda, loaded.model.thought_weight = torch.cuda.is_available(), settings.thought_weight
+    cuda = torch.cuda.is_available()
+    if loaded.settings.variant not in TURNS:  # whose samples say what weighs how much
+        loaded.model.thought_weight = settings.thought_weight
     loaded.model.loss_way, why = choose_loss(settings.fused_loss, cuda=cuda, sharded=sharded, plain_head=plain)
     collator = Collator(loaded.tokenizer.pad_token_id, multiple=BLOCK if settings.attention == "flex" else 1)
     return Setup(parallelism, loaded, clips, collator, model, counts, why)
@@ -140,8 +142,10 @@ def clips_of(settings: TrainSettings, records: Data, data: Path, loaded: Loaded,
         kept = loaded.settings.own_keep
         times = {"fps": loaded.settings.fps, "seconds_per_turn": loaded.settings.seconds_per_turn}
         form = Form(turns, settings.context, settings.max_length, settings.truncate, kept, **times)
-        policy, step = positions.of(turns.system, settings.positions), loaded.model.t_per_step
-        return TurnDataset(records, form=form, policy=policy, t_step=step, **common)
+        own = positions.of(turns.system)
+        policy = own if own.apart else positions.of(turns.system, settings.positions)
+        more = {"t_step": loaded.model.t_per_step, "thought_weight": settings.thought_weight}
+        return TurnDataset(records, form=form, policy=policy, **more, **common)
     limits = {"max_length": settings.max_length, "truncate": settings.truncate}
     dropout = settings.thought_dropout if data == settings.train_data else 0.0
     return loaded.clips(records, data, thought_dropout=dropout, **limits, **common)

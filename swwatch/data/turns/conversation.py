@@ -2,7 +2,8 @@
 
 The public form of StreamingVLM's and LiveCC's files. A commentary has a `text_stream`, rows of [start, end, word] in
 seconds of the video, and may have a `qa_stream`, rows of [start, end, question, answer], each asked in the turn in
-which it ends. Everything else is ordinary chat.
+which it ends. Everything else is ordinary chat. Systems that think take rows of several words for thoughts, each about
+a segment that ends where the row does (Video Streaming Thinking has this form).
 """
 
 from dataclasses import dataclass
@@ -31,6 +32,7 @@ class Commentary:
         words: in order of their ends, seconds of the video.
         asked: in order of time.
         previous: what was said before the clip; title: of the video.
+        ends_s: of the segments that are thought about, where the record has some; seconds of the video.
     """
 
     query: str
@@ -38,6 +40,7 @@ class Commentary:
     asked: tuple[TimedQuestion, ...] = ()
     previous: str = ""
     title: str = ""
+    ends_s: tuple[float, ...] = ()
 
     def query_with(self, context: Context) -> str:
         """The query with a line for the title and one for what was said before, the first perhaps empty (LiveCC)."""
@@ -78,7 +81,8 @@ def read(record: dict) -> Commentary | Chat:
         _text(text, key)
     query = "\n".join(filter(None, (_text(part.get("text") or "", "text").strip() for part in asked)))
     words = Transcript.read(_rows(streams[0], "text_stream"), "text_stream").words
-    return Commentary(query, words, _asked(_rows(streams[0], "qa_stream")), **context)
+    ends_s = tuple(streams[0].get("ends_s", ())) or tuple(word.end_s for word in words if " " in word.text)
+    return Commentary(query, words, _asked(_rows(streams[0], "qa_stream")), **context, ends_s=ends_s)
 
 
 def span_of(record: dict) -> tuple[float, float | None]:

@@ -1,5 +1,6 @@
 """Conversations as training samples of systems that stream in turns: commentaries and ordinary chat, mixed at will."""
 
+import random
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -20,7 +21,7 @@ from swwatch.data.turns.samples import Form
 from swwatch.data.video import FRAMES_PER_STEP, READERS, iter_steps, measure
 from swwatch.errors import UserError
 from swwatch.rules.cursor import layout_of
-from swwatch.rules.spans import Part, ids_of
+from swwatch.rules.spans import Part, Span, ids_of
 from swwatch.rules.systems import SYSTEMS, System
 from swwatch.rules.turn_positions import Policy
 
@@ -32,7 +33,7 @@ def training_budget(name: str) -> PixelBudget:
         name: of data.budget.BUDGETS.
     """
     budget = BUDGETS[name]
-    if name not in SYSTEMS:
+    if name not in SYSTEMS or SYSTEMS[name].total_pixels is None:
         return budget
     return replace(budget, max_pixels=None, total_pixels=SYSTEMS[name].total_pixels)
 
@@ -51,6 +52,7 @@ class TurnDataset(Samples):
         encoder: frames -> pixel values; merge: spatial_merge_size.
         max_frames: frames of a clip; reader: of data.video.READERS.
         seed, cache_gb, frame_cache, video_root: as ClipDataset's.
+        thought_weight: of a thought's tokens in the loss, in systems that think; an answer's weigh 1.
     """
 
     def __init__(
@@ -68,14 +70,17 @@ class TurnDataset(Samples):
         cache_gb: float = 0.0,
         frame_cache: FrameCache | None = None,
         video_root=None,
+        thought_weight: float = 1.0,
     ):
         super().__init__(records, records.files[0].path, seed)
         self.form, self.policy, self.encoder, self.merge, self.t_step = form, policy, encoder, merge, t_step
         self.max_frames, self.reader, self.video_root = max_frames, reader, video_root
+        self.thought_weight = thought_weight
         self.cache, self.frame_cache = EncodedClips(cache_gb), frame_cache
 
     def build(self, record: dict, epoch: int) -> Sample:
-        """The sample of a record; the epoch changes nothing.
+        """The sample of a record; the epoch changes nothing, but for systems that answer aside: of these a record has
+        a sample for each thought and each answer, one of which is drawn.
 
         Raises:
             UserError: the record gives none, see above.
@@ -83,15 +88,33 @@ class TurnDataset(Samples):
         told = conversation.read(record)
         pixel_values, grid_thw = self.clip(record)
         grids = merged_grids(grid_thw, self.merge)
-        spans, shown, cut = self.form.spans(told, (len(grids), *grids[0]), conversation.span_of(record)[0])
-        if unseen := len(grids) - shown:  # patches are in the order of time, and each second's are its own
-            pixel_values = pixel_values[: len(pixel_values) // len(grids) * shown].clone()
+        whole, start_s = (len(grids), *grids[0]), conversation.span_of(record)[0]
+        if self.form.turns.system.aside and isinstance(told, conversation.Commentary):
+            slices = self.form.slices(told, whole, start_s)
+            number = random.Random(f"slice/{self.seed}/{epoch}/{record['video_id']}").randrange(len(slices))
+            (spans, shown), cut = slices[number], False
+        else:
+            spans, count, cut = self.form.spans(told, whole, start_s)
+            shown = range(count)
+        unseen = len(grids) - len(shown)
+        if unseen:  # patches are in the order of time, and each second's are its own
+            size = len(pixel_values) // len(grids)
+            pixel_values = pixel_values[size * shown.start : size * shown.stop].clone()
             grid_thw = grid_thw - torch.tensor([[unseen, 0, 0]])
-        tokens = layout_of(spans, self.policy.place(spans, 0, self.t_step)[0])
+        where, _ = self.policy.place(spans, 0, self.t_step)
+        tokens = layout_of(spans, where, 0, 0 if self.policy.apart else None)
         ids = torch.tensor(ids_of(spans), dtype=torch.int64)
         answers = torch.tensor([span.part is Part.ANSWER for span in spans for _ in span.ids])
         labels = torch.where(answers, ids, IGNORED)
-        return Sample(ids, labels, tokens, pixel_values, grid_thw, unseen if cut else 0)
+        return Sample(ids, labels, tokens, pixel_values, grid_thw, unseen if cut else 0, weights=self._weights(spans))
+
+    def _weights(self, spans: Sequence[Span]) -> torch.Tensor | None:
+        """(L,) of each token in the loss; None: 1."""
+        if self.thought_weight == 1 or not self.form.turns.system.thinks:
+            return None
+        asked = {span.round for span in spans if span.part is Part.QUERY}
+        thoughts = torch.tensor([span.round >= 0 and span.round not in asked for span in spans for _ in span.ids])
+        return torch.where(thoughts, self.thought_weight, 1.0)
 
     def measure(self, record: dict) -> Size:
         """As Samples.measure."""

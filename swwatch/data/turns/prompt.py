@@ -99,14 +99,18 @@ class Turns:
     def texts(self) -> Texts:
         return texts_of(self.system.name)
 
-    def begin(self, previous: str | tuple[int, ...] = "", system_text: str = SYSTEM_TEXT) -> list[Span]:
+    def begin(
+        self, previous: str | tuple[int, ...] = "", system_text: str = SYSTEM_TEXT, chat: bool = False
+    ) -> list[Span]:
         """What precedes all turns: the system turn and, in systems that have one, the block of previous text.
 
         Args:
             previous: words said before, as text, which is taken as it is, or as token ids.
+            chat: ordinary chat follows, whose turns open by themselves.
         """
         self._refuse_markup(system_text)
-        spans = [Span(Part.SYSTEM, self._ids(f"<|im_start|>system\n{system_text}<|im_end|>\n{self.texts.opens}"))]
+        opens = "" if chat else self.texts.opens
+        spans = [Span(Part.SYSTEM, self._ids(f"<|im_start|>system\n{system_text}<|im_end|>\n{opens}"))]
         if not self.system.previous_text:
             if previous:
                 raise UserError(f"{self.system.name} keeps no previous text: put it into the query")
@@ -120,7 +124,13 @@ class Turns:
         return [*spans, Span(Part.AROUND, head), *(Span(Part.PREVIOUS, ids) for ids in told), Span(Part.AROUND, end)]
 
     def turn(
-        self, number: int, start_s: float, end_s: float, grid: tuple[int, int, int] | None, query: str | None = None
+        self,
+        number: int,
+        start_s: float,
+        end_s: float,
+        grid: tuple[int, int, int] | None,
+        query: str | None = None,
+        opens: bool | None = None,
     ) -> list[Span]:
         """A user turn, up to where the answer begins.
 
@@ -130,6 +140,7 @@ class Turns:
             grid: of its video, (patches, rows, columns) after the merge; None for a turn of text alone.
             query: asked in this turn, behind the video; "" asks nothing. In a system that thinks it has a turn of its
                 own.
+            opens: nothing was said before; by default so in turn 0.
         """
         self._refuse_markup(query or "")
         texts = self.texts
@@ -143,7 +154,8 @@ class Turns:
             spans += self._video(grid, (number, start_s, end_s), start_s, (end_s - start_s) / grid[0])
         if query:
             spans.append(span(Part.QUERY, f"{texts.asked.format(tenths(end_s))}{query}{texts.question_end}"))
-        header = f"{'' if number else texts.answers}{texts.reply if grid is None else texts.note}"
+        first = number == 0 if opens is None else opens
+        header = f"{texts.answers if first else ''}{texts.reply if grid is None else texts.note}"
         spans += [span(Part.TAIL, texts.tail), span(Part.HEADER, header)]
         return [span for span in spans if len(span)]
 
@@ -213,9 +225,9 @@ class Turns:
         self._refuse_markup(text)
         return self._ids(text.strip()) + (self.im_end,)
 
-    def close(self, number: int, start_s: float = 0.0, end_s: float = 0.0) -> Span:
-        """What stands between the answer of turn `number`, about these seconds, and the next turn."""
-        return Span(Part.CLOSE, self._ids(self.texts.close), None, number, start_s, end_s)
+    def close(self, number: int, start_s: float = 0.0, end_s: float = 0.0, chat: bool = False) -> Span:
+        """What stands between the answer of turn `number`, about these seconds, and the next turn, also of chat."""
+        return Span(Part.CLOSE, self._ids("\n" if chat else self.texts.close), None, number, start_s, end_s)
 
     @property
     def ellipsis(self) -> tuple[int, ...]:

@@ -11,6 +11,7 @@ from itertools import pairwise
 
 from swwatch.data.turns.conversation import Chat, Commentary
 from swwatch.data.turns.prompt import SYSTEM_TEXT, Turns
+from swwatch.data.turns.segments import slices_of, turns_of
 from swwatch.data.turns.transcript import by_turn, text_of
 from swwatch.errors import UserError
 from swwatch.policies.keep import Keep, parse_keep
@@ -77,6 +78,9 @@ class Form:
             spans = self._chat(told, grid)
             self._refuse_longer(sum(map(len, spans)))
             return spans, grid[0], False
+        if self.turns.system.aside:
+            spans, _ = max(self.slices(told, grid, start_s), key=lambda made: sum(map(len, made[0])))
+            return spans, grid[0], False
         begin, turns = self._begin(told), self._trimmed(self._turns(told, grid, start_s))
         length, cut = _length(begin, turns), False
         if length > self.max_length:
@@ -92,6 +96,20 @@ class Form:
             raise UserError("nothing is said in the clip")
         shown = sum(span.grid[0] for turn in turns for span in turn if span.grid)
         return [*begin, *(span for turn in turns for span in turn)], shown, cut
+
+    def slices(self, told: Commentary, grid: Grid, start_s: float = 0.0) -> list[tuple[list[Span], range]]:
+        """The samples of a record where questions are answered aside, see segments.slices_of.
+
+        Raises:
+            UserError: nothing is said, or all are too long.
+        """
+        turns, keep = self._turns(told, grid, start_s), parse_keep(self.keep or self.turns.system.keep)
+        slices = slices_of(self.turns, self._begin(told), turns, keep)
+        if not slices:
+            raise UserError("nothing is said in the clip")
+        lengths = [sum(map(len, spans)) for spans, _ in slices]
+        self._refuse_longer(min(lengths))
+        return [made for made, length in zip(slices, lengths, strict=True) if length <= self.max_length]
 
     def bounds(self, num_steps: int) -> list[tuple[int, int]]:
         """Patches of the clip at which turns begin and end; the last turn may be short, as a stream's is."""
@@ -130,6 +148,10 @@ class Form:
 
     def _turns(self, told: Commentary, grid: Grid, start_s: float) -> list[list[Span]]:
         """The spans of each turn, its answer included."""
+        if self.turns.system.thinks:
+            step_s = seconds_of_step(self.fps)
+            ends_s = [start_s + end * step_s for _, end in self.bounds(grid[0])]
+            return turns_of(self.turns, told, ends_s, grid, start_s, step_s)
         turns = []
         for number, line in enumerate(self.script(told, grid[0], start_s)):
             when = line.start_s, line.end_s
@@ -145,9 +167,12 @@ class Form:
         return turns
 
     def _chat(self, told: Chat, grid: Grid) -> list[Span]:
-        spans, step_s = self.turns.begin("", self.system_text), None if told.still else seconds_of_step(self.fps)
+        spans, step_s = (
+            self.turns.begin("", self.system_text, chat=True),
+            None if told.still else seconds_of_step(self.fps),
+        )
         for number, (content, answer) in enumerate(told.turns):
-            spans += [self.turns.close(number - 1)] if number else []
+            spans += [self.turns.close(number - 1, chat=True)] if number else []
             spans += self.turns.plain_turn(number, [grid if piece is None else piece for piece in content], step_s)
             spans.append(Span(Part.ANSWER, self.turns.plain_answer(answer), None, number))
         return spans
