@@ -80,7 +80,7 @@ def check_quantize(kind: str | None, device: str | None) -> None:
         raise UserError(f"no weights {kind!r}: choose int8, or on cuda int4 or fp8")
     if device == "cpu" and kind != "int8":
         raise UserError(
-            f"--quantize {kind} on a CPU: int8 is the only kind that gains there (prompts took 10 times as long with "
+            f"--quantize {kind} on a CPU: int8 is the only kind that gains there (prompts took 16 times as long with "
             "int4, words 6 times as long with fp8): use --quantize int8"
         )
     if device is not None and not device.startswith(("auto", "cpu", "cuda")):

@@ -110,6 +110,9 @@ def test_merged_and_adapted_give_the_same_logits_and_the_folder_loads_like_any(
         folder, whole = load(out, device="cpu"), load(merged, device="cpu")
         torch.testing.assert_close(whole.model(**batch).logits, live, atol=1e-5, rtol=0)
         torch.testing.assert_close(folder.model(**batch).logits, live, atol=1e-5, rtol=0)
+        rounded = [load(path, device="cpu", quantize="int8").model(**batch).logits for path in (out, merged)]
+        assert float((rounded[0] - rounded[1]).norm() / live.norm()) < 0.01, "rounded after the adapter was added"
+        assert 0 < float((rounded[0] - live).norm() / live.norm()) < 0.05
     assert not torch.allclose(plain, live, atol=1e-2)
     want = {"variant": "gap", "schedule": "random:3:seed=5", "pixel_budget": "declared", "see": "all", "fps": 2.0}
     assert folder.settings.as_dict() == whole.settings.as_dict() == want
