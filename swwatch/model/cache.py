@@ -20,7 +20,7 @@ import torch
 from transformers.cache_utils import Cache, DynamicLayer
 
 from swwatch.model.parking import Parking, turned
-from swwatch.rules.chosen import chosen
+from swwatch.rules.chosen import chosen, sent
 from swwatch.rules.layout import Layout
 from swwatch.rules.visibility import SEES, WATCHED
 
@@ -206,7 +206,7 @@ class StreamCache(Cache):
         self.evictions += 1
         self.tokens[stream] = replace(tokens, position_ids=position_ids)
         device = self.layers[0].first_keys[stream].device
-        turn = (position_ids - self.first_positions[stream]).to(device, non_blocking=True)
+        turn = sent(position_ids - self.first_positions[stream], device)
         cos, sin = self.rotary(torch.zeros(1, device=device), turn[:, None])  # (1, K, D), float32
         for layer in self.layers:
             layer.rotate(stream, cos, sin)

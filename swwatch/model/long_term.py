@@ -8,7 +8,7 @@ Legend: M layers, N key heads, G query heads for each of them, K tokens, D width
 
 import torch
 
-from swwatch.rules.chosen import chosen
+from swwatch.rules.chosen import chosen, sent
 from swwatch.rules.layout import Kind, Layout
 from swwatch.rules.visibility import WATCHED
 
@@ -65,7 +65,7 @@ class LongTerm:
             keys = layer.stores[WATCHED][0, 0]  # (N, K, D)
             grouped = queries.unflatten(0, (len(keys), -1)).flatten(1, 2)  # (N, G r, D)
             scores = (grouped @ keys.transpose(1, 2)).float() * keys.shape[-1] ** -0.5
-            hidden = (when > orders[:, None]).to(keys.device, non_blocking=True)  # (r, K)
+            hidden = sent(when > orders[:, None], keys.device)  # (r, K)
             scores = scores.unflatten(1, (-1, len(orders))).masked_fill(hidden, -torch.inf)
             parts.append(scores.softmax(-1).mean((0, 1, 2)))
         return torch.stack(parts).cpu()

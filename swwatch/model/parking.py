@@ -13,7 +13,7 @@ from functools import cached_property
 import torch
 from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import rotate_half
 
-from swwatch.rules.chosen import chosen
+from swwatch.rules.chosen import chosen, sent
 from swwatch.rules.layout import Layout
 from swwatch.rules.patch import Placed
 from swwatch.rules.visibility import WATCHED
@@ -130,8 +130,8 @@ class Parking:
         for number, (layer, row) in enumerate(zip(cache.layers, picks.tolist(), strict=True)):
             parts = [self.blocks[i] for i in row]
             device = layer.stores[WATCHED].device
-            keys = torch.cat([part.keys[number] for part in parts], dim=1).to(device, non_blocking=True)
-            values = torch.cat([part.values[number] for part in parts], dim=1).to(device, non_blocking=True)
+            keys = sent(torch.cat([part.keys[number] for part in parts], dim=1), device)
+            values = sent(torch.cat([part.values[number] for part in parts], dim=1), device)
             if cache.moves and not same:
                 keys = self.turned(keys, first - torch.cat([part.first_positions for part in parts], dim=1))
             now = self.turned(keys, tokens.position_ids - first) if cache.moves else keys
@@ -150,7 +150,7 @@ class Parking:
 
     def turned(self, keys: torch.Tensor, turn: torch.Tensor) -> torch.Tensor:
         """(..., N, K, D) rotated on by (3, K) positions."""
-        turn = turn[:, None].to(keys.device, non_blocking=True)
+        turn = sent(turn[:, None], keys.device)
         cos, sin = self.cache.rotary(torch.zeros(1, device=keys.device), turn)
         return turned(keys, cos, sin)
 

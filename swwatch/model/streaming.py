@@ -15,7 +15,7 @@ from swwatch.model.batched import SessionBatch
 from swwatch.model.cache import StreamCache
 from swwatch.model.upstream import attention_of, mask_as_it_is
 from swwatch.model.vision_tower import VideoFeatures, layout_of, seen_by
-from swwatch.rules.chosen import chosen
+from swwatch.rules.chosen import chosen, sent
 from swwatch.rules.layout import Kind, Layout
 
 
@@ -32,7 +32,7 @@ class Streaming:
     def watch_video(self, pixel_values: torch.Tensor, grid_thw: torch.Tensor) -> torch.Tensor:
         """Vision tower and merger: pixels (patches, D) -> embeddings (merged tokens, W) of one or more steps."""
         device, dtype = self.model.visual.device, self.model.visual.dtype
-        pixel_values = pixel_values.to(device, non_blocking=True)
+        pixel_values = sent(pixel_values, device)
         if attention_of(self.config.vision_config) != "sdpa":
             return self.features(pixel_values, grid_thw.to(device))
         grid_thw = grid_thw.cpu()
@@ -88,12 +88,12 @@ class Streaming:
         Returns:
             (V,) float32 logits after that row, (n, V) of a range, or None; with `decides` that and the chance.
         """
-        mask = cache.admit(rows).to(embeds.device, non_blocking=True)
+        mask = sent(cache.admit(rows), embeds.device)
         if self.attention == "flash_attention_2":
             mask = None  # causal by check_attention, and aligned to the end of the keys
         hidden = self.model.language_model(
             **self.llm_inputs(embeds[None], rows.where(Kind.VIDEO)[None]),
-            position_ids=rows.position_ids[:, None].to(embeds.device, non_blocking=True),
+            position_ids=sent(rows.position_ids[:, None], embeds.device),
             attention_mask=self.backend_mask(mask),
             past_key_values=cache,
             use_cache=True,
@@ -132,13 +132,13 @@ class Streaming:
         if len(caches) == 1:
             return [self.step(caches[0], rows[0], embeds[0], predicts[0], decides[0])]
         device, text = embeds[0].device, self.model.language_model
-        masks = [cache.admit(new).to(device, non_blocking=True) for cache, new in zip(caches, rows, strict=True)]
+        masks = [sent(cache.admit(new), device) for cache, new in zip(caches, rows, strict=True)]
         if self.attention == "flash_attention_2":
             masks = [None] * len(caches)  # as in `step`
         sizes, shown = [len(new) for new in rows], torch.cat([new.where(Kind.VIDEO) for new in rows])
         hidden = text(
             **self.llm_inputs(torch.cat(list(embeds))[None], shown[None]),
-            position_ids=torch.cat([new.position_ids for new in rows], dim=1)[:, None].to(device, non_blocking=True),
+            position_ids=sent(torch.cat([new.position_ids for new in rows], dim=1)[:, None], device),
             attention_mask=self.mask_as_it_is([self.backend_mask(mask) for mask in masks]),
             past_key_values=SessionBatch(caches, sizes),
             use_cache=True,

@@ -13,6 +13,7 @@ from torch.nn.functional import linear, scaled_dot_product_attention
 from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import apply_rotary_pos_emb_vision
 
 from swwatch.model.upstream import attention_of
+from swwatch.rules.chosen import sent
 
 # borders between samples in the LLM's sequence: transformers hands them to the vision tower too
 LLM_ONLY = ("cu_seq_lens_q", "cu_seq_lens_k", "max_length_q", "max_length_k")
@@ -39,7 +40,7 @@ class Chunks:
         for length in sorted(set(lengths)):
             first = torch.tensor([s for s, n in zip(starts, lengths, strict=False) if n == length])
             index = (first[:, None] + torch.arange(length)).flatten()
-            groups.append((length, index.to(device, non_blocking=True)))
+            groups.append((length, sent(index, device)))
         return cls(tuple(groups))
 
 

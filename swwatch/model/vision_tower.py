@@ -17,7 +17,7 @@ from transformers.vision_utils import (
 
 from swwatch.model.cuda_graphs import CudaGraphs
 from swwatch.model.vision_attention import Chunks
-from swwatch.rules.chosen import chosen
+from swwatch.rules.chosen import chosen, sent
 
 MAX_RECORDED = 16  # grids; a source that changes its resolution for ever must not fill the memory
 MAX_LAYOUTS = 64
@@ -138,7 +138,7 @@ def layout_of(model, grid_thw: torch.Tensor, device: torch.device) -> dict:
         index, borders = get_vision_window_index(grid_thw, window_size=visual.window_size, **sizes)
         layout |= {"window_index": index, "cu_window_seqlens": Chunks.of(borders, device), "max_window_seqlen": 0}
     here = {name: part for name, part in layout.items() if isinstance(part, torch.Tensor)}
-    return layout | {name: part.to(device, non_blocking=True) for name, part in here.items()}
+    return layout | {name: sent(part, device) for name, part in here.items()}
 
 
 def seen_by(model, pixels: torch.Tensor, grid_thw: torch.Tensor, layout: dict) -> torch.Tensor:

@@ -15,6 +15,7 @@ from transformers import TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWa
 
 from swwatch.errors import UserError
 from swwatch.policies.choose import Choosing
+from swwatch.rules.chosen import chosen
 
 LIKELIEST = 1000  # words among which the border of top-p is looked for first
 ROUNDING = 1e-5  # of a sum of chances over a whole vocabulary in float32: far more than it can be off
@@ -52,7 +53,7 @@ class Chooser:
             raise UserError(f'{choose}: a threshold is for " ..." in chat turns alone, leave it out')
         self.choose, self.stops, self.ellipsis = choose, tuple(sorted(stops)), ellipsis
         self.seen = torch.zeros(vocab_size, dtype=torch.bool, device=device)
-        self._stops = torch.tensor(self.stops, dtype=torch.int64).to(device, non_blocking=True)
+        self._stops = chosen(self.stops, device)
         self.num_chosen = 0
         self.generator = torch.Generator()
         if choose.draws:
@@ -60,9 +61,7 @@ class Chooser:
 
     def see(self, ids: Iterable[int]) -> None:
         """Count these ids as in view."""
-        index = torch.tensor(list(ids), dtype=torch.int64)
-        # from pageable memory the copy takes its bytes along before it returns, and nothing waits for the device
-        self.seen.index_fill_(0, index.to(self.seen.device, non_blocking=True), True)
+        self.seen.index_fill_(0, chosen(list(ids), self.seen.device), True)
 
     def begin_anew(self, ids: Iterable[int]) -> None:
         """Count these ids as in view, and no others."""
