@@ -10,7 +10,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 IN_PARTS = re.compile(r"bash scripts/(check_cuda|bench|bench_train_gpu)\.sh\b([^\n`#|]*)")
-COMMAND = re.compile(r"bash scripts/\w+\.sh|python scripts/\w+\.py|swwatch [a-z]+ |pytest -m|timing\.jsonl")
+COMMAND = re.compile(r"bash scripts/\w+\.sh|python (?:scripts/)?\w+\.py|swwatch [a-z]+ |pytest -m|timing\.jsonl")
 UNMEASURED = re.compile(r"not measured|unmeasured|no GPU has been measured", re.IGNORECASE)
 ABOUT_FIGURES = "what has none was not measured"  # how a page is to be read
 
