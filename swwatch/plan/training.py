@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from swwatch.bench.gpus import GPUS
 from swwatch.config import setting
+from swwatch.data.budget import BUDGETS
 from swwatch.errors import UserError
 from swwatch.plan.models import check_named, config_of
 from swwatch.rules.variants import TURNS
@@ -32,7 +33,8 @@ NF4 = 0.516  # bytes of a weight in 4 bits, its scale in 8 bits for 64 weights, 
 class TrainPlanSettings(TrainSettings):
     """Does this training run fit, and what takes the memory?
 
-    All settings of `swwatch train`, so that --config takes a recipe; nothing is downloaded or trained.
+    All settings of `swwatch train`, so that --config takes a recipe; nothing is downloaded or trained. The precision
+    auto is bfloat16 here, and attention never a dense mask.
     --model-path may be a name: qwen2.5-vl-3b, qwen2.5-vl-7b, qwen2-vl-7b, qwen3-vl-2b, qwen3-vl-4b, qwen3-vl-8b.
     """
 
@@ -44,6 +46,8 @@ class TrainPlanSettings(TrainSettings):
         check_named(self.model_path)
         if self.parallel not in NAMES:
             raise UserError(f"plan knows parallel {', '.join(NAMES)}, not {self.parallel!r}")
+        if self.pixel_budget not in (None, *BUDGETS):
+            raise UserError(f"no pixel budget {self.pixel_budget!r}: choose one of {', '.join(BUDGETS)}")
         if self.adapter != "none" and self.parallel != "ddp":
             raise UserError(f"plan counts adapters under parallel ddp, not {self.parallel}: leave --parallel out")
 
@@ -154,7 +158,7 @@ def _passing(model: "nn.Module", settings: TrainPlanSettings, weights, autocast:
     config, row = model.config, settings.pack_tokens or settings.max_length * settings.batch_size
     text, vision = config.text_config, config.vision_config
     single = settings.parallel in ("zero3", "zero3_offload", "fsdp2")
-    labels = settings.label_tokens if single else min(settings.label_tokens, LOSS_CHUNK)
+    labels = min(settings.label_tokens, row if single else min(row, LOSS_CHUNK))
     layer, loss = peak_of(pieces.layer(row)), peak_of(pieces.loss(labels))
     if settings.gradient_checkpointing:
         kept = weights.itemsize * row * text.hidden_size * text.num_hidden_layers
@@ -175,8 +179,6 @@ def _passing(model: "nn.Module", settings: TrainPlanSettings, weights, autocast:
 
 def _video_tokens(settings: TrainPlanSettings, row: int) -> int:
     """Of a row, at most."""
-    from swwatch.data.budget import BUDGETS
-
     if settings.pack_tokens or settings.variant in TURNS:
         return row
     budget = BUDGETS[settings.pixel_budget or "declared"]

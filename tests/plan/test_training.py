@@ -81,7 +81,9 @@ def test_a_plan_is_told_by_parts_that_add_up(capsys):
     assert "fits on" in out and "RTX 4090" in out and all(name in out for name in ("zero2", "zero3", "fsdp2"))
 
 
-@pytest.mark.parametrize("flags", [{"model_path": "qwen2.5-vl-4b"}, {"adapter": "lora", "parallel": "zero2"}])
+@pytest.mark.parametrize(
+    "flags", [{"model_path": "qwen2.5-vl-4b"}, {"adapter": "lora", "parallel": "zero2"}, {"pixel_budget": "x"}]
+)
 def test_what_cannot_be_planned_is_refused(flags):
     with pytest.raises(UserError):
         plan_of(**flags)
