@@ -25,7 +25,7 @@ from swwatch.rules.chosen import chosen
 from swwatch.rules.layout import KINDS, Kind, Layout
 from swwatch.rules.patch import Placed
 from swwatch.rules.variants import Variant, VideoThenText
-from swwatch.rules.visibility import SAID, THOUGHT, WATCHED
+from swwatch.rules.visibility import SAID, WATCHED
 
 
 def lay_out(
@@ -80,8 +80,8 @@ def lay_out(
                 here[stream][:, words] = torch.arange(start, start + len(words))
                 rule.reach(stream, start + len(words) - 1)
     rule.renumber(newest - last)
-    texts = {name: replace(text, position_ids=here[name]) for name, text in texts.items()}
-    return replace(watched, position_ids=there), texts, rule
+    moved_texts = {name: replace(text, position_ids=here[name]) for name, text in texts.items()}
+    return replace(watched, position_ids=there), moved_texts, rule
 
 
 def _ranks(steps: list[int], of: torch.Tensor) -> torch.Tensor:
@@ -188,8 +188,7 @@ class Forgetting:
             where = {WATCHED: watched.position_ids, SAID: said.position_ids}
             session.pending = hold(cache, session.pending, {}, where, SAID)
             if session.thinking is not None:
-                where = {name: text.position_ids for name, text in texts.items() if name == THOUGHT}
-                session.thinking.pending = hold(cache, session.thinking.pending, {}, where, THOUGHT)
+                session.thinking.move(texts)
         return True
 
     def _leaving(self, watched: Layout, incoming: Incoming) -> list[int]:

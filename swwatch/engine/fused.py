@@ -37,6 +37,8 @@ class FusedSession(Session):
             yield from self._look(ahead)
         if ahead is None or ahead.embeds is None or not ahead.num_left:
             return (yield from self._feed(rows, embeds))
+        if self.thinking is not None:  # its thoughts may go on when the words are out
+            feeds_left = max(feeds_left, self.thinking.due)
         watched, seen = ahead.take(-(-ahead.num_left // feeds_left))
         self.num_fused += 1
         both = Layout.cat([watched, rows]), torch.cat([seen, embeds])

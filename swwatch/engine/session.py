@@ -280,8 +280,7 @@ class Session(BaseSession):
             if self.paused or self.stopped:
                 return
             if self.pending:  # else the last row that was watched predicts the next token
-                feeds_left = budget if self.thinking is None else max(budget, self.thinking.due)
-                self.logits = yield from self._predict(*self._take_words(index), feeds_left)
+                self.logits = yield from self._predict(*self._take_words(index), budget)
             row = self.cursor.say(1, index)  # on a GPU the logits are still being computed
             token = yield from self._choose(last or self.schedule.learned or self.chooser.choose.stop_early)
             yield from self._tell(wait=True)  # the choice has waited for all that was fed
@@ -298,10 +297,8 @@ class Session(BaseSession):
 
     def _think(self) -> Run:
         """What is due to be thought, alone."""
-        while self.thinking is not None and self.thinking.due and not self.stopped:
-            logits = yield from self._predict(*self.thinking.take(), self.thinking.due)
-            yield from self.thinking.choose(logits)
-            self._listen()
+        if self.thinking is not None:
+            yield from self.thinking.alone()
 
     def _view(self, ids) -> None:
         """These are in view for ever, each of which the penalty counts once."""
@@ -318,7 +315,7 @@ class Session(BaseSession):
 
         Args:
             rows, embeds: (Q,) Layout, (Q, D).
-            feeds_left: text feeds at this step, this one included, unless the answer ends before.
+            feeds_left: feeds of these at this step, this one included, unless the answer ends before.
         """
         return (yield from self._feed(rows, embeds))
 
@@ -327,13 +324,7 @@ class Session(BaseSession):
         it. Returns what a Feed of them alone does."""
         if self.thinking is None or not self.thinking.rides:
             return (yield Feed(self.cache, rows, embeds, decides=decides))
-        more, seen = self.thinking.take()
-        rows, embeds, place = Layout.cat([rows, more]), torch.cat([embeds, seen]), len(rows) - 1
-        both = range(place, len(rows), len(more))  # the last row of each
-        answer = yield Feed(self.cache, rows, embeds, both, decides)
-        (word, thought), *chance = (answer,) if decides is None else answer
-        yield from self.thinking.choose(thought)
-        return word if decides is None else (word, *chance)
+        return (yield from self.thinking.beside(rows, embeds, decides))
 
     def _take_words(self, index: int) -> tuple[Layout, torch.Tensor]:
         """Rows and embeddings of what was said and is to be fed at step `index`, where the last row predicts."""

@@ -10,7 +10,8 @@ from dataclasses import replace
 import torch
 
 from swwatch.engine.choose import why_not_fast
-from swwatch.engine.requests import Choose, Run
+from swwatch.engine.keeping import hold
+from swwatch.engine.requests import Choose, Feed, Run
 from swwatch.engine.trace import Reflected
 from swwatch.errors import UserError
 from swwatch.policies.chooser import Chooser
@@ -72,6 +73,11 @@ class Thinking:
         parts = [*filter(None, [self.session.cache.tokens.get(THOUGHT)]), *(rows for _, rows in self.pending)]
         return {THOUGHT: Layout.cat(parts)} if parts else {}
 
+    def move(self, texts: dict[int, Layout]) -> None:
+        """Let what is `held` stand where it stands in `texts` now."""
+        where = {name: text.position_ids for name, text in texts.items() if name == THOUGHT}
+        self.pending = hold(self.session.cache, self.pending, {}, where, THOUGHT)
+
     @property
     def rides(self) -> bool:
         """Rows wait to be fed, for a thought that is due."""
@@ -83,6 +89,23 @@ class Thinking:
         rows.sees[:] = torch.cat([rows.step[1:], torch.tensor([self.step])])  # as far as what it predicts
         self.pending = []
         return rows, self.session._embed(ids)
+
+    def alone(self) -> Run:
+        """Think what is due at this step yet."""
+        while self.due and not self.session.stopped:
+            yield from self.choose((yield from self.session._predict(*self.take(), self.due)))
+            self.session._listen()
+
+    def beside(self, rows: Layout, embeds: torch.Tensor, decides: int | None) -> Run:
+        """Feed what waits in the forward of other rows, of which the last one is text, and think the next token.
+        Returns what a Feed of those alone does."""
+        more, seen = self.take()
+        both = range(len(rows) - 1, len(rows) + len(more), len(more))  # the last row of each
+        fed = Layout.cat([rows, more]), torch.cat([embeds, seen])
+        answer = yield Feed(self.session.cache, *fed, both, decides)
+        (word, thought), *chance = (answer,) if decides is None else answer
+        yield from self.choose(thought)
+        return word if decides is None else (word, *chance)
 
     def choose(self, logits: torch.Tensor) -> Run:
         """Think the next token after (V,) logits. Tells Reflected."""

@@ -66,16 +66,10 @@ class TrainSettings:
     choose: str | None = setting(
         None, f"how sessions choose tokens: {forms(CHOOSE)} (default: the checkpoint's own)", since="0.1"
     )
-    think: str | None = setting(
-        None,
-        f"what is thought beside the words, by group, gap and overlap: {forms(THINK)} (default: its own, else off)",
-        since="0.1",
-    )
-    thought_weight: float = setting(
-        1.0, "what a thought counts in the loss, where a word counts 1", least=0, since="0.1"
-    )
+    think: str | None = setting(None, f"beside the words: {forms(THINK)} (default: its own, else off)", since="0.1")
+    thought_weight: float = setting(1.0, "of a thought in the loss, where a word has 1", least=0, since="0.1")
     thought_dropout: float = setting(
-        0.0, "share of samples without their thoughts, drawn anew each epoch: to do without", least=0, since="0.1"
+        0.0, "share of samples without thoughts, drawn anew each epoch", least=0, since="0.1"
     )
     pixel_budget: str | None = setting(
         None, "declared, release or qwen3_vl (default: the checkpoint's own, else declared)"
