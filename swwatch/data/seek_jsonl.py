@@ -18,6 +18,7 @@ import torch
 
 from swwatch.data.annotations import decode_line, no_file, refuse_halves, seeks_file
 from swwatch.data.records import LOOKS, Records, _scan, _stamp
+from swwatch.data.turns.dialogue import messages_of
 from swwatch.errors import UserError
 
 TAIL = 1 << 24  # bytes read at once from the end, to find the last line
@@ -125,7 +126,7 @@ class Conversations(Sequence):
 
 
 def parse_conversation(line: bytes) -> dict:
-    """The conversation in a line.
+    """The conversation in a line, or in a record of Think-While-Watching.
 
     Returns:
         `video_path` of its video or image, and `messages`, whose contents are lists.
@@ -135,6 +136,8 @@ def parse_conversation(line: bytes) -> dict:
     messages = decode_line(line)
     if b"\\u" in line:
         refuse_halves(messages)
+    if isinstance(messages, dict) and "conversations" in messages:
+        messages = messages_of(messages)
     if not isinstance(messages, list) or not messages:
         raise UserError(f"a JSON list of messages is wanted, this is {type(messages).__name__}")
     made = [_message(message) for message in messages]

@@ -32,7 +32,7 @@ class TurnsSettings(SessionFlags, DeviceFlags, ClipFlags):
     """Flags of `swwatch turns`."""
 
     model: str = setting(REQUIRED, "checkpoint folder or hub id")
-    system: str | None = setting(None, "streamingvlm or livecc; needed where the checkpoint does not name one")
+    system: str | None = setting(None, f"{', '.join(SYSTEMS)}; needed where the checkpoint does not name one")
     query: str | None = setting(None, "what is asked in the first turn, '' for nothing (default: the system's own)")
     previous: str | None = setting(None, "what was said before (systems that keep previous text)")
     context: Context = setting("none", f"what the question of --record tells besides: {', '.join(get_args(Context))}")

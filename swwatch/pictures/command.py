@@ -18,6 +18,7 @@ from swwatch.policies.speak import parse_schedule
 from swwatch.policies.table import forms
 from swwatch.policies.think import THINK, parse_think
 from swwatch.rules import turn_positions, variants
+from swwatch.rules.systems import SYSTEMS
 from swwatch.rules.variants import TURNS
 
 LONGEST_S = 600  # of a stream that is drawn
@@ -92,6 +93,10 @@ class InspectSettings(VideoUnderPolicy, StreamWithoutEnd):
             raise UserError(f"--seconds must be 5 to {LONGEST_S}, --words at least 1")
         if self.variant == "all":
             raise UserError("a stream without end is drawn of one variant: say --variant group, streamingvlm, ...")
+        if self.variant in SYSTEMS and SYSTEMS[self.variant].thinks:
+            raise UserError(
+                f"{self.variant} has no such picture: positions and mask of tww are those of --variant group"
+            )
         if self.variant not in TURNS and (self.eviction or self.positions):
             raise UserError("--eviction and --positions are for --variant streamingvlm and livecc")
         keep.check_eviction(self.eviction)

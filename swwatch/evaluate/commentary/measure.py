@@ -146,6 +146,8 @@ def open_speaker(settings: GenerateSettings, ranks: SingleProcess) -> Speaker:
         raise UserError(f"{settings.model} is trained as {name!r}, which does not stream in turns: give --system")
     check_stretches(settings, loaded.settings.step_s)
     system: System = get(name)
+    if system.thinks:
+        raise UserError(f"{name} thinks and answers, and makes no commentary: take streamingvlm or livecc")
     choose, first_s = RECIPES.get((settings.task, name), (loaded.settings.own_choose, None))
     choose = loaded.settings.choose or choose
     if first_s is not None:

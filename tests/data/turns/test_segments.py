@@ -1,5 +1,6 @@
 """Dialogues about segments as training samples of systems that think: the ids, positions and logits of a stream."""
 
+import json
 import re
 
 import pytest
@@ -7,8 +8,10 @@ import torch
 
 from swwatch.data.collator import Collator
 from swwatch.data.prompt import IGNORED
-from swwatch.data.turns.conversation import TimedQuestion
+from swwatch.data.seek_jsonl import parse_conversation
+from swwatch.data.turns.conversation import TimedQuestion, read
 from swwatch.data.turns.samples import Form
+from swwatch.errors import UserError
 from swwatch.rules import turn_positions as positions
 from swwatch.rules.cursor import layout_of
 from swwatch.rules.spans import Part, ids_of
@@ -105,3 +108,26 @@ def test_labels_are_thoughts_and_answers_and_weigh_what_they_are_to(loaded, tmp_
         )
     torch.testing.assert_close(even, plain, rtol=1e-5, atol=1e-5)
     assert weighed < plain or bool((sample.weights[learned] == 1).all())
+
+
+def test_a_record_of_think_while_watching_is_read(load_tiny):
+    """As its public sample file has it, with a note of the first segment in the form that we add."""
+    human = {"from": "human", "timestamps": 3.0, "value": "<video>\nWho is it?"}
+    record = {
+        "video": "a.mp4",
+        "conversations": [
+            {"from": "gpt", "timestamps": 2.0, "value": "a red circle"},
+            human,
+            {"from": "gpt", "value": "The circle."},
+        ],
+        "metadata": {"segment_info": [{"start": 0.0, "end": 2.0}, {"start": 2.0, "end": 3.0}]},
+    }
+    told = read(parse_conversation(json.dumps(record).encode()))
+    assert told.ends_s == (2.0, 3.0) and [word.text for word in told.words] == ["a red circle"]
+    assert told.asked == (TimedQuestion(3.0, "Who is it?", "The circle."),)
+    spans, shown, _ = form_of(load_tiny("tww")).spans(told, (3, *GRID))
+    text = load_tiny("tww").tokenizer.decode([t for s in spans if s.part is not Part.VIDEO for t in s.ids])
+    assert shown == 3 and text.endswith("Who is it?<EOQ>\n\n[Q THINK]\nReasoning: The circle.<EOQ>")
+    assert text.count("[SEG THINK]") == 1, "the second segment has no note, and none is learned of it"
+    with pytest.raises(UserError, match="no record of Think-While-Watching"):
+        parse_conversation(json.dumps(record | {"metadata": {}}).encode())
