@@ -262,7 +262,7 @@ def train_ours(folder: Path, data: Path, out: Path) -> list[dict]:
     command += ["--model-path", str(folder), "--train-data", str(data), "--output-dir", str(out), "--log-to", "jsonl"]
     command += ["--max-steps", str(EPOCHS), "--batch-size", "1", "--accumulation", str(CLIPS // BATCH)]
     command += ["--max-length", "2000", "--pack-tokens", "2999", "--lr-schedule", "constant", "--warmup", "0"]
-    command += ["--learning-rate", "1e-4", "--no-gradient-checkpointing"]
+    command += ["--learning-rate", "1e-4", "--no-gradient-checkpointing", "--precision", "float32"]
     subprocess.run(command, check=True, capture_output=True, cwd=ROOT)
     logs, times = ([json.loads(line) for line in (out / f"{name}.jsonl").open()] for name in ("log", "timing"))
     if any(log["samples"] != CLIPS for log in logs):

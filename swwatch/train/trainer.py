@@ -106,7 +106,8 @@ class WatchTrainer(OpenTrainer):
     def get_train_dataloader(self):
         loader = super().get_train_dataloader()
         if loader.num_workers > 0:
-            loader.worker_init_fn = start_worker  # in place of one that seeds generators, which nothing here uses
+            # in place of one that seeds generators, which nothing here uses; accelerate reads the inner one
+            loader.base_dataloader.worker_init_fn = start_worker
         return loader
 
     def model_wrapped_up(self) -> None:

@@ -3,6 +3,7 @@
 import faulthandler
 import json
 import math
+import multiprocessing
 import os
 import re
 import signal
@@ -116,6 +117,18 @@ def test_a_clip_that_kills_its_worker_is_named(flags, tmp_path, monkeypatch):
     told = r"a loader worker crashed while it read video_id 5, videos/5.mp4 \(Aborted"
     with pytest.raises(UserError, match=told):
         main(flags(num_workers=2))
+
+
+def test_a_worker_does_not_heed_the_signal_that_stops_a_run(flags, monkeypatch):
+    real = dataset.iter_steps
+
+    def signalled(path, **options):
+        if multiprocessing.parent_process() is not None:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return real(path, **options)
+
+    monkeypatch.setattr(dataset, "iter_steps", signalled)
+    assert main(flags(num_workers=1, max_steps=1)) == 0
 
 
 @pytest.mark.parametrize(
