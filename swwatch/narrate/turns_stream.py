@@ -18,7 +18,7 @@ from swwatch.errors import UserError
 from swwatch.model.loading import Loaded
 from swwatch.model.settings import Settings
 from swwatch.narrate.record import Clip
-from swwatch.narrate.words import Token, Turn, narration
+from swwatch.narrate.words import Thought, Token, Turn, narration
 from swwatch.paths import writing
 from swwatch.rules.systems import get
 from swwatch.rules.variants import TURNS
@@ -50,9 +50,10 @@ def stream_turns(settings, clip: Clip, steps: Iterator[StepFrames]) -> int:
             print("WEBVTT", file=vtt)
         begun, since = False, time.perf_counter()
         for event in drive(loaded.model, narration(loaded, steps, **how, **options)):
-            if isinstance(event, Token):
+            if isinstance(event, Token | Thought):
                 if not begun:
-                    print(f"{begin_s + event.t_frame_s + step_s / 2:8.1f} s |", end="")
+                    kind = " (thinks)" if isinstance(event, Thought) else ""
+                    print(f"{begin_s + event.t_frame_s + step_s / 2:8.1f} s |{kind}", end="")
                     begun = True
                 print(event.text.replace("\n", " "), end="", flush=True)
             elif isinstance(event, Turn):
@@ -64,7 +65,7 @@ def stream_turns(settings, clip: Clip, steps: Iterator[StepFrames]) -> int:
                 if jsonl:
                     print(json.dumps(row(turn, took_s, words), ensure_ascii=False), file=jsonl, flush=True)
                 turn = turn if words is None else replace(turn, text=words)
-                if vtt and (turn.text or settings.silent_cues):
+                if vtt and not turn.thought and (turn.text or settings.silent_cues):
                     print(f"\nNOTE took {took_s:.2f} s\n{cue(turn)}", file=vtt, flush=True)
     return 0
 
@@ -112,8 +113,11 @@ def conversation_options(settings, clip: Clip, loaded: Loaded) -> dict:
 
 def row(turn: Turn, took_s: float, given: str | None = None) -> dict:
     """A turn as a line of JSON, under the names of StreamingVLM's public program, the seconds that it took, and the
-    words that stand in the stream in place of the said ones, where some were given."""
+    words that stand in the stream in place of the said ones, where some were given; whether it was a thought, and what
+    it ended with where its form wants another end."""
     told = {"type": "segment", "start": turn.start_s, "end": turn.end_s, "text": turn.text}
+    told |= {"thought": True} if turn.thought else {}
+    told |= {} if turn.wrong_end is None else {"wrong_end": turn.wrong_end}
     return told | {"took_s": round(took_s, 4)} | ({} if given is None else {"given": given})
 
 
