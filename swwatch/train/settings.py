@@ -19,6 +19,7 @@ from swwatch.policies.think import THINK
 from swwatch.rules import systems
 from swwatch.rules.systems import Context
 from swwatch.rules.variants import TURNS, VARIANTS
+from swwatch.train.contradictions import check_together
 
 TEXT_KEPT = ("text_sink", "text_window")  # options of a policy of KEEP that have a setting of their own
 
@@ -213,38 +214,7 @@ class TrainSettings:
             object.__setattr__(self, "train_data", ROOT / "dataset" / TASKS[self.task].train_file)
         object.__setattr__(self, "precision", full_name(self.precision))
         check_least(self)
-        if self.pack_tokens is not None:
-            if self.pack_tokens < self.max_length:
-                raise UserError(
-                    f"pack_tokens {self.pack_tokens} is below max_length {self.max_length}, so a sample might not "
-                    "fit into a pack: raise pack_tokens or lower max_length"
-                )
-            if self.group_by_length:
-                raise UserError("pack_tokens and group_by_length exclude each other: packs need no padding")
-        if not self.frames_cache and (self.frames_cache_dir is not None or self.fill_cache):
-            raise UserError(
-                "no frames are to be cached: leave frames_cache_dir and fill_cache out, or frames_cache on"
-            )
-        if self.dry_run and self.fill_cache:
-            raise UserError("dry_run does nothing, and fill_cache fills a folder: give one of them")
-        if self.epochs <= 0 or (self.max_steps is not None and self.max_steps < 1):
-            raise UserError(f"nothing to train: epochs {self.epochs}, max_steps {self.max_steps}")
-        if not (self.train_vision or self.train_merger or self.train_llm):
-            raise UserError("nothing to train: set train_vision, train_merger or train_llm")
-        if self.thought_dropout >= 1:
-            raise UserError(f"thought_dropout must be below 1, not {self.thought_dropout:g}: or leave think out")
-        if self.adapter != "none":
-            if self.train_vision or not self.train_llm:
-                raise UserError(
-                    f"adapter {self.adapter} goes with train_llm and without train_vision: lora_targets says which "
-                    "layers of LLM and vision tower get one (train_merger: in full)"
-                )
-            if self.lora_dropout >= 1:
-                raise UserError(f"lora_dropout must be below 1, not {self.lora_dropout}")
-        for part in ("merger", "vision"):
-            rate = getattr(self, f"{part}_learning_rate")
-            if rate is not None and not getattr(self, f"train_{part}") and self.adapter == "none":
-                raise UserError(f"{part}_learning_rate {rate:g} has nothing to set: train_{part} is off")
+        check_together(self)
 
     @property
     def rows_per_step(self) -> int:

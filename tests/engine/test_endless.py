@@ -6,7 +6,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from swwatch.engine.choose import open_session
-from swwatch.engine.endless import lay_out
 from swwatch.engine.fused import FusedSession
 from swwatch.engine.requests import drive
 from swwatch.engine.session import Session
@@ -18,6 +17,7 @@ from swwatch.policies.choose import Greedy
 from swwatch.policies.keep import Window
 from swwatch.policies.speak import RandomK, WaitK
 from swwatch.policies.think import Notes
+from swwatch.rules.closing_up import lay_out
 from swwatch.rules.cursor import layout
 from swwatch.rules.layout import Kind, Layout
 from swwatch.rules.patch import Patch, Placed
