@@ -87,18 +87,26 @@ class Item:
             return
         if len(self.choices) < 2 or len(set(self.choices)) < len(self.choices):
             raise UserError(f"the question {self.key} needs two different choices at least, not {self.choices}")
-        if (when := self.moment) and not 0 <= when.asked_s <= when.due_s <= when.last_s:
-            told = f"asked at {when.asked_s:g}, true at {when.due_s:g}, over at {when.last_s:g} s"
-            raise UserError(f"the moment {self.key} is {told}: these must follow one another")
         if self.start_s < 0 or (self.end_s is not None and self.end_s <= 0):
             raise UserError(f"the question {self.key} is about the seconds {self.start_s} to {self.end_s}")
+
+    @property
+    def is_ordered(self) -> bool:
+        """Whether its moment is asked about before it comes; a public file may hold one that is not."""
+        when = self.moment
+        return when is None or 0 <= when.asked_s <= when.due_s <= when.last_s
 
     def locate(self, root: Path) -> Path:
         """The file or folder of the video, below the folder of all videos.
 
         Raises:
+            UserError: its moment cannot be asked about.
             VideoError: there is none.
         """
+        if not self.is_ordered:
+            when = self.moment
+            told = f"asked at {when.asked_s:g}, true at {when.due_s:g}, over at {when.last_s:g} s"
+            raise UserError(f"the moment {self.key} is {told}: these must follow one another")
         for place in self.places:
             path = root / place
             if path.is_dir() if self.frames_per_second else path.is_file():

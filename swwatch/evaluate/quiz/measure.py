@@ -108,7 +108,9 @@ def answer_all(
         UserError: more questions than allowed could not be asked.
     """
     ranks = ranks or SingleProcess()
-    units = asker.units([item for item in items if item.key not in results.done])
+    left = [item for item in items if item.key not in results.done]
+    units = [[item] for item in left if not item.is_ordered]  # which `locate` refuses, alone
+    units += asker.units([item for item in left if item.is_ordered])
     num_before = len(results.done)
     bar = tqdm(desc="questions", unit="question", initial=num_before, total=len(items), **bar_options(ranks))
 

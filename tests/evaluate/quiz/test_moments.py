@@ -130,6 +130,24 @@ def test_forward_records_of_ovobench_are_moments(tmp_path):
         tasks.get("ovobench-moments").items(path)
 
 
+@pytest.mark.parametrize("more", [[], ["--streaming", "--variant", "livecc"], ["--unasked", "--variant", "livecc"]])
+def test_a_record_asked_after_its_clue_is_counted_and_listed(quiz, videos_of, tiny_checkpoint, tmp_path, more):
+    records = json.loads(quiz["ovobench-moments"].read_text())
+    clue = next(record for record in records if record["task"] == "CRR")
+    late = clue | {"id": 999, "ask_time": clue["clue_time"] + 1}
+    data = tmp_path / "ovo.json"
+    data.write_text(json.dumps([late, clue]))
+    flags = ["ovobench-moments", "--data", data, "--videos", videos_of("ovobench-moments"), "--model", tiny_checkpoint]
+    flags += ["--device", "cpu", "--output-dir", tmp_path, "--output-file", "it.jsonl", *more]
+    with pytest.raises(UserError, match="1 of 2 clips cannot be read, more than --max-bad-fraction 0.01"):
+        command.main([str(flag) for flag in flags])
+    command.main([*map(str, flags), "--max-bad-fraction", "0.5"])
+    (skipped,) = map(json.loads, (tmp_path / "it_skipped.jsonl").read_text().splitlines())
+    assert skipped["video_id"] == "999/0" and "these must follow one another" in skipped["reason"]
+    report = json.loads((tmp_path / "it_metrics.json").read_text())
+    assert (report["num_items"], report["num_skipped"], report["num_questions"]) == (2, 1, 1)
+
+
 def test_sequential_questions_have_the_true_answers_to_those_before(quiz):
     items = tasks.get("streamingbench-sqa").items(quiz["streamingbench-sqa"])
     first, second = items[:2]
