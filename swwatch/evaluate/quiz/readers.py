@@ -132,7 +132,7 @@ def paths(data: Path, parts: Mapping[str, Mapping]) -> Rows:
         links = next((folder / path.name for folder in _folders(data, "Con") if (folder / path.name).is_file()), None)
         if links is None:
             raise UserError(f"{data} has neither paths of {path.stem} (Streaming) nor links of its chains (Con)")
-        rounds = _hops(_chains(path), [link.values.get("relationship") or {} for link in read_rows(links)])
+        rounds = _hops(_chains(path), [_links(link) for link in read_rows(links)])
         yield row.with_values(number=0, rounds=rounds)
 
 
@@ -161,6 +161,8 @@ def _chains(path: Path) -> list[tuple[list[str], list[str], float] | None]:
     found = []
     for row in read_rows(path):
         chain = row.values.get("chain", row.values)
+        if not isinstance(chain, Mapping):
+            raise row.wrong(f"chain is no object: {chain!r}")
         if not chain.get("questions"):
             found.append(None)
             continue
@@ -180,15 +182,24 @@ def _path(row: FileRow) -> list[Round]:
     return [Round(*one) for one in zip(questions, answers, ends_s, strict=True)]
 
 
-def _hops(chains: list[tuple[list[str], list[str], float] | None], links: list[Mapping]) -> list[Round]:
+def _links(row: FileRow) -> list[tuple[int, int]]:
+    """(a question of this chain, the one of the next chain that it is linked to), numbers from 0."""
+    told = FileRow(row.values.get("relationship") or {}, row.where)
+    if not isinstance(told.values, Mapping):
+        raise row.wrong(f"relationship is no object: {told.values!r}")
+    ends = [told.texts(name) if told.values.get(name) else [] for name in ("chainBefore", "chainAfter")]
+    before, after = ([FileRow({"link": text}, row.where).index("link") for text in texts] for texts in ends)
+    return list(zip(before, after, strict=False))
+
+
+def _hops(chains: list[tuple[list[str], list[str], float] | None], links: list[list[tuple[int, int]]]) -> list[Round]:
     rounds, first = [], 0
     for i, chain in enumerate(chains):
         if chain is None:
             first = 0
             continue
         questions, answers, end_s = chain
-        before, after = (links[i].get(name) or [] if i < len(links) else [] for name in ("chainBefore", "chainAfter"))
-        linked = [pair for pair in zip(map(int, before), map(int, after), strict=False) if pair[0] >= first]
+        linked = [pair for pair in (links[i] if i < len(links) else ()) if pair[0] >= first]
         last, then = min(linked, default=(len(questions) - 1, 0))
         rounds += [Round(questions[j], answers[j], end_s) for j in range(first, min(last, len(questions) - 1) + 1)]
         first = then

@@ -17,7 +17,7 @@ from swwatch.errors import UserError
 from swwatch.evaluate.quiz.items import ANSWERS, LETTERS, Item, Moment, lettered, letters_of
 from swwatch.evaluate.quiz.readers import READERS, SUBTITLES
 from swwatch.evaluate.quiz.rows import FileRow, places_in
-from swwatch.evaluate.quiz.scorers import SCORERS
+from swwatch.evaluate.quiz.shapes import TASK, check, check_task, template
 from swwatch.paths import CONFIGS
 
 FOLDER = CONFIGS / "tasks"
@@ -125,6 +125,10 @@ class Task:
         for name, text in prompts.items():
             if name not in first.prompts:
                 raise UserError(f"{path}: {self.name} asks no {name}{near(name, first.prompts) or '.'}")
+            try:
+                check(text, template, name)
+            except ValueError as error:
+                raise UserError(f"{path}: {error}") from error
             lacking = [place for place in places_in(first.prompts[name]) if f"{{{place}}}" not in str(text)]
             if lacking:
                 raise UserError(f"{path}: {name} lacks {' and '.join(f'{{{place}}}' for place in lacking)}")
@@ -168,6 +172,8 @@ class Task:
     def _dialogue(self, row: FileRow) -> Item:
         key, video = (row.text(*_names(self.fields[name])) for name in ("key", "video"))
         rounds = tuple(row.values["rounds"])
+        if not rounds:
+            raise row.wrong("a dialogue without a question")
         where = {"places": tuple(self._places(row, video)), "end_s": max(one.end_s for one in rounds)}
         return Item(key, video, prompt="", choices=(), answer="", group=self.fields["group"], rounds=rounds, **where)
 
@@ -270,8 +276,9 @@ class Task:
         return [place for place in found if place is not None]
 
     def _tags(self, row: FileRow) -> tuple[str, ...]:
-        tags = [row.text(name) for name in self.fields.get("tags", ()) if name in row]
-        return (*tags, *(name for name in self.fields.get("marks", ()) if name in row and row.number(name) == 1))
+        tags, marks = (_names(self.fields.get(name, ())) for name in ("tags", "marks"))
+        told = [row.text(name) for name in tags if name in row]
+        return (*told, *(name for name in marks if name in row and row.number(name) == 1))
 
 
 def _names(told: str | Sequence[str]) -> Sequence[str]:
@@ -290,39 +297,15 @@ def get(name: str) -> Task:
         raise UserError(f"no task {name!r}: choose one of {', '.join(TASKS)}, or give its YAML file")
     told = read_yaml(path, "task")
     try:
+        check(told, TASK)
         forms = {
             name: get(form).forms[name] if isinstance(form, str) else Form(name, **form)
             for name, form in told.pop("forms").items()
         }
         task = Task(name=path.stem, forms=forms, **told)
-        _check(task)
+        check_task(task)
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         known = ", ".join(field.name for field in fields(Task) if field.name != "name")
-        raise UserError(f"{path} is no task ({error!r}): its keys are {known}") from error
+        what = error if isinstance(error, ValueError) else repr(error)
+        raise UserError(f"{path} is no task ({what}): its keys are {known}") from error
     return task
-
-
-def _check(task: Task) -> None:
-    """Raises: ValueError: a name that its table does not have, or something missing."""
-    for name, table in ((task.reader, READERS), (task.subtitles, SUBTITLES)):
-        if name is not None and name not in table:
-            raise ValueError(f"{name!r} is none of {', '.join(table)}")
-    for form in task.forms.values():
-        if form.scorer not in SCORERS:
-            raise ValueError(f"{form.scorer!r} is none of {', '.join(SCORERS)}")
-    for how in task.averages.values():
-        if isinstance(how, str) and how not in ("questions", "groups"):
-            raise ValueError(f"{how!r} is neither questions nor groups")
-        if not isinstance(how, str) and (unknown := set(how) - set(task.modes)):
-            raise ValueError(f"{', '.join(unknown)} is no mode")
-    asked = {how.get("ask", "question") for how in task.kinds.values()} | (set() if task.moment else {"question"})
-    for form in task.forms.values():
-        if missing := asked - set(form.prompts):
-            raise ValueError(f"the form {form.name} has no prompt {', '.join(sorted(missing))}")
-    wanted = {"asked", "due", "tolerance_s"} - set(task.moment) | asked - set(task.instructions)
-    if task.moment and wanted:
-        raise ValueError(f"moment or instructions lack {', '.join(sorted(wanted))}")
-    has_options = any("{options}" in form.prompts[name] for form in task.forms.values() for name in asked)
-    needed = {"key", "video", "group"} | ({"question", "options", "answer"} if has_options else set())
-    if missing := needed - set(task.fields):
-        raise ValueError(f"fields lack {', '.join(sorted(missing))}")

@@ -65,6 +65,10 @@ def test_chains_and_paths_are_read_as_they_lie(tmp_path):
     assert items[1].rounds == (Round("b0", "b0!", 9), Round("b1", "b1!", 9))
     (hops,) = tasks.get("svbench-streaming").items(tmp_path)
     assert [one.question for one in hops.rounds] == ["a0", "a1", "a2", "b0", "c1"] and hops.end_s == 12
+    for wrong, said in ({"chainBefore": ["x"]}, "link is no number"), (3, "relationship is no object"):
+        (tmp_path / "Con/Con_EN/v.json").write_text(json.dumps([{"relationship": wrong}]))
+        with pytest.raises(UserError, match=said):
+            tasks.get("svbench-streaming").items(tmp_path)
 
     (tmp_path / "Streaming/Streaming_EN").mkdir(parents=True)
     path = {"questions": ["b1", "c0"], "answers": ["x", "y"], "timestamps": [[0, 9], [9, 12]]}

@@ -282,6 +282,9 @@ def test_a_wording_must_have_its_places(tmp_path):
         task.form(str(tmp_path / "c.yaml"))
     with pytest.raises(UserError, match="no wording 'offical': give livecc or official"):
         task.form("offical")
+    (tmp_path / "d.yaml").write_text("count: How often {activity}, {?")
+    with pytest.raises(UserError, match="count is no template"):
+        task.form(str(tmp_path / "d.yaml"))
     (tmp_path / "own.yaml").write_text("count: How often {activity}?")
     own, first = task.form(str(tmp_path / "own.yaml")), task.form()
     assert own.prompts == first.prompts | {"count": "How often {activity}?"} and own.version != first.version
@@ -299,6 +302,13 @@ def test_a_wording_must_have_its_places(tmp_path):
         ("all questions: questions", "all questions: question", "neither questions nor groups"),
         ("{video_path:below}", "{question:below2}", "of a path there are name, stem and below"),
         ("title: Video-MME", "titel: Video-MME", "titel"),
+        ("reader: rows", "reader:", "reader: a text"),
+        ("answer: {letter: answer}", "answer: answer", "fields answer: NAME: VALUE is wanted"),
+        ("answer: {letter: answer}", "answer: {leter: answer}", "an answer is told in one of these ways"),
+        ('["{video_path:below}"', '["{video_path:below"', "places is no template"),
+        ("beginning: ", "beginning: 1  # ", "forms livecc beginning: a text"),
+        ("subtitles: srt", "kinds: {SSR: {choices: [No, Yes]}}", "choices: a text .in quotes. is wanted, not False"),
+        ("options: [options, candidates]", 'options: "{choice}"', "choice is neither number nor letter"),
     ],
 )
 def test_a_file_that_is_no_task_is_told(quiz, tmp_path, old, new, told):
