@@ -28,6 +28,12 @@ MOVED = {  # what a setting says of where results go -> the same in another fold
     "name": lambda value, new: value and Path(value).name,
     "page": lambda value, new: None,
 }
+RECORD = {  # what a run.json tells of itself, see model.repeat.repeat_of
+    **{name: list for name in ("program", "results")},
+    **{name: str for name in ("folder", "note")},
+    **{name: dict for name in ("settings", "outputs", "inputs", "models", "surroundings")},
+    "timed": bool,
+}
 CLOCKED = ("_s", "_ms", "seconds", "_per_second", "timing", "real_time_factor")  # ends of what no run measures twice
 PLACES = ("settings", "about", "made", "repeat", "begin", "end", "verdict")  # how and where, which is told by itself
 SHOWN, WIDTH = 12, 60
@@ -74,10 +80,10 @@ def read_repeat(path: Path) -> dict:
     if not path.is_file():
         raise UserError(f"there is no {path}: name the ..._run.json beside a run's results")
     found = read_object(path).get("repeat")
-    needed = ("program", "folder", "note", "results", "timed", "settings", "outputs", "inputs", "models")
-    if not isinstance(found, dict) or any(name not in found for name in (*needed, "surroundings")):
+    known = isinstance(found, dict) and all(isinstance(found.get(name), kind) for name, kind in RECORD.items())
+    if not known or set(found["outputs"]) - set(found["settings"]) or set(found["outputs"].values()) - set(MOVED):
         raise UserError(
-            f"{path} does not say how to repeat its run: it was made by an older version, or is no run.json"
+            f"{path} does not say how to repeat its run: it was made by an older version or changed, or is no run.json"
         )
     return found
 
@@ -86,7 +92,7 @@ def changed(then: dict, changes: list[str]) -> dict:
     """The settings of a run with those that were given anew.
 
     Raises:
-        UserError: no such setting, or one without a value.
+        UserError: no such setting, one without a value, or one that says where results go.
     """
     values = dict(then["settings"])
     for text in changes:
@@ -94,7 +100,12 @@ def changed(then: dict, changes: list[str]) -> dict:
         name = name.strip().lstrip("-").replace("-", "_")
         if not sign or name not in values:
             raise UserError(f"--change {text}: NAME=VALUE of a setting is wanted{near(name, values)}")
-        values[name] = yaml.safe_load(value)
+        if name in then["outputs"]:
+            raise UserError(f"--change {text}: where results go is said by --output alone")
+        try:
+            values[name] = yaml.safe_load(value)
+        except yaml.YAMLError:
+            values[name] = value  # "{" or "a: b: c" is no YAML, but may be a path
     return values
 
 
@@ -110,10 +121,13 @@ def other_content(then: dict, again: dict) -> list[str]:
 
     folder, lines = Path(then["folder"]), []
     instead = {str(then["settings"][name]): str(value) for name, value in again.items() if value is not None}
+    places = {folder / a: folder / b for a, b in instead.items()}
+    places |= {a.parent: b.parent for a, b in places.items() if a != b and a.parent not in places}
     for name, known in then["inputs"].items():
         if "path" not in known:
             continue  # many files, found by reading the others
-        path = folder / next((b for a, b in instead.items() if str(folder / a) == known["path"]), known["path"])
+        given = again.get(name) if again.get(name) != then["settings"].get(name) else None
+        path = folder / (given or places.get(Path(known["path"]), known["path"]))
         if not path.exists():
             lines.append(f"{name}: {path} is not there")
         elif digest(path)["sha256"] != known["sha256"]:
@@ -134,6 +148,8 @@ def repeat(then: dict, again: dict, new: Path) -> None:
     Raises:
         UserError: the folder holds something else, or the program fails.
     """
+    if new.exists() and not new.is_dir():
+        raise UserError(f"{new} is a file: give --output a folder")
     file, text = new / "rerun.yaml", yaml.safe_dump(again, sort_keys=False, allow_unicode=True)
     if new.exists() and any(new.iterdir()) and not (file.exists() and file.read_text(encoding="utf-8") == text):
         raise UserError(f"{new} is not empty: give --output another folder")
@@ -155,7 +171,8 @@ def tell(then: dict, old_note: Path, new_note: Path) -> int:
     from swwatch.model.repeat import changes
 
     now = read_repeat(new_note)
-    for kind in ("surroundings", "models", "inputs"):
+    moved = sorted(then["models"].values(), key=str) == sorted(now["models"].values(), key=str)
+    for kind in ("surroundings", "inputs") if moved else ("surroundings", "models", "inputs"):
         for name, (a, b) in changes(then[kind], now[kind]).items():
             print(f"{kind}: {name} was {a}, is {b}")
     if len(then.get("continued", ())):

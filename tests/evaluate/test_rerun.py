@@ -111,11 +111,37 @@ def test_mistakes_are_told_before_anything_runs(tmp_path, capsys):
     assert cli.main(["rerun", str(note)]) == 2 and "there is no" in capsys.readouterr().err
     note.write_text('{"settings": {}}')
     assert cli.main(["rerun", str(note)]) == 2 and "does not say how" in capsys.readouterr().err
-    then = {"settings": {"max_count": 4, "model": "m"}}
+    then = {"settings": {"max_count": 4, "model": "m", "output_dir": "o"}, "outputs": {"output_dir": "folder"}}
+    with pytest.raises(rerun.UserError, match="by --output alone"):
+        changed(then, ["output_dir=elsewhere"])
+    assert changed(then, ["model={"])["model"] == "{"
+    then["settings"].pop("output_dir")
     assert changed(then, ["max-count=5", "model=a=b"]) == {"max_count": 5, "model": "a=b"}
     for text in ("max_cuont=5", "max_count"):
         with pytest.raises(rerun.UserError, match="NAME=VALUE"):
             changed(then, [text])
+    record = {"program": 1, "folder": ".", "note": "x", "results": [], "timed": False, "outputs": {}, "inputs": {}}
+    note.write_text(json.dumps({"repeat": record | {"settings": {}, "models": {}, "surroundings": {}}}))
+    assert cli.main(["rerun", str(note)]) == 2 and "does not say how" in capsys.readouterr().err
+    with pytest.raises(rerun.UserError, match="is a file: give --output a folder"):
+        rerun.repeat({"folder": ".", "program": ["x"]}, {}, note)
+
+
+def test_data_that_were_moved_are_found_with_the_videos_beside_them(tmp_path):
+    """Where no folder of videos was named they lie beside the data, wherever that is now; a named one is looked in."""
+    for place in ("old", "new", "clips"):
+        (tmp_path / place).mkdir()
+        (tmp_path / place / "q.json").write_text("[]")
+    old, new, videos = tmp_path / "old/q.json", tmp_path / "new/q.json", tmp_path / "clips"
+    settings = {"data": str(old), "videos": None}
+    inputs = {"data": repeat.digest(old), "videos": repeat.digest(old.parent)}
+    then = {"folder": str(tmp_path), "settings": settings, "inputs": inputs, "models": {}}
+    shutil.rmtree(old.parent)
+    assert len(rerun.other_content(then, settings)) == 2
+    assert rerun.other_content(then, settings | {"data": str(new)}) == []
+    (videos / "more.mp4").touch()
+    (told,) = rerun.other_content(then, settings | {"data": str(new), "videos": "clips"})
+    assert told == f"videos: {videos} is not what it was when the run was made"
 
 
 JSON = st.recursive(

@@ -2,15 +2,11 @@
 
 import string
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
 
 from swwatch.evaluate.quiz.items import ANSWERS
 from swwatch.evaluate.quiz.readers import READERS, SUBTITLES
 from swwatch.evaluate.quiz.rows import places_in
 from swwatch.evaluate.quiz.scorers import SCORERS
-
-if TYPE_CHECKING:
-    from swwatch.evaluate.quiz.tasks import Task
 
 ENDS_OF_PLACES = ("", "name", "stem", "below")  # of {field:...}, see rows.FileRow.fill
 
@@ -96,8 +92,8 @@ def check(told, shape, where: str = "") -> None:
         raise ValueError(f"{where}: {NOUNS[shape]} is wanted, not {told!r}")
 
 
-def check_task(task: "Task") -> None:
-    """Raises: ValueError: a name that its table does not have, or something missing."""
+def check_task(task) -> None:
+    """A tasks.Task. Raises: ValueError: a name that its table does not have, or something missing."""
     if not task.forms:
         raise ValueError("forms are wanted: one at least")
     for name, table in ((task.reader, READERS), (task.subtitles, SUBTITLES)):
@@ -127,7 +123,7 @@ def check_task(task: "Task") -> None:
     _check_answers(task)
 
 
-def _check_answers(task: "Task") -> None:
+def _check_answers(task) -> None:
     """Raises: ValueError: questions without choices, or an answer that is told in no known way."""
     if "options" not in task.fields and not all("choices" in how for how in task.kinds.values()):
         raise ValueError("fields have no options: every kind needs choices")
