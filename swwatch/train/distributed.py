@@ -7,6 +7,7 @@ import contextlib
 import os
 import socket
 import sys
+import time
 from collections.abc import Callable, Iterator
 from datetime import timedelta
 from typing import NoReturn, TypeVar
@@ -67,12 +68,23 @@ def processes() -> Iterator[None]:
         try:
             yield
         except (UserError, SystemExit):  # all leave, none inside a collective: gloo's threads end before Python does
+            _let_gloo_go()
             if dist.get_backend() == "gloo":
                 dist.destroy_process_group()
             raise
         finally:
             sys.stdout = stdout
+    _let_gloo_go()
     dist.destroy_process_group()  # after a crash it would wait for processes that are gone
+
+
+def _let_gloo_go() -> None:
+    """Wait without the interpreter's lock, for which gloo's threads may wait: they free what they exchanged last.
+
+    Who frees the last trace of the group (DDP's reducer) holds that lock and waits for those threads: both for ever,
+    seen with torch 2.11 on a busy machine. torch tells nobody when they are done; they need a moment.
+    """
+    time.sleep(0.2)
 
 
 def meet() -> None:
