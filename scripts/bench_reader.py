@@ -49,6 +49,11 @@ def make_clip(path: Path, codec: str, width: int, height: int, seconds: int) -> 
     """A texture that moves across two others."""
     import av
 
+    if ENCODERS[codec] not in av.codecs_available:
+        wheel = "PyAV's own wheel brings it (pip install av)"
+        raise SystemExit(
+            f"{codec} needs {ENCODERS[codec]}, which PyAV has not here: {wheel}; or leave it out (--codecs)"
+        )
     rng = np.random.default_rng(0)
     coarse = rng.integers(0, 256, (height // 8, width // 8, 3), dtype=np.uint8).repeat(8, 0).repeat(8, 1)
     part = path.with_suffix(".part")
@@ -223,7 +228,7 @@ def times_of(found: dict, _: dict) -> str:
 
 def ratio_of(found: dict, ours: dict) -> str:
     ratios = [one / other for one, other in zip(found["cpu_s"], ours["cpu_s"], strict=True)]
-    ends = f" ({min(ratios):.2f} to {max(ratios):.2f})" if len(ratios) > 1 else ""
+    ends = f" ({min(ratios):.2f} to {max(ratios):.2f})" if min(ratios) < max(ratios) else ""
     far = f", differs by {found['apart']}" if found["apart"] else ""
     return f"{statistics.median(ratios):.2f}{ends}{far}"
 
@@ -274,8 +279,8 @@ def parse(argv: list[str]) -> argparse.Namespace:
         if name == "threads" or getattr(args, name) < 1:
             parser.error(f"--{name}: at least 1")
     for size in args.sizes:
-        if not re.fullmatch(r"[1-9]\d{1,3}x[1-9]\d{1,3}", size):
-            parser.error(f"--sizes: WIDTHxHEIGHT, such as 640x360, not {size!r}")
+        if not re.fullmatch(r"[1-9]\d{1,2}[02468]x[1-9]\d{1,2}[02468]", size):
+            parser.error(f"--sizes: WIDTHxHEIGHT, even and of at least 100, such as 640x360, not {size!r}")
     return args
 
 
