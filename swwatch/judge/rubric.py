@@ -33,6 +33,7 @@ class Criterion:
     grades: dict[int, str]
     needs_reference: bool
     scales: dict[str, str] = field(default_factory=dict)
+    system: str = ""
 
 
 @dataclass(frozen=True)
@@ -68,14 +69,25 @@ def load_rubric(path: Path) -> Rubric:
 
 
 def _criterion(
-    name: str, *, about: str, grades: dict | None = None, needs_reference: bool = False, scales: dict | None = None
+    name: str,
+    *,
+    about: str,
+    grades: dict | None = None,
+    needs_reference: bool = False,
+    scales: dict | None = None,
+    system: str = "",
 ) -> Criterion:
     grades = grades or {}
     scales = {str(scale): str(text).strip() for scale, text in (scales or {}).items()}
     if grades and set(grades) != set(GRADES):
         raise ValueError(f"{name}: grades {GRADES[0]} to {GRADES[-1]} are wanted, not {list(grades)}")
     return Criterion(
-        name, about.strip(), {int(grade): str(text) for grade, text in grades.items()}, needs_reference, scales
+        name,
+        about.strip(),
+        {int(grade): str(text) for grade, text in grades.items()},
+        needs_reference,
+        scales,
+        system.strip(),
     )
 
 
@@ -92,7 +104,7 @@ def grade_messages(rubric: Rubric, criterion: Criterion, caption: str) -> list[d
         f"{criterion.about}\n\nGrades:\n{scale}\n\n{_tagged('text', caption)}\n\n"
         'Reply with one JSON object and nothing else: {"score": a whole number from 1 to 5, "why": one short sentence}'
     )
-    return _messages(rubric, question)
+    return _messages(rubric, criterion, question)
 
 
 def compare_messages(
@@ -111,7 +123,7 @@ def compare_messages(
         "order in which they stand means nothing.\n\n" + "\n\n".join(shown) + "\n\n"
         f'Reply with one JSON object and nothing else: {{"better": {choices}, "why": one short sentence}}'
     )
-    return _messages(rubric, question)
+    return _messages(rubric, criterion, question)
 
 
 def ask_again(messages: list[dict], problem: str, attempt: int) -> list[dict]:
@@ -159,7 +171,7 @@ def read_choice(reply: str, *, ties: bool = True) -> tuple[str, str]:
 def request(rubric: Rubric, criterion: Criterion, shown: dict[str, str], asked: str, reply: str) -> list[dict]:
     """A question: what it is about, what is asked, what is shown between tags, and the form of the reply."""
     tagged = "\n\n".join(_tagged(tag, text) for tag, text in shown.items())
-    return _messages(rubric, f"{criterion.about}\n\n{asked}\n\n{tagged}\n\n{reply}")
+    return _messages(rubric, criterion, f"{criterion.about}\n\n{asked}\n\n{tagged}\n\n{reply}")
 
 
 def objects_in(reply: str) -> list[dict]:
@@ -189,8 +201,8 @@ def _objects(text: str) -> list[dict]:
     return found
 
 
-def _messages(rubric: Rubric, question: str) -> list[dict]:
-    return [{"role": "system", "content": rubric.system}, {"role": "user", "content": question}]
+def _messages(rubric: Rubric, criterion: Criterion, question: str) -> list[dict]:
+    return [{"role": "system", "content": criterion.system or rubric.system}, {"role": "user", "content": question}]
 
 
 def _tagged(tag: str, text: str) -> str:

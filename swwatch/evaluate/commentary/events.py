@@ -7,14 +7,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-import yaml
-
 from swwatch.errors import UserError
+from swwatch.evaluate.commentary.tasks import Task, Wording, get
 from swwatch.evaluate.quiz.rows import FileRow, read_rows
-from swwatch.paths import CONFIGS
 from swwatch.rules.systems import System
 
-CONFIG = CONFIGS / "commentary.yaml"
 FIELDS = ("pred", "prediction", "response", "text")  # names of the text in files of predictions
 
 
@@ -36,71 +33,34 @@ class Event:
         return f"{self.video_id}_{self.event_id}"
 
 
-@dataclass(frozen=True)
-class Wording:
-    """What is asked about a game, and the parts of the question about an event.
-
-    Attributes:
-        apart: what stands between the parts.
-        go_on_alone: the last part is said even where nothing was said before.
-    """
-
-    game: str
-    expert: str
-    titled: str
-    before: str
-    go_on: str
-    apart: str = " "
-    go_on_alone: bool = True
-
-    @classmethod
-    def load(cls, path: Path = CONFIG) -> "Wording":
-        """Raises: UserError: unreadable, or a part is missing."""
-        try:
-            prompts = yaml.safe_load(Path(path).read_text(encoding="utf-8"))["prompts"]
-            how = {name: prompts.pop(name) for name in ("apart", "go_on_alone") if name in prompts}
-            made = cls(**{name: str(text).strip() for name, text in prompts.items()}, **how)
-            made.titled.format(title=""), made.before.format(previous="")
-            if not isinstance(made.apart, str) or not isinstance(made.go_on_alone, bool):
-                raise TypeError("apart is a text, go_on_alone true or false")
-            return made
-        except (OSError, ValueError, yaml.YAMLError, KeyError, TypeError, AttributeError) as error:
-            raise UserError(
-                f"{path}: its prompts cannot be used ({error}); configs/commentary.yaml shows them"
-            ) from error
-
-    def facts(self) -> dict:
-        """What the answers depend on; a run of before knows nothing of what is as it was then."""
-        return {name: value for name, value in vars(self).items() if value != getattr(Wording, name, None)}
-
-
-def read_events(path: Path) -> list[Event]:
-    """Events of a parquet, json or jsonl file with the public columns.
+def read_events(path: Path, task: Task | None = None) -> list[Event]:
+    """Events of a parquet, json or jsonl file with the columns of a task; by default LiveSports-3K CC's.
 
     Raises:
         UserError: a column is missing, times that are none, or an event that stands there twice.
     """
-    events = [_event(row) for row in read_rows(path)]
+    names = (task or get("livesports-cc")).fields
+    events = [_event(row, names) for row in read_rows(path)]
     if len({event.key for event in events}) < len(events):
         raise UserError(f"{path}: some (video_id, event_id) stand there twice")
     return events
 
 
-def _event(row: FileRow) -> Event:
-    begin, end = row.number("begin"), row.number("end")
+def _event(row: FileRow, names: Mapping[str, str]) -> Event:
+    begin, end = row.number(names["begin"]), row.number(names["end"])
     if not 0 <= begin < end:
         raise row.wrong(f"the event lasts from {begin:g} to {end:g} s")
-    ids = (row.text("video_id"), row.text("event_id"))
-    title, previous = (row.text(name) if name in row else "" for name in ("event_title", "preasr_text"))
-    return Event(_video(row), *ids, begin, end, title.strip(), previous.strip(), row.text("event_asr_text"))
+    ids = (row.text(names["video_id"]), row.text(names["event_id"]))
+    title, previous = (row.text(names[n]).strip() if names[n] in row else "" for n in ("title", "previous"))
+    return Event(_video(row, names["video"], ids[0]), *ids, begin, end, title, previous, row.text(names["reference"]))
 
 
-def _video(row: FileRow) -> str:
+def _video(row: FileRow, name: str, video_id: str) -> str:
     """The file's name; a parquet column of videos holds objects with their path."""
-    video = row.values.get("video")
+    video = row.values.get(name)
     if isinstance(video, Mapping):
         video = video.get("path")
-    return str(video) if video else f"{row.text('video_id')}.mp4"
+    return str(video) if video else f"{video_id}.mp4"
 
 
 def ask(event: Event, system: System, wording: Wording, base_model: bool = False) -> dict[str, str]:

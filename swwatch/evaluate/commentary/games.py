@@ -5,18 +5,15 @@ look for it. Source: StreamingVLM, arXiv 2510.09608 (the benchmark and its files
 """
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from swwatch.data.turns.transcript import Transcript, Word
 from swwatch.errors import UserError
+from swwatch.evaluate.commentary.tasks import Task, get
 from swwatch.evaluate.commentary.texts import Item
 from swwatch.evaluate.quiz.rows import FileRow, read_rows
-
-START_S = 1000.0  # when commenting begins; words before are told
-SEGMENT_S = 100.0
-LEAST_WORDS = 200  # of a segment that is compared
 
 
 @dataclass(frozen=True)
@@ -52,13 +49,16 @@ def name_of(video: str) -> str:
     return PurePosixPath(video).name
 
 
-def read_games(path: Path) -> list[Game]:
-    """Games of `eval_all_metadata.jsonl`: {video, content: [[start, end, word], ...]}.
+def read_games(path: Path, task: Task | None = None) -> list[Game]:
+    """Games of a file with the fields of a task; by default Inf-Streams-Eval's.
+
+    A row is {video, content: [[start, end, word], ...]} there.
 
     Raises:
         UserError: a row of another form, or two videos of one name.
     """
-    games = [_game(row) for row in read_rows(path)]
+    names = (task or get("inf-streams")).fields
+    games = [_game(row, names) for row in read_rows(path)]
     seen: set[str] = set()
     for game in games:
         if game.key in seen:
@@ -67,41 +67,47 @@ def read_games(path: Path) -> list[Game]:
     return games
 
 
-def _game(row: FileRow) -> Game:
-    content = row.values.get("content")
+def _game(row: FileRow, names: Mapping[str, str]) -> Game:
+    content = row.values.get(names["words"])
     if not isinstance(content, list):
-        raise row.wrong("no list content of [start, end, word]")
-    title = row.text("title") if "title" in row else ""
-    return Game(row.text("video"), Transcript.read(content, row.where), title)
+        raise row.wrong(f"no list {names['words']} of [start, end, word]")
+    title = row.text(names["title"]) if names["title"] in row else ""
+    return Game(row.text(names["video"]), Transcript.read(content, row.where), title)
 
 
-def segments_of(games: Iterable[Game], start_s: float = START_S, least_words: int = LEAST_WORDS) -> list[Segment]:
-    """Cut games into segments of 100 s from `start_s` on; those with few words are left out."""
-    found = []
+def segments_of(
+    games: Iterable[Game], start_s: float | None = None, least_words: int | None = None, task: Task | None = None
+) -> list[Segment]:
+    """Cut games into a task's segments, from `start_s` on; those with few words are left out."""
+    found, how = [], (task or get("inf-streams")).segments
+    start_s = how["begin_s"] if start_s is None else start_s
+    least_words = how["least_words"] if least_words is None else least_words
     for game in games:
         last = max((word.end_s for word in game.transcript.words), default=0.0)
-        for k in range(math.ceil(max(0.0, last - start_s) / SEGMENT_S)):
-            begin, end = start_s + k * SEGMENT_S, start_s + (k + 1) * SEGMENT_S
+        for k in range(math.ceil(max(0.0, last - start_s) / how["length_s"])):
+            begin, end = (start_s + i * how["length_s"] for i in (k, k + 1))
             words = game.transcript.between(begin, end)
             if len(words) >= least_words:
                 found.append(Segment(game.key, game.title, begin, end, words))
     return found
 
 
-def read_segments(path: Path, least_words: int = LEAST_WORDS) -> tuple[list[Segment], int]:
+def read_segments(path: Path, least_words: int | None = None, task: Task | None = None) -> tuple[list[Segment], int]:
     """Segments that were cut already, one a row: {video, title?, content}; how many words were mended.
 
     A row may name its start and end; else it lasts from its first word to the end of its last one.
     """
-    found, mended = [], 0
+    found, mended, task = [], 0, task or get("inf-streams")
+    least_words, names = task.segments["least_words"] if least_words is None else least_words, task.fields
     for row in read_rows(path):
-        game = _game(row)
+        game = _game(row, names)
         words = game.transcript.words
         mended += game.transcript.mended
         if len(words) < least_words:
             continue
-        begin = row.number("start") if "start" in row else min((word.start_s for word in words), default=0.0)
-        end = row.number("end") if "end" in row else words[-1].end_s
+        first_s = min((word.start_s for word in words), default=0.0)
+        begin = row.number(names["start"]) if names["start"] in row else first_s
+        end = row.number(names["end"]) if names["end"] in row else words[-1].end_s
         found.append(Segment(game.key, game.title, begin, end, words))
     return found, mended
 

@@ -10,11 +10,12 @@ from swwatch.data.annotations import encode_line, write_atomic
 from swwatch.errors import UserError
 from swwatch.evaluate.commentary import match, page
 from swwatch.evaluate.commentary.events import read_events, read_predictions
-from swwatch.evaluate.commentary.games import LEAST_WORDS, START_S, read_games, read_said, read_segments, segments_of
+from swwatch.evaluate.commentary.games import read_games, read_said, read_segments, segments_of
 from swwatch.evaluate.commentary.match import Pair
-from swwatch.evaluate.commentary.settings import CRITERIA, CompareSettings
+from swwatch.evaluate.commentary.settings import CompareSettings
 from swwatch.evaluate.commentary.texts import text_between
 from swwatch.evaluate.judge.session import JudgeSession, exit_code, names
+from swwatch.evaluate.run_files import read_object
 from swwatch.judge import pairwise
 from swwatch.judge.rubric import TIE, read_choice
 from swwatch.paths import only_one_writes
@@ -24,19 +25,24 @@ EQUAL = "equal"  # what the benchmark of games calls as many votes for either
 
 def compare_with_all(settings: CompareSettings) -> int:
     """Compare; returns 1 where the endpoint left pairs unanswered."""
-    run, task = settings.run, settings.task
-    settings = replace(settings, criterion=settings.criterion or CRITERIA[task])
-    read = _pairs_of_games if task == "inf-streams" else _pairs_of_events
+    run, task = settings.run, settings.benchmark
+    settings = replace(settings, criterion=settings.criterion or task.criterion)
+    read = _pairs_of_games if task.of_games else _pairs_of_events
     called = names_of(run, settings.other)  # mistakes are told before anything is asked
     told = {other: read(settings, other) for other in called}
     path = run.with_name(f"{run.stem}_commentary.md")
     with only_one_writes(path), JudgeSession(settings) as session:
         reports = [compare_with(other, called[other], *read, session) for other, read in told.items()]
-        table = page.markdown(task, reports)
+        table = page.markdown(task, reports, [_made(path) for path in (run, *told)])
         write_atomic(path, [table])
     print(table, end="")
     print(f"table in {path}, scores and summaries beside it")
     return exit_code(reports, "pairs")
+
+
+def _made(run: Path) -> dict:
+    """How a run was made, as its run.json tells; the file's name for what other programs wrote."""
+    return {"model": run.stem, **read_object(run.with_name(f"{run.stem}_run.json")).get("about", {})}
 
 
 def names_of(run: Path, others: list[Path]) -> dict[Path, tuple[str, str]]:
@@ -57,13 +63,15 @@ def names_of(run: Path, others: list[Path]) -> dict[Path, tuple[str, str]]:
 
 def _pairs_of_games(settings: CompareSettings, other: Path) -> tuple[list[Pair], dict]:
     run, data, segments_file = settings.run, settings.data, settings.segments
-    start_s = START_S if settings.begin is None else settings.begin
-    least_words = LEAST_WORDS if settings.least_words is None else settings.least_words
+    task = settings.benchmark
+    start_s = task.segments["begin_s"] if settings.begin is None else settings.begin
+    least_words = task.segments["least_words"] if settings.least_words is None else settings.least_words
     if segments_file is None:
-        games = read_games(data)
-        segments, mended = segments_of(games, start_s, least_words), sum(game.transcript.mended for game in games)
+        games = read_games(data, task)
+        segments = segments_of(games, start_s, least_words, task)
+        mended = sum(game.transcript.mended for game in games)
     else:
-        segments, mended = read_segments(segments_file, least_words)
+        segments, mended = read_segments(segments_file, least_words, task)
     if not segments:
         raise UserError(
             f"{segments_file or data} has no segment of {least_words} words from {start_s:g} s on: "
@@ -85,7 +93,7 @@ def _pairs_of_games(settings: CompareSettings, other: Path) -> tuple[list[Pair],
 
 def _pairs_of_events(settings: CompareSettings, other: Path) -> tuple[list[Pair], dict]:
     run, data = settings.run, settings.data
-    events, said = read_events(data), [read_predictions(path) for path in (run, other)]
+    events, said = read_events(data, settings.benchmark), [read_predictions(path) for path in (run, other)]
     pairs = [
         Pair(
             event.key,
@@ -111,7 +119,7 @@ def _check_common(pairs: list[Pair], run: Path, other: Path, data: Path) -> None
 def compare_with(other: Path, called: tuple[str, str], pairs: list[Pair], about: dict, session: JudgeSession) -> dict:
     """Ask about all pairs, and write A_vs_B_scores.jsonl and A_vs_B_summary.json beside the run."""
     settings, rubric, criterion = session.settings, session.rubric, session.criterion
-    ties, run, (name_a, name_b) = settings.task != "inf-streams", settings.run, called
+    ties, run, (name_a, name_b) = settings.benchmark.has_ties, settings.run, called
     asked = match.questions(rubric, criterion, pairs, ties=ties)
     verdicts, cost = session.ask(run, asked, partial(read_choice, ties=ties))
     found, failed = match.outcomes(pairs, verdicts)
@@ -119,7 +127,7 @@ def compare_with(other: Path, called: tuple[str, str], pairs: list[Pair], about:
     scores = run.with_name(f"{stem}_scores.jsonl")
     write_atomic(scores, [encode_line(score_row(outcome, settings.model, ties=ties)) for outcome in found])
     report = {
-        "task": settings.task,
+        "task": settings.benchmark.name,
         "a": name_a,
         "b": name_b,
         "runs": {"a": str(run), "b": str(other)},

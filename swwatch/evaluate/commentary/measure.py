@@ -11,34 +11,27 @@ from swwatch.data.budget import BUDGETS
 from swwatch.data.turns.dataset import training_budget
 from swwatch.data.video import VideoError
 from swwatch.errors import UserError
-from swwatch.evaluate.commentary.events import Event, Wording, read_events
+from swwatch.evaluate.commentary.events import Event, read_events
 from swwatch.evaluate.commentary.games import Game, merged, read_games, tidy_games
 from swwatch.evaluate.commentary.settings import GenerateSettings
 from swwatch.evaluate.commentary.speaking import Speaker, comment_event, comment_game
 from swwatch.evaluate.commentary.store import Store
 from swwatch.evaluate.model import identity, load_model, policies_of
 from swwatch.launch.ranks import SingleProcess
+from swwatch.metrics.machine import commit
 from swwatch.model.checks import saved_settings
 from swwatch.model.repeat import repeat_of
-from swwatch.policies.choose import Choosing, Greedy, Sampling
+from swwatch.policies.choose import parse_choose
 from swwatch.rules import turn_positions
 from swwatch.rules.systems import SYSTEMS, System, get
 from swwatch.rules.variants import TURNS
-
-# (task, system) -> (how tokens are chosen, seconds of the first turn) where the benchmarks' own runs differ
-# from live streaming.
-# LiveCC's run of its events does not tell how it draws: the likeliest token is taken
-RECIPES: dict[tuple[str, str], tuple[Choosing, float | None]] = {
-    ("inf-streams", "livecc"): (Sampling(0.7, penalty=1.05, max_new_tokens=20), 1.0),
-    ("livesports-cc", "livecc"): (Greedy(1.15, 32), None),
-}
 
 OWN_RUN = ("positions", "shared_pixels", "spread_frames", "base_model")  # settings that are told where they are given
 
 
 def comment_all(settings: GenerateSettings, ranks: SingleProcess) -> None:
     """Comment on all games or events that are not done yet, and at rank 0 put the rows into the order of the data."""
-    work = (Games if settings.task == "inf-streams" else Events)(settings)
+    work = (Games if settings.benchmark.of_games else Events)(settings)
     speaker = open_speaker(settings, ranks)
     made, repeat = describe_run(settings, speaker) | work.facts, None
     if not ranks.rank:
@@ -47,10 +40,11 @@ def comment_all(settings: GenerateSettings, ranks: SingleProcess) -> None:
             settings,
             settings.output.with_name(f"{settings.output.stem}_run.json"),
             results=[settings.output.name],
-            inputs={"data": settings.data, "videos": settings.videos, "wording": settings.wording},
+            inputs={"data": settings.data, "videos": settings.videos, **own_files(settings)},
             models={settings.model: made["model_fingerprint"]},
         )
-    with Store(settings.output, made, ranks, work.tidy, repeat=repeat, restart=settings.restart) as store:
+    about = about_run(settings, speaker)
+    with Store(settings.output, made, ranks, work.tidy, repeat=repeat, about=about, restart=settings.restart) as store:
         before: dict[str, list[dict]] = {}
         for row in store.rows:
             before.setdefault(work.key_of(row), []).append(row)
@@ -88,8 +82,8 @@ class Games:
     noun, tidy, finish = "games", staticmethod(tidy_games), staticmethod(merged)
 
     def __init__(self, settings: GenerateSettings):
-        self.jobs = read_games(settings.data)[: settings.max_count]
-        query = Wording.load(settings.wording).game if settings.query is None else settings.query
+        self.jobs = read_games(settings.data, settings.benchmark)[: settings.max_count]
+        query = settings.form.game if settings.query is None else settings.query
         self.settings, self.facts = replace(settings, query=query), {"start_s": settings.start_s}
         self.facts |= {"end_s": settings.end, "chunk_s": settings.chunk, "query": query}
 
@@ -109,7 +103,8 @@ class Events:
     noun = "events"
 
     def __init__(self, settings: GenerateSettings):
-        self.jobs, self.wording = read_events(settings.data)[: settings.max_count], Wording.load(settings.wording)
+        self.jobs = read_events(settings.data, settings.benchmark)[: settings.max_count]
+        self.wording = settings.form
         self.facts = {"wording": self.wording.facts()}
 
     def key_of(self, row: dict) -> str:
@@ -148,10 +143,9 @@ def open_speaker(settings: GenerateSettings, ranks: SingleProcess) -> Speaker:
     system: System = get(name)
     if system.thinks:
         raise UserError(f"{name} thinks and answers, and makes no commentary: take streamingvlm or livecc")
-    choose, first_s = RECIPES.get((settings.task, name), (loaded.settings.own_choose, None))
-    choose = loaded.settings.choose or choose
-    if first_s is not None:
-        system = replace(system, first_s=first_s)
+    recipe = settings.benchmark.recipes.get(name, {})
+    choose = loaded.settings.choose or parse_choose(recipe.get("choose", loaded.settings.own_choose))
+    system = replace(system, first_s=recipe.get("first_s", system.first_s))
     if settings.sample is not None and settings.sample != choose.draws:
         choose = replace(choose.drawing(True), temperature=1.0) if settings.sample else choose.drawing(False)
     asked = {name: getattr(settings, name) for name in ("max_new_tokens", "temperature", "seed")}
@@ -166,7 +160,7 @@ def open_speaker(settings: GenerateSettings, ranks: SingleProcess) -> Speaker:
 def check_stretches(settings: GenerateSettings, step_s: float) -> None:
     """Raises UserError: a game would be cut within a step."""
     for flag, seconds in {"--chunk": settings.chunk, "--save-every": settings.save_every}.items():
-        if settings.task == "inf-streams" and seconds is not None and not (seconds / step_s).is_integer():
+        if settings.benchmark.of_games and seconds is not None and not (seconds / step_s).is_integer():
             raise UserError(f"{flag} {seconds} cuts a step of {step_s:g} s: give a multiple of it")
 
 
@@ -178,7 +172,26 @@ def describe_run(settings: GenerateSettings, speaker: Speaker) -> dict:
         "choose": str(speaker.choose),
         "pixel_budget": speaker.loaded.settings.pixel_budget,
         **identity(settings.model, speaker.loaded),
-        "task": settings.task,
+        "task": settings.benchmark.name,
         "data_sha256": hashlib.sha256(settings.data.read_bytes()).hexdigest(),
         **{name: getattr(settings, name) for name in OWN_RUN if getattr(settings, name)},
+    }
+
+
+def own_files(settings: GenerateSettings) -> dict[str, Path]:
+    """A task and a wording that are files of the user's."""
+    told = {"task": settings.task, "wording": settings.wording or ""}
+    return {name: Path(text) for name, text in told.items() if text.endswith((".yaml", ".yml"))}
+
+
+def about_run(settings: GenerateSettings, speaker: Speaker) -> dict:
+    """How the words were made, for the closing table of a report."""
+    cut = "all" if settings.chunk is None else f"{settings.chunk} s"
+    return {
+        "model": str(settings.model).rstrip("/").rpartition("/")[2],
+        "how": f"{speaker.system.name}, {speaker.choose}",
+        "prompt": settings.form.version if settings.query is None else "query",
+        "context": cut if settings.benchmark.of_games else "event",
+        "policy": policies_of(speaker.loaded.settings).get("keep", "-"),
+        "commit": commit() or "-",
     }

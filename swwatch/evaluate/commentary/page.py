@@ -1,22 +1,27 @@
 """Summaries as Markdown."""
 
+from collections.abc import Mapping, Sequence
+
+from swwatch.evaluate.commentary.tasks import RATE, SHARE, Task
+from swwatch.evaluate.made import side_by_side
 from swwatch.metrics.tables import as_markdown, interval
 
-FIGURES = {"inf-streams": ("win_share", "win share"), "livesports-cc": ("win_rate", "win rate")}
+FIGURES = {SHARE: "win_share", RATE: "win_rate"}
 RULES = {
-    "inf-streams": "Win share: votes for A / all votes, each segment judged in both orders.",
-    "livesports-cc": "Win rate: wins of A / (2 x events), each event judged in both orders; ties count as losses.",
+    SHARE: "Win share: votes for A / all votes, each segment judged in both orders.",
+    RATE: "Win rate: wins of A / (2 x events), each event judged in both orders; ties count as losses.",
 }
 
 
-def markdown(task: str, reports: list[dict]) -> str:
-    """A row an opponent, then one a video, with what the figures rest on.
+def markdown(task: Task, reports: list[dict], made: Sequence[Mapping]) -> str:
+    """A row an opponent, then one a video, with what the figures rest on, and how each run was made.
 
     Args:
         reports: of match.summarize, with the names of the runs and the judge.
+        made: how A and each of these opponents were made.
     """
-    (key, name), first = FIGURES[task], reports[0]
-    has_ties = task == "livesports-cc"  # ties are losses of both: the rest is ties
+    name, first = task.average, reports[0]
+    key, has_ties = FIGURES[name], task.has_ties  # ties are losses of both: the rest is ties
     heads = ["A", "B", f"{name} of A", "95 % interval", *[f"{name} of B"] * has_ties, "compared"]
     lines = [[*heads, "A silent", "B silent", "failed", "shown first preferred"]]
     for report in reports:
@@ -25,20 +30,27 @@ def markdown(task: str, reports: list[dict]) -> str:
         shares = [percent(report[key]), interval(report["ci95"], times=100), *rate_of_b]
         lines.append([report["a"], report["b"], *shares, *map(str, counts), percent(report["first_share"])])
     parts = [
-        f"# {first['a']}: {task}",
-        f"{RULES[task]} Judge: {first['model']} at {first['endpoint']}, by {first['criterion']}. The values "
+        f"# {first['a']}: {task.name}",
+        f"{RULES[name]} Judge: {first['model']} at {first['endpoint']}, by {first['criterion']}. The values "
         "depend on the judge and on its prompt: they do not compare across papers, nor with another judge.",
         as_markdown(lines, num_names=2),
         "Silent texts, missing ones among them, lose without being shown. Intervals, in percent: bootstrap over "
         "videos.",
     ]
-    if task == "inf-streams":
+    if task.of_games:
         videos = [["video", "B", "segments", "votes A", "votes B", f"{name} of A"]]
         for report in reports:
             for video, part in report["per_video"].items():
                 counts = (part["num_pairs"], part["votes"]["A"], part["votes"]["B"])
                 videos.append([video, report["b"], *map(str, counts), percent(part[key])])
         parts.append(as_markdown(videos, num_names=2))
+    against = {
+        f"{name} against {report['b']}": {"accuracy": report[key], "ci95": report["ci95"]}
+        for report in reports
+        if report[key] is not None
+    }
+    runs = [{"made": one, "averages": {} if i else against} for i, one in enumerate(made)]
+    parts.append(side_by_side(runs))
     return "\n\n".join(parts) + "\n"
 
 

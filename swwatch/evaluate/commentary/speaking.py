@@ -18,9 +18,10 @@ from swwatch.engine.requests import drive
 from swwatch.engine.source import Step
 from swwatch.engine.turns import TurnSession
 from swwatch.errors import UserError
-from swwatch.evaluate.commentary.events import Event, Wording, ask
+from swwatch.evaluate.commentary.events import Event, ask
 from swwatch.evaluate.commentary.games import Game
 from swwatch.evaluate.commentary.settings import GenerateSettings
+from swwatch.evaluate.commentary.tasks import Wording
 from swwatch.evaluate.commentary.texts import Item, joined
 from swwatch.model.loading import Loaded
 from swwatch.narrate.words import Turn, watching

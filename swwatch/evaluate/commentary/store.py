@@ -26,6 +26,7 @@ class Store:
         output: path of the rows.
         settings: what the rows depend on; rows made with other settings are never mixed with these.
         repeat: how another repeats the run; only rank 0's counts.
+        about: how the rows were made, in words.
         ranks: all processes of the run; rank 0 must open first.
         tidy: puts gathered rows into order, each once.
         restart: delete what is there first.
@@ -43,6 +44,7 @@ class Store:
         tidy: Callable[[Iterable[dict]], list[dict]],
         *,
         repeat: dict | None = None,
+        about: dict | None = None,
         restart: bool = False,
     ):
         self.output, self.parts = Path(output), Path(output).with_name(f"{Path(output).stem}_parts")
@@ -54,7 +56,7 @@ class Store:
                 for path in (self.output, self._run):
                     path.unlink(missing_ok=True)
                 shutil.rmtree(self.parts, ignore_errors=True)
-            self._check({"settings": settings, "repeat": repeat})
+            self._check({"settings": settings, "repeat": repeat, "about": about})
             self._gather()
             ranks.tell([])
         else:

@@ -9,6 +9,7 @@ from pathlib import Path
 from swwatch.config import read_settings
 from swwatch.data.annotations import write_atomic
 from swwatch.errors import UserError
+from swwatch.evaluate.made import side_by_side
 from swwatch.evaluate.quiz import page
 from swwatch.evaluate.quiz.settings import QuizSettings
 from swwatch.evaluate.results import shared
@@ -70,7 +71,7 @@ def redraw(settings: QuizSettings) -> None:
     reports = [counted(settings, file) for file in (path, *(settings.beside or ()))]
     show(path, reports[0])
     if settings.beside:
-        table = page.side_by_side(reports) + "\n"
+        table = side_by_side(reports) + "\n"
         write_atomic(beside(path, "beside.md"), [table])
         print(f"{table}in {beside(path, 'beside.md')}")
 

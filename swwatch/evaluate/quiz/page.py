@@ -6,6 +6,7 @@ from statistics import fmean
 import numpy as np
 
 from swwatch.errors import UserError
+from swwatch.evaluate.made import side_by_side
 from swwatch.evaluate.quiz.rounds import describe_moments, moments
 from swwatch.evaluate.quiz.tasks import Task
 from swwatch.judge.scales import TOP
@@ -180,35 +181,6 @@ def describe(report: Mapping) -> str:
     note = f"{told}{skipped}. {of}: {report['mean']}. Intervals: bootstrap over videos."
     timed = [describe_moments(report["moments"])] if report["moments"] else []
     return "\n\n".join([title, as_markdown(lines), *timed, side_by_side([report]), note]) + "\n"
-
-
-def side_by_side(reports: Sequence[Mapping]) -> str:
-    """Runs as the lines of one table: what was measured, and every average by its name."""
-    names = list(dict.fromkeys(name for report in reports for name in report["averages"]))
-    heads = ("model", "how", "prompt", "context", "policy", "frames", "tokens", "seconds", "commit")
-    lines = [(*heads, *(column for name in names for column in (name, "95 %")))]
-    for report in reports:
-        made = report.get("made", {})
-        counts = {name: _number(report.get(name)) for name in ("frames", "tokens", "seconds")}
-        cells = [made.get(name, counts.get(name, "-")) for name in heads]
-        for name in names:
-            row = report["averages"].get(name)
-            cells += ["-", "-"] if row is None else _scores(row)
-        lines.append(cells)
-    return as_markdown(lines)
-
-
-def _number(value: float | None) -> str:
-    return "-" if value is None else f"{value:.3g}" if value < 100 else f"{value:.0f}"
-
-
-def _scores(row: Mapping) -> list[str]:
-    """Share and interval; of replies both scorers', the strict one first."""
-    shares, ends = [f"{100 * row['accuracy']:.1f}"], [span(row["ci95"], ".1f", 100)]
-    if "official" in row:
-        shares.append(f"{100 * row['official']:.1f}")
-        ends.append(span(row["official_ci95"], ".1f", 100))
-    return [" / ".join(shares), " / ".join(ends)]
 
 
 def _line(name: str, row: Mapping) -> tuple[str, ...]:

@@ -3,12 +3,10 @@
 What a key of such a file means is said at `Task` and `Form`.
 """
 
-import hashlib
-import json
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 
@@ -18,11 +16,10 @@ from swwatch.evaluate.quiz.items import ANSWERS, LETTERS, Item, Moment, lettered
 from swwatch.evaluate.quiz.readers import READERS, SUBTITLES
 from swwatch.evaluate.quiz.rows import FileRow, places_in
 from swwatch.evaluate.quiz.shapes import TASK, check, check_task, template
-from swwatch.paths import CONFIGS
+from swwatch.evaluate.tasks import names_of, read_task, version_of
 
-FOLDER = CONFIGS / "tasks"
 ENDINGS = (".mp4", ".mkv", ".webm", ".avi", ".mov")
-TASKS = tuple(sorted(path.stem for path in FOLDER.glob("*.yaml")))
+TASKS = names_of("quiz")
 
 
 @dataclass(frozen=True)
@@ -57,12 +54,7 @@ class Form:
     @property
     def version(self) -> str:
         """Its name, and eight digits that differ wherever a word of it does."""
-        own, plain = asdict(self), asdict(Form(self.name))
-        told = {
-            name: value for name, value in own.items() if value != plain[name]
-        }  # a new rule changes no old version
-        digest = hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
-        return f"{self.name}-{digest[:8]}"
+        return version_of(self, Form(self.name))
 
 
 @dataclass(frozen=True)
@@ -292,20 +284,15 @@ def get(name: str) -> Task:
     Raises:
         UserError: no such task, or its file is no task.
     """
-    path = Path(name) if name.endswith((".yaml", ".yml")) else FOLDER / f"{name}.yaml"
-    if not path.is_file():
-        raise UserError(f"no task {name!r}: choose one of {', '.join(TASKS)}, or give its YAML file")
-    told = read_yaml(path, "task")
-    try:
-        check(told, TASK)
-        forms = {
-            name: get(form).forms[name] if isinstance(form, str) else Form(name, **form)
-            for name, form in told.pop("forms").items()
-        }
-        task = Task(name=path.stem, forms=forms, **told)
-        check_task(task)
-    except (KeyError, TypeError, AttributeError, ValueError) as error:
-        known = ", ".join(field.name for field in fields(Task) if field.name != "name")
-        what = error if isinstance(error, ValueError) else repr(error)
-        raise UserError(f"{path} is no task ({what}): its keys are {known}") from error
+    return read_task(name, Task, "quiz", _make)
+
+
+def _make(name: str, told: dict) -> Task:
+    check(told, TASK)
+    forms = {
+        name: get(form).forms[name] if isinstance(form, str) else Form(name, **form)
+        for name, form in told.pop("forms").items()
+    }
+    task = Task(name=name, forms=forms, **told)
+    check_task(task)
     return task

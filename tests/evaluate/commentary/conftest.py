@@ -45,7 +45,7 @@ def generate(games, tiny_checkpoint):
     def call(task, output, *flags, system="streamingvlm"):
         start = ["--begin", "10", "--save-every", "10"] if task == "inf-streams" else []
         what = ["generate", "--task", task, "--model", tiny_checkpoint, "--system", system, "--output", output]
-        where = ["--data", games / data[task], "--videos", games / "videos", "--device", "cpu"]
+        where = ["--data", games / data.get(task, ""), "--videos", games / "videos", "--device", "cpu"]
         return main([str(part) for part in [*what, *where, "--max-new-tokens", 3, *start, *flags]])
 
     return call

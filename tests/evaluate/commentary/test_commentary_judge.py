@@ -50,10 +50,10 @@ def test_ties_are_losses_of_a_rate_for_either_side():
 @pytest.mark.parametrize("silence", [None, "", "...", " ... \n"])
 def test_silence_loses_without_a_judge_and_leaves_the_other_side_its_words(silence):
     pairs = [pair("1", a=silence), pair("2", b=silence), pair("3", a=silence, b=""), pair("4")]
-    from swwatch.evaluate.commentary.events import CONFIG
+    from swwatch.evaluate.judge.settings import JudgeSettings
     from swwatch.judge.rubric import load_rubric
 
-    rubric = load_rubric(CONFIG)
+    rubric = load_rubric(JudgeSettings.rubric)
     asked = match.questions(rubric, rubric.get("commentary"), pairs, ties=True)
     assert list(asked) == [("4", "a_first"), ("4", "b_first")]
     found, _ = match.outcomes(pairs, {key: Verdict(FIRST, "") for key in asked})
@@ -202,7 +202,7 @@ def test_events_count_ties_as_losses_and_missing_predictions_lose(judge, server,
 def test_events_are_judged_by_agreement_with_the_human_unless_told_otherwise(
     judge, server, tmp_path, flags, criterion
 ):
-    from swwatch.evaluate.commentary.events import CONFIG
+    from swwatch.evaluate.judge.settings import JudgeSettings
     from swwatch.judge.rubric import load_rubric
 
     server.brain = lambda request: better("first")
@@ -210,7 +210,7 @@ def test_events_are_judged_by_agreement_with_the_human_unless_told_otherwise(
     data = write_rows(tmp_path / "live.jsonl", [event])
     a, b = (write_rows(tmp_path / f"{n}.jsonl", [{"video_id": "v", "event_id": 0, "pred": n}]) for n in "ab")
     assert judge("livesports-cc", a, [b], data, *flags) == 0
-    about = load_rubric(CONFIG).get(criterion).about
+    about = load_rubric(JudgeSettings.rubric).get(criterion).about
     assert all(about in request["messages"][-1]["content"] for request in server.requests)
     assert json.loads((tmp_path / "a_vs_b_summary.json").read_text())["criterion"] == criterion
 

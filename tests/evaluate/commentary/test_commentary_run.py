@@ -16,8 +16,8 @@ from swwatch.engine import turns
 from swwatch.engine.turns import TurnSession
 from swwatch.errors import UserError
 from swwatch.evaluate.caption.settings import EvalSettings
-from swwatch.evaluate.commentary import command, speaking
-from swwatch.evaluate.commentary.events import CONFIG, Wording, ask, read_events
+from swwatch.evaluate.commentary import command, speaking, tasks
+from swwatch.evaluate.commentary.events import ask, read_events
 from swwatch.evaluate.commentary.games import read_games
 from swwatch.evaluate.commentary.measure import comment_all
 from swwatch.evaluate.commentary.settings import GenerateSettings
@@ -58,7 +58,8 @@ def test_infinite_mode_is_one_stream_from_the_start_with_all_words_before(genera
     ((previous, query, labels),) = opened
     (game,) = read_games(games / "eval_all_metadata.jsonl")
     assert previous == f" {text_of(game.transcript.before(10))}" and len(previous.split()) == 20
-    assert query == Wording.load().game and labels[0] == "Time=10.0-11.0s" and labels[-1] == "Time=43.0-44.0s"
+    assert query == tasks.get("inf-streams").form().game
+    assert labels[0] == "Time=10.0-11.0s" and labels[-1] == "Time=43.0-44.0s"
     assert not (tmp_path / "out_parts").exists()
 
 
@@ -177,7 +178,7 @@ def test_events_are_asked_about_as_the_system_wants_it(generate, games, tmp_path
         ["Time=0.0-3.0s"] * 2 if system == "livecc" else ["Time=5.0-6.0s", "Time=6.0-7.0s"]
     )
     (previous, query, _), _ = opened
-    wording, event = Wording.load(), read_events(games / "live.jsonl")[0]
+    wording, event = tasks.get("livesports-cc").form(), read_events(games / "live.jsonl")[0]
     title = 'This is a video titled "Red against blue".'
     if system == "streamingvlm":
         assert (previous, query) == ("they begin", f"{wording.expert} {title}")
@@ -192,7 +193,7 @@ def test_events_are_asked_about_as_the_system_wants_it(generate, games, tmp_path
 
 
 def test_events_can_be_asked_about_as_in_the_benchmarks_own_run(generate, games, tmp_path, opened, monkeypatch):
-    prompts = yaml.safe_load(CONFIG.read_text(encoding="utf-8"))["prompts"]
+    prompts = tasks.get("livesports-cc").form().facts()
     own = tmp_path / "own.yaml"
     own.write_text(yaml.safe_dump({"prompts": prompts | {"apart": "\n", "go_on_alone": False}}))
     events = read(games / "live.jsonl")
@@ -326,8 +327,8 @@ def test_mistakes_are_told(generate, tmp_path):
         generate("livesports-cc", tmp_path / "out.jsonl", "--begin", "0")
     with pytest.raises(UserError, match="--end must lie behind"):
         generate("inf-streams", tmp_path / "out.jsonl", "--end", "3")
-    with pytest.raises(UserError, match="'other' is not one of inf-streams, livesports-cc"):
-        command.main(["generate", "--task", "other"])
+    with pytest.raises(UserError, match="no task 'other': choose one of inf-streams, livesports-cc"):
+        generate("other", tmp_path / "out.jsonl", "--data", "x.json")
 
 
 @pytest.mark.parametrize("program", ["quiz", "commentary", "eval"])

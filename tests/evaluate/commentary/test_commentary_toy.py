@@ -6,7 +6,7 @@ import shlex
 import pytest
 
 from swwatch.errors import UserError
-from swwatch.evaluate.commentary import command
+from swwatch.evaluate.commentary import command, tasks
 from swwatch.evaluate.commentary.events import read_events
 from swwatch.evaluate.commentary.games import read_games, segments_of
 from swwatch.toy import game
@@ -52,6 +52,10 @@ def test_the_printed_commands_work(toy, tiny_checkpoint, server):
     share = json.loads((root / "whole_vs_chunks_summary.json").read_text())
     rate = json.loads((root / "events_a_vs_events_b_summary.json").read_text())
     assert share["num_pairs"] == rate["num_pairs"] == 1
+    last = (root / "whole_commentary.md").read_text().rstrip().splitlines()[-4:]
+    version = tasks.get("inf-streams").form().version
+    assert "| prompt | context | policy | frames | tokens | seconds | commit | win share against chunks |" in last[0]
+    assert all(f"| {version} | {context} |" in line for line, context in zip(last[2:], ("all", "100 s"), strict=True))
 
 
 def test_mistakes_are_told(toy, tmp_path):
