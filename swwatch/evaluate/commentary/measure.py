@@ -189,9 +189,9 @@ def about_run(settings: GenerateSettings, speaker: Speaker) -> dict:
     cut = "all" if settings.chunk is None else f"{settings.chunk} s"
     return {
         "model": str(settings.model).rstrip("/").rpartition("/")[2],
-        "how": f"{speaker.system.name}, {speaker.choose}",
+        "how": f"{speaker.system.name}, {speaker.choose.name}",
         "prompt": settings.form.version if settings.query is None else "query",
         "context": cut if settings.benchmark.of_games else "event",
-        "policy": policies_of(speaker.loaded.settings).get("keep", "-"),
+        "policy": policies_of(speaker.loaded.settings).get("keep", speaker.loaded.settings.own_keep.name),
         "commit": commit() or "-",
     }

@@ -55,7 +55,7 @@ def test_the_printed_commands_work(toy, tiny_checkpoint, server):
     last = (root / "whole_commentary.md").read_text().rstrip().splitlines()[-4:]
     version = tasks.get("inf-streams").form().version
     assert "| prompt | context | policy | frames | tokens | seconds | commit | win share against chunks |" in last[0]
-    assert all(f"| {version} | {context} |" in line for line, context in zip(last[2:], ("all", "100 s"), strict=True))
+    assert all(f"| {version} | {context} |" in line for line, context in zip(last[2:], ("all", "50 s"), strict=True))
 
 
 def test_mistakes_are_told(toy, tmp_path):
