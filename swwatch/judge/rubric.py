@@ -26,12 +26,13 @@ class Criterion:
     Attributes:
         grades: grade -> what it means; {} where it is only for comparing, or for dialogues.
         scales: of dialogues, scale -> what it is about; see judge.scales.
+        system: what the judge is told first, in place of the rubric's words.
     """
 
     name: str
     about: str
     grades: dict[int, str]
-    needs_reference: bool
+    needs_reference: bool = False
     scales: dict[str, str] = field(default_factory=dict)
     system: str = ""
 
@@ -68,27 +69,12 @@ def load_rubric(path: Path) -> Rubric:
         raise UserError(f"{path}: not a rubric ({error}); configs/rubric.yaml shows the form") from error
 
 
-def _criterion(
-    name: str,
-    *,
-    about: str,
-    grades: dict | None = None,
-    needs_reference: bool = False,
-    scales: dict | None = None,
-    system: str = "",
-) -> Criterion:
-    grades = grades or {}
+def _criterion(name: str, *, about: str, grades: dict = {}, scales: dict = {}, system: str = "", **more) -> Criterion:
     scales = {str(scale): str(text).strip() for scale, text in (scales or {}).items()}
     if grades and set(grades) != set(GRADES):
         raise ValueError(f"{name}: grades {GRADES[0]} to {GRADES[-1]} are wanted, not {list(grades)}")
-    return Criterion(
-        name,
-        about.strip(),
-        {int(grade): str(text) for grade, text in grades.items()},
-        needs_reference,
-        scales,
-        system.strip(),
-    )
+    grades = {int(grade): str(text) for grade, text in (grades or {}).items()}
+    return Criterion(name, about.strip(), grades, scales=scales, system=system.strip(), **more)
 
 
 def grade_messages(rubric: Rubric, criterion: Criterion, caption: str) -> list[dict]:

@@ -11,6 +11,7 @@ from swwatch.errors import UserError
 from swwatch.evaluate.quiz import tasks
 from swwatch.evaluate.quiz.items import Item
 from swwatch.evaluate.quiz.rows import read_rows
+from swwatch.evaluate.tasks import FOLDER
 from swwatch.toy.quiz import OPTIONS, write_quiz
 from swwatch.toy.world import COLORS, make_scene
 
@@ -312,7 +313,7 @@ def test_a_wording_must_have_its_places(tmp_path):
     ],
 )
 def test_a_file_that_is_no_task_is_told(quiz, tmp_path, old, new, told):
-    text = (tasks.FOLDER / "videomme.yaml").read_text()
+    text = (FOLDER / "videomme.yaml").read_text()
     assert old in text
     (tmp_path / "own.yaml").write_text(text.replace(old, new))
     with pytest.raises(UserError, match=told):
