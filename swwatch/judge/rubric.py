@@ -69,7 +69,7 @@ def load_rubric(path: Path) -> Rubric:
         raise UserError(f"{path}: not a rubric ({error}); configs/rubric.yaml shows the form") from error
 
 
-def _criterion(name: str, *, about: str, grades: dict = {}, scales: dict = {}, system: str = "", **more) -> Criterion:
+def _criterion(name: str, *, about: str, grades=None, scales=None, system="", **more) -> Criterion:
     scales = {str(scale): str(text).strip() for scale, text in (scales or {}).items()}
     if grades and set(grades) != set(GRADES):
         raise ValueError(f"{name}: grades {GRADES[0]} to {GRADES[-1]} are wanted, not {list(grades)}")

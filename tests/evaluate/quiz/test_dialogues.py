@@ -106,7 +106,7 @@ def test_grades_of_all_scales_are_read_or_the_reply_is_refused():
 
 def test_dialogues_are_held_graded_and_reported(quiz, videos_of, tiny_checkpoint, tmp_path, monkeypatch, capsys):
     task = tmp_path / "svbench-short.yaml"  # a file of one's own is a task too
-    task.write_text((tasks.FOLDER / "svbench-streaming.yaml").read_text().replace("reply: 128", "reply: 2"))
+    task.write_text((FOLDER / "svbench-streaming.yaml").read_text().replace("reply: 128", "reply: 2"))
     where = ["--data", quiz["svbench-streaming"], "--videos", videos_of("svbench-streaming"), "--device", "cpu"]
     where = [*map(str, where), "--model", str(tiny_checkpoint), "--output-dir", str(tmp_path), "--max-count", "2"]
     stream = ["--streaming", "--variant", "livecc", "--own-history"]
