@@ -11,6 +11,7 @@ from swwatch.evaluate.quiz.asking import Answered
 from swwatch.evaluate.quiz.items import Item, Round
 from swwatch.evaluate.quiz.rounds import ask_all
 from swwatch.evaluate.run_files import read_lines
+from swwatch.evaluate.tasks import FOLDER
 from swwatch.judge.rubric import Malformed, load_rubric
 from swwatch.judge.scales import read, reader
 from tests.helpers.judge_server import Endpoint, tagged
