@@ -76,6 +76,12 @@ class FrameCache:
                 "lower it or choose another frames_cache_dir"
             )
 
+    def held(self) -> tuple[int, int]:
+        """How many entries that were made or read since this cache was opened it still has, and their bytes."""
+        entries = [entry for part in range(PARTS) for entry in _entries(self.folder / f"{part:x}")]
+        sizes = [size for time_s, size, _ in entries if time_s >= self.since]
+        return len(sizes), sum(sizes)
+
     def get(self, path: Path, make: Callable[[], torch.Tensor], span: Span = WHOLE) -> torch.Tensor:
         """The frames of a video file, or of a span of it, uint8, from the cache or else from `make`, which is kept.
 

@@ -23,6 +23,8 @@ def check_together(settings: Any) -> None:
             raise UserError("pack_tokens and group_by_length exclude each other: packs need no padding")
     if not settings.frames_cache and (settings.frames_cache_dir is not None or settings.fill_cache):
         raise UserError("no frames are to be cached: leave frames_cache_dir and fill_cache out, or frames_cache on")
+    if settings.fill_cache and not settings.frames_cache_gb:
+        raise UserError("fill_cache fills nothing of 0 GB: raise frames_cache_gb")
     if settings.dry_run and settings.fill_cache:
         raise UserError("dry_run does nothing, and fill_cache fills a folder: give one of them")
     if settings.epochs <= 0 or (settings.max_steps is not None and settings.max_steps < 1):

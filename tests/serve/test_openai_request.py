@@ -102,6 +102,9 @@ def test_pictures_are_counted_from_the_one_before():
     parts = [part(), part(), part(timestamp_s=7), {"type": "text", "text": " <9.25 seconds>\n"}, part(), part()]
     asked = Reader(Limits(), Folder(None), 4.0).read(request(messages=[{"role": "user", "content": parts}]).messages)
     assert [at_s for at_s, _ in asked.pictures] == [0.0, 0.25, 7.0, 9.25, 9.5] and asked.question is None
+    back = request(messages=[{"role": "user", "content": [part(timestamp_s=3), part(timestamp_s=1)]}])
+    with pytest.raises(ProtocolError, match="1 s behind one of 3 s"):
+        Reader(Limits(), Folder(None), 4.0).read(back.messages)
 
 
 # --- an answer's text --------------------------------------------------------------------------------------------

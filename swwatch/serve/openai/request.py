@@ -251,6 +251,8 @@ class Reader:
         at_s = next((s for s in (timestamp_s, self._stamp_s) if s is not None), None)
         if at_s is None:
             at_s = pictures[-1][0] + self._step_s if pictures else 0.0
+        if pictures and at_s < pictures[-1][0]:
+            raise ProtocolError("bad_message", f"a picture of {at_s:g} s behind one of {pictures[-1][0]:g} s")
         self._stamp_s = None
         pictures.append((at_s, decoded(data, self._limits.max_frame_bytes, "a picture")))
 
