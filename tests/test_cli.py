@@ -10,7 +10,8 @@ import swwatch
 from swwatch import cli
 from swwatch.errors import UserError
 
-MORE = {"swwatch.evaluate.lmms": "lmms_eval", "swwatch.data.prepare.cluster": "ray"}  # what these need is no dependency
+# what these need is not installed with us
+MORE = {"swwatch.evaluate.lmms": "lmms_eval", "swwatch.data.prepare.cluster": "ray"}
 
 
 @pytest.mark.parametrize("name", cli.COMMANDS)
