@@ -68,7 +68,7 @@ class WatchSettings(SessionFlags, LoadFlags):
                 "model",
                 "max_new_tokens",
             ):
-                if name not in OF_A_SERVER and getattr(self, name) not in (None, False):
+                if name not in OF_A_SERVER and getattr(self, name) != type(self).__dataclass_fields__[name].default:
                     raise UserError(f"--{name.replace('_', '-')} is for a model here: leave it out with --server")
             if not self.realtime:
                 raise UserError("--no-realtime is for a model here: a server keeps to the stream's own pace")

@@ -54,7 +54,8 @@ def test_p1_of_the_variants(load_tiny, variant, fps):
     assert all(at_s == (step + 0.5) * 2 / fps for step, at_s in frames_s.items())
 
 
-@pytest.mark.parametrize("system", systems.SYSTEMS)
+# those that think, whose turns hold thoughts, have test_turns_thinking.py
+@pytest.mark.parametrize("system", [name for name, row in systems.SYSTEMS.items() if not row.thinks])
 @pytest.mark.parametrize("fps", [1, 4, 8])
 def test_p1_of_the_systems(load_tiny, system, fps):
     """A training sample has the spans and the logits of a stream that says its words."""

@@ -103,7 +103,8 @@ def test_a_saved_session_goes_on_in_a_newly_loaded_model(
     second.restore(torch.load(tmp_path / "state.pt", weights_only=True))
     expected = spoken_until_it_waits(loaded.model, whole, Arriving(steps[5:], True, []))
     assert spoken_until_it_waits(fresh.model, second, Arriving(steps[5:], True, [])) == expected
-    assert len(expected) > 9 and second.cache.num_fed == whole.cache.num_fed
+    thinks = variant in SYSTEMS and SYSTEMS[variant].thinks  # and speaks when it is asked alone
+    assert (len(expected) > 9 or thinks) and second.cache.num_fed == whole.cache.num_fed
 
 
 @pytest.mark.parametrize("variant", ["group", "interleave", "origin"])

@@ -26,6 +26,7 @@ from swwatch.narrate.words import Token
 from swwatch.toy.world import make_scene, render
 from tests.helpers.streams import at_fps
 
+MODEL = {"dtype": torch.float32, "device": "cpu", "quantised": None}
 SCENES = {f"clip{i}": make_scene(3, i) for i in range(4)}
 
 
@@ -63,7 +64,7 @@ class World:
             raise UserError("the checkpoint was trained with variant 'group'")
         schedule = flags.schedule or "wait-k:3"
         settings = Settings("group", schedule, "declared")
-        return SimpleNamespace(settings=settings, model=SimpleNamespace(dtype=torch.float32, device="cpu"))
+        return SimpleNamespace(settings=settings, model=SimpleNamespace(**MODEL))
 
     def iter_steps(self, path, *, max_frames, reader, fps):
         if path.stem in self.unreadable:

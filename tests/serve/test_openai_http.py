@@ -127,6 +127,7 @@ def test_every_variant_says_what_it_says_elsewhere_and_at_which_second(server, c
     assert seen == sorted(seen) and seen[-1] == 2.0, "all of the clip, at last"
     assert [one["seen_s"] for one in whole.swwatch["said"]] == sorted(set(seen))
     assert chunks[0].choices[0].delta.role == "assistant" and chunks[0].swwatch["variant"] == name
+    wait_until_free(server)  # a thought that is under way is brought to its end
 
 
 def test_a_schedule_of_ones_own_is_kept(client, video):
