@@ -145,7 +145,8 @@ def test_what_is_damaged_or_foreign_is_told_and_left_and_the_others_are_taken_up
     middle = len(whole) // 2
     foreign = {
         "a": whole[:middle],
-        "b": whole[:middle] + bytes([whole[middle] ^ 255]) + whole[middle + 1 :],
+        # longer than the padding between tensors, where a damage does none
+        "b": whole[:middle] + bytes(byte ^ 255 for byte in whole[middle : middle + 256]) + whole[middle + 256 :],
         "c": b"",
         "d": pickle.dumps(SimpleNamespace(form="x"), protocol=2),
     }
