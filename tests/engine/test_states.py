@@ -45,7 +45,10 @@ class Arriving:
 def open_one(loaded, model, stream, engine="serial", **options):
     """A session of the checkpoint's row; chat turns draw their tokens."""
     if loaded.settings.variant in TURNS:
-        prompt = loaded.turns(SYSTEMS[loaded.settings.variant])
+        system = SYSTEMS[loaded.settings.variant]
+        prompt = loaded.turns(system)
+        if system.thinks:  # random weights know no end of a thought
+            options = {"choose": Greedy(1.15, 12)} | options
     else:
         prompt, options = stream.prompt, {"schedule": RandomK(3, seed=1), "choose": Greedy(1.15, 40)} | options
     return open_session(engine, model, prompt, clock=SimulatedClock(now=lambda: 0.0), **options)
