@@ -3,7 +3,7 @@
 import hashlib
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import TypeVar
@@ -13,7 +13,7 @@ from swwatch.errors import UserError
 from swwatch.paths import CONFIGS
 
 FOLDER = CONFIGS / "tasks"
-Task = TypeVar("Task")
+Task, Form = TypeVar("Task"), TypeVar("Form")
 
 
 def names_of(program: str) -> tuple[str, ...]:
@@ -47,6 +47,24 @@ def read_task(name: str, cls: type[Task], program: str, make: Callable[[str, dic
         known = ", ".join(field.name for field in fields(cls) if field.name != "name")
         what = error if isinstance(error, ValueError) else repr(error)
         raise UserError(f"{path} is no task ({what}): its keys are {known}") from error
+
+
+def form_of(task: str, forms: Mapping[str, Form], wording: str | None, read: Callable[[Path, Form], Form]) -> Form:
+    """How a task is asked.
+
+    Args:
+        wording: a name of `forms`, or a YAML file with prompts in place of those of the first; None: the first.
+        read: (that file, the first) -> the form.
+    Raises:
+        UserError: no such form.
+    """
+    first = next(iter(forms.values()))
+    if wording is None or wording in forms:
+        return forms.get(wording, first)
+    path = Path(wording)
+    if path.suffix not in (".yaml", ".yml"):
+        raise UserError(f"{task} has no wording {wording!r}: give {' or '.join(forms)}, or a YAML file")
+    return read(path, first)
 
 
 def version_of(form, plain) -> str:

@@ -104,12 +104,10 @@ class Task:
         Raises:
             UserError: no such form, or a file that is none.
         """
-        first = next(iter(self.forms.values()))
-        if wording is None or wording in self.forms:
-            return self.forms.get(wording, first)
-        path = Path(wording)
-        if path.suffix not in (".yaml", ".yml"):
-            raise UserError(f"{self.name} has no wording {wording!r}: give {' or '.join(self.forms)}, or a YAML file")
+        return tasks.form_of(self.name, self.forms, wording, self._worded)
+
+    def _worded(self, path: Path, first: Wording) -> Wording:
+        """The first form with a file's prompts."""
         prompts = read_yaml(path, "wording").get("prompts")
         try:
             known = set(vars(first)) - {"name"}

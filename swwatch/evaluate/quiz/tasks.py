@@ -16,7 +16,7 @@ from swwatch.evaluate.quiz.items import ANSWERS, LETTERS, Item, Moment, lettered
 from swwatch.evaluate.quiz.readers import READERS, SUBTITLES
 from swwatch.evaluate.quiz.rows import FileRow, places_in
 from swwatch.evaluate.quiz.shapes import TASK, check, check_task, template
-from swwatch.evaluate.tasks import names_of, read_task, version_of
+from swwatch.evaluate.tasks import form_of, names_of, read_task, version_of
 
 ENDINGS = (".mp4", ".mkv", ".webm", ".avi", ".mov")
 TASKS = names_of("quiz")
@@ -107,12 +107,10 @@ class Task:
         Raises:
             UserError: no such form, or a prompt that lacks its places.
         """
-        first = next(iter(self.forms.values()))
-        if wording is None or wording in self.forms:
-            return self.forms.get(wording, first)
-        path = Path(wording)
-        if path.suffix not in (".yaml", ".yml"):
-            raise UserError(f"{self.name} has no wording {wording!r}: give {' or '.join(self.forms)}, or a YAML file")
+        return form_of(self.name, self.forms, wording, self._worded)
+
+    def _worded(self, path: Path, first: Form) -> Form:
+        """The first form with a file's prompts."""
         prompts = read_yaml(path, "wording")
         for name, text in prompts.items():
             if name not in first.prompts:
