@@ -23,25 +23,17 @@ from tests.helpers.pe_video_files import (
 )
 
 KILLED = """
-import os, signal, sys, threading
+import sys
 from pathlib import Path
 sys.path[:0] = [{repository!r}]
+from tests.helpers.killed import KillBefore
 from tests.helpers.pe_video_files import count_words, job
 from swwatch.data.prepare.parts import prepare
-left = {steps}
-files = set("open write writelines flush fsync sendfile replace unlink mkdir rmdir close __exit__".split())
-def count_down(frame, event, function):
-    global left
-    if event == "c_call" and function.__name__ in files:
-        left -= 1
-        if left == 0:
-            os.kill(os.getpid(), signal.SIGKILL)
 item = job(Path({root!r}), sample={sample!r})
-threading.setprofile(count_down)
-sys.setprofile(count_down)
+count = KillBefore({steps})
 prepare([item], count_words, workers=2)
 sys.setprofile(None)
-print("steps", {steps} - left)
+print("steps", count.done)
 """
 
 

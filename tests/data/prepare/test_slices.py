@@ -3,8 +3,6 @@
 import os
 import signal
 import subprocess
-import sys
-import threading
 from pathlib import Path
 
 import pytest
@@ -17,6 +15,7 @@ from swwatch.data.prepare.command import main
 from swwatch.data.prepare.parts import Job, prepare
 from swwatch.data.prepare.slices import Slice, join, prepare_slice
 from swwatch.errors import UserError
+from tests.helpers.killed import KillBefore
 from tests.helpers.pe_video_files import (
     REPOSITORY,
     SHARDS,
@@ -29,8 +28,6 @@ from tests.helpers.pe_video_files import (
     tree,
     write_shards,
 )
-
-FILES = {"open", "write", "writelines", "flush", "fsync", "replace", "unlink", "mkdir", "rmdir", "close"}
 
 
 @pytest.fixture(autouse=True)
@@ -47,19 +44,10 @@ def start(root: Path, index: int, sample: int | None, steps: int = 0) -> int:
     """A process that prepares slice `index` of 2, and kills itself before its `steps`-th file operation; its id."""
     if pid := os.fork():
         return pid
-    left = steps
-
-    def count_down(frame, event, function):
-        nonlocal left
-        if event == "c_call" and function.__name__ in FILES:
-            left -= 1
-            if left == 0:
-                os.kill(os.getpid(), signal.SIGKILL)
-
     code = 1
     try:
-        sys.setprofile(count_down if steps else None)
-        threading.setprofile(count_down if steps else None)
+        if steps:
+            KillBefore(steps)
         prepare_slice([job(root, sample=sample)], Slice(index, 2), count_words, 1)
         code = 0
     finally:
