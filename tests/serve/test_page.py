@@ -312,7 +312,8 @@ def test_silence_that_is_decided_what_is_not_looked_at_and_thoughts_have_places_
     )
     told = page.evaluate("document.querySelector('.timeline').ariaLabel")
     assert "steps seen (1 in part, 1 not looked at)" in told and "steps silent" in told
-    page.click("summary:has(~ .scroll)")
+    page.click("summary:has(~ .scroll)")  # the table is filled when the page hears that it is open
+    wait(page, "document.querySelectorAll('.scroll table tr').length > 1")
     table = page.evaluate("document.querySelector('.scroll table').textContent")
     assert "(50 %)" in table and "(0 %)" in table and "silent about 1–2 s" in table
 
