@@ -56,6 +56,7 @@ class BaseSession(ABC):
         self.pending: list[tuple[list[int], Layout]] = []
         self.logits: torch.Tensor | None = None
         self.asks: list[Ask] = []
+        self._heard: list[Ask | Order] = []  # sooner than they take effect
         self.weights = Weights()
         self.closed = self.speaking = self.paused = self.stopped = False
         self._untold: list[tuple[Watched, Moment]] = []  # the device may not have come to it
@@ -107,13 +108,17 @@ class BaseSession(ABC):
 
     def _listen(self) -> None:
         """Take orders."""
-        for order in self._source.orders() if self._source is not None else ():
+        heard, self._heard = [*self._heard, *self._new_orders()], []
+        for order in heard:
             if isinstance(order, Ask):
                 self.asks.append(order)
             elif order is Order.STOP:
                 self.stopped = True
             else:
                 self.paused = order is Order.PAUSE
+
+    def _new_orders(self) -> list[Ask | Order]:
+        return self._source.orders() if self._source is not None else []
 
     def _tell_watched(
         self, number: int, step: Step | None, patch: Patch | None = None, grid: tuple[int, int] | None = None

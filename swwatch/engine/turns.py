@@ -59,10 +59,10 @@ class Said:
 class TurnSession(AskedTurns):
     """One stream.
 
-    A question takes effect with the next turn, other orders between two turns; in a pause turns are watched and
-    nothing is said. In systems that think a question ends the segment that has begun, and has a turn of its own; the
-    one that the stream was opened with is asked at its end; thinking goes on in a pause. A stream may be continued:
-    `run` with another source.
+    A question takes effect with the next turn, other orders between two turns, but for STOP, which cuts off what is
+    being said or thought; in a pause turns are watched and nothing is said. In systems that think a question ends the
+    segment that has begun, and has a turn of its own; the one that the stream was opened with is asked at its end;
+    thinking goes on in a pause. A stream may be continued: `run` with another source.
 
     Attributes:
         thinks: what is watched is thought about, in systems that do so.
@@ -171,7 +171,7 @@ class TurnSession(AskedTurns):
 
     def _hold_turns(self, over: bool) -> Run:
         """The turns that the steps which wait make; `over`: none wait for more."""
-        while count := self.num_ready(self._waiting, over):
+        while not self.stopping and (count := self.num_ready(self._waiting, over)):
             steps, self._waiting = self._waiting[:count], self._waiting[count:]
             yield from self.turn(steps, silent=self.paused)
 
@@ -267,7 +267,7 @@ class TurnSession(AskedTurns):
         newest, ends = self.num_steps - 1, self._stops | self.turns.ends
         self.chooser.begin_anew(ids_of(self.context))
         self.chooser.begin_turn()
-        while True:
+        while not self._hears_stop():
             token = yield from self._choose(True)
             if token in self._stops and end in self._stops:  # the chat form knows one end
                 token = end
@@ -280,9 +280,10 @@ class TurnSession(AskedTurns):
             if token in ends:
                 return token
             if self.chooser.choose.left(len(self.context[-1])) <= 0:
-                self._say([end])  # cut off, and no word is lost
-                return None
+                break
             self.logits = yield from self._read()
+        self._say([end])  # cut off, and no word is lost
+        return None
 
     @property
     def _mute(self) -> tuple[int, ...]:

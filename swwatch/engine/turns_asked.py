@@ -4,6 +4,7 @@ from dataclasses import replace
 
 from swwatch.data.turns.prompt import Turns
 from swwatch.engine.requests import Run
+from swwatch.engine.source import Order
 from swwatch.engine.trace import Asked
 from swwatch.engine.turns_forgetting import ForgetfulTurns
 from swwatch.errors import UserError
@@ -62,12 +63,23 @@ class AskedTurns(ForgetfulTurns):
         """Where what has been watched ends."""
         return max(span.end_s for span in self.context)
 
+    @property
+    def stopping(self) -> bool:
+        """Nothing more is to be watched, said or thought."""
+        return self.stopped or Order.STOP in self._heard
+
+    def _hears_stop(self) -> bool:
+        """Whether it is `stopping`, in the middle of a turn, where all other orders wait for its end."""
+        self._heard += self._new_orders()
+        return self.stopping
+
     # ---- systems that think -----------------------------------------------------------------------------------------
 
     @property
     def _is_asked(self) -> bool:
         """Something waits to be asked about what has been watched, now that no step waits. A pause ends first."""
         may = self.system.thinks and self.num_rounds > 0 and not self._waiting and not self.paused
+        may = may and not self.stopping
         return may and bool(self.asks or self.ending and self.query)
 
     def _ask_now(self) -> Run:

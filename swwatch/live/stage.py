@@ -144,7 +144,7 @@ class Stage:
             self._check_place()
             session = LiveSession(self.loaded, clock, queue_size, policy, max_events, self._batch.wake)
             stream = open_stream(self.loaded, **options)
-            wording = Wording(self.loaded.tokenizer, state["open_ids"] if state else ())
+            wording = Wording(self.loaded.tokenizer, state["open_ids"] if state else None)
             if state:
                 stream.restore(state["stream"])
                 session.restore(state["live"])
@@ -234,7 +234,7 @@ class Stage:
         stream, wording = self._sessions[session]
         session.suspending = False
         try:
-            state = {"stream": stream.state(), "open_ids": list(wording.open_ids), "live": session.state()}
+            state = {"stream": stream.state(), "open_ids": dict(wording.open_ids), "live": session.state()}
         except Exception as error:  # an engine that cannot, no memory: it is not worth the other sessions
             log.error("a live session cannot be put aside", exc_info=None if isinstance(error, UserError) else error)
             session.tell(Suspended(None, str(error)))

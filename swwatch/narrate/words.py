@@ -1,6 +1,6 @@
 """A video in, text out as it is spoken: frames -> pixels -> session -> words. Narrations and chat turns alike."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -115,34 +115,39 @@ class Wording:
     """What turns one session's events into those with text.
 
     Attributes:
-        open_ids: tokens since the last text; a character that is not whole yet goes on from them.
+        open_ids: of words and of thoughts, tokens since the last text; a character that is not whole yet goes on from
+            them.
     """
 
-    def __init__(self, tokenizer, open_ids: Iterable[int] = ()):
+    def __init__(self, tokenizer, open_ids: Mapping[str, Iterable[int]] | None = None):
         self._tokenizer, self._decodes = tokenizer, tokenizer.backend_tokenizer
-        self._begin()
-        for token_id in open_ids:
-            self._text(token_id)
+        self._decoding, self.open_ids = {}, {}
+        self._begin("words", "thoughts")
+        for what, ids in (open_ids or {}).items():
+            for token_id in ids:
+                self._text(what, token_id)
 
     def __call__(self, event: Any) -> Any:
         if isinstance(event, Spoken):
-            return Token(**vars(event), text=self._text(event.token_id))
+            return Token(**vars(event), text=self._text("words", event.token_id))
         if isinstance(event, Reflected):
-            return Thought(**vars(event), text=self._thoughts.step(self._decodes, event.token_id) or "")
+            if event.begins:
+                self._begin("thoughts")
+            return Thought(**vars(event), text=self._text("thoughts", event.token_id))
         if isinstance(event, Said):
             text = self._tokenizer.decode(event.words, skip_special_tokens=True).strip()
-            self._begin()  # a character left open does not reach into the next turn
+            self._begin("words", "thoughts")  # a character left open does not reach into the next turn
             wrong = None if event.wrong_end is None else self._tokenizer.decode(event.wrong_end)
             return Turn(event.start_s, event.end_s, text, event.t_s, event.thought, wrong)
         return event
 
-    def _begin(self) -> None:
-        self._words, self.open_ids = DecodeStream(skip_special_tokens=True), []
-        self._thoughts = DecodeStream(skip_special_tokens=True)
+    def _begin(self, *streams: str) -> None:
+        for what in streams:
+            self._decoding[what], self.open_ids[what] = DecodeStream(skip_special_tokens=True), []
 
-    def _text(self, token_id: int) -> str:
-        text = self._words.step(self._decodes, token_id)
-        self.open_ids = [*self.open_ids, token_id] if text is None else []
+    def _text(self, what: str, token_id: int) -> str:
+        text = self._decoding[what].step(self._decodes, token_id)
+        self.open_ids[what] = [*self.open_ids[what], token_id] if text is None else []
         return text or ""
 
 

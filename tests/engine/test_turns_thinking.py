@@ -255,6 +255,21 @@ def test_a_question_between_segments_and_one_that_the_stream_was_opened_with(loa
     assert sum(isinstance(event, Said) and bool(event.words) for event in events) == 2, "thinking goes on"
 
 
+@pytest.mark.parametrize(("count", "thought"), [(1, True), (4, False)])
+def test_stop_acts_between_two_tokens_and_cuts_off_what_is_thought_or_answered(loaded, count, thought):
+    """Heard with the first token of a thought, or of an answer: it is told as far as it came, and nothing follows."""
+    session, events = scripted(loaded, 9, replies=(1,)), []
+    source = Telling(random_steps(loaded, 6), [(2, Ask((), "Who is it?"))])
+    for event in drive(loaded.model, session.run(source)):
+        events.append(event)
+        if sum(isinstance(event, Spoken | Reflected) for event in events) == count:
+            source.due = [(0, Order.STOP), *source.due]
+    assert sum(isinstance(event, Spoken | Reflected) for event in events) == count and session.stopped
+    last = [event for event in events if isinstance(event, Said)][-1]
+    assert (last.words, last.thought, last.wrong_end) == ((5 + count // 3,), thought, None)
+    assert isinstance(events[-1], Said)
+
+
 def test_a_wrong_end_stands_as_it_was_said_and_is_told(load_tww):
     session = begin(load_tww, Scripted, **SHORT)
     note, reply, end = session.turns.end(), session.turns.end(True), session.turns.im_end

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from swwatch.engine.batch import Ended
-from swwatch.engine.trace import Spoken
+from swwatch.engine.trace import Reflected, Spoken
 from swwatch.errors import UserError
 from swwatch.live.stage import Asked, Dropped, Suspended, Watched
 from swwatch.narrate.words import Wording
@@ -73,18 +73,22 @@ def test_it_says_what_an_undisturbed_session_says(load_tiny, tmp_path, variant, 
     assert heard[0] == heard[1] and len(heard[0]) > 12
 
 
-def test_a_character_of_which_half_is_said_is_whole_afterwards(load_tiny):
+@pytest.mark.parametrize("kind", [Spoken, Reflected])
+def test_a_character_of_which_half_is_said_or_thought_is_whole_afterwards(load_tiny, kind):
     tokenizer = load_tiny("group").tokenizer
     ids = tokenizer.encode(" naïve 東 🙂 ok", add_special_tokens=False)
 
     def text(wording, ids) -> str:
-        return "".join(wording(Spoken(0, token_id, 0, 0.0, 0.0)).text for token_id in ids)
+        return "".join(wording(kind(0, token_id, 0, 0.0, 0.0)).text for token_id in ids)
 
     assert len(ids) > 8
     for cut in range(len(ids)):
-        first = Wording(tokenizer)
+        first, other = Wording(tokenizer), Reflected if kind is Spoken else Spoken
+        first(other(0, ids[cut], 0, 0.0, 0.0))  # of the other stream, which is another text
         before = text(first, ids[:cut])
         assert before + text(Wording(tokenizer, first.open_ids), ids[cut:]) == " naïve 東 🙂 ok"
+        noted = Wording(tokenizer, first.open_ids)(Reflected(0, ids[0], 0, 0.0, 0.0, begins=True))
+        assert noted.text == tokenizer.decode(ids[0]), "nothing is left of a note that was cut off"
 
 
 def test_losses_are_told_once_and_the_clock_goes_on(load_tiny):
