@@ -28,6 +28,7 @@ MISTAKES = [
     "stream --model /nowhere --video a.mp4",
     "stream --model x/y --video /nowhere.mp4",
     "turns --model x/y --video a.mp4 --system livecc --eviction append --flush-seconds 9",
+    "stream --model x/y --video a.mp4 --keep livevlm --attention flash_attention_2",
     "turns --model x/y --video /nowhere.mp4",
     "serve --model /nowhere --port 0",
     "serve --model x/y --port 99999",

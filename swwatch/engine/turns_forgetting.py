@@ -8,7 +8,6 @@ import torch
 from swwatch.engine.base import BaseSession
 from swwatch.engine.keeping import asked, hold, recall, search, thin
 from swwatch.engine.requests import Feed, Run
-from swwatch.errors import UserError
 from swwatch.policies.memory.pieces import TOLERANCE_S, joined, seconds_of_video, whole
 from swwatch.policies.memory.policy import SEEN, Shown, shown_of
 from swwatch.rules.cursor import layout_of
@@ -26,11 +25,7 @@ class ForgetfulTurns(BaseSession):
     def _begin_keeping(self) -> None:
         """Raises UserError: the policy is not for this variant, or this attention cannot carry it out."""
         self.keep.check(self.variant)
-        if (self.keep.writes or self.keep.carries) and self.model.attention == "flash_attention_2":
-            raise UserError(
-                f"keep {self.keep} hides some of the past from some tokens, and flash_attention_2 hides none: "
-                "take --attention sdpa"
-            )
+        self.keep.attention(self.model.attention)
         self.memory = self.keep.memory() if self.keep.merges else None
 
     def _told(self) -> dict[str, int]:

@@ -226,12 +226,17 @@ class SessionFlags:
 
     def settled_keep(self, path: str | Path | None) -> Keep | None:
         """What sessions of a checkpoint will keep, known before it is loaded; None: as their form does."""
-        saved = None if path is None else saved_settings(path).get("keep")
-        return self.session_policies().get("keep") or (saved and parse_keep(saved))
+        keep = self.session_policies().get("keep")
+        if keep is None and path is not None:
+            own = saved_settings(path).get("keep")
+            keep = own and parse_keep(own)
+        return keep
 
     def check_model(self, path: str | Path) -> None:
-        """As of the model's flags; also refuse what its variant cannot keep so."""
+        """As of the model's flags; also refuse what its variant, or this attention, cannot keep so."""
         super().check_model(path)
+        if self.attention is not None and (keep := self.settled_keep(path)) is not None:
+            keep.attention(self.attention)
         saved = saved_settings(path) if self.session_policies() else {}
         if saved.get("variant") is not None:
             self.check_policies(saved)
@@ -264,8 +269,11 @@ class SessionFlags:
         return replace(settings, **asked)
 
     def load(self, path: str | Path, **more) -> "Loaded":
-        """As of the model's flags, with `put_on`."""
-        loaded = super().load(path, **{"quantize": self.quantize, "pack": self.pack} | more)
+        """As of the model's flags, with `put_on`, and an attention by which can be kept what is."""
+        how, keep = {"quantize": self.quantize, "pack": self.pack}, self.settled_keep(path)
+        if keep is not None:
+            how["attention"] = keep.attention(self.attention)
+        loaded = super().load(path, **how | more)
         return replace(loaded, settings=self.put_on(loaded.settings, path))
 
 

@@ -78,7 +78,7 @@ def load(
         keep, choose, think: of every session that is not told otherwise, where the checkpoint names none.
         device: by default cuda where there is one, else cpu.
         dtype: by default bfloat16 on cuda, float32 on the CPU; "auto": see model.dtype.
-        attention: by default flash_attention_2 on cuda where it is installed and the variant is causal, else sdpa.
+        attention: by default flash_attention_2 on cuda where it is installed and all that is kept is seen, else sdpa.
         base: an adapter's base model, where it is not where the adapter says.
         quantisation: transformers' configuration of quantised weights, which go straight to the device; to train.
         quantize: a name of model.checks.QUANTISED: the LLM's weights are rounded once they are loaded; to stream.
@@ -126,7 +126,7 @@ def _load_whole(path: str, asked: dict, device: str, dtype, attention: str | Non
         raise UserError(f"{error}. Install it, or leave attention to the default (sdpa)") from error
     except (OSError, ValueError) as error:
         raise UserError(f"cannot load {path}: {error}") from error
-    if attention is None and _flash_attention_fits(model.settings.variant, device, dtype):
+    if attention is None and _flash_attention_fits(model.settings, device, dtype):
         model.set_attn_implementation("flash_attention_2")
     elif model.attention != (attention or "sdpa"):  # transformers took another one
         raise UserError(f"attention {attention!r} is not to be had here: it became {model.attention}")
@@ -169,6 +169,7 @@ def _load_adapter(path: str, base: str | Path | None, asked: dict, how: dict) ->
     return replace(loaded, model=adapters.merge(loaded.model, path).eval())
 
 
-def _flash_attention_fits(variant: str, device: str, dtype: torch.dtype) -> bool:
+def _flash_attention_fits(settings: Settings, device: str, dtype: torch.dtype) -> bool:
     half = dtype in (torch.bfloat16, torch.float16)  # it computes in no other
-    return device.startswith("cuda") and half and variants.get(variant).streams == 1 and is_flash_attn_2_available()
+    causal = variants.get(settings.variant).streams == 1 and settings.own_keep.attention(None) is None
+    return device.startswith("cuda") and half and causal and is_flash_attn_2_available()

@@ -141,6 +141,12 @@ class TurnsSettings(SessionFlags, DeviceFlags, ClipFlags):
                 raise UserError(f"--{flag.replace('_', '-')} has no use with {why}: leave one of them out")
         return keep.with_numbers(own, self.eviction, given)
 
+    def settled_keep(self, path: str | Path | None) -> keep.Keep | None:
+        """As of SessionFlags; --eviction and the windows are short names of --keep."""
+        saved = {} if path is None else saved_settings(path)
+        system = self.system or saved.get("variant")
+        return self.keep_policy(system, saved.get("keep")) if system in SYSTEMS else super().settled_keep(path)
+
     def choose_policy(self, own: Choosing) -> Choosing:
         """How tokens are chosen.
 

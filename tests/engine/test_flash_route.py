@@ -10,6 +10,7 @@ from transformers.integrations.sdpa_attention import repeat_kv
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from swwatch.model import loading
+from swwatch.model.settings import Settings
 from swwatch.policies.choose import Greedy
 from swwatch.policies.speak import RandomK, WaitK
 from swwatch.rules.variants import VARIANTS, Speaks, speaking
@@ -44,10 +45,15 @@ def test_streaming_under_a_causal_backend_equals_the_masked_forward(load_tiny, m
 
 def test_it_is_chosen_only_where_it_is_exact_and_can_run(monkeypatch):
     monkeypatch.setattr(loading, "is_flash_attn_2_available", lambda: True)
-    assert loading._flash_attention_fits("origin", "cuda", torch.bfloat16)
-    assert not loading._flash_attention_fits("origin", "cuda", torch.float32)
-    assert not loading._flash_attention_fits("group", "cuda", torch.bfloat16)
-    assert not loading._flash_attention_fits("origin", "cpu", torch.bfloat16)
+
+    def fits(variant: str, device: str, dtype: torch.dtype, **more) -> bool:
+        return loading._flash_attention_fits(Settings.resolve(None, variant=variant, **more), device, dtype)
+
+    assert fits("origin", "cuda", torch.bfloat16) and fits("livecc", "cuda", torch.bfloat16)
+    assert not fits("origin", "cuda", torch.float32)
+    assert not fits("group", "cuda", torch.bfloat16)
+    assert not fits("origin", "cpu", torch.bfloat16)
+    assert not fits("livecc", "cuda", torch.bfloat16, keep="livevlm"), "which hides some of the past"
 
 
 @pytest.mark.skipif(loading.is_flash_attn_2_available(), reason="flash-attention is installed here")

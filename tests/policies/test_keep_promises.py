@@ -1,5 +1,7 @@
 """What every row of KEEP holds to, old or new: a row that is not tried here fails."""
 
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -13,6 +15,8 @@ from swwatch.engine.trace import SimulatedClock, Spoken
 from swwatch.engine.turns import Said
 from swwatch.errors import UserError
 from swwatch.model.loading import load
+from swwatch.narrate.command import StreamSettings
+from swwatch.narrate.turns_command import TurnsSettings
 from swwatch.policies.choose import Greedy
 from swwatch.policies.keep import KEEP, parse_keep
 from swwatch.policies.speak import WaitK
@@ -74,6 +78,23 @@ def test_what_is_hidden_needs_a_mask(load_tiny, monkeypatch, keep):
     monkeypatch.setattr(type(loaded.model), "attention", "flash_attention_2")
     with pytest.raises(UserError, match="take --attention sdpa"):
         begin(loaded, keep=keep)
+
+
+def test_that_no_mask_is_taken_is_told_before_a_model_is_loaded(tmp_path):
+    """Where nothing is asked for, the fastest that takes one is."""
+    (tmp_path / "config.json").write_text('{"swwatch": {"variant": "livecc", "keep": "livevlm:64"}}')
+    how = {"model": str(tmp_path), "video": Path("a.mp4")}
+    flash = {"attention": "flash_attention_2"}
+    for flags in (
+        StreamSettings(**how, **flash),
+        TurnsSettings(**how, **flash),
+        TurnsSettings(**how, **flash, eviction="carrier"),
+    ):
+        with pytest.raises(UserError, match="keep (livevlm|carrier).* take --attention sdpa"):
+            flags.check_model(tmp_path)
+    StreamSettings(**how, **flash, keep="sink_window").check_model(tmp_path)
+    for keep, attention in (("livevlm", "sdpa"), ("carrier", "sdpa"), ("sink_window", None)):
+        assert parse_keep(keep).attention(None) == attention
 
 
 @pytest.mark.parametrize(("variant", "keep"), STEPS + TURNS)
