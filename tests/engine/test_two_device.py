@@ -17,14 +17,15 @@ from swwatch.engine.requests import Look, drive
 from swwatch.engine.session import Session
 from swwatch.engine.source import Ask
 from swwatch.engine.trace import Spoken
-from swwatch.engine.two_device import Copy, ProcessWatcher, second_device
+from swwatch.engine.two_device import Copy, DeviceWatcher, ProcessWatcher, second_device
 from swwatch.engine.watcher import WatcherError, Work
 from swwatch.errors import UserError
 from swwatch.policies.choose import Greedy
-from swwatch.policies.speak import RandomK, WaitK
+from swwatch.policies.speak import RandomK, WaitK, parse_schedule
 from swwatch.rules.variants import Speaks, speaking
 from tests.helpers.streams import Paced, ToldSession, fed_positions, plain, random_stream, spoken_by
 from tests.helpers.watcher_work import hesitant_copy, no_model, work_of
+from tests.policies.test_deciding import LEARNED, opened, played, scenes
 
 PARALLEL = speaking(Speaks.PARALLEL)
 SIZES = [(2, 3)] * 5
@@ -54,6 +55,22 @@ def test_p2_it_says_what_serial_says(load_tiny, watcher, variant, schedule):
         assert spoken_by(loaded.model, beside, Paced(stream, gaps, orders, late_end=bool(seed))) == theirs
         assert beside.cache.num_fed == serial.cache.num_fed and fed_positions(beside) == fed_positions(serial)
         assert len(beside.watch_seconds) == 6 + seed and all(spent.prefill_s > 0 for spent in beside.watch_seconds)
+
+
+@pytest.mark.parametrize("text", LEARNED)
+def test_p2_what_the_model_itself_decides_is_decided_over_there(load_tiny, watcher, text):
+    """In the process by the likelihood of another picture, on a device of its own by a head that is copied, too."""
+    loaded = load_tiny("group", schedule=text.rpartition(":")[0])
+    stream, how = scenes(loaded), {"choose": Greedy(1.0, 3)}
+    words, decided = played(loaded.model, opened(Session, loaded, stream, text, **how), stream)
+    with DeviceWatcher(loaded.model, "cpu") as device:
+        there = device if parse_schedule(text).has_head else watcher
+        session = opened(partial(TwoDeviceSession, watcher=there), loaded, stream, text, **how)
+        got, theirs = played(loaded.model, session, stream)
+    assert got == words and [row[:2] for row in theirs] == [row[:2] for row in decided]
+    assert {tokens == 0 for _, tokens, _ in decided} == {True, False}
+    for (*_, ours), (*_, why) in zip(theirs, decided, strict=True):
+        assert ours == pytest.approx(why, rel=1e-5) and 0 < why["not_yet"] < 1
 
 
 def test_p3_no_peeking_while_the_next_frame_is_watched(load_tiny, watcher):

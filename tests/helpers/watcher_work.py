@@ -40,9 +40,9 @@ class Hesitant:
             raise ArithmeticError("this picture cannot be watched")
         return self.model.watch_video(pixel_values, grid_thw)
 
-    def step(self, *args):
+    def step(self, *args, **more):
         time.sleep(self.chance.uniform(0, self.most_s))
-        return self.model.step(*args)
+        return self.model.step(*args, **more)
 
 
 def hesitant_copy(copy, most_s: float):
