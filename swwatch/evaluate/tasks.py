@@ -14,6 +14,7 @@ from swwatch.paths import CONFIGS
 
 FOLDER = CONFIGS / "tasks"
 Task, Form = TypeVar("Task"), TypeVar("Form")
+NOUNS = {str: "a text (in quotes)", int: "a whole number", float: "a number", bool: "true or false"}
 
 
 def names_of(program: str) -> tuple[str, ...]:
@@ -67,6 +68,12 @@ def form_of(task: str, forms: Mapping[str, Form], wording: str | None, read: Cal
     return read(path, first)
 
 
+def own_files(task: str, wording: str | None) -> dict[str, Path]:
+    """A task and a wording that are files of the user's."""
+    told = {"task": task, "wording": wording or ""}
+    return {name: Path(text) for name, text in told.items() if text.endswith((".yaml", ".yml"))}
+
+
 def version_of(form, plain) -> str:
     """The name of a form, and eight digits that differ wherever a word of it does.
 
@@ -77,3 +84,29 @@ def version_of(form, plain) -> str:
     told = {name: value for name, value in own.items() if value != usual[name]}
     digest = hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
     return f"{form.name}-{digest[:8]}"
+
+
+def check(told, shape, where: str = "") -> None:
+    """Compare a value with a type, a list [of], a mapping {name: of, "*": of all others}, or a function of these.
+
+    Raises:
+        ValueError: it is none; says where and what is wanted.
+    """
+    if isinstance(shape, dict):
+        if not isinstance(told, Mapping):
+            raise ValueError(f"{where}: NAME: VALUE is wanted, not {told!r}")
+        for name, value in told.items():
+            if name not in shape and "*" not in shape:
+                raise ValueError(f"{where} has no {name!r}: its keys are {', '.join(shape)}")
+            check(value, shape.get(name, shape.get("*")), f"{where} {name}".strip())
+    elif isinstance(shape, list):
+        if not isinstance(told, list) or not told:
+            raise ValueError(f"{where}: a list is wanted, not {told!r}")
+        for value in told:
+            check(value, shape[0], where)
+    elif not isinstance(shape, type):
+        shape(told, where)
+    elif not isinstance(told, (int, float) if shape is float else shape) or (
+        isinstance(told, bool) and shape in (int, float)
+    ):
+        raise ValueError(f"{where}: {NOUNS[shape]} is wanted, not {told!r}")

@@ -1,4 +1,4 @@
-"""Which checkpoint it is, by its content."""
+"""Which checkpoint or file it is, by its content."""
 
 import hashlib
 from pathlib import Path
@@ -34,4 +34,13 @@ def folder_fingerprint(path: str | Path) -> str | None:
             for i in range(SAMPLES):
                 content.seek((size - SAMPLE_BYTES) * i // (SAMPLES - 1))
                 digest.update(content.read(SAMPLE_BYTES))
+    return digest.hexdigest()
+
+
+def file_sha256(*files: Path) -> str:
+    """Of the content of a file, or of several one after the other; in hexadecimal."""
+    digest = hashlib.sha256()
+    for file in files:
+        with file.open("rb") as content:
+            hashlib.file_digest(content, lambda: digest)
     return digest.hexdigest()

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from swwatch.data.annotations import write_atomic
 from swwatch.metrics.machine import machine
-from swwatch.model.fingerprint import folder_fingerprint
+from swwatch.model.fingerprint import file_sha256, folder_fingerprint
 
 PACKAGES = ("torchvision", "tokenizers", "safetensors", "peft", "numpy", "av")  # beside torch and transformers
 PASSING = {"time", "clocks", "load"}  # of the surroundings: never the same twice
@@ -26,6 +26,7 @@ def repeat_of(
     results: Iterable[str],
     inputs: Mapping[str, Path | Iterable[Path] | None] | None = None,
     models: Mapping[str, str | None] | None = None,
+    read: Mapping[Path, str] | None = None,
     cls: type | None = None,
     timed: bool = False,
 ) -> dict:
@@ -39,6 +40,7 @@ def repeat_of(
         results: glob patterns, from the note's folder on, of the files that a repetition is compared by.
         inputs: what was read, by name; None: nothing.
         models: path or hub id -> its fingerprint, or None: that of the folder.
+        read: files among the inputs that were read before -> their sha256.
         cls: the program's own dataclass, where settings are of one that inherits from it.
         timed: results are measures of time, which never come twice.
     """
@@ -52,7 +54,7 @@ def repeat_of(
         "timed": timed,
         "settings": {field.name: _plain(getattr(settings, field.name)) for field in fields},
         "outputs": {field.name: field.metadata["output"] for field in fields if "output" in field.metadata},
-        "inputs": {name: digest(paths) for name, paths in (inputs or {}).items() if paths is not None},
+        "inputs": {name: digest(paths, read) for name, paths in (inputs or {}).items() if paths is not None},
         "models": {path: mark or folder_fingerprint(path) for path, mark in (models or {}).items()},
         "surroundings": surroundings(),
     }
@@ -78,10 +80,14 @@ def changes(then: Mapping, now: Mapping) -> dict[str, tuple]:
     return {name: (then.get(name), now.get(name)) for name in names if then.get(name) != now.get(name)}
 
 
-def digest(paths: Path | Iterable[Path]) -> dict:
-    """Tells inputs apart: a file by its content; a folder, or many files, by the names and sizes of all."""
+def digest(paths: Path | Iterable[Path], read: Mapping[Path, str] | None = None) -> dict:
+    """Tells inputs apart: a file by its content; a folder, or many files, by the names and sizes of all.
+
+    Args:
+        read: see repeat_of.
+    """
     if isinstance(paths, Path) and not paths.is_dir():
-        return {"path": str(paths.absolute()), "sha256": hashlib.sha256(paths.read_bytes()).hexdigest()}
+        return {"path": str(paths.absolute()), "sha256": (read or {}).get(paths) or file_sha256(paths)}
     found = {"path": str(paths.absolute())} if isinstance(paths, Path) else {}
     files = sorted(path for path in paths.rglob("*") if path.is_file()) if isinstance(paths, Path) else sorted(paths)
     sizes = [path.stat().st_size for path in files]

@@ -1,6 +1,5 @@
 """The measuring of an evaluation: the model captions the clips, alone or with other processes, and is scored."""
 
-import hashlib
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -18,6 +17,7 @@ from swwatch.evaluate.model import circumstances, identity, load_model, policies
 from swwatch.evaluate.results import Writer, shared
 from swwatch.evaluate.run_files import beside, read_run
 from swwatch.launch.ranks import SingleProcess
+from swwatch.model.fingerprint import file_sha256
 from swwatch.model.loading import Loaded
 from swwatch.model.repeat import repeat_of
 from swwatch.narrate.words import narration
@@ -65,6 +65,7 @@ def evaluate(settings: EvalSettings, records: list[dict], ranks: SingleProcess) 
             results=[path.name, beside(path, "metrics.json").name],
             inputs={"data": settings.data_path, "videos": videos_of(records, locate)},
             models={settings.model: facts["settings"]["model_fingerprint"]},
+            read={settings.data_path: facts["settings"]["data_sha256"]},
             cls=EvalSettings,
         )
     with shared(path, facts, keys, work, ranks, restart=settings.restart, label=variant) as results:
@@ -113,7 +114,7 @@ def describe_run(settings: EvalSettings, loaded: Loaded, prompts: Prompts) -> di
         "schedule": str(own.schedule),
         "pixel_budget": own.pixel_budget,
         **identity(settings.model, loaded),
-        "data_sha256": hashlib.sha256(data.read_bytes()).hexdigest(),
+        "data_sha256": file_sha256(data),
         "task": settings.label,
         "system": prompts.system,
         "question": prompts.eval_question,

@@ -1,7 +1,7 @@
 """The loop of an evaluation: every clip is narrated once, whatever happens on the way."""
 
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -11,6 +11,7 @@ from swwatch.data.prompt import question_of
 from swwatch.engine.batch import Batch, Ended, OutOfMemory
 from swwatch.engine.requests import Run
 from swwatch.errors import UserError
+from swwatch.evaluate.claims import bar_options, check_skips, claimed
 from swwatch.evaluate.results import Writer
 from swwatch.launch.ranks import SingleProcess
 from swwatch.narrate.words import Token, Turn, caption_of
@@ -124,12 +125,6 @@ def run(
             raise UserError(f"out of GPU memory: give {less}; finished clips are kept") from error
 
 
-def claimed(todo: list, ranks: SingleProcess) -> Iterator:
-    """The records that fall to this process: the next one of all whenever it asks."""
-    while (i := ranks.add("claimed") - 1) < len(todo):
-        yield todo[i]
-
-
 def _prediction(ended: _Open, task: str) -> dict:
     record, clip = ended.record, ended.clip
     return {
@@ -139,20 +134,3 @@ def _prediction(ended: _Open, task: str) -> dict:
         "result": ended.caption,
         "messages": [{"type": "text", "value": clip.question}, {"type": "video", "value": str(clip.video)}],
     }
-
-
-def check_skips(num: int, num_records: int, max_bad_fraction: float, listed: Path, last: Exception) -> None:
-    """Raises:
-    UserError: more clips than allowed could not be read.
-    """
-    if num > max_bad_fraction * num_records:
-        raise UserError(
-            f"{num} of {num_records} clips cannot be read, more than --max-bad-fraction "
-            f"{max_bad_fraction:g} allows; the last: {last}\nAll are listed in {listed}. "
-            "Mend them or raise the limit and give the same command again: finished clips are kept."
-        ) from last
-
-
-def bar_options(ranks: SingleProcess) -> dict:
-    often = 0.5 if sys.stderr.isatty() else 30
-    return {"mininterval": often, "dynamic_ncols": True, "disable": ranks.rank > 0}

@@ -5,7 +5,7 @@ import os
 from swwatch.config import choose_kind, read_settings
 from swwatch.evaluate.commentary.settings import CompareSettings, GenerateSettings
 from swwatch.evaluate.judge.settings import CONFIG as JUDGE_CONFIG
-from swwatch.evaluate.quiz.rows import read_rows
+from swwatch.evaluate.rows import read_rows
 from swwatch.launch.ranks import join
 from swwatch.launch.signals import stops_at_once
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from swwatch.errors import UserError
 from swwatch.evaluate.commentary.tasks import Task, Wording, get
-from swwatch.evaluate.quiz.rows import FileRow, read_rows
+from swwatch.evaluate.rows import FileRow, read_rows
 from swwatch.rules.systems import System
 
 FIELDS = ("pred", "prediction", "response", "text")  # names of the text in files of predictions

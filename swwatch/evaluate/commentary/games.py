@@ -13,7 +13,7 @@ from swwatch.data.turns.transcript import Transcript, Word
 from swwatch.errors import UserError
 from swwatch.evaluate.commentary.tasks import Task, get
 from swwatch.evaluate.commentary.texts import Item
-from swwatch.evaluate.quiz.rows import FileRow, read_rows
+from swwatch.evaluate.rows import FileRow, read_rows
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,5 @@
 """The measuring of `swwatch commentary generate`: a model comments on games or events, one after the other."""
 
-import hashlib
 import sys
 from collections.abc import Iterable
 from dataclasses import replace
@@ -17,9 +16,11 @@ from swwatch.evaluate.commentary.settings import GenerateSettings
 from swwatch.evaluate.commentary.speaking import Speaker, comment_event, comment_game
 from swwatch.evaluate.commentary.store import Store
 from swwatch.evaluate.model import identity, load_model, policies_of
+from swwatch.evaluate.tasks import own_files
 from swwatch.launch.ranks import SingleProcess
 from swwatch.metrics.machine import commit
 from swwatch.model.checks import saved_settings
+from swwatch.model.fingerprint import file_sha256
 from swwatch.model.repeat import repeat_of
 from swwatch.policies.choose import parse_choose
 from swwatch.rules import turn_positions
@@ -35,13 +36,15 @@ def comment_all(settings: GenerateSettings, ranks: SingleProcess) -> None:
     speaker = open_speaker(settings, ranks)
     made, repeat = describe_run(settings, speaker) | work.facts, None
     if not ranks.rank:
+        own = own_files(settings.task, settings.wording)
         repeat = repeat_of(
             ["commentary", "generate"],
             settings,
             settings.output.with_name(f"{settings.output.stem}_run.json"),
             results=[settings.output.name],
-            inputs={"data": settings.data, "videos": settings.videos, **own_files(settings)},
+            inputs={"data": settings.data, "videos": settings.videos, **own},
             models={settings.model: made["model_fingerprint"]},
+            read={settings.data: made["data_sha256"]},
         )
     about = about_run(settings, speaker)
     with Store(settings.output, made, ranks, work.tidy, repeat=repeat, about=about, restart=settings.restart) as store:
@@ -173,15 +176,9 @@ def describe_run(settings: GenerateSettings, speaker: Speaker) -> dict:
         "pixel_budget": speaker.loaded.settings.pixel_budget,
         **identity(settings.model, speaker.loaded),
         "task": settings.benchmark.name,
-        "data_sha256": hashlib.sha256(settings.data.read_bytes()).hexdigest(),
+        "data_sha256": file_sha256(settings.data),
         **{name: getattr(settings, name) for name in OWN_RUN if getattr(settings, name)},
     }
-
-
-def own_files(settings: GenerateSettings) -> dict[str, Path]:
-    """A task and a wording that are files of the user's."""
-    told = {"task": settings.task, "wording": settings.wording or ""}
-    return {name: Path(text) for name, text in told.items() if text.endswith((".yaml", ".yml"))}
 
 
 def about_run(settings: GenerateSettings, speaker: Speaker) -> dict:

@@ -8,7 +8,6 @@ from pathlib import Path
 from swwatch.config import near, read_yaml
 from swwatch.errors import UserError
 from swwatch.evaluate import tasks
-from swwatch.evaluate.quiz.shapes import check
 
 TASKS = tasks.names_of("commentary")
 SHARE, RATE = "win share", "win rate"  # see match
@@ -132,7 +131,7 @@ def get(name: str) -> Task:
 
 
 def _make(name: str, told: dict) -> Task:
-    check(told, SHAPE)
+    tasks.check(told, SHAPE)
     forms = {form: Wording(form, **_stripped(how.pop("prompts")), **how) for form, how in told.pop("forms").items()}
     task = Task(name, forms=forms, **told)
     if task.reader not in ASKED or task.average not in (SHARE, RATE):

@@ -3,7 +3,6 @@
 Precedence: flags, then environment variables, then configs/judge.yaml, then the defaults.
 """
 
-import hashlib
 import json
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from swwatch.evaluate.judge.settings import CONFIG, JudgeSettings
 from swwatch.evaluate.run_files import RunFiles, read_run, some
 from swwatch.judge import pairwise, pointwise, scales
 from swwatch.judge.rubric import load_rubric, read_choice, read_grade
+from swwatch.model.fingerprint import file_sha256
 from swwatch.paths import only_one_writes
 
 
@@ -71,7 +71,7 @@ def grade_dialogues(run: RunFiles, session: JudgeSession) -> dict:
     verdicts, cost = session.ask(run.path, asked, scales.reader(criterion))
     report = {
         "run": str(run.path),
-        "predictions_sha256": hashlib.sha256(run.path.read_bytes()).hexdigest(),
+        "predictions_sha256": file_sha256(run.path),
         **session.facts(scales.rubric_sha256(rubric, criterion)),
         **scales.summarize(run.rows, criterion, verdicts),
         **cost,
@@ -86,7 +86,7 @@ def grade_run(run: RunFiles, session: JudgeSession) -> dict:
     verdicts, cost = session.ask(run.path, asked, read_grade)
     report = {
         "run": str(run.path),
-        "predictions_sha256": hashlib.sha256(run.path.read_bytes()).hexdigest(),
+        "predictions_sha256": file_sha256(run.path),
         **session.facts(pointwise.rubric_sha256(session.rubric, session.criterion)),
         **pointwise.summarize(captions, verdicts),
         **cost,

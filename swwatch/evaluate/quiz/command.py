@@ -14,6 +14,7 @@ from swwatch.evaluate.quiz import page
 from swwatch.evaluate.quiz.settings import QuizSettings
 from swwatch.evaluate.results import shared
 from swwatch.evaluate.run_files import beside, read_lines, read_object, write_object
+from swwatch.evaluate.tasks import own_files
 from swwatch.launch.place import place_of
 from swwatch.launch.ranks import SingleProcess, join
 from swwatch.launch.signals import stops_at_once
@@ -45,13 +46,15 @@ def quiz(settings: QuizSettings, ranks: SingleProcess) -> int:
     facts["about"] |= {"num_processes": ranks.size, "num_items": len(items)}
     path, keys = settings.predictions, [item.key for item in items]
     if not ranks.rank:
+        own = own_files(settings.task, settings.wording)
         facts["repeat"] = repeat_of(
             ["quiz"],
             settings,
             beside(path, "run.json"),
             results=[path.name, beside(path, "metrics.json").name],
-            inputs={"data": settings.data, "videos": folder, "subtitles": settings.subtitles, **settings.own_files},
+            inputs={"data": settings.data, "videos": folder, "subtitles": settings.subtitles, **own},
             models={settings.model: facts["settings"]["model_fingerprint"]},
+            read={settings.data: facts["settings"]["data_sha256"]},
         )
     label = f"{settings.benchmark.name}{', streaming' * settings.streaming}"
 
@@ -79,8 +82,11 @@ def redraw(settings: QuizSettings) -> None:
 def counted(settings: QuizSettings, path: Path) -> dict:
     """The summary of an answer file, with what its run says of itself."""
     if not path.is_file():
+        named = path == settings.predictions
+        remedy = "leave --report out, or name them by --output-dir, --output-file"
         raise UserError(
-            f"there are no answers {path}: leave --report out, or name them by --output-dir, --output-file"
+            f"there are no answers {path}: "
+            + (remedy if named else f"--beside wants a .jsonl file that `swwatch quiz {settings.task}` wrote")
         )
     name, facts = settings.benchmark.name, read_object(beside(path, "run.json"))
     if facts.get("settings", {}).get("task", name) != name:

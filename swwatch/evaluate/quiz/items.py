@@ -5,7 +5,7 @@ from pathlib import Path
 
 from swwatch.data.video import VideoError
 from swwatch.errors import UserError
-from swwatch.evaluate.quiz.rows import FileRow
+from swwatch.evaluate.rows import FileRow
 
 LETTERS = "ABCDEFGHIJ"
 

@@ -1,6 +1,5 @@
 """The measuring of a quiz: the model, and every question answered once, whatever happens on the way."""
 
-import hashlib
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -10,7 +9,7 @@ from tqdm import tqdm
 from swwatch.data.budget import BUDGETS
 from swwatch.engine.door import pace_of
 from swwatch.errors import UserError
-from swwatch.evaluate.caption.runner import bar_options, check_skips, claimed
+from swwatch.evaluate.claims import bar_options, check_skips, claimed
 from swwatch.evaluate.model import circumstances, identity, load_model
 from swwatch.evaluate.quiz.asking import Answered, Plain
 from swwatch.evaluate.quiz.items import Item
@@ -23,6 +22,7 @@ from swwatch.evaluate.quiz.tasks import Form
 from swwatch.evaluate.results import Writer
 from swwatch.launch.ranks import SingleProcess
 from swwatch.model.checks import saved_settings
+from swwatch.model.fingerprint import file_sha256
 from swwatch.policies.speak import check_schedule
 
 Asker = Plain | Streaming | Itself
@@ -64,9 +64,7 @@ def describe_run(settings: QuizSettings, asker: Asker) -> dict:
         shown["only"] = settings.only
     if settings.benchmark.moment and not settings.unasked:
         shown["how"] += f", asked every {settings.every:g} s"
-    data, digest = settings.data, hashlib.sha256()
-    for file in sorted(data.rglob("*.json")) if data.is_dir() else [data]:
-        digest.update(file.read_bytes())
+    data = settings.data
     return {
         "settings": {
             "task": settings.benchmark.name,
@@ -75,7 +73,7 @@ def describe_run(settings: QuizSettings, asker: Asker) -> dict:
             "subtitles": bool(settings.subtitles),
             "pixels": asdict(asker.encoder.budget),
             **identity(settings.model, asker.loaded),
-            "data_sha256": digest.hexdigest(),
+            "data_sha256": file_sha256(*(sorted(data.rglob("*.json")) if data.is_dir() else [data])),
             "prompt": asker.form.version,
             "wording": asdict(asker.form),
         },

@@ -11,7 +11,7 @@ from pathlib import Path, PurePosixPath
 
 from swwatch.errors import UserError
 from swwatch.evaluate.quiz.items import Round
-from swwatch.evaluate.quiz.rows import FileRow, clock, read_rows
+from swwatch.evaluate.rows import FileRow, clock, read_rows
 
 Rows = Iterator[FileRow]
 

@@ -115,12 +115,6 @@ class QuizSettings(SessionFlags, DeviceFlags):
         """How it is asked."""
         return self.benchmark.form(self.wording)
 
-    @property
-    def own_files(self) -> dict[str, Path]:
-        """A task and a wording that are files of the user's."""
-        told = {"task": self.task, "wording": self.wording or ""}
-        return {name: Path(text) for name, text in told.items() if text.endswith((".yaml", ".yml"))}
-
     def questions(self) -> list[Item]:
         """Those that are asked, in the order of the file, each with what is shown.
 

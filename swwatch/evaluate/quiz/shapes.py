@@ -1,12 +1,12 @@
 """What a task's YAML file may say, checked before any of it is used: kinds of values, then names, then what lacks."""
 
 import string
-from collections.abc import Mapping
 
 from swwatch.evaluate.quiz.items import ANSWERS
 from swwatch.evaluate.quiz.readers import READERS, SUBTITLES
-from swwatch.evaluate.quiz.rows import places_in
 from swwatch.evaluate.quiz.scorers import SCORERS
+from swwatch.evaluate.rows import places_in
+from swwatch.evaluate.tasks import check
 
 ENDS_OF_PLACES = ("", "name", "stem", "below")  # of {field:...}, see rows.FileRow.fill
 
@@ -63,33 +63,6 @@ TASK = {
     "instructions": {"*": template},
     "refused": {"*": str},
 }
-NOUNS = {str: "a text (in quotes)", int: "a whole number", float: "a number", bool: "true or false"}
-
-
-def check(told, shape, where: str = "") -> None:
-    """Compare a value with a type, a list [of], a mapping {name: of, "*": of all others}, or a function of these.
-
-    Raises:
-        ValueError: it is none; says where and what is wanted.
-    """
-    if isinstance(shape, dict):
-        if not isinstance(told, Mapping):
-            raise ValueError(f"{where}: NAME: VALUE is wanted, not {told!r}")
-        for name, value in told.items():
-            if name not in shape and "*" not in shape:
-                raise ValueError(f"{where} has no {name!r}: its keys are {', '.join(shape)}")
-            check(value, shape.get(name, shape.get("*")), f"{where} {name}".strip())
-    elif isinstance(shape, list):
-        if not isinstance(told, list) or not told:
-            raise ValueError(f"{where}: a list is wanted, not {told!r}")
-        for value in told:
-            check(value, shape[0], where)
-    elif not isinstance(shape, type):
-        shape(told, where)
-    elif not isinstance(told, (int, float) if shape is float else shape) or (
-        isinstance(told, bool) and shape in (int, float)
-    ):
-        raise ValueError(f"{where}: {NOUNS[shape]} is wanted, not {told!r}")
 
 
 def check_task(task) -> None:

@@ -14,9 +14,9 @@ from swwatch.config import near, read_yaml
 from swwatch.errors import UserError
 from swwatch.evaluate.quiz.items import ANSWERS, LETTERS, Item, Moment, lettered, letters_of
 from swwatch.evaluate.quiz.readers import READERS, SUBTITLES
-from swwatch.evaluate.quiz.rows import FileRow, places_in
-from swwatch.evaluate.quiz.shapes import TASK, check, check_task, template
-from swwatch.evaluate.tasks import form_of, names_of, read_task, version_of
+from swwatch.evaluate.quiz.shapes import TASK, check_task, template
+from swwatch.evaluate.rows import FileRow, places_in
+from swwatch.evaluate.tasks import check, form_of, names_of, read_task, version_of
 
 ENDINGS = (".mp4", ".mkv", ".webm", ".avi", ".mov")
 TASKS = names_of("quiz")

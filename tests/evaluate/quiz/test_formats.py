@@ -10,7 +10,7 @@ import pytest
 from swwatch.errors import UserError
 from swwatch.evaluate.quiz import tasks
 from swwatch.evaluate.quiz.items import Item
-from swwatch.evaluate.quiz.rows import read_rows
+from swwatch.evaluate.rows import read_rows
 from swwatch.evaluate.tasks import FOLDER
 from swwatch.toy.quiz import OPTIONS, write_quiz
 from swwatch.toy.world import COLORS, make_scene

@@ -191,6 +191,8 @@ def test_a_stopped_command_goes_on_and_its_report_can_be_drawn_again(flags, tmp_
     path.with_suffix(".md").unlink()
     assert command.main(["streamingbench", "--report", "--output-dir", str(tmp_path / "out")]) == 0
     assert path.with_suffix(".md").read_text() == table
+    with pytest.raises(UserError, match="no answers nowhere.jsonl: --beside wants a .jsonl file that"):
+        command.main([*flags("streamingbench"), "--report", "--beside", "nowhere.jsonl"])
     assert json.loads(beside(path, "metrics.json").read_text())["groups"] == json.loads(report)["groups"]
 
 
@@ -225,7 +227,7 @@ def test_answers_of_another_run_are_not_mixed(flags):
         (["--subtitles", "nowhere"], "livesports has no subtitles"),
         (["--data", "nowhere.json"], "there is no file nowhere.json"),
         (["--wording", "nowhere.yaml"], "cannot read the wording"),
-        (["--report"], "there are no answers"),
+        (["--report"], "there are no answers.*leave --report out"),
     ],
 )
 def test_mistakes_are_told(flags, more, told):
