@@ -3,47 +3,26 @@
 import asyncio
 import contextlib
 import html
-import time
 from dataclasses import dataclass, field
 from importlib.metadata import version
-from pathlib import Path
 from typing import Literal
 
 from fastapi import FastAPI, Request, Response
-from fastapi.exceptions import RequestValidationError
-from fastapi.responses import FileResponse, HTMLResponse, JSONResponse, StreamingResponse
-from starlette.exceptions import HTTPException
-from starlette.middleware.cors import CORSMiddleware
-from starlette.requests import ClientDisconnect
-from starlette.staticfiles import StaticFiles
-from starlette.types import ASGIApp, Receive, Scope, Send
+from fastapi.responses import FileResponse, HTMLResponse, StreamingResponse
 from starlette.websockets import WebSocket
 
 from swwatch.client import protocol
-from swwatch.client.codes import ProtocolError
 from swwatch.engine.choose import ENGINES
 from swwatch.engine.door import own_question, pace_of
 from swwatch.serve.auth import Gate
 from swwatch.serve.connection import Connection
-from swwatch.serve.log import log
+from swwatch.serve.door import add_door
 from swwatch.serve.metrics import Metrics
 from swwatch.serve.openai.http import add_openai
 from swwatch.serve.openai.realtime import Realtime
 from swwatch.serve.record import KINDS, SRT
-from swwatch.serve.refusals import error_body, refusal
 from swwatch.serve.sessions import Sessions
 from swwatch.serve.settings import Limits
-
-PAGE = Path(__file__).parent / "page"
-OPEN_TO_ALL = ("/health", "/page/")  # and the page itself: they hold no secret, and a browser asks for them without
-HEADERS = {
-    "content-security-policy": "default-src 'self'; connect-src 'self' ws: wss:; img-src 'self' blob: data:; "
-    "media-src 'self' blob:; style-src 'self' 'unsafe-inline'; frame-ancestors 'none'; base-uri 'none'",
-    "permissions-policy": "camera=(self), display-capture=(self), microphone=()",
-    "referrer-policy": "no-referrer",
-    "x-content-type-options": "nosniff",
-    "cache-control": "no-cache",
-}
 
 
 @dataclass
@@ -56,6 +35,18 @@ class Server:
     sessions: Sessions
     model: str = ""
     notes: list[str] = field(default_factory=list)
+
+    def app(self) -> FastAPI:
+        """The application."""
+        return create_app(self)
+
+    def close(self, timeout_s: float) -> None:
+        """Stop the models and remove what clients sent. Args: timeout_s: how long a model may take."""
+        self.sessions.stages.close(timeout_s)
+        self.sessions.uploads.close()
+        self.sessions.recordings.close()
+        if self.sessions.keeping is not None:
+            self.sessions.keeping.close()
 
     def info(self) -> dict:
         """What /api/info tells."""
@@ -98,7 +89,7 @@ def create_app(server: Server) -> FastAPI:
         sweeper.cancel()
 
     app = FastAPI(title="swwatch", version=version("swwatch"), docs_url=None, redoc_url=None, lifespan=life)
-    _add_errors(app)
+    add_door(app, server)
     _add_addresses(app, server)
     _add_files(app, server)
     add_openai(app, server)
@@ -111,26 +102,15 @@ def create_app(server: Server) -> FastAPI:
     async def realtime(websocket: WebSocket):
         await Realtime(websocket, server).run()
 
-    app.mount("/page", StaticFiles(directory=PAGE, check_dir=False))
-    app.add_middleware(Door, server=server)
-    app.add_middleware(
-        CORSMiddleware,
-        allow_origins=list(server.gate.origins),
-        allow_methods=["GET", "POST", "DELETE"],
-        allow_headers=["authorization", "content-type"],
-    )
     return app
 
 
 def _add_addresses(app: FastAPI, server: Server) -> None:
-    @app.get("/", include_in_schema=False)
-    async def page():
-        return FileResponse(PAGE / "index.html")
-
     @app.get("/health")
     async def health() -> dict:
         """Whether the server is up; needs no token."""
-        return {"status": "ok", "sessions": len(server.sessions), "version": app.version}
+        about = {"sessions": len(server.sessions), "places": server.limits.max_sessions}
+        return {"status": "ok", **about, "version": app.version}
 
     @app.get("/metrics")
     async def metrics() -> Response:
@@ -193,72 +173,6 @@ def _add_files(app: FastAPI, server: Server) -> None:
                     yield more
 
         return StreamingResponse(text(), media_type=SRT if kind == "srt" else KINDS["vtt"])
-
-
-def _add_errors(app: FastAPI) -> None:
-    @app.exception_handler(ProtocolError)
-    async def known(_, error: ProtocolError):
-        return refusal(error)
-
-    @app.exception_handler(HTTPException)
-    async def http(_, error: HTTPException):
-        code = "not_found" if error.status_code == 404 else "bad_message"
-        return JSONResponse(error_body(code, str(error.detail)), error.status_code, error.headers)
-
-    @app.exception_handler(RequestValidationError)
-    async def validation(_, error: RequestValidationError):
-        return refusal(ProtocolError("bad_message", str(error.errors()[0]["msg"])))
-
-    @app.exception_handler(ClientDisconnect)
-    async def gone(_, error: ClientDisconnect):
-        return Response(status_code=400)  # nobody reads it
-
-
-class Door:
-    """Every HTTP request: who may come in, a log line without query or body, no trace to the client when it breaks."""
-
-    def __init__(self, app: ASGIApp, server: Server):
-        self.app, self.server = app, server
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            await self.app(scope, receive, send)
-            return
-        began, status = time.monotonic(), 0
-
-        async def send_with_headers(message):
-            nonlocal status
-            if message["type"] == "http.response.start":
-                status = message["status"]
-                message["headers"] += [(name.encode(), value.encode()) for name, value in HEADERS.items()]
-            await send(message)
-
-        try:
-            if (refused := self._refuse(Request(scope))) is not None:
-                await refused(scope, receive, send_with_headers)
-            else:
-                await self.app(scope, receive, send_with_headers)
-        except Exception as error:
-            log("request broke", level=40, error=error)
-            if not status:
-                fault = ProtocolError("server_error", "a fault of the server's; its log has more")
-                await refusal(fault)(scope, receive, send_with_headers)
-        finally:
-            route = getattr(scope.get("route"), "path", "other")  # never the path itself: it may name an upload
-            self.server.metrics.requests.labels(route, status).inc()
-            took_ms = round(1000 * (time.monotonic() - began), 1)
-            log("request", level=10, method=scope["method"], route=route, status=status, ms=took_ms)
-
-    def _refuse(self, request: Request) -> Response | None:
-        path = request.url.path
-        if path == "/health":
-            return None
-        if not self.server.gate.welcomes(request.headers):
-            return refusal(ProtocolError("origin", "this server does not answer that page or name"))
-        is_open = path == "/" or path.startswith(OPEN_TO_ALL)
-        if not is_open and not self.server.gate.knows(request.headers, request.query_params):
-            return refusal(ProtocolError("unauthorised", "this server wants its token"))
-        return None
 
 
 def _docs(schema: dict) -> str:

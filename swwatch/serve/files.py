@@ -21,6 +21,7 @@ from swwatch.serve.settings import Limits
 FORM_BYTES = 65_536  # of a form around its file
 CHUNK_S = 30.0  # a sender that says nothing for so long is given up
 SLOW_BYTES_PER_S = 50_000  # a slower one makes room for another where all places are taken
+BODIES = 4  # more than sessions, that may be read at a time
 
 
 @dataclass(eq=False)
@@ -64,6 +65,36 @@ def give_way(coming: set[Coming], now_s: float) -> bool:
     slowest.gives_way.set()
     coming.discard(slowest)
     return True
+
+
+class Bodies:
+    """Requests that are held in memory: so many at a time, and none that is too large."""
+
+    def __init__(self, limits: Limits):
+        self.limits, self._coming = limits, set()
+
+    @contextlib.asynccontextmanager
+    async def read(self, request: Request) -> AsyncIterator[bytes]:
+        """The bytes of a request, which has its place until they are read and understood.
+
+        Raises:
+            ProtocolError: full, too_large.
+        """
+        most, coming, parts = self.limits.max_request_bytes, Coming(time.monotonic()), []
+        if len(self._coming) >= self.limits.max_sessions + BODIES and not give_way(self._coming, time.monotonic()):
+            raise ProtocolError("full", "too many requests are being sent: try later")
+        self._coming.add(coming)
+        try:
+            async for part in coming.timely(request.stream()):
+                coming.size += len(part)
+                if coming.size > most:
+                    raise ProtocolError("too_large", f"a request may have {most} bytes: upload the video to /v1/files")
+                parts.append(part)
+            body = b"".join(parts)
+            parts.clear()
+            yield body
+        finally:
+            self._coming.discard(coming)
 
 
 @dataclass

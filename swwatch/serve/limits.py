@@ -1,5 +1,6 @@
 """How the limits of serve/settings.py are kept: rates, and a picture's size before it is decoded."""
 
+import asyncio
 import io
 import time
 
@@ -8,6 +9,7 @@ from PIL import Image, UnidentifiedImageError
 
 from swwatch.client.protocol import ProtocolError
 from swwatch.data.stills import rgb_of
+from swwatch.serve.settings import Limits
 
 FORMATS = ("JPEG", "PNG", "WEBP")
 MISTAKES = 100  # bad messages that a connection may send before it is closed
@@ -36,6 +38,27 @@ class Bucket:
             return False
         self._left -= 1
         return True
+
+
+class Waiting:
+    """Connections before their `open`, the oldest first, for a server that may be `closing`."""
+
+    def __init__(self, limits: Limits):
+        self.limits, self.closing = limits, False
+        self._waiting: dict[asyncio.Task, None] = {}
+
+    def queue(self, waiting: asyncio.Task) -> None:
+        """One more waits. Where too many do, the one that has waited longest is cancelled."""
+        self._waiting[waiting] = None
+        waiting.add_done_callback(self._waiting.pop)
+        if self.closing or len(self._waiting) > self.limits.max_sessions + 8:
+            next(iter(self._waiting)).cancel()
+
+    def turn_away(self) -> None:
+        """Nobody is to wait any more."""
+        self.closing = True
+        for waiting in list(self._waiting):
+            waiting.cancel()
 
 
 def decode(data: bytes, max_pixels: int) -> np.ndarray:

@@ -7,14 +7,38 @@ import signal
 import socket
 import threading
 from collections.abc import Callable
+from typing import Protocol
 
 import uvicorn
+from fastapi import FastAPI
 
-from swwatch.serve.app import Server, create_app
+from swwatch.serve.auth import Gate
+from swwatch.serve.limits import Waiting
 from swwatch.serve.log import log
+from swwatch.serve.metrics import Metrics
+from swwatch.serve.settings import Limits
 from swwatch.serve.sockets import Http, WebSocket
 
 SESSIONS_S, SOCKETS_S, MODELS_S = 4.0, 2, 4.0  # how long each part of the end may take
+
+
+class Server(Protocol):
+    """What a web server is of: `app.Server`, or `front.Front` of several such.
+
+    Attributes:
+        sessions: has a length, and `shutdown`.
+    """
+
+    gate: Gate
+    limits: Limits
+    metrics: Metrics
+    sessions: Waiting
+
+    def app(self) -> FastAPI:
+        """Its addresses."""
+
+    def close(self, timeout_s: float) -> None:
+        """Stop what it holds, and remove what clients sent."""
 
 
 class Web(uvicorn.Server):
@@ -56,7 +80,8 @@ def run(server: Server, listener: socket.socket, announce: Callable[[], None]) -
     try:
         web(server, announce).run(sockets=[listener])
     finally:
-        close(server)
+        server.close(MODELS_S)
+        log("stopped", threads=threading.active_count(), pid=os.getpid())
 
 
 def web(server: Server, announce: Callable[[], None]) -> Web:
@@ -66,7 +91,7 @@ def web(server: Server, announce: Callable[[], None]) -> Web:
         announce: called when clients are answered and signals are heeded.
     """
     config = uvicorn.Config(
-        create_app(server),
+        server.app(),
         log_config=None,
         access_log=False,
         server_header=False,
@@ -78,14 +103,3 @@ def web(server: Server, announce: Callable[[], None]) -> Web:
         limit_concurrency=16 * server.limits.max_sessions + 128,
     )
     return Web(config, server, announce)
-
-
-def close(server: Server) -> None:
-    """Stop the models and remove what clients sent."""
-    sessions = server.sessions
-    sessions.stages.close(MODELS_S)
-    sessions.uploads.close()
-    sessions.recordings.close()
-    if sessions.keeping is not None:
-        sessions.keeping.close()
-    log("stopped", threads=threading.active_count(), pid=os.getpid())

@@ -11,6 +11,7 @@ from swwatch.live.stage import Full, LiveSession, Stage
 from swwatch.serve.files import Uploads
 from swwatch.serve.folder import Folder
 from swwatch.serve.keeping import Keeping
+from swwatch.serve.limits import Waiting
 from swwatch.serve.log import log
 from swwatch.serve.metrics import Metrics
 from swwatch.serve.record import Recordings
@@ -23,7 +24,7 @@ from swwatch.serve.threads import Threads
 KEEP_WITHIN_S = 2.0  # a session whose step takes longer than that is not waited for
 
 
-class Sessions:
+class Sessions(Waiting):
     """The table of sessions, by their secret."""
 
     def __init__(
@@ -43,26 +44,18 @@ class Sessions:
             urls: which addresses sessions may read: "none", "public" or "all".
             keeping: where sessions stay from this server to the next.
         """
-        self.stages, self.limits, self.metrics = stages, limits, metrics
+        super().__init__(limits)
+        self.stages, self.metrics = stages, metrics
         self.uploads, self.folder, self.recordings, self.urls = uploads, folder, recordings, urls
         self.keeping = keeping
         self.threads = Threads(limits.max_sessions)
         self._sessions: dict[str, Session] = {}
-        self._waiting: dict[asyncio.Task, None] = {}  # connections before their `open`, the oldest first
         self._opening = 0
-        self.closing = False
         self._leave: dict[str, contextlib.ExitStack] = {}
 
     def __len__(self) -> int:
         """Sessions that the model still works for."""
         return sum(not session.over for session in self._sessions.values())
-
-    def queue(self, waiting: asyncio.Task) -> None:
-        """A connection waits for its `open`. Where too many do, the one that has waited longest is cancelled."""
-        self._waiting[waiting] = None
-        waiting.add_done_callback(self._waiting.pop)
-        if self.closing or len(self._waiting) > self.limits.max_sessions + 8:
-            next(iter(self._waiting)).cancel()
 
     async def open(self, message: Open, connection: Connected, beside: Beside = OURS) -> tuple[Session, Opened]:
         """Begin a session, or go on with one.
@@ -274,9 +267,7 @@ class Sessions:
 
     async def shutdown(self, timeout_s: float = 5.0) -> None:
         """Keep what can be kept, end all other sessions with an event, and give clients a moment to read it."""
-        self.closing = True
-        for waiting in list(self._waiting):
-            waiting.cancel()
+        self.turn_away()
         if self.keeping is not None:
             able = [session for session in self._sessions.values() if session.can_be_kept]
             await asyncio.gather(*(self._keep(session) for session in able))

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from swwatch.serve.auth import Gate
 from swwatch.serve.command import bind, build
-from swwatch.serve.running import close, web
+from swwatch.serve.running import MODELS_S, web
 from swwatch.serve.settings import ServeSettings
 
 
@@ -32,5 +32,5 @@ class ThreadServer:
         """In an orderly way."""
         self._web.should_exit = True
         self._thread.join(30)
-        close(self.server)
+        self.server.close(MODELS_S)
         assert not self._thread.is_alive()

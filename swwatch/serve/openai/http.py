@@ -1,15 +1,13 @@
 """OpenAI's HTTP form: models, files and chat completions, in one piece or as server-sent events."""
 
 import asyncio
-import contextlib
 import json
 import secrets
 import time
-from collections.abc import AsyncIterator, Awaitable
+from collections.abc import AsyncIterator
 
 from fastapi import FastAPI, Request, Response
 from fastapi.responses import JSONResponse
-from starlette.requests import ClientDisconnect
 from starlette.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
 
@@ -17,15 +15,13 @@ from swwatch.client.protocol import ProtocolError, Token, Upload
 from swwatch.engine.door import pace_of
 from swwatch.errors import UserError
 from swwatch.rules.schedule import seconds_of_step
-from swwatch.serve.files import Coming, give_way
-from swwatch.serve.log import log
+from swwatch.serve.door import while_there
+from swwatch.serve.files import Bodies
 from swwatch.serve.openai import request as asking
 from swwatch.serve.openai.answer import Alone, Answer
 from swwatch.serve.refusals import error_body
 from swwatch.serve.sources import Beside, Given
 from swwatch.serve.stages import Checkpoint
-
-BODIES = 4  # more than sessions, that may be read at a time
 
 
 def add_openai(app: FastAPI, server) -> None:
@@ -70,11 +66,11 @@ class Chat:
 
     def __init__(self, server):
         self.limits, self.sessions, self.stages = server.limits, server.sessions, server.sessions.stages
-        self._coming: set[Coming] = set()
+        self._bodies = Bodies(server.limits)
 
     async def complete(self, request: Request) -> Response:
         """The answer, once its first words are there. Raises ProtocolError."""
-        async with self._body(request) as body:
+        async with self._bodies.read(request) as body:
             wanted = await asyncio.to_thread(asking.parse, body)
             checkpoint = self.stages.named(wanted.model)
             fps = checkpoint.loaded.settings.fps
@@ -93,25 +89,6 @@ class Chat:
         finally:
             if not streams:
                 answer.close()
-
-    @contextlib.asynccontextmanager
-    async def _body(self, request: Request) -> AsyncIterator[bytes]:
-        """The bytes of a request, which has its place until they are read and understood."""
-        most, coming, parts = self.limits.max_request_bytes, Coming(time.monotonic()), []
-        if len(self._coming) >= self.limits.max_sessions + BODIES and not give_way(self._coming, time.monotonic()):
-            raise ProtocolError("full", "too many requests are being sent: try later")
-        self._coming.add(coming)
-        try:
-            async for part in coming.timely(request.stream()):
-                coming.size += len(part)
-                if coming.size > most:
-                    raise ProtocolError("too_large", f"a request may have {most} bytes: upload the video to /v1/files")
-                parts.append(part)
-            body = b"".join(parts)
-            parts.clear()
-            yield body
-        finally:
-            self._coming.discard(coming)
 
     async def _open(self, wanted: asking.Request, asked: asking.Asked, checkpoint: Checkpoint) -> Answer:
         settings, uploads, stored = checkpoint.loaded.settings, self.sessions.uploads, None
@@ -219,17 +196,3 @@ async def _all(first: tuple[str, Token] | None, rest: AsyncIterator) -> AsyncIte
 
 def _event(what: dict) -> str:
     return f"data: {json.dumps(what, ensure_ascii=False)}\n\n"
-
-
-async def while_there(request: Request, work: Awaitable):
-    """What some work comes to. Raises ClientDisconnect: the client left before, and the work was cancelled."""
-    tasks = working, _ = asyncio.ensure_future(work), asyncio.ensure_future(request.receive())
-    try:
-        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-        if not working.done():
-            log("client left")
-            raise ClientDisconnect
-        return working.result()
-    finally:
-        for task in tasks:
-            task.cancel()
