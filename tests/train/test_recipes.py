@@ -7,6 +7,7 @@ import pytest
 from swwatch.config import load_settings, read_settings
 from swwatch.paths import ROOT
 from swwatch.plan.training import TrainPlanSettings, plan_training
+from swwatch.rules.systems import SYSTEMS
 from swwatch.train.parallelism import Parallelism, share
 from swwatch.train.settings import TrainSettings
 
@@ -64,6 +65,21 @@ def test_the_memory_that_a_recipe_tells_is_what_its_plan_gives(path):
     settings = read_settings(TrainPlanSettings, flags.split(), program="swwatch plan train", about="")
 
     assert plan_training(settings).told() in told
+
+
+@pytest.mark.parametrize("name", ["vst_3b", "vst_7b", "tww_4b", "tww_8b"])
+def test_a_recipe_of_a_system_that_thinks_is_for_its_models_clips_and_gpus(name, monkeypatch):
+    """Of vst the release's numbers: 8 forwards of one sample on each of 16 GPUs."""
+    settings = load_settings(TrainSettings, yaml_path=ROOT / f"configs/train/{name}.yaml")
+    system, size = name.split("_")
+    assert SYSTEMS[system].thinks and settings.variant == system and settings.batch_size == 1
+    assert settings.model_path.endswith(f"{size.upper()}-Instruct") and ("Qwen3" in settings.model_path) == (
+        system == "tww"
+    )
+    monkeypatch.setattr("swwatch.train.distributed.num_processes", lambda: 16 if system == "vst" else 8)
+    assert share(settings.accumulation, settings.batch_size) == 8
+    assert settings.max_frames <= SYSTEMS[system].max_frames and settings.fps == (1 if system == "tww" else None)
+    assert system == "tww" or (settings.learning_rate, settings.max_frames) == (5e-6, 384)
 
 
 @pytest.mark.parametrize("size", ["2b", "4b", "8b"])
