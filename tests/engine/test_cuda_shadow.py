@@ -8,7 +8,6 @@ import torch
 
 from swwatch.engine.batch import Batch, Ended
 from swwatch.engine.choose import open_session, open_watcher
-from swwatch.engine.requests import Feed, Request, answer_to
 from swwatch.engine.watcher import ThreadWatcher
 from swwatch.model.loading import load
 from swwatch.model.vision_tower import VideoFeatures
@@ -172,39 +171,6 @@ def test_a_policy_that_forgets_parks_or_recalls_says_the_same_and_waits_where_it
             )
 
 
-# ---- operators ------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("path, most", [("plain", 40), ("fast", 24)])
-def test_operators_of_a_token_for_each_layer(load_tiny, path, most):
-    """Of one text row: what it takes with two layers less what it takes with one."""
-    loaded = load_tiny("group")
-    counts = []
-    with cuda_shadow() as shadow:
-        for layers in (1, 2):
-            model = to_shadow(loaded.model)
-            del model.model.language_model.layers[layers:]
-            model.config.text_config.num_hidden_layers = layers
-            model = model if path == "plain" else small(model, graphs=False)
-            stream = random_stream(loaded, SIZES)
-            session = new_session(model, stream)
-            run = session.run(Paced(stream))
-            counts.append(_launches_of_a_token(shadow, model, run, next(run)))
-    assert 10 < counts[1] - counts[0] <= most
-
-
-def _launches_of_a_token(shadow, model, run, request) -> int:
-    fed = 0
-    while True:
-        with shadow.counting() as seen:
-            answer = answer_to(model, request) if isinstance(request, Request) else None
-        if isinstance(request, Feed) and len(request.rows) == 1:
-            fed += 1
-            if fed == 2:
-                return sum(seen.launches.values())
-        request = run.send(answer)
-
-
 # ---- streams and events ---------------------------------------------------------------------------------------------
 
 
@@ -273,6 +239,16 @@ def test_planted_faults_are_found():
         assert early.tolist() == [0, 1, 2, 3] and not shadow.races
     with pytest.raises((AssertionError, RuntimeError)):
         torch.zeros(1, device="cuda")
+
+
+def test_without_values_nothing_is_computed_and_what_would_depend_on_one_is_refused():
+    with cuda_shadow(values=False) as shadow:
+        large = torch.ones(1 << 20, 1 << 20, device="cuda") @ torch.ones(1 << 20, 2, device="cuda")
+        assert large.inner.is_meta and large.shape == (1 << 20, 2) and large.argmax().item() == 0
+        assert large[:9][torch.arange(9, device="cuda") > 5].shape == (3, 2), "flags that no such number made are true"
+        assert [w.why for w in shadow.waits] == ["a value is read", "a shape depends on data"]
+        with pytest.raises(NotImplementedError, match="depends on values"):
+            (large > 0).nonzero()
 
 
 def test_a_planted_race_is_found_and_an_event_or_a_stream_mends_it():

@@ -10,6 +10,9 @@ Everything that asks for CUDA runs as it would there, and says the same words; m
 and operands on different devices are an error. torch's own fake tensors inspired this (FakeTensorMode); here values
 are real, so that code which looks at them runs on, and what comes out can be compared with a CPU's. Backward passes
 go node by node (`backward`): torch's engine wants a driver.
+
+`cuda_shadow(values=False)` is for shapes of real models: what has fractions has a shape alone, takes no memory and no
+time, and whoever reads it reads zeros. Integers and flags keep their values as long as none came from such a tensor.
 """
 
 import copy
@@ -63,10 +66,12 @@ class Shadow:
 
     Attributes:
         num_devices: cuda:0, cuda:1, ...
+        values: whether tensors with fractions have any.
         streams: who wrote and read what, in which order.
     """
 
     num_devices: int = 1
+    values: bool = True
     waits: list[WaitedAt] = field(default_factory=list)
     launches: Counter = field(default_factory=Counter)
     moved_bytes: int = 0
@@ -147,6 +152,11 @@ def _run(func, args: tuple, kwargs: dict):
         _here.wait(about.waits)
     if func in WITH_INDEX:
         _wait_for_index(args)
+    if any(x.inner.is_meta for x in shadows):
+        if about.waits:
+            return _nothing_read(func, args)
+        inner_args = [_without_values(x, func in WITH_INDEX) for x in inner_args]
+        inner_kwargs = {name: _without_values(x) for name, x in inner_kwargs.items()}
     if (wanted := kwargs.get("device")) is not None:
         if torch.device(wanted).type == "cpu":
             raise MixedDevices(f"{func} of {device} makes something on the CPU at {_place()}")
@@ -231,6 +241,26 @@ def _inside(x, found: list):
     return [_inside(y, found) for y in x] if isinstance(x, list | tuple) else x
 
 
+def _without_values(x, index: bool = False):
+    """What stands for an argument beside others that have no values; index: tensors in a list are indices."""
+    if isinstance(x, torch.Tensor):
+        return x.to("meta") if x.ndim else x
+    if not isinstance(x, list | tuple):
+        return x
+    found = []
+    for y in x:
+        flags = index and isinstance(y, torch.Tensor) and y.dtype == torch.bool and not y.is_meta
+        found += y.nonzero().unbind(1) if flags else [y]
+    return [_without_values(y) for y in found]
+
+
+def _nothing_read(func, args: tuple):
+    """Zero, or false: what is read where there are no values."""
+    if func not in READS_A_VALUE:
+        raise NotImplementedError(f"{func} at {_place()}: its shape depends on values that are not there")
+    return args[0].dtype.is_floating_point * 0.0 if func is aten._local_scalar_dense.default else False
+
+
 def _wrapped(out, device: torch.device):
     if isinstance(out, torch.Tensor):
         return _wrap(out, device)
@@ -261,9 +291,11 @@ def _attend(query, key, value, attn_mask=None, dropout_p=0.0, is_causal=False, s
     _check_devices("attention", (), parts, query.device)
     how = {"dropout_p": dropout_p, "is_causal": is_causal, "scale": scale, "enable_gqa": enable_gqa}
 
+    inner = [x.inner for x in parts]
+    inner = _without_values(inner) if inner[0].is_meta else inner
+
     def compute():
-        q, k, v = (x.inner for x in parts[:3])
-        return attention_of_torch(q, k, v, attn_mask=None if attn_mask is None else attn_mask.inner, **how)
+        return attention_of_torch(*inner[:3], attn_mask=None if attn_mask is None else inner[3], **how)
 
     for x in parts:
         _here.streams.read(query.device, x.memory, "attention")
@@ -285,8 +317,8 @@ def _copy(target: torch.Tensor, source: torch.Tensor, non_blocking: bool = False
         streams.write(target.device, target.memory, "copy_")
         _here.launches["aten.copy_.default"] += 1
         into, of = target.inner, source.inner
-        into.copy_(of)
-        streams.recorded(lambda: into.copy_(of), None)
+        _put(into, of)
+        streams.recorded(lambda: _put(into, of), None)
         if target.device != source.device:
             streams.join(source.device, target.device)
     elif isinstance(target, OnShadow):
@@ -300,12 +332,16 @@ def _copy(target: torch.Tensor, source: torch.Tensor, non_blocking: bool = False
         if non_blocking:
             target.fill_(shadow_streams.GARBAGE if target.dtype != torch.bool else True)
             value = source.inner.clone()
-            streams.later(source.device, lambda: target.copy_(value))
+            streams.later(source.device, lambda: _put(target, value))
         else:
             _here.wait("a copy to the host")
             streams.host_waits(source.device)
-            target.copy_(source.inner)
+            _put(target, source.inner)
     return target
+
+
+def _put(into: torch.Tensor, of: torch.Tensor) -> None:
+    into.zero_() if of.is_meta and not into.is_meta else into.copy_(of)
 
 
 def _to_copy(source, *, dtype=None, layout=None, device=None, pin_memory=None, non_blocking=False, memory_format=None):
@@ -322,11 +358,12 @@ def _to_copy(source, *, dtype=None, layout=None, device=None, pin_memory=None, n
         return made
     if dtype is not None and dtype != source.dtype:
         source = _to_copy(source, dtype=dtype)
-    target = torch.empty_like(source.inner)
+    target = torch.empty_like(source.inner, device="cpu")
     return _copy(target if device.type == "cpu" else _wrap(target, device), source, non_blocking)
 
 
 def _wrap(inner: torch.Tensor, device: torch.device) -> "OnShadow":
+    inner = inner if _here.values or not inner.is_floating_point() else inner.to("meta")
     return OnShadow(inner, device, _here.streams.memory_of(inner, device))
 
 
@@ -355,11 +392,16 @@ def _settled(device) -> torch.device:
 
 
 def _empty(size, *, dtype=None, layout=None, device=None, pin_memory=None, memory_format=None):
-    return _wrap(torch.empty(size, dtype=dtype or torch.get_default_dtype()), _settled(device))
+    return _wrap(torch.empty(size, **_held(dtype)), _settled(device))
 
 
 def _empty_strided(size, stride, *, dtype=None, layout=None, device=None, pin_memory=None):
-    return _wrap(torch.empty_strided(size, stride, dtype=dtype or torch.get_default_dtype()), _settled(device))
+    return _wrap(torch.empty_strided(size, stride, **_held(dtype)), _settled(device))
+
+
+def _held(dtype: torch.dtype | None) -> dict:
+    dtype = dtype or torch.get_default_dtype()
+    return {"dtype": dtype, "device": "cpu" if _here.values or not dtype.is_floating_point else "meta"}
 
 
 def _arange(*bounds, dtype=None, layout=None, device=None, pin_memory=None):
@@ -371,14 +413,14 @@ MAKERS |= dict.fromkeys(("arange", "arange.start", "arange.start_step"), _arange
 
 
 @contextmanager
-def cuda_shadow(num_devices: int = 1):
+def cuda_shadow(num_devices: int = 1, values: bool = True):
     """with cuda_shadow() as shadow: torch has CUDA devices. One at a time; all threads see them."""
     global _here
     if torch.cuda.is_available():
         raise RuntimeError("this machine has CUDA devices: nothing needs to stand for them")
     torch._C._ensureCUDADeviceGuardSet()
     lifts = torch._C._only_lift_cpu_tensors()
-    _here = Shadow(num_devices)
+    _here = Shadow(num_devices, values)
     library = torch.library.Library("aten", "IMPL")
     with ExitStack() as stack:
         with warnings.catch_warnings():
