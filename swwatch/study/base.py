@@ -1,7 +1,9 @@
 """The toy BASE: a model pretrained offline on all that can be asked of short clips, as papers begin with a pretrained
 model. Kept under the hash of its recipe, so that it is made once.
 
-It is trained as ordinary chat, and becomes a folder that names no variant: any can be fine-tuned from it. What it
+It learns in two stages, as such models do: first to see, by telling what happens in clips of single shapes; then to
+answer, by ordinary chat about clips of many. (From chat alone the tower did not learn shapes and directions:
+docs/results/policies.md.) What comes of it is a folder that names no variant: any can be fine-tuned from it. What it
 knows is asked of held-out clips, whole, with the question behind the video: one forward, and the likeliest of the
 words that may answer (`swwatch quiz` does so with letters).
 """
@@ -15,6 +17,8 @@ from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
 
+import yaml
+
 from swwatch.config import check_least, read_settings, setting
 from swwatch.data.annotations import write_atomic
 from swwatch.metrics.tables import as_markdown
@@ -24,7 +28,7 @@ from swwatch.study.jobs import Job, run_all
 from swwatch.toy.clips import clips_of
 from swwatch.toy.questions import at_the_end
 
-CONFIG = CONFIGS / "train" / "toy_base.yaml"
+TO_SEE, TO_ANSWER = CONFIGS / "train" / "toy.yaml", CONFIGS / "train" / "toy_base.yaml"
 ENOUGH = 0.95  # share of right answers of each kind that a BASE should reach
 MADE = "base.json"  # what a BASE knows; written last
 
@@ -34,9 +38,9 @@ class BaseSettings:
     """Settings of `swwatch study base`; what decides the weights is its recipe."""
 
     out: Path = setting(ROOT / "output" / "study", "where bases are kept, each in a folder of its own")
-    clips: int = setting(1200, "training clips of the world basics", least=1)
+    clips: int = setting(3600, "training clips of the world basics; a third as many of single shapes", least=3)
     test_clips: int = setting(60, "held-out clips that it is asked about", least=1)
-    steps: int | None = setting(None, "optimizer steps instead of the configuration's (a trial, not a base)", least=1)
+    steps: int | None = setting(None, "optimizer steps instead of the configurations' (a trial, not a base)", least=1)
     seed: int = setting(0, "of the weights and the order of the clips", least=0)
 
     def __post_init__(self):
@@ -46,7 +50,8 @@ class BaseSettings:
     def folder(self) -> Path:
         """Of this recipe, named by its hash."""
         recipe = {name: value for name, value in asdict(self).items() if name != "out"}
-        text = json.dumps(recipe) + CONFIG.read_text(encoding="utf-8")
+        stages = [yaml.safe_load(path.read_text(encoding="utf-8")) for path in (TO_SEE, TO_ANSWER)]
+        text = json.dumps([recipe, stages])
         return self.out.resolve() / f"base-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
 
 
@@ -64,7 +69,11 @@ def make_base(settings: BaseSettings) -> Path:
     with only_one(folder, str(folder)):
         if not (folder / MADE).is_file():
             print(f"making the base of all fine-tuning in {folder}")
-            run_all(jobs_of(settings), folder / "jobs", at_once=len(os.sched_getaffinity(0)))
+            at_once = len(os.sched_getaffinity(0))
+            run_all(jobs_to_see(settings), folder / "jobs", at_once=at_once)
+            if not (folder / "sees").is_dir():
+                as_plain(folder / "model", folder / "narrator", folder / "sees")
+            run_all([job_to_answer(settings)], folder / "jobs", at_once=1)
             if not base.is_dir():
                 as_plain(folder / "model", folder / "trained", base)
             knows = ask(base, folder / "data", settings.test_clips)
@@ -72,19 +81,35 @@ def make_base(settings: BaseSettings) -> Path:
     return base
 
 
-def jobs_of(settings: BaseSettings) -> list[Job]:
+def jobs_to_see(settings: BaseSettings) -> list[Job]:
+    """The first stage, and the clips of the second."""
     folder = settings.folder
-    data, model, size = folder / "data", folder / "model", {"level": "basics", "seed": settings.seed, "workers": 1}
-    size = as_flags(clips=settings.clips, test_clips=settings.test_clips, **size)
-    steps = {} if settings.steps is None else {"max_steps": settings.steps}
-    files = {"model_path": model, "train_data": data / "chat_train.jsonl", "output_dir": folder / "trained"}
-    how = as_flags(config=CONFIG, variant="livecc", seed=settings.seed, **files, **steps)
+    single, data, model = folder / "single", folder / "data", folder / "model"
+    same = {"test_clips": settings.test_clips, "seed": settings.seed, "workers": 1}
+    some, many = as_flags(clips=settings.clips // 3, level="single"), as_flags(clips=settings.clips, level="basics")
+    where = as_flags(dataset_root=single, output_dir=single, tokenizer_model_id=model)
+    files = {"train_data": single / "train_3_5.jsonl", "output_dir": folder / "narrator"}
     return [
-        Job("clips", ("toy", "data", str(data), *size)),
-        Job("questions", ("toy", "questions", str(data)), ("clips",)),
         Job("model", ("toy", "model", str(model), *as_flags(seed=settings.seed))),
-        Job("train", ("train", *how), ("questions", "model")),
+        Job("single", ("toy", "data", str(single), *some, *as_flags(**same))),
+        Job("annotations", ("prepare", *where), ("single", "model")),
+        Job("narrator", _train(settings, TO_SEE, "interleave", model, **files), ("annotations",)),
+        Job("clips", ("toy", "data", str(data), *many, *as_flags(**same))),
+        Job("questions", ("toy", "questions", str(data)), ("clips",)),
     ]
+
+
+def job_to_answer(settings: BaseSettings) -> Job:
+    """The second stage, from what the first one left."""
+    folder = settings.folder
+    files = {"train_data": folder / "data" / "chat_train.jsonl", "output_dir": folder / "trained"}
+    return Job("train", _train(settings, TO_ANSWER, "livecc", folder / "sees", **files))
+
+
+def _train(settings: BaseSettings, config: Path, variant: str, model: Path, **files: Path) -> tuple[str, ...]:
+    steps = {} if settings.steps is None else {"max_steps": settings.steps}
+    how = {"config": config, "variant": variant, "seed": settings.seed, "model_path": model}
+    return ("train", *as_flags(**how, **files, **steps))
 
 
 def as_plain(start: Path, trained: Path, out: Path) -> None:

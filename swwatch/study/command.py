@@ -25,7 +25,7 @@ class StudySettings:
 
     size: Literal["quick", "small", "large"] = setting("small", f"how much: {', '.join(PLANS)}")
     quick: bool = setting(False, "the same as --size quick")
-    base: bool = setting(False, "fine-tune all from the BASE, in half the steps; also test other K and frame rates")
+    base: bool = setting(False, "fine-tune all from the BASE, in fewer steps; also test other K and frame rates")
     out: Path = setting(ROOT / "output" / "study", "where it is kept", output="folder")
     jobs: int | None = setting(None, "trainings side by side (default: one a GPU, else one a core)", least=1)
     steps: int | None = setting(None, "optimizer steps instead of the size's own (a trial, not a study)", least=1)

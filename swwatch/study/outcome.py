@@ -54,8 +54,9 @@ class Outcome:
     jobs: dict[str, dict]
 
     def over_seeds(self, variant: str, schedule: str, share: str) -> np.ndarray:
-        """(S,) one share for each seed."""
-        return np.array([self.cells[variant, seed, schedule].share(share) for seed in self.plan.seeds])
+        """(S,) one share for each seed that was tested so."""
+        cells = [self.cells.get((variant, seed, schedule)) for seed in self.plan.seeds]
+        return np.array([cell.share(share) for cell in cells if cell is not None])
 
     def metric(self, variant: str, schedule: str, *path: str) -> np.ndarray:
         """(S,) a number of the metrics file for each seed, such as "scores", "corpus", "CIDEr"."""

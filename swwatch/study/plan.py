@@ -25,7 +25,8 @@ class Plan:
         clips, test_clips: of the data set; every variant and seed gets the same.
         steps: optimizer steps of 16 clips, the same for every variant.
         seeds: each gives other initial weights and another order of the clips.
-        base: all are fine-tuned from the BASE, in half the steps, and also tested with other K and at other rates.
+        base: all are fine-tuned from the BASE, in a quarter of the steps; those of the first seed are also tested with
+            other K and at other rates.
     """
 
     name: str
@@ -44,7 +45,7 @@ class Plan:
 
     def from_base(self) -> "Plan":
         """The same from the BASE."""
-        return replace(self, base=True, steps=self.steps // 2)
+        return replace(self, base=True, steps=self.steps // 4)
 
     def schedules(self, variant: str) -> dict[str, str]:
         """The schedules under which a variant is tested; one that speaks after the video knows none."""
@@ -63,9 +64,8 @@ class Plan:
 
     def cells(self) -> list[tuple[str, int, str]]:
         """(variant, seed, schedule's name) of every test; seeds in turn."""
-        return [
-            (variant, seed, schedule) for seed in self.seeds for variant, schedule in [*self.rows(), *self.sweep()]
-        ]
+        cells = [(variant, seed, schedule) for seed in self.seeds for variant, schedule in self.rows()]
+        return cells + [(variant, self.seeds[0], name) for variant, name in self.sweep()]
 
 
 ALL = tuple(VARIANTS)

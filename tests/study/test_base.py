@@ -3,6 +3,7 @@
 import json
 import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ from swwatch.config import read_settings
 from swwatch.errors import UserError
 from swwatch.model.loading import load
 from swwatch.study import base
-from swwatch.study.base import BaseSettings, as_plain, ask, describe, jobs_of
+from swwatch.study.base import BaseSettings, as_plain, ask, describe, job_to_answer, jobs_to_see
 from swwatch.toy.clips import Recipe, write_dataset
 from swwatch.toy.questions import at_the_end
 from swwatch.train.settings import TrainSettings
@@ -23,15 +24,26 @@ def test_a_base_is_found_by_its_recipe(tmp_path, monkeypatch):
     found = {other.folder for other in [settings, *others]}
     config = tmp_path / "another.yaml"
     config.write_text("max_steps: 7\n")
-    monkeypatch.setattr(base, "CONFIG", config)
+    monkeypatch.setattr(base, "TO_ANSWER", config)
     assert len(found | {settings.folder}) == 5 and BaseSettings(tmp_path).folder == settings.folder
 
 
-def test_its_training_is_ordinary_chat_about_the_clips(tmp_path):
-    (train,) = [job for job in jobs_of(BaseSettings(tmp_path, steps=3)) if job.name == "train"]
-    settings = read_settings(TrainSettings, list(train.argv[1:]), program="", about="")
-    assert settings.variant == "livecc" and settings.max_steps == 3 and settings.train_vision
-    assert settings.train_data.name == "chat_train.jsonl"
+def test_a_comment_in_a_configuration_makes_no_other_base(tmp_path, monkeypatch):
+    folder = BaseSettings(tmp_path).folder
+    config = tmp_path / "commented.yaml"
+    config.write_text("# hours: none\n" + base.TO_SEE.read_text())
+    monkeypatch.setattr(base, "TO_SEE", config)
+    assert BaseSettings(tmp_path).folder == folder
+
+
+def test_it_learns_to_see_and_then_to_answer(tmp_path):
+    settings = BaseSettings(tmp_path, steps=3)
+    (narrator,) = [job for job in jobs_to_see(settings) if job.name == "narrator"]
+    answerer = job_to_answer(settings)
+    found = [read_settings(TrainSettings, list(job.argv[1:]), program="", about="") for job in (narrator, answerer)]
+    assert [one.variant for one in found] == ["interleave", "livecc"]
+    assert all(one.max_steps == 3 and one.train_vision for one in found)
+    assert found[1].train_data.name == "chat_train.jsonl" and Path(found[1].model_path).name == "sees"
 
 
 @pytest.fixture
