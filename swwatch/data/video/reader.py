@@ -1,8 +1,8 @@
 """Decodes the pictures of a file that are asked for, and puts them on the grid.
 
 Of a file only the pictures of grid times are converted. The decoder is not given the packets of other pictures that
-nothing refers to (see `references`). Every picture that it gives is checked against the timetable; where one does not
-come, all packets are decoded, and where it still does not come, the file is damaged.
+nothing refers to, or nothing that is asked for (see `references`). Every picture that it gives is checked against the
+timetable; where one does not come, all packets are decoded, and where it still does not come, the file is damaged.
 """
 
 from collections.abc import Iterator, Sequence
@@ -110,8 +110,7 @@ def _plan(packets: Packets, wanted: Sequence[int], to_end: bool, is_thorough: bo
     given = np.ones(len(packets.pts), bool)
     first = 0
     if wanted and not is_thorough:
-        given = ~packets.spare
-        given[packets.order[list(wanted)]] = True
+        given = packets.needed(wanted)
         if wanted[0] and not to_end:
             target = packets.order[wanted[0]]
             entries = np.flatnonzero(packets.entry[: target + 1] & (packets.pts[: target + 1] <= packets.pts[target]))

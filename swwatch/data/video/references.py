@@ -3,12 +3,16 @@
 Where nothing is proven every packet is decoded. H.264: ITU-T H.264, 7.3.1 and 7.4.1; a picture whose slices all have
 nal_ref_idc 0 is no reference, and leaves no trace in what is decoded after it. H.265: ITU-T H.265, 7.3.1.2 and
 7.4.2.2; a sub-layer non-reference picture of the highest sub-layer is none. A packet that brings anything else along,
-such as parameter sets, is always decoded. VP9's pictures share their statistics, so there nothing is proven.
+such as parameter sets, is always decoded. AV1: see `av1_headers`. A VP9 picture takes motion and statistics over from
+the one decoded before it, whatever that refreshes, so there nothing is proven.
 """
 
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from swwatch.data.video.av1_headers import Av1Headers
+
+AV1 = ("libdav1d", "libaom-av1", "av1")
 INTRA = ("mjpeg", "prores", "rawvideo", "png", "dnxhd", "jpeg2000")  # each picture stands alone
 H264_SLICE, H264_IDR, H264_HARMLESS = 1, 5, (6, 9, 12)  # supplemental information, delimiter, filler
 UNKNOWN = b"\xff\xff"  # the head of a unit that proves nothing
@@ -20,29 +24,32 @@ class Proof:
     """Of one packet.
 
     Attributes:
-        is_spare: nothing refers to its picture; of H.265, nothing in its sub-layer does.
+        is_spare: nothing refers to its picture but what says so itself (`needs`); of H.265, nothing in its sub-layer.
         is_entry: pictures shown from this one on need none before it.
         layer: its temporal sub-layer.
         is_hidden: its picture is never shown.
+        needs: numbers of packets that its pictures refer to, where they are spare; None: it may refer to any before.
     """
 
     is_spare: bool = False
     is_entry: bool = False
     layer: int = 0
     is_hidden: bool = False
+    needs: frozenset[int] | None = frozenset()
 
 
 class Prover:
     """Reads the packets of one stream.
 
     Args:
-        codec: FFmpeg's name of it.
+        codec: FFmpeg's name of its decoder.
         extradata: of the stream; of H.264 and H.265 it says how packets are cut into units.
     """
 
     def __init__(self, codec: str, extradata: bytes | None):
         self.codec, self.length_bytes = codec, 0  # 0: units follow a start code
         record = extradata or b""
+        self._av1 = Av1Headers(record) if codec in AV1 else None
         if codec == "h264" and len(record) > 6 and record[0] == 1:
             self.length_bytes = (record[4] & 3) + 1
         elif codec == "hevc" and len(record) > 22 and record[:3] != b"\0\0\1" and record[:4] != b"\0\0\0\1":
@@ -54,6 +61,9 @@ class Prover:
             return self._h264(data)
         if self.codec == "hevc":
             return self._h265(data)
+        if self._av1 is not None:
+            is_spare, needs = self._av1.of(data)
+            return Proof(is_spare, is_key, needs=needs)
         if self.codec in INTRA:
             return Proof(is_spare=True, is_entry=True)
         return Proof(is_entry=is_key, is_hidden=self.codec == "vp8" and not data[0] & 0x10)

@@ -1,6 +1,7 @@
 """When each picture of a file is shown, from its packets alone, or, where these cannot tell, from decoding it once."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,8 +24,9 @@ class Packets:
     Attributes:
         pts, dts: (P,) int64, in the stream's time base.
         order: (N,) which packets hold the N pictures, in the order in which they are shown.
-        spare: (P,) bool: nothing refers to its picture.
+        spare: (P,) bool: nothing refers to its picture but what tells so in `needs`.
         entry: (P,) bool: decoding may begin here.
+        needs: of each, the spare packets that it refers to; None: it may refer to any before.
     """
 
     pts: np.ndarray
@@ -32,6 +34,19 @@ class Packets:
     order: np.ndarray
     spare: np.ndarray
     entry: np.ndarray
+    needs: list[frozenset[int] | None]
+
+    def needed(self, wanted: Sequence[int]) -> np.ndarray:
+        """(P,) bool: which packets are decoded for the sake of the pictures of these numbers."""
+        needed = ~self.spare
+        needed[self.order[list(wanted)]] = True
+        for number in range(len(needed) - 1, -1, -1):
+            needs = self.needs[number]
+            if needed[number] and needs is None:
+                needed[:number] = True
+            elif needed[number] and needs:
+                needed[list(needs)] = True
+        return needed
 
 
 @dataclass(frozen=True)
@@ -106,7 +121,8 @@ def by_packets(path: Path) -> Timetable:
         return by_pictures(path)
     times = np.array(pts, np.int64)
     order = np.array(shown)[np.argsort(times[shown], kind="stable")]
-    packets = Packets(times, np.array(dts, np.int64), order, _spare(proofs), np.array([p.is_entry for p in proofs]))
+    entry, needs = np.array([proof.is_entry for proof in proofs]), [proof.needs for proof in proofs]
+    packets = Packets(times, np.array(dts, np.int64), order, _spare(proofs), entry, needs)
     last = lasts[order[-1]]
     if end is not None and end > times[order[-1]]:
         last = min(last, end - int(times[order[-1]]))
