@@ -22,6 +22,13 @@ def side_by_side(reports: Sequence[Mapping]) -> str:
     return as_markdown(lines)
 
 
+def named(model: str, fingerprint: str | None) -> str:
+    """A model as the table calls it: its folder or name, and eight digits of what it is by content, or its commit."""
+    digits = (fingerprint or "").rpartition("@")[2]
+    name = model.rstrip("/").rpartition("/")[2]
+    return name if digits in ("", "None") else f"{name}@{digits[:8]}"
+
+
 def _number(value: float | None) -> str:
     return "-" if value is None else f"{value:.3g}" if value < 100 else f"{value:.0f}"
 

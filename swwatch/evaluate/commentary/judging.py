@@ -13,9 +13,10 @@ from swwatch.evaluate.commentary.events import read_events, read_predictions
 from swwatch.evaluate.commentary.games import read_games, read_said, read_segments, segments_of
 from swwatch.evaluate.commentary.match import Pair
 from swwatch.evaluate.commentary.settings import CompareSettings
-from swwatch.evaluate.commentary.texts import text_between
+from swwatch.evaluate.commentary.store import trace_of
+from swwatch.evaluate.commentary.texts import means, text_between
 from swwatch.evaluate.judge.session import JudgeSession, exit_code, names
-from swwatch.evaluate.run_files import read_object
+from swwatch.evaluate.run_files import objects_in, read_object
 from swwatch.judge import pairwise
 from swwatch.judge.rubric import TIE, read_choice
 from swwatch.paths import only_one_writes
@@ -41,8 +42,15 @@ def compare_with_all(settings: CompareSettings) -> int:
 
 
 def _made(run: Path) -> dict:
-    """How a run was made, as its run.json tells; the file's name for what other programs wrote."""
-    return {"model": run.stem, **read_object(run.with_name(f"{run.stem}_run.json")).get("about", {})}
+    """How a run was made, as its run.json and its trace tell; the file's name for what other programs wrote."""
+    about, trace = read_object(run.with_name(f"{run.stem}_run.json")).get("about", {}), trace_of(run)
+    lines = [line for _, line in objects_in(trace, "job", "num_frames", "num_tokens", "took_s")]
+    try:
+        return {"made": {"model": run.stem, **about}, **means(lines)}
+    except TypeError as error:
+        raise UserError(
+            f"{trace} is no trace of a run ({error}): remove it, and what it tells is shown as -"
+        ) from error
 
 
 def names_of(run: Path, others: list[Path]) -> dict[Path, tuple[str, str]]:

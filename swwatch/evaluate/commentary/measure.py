@@ -15,6 +15,8 @@ from swwatch.evaluate.commentary.games import Game, merged, read_games, tidy_gam
 from swwatch.evaluate.commentary.settings import GenerateSettings
 from swwatch.evaluate.commentary.speaking import Speaker, comment_event, comment_game
 from swwatch.evaluate.commentary.store import Store
+from swwatch.evaluate.commentary.texts import Item, measured
+from swwatch.evaluate.made import named
 from swwatch.evaluate.model import identity, load_model, policies_of
 from swwatch.evaluate.tasks import own_files
 from swwatch.launch.ranks import SingleProcess
@@ -28,6 +30,8 @@ from swwatch.rules.systems import SYSTEMS, System, get
 from swwatch.rules.variants import TURNS
 
 OWN_RUN = ("positions", "shared_pixels", "spread_frames", "base_model")  # settings that are told where they are given
+
+Rows = Iterable[tuple[dict, list[Item]]]  # a row, and what was said in it
 
 
 def comment_all(settings: GenerateSettings, ranks: SingleProcess) -> None:
@@ -46,7 +50,7 @@ def comment_all(settings: GenerateSettings, ranks: SingleProcess) -> None:
             models={settings.model: made["model_fingerprint"]},
             read={settings.data: made["data_sha256"]},
         )
-    about = about_run(settings, speaker)
+    about = about_run(settings, speaker, made["model_fingerprint"])
     with Store(settings.output, made, ranks, work.tidy, repeat=repeat, about=about, restart=settings.restart) as store:
         before: dict[str, list[dict]] = {}
         for row in store.rows:
@@ -58,8 +62,9 @@ def comment_all(settings: GenerateSettings, ranks: SingleProcess) -> None:
             job = work.jobs[number]
             try:
                 path = find_video(job.video, settings)
-                for row in work.rows(speaker, job, path, before.get(job.key, []), store.state_path(job.key)):
-                    store.add(row)
+                rows = work.rows(speaker, job, path, before.get(job.key, []), store.state_path(job.key))
+                for row, items in rows:
+                    store.add(row, measured(job.key, work.name_of(row), items))
                     print(f"{number + 1} of {len(work.jobs)}: {job.key}{work.reached(row)}", flush=True)
             except VideoError as error:
                 ranks.add("bad")
@@ -93,10 +98,13 @@ class Games:
     def key_of(self, row: dict) -> str:
         return row["video"]
 
+    def name_of(self, row: dict) -> str:
+        return f"{row['video']}:{row['chunk_start']:g}"
+
     def reached(self, row: dict) -> str:
         return f" up to {row['chunk_end']:g} s"
 
-    def rows(self, speaker: Speaker, job: Game, path: Path, before: list[dict], state: Path) -> Iterable[dict]:
+    def rows(self, speaker: Speaker, job: Game, path: Path, before: list[dict], state: Path) -> Rows:
         return comment_game(speaker, job, path, self.settings, before, state)
 
 
@@ -113,6 +121,8 @@ class Events:
     def key_of(self, row: dict) -> str:
         return f"{row['video_id']}_{row['event_id']}"
 
+    name_of = key_of
+
     def reached(self, row: dict) -> str:
         return ""  # an event is one row
 
@@ -121,7 +131,7 @@ class Events:
 
     finish = tidy
 
-    def rows(self, speaker: Speaker, job: Event, path: Path, before: list[dict], state: Path) -> Iterable[dict]:
+    def rows(self, speaker: Speaker, job: Event, path: Path, before: list[dict], state: Path) -> Rows:
         if not before:
             yield comment_event(speaker, job, path, self.wording)
 
@@ -181,11 +191,11 @@ def describe_run(settings: GenerateSettings, speaker: Speaker) -> dict:
     }
 
 
-def about_run(settings: GenerateSettings, speaker: Speaker) -> dict:
+def about_run(settings: GenerateSettings, speaker: Speaker, fingerprint: str) -> dict:
     """How the words were made, for the closing table of a report."""
     cut = "all" if settings.chunk is None else f"{settings.chunk} s"
     return {
-        "model": str(settings.model).rstrip("/").rpartition("/")[2],
+        "model": named(settings.model, fingerprint),
         "how": f"{speaker.system.name}, {speaker.choose.name}",
         "prompt": settings.form.version if settings.query is None else "query",
         "context": cut if settings.benchmark.of_games else "event",

@@ -18,7 +18,7 @@ def markdown(task: Task, reports: list[dict], made: Sequence[Mapping]) -> str:
 
     Args:
         reports: of match.summarize, with the names of the runs and the judge.
-        made: how A and each of these opponents were made.
+        made: how A and each of these opponents were made, and what was measured of them.
     """
     name, first = task.average, reports[0]
     key, has_ties = FIGURES[name], task.has_ties  # ties are losses of both: the rest is ties
@@ -49,7 +49,7 @@ def markdown(task: Task, reports: list[dict], made: Sequence[Mapping]) -> str:
         for report in reports
         if report[key] is not None
     }
-    runs = [{"made": one, "averages": {} if i else against} for i, one in enumerate(made)]
+    runs = [{**one, "averages": {} if i else against} for i, one in enumerate(made)]
     parts.append(side_by_side(runs))
     return "\n\n".join(parts) + "\n"
 

@@ -2,6 +2,7 @@
 
 import os
 import sys
+import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from itertools import islice
@@ -77,20 +78,27 @@ class Speaker:
             zero_s: video seconds at which the labels of turns count 0.
         """
         encoder = FrameEncoder(self.loaded.processor.video_processor, self.budget)
+        num_frames, came = 0, 0.0
 
         def encode(step: StepFrames) -> Step:
+            nonlocal num_frames, came
+            num_frames, came = num_frames + len(step.frames), time.perf_counter()
             return Step(*encoder.encode(step.frames, step.num_frames), step.arrival_s)
 
         arriving = (replace(step, arrival_s=from_s + step.arrival_s - zero_s) for step in steps)
         for event in drive(self.loaded.model, watching(session, arriving, encode, self.loaded.tokenizer)):
             if isinstance(event, Turn):
-                yield Item(event.text, zero_s + event.start_s, zero_s + event.end_s)
+                num_tokens = sum(map(len, session.context[:-1]))  # without what was said now
+                made = num_frames, num_tokens, time.perf_counter() - came
+                yield Item(event.text, zero_s + event.start_s, zero_s + event.end_s, *made)
+                num_frames = 0
 
 
 def comment_game(
     speaker: Speaker, game: Game, path: Path, plan: GenerateSettings, before: Iterable[dict], state_path: Path
-) -> Iterator[dict]:
-    """Rows {video, chunk_start, chunk_end, items} of a game: one a chunk, or one every `save_every` s of a stream.
+) -> Iterator[tuple[dict, list[Item]]]:
+    """Rows {video, chunk_start, chunk_end, items} of a game, and what was said in each: one a chunk, or one every
+    `save_every` s of a stream.
 
     A stream that was killed goes on as if it had not been: in chunk mode at the first chunk that is not there, in
     infinite mode with its state of the last row.
@@ -119,8 +127,8 @@ def comment_game(
             session = _begun(speaker, game, plan, at)
         zero_s = 0.0 if not speaker.system.clip_time else at if plan.chunk is not None else plan.start_s
         part = islice(steps, round((until - at) / step_s))
-        items = [item.row() for item in speaker.speak(session, part, from_s, zero_s)]
-        yield {"video": game.key, "chunk_start": at, "chunk_end": until, "items": items}
+        items = list(speaker.speak(session, part, from_s, zero_s))
+        yield {"video": game.key, "chunk_start": at, "chunk_end": until, "items": [one.row() for one in items]}, items
         at = until
         if plan.chunk is None and at < end_s:
             _save(session, at, state_path)
@@ -156,8 +164,8 @@ def _restored(speaker: Speaker, game: Game, plan: GenerateSettings, path: Path) 
     return session, kept["at"]
 
 
-def comment_event(speaker: Speaker, event: Event, path: Path, wording: Wording) -> dict:
-    """The row of an event: {video, video_id, event_id, begin, end, pred}.
+def comment_event(speaker: Speaker, event: Event, path: Path, wording: Wording) -> tuple[dict, list[Item]]:
+    """The row of an event: {video, video_id, event_id, begin, end, pred}; and what was said.
 
     Raises:
         VideoError: the video cannot be read, or is over before the event.
@@ -165,13 +173,7 @@ def comment_event(speaker: Speaker, event: Event, path: Path, wording: Wording) 
     session = speaker.open(**ask(event, speaker.system, wording, speaker.base_model))
     steps = speaker.steps_of(path, event.begin_s, event.end_s)
     zero_s = event.begin_s if speaker.system.clip_time else 0.0
-    said = [item.response for item in speaker.speak(session, steps, event.begin_s, zero_s)]
-    text = joined(said, ending="..." if speaker.system.name == "livecc" else "")
-    return {
-        "video": event.video,
-        "video_id": event.video_id,
-        "event_id": event.event_id,
-        "begin": event.begin_s,
-        "end": event.end_s,
-        "pred": text,
-    }
+    items = list(speaker.speak(session, steps, event.begin_s, zero_s))
+    text = joined((item.response for item in items), ending="..." if speaker.system.name == "livecc" else "")
+    ids = {"video": event.video, "video_id": event.video_id, "event_id": event.event_id}
+    return {**ids, "begin": event.begin_s, "end": event.end_s, "pred": text}, items

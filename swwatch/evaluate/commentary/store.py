@@ -1,7 +1,8 @@
 """Rows of a generation run on disk, by one process or several, which a kill at any byte leaves fit to go on from.
 
 While OUT.jsonl is made, every process appends rows to a file of its own in OUT_parts, which also keeps the states of
-streams; rank 0 takes the files in at the start of a run and at its end. OUT_run.json says with what they were made.
+streams; rank 0 takes the files in at the start of a run and at its end. OUT_run.json says with what they were made,
+OUT_trace.jsonl what was measured of each row.
 """
 
 import hashlib
@@ -13,7 +14,7 @@ from pathlib import Path
 
 from swwatch.data.annotations import encode_line, write_atomic
 from swwatch.evaluate.results import append, earlier_note, refuse_other_settings
-from swwatch.evaluate.run_files import objects_in
+from swwatch.evaluate.run_files import objects_in, read_lines
 from swwatch.launch.ranks import SingleProcess
 from swwatch.model.repeat import continued
 from swwatch.paths import make_folder, only_one_writes, writing
@@ -49,11 +50,12 @@ class Store:
     ):
         self.output, self.parts = Path(output), Path(output).with_name(f"{Path(output).stem}_parts")
         self._run, self._tidy = self.output.with_name(f"{self.output.stem}_run.json"), tidy
+        self._trace = trace_of(self.output)
         self._held = ExitStack()
         if not ranks.rank:
             self._held.enter_context(only_one_writes(self.output))
             if restart:
-                for path in (self.output, self._run):
+                for path in (self.output, self._run, self._trace):
                     path.unlink(missing_ok=True)
                 shutil.rmtree(self.parts, ignore_errors=True)
             self._check({"settings": settings, "repeat": repeat, "about": about})
@@ -64,7 +66,7 @@ class Store:
             self._held.enter_context(writing(self.parts))
         make_folder(self.parts)
         self.rows = read(self.output)
-        self._part = self.parts / f"rank{ranks.rank}.jsonl"
+        self._part, self._part_trace = (self.parts / f"{name}{ranks.rank}.jsonl" for name in ("rank", "trace"))
 
     def __enter__(self):
         return self
@@ -72,8 +74,9 @@ class Store:
     def __exit__(self, kind=None, error=None, traceback=None) -> None:
         self._held.__exit__(kind, error, traceback)
 
-    def add(self, row: dict) -> None:
-        """Write a row so that it lasts."""
+    def add(self, row: dict, measured: dict) -> None:
+        """Write a row so that it lasts, and its line of the trace, which has a `video_id` of its own."""
+        append(self._part_trace, measured)
         append(self._part, row)
 
     def state_path(self, video: str) -> Path:
@@ -93,7 +96,12 @@ class Store:
         parts = sorted(self.parts.glob("rank*.jsonl"))
         rows = self._tidy([row for path in (self.output, *parts) for row in read(path)])
         write_atomic(self.output, map(encode_line, rows))
-        for path in parts:
+        traces = sorted(self.parts.glob("trace*.jsonl"))
+        lines: dict[str, tuple[bytes, dict]] = {}
+        for path in (self._trace, *traces):
+            lines |= read_lines(path)
+        write_atomic(self._trace, [raw.decode("utf-8") for raw, _ in lines.values()])
+        for path in (*parts, *traces):
             path.unlink()
 
     def _check(self, run: dict) -> None:
@@ -104,6 +112,11 @@ class Store:
             refuse_other_settings(self.output, before["settings"], run["settings"], "--output")
             run["repeat"] = continued(before.get("repeat"), run["repeat"])
         write_atomic(self._run, [json.dumps(run, indent=2) + "\n"])
+
+
+def trace_of(rows: Path) -> Path:
+    """Where what was measured of rows lies."""
+    return rows.with_name(f"{rows.stem}_trace.jsonl")
 
 
 def read(path: Path) -> list[dict]:

@@ -6,7 +6,7 @@ from statistics import fmean
 import numpy as np
 
 from swwatch.errors import UserError
-from swwatch.evaluate.made import side_by_side
+from swwatch.evaluate.made import named, side_by_side
 from swwatch.evaluate.quiz.rounds import describe_moments, moments
 from swwatch.evaluate.quiz.tasks import Task
 from swwatch.judge.scales import TOP
@@ -159,7 +159,7 @@ def described(facts: Mapping) -> dict[str, str]:
     context = settings.get("context_s")
     return {
         "how": settings.get("how", ""),
-        "model": str(about.get("model", "-")).rstrip("/").rpartition("/")[2],
+        "model": named(str(about.get("model", "-")), settings.get("model_fingerprint")),
         "prompt": settings.get("prompt", "-"),
         "context": "all" if context is None else f"{context:g} s",
         "policy": settings.get("keep") or settings.get("eviction") or "-",

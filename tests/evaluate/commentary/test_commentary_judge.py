@@ -135,6 +135,7 @@ def test_segments_are_judged_in_both_orders_and_written_as_the_benchmark_does(ju
     assert tagged(server.requests[0], "first").split()[0] in ("A1010", "A1110", "B1010", "B1110")
     assert not any(" ..." in message["content"] for request in server.requests for message in request["messages"])
     table = (tmp_path / "ours_commentary.md").read_text()
+    assert f"| theirs {'| - ' * 10}|" in table, "files of other programs do not tell how they were made"
     assert "| ours | theirs | 75.00 % |" in table and "do not compare across papers" in table
 
 

@@ -2,6 +2,7 @@
 
 import json
 import threading
+from statistics import fmean
 
 import numpy as np
 import pytest
@@ -21,6 +22,7 @@ from swwatch.evaluate.commentary.events import ask, read_events
 from swwatch.evaluate.commentary.games import read_games
 from swwatch.evaluate.commentary.measure import comment_all
 from swwatch.evaluate.commentary.settings import GenerateSettings
+from swwatch.evaluate.commentary.texts import means
 from swwatch.evaluate.quiz.settings import QuizSettings
 from swwatch.launch.ranks import Team
 from swwatch.rules.spans import Part
@@ -61,6 +63,17 @@ def test_infinite_mode_is_one_stream_from_the_start_with_all_words_before(genera
     assert query == tasks.get("inf-streams").form().game
     assert labels[0] == "Time=10.0-11.0s" and labels[-1] == "Time=43.0-44.0s"
     assert not (tmp_path / "out_parts").exists()
+    traces = read(tmp_path / "out_trace.jsonl")
+    assert [(line["video_id"], line["num_frames"]) for line in traces] == [
+        ("game.mp4:10", 20),
+        ("game.mp4:20", 20),
+        ("game.mp4:30", 20),
+        ("game.mp4:40", 8),
+    ]
+    tokens, seconds = ([one for line in traces for one in line[name]] for name in ("num_tokens", "took_s"))
+    assert len(tokens) == len(seconds) == len(row["items"]) and min(seconds) > 0
+    assert 0 < tokens[0] < tokens[1] < tokens[2], "a turn sees the turns before it"
+    assert means(traces) == {"frames": 68, "tokens": fmean(tokens), "seconds": fmean(seconds)}
 
 
 def test_the_public_folders_form_is_read_and_its_scorer_finds_what_it_reads(generate, games, tmp_path, opened):
@@ -133,6 +146,12 @@ def test_a_killed_run_goes_on_as_if_it_had_not_been(generate, tmp_path, monkeypa
     seconds.clear()
     generate("inf-streams", cut, *flags, system=system)
     assert not seconds and read(cut) == read(whole)
+    traces = [
+        {**line, "took_s": len(line["took_s"])}
+        for run in ("cut", "whole")
+        for line in read(tmp_path / f"{run}_trace.jsonl")
+    ]
+    assert traces[: len(traces) // 2] == traces[len(traces) // 2 :]
 
 
 def test_a_stream_whose_state_is_behind_its_rows_tells_no_second_twice(generate, tmp_path, monkeypatch):
@@ -274,6 +293,9 @@ def test_two_processes_write_the_bytes_of_one(generate, games, tiny_checkpoint, 
         thread.join()
     assert ends == {0: None, 1: None}
     assert (tmp_path / "two.jsonl").read_bytes() == (tmp_path / "one.jsonl").read_bytes()
+    assert {line["video_id"] for line in read(tmp_path / "two_trace.jsonl")} == {
+        line["video_id"] for line in read(tmp_path / "one_trace.jsonl")
+    }
     assert [row["video"] for row in read(tmp_path / "two.jsonl")] == ["b.mp4", "a.mp4", "c.mp4"]
 
 

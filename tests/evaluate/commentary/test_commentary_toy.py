@@ -56,6 +56,8 @@ def test_the_printed_commands_work(toy, tiny_checkpoint, server):
     version = tasks.get("inf-streams").form().version
     assert "| prompt | context | policy | frames | tokens | seconds | commit | win share against chunks |" in last[0]
     assert all(f"| {version} | {context} |" in line for line, context in zip(last[2:], ("all", "50 s"), strict=True))
+    counts = [[float(cell) for cell in line.split("|")[6:9]] for line in last[2:]]
+    assert all(frames == 28 and tokens > 28 and seconds > 0 for frames, tokens, seconds in counts)
 
 
 def test_mistakes_are_told(toy, tmp_path):
