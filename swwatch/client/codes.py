@@ -35,8 +35,12 @@ CLOSE_CODES = {  # of fatal errors; CLOSE_PROTOCOL of all others
 
 
 class ProtocolError(Exception):
-    """What a client did wrong: an error code of the protocol and a sentence that says what to do."""
+    """What a client did wrong: an error code of the protocol and a sentence that says what to do.
 
-    def __init__(self, code: Code, message: str, *, fatal: bool = False):
+    Attributes:
+        param: the field that is at fault, where it is one of a form that names it.
+    """
+
+    def __init__(self, code: Code, message: str, *, fatal: bool = False, param: str | None = None):
         super().__init__(message)
-        self.code, self.message, self.fatal = code, message, fatal
+        self.code, self.message, self.fatal, self.param = code, message, fatal, param

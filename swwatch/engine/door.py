@@ -47,7 +47,7 @@ def open_stream(
         engine: of engine.choose.ENGINES; "auto" is settled by `choose` there.
         question: what is asked; by default the evaluation question, or the chat system's own query.
         system: text of the system turn; by default that of configs/prompts.yaml, or the chat system's own.
-        before: (role, words) of turns between the system's and this one. A chat system has one query, which they join.
+        before: (role, words) of turns of text between the system's and this one; the video stands behind them.
         schedule: of a narration; by default the checkpoint's own.
         choose: how tokens are chosen, or what differs there from the own way: the checkpoint's, else the likeliest
             token, or as the chat system does.
@@ -74,9 +74,7 @@ def open_stream(
         if schedule is not None:
             check_schedule(schedule, row.name)
         turns = loaded.turns(form or systems.get(row.name))
-        if before:  # what it said is its context, which grows behind the video: there is no place for others' turns
-            question = "\n".join(f"{role}: {words}" for role, words in (*before, ("user", question)))
-        options |= {"query": question, "system_text": SYSTEM_TEXT if system is None else system}
+        options |= {"query": question, "system_text": SYSTEM_TEXT if system is None else system, "before": before}
         return _open(engine, loaded, turns, options, choose=choose, **more)
     system = load_prompts().system if system is None else system
     prompt = prompt_ids(loaded.tokenizer, system, question, loaded.markup, before)

@@ -94,6 +94,7 @@ class TurnSession(AskedTurns):
         query: str | None = None,
         previous: str | Sequence[int] = "",
         system_text: str = SYSTEM_TEXT,
+        before: Sequence[tuple[str, str]] = (),
         keep: Keep | str | None = None,
         policy: str | None = None,
         choose: Choosing | None = None,
@@ -106,7 +107,7 @@ class TurnSession(AskedTurns):
             model: settled as a system that streams in turns.
             turns: makes the spans, in the form of a system.
             query: asked in the first turn; by default the system's own.
-            previous: words said before the stream began.
+            previous: words said before the stream began; before: (role, words) of turns of text before it.
             keep, policy: of policies.keep and rules.turn_positions; by default the system's own.
             choose: how tokens are chosen; by default as the system does.
             seconds_per_turn: seconds of video in a turn, see System.patches_of_turns; by default as the
@@ -129,7 +130,7 @@ class TurnSession(AskedTurns):
         self._begin_keeping()
         self.given, self.t_step = given, model.t_per_step
         self.query = self.system.query if query is None else query
-        self.context: list[Span] = turns.begin(previous if isinstance(previous, str) else tuple(previous), system_text)
+        self.context: list[Span] = turns.begin(previous, system_text, before=before)
         self.context = self.keep.beginning(self.context)
         self._begin_context = list(self.context)
         self.next_position = self.num_rounds = self.num_steps = self.num_thinned = 0

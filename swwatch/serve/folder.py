@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from urllib.parse import unquote, urlsplit
+from urllib.parse import quote, unquote, urlsplit
 
 from swwatch.client.codes import ProtocolError
 
@@ -42,9 +42,13 @@ class Folder:
                 return inside
         raise ProtocolError("not_found", "no such file here: GET /api/files lists what there is", fatal=True)
 
-    def name_of(self, url: str) -> str:
-        """The name of the file that a file:// address leads to. Raises ProtocolError: not_found, as `path`."""
-        parts = urlsplit(url)
+    def name_of(self, address: str) -> str:
+        """The name of the file that a file:// address, or a bare absolute path, leads to.
+
+        Raises:
+            ProtocolError: unsupported: there is no folder, or it is an address of another machine.
+        """
+        parts = urlsplit(f"file://{quote(address)}" if address.startswith("/") else address)
         path = Path(unquote(parts.path))
         if self.root is None or parts.netloc not in ("", "localhost"):
             raise ProtocolError("unsupported", "this server reads no such address: only files of --files FOLDER")

@@ -21,11 +21,11 @@ TYPES = {401: "authentication_error", 403: "permission_error", 404: "not_found_e
 def refusal(error: ProtocolError) -> JSONResponse:
     """The answer to a request that is not done."""
     headers = {"www-authenticate": "Bearer"} if error.code == "unauthorised" else None
-    return JSONResponse(error_body(error.code, error.message), STATUS.get(error.code, 400), headers)
+    return JSONResponse(error_body(error.code, error.message, error.param), STATUS.get(error.code, 400), headers)
 
 
-def error_body(code: str, message: str) -> dict:
-    """Its body."""
+def error_body(code: str, message: str, param: str | None = None) -> dict:
+    """Its body. Args: param: the field of the request that is at fault."""
     status = STATUS.get(code, 400)
     kind = TYPES.get(status, "server_error" if status >= 500 else "invalid_request_error")
-    return {"error": {"code": code, "message": message, "type": kind, "param": None}}
+    return {"error": {"code": code, "message": message, "type": kind, "param": param}}

@@ -81,7 +81,7 @@ class Stages:
         for checkpoint in self.checkpoints:
             if name in (checkpoint.variant, checkpoint.name):
                 return checkpoint
-        raise ProtocolError("not_found", f"no such model: choose one of {self._names()}")
+        raise ProtocolError("not_found", f"no such model: choose one of {self._names()}", param="model")
 
     def _names(self) -> str:
         return ", ".join(checkpoint.variant for checkpoint in self.checkpoints)
@@ -94,7 +94,8 @@ class Stages:
         """
         engine = engine or self.engine
         if engine not in (AUTO, *ENGINES):
-            raise ProtocolError("unsupported", f"no such engine: choose one of {', '.join(ENGINES)}", fatal=True)
+            known = ", ".join(ENGINES)
+            raise ProtocolError("unsupported", f"no such engine: choose one of {known}", fatal=True, param="engine")
         with self._lock:
             key = checkpoint.variant, engine
             if key in self._stages and not self._stages[key].alive:  # it told its sessions why
@@ -104,7 +105,7 @@ class Stages:
                 try:
                     self._stages[key] = self._make(checkpoint.loaded, engine=engine, **self._options)
                 except UserError as error:
-                    raise ProtocolError("unsupported", str(error), fatal=True) from error
+                    raise ProtocolError("unsupported", str(error), fatal=True, param="engine") from error
             return self._stages[key]
 
     def begin(self) -> None:

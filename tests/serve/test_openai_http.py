@@ -12,6 +12,7 @@ import pytest
 
 from swwatch.data.prompt import prompt_ids
 from swwatch.engine import door
+from swwatch.rules.spans import ids_of
 from swwatch.rules.systems import SYSTEMS
 from swwatch.rules.variants import VARIANTS
 from swwatch.watch.local import watch
@@ -203,8 +204,19 @@ def test_turns_stay_turns_and_the_systems_words_stand_before_them(client, video,
     assert asked[0].endswith(f"system\nBe brief.<|im_end|>\n<|im_start|>user\n{turns_asked}<|vision_start|>")
     with pytest.raises(openai.BadRequestError, match="the last turn is the assistant's"):
         client.chat.completions.create(model="group", messages=turns[:3])
-    chat = client.chat.completions.create(model="livecc", max_tokens=3, messages=turns)
-    assert chat.choices[0].message.content is not None
+
+
+@pytest.mark.parametrize("name", SYSTEMS)
+def test_turns_stay_turns_before_a_chat_systems_video(server, name):
+    loaded = server.server.sessions.stages.named(name).loaded
+    before = [("user", "What moves?"), ("assistant", "A square.")]
+    session = door.open_stream(loaded, question="Which colour?", system="Be brief.", before=before)
+    plain = door.open_stream(loaded, question="Which colour?", system="Be brief.")
+    told = loaded.tokenizer.decode(ids_of(session.context))
+    turns = "user\nWhat moves?<|im_end|>\n<|im_start|>assistant\nA square.<|im_end|>\n"
+    assert told.startswith(f"<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>{turns}")
+    assert told.replace(f"<|im_start|>{turns}", "") == loaded.tokenizer.decode(ids_of(plain.context))
+    assert session.query == "Which colour?" and session.keep.beginning(session.context) == session.context
 
 
 # --- where the video is ------------------------------------------------------------------------------------------
@@ -221,18 +233,17 @@ def test_one_video_says_the_same_wherever_it_is(server, client, video, clip):
     inside = {"file_data": data_url(clip.read_bytes(), "video/mp4"), "filename": "x.mp4"}
     assert said(ask(client, {"type": "file", "file": inside})) == want
     root = server.server.sessions.folder.root
-    for url in (f"file://{root}/a%20clip.mp4", f"file://localhost{root}/a clip.mp4"):
-        assert said(ask(client, {"type": "video_url", "video_url": {"url": url}})) == want
+    for url in (f"file://{root}/a%20clip.mp4", f"file://localhost{root}/a clip.mp4", f"{root}/a clip.mp4"):
+        assert said(ask(client, linked_video(url))) == want
     assert server.server.sessions.uploads._stored == {}, "what came inside a request goes with its session"
 
 
 @pytest.mark.parametrize("path", ["out.mp4", "../clip.mp4", "nothing.mp4", "%00.mp4"])
 def test_file_addresses_lead_to_the_allowed_folder_alone(server, client, path):
-    url = f"file://{server.server.sessions.folder.root}/{path}"
-    with pytest.raises(openai.NotFoundError, match="no such file here"):
-        ask(client, {"type": "video_url", "video_url": {"url": url}})
-    with pytest.raises(openai.NotFoundError, match="no such file here"):
-        ask(client, {"type": "video_url", "video_url": {"url": "file:///etc/passwd"}})
+    root = server.server.sessions.folder.root
+    for url in (f"file://{root}/{path}", f"{root}/{path}", "file:///etc/passwd", "/etc/passwd", f"/{root}/a clip.mp4"):
+        with pytest.raises(openai.NotFoundError, match="no such file here"):
+            ask(client, linked_video(url))
 
 
 def test_addresses_are_fetched_only_where_the_server_may(client):
@@ -292,6 +303,10 @@ def shown(kind: str, data: bytes) -> dict:
     return {"messages": user({"type": "image_url", "image_url": {"url": data_url(data, kind)}})}
 
 
+def linked_video(url: str) -> dict:
+    return {"type": "video_url", "video_url": {"url": url}}
+
+
 def linked(url: str) -> dict:
     return {"messages": user({"type": "image_url", "image_url": {"url": url}})}
 
@@ -316,12 +331,13 @@ def linked(url: str) -> dict:
         (404, "no such model", {"model": "gpt-4o"}),
         (400, "messages", {"messages": []}),
         (400, "messages", {"messages": [{"role": "user", "content": "x"}] * 257}),
-        (400, "messages.0.role", {"messages": [{"role": "tool", "content": "x"}]}),
+        (400, "messages[0].role", {"messages": [{"role": "tool", "content": "x"}]}),
         (400, "there is no video", {"messages": [{"role": "user", "content": "Hello?"}]}),
         (400, "there is no video", {"messages": [{"role": "user", "content": None}]}),
-        (400, "messages.0.content.0.type", {"messages": user({"type": "input_audio", "input_audio": {}})}),
+        (400, "messages[0].content[0].type", {"messages": user({"type": "input_audio", "input_audio": {}})}),
         (400, "has no image_url", {"messages": user({"type": "image_url"})}),
         (400, "one video at a time", {"messages": user(frame(), {"type": "file", "file": {"file_id": "x"}})}),
+        (400, "one video at a time", {"messages": user({"type": "file", "file": {"file_id": "x"}}, frame())}),
         (400, "send a data URL in base64", linked("data:,x")),
         (400, "base64 of a picture", linked("data:image/png;base64,%%%")),
         (400, "is empty", linked("data:image/png;base64,")),
@@ -340,7 +356,32 @@ def test_mistakes_are_told_in_openais_form(server, status, told, how):
     assert got == status and told in error["message"], error
     assert error.keys() == {"code", "message", "type", "param"} and error["code"]
     assert error["type"] == ("not_found_error" if status == 404 else "invalid_request_error")
+    (field,) = how
+    assert error["param"] == field or error["param"].startswith(
+        ("messages[", "wrong" if field == "wrong" else "stop[")
+    )
     wait_until_free(server)
+
+
+def test_the_place_of_a_mistake_is_named(server):
+    late = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": [frame(), frame(), text("x")]}]
+    late[1]["content"][1]["image_url"] = {"url": "data:image/png;base64,%%%"}
+    places = {
+        "messages[1].content[1]": {"messages": late},
+        "messages[0].content[0].type": {"messages": user({"type": "input_audio"})},
+        "messages": {"messages": user(frame(), text("x" * 201))},
+        "temperature": {"temperature": 3},
+        "schedule": {"schedule": "never"},
+        "engine": {"engine": "steam"},
+        "model": {"model": "gpt-4o"},
+        "tools": {"tools": [{}]},
+    }
+    for place, how in places.items():
+        _, answer = post(server, json.dumps({"model": "group", "messages": user(frame())} | how).encode())
+        assert answer["error"]["param"] == place
+    assert post(server, b"{")[1]["error"]["param"] is None
+    body = json.dumps({"model": "group", "messages": user(linked_video("file:///x.mp4")), "stream": True})
+    assert post(server, body.encode())[1]["error"]["param"] == "messages"
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,8 @@ from swwatch.rules.systems import ELLIPSIS
 from swwatch.serve.folder import Folder
 from swwatch.serve.openai.answer import Stops, Words
 from swwatch.serve.openai.events import parse_event
-from swwatch.serve.openai.request import Reader, Request, parse
+from swwatch.serve.openai.messages import Reader
+from swwatch.serve.openai.request import Request, parse
 from swwatch.serve.settings import Limits
 from tests.helpers.server_process import picture
 

@@ -100,17 +100,24 @@ class Turns:
         return texts_of(self.system.name)
 
     def begin(
-        self, previous: str | tuple[int, ...] = "", system_text: str = SYSTEM_TEXT, chat: bool = False
+        self,
+        previous: str | Sequence[int] = "",
+        system_text: str = SYSTEM_TEXT,
+        chat: bool = False,
+        before: Sequence[tuple[str, str]] = (),
     ) -> list[Span]:
         """What precedes all turns: the system turn and, in systems that have one, the block of previous text.
 
         Args:
             previous: words said before, as text, which is taken as it is, or as token ids.
             chat: ordinary chat follows, whose turns open by themselves.
+            before: (role, words) of turns of text behind the system's, which stay as long as that does.
         """
-        self._refuse_markup(system_text)
-        opens = "" if chat else self.texts.opens
-        spans = [Span(Part.SYSTEM, self._ids(f"<|im_start|>system\n{system_text}<|im_end|>\n{opens}"))]
+        for text in (system_text, *(part for turn in before for part in turn)):
+            self._refuse_markup(text)
+        turns = (("system", system_text), *before)
+        said = "".join(f"<|im_start|>{role}\n{words}<|im_end|>\n" for role, words in turns)
+        spans = [Span(Part.SYSTEM, self._ids(said + ("" if chat else self.texts.opens)))]
         if not self.system.previous_text:
             if previous:
                 raise UserError(f"{self.system.name} keeps no previous text: put it into the query")

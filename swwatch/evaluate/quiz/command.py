@@ -92,6 +92,8 @@ def counted(settings: QuizSettings, path: Path) -> dict:
     if facts.get("settings", {}).get("task", name) != name:
         raise UserError(f"{path} holds answers of {facts['settings']['task']}, not of {name}")
     num_skipped, num_done = len(read_lines(beside(path, "skipped.jsonl"))), len(read_lines(path))
+    if not num_done:
+        raise UserError(f"{path} holds no answer yet: give the command that began it again")
     num_items = facts.get("about", {}).get("num_items", num_done + num_skipped)
     return count(settings, path, num_items, num_skipped, facts)
 

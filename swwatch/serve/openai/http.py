@@ -1,10 +1,11 @@
 """OpenAI's HTTP form: models, files and chat completions, in one piece or as server-sent events."""
 
 import asyncio
+import contextlib
 import json
 import secrets
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 
 from fastapi import FastAPI, Request, Response
 from fastapi.responses import JSONResponse
@@ -13,13 +14,15 @@ from starlette.types import Receive, Scope, Send
 
 from swwatch.client.protocol import ProtocolError, Token, Upload
 from swwatch.engine.door import pace_of
-from swwatch.errors import UserError
+from swwatch.policies.speak import check_schedule
 from swwatch.rules.schedule import seconds_of_step
 from swwatch.serve.door import while_there
 from swwatch.serve.files import Bodies
 from swwatch.serve.openai import request as asking
 from swwatch.serve.openai.answer import Alone, Answer
-from swwatch.serve.refusals import error_body
+from swwatch.serve.openai.messages import Asked, Reader
+from swwatch.serve.openai.request import at
+from swwatch.serve.refusals import STATUS, error_body
 from swwatch.serve.sources import Beside, Given
 from swwatch.serve.stages import Checkpoint
 
@@ -74,14 +77,16 @@ class Chat:
             wanted = await asyncio.to_thread(asking.parse, body)
             checkpoint = self.stages.named(wanted.model)
             fps = checkpoint.loaded.settings.fps
-            reader = asking.Reader(self.limits, self.sessions.folder, wanted.fps or fps)
+            reader = Reader(self.limits, self.sessions.folder, wanted.fps or fps)
             asked = await asyncio.to_thread(reader.read, wanted.messages)
-        answer = await self._open(wanted, asked, checkpoint)
+        with video_at_fault():
+            answer = await self._open(wanted, asked, checkpoint)
         streams = False
         try:
             form = Form(answer, wanted, num_text(checkpoint, asked, answer), seconds_of_step(fps))
             pieces = answer.pieces()
-            first = await while_there(request, anext(pieces, None))
+            with video_at_fault():
+                first = await while_there(request, anext(pieces, None))
             if wanted.stream:
                 streams = True
                 return Stream(answer, form.events(first, pieces))
@@ -90,19 +95,21 @@ class Chat:
             if not streams:
                 answer.close()
 
-    async def _open(self, wanted: asking.Request, asked: asking.Asked, checkpoint: Checkpoint) -> Answer:
+    async def _open(self, wanted: asking.Request, asked: Asked, checkpoint: Checkpoint) -> Answer:
         settings, uploads, stored = checkpoint.loaded.settings, self.sessions.uploads, None
-        try:
+        video, asked.video = asked.video, None  # the bytes of a file are held no longer than it takes to store them
+        with at("schedule"):
+            if wanted.schedule is not None:
+                check_schedule(wanted.schedule, checkpoint.variant)
+        with at("temperature"):
             options = {"choose": wanted.choose(settings.own_choose), "system": asked.system, "before": asked.before}
-        except UserError as error:
-            raise ProtocolError("unsupported", str(error)) from error
-        if asked.video is not None:
-            stored = await uploads.store(asked.video)
-            asked.video, asked.source = None, Upload(kind="upload", id=stored)
+        if isinstance(video, bytes):
+            stored = await uploads.store(video)
+            video = Upload(kind="upload", id=stored)
         try:
             source = Given(asked.pictures, self.limits.max_pixels) if asked.pictures else None
             connection = Alone()
-            opening = asked.open(wanted, checkpoint.variant)
+            opening = asked.open(wanted, checkpoint.variant, video)
             session, _ = await self.sessions.open(opening, connection, Beside(source, True, options))
         finally:
             if stored is not None:
@@ -111,7 +118,18 @@ class Chat:
         return Answer(session, connection, not pace_of(settings), limit, list(wanted.stop))
 
 
-def num_text(checkpoint: Checkpoint, asked: asking.Asked, answer: Answer) -> int:
+@contextlib.contextmanager
+def video_at_fault() -> Iterator[None]:
+    """What a client did wrong and no field is named for is in the messages: the video, or words that cannot be."""
+    try:
+        yield
+    except ProtocolError as error:
+        if error.param is None and STATUS.get(error.code, 400) in (400, 404, 413):
+            error.param = "messages"
+        raise
+
+
+def num_text(checkpoint: Checkpoint, asked: Asked, answer: Answer) -> int:
     """Tokens of what was asked in words."""
     words = (answer.session.opened.question, asked.system or "", *(words for _, words in asked.before))
     return sum(len(checkpoint.loaded.tokenizer.encode(text, add_special_tokens=False)) for text in words)
@@ -149,7 +167,7 @@ class Form:
             if self._usage:
                 yield _event(self._head | {"object": "chat.completion.chunk", "choices": [], "usage": self._used()})
         except ProtocolError as error:
-            yield _event(error_body(error.code, error.message))
+            yield _event(error_body(error.code, error.message, error.param))
         yield "data: [DONE]\n\n"
 
     def _chunk(self, delta: dict, finish: str | None = None, **ours: dict) -> str:

@@ -16,7 +16,8 @@ from swwatch.rules.schedule import seconds_of_step
 from swwatch.serve.connection import Connection
 from swwatch.serve.openai import events
 from swwatch.serve.openai.answer import Words
-from swwatch.serve.openai.request import decoded, in_data_url, valid
+from swwatch.serve.openai.messages import decoded, in_data_url
+from swwatch.serve.openai.request import valid
 from swwatch.serve.refusals import error_body
 from swwatch.serve.session import Session
 from swwatch.serve.sources import Beside
