@@ -8,8 +8,7 @@ A stream without end evicts old tokens (`keep`) and numbers the rest anew (`rein
 they first stood, in one go, so that ten thousand re-numberings leave no more error than one.
 
 What was watched depends on no text, so it may be computed elsewhere and brought here: `export` there, `receive` here.
-A forward that failed half-way is undone with `mark` and `restore`. Stored tensors are never written to: a store grows
-by being replaced, so that nobody's view of the older one changes.
+A forward that failed half-way is undone with `mark` and `restore`.
 """
 
 import weakref
@@ -20,6 +19,7 @@ import torch
 from transformers.cache_utils import Cache, DynamicLayer
 
 from swwatch.model.parking import Parking, turned
+from swwatch.model.stores import Stores
 from swwatch.rules.chosen import chosen, sent
 from swwatch.rules.layout import Layout
 from swwatch.rules.visibility import SEES, WATCHED
@@ -56,7 +56,7 @@ class _StoreLayer(DynamicLayer):
         super().__init__()
         self.number = number
         self.cache = weakref.proxy(cache)  # not a cycle: a closed session's memory is returned at once
-        self.stores, self.first_keys, self.query = {}, {}, None
+        self.stores, self.first_keys, self.query = Stores(), Stores(), None
 
     def update(self, key_states: torch.Tensor, value_states: torch.Tensor, query=None, *args, **kwargs):
         """Append the rows announced by `StreamCache.admit`; return what those rows may read."""
@@ -67,16 +67,13 @@ class _StoreLayer(DynamicLayer):
         new = torch.stack([key_states, value_states])  # (2, B, N, Q, D)
         for stream, index in self.cache.incoming.items():
             self.append(stream, new if index is None else new[..., chosen(index, new.device), :])
-        read = [self.stores[stream] for stream in self.cache.readable if stream in self.stores]
-        return torch.cat(read, dim=-2).unbind(0) if len(read) > 1 else read[0].unbind(0)
+        return self.stores.read(self.cache.readable).unbind(0)
 
     def append(self, stream: int, new: torch.Tensor, first: torch.Tensor | None = None) -> None:
         """Add keys and values (2, B, N, Q, D) to a store. `first`: the keys as they were first rotated; None: so."""
-        old = self.stores.get(stream)
-        self.stores[stream] = new if old is None else torch.cat([old, new], dim=-2)
+        self.stores.append(stream, new)
         if self.cache.moves:
-            old, first = self.first_keys.get(stream), new[0] if first is None else first
-            self.first_keys[stream] = first if old is None else torch.cat([old, first], dim=-2)
+            self.first_keys.append(stream, new[0] if first is None else first)
 
     def keep(self, stream: int, index: torch.Tensor) -> None:
         """Hold the tokens of `index` (K',) in a store, in that order, and no others."""
@@ -94,7 +91,7 @@ class _StoreLayer(DynamicLayer):
         """Forget what a store holds beyond its first `length` tokens; it may hold fewer."""
         for stores in (self.stores, self.first_keys):
             if stream in stores and stores[stream].shape[-2] > length:
-                # a view: this is called when there is no memory left. The rest goes when the store grows again
+                # a view: this is called when there is no memory left
                 stores[stream] = stores[stream][..., :length, :]
 
     def get_seq_length(self) -> int:
@@ -273,8 +270,8 @@ class StreamCache(Cache):
         stream the columns of its tokens. Nothing is copied, and nothing that happens to this cache changes it."""
         return {
             "tokens": {stream: dict(vars(tokens)) for stream, tokens in self.tokens.items()},
-            "stores": [dict(layer.stores) for layer in self.layers],
-            "first_keys": [dict(layer.first_keys) for layer in self.layers],
+            "stores": [layer.stores.snapshot() for layer in self.layers],
+            "first_keys": [layer.first_keys.snapshot() for layer in self.layers],
             "first_positions": dict(self.first_positions),
             "num_fed": self.num_fed,
             "parking": self.parking.state(),
@@ -298,13 +295,18 @@ class StreamCache(Cache):
         if self.long_term is not None:
             self.long_term.load_state(state["long_term"])
         for layer, stores, first_keys in zip(self.layers, state["stores"], state["first_keys"], strict=True):
-            layer.stores, layer.first_keys = dict(stores), dict(first_keys)
+            layer.stores, layer.first_keys = Stores(stores), Stores(first_keys)
 
     @property
     def nbytes(self) -> int:
         """Bytes that the keys and values take; those that are parked on the host count there."""
-        held = [store for layer in self.layers for store in (*layer.stores.values(), *layer.first_keys.values())]
-        return sum(store.nbytes for store in held)
+        parts = [part for layer in self.layers for part in (*layer.stores.values(), *layer.first_keys.values())]
+        return sum(part.nbytes for part in parts)
+
+    @property
+    def held_nbytes(self) -> int:
+        """With the room for more of them."""
+        return sum(sum((layer.stores.held | layer.first_keys.held).values()) for layer in self.layers)
 
     def _list(self, stream: int, new: Layout, first: torch.Tensor | None = None) -> None:
         if self.moves:

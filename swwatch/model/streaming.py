@@ -88,19 +88,25 @@ class Streaming:
         Returns:
             (V,) float32 logits after that row, (n, V) of a range, or None; with `decides` that and the chance.
         """
-        mask = sent(cache.admit(rows), embeds.device)
-        if self.attention == "flash_attention_2":
-            mask = None  # causal by check_attention, and aligned to the end of the keys
         hidden = self.model.language_model(
             **self.llm_inputs(embeds[None], rows.where(Kind.VIDEO)[None]),
             position_ids=sent(rows.position_ids[:, None], embeds.device),
-            attention_mask=self.backend_mask(mask),
+            attention_mask=self._admit(cache, rows, embeds.device),
             past_key_values=cache,
             use_cache=True,
         ).last_hidden_state
         wanted = chosen(predicts, hidden.device) if isinstance(predicts, range) else predicts
         logits = None if wanted is None else self.lm_head(hidden[0, wanted]).float()
         return logits if decides is None else (logits, self.not_yet(hidden[0, decides]))
+
+    def _admit(self, cache: StreamCache, rows: Layout, device: torch.device) -> torch.Tensor | None:
+        """Announce rows to a cache; returns their mask (1, 1, Q, K), as the attention of every layer takes it."""
+        mask = sent(cache.admit(rows), device)
+        if self.attention == "flash_attention_2":
+            return None  # causal by check_attention, and aligned to the end of the keys
+        if self.attention == "sdpa" and device.type == "cpu":  # else every layer makes the same of it
+            return torch.where(mask, torch.zeros((), dtype=self.dtype), -torch.inf)
+        return self.backend_mask(mask)
 
     def not_yet(self, hidden: torch.Tensor) -> torch.Tensor:
         """States (D,) after the last norm -> the chance that it is too early to speak: of another picture as the next
@@ -132,14 +138,12 @@ class Streaming:
         if len(caches) == 1:
             return [self.step(caches[0], rows[0], embeds[0], predicts[0], decides[0])]
         device, text = embeds[0].device, self.model.language_model
-        masks = [sent(cache.admit(new), device) for cache, new in zip(caches, rows, strict=True)]
-        if self.attention == "flash_attention_2":
-            masks = [None] * len(caches)  # as in `step`
+        masks = [self._admit(cache, new, device) for cache, new in zip(caches, rows, strict=True)]
         sizes, shown = [len(new) for new in rows], torch.cat([new.where(Kind.VIDEO) for new in rows])
         hidden = text(
             **self.llm_inputs(torch.cat(list(embeds))[None], shown[None]),
             position_ids=sent(torch.cat([new.position_ids for new in rows], dim=1)[:, None], device),
-            attention_mask=self.mask_as_it_is([self.backend_mask(mask) for mask in masks]),
+            attention_mask=self.mask_as_it_is(masks),
             past_key_values=SessionBatch(caches, sizes),
             use_cache=True,
         ).last_hidden_state

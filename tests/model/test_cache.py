@@ -8,6 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from swwatch.model.stores import slots_for
 from swwatch.policies.choose import Greedy
 from swwatch.policies.speak import WaitK
 from swwatch.rules.cursor import Cursor
@@ -187,7 +188,9 @@ def test_bytes_are_counted_and_returned_with_the_cache(load_tiny):
     assert source.nbytes == sink.nbytes == source.num_fed * row
     speak(loaded, sink, cursor, 0, [1, 2])
     assert sink.nbytes == (source.num_fed + 2) * row
-    held = [weakref.ref(store) for layer in sink.layers for store in layer.stores.values()]
+    assert sink.held_nbytes == slots_for(source.num_fed + 2) * row
+    held = [weakref.ref(layer.stores.read((WATCHED,))._base) for layer in sink.layers]
+    assert all(store() is not None for store in held)
     gc.disable()  # at once, not when the collector comes round
     try:
         del sink

@@ -133,7 +133,7 @@ def play(
             second["gap_s"] = (now - emitted[0]) / (len(emitted) - 1) if len(emitted) > 1 else None
             second["fed"] = sum(work.watched + work.said for work in stopwatch.work if work.what != "look")
             second["held"] = sum(map(len, session.cache.tokens.values()))
-            second["cache"], second["position"] = session.cache.nbytes, stopwatch.largest_position
+            second["cache"], second["position"] = session.cache.held_nbytes, stopwatch.largest_position
             second["memory"] = None if memory is None else memory - before
             seconds.append(second)
             emitted.clear()

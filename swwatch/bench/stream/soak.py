@@ -23,7 +23,7 @@ def soak(engines: Engines, engine: str, point: Point, settings: StreamSettings) 
     clock, steps = RealTimeClock(), settings.soak_steps
     session = engines.open(engine, point.k, steps, clock)
     stream = Camera(engines.pictures(point.video_tokens, 8), clock, settings.soak_rate, steps, settings.queue)
-    meters = {"memory": lambda: memory_now(engines.cuda), "cache": lambda: session.cache.nbytes}
+    meters = {"memory": lambda: memory_now(engines.cuda), "cache": lambda: session.cache.held_nbytes}
     played = play(session, engines.answering(engine), stream, meters=meters)
 
     columns = {"at_s": played.emit_s, "step": played.steps, "lag_s": played.lags_s, **played.meters}

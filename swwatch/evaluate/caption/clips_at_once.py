@@ -7,6 +7,7 @@ import torch
 from swwatch.data.budget import BUDGETS
 from swwatch.data.video import FRAMES_PER_STEP
 from swwatch.model.loading import Loaded
+from swwatch.model.stores import slots_for
 from swwatch.rules.families import head_size
 
 MOST = 32  # beyond it a forward is no longer bound by reading the weights, and more clips gain little
@@ -32,7 +33,8 @@ def clips_at_once(asked: str, loaded: Loaded, *, max_frames: int, max_new_tokens
 
 
 def bytes_of_clip(loaded: Loaded, *, max_frames: int, max_new_tokens: int, prompt_len: int = 64) -> int:
-    """Keys and values of the longest clip, over all layers; the other half of the memory is for activations."""
+    """Keys and values of the longest clip, over all layers, and the room that a cache has for more; the other half of
+    the memory is for activations."""
     text = loaded.model.config.text_config
     factor = loaded.processor.video_processor.patch_size * loaded.processor.video_processor.merge_size
     rows, columns = BUDGETS[loaded.settings.pixel_budget].size(*WIDE, max_frames, factor=factor)
@@ -40,4 +42,4 @@ def bytes_of_clip(loaded: Loaded, *, max_frames: int, max_new_tokens: int, promp
     num_text = prompt_len + len(loaded.markup.around(range(steps))) + max_new_tokens
     num_tokens = num_text + steps * (rows // factor) * (columns // factor)
     width = text.num_key_value_heads * head_size(text)
-    return num_tokens * 2 * text.num_hidden_layers * width * loaded.model.dtype.itemsize
+    return slots_for(num_tokens) * 2 * text.num_hidden_layers * width * loaded.model.dtype.itemsize
