@@ -13,19 +13,21 @@ from torch.utils.data import Sampler, get_worker_info
 from swwatch.data.annotations import resolve_video
 from swwatch.data.frame_cache import FrameCache
 from swwatch.data.pixels import FrameEncoder, merged_grids
-from swwatch.data.prompt import Markup, Prompts, answer_ids, fill, prompt_ids, question_of
+from swwatch.data.prompt import Markup, Prompts, answer_ids, ask_ids, fill, prompt_ids, question_of
 from swwatch.data.samples import MAX_REPLACEMENTS, Draw, Sample, Samples, Size, Skip
-from swwatch.data.timed import captions_of, decisions_of, plan_of
+from swwatch.data.timed import captions_of, decisions_of, plan_of, plan_of_asked
 from swwatch.data.token_counts import TokenCounter, backend_of
+from swwatch.data.turns.conversation import TimedQuestion, asked_of
 from swwatch.data.video import FRAMES_PER_STEP, READERS, iter_steps, measure
 from swwatch.errors import UserError
 from swwatch.policies.see import ALL, See
 from swwatch.policies.see.seen import see_video
-from swwatch.policies.speak import Speak
+from swwatch.policies.speak import Speak, WaitK
 from swwatch.policies.think import OFF, Think
 from swwatch.rules.cursor import layout
 from swwatch.rules.layout import Layout
 from swwatch.rules.schedule import FPS, Planned, seconds_of_step
+from swwatch.rules.variants import Speaks, speaking
 
 __all__ = ["MAX_REPLACEMENTS", "Draw", "Sample", "Skip"]  # of data.samples
 
@@ -128,50 +130,58 @@ class ClipDataset(Samples):
         prompt = self.prompt(question_of(record, drawn))
         captions = self.captions(record)
         answers = [answer_ids(self.tokenizer, text, self.markup) for _, text in captions]
+        asked = self.asked(record)
+        questions = [ask_ids(self.tokenizer, one.question, self.markup) for one in asked]
         grids = tuple(merged_grids(grid_thw, self.merge))
         sizes = len(self.markup.suffix), len(self.markup.header), self.t_per_step, seconds_of_step(self.fps)
         num_text = len(prompt) + sizes[0] + sum(sizes[1] + len(answer) for answer in answers)
-        num_text += self.num_thought(len(grids))
+        num_text += sum(map(len, questions)) + self.num_thought(len(grids))
         kept = self.steps_kept(num_text, len(grids), grids[0][0] * grids[0][1])
         if num_cut := len(grids) - kept:  # patches are in the order of time, and each step's are its own
             grids, pixel_values = grids[:kept], pixel_values[: len(pixel_values) // len(grids) * kept].clone()
             grid_thw = grid_thw - torch.tensor([[num_cut, 0, 0]])
         patches = tuple(self.markup.announced(see_video(self.see, pixel_values, grids)))
-        schedule, starts = self.schedule.for_clip(video_id), None
+        schedule, starts, steps = self.schedule.for_clip(video_id), None, ()
+        times, lengths = [at_s for at_s, _ in captions], [len(answer) for answer in answers]
         if self.schedule.learned:
-            times, lengths = [at_s for at_s, _ in captions], [len(answer) for answer in answers]
             schedule = plan_of(times, lengths, len(grids), sizes[-1], self.schedule.k)
             starts, answers = schedule.starts, answers[: len(schedule.starts)]
+        elif asked:
+            schedule, steps = plan_of_asked(times[1:], lengths, len(grids), sizes[-1], self.schedule.k)
+            starts = schedule.starts
         answer = [token for ids in answers for token in ids]
         thoughts, thought = self.thoughts(record, epoch, len(grids))
-        how = (
-            self.variant,
-            len(prompt),
-            patches,
-            len(answer),
-            schedule,
-            *sizes,
-            starts,
-            thoughts,
-            len(self.markup.note),
-        )
+        places = tuple(zip(steps, map(len, questions), strict=True))
+        how = self.variant, len(prompt), patches, len(answer), schedule, places, *sizes, starts, thoughts
+        how += (len(self.markup.note),)
         early = self.see.drops and not self.see.decides_late  # then what is dropped differs from clip to clip
         tokens = (_layout if early else _shared_layout)(*how)
         held = patches if early else ()
         decisions = decisions_of(tokens, schedule, self.schedule.balanced) if self.schedule.learned else None
-        filled = fill(tokens, self.markup, prompt, answer, thought)
+        filled = fill(tokens, self.markup, sum(questions, prompt), answer, thought)
         return Sample(*filled, tokens, pixel_values, grid_thw, num_cut, held, decisions)
 
     def captions(self, record: dict) -> list[tuple[float, str]]:
-        """(seconds, text) of what is said of a record's video: its caption, from the beginning on, or where the SPEAK
-        policy is learned its captions with their times.
+        """(seconds, text) of what is said of a record's video: its caption, from the beginning on, and its answers, or
+        where the SPEAK policy is learned its captions with their times.
 
         Raises:
             UserError: it has none of these.
         """
         if self.schedule.learned:
             return captions_of(record)
-        return [(0.0, record["human_caption"])]
+        return [(0.0, record["human_caption"]), *((one.time_s, one.answer) for one in self.asked(record))]
+
+    def asked(self, record: dict) -> tuple[TimedQuestion, ...]:
+        """What is asked in mid-stream.
+
+        Raises:
+            UserError: the record's `qa_stream` holds no such rows, or what is trained cannot be asked so.
+        """
+        asked, able = asked_of(record), speaking(Speaks.PARALLEL)
+        if asked and not (self.variant in able and isinstance(self.schedule, WaitK)):
+            raise UserError(f"a qa_stream is for {', '.join(able)} with wait-k, not {self.variant} {self.schedule}")
+        return asked
 
     def thoughts(self, record: dict, epoch: int, num_steps: int) -> tuple[Planned | None, list[int]]:
         """What is thought in a sample, as a stream would do it, and its ids; none where a draw says so.
@@ -292,8 +302,9 @@ class _Counter:
         for _, caption in self.clips.captions(record):
             if self.markup.search(caption):
                 answer_ids(self.clips.tokenizer, caption, self.clips.markup)  # which refuses it
-        own = question_of(record, "")
-        return answer + len(self.clips.markup.suffix) + (len(self.clips.prompt(own)) if own else self.prompt)
+        own, clips = question_of(record, ""), self.clips
+        asked = sum(len(ask_ids(clips.tokenizer, one.question, clips.markup)) for one in clips.asked(record))
+        return answer + asked + len(clips.markup.suffix) + (len(clips.prompt(own)) if own else self.prompt)
 
 
 def missing_videos(
@@ -345,12 +356,10 @@ class EpochOrder(Sampler):
         return ((epoch, index) for index in order)
 
 
-def _layout(
-    variant, prompt_len, patches, answer_len, schedule, suffix_len, header_len, t_per_step, step_s, starts, *thoughts
-) -> Layout:
+def _layout(variant, prompt_len, patches, answer_len, schedule, asked, *more) -> Layout:
     """`layout` with arguments that can be remembered."""
-    sizes = {"suffix_len": suffix_len, "header_len": header_len, "t_per_step": t_per_step, "step_s": step_s}
-    sizes |= {"starts": starts} | dict(zip(("thoughts", "note_len"), thoughts, strict=True))
+    names = ("suffix_len", "header_len", "t_per_step", "step_s", "starts", "thoughts", "note_len")
+    sizes = dict(zip(names, more, strict=True)) | {"questions": dict(asked)}
     return layout(variant, prompt_len, patches, answer_len, schedule=schedule, **sizes)
 
 

@@ -7,11 +7,14 @@ at its time or later, or when the one before it is over, and is said k tokens a 
     steps     0        1        2          3          4
     said      -        -        A red ci   rcle.<end> -
     decided   not yet  not yet  begin      (going on) not yet
+
+Questions in mid-stream, in a record's `qa_stream`, need no such policy: each stands before the patch of the step in
+which it is asked, at which its answer begins.
 """
 
 import math
 from collections.abc import Sequence
-from itertools import accumulate
+from itertools import accumulate, pairwise
 
 import torch
 
@@ -75,6 +78,31 @@ def plan_of(times: Sequence[float], lengths: Sequence[int], num_steps: int, step
             step += 1
         free = step
     return Planned(tuple(at), tuple(starts))
+
+
+def plan_of_asked(
+    times: Sequence[float], lengths: Sequence[int], num_steps: int, step_s: float, k: int
+) -> tuple[Planned, tuple[int, ...]]:
+    """When a narration speaks that is asked in mid-stream.
+
+    Args:
+        times: of the questions, rising, seconds; one that comes within a step or at its end is asked in it.
+        lengths: tokens of what is said from the first step on, and of each answer.
+    Returns:
+        The plan, and the step of each question.
+    Raises:
+        UserError: the video is over by then, or what was said before is not.
+    """
+    steps = tuple(max(0, math.ceil(round(at_s / step_s, 6)) - 1) for at_s in times)
+    for (begun, asked), length, at_s in zip(pairwise([0, *steps]), lengths, times, strict=False):
+        if asked >= num_steps:
+            raise UserError(f"the question at {at_s:g} s comes after the video, which has {num_steps * step_s:g} s")
+        if begun + math.ceil(length / k) > asked:
+            raise UserError(
+                f"at {at_s:g} s, when a question is asked, what was said before is not over: it has {length} tokens, "
+                f"{k} a step"
+            )
+    return plan_of([0.0, *((step + 0.5) * step_s for step in steps)], lengths, num_steps, step_s, k), steps
 
 
 def decisions_of(tokens: Layout, plan: Planned, balanced: bool) -> torch.Tensor:

@@ -40,15 +40,16 @@ class Claim:
     text: str
     rule: str
     evidence: tuple[Evidence, ...]
+    verdicts: tuple[str, str, str] = (REPRODUCED, NOT_REPRODUCED, UNDECIDED)
 
     @property
     def verdict(self) -> str:
         signs = [sign for one in self.evidence for sign in one.signs]
         if signs and all(sign > 0 for sign in signs):
-            return REPRODUCED
+            return self.verdicts[0]
         if any(all(sign < 0 for sign in one.signs) for one in self.evidence):
-            return NOT_REPRODUCED
-        return UNDECIDED
+            return self.verdicts[1]
+        return self.verdicts[2]
 
 
 def more(low: float, high: float) -> int:

@@ -3,8 +3,9 @@
 Continues where it was stopped. The small size takes about 90 minutes on 2 cores, the quick one (group and interleave,
 one seed) under 20; --size large is meant for GPUs.
 
-`swwatch study base` makes the pretrained toy model that all else can be fine-tuned from, and `swwatch study
-policies` compares every policy of SEE, KEEP and SPEAK on models fine-tuned from it.
+`swwatch study base` makes the pretrained toy model that all else can be fine-tuned from. On models fine-tuned from it
+`swwatch study policies` compares every policy of SEE, KEEP and SPEAK, and `swwatch study thinking` those that think
+with those that do not.
 """
 
 import os
@@ -45,6 +46,7 @@ class StudySettings:
 OTHERS = {
     "base": "swwatch.study.base",
     "policies": "swwatch.study.policies",
+    "thinking": "swwatch.study.thinking",
 }  # what else `swwatch study` makes -> its module
 
 

@@ -39,6 +39,7 @@ class Test:
         variant: of the model.
         tables: whose policies are put on.
         asks: questions are asked in mid-stream; else the model narrates.
+        shares: that are told, see study.compared; by default those of what is done.
     """
 
     name: str
@@ -47,8 +48,10 @@ class Test:
     tables: tuple[str, ...]
     seconds: int
     asks: bool = False
+    shares: tuple[str, ...] = ()
 
 
+Row = tuple[str, str, str]  # test, table, policy
 TESTS = {
     test.name: test
     for test in (
@@ -75,9 +78,17 @@ class PolicyPlan:
     clips: int
     seconds: int
 
+    @property
+    def tests(self) -> dict[str, Test]:
+        return TESTS
+
+    def rows(self) -> list[Row]:
+        """What is compared in each test, the plain first."""
+        return rows()
+
     def cells(self) -> list[tuple[int, str, str, str]]:
         """(seed, test, table, policy) of everything; seeds in turn."""
-        return [(seed, *row) for seed in self.seeds for row in rows()]
+        return [(seed, *row) for seed in self.seeds for row in self.rows()]
 
 
 PLANS = {
@@ -86,7 +97,7 @@ PLANS = {
 }
 
 
-def rows() -> list[tuple[str, str, str]]:
+def rows() -> list[Row]:
     """(test, table, policy): of each table what is compared with first."""
     return [
         (test.name, table, policy)

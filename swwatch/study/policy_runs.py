@@ -2,7 +2,7 @@
 
 import statistics
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
@@ -10,20 +10,24 @@ from pathlib import Path
 import torch
 
 from swwatch.bench.stopwatch import Stopwatch
+from swwatch.data.prompt import ask_ids
 from swwatch.data.video import iter_steps
 from swwatch.engine.base import BaseSession
 from swwatch.engine.door import open_stream
-from swwatch.engine.requests import drive
-from swwatch.engine.source import Ask, StepEncoder
-from swwatch.engine.trace import Asked, SimulatedClock, Watched
-from swwatch.engine.turns import Said
+from swwatch.engine.requests import Run, drive
+from swwatch.engine.source import Ask, Step, StepEncoder
+from swwatch.engine.trace import Asked, Reflected, SimulatedClock, Spoken, Watched
+from swwatch.engine.turns import Said, TurnSession
 from swwatch.metrics.events import event_timing
 from swwatch.model.loading import Loaded
 from swwatch.narrate.words import Token, watching
 from swwatch.policies.see import parse_see
+from swwatch.rules.layout import Kind
+from swwatch.rules.spans import Part
+from swwatch.rules.visibility import THOUGHT, WATCHED
 from swwatch.toy import clips
 from swwatch.toy.mentions import mentions
-from swwatch.toy.questions import questions_of
+from swwatch.toy.questions import WATCH, questions_of
 from swwatch.toy.scores import clip_counts, toy_events
 
 CHOOSE = "greedy:1:max_new_tokens=none"
@@ -36,13 +40,13 @@ class Cost:
     Attributes:
         step_s: CPU seconds of each step, decoding and words included.
         fed: tokens that went through the LLM, those read anew included; cache, host: most bytes held at once, on the
-            device and parked.
+            device and parked; video, thoughts: most tokens of these in view after a step.
     """
 
     def __init__(self, session: BaseSession, watch: Stopwatch):
         self.session, self.watch = session, watch
         self.step_s: list[float] = []
-        self.fed = self.cache = self.host = 0
+        self.fed = self.cache = self.host = self.video = self.thoughts = 0
         self._last = time.process_time()
 
     def note(self) -> None:
@@ -51,6 +55,8 @@ class Cost:
         self.fed += sum(work.watched + work.said for work in self.watch.work if work.what != "look")
         self.cache = max(self.cache, self.session.cache.nbytes)
         self.host = max(self.host, self.session.cache.parking.nbytes)
+        video, thoughts = in_view(self.session)
+        self.video, self.thoughts = max(self.video, video), max(self.thoughts, thoughts)
         self.skip()
 
     def skip(self) -> None:
@@ -63,8 +69,23 @@ class Cost:
         """Medians of the first and of the last fifth of the steps; the very first step prepares."""
         some = max(1, len(self.step_s) // 5)
         early, late = self.step_s[1 : some + 1] or self.step_s, self.step_s[-some:]
-        times = {"early_s": statistics.median(early), "late_s": statistics.median(late)}
-        return times | {"fed": self.fed, "cache_bytes": self.cache, "host_bytes": self.host, "steps": len(self.step_s)}
+        times = {
+            "early_s": statistics.median(early),
+            "late_s": statistics.median(late),
+            "mean_s": statistics.mean(self.step_s),
+        }
+        held = {"cache_bytes": self.cache, "host_bytes": self.host, "video": self.video, "thoughts": self.thoughts}
+        return times | {"fed": self.fed, "steps": len(self.step_s)} | held
+
+
+def in_view(session: BaseSession) -> tuple[int, int]:
+    """Tokens of video, and of thoughts, that a session has in view."""
+    if isinstance(session, TurnSession):
+        video = sum(len(span) for span in session.context if span.part is Part.VIDEO)
+        thoughts = sum(len(span) for span in session.context if span.part in (Part.PREVIOUS, Part.ANSWER))
+        return video, thoughts * session.system.thinks
+    held = session.cache.tokens
+    return int(held[WATCHED].where(Kind.VIDEO).sum()), len(held[THOUGHT]) if THOUGHT in held else 0
 
 
 @torch.no_grad()
@@ -102,35 +123,74 @@ def narrated(loaded: Loaded, record: dict, video: Path, seconds: int, **policies
 
 
 @torch.no_grad()
-def asked(loaded: Loaded, record: dict, video: Path, seconds: int, keep: str) -> dict:
-    """The questions of a clip, asked in chat turns that are silent else; each leaves no trace.
+def asked(
+    loaded: Loaded,
+    record: dict,
+    video: Path,
+    seconds: int,
+    keep: str,
+    think: str | None = None,
+    choose: str = ANSWER,
+    rounds: int = 1,
+) -> dict:
+    """The questions of a clip, asked in a stream that is silent else; each leaves no trace.
 
+    Args:
+        think: of a narration; None: it is no narration, but chat turns, which think where their system does.
+        choose: how answers and thoughts are chosen.
+        rounds: how often each kind is asked.
     Returns:
-        `answers`: kind -> [right, asked]; tokens `recalled` by the KEEP policy; what `Cost.told` tells.
+        `asked`: [kind, whether the answer was right, seconds since what it is about was over, CPU seconds from the
+        question to the end of its answer] of each; tokens `recalled` by the KEEP policy, and `thought`; what
+        `Cost.told` tells.
     """
-    session = open_stream(loaded, keep=keep, choose=ANSWER, question="")
+    form = {"question": ""} if think is None else {"question": WATCH, "think": think}
+    session = open_stream(loaded, keep=keep, choose=choose, **form)
     watch, encode = Stopwatch(loaded.model), StepEncoder(loaded)
-    cost, answers, recalled = Cost(session, watch), {}, 0
+    cost, answers, recalled, thought, waiting = Cost(session, watch), [], 0, 0, []
+    list(drive(watch, session.begin()))
+    questions = questions_of(record, seconds, rounds)
     for frames in islice(_steps(loaded, video), int(seconds / loaded.settings.step_s)):
-        step = encode(frames)
-        for question in questions_of(record):
-            if question.at_s != step.end_s:
+        waiting.append(encode(frames))
+        for question in questions:
+            if question.at_s != waiting[-1].end_s:
                 continue
-            kept = session.state()
-            session.asks.append(Ask((), question.text))
-            said = ""
-            for event in drive(watch, session.turn([step])):
-                recalled += event.num_recalled if isinstance(event, Asked) else 0
-                if isinstance(event, Said):
-                    said = loaded.tokenizer.decode(event.words).strip()
+            kept, begin = session.state(), time.process_time()
+            ids = ask_ids(loaded.tokenizer, question.text, loaded.markup)
+            said, came, end = _answer(loaded, drive(watch, _watch(session, waiting, [Ask(tuple(ids), question.text)])))
             session.restore(kept)
-            counts = answers.setdefault(question.kind, [0, 0])
-            counts[0] += said == question.word
-            counts[1] += 1
+            answers.append([question.kind, said == question.word, question.at_s - question.since_s, end - begin])
+            recalled += came
         cost.skip()
-        list(drive(watch, session.turn([step], silent=True)))
+        if len(waiting) == (session.steps_due if isinstance(session, TurnSession) else 1):
+            events = list(drive(watch, _watch(session, waiting)))
+            thought += sum(isinstance(event, Reflected) for event in events)
+            waiting = []
         cost.note()
-    return {"answers": answers, "recalled": recalled, **cost.told()}
+    told = {"asked": answers, "recalled": recalled, "thought": thought, **cost.told()}
+    return told | ({"lag_s": statistics.mean(lag_s for *_, lag_s in answers)} if answers else {})
+
+
+def _watch(session: BaseSession, steps: Sequence[Step], asks: Sequence[Ask] = ()) -> Run:
+    """Watch steps that make a turn, or the one of a narration, with what is asked then."""
+    session.asks += asks
+    if isinstance(session, TurnSession):
+        yield from session.turn(steps, silent=not asks)
+        return
+    (step,) = steps
+    yield from session.watch(step.pixel_values, step.grid_thw, step.arrival_s)
+
+
+def _answer(loaded: Loaded, events: Iterator) -> tuple[str, int, float]:
+    """What is said to a question, how many tokens it recalled, and when it was over, by the CPU's clock."""
+    ids, recalled, end = [], 0, time.process_time()
+    for event in events:
+        recalled += event.num_recalled if isinstance(event, Asked) else 0
+        if isinstance(event, Spoken):
+            ids, end = [*ids, event.token_id], time.process_time()
+        if isinstance(event, Said) and not event.thought:  # of chat turns, without what ends them
+            ids = list(event.words)
+    return loaded.tokenizer.decode(ids, skip_special_tokens=True).strip(), recalled, end
 
 
 def put_on(loaded: Loaded, see: str) -> Loaded:

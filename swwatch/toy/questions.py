@@ -1,16 +1,20 @@
 """What is asked of a toy clip, and the answer: multiple choice, about nothing after the moment of asking.
 
-Which kinds a world is asked is in its row of toy.world. For each split three files:
+Which kinds a world is asked is in its row of toy.world. For each split these files:
     questions_SPLIT.json    for `swwatch quiz`, in StreamingBench's form: what is shown is [0, time_stamp)
     chat_SPLIT.jsonl        to train on: ordinary chat about whole clips, question after question, and the caption
     asked_SPLIT.jsonl       to train on: short streams in chat turns that are silent but for answers
-The last two ask without options, and are answered in a word.
+    noted_SPLIT.jsonl       the same with notes of what happened, segment by segment, for chat systems that think
+    watched_SPLIT.jsonl     the same for narrations: streams of whole clips that are silent but for answers, with notes
+All but the first ask without options, and are answered in a word.
 """
 
 import json
+import math
 import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 from pathlib import Path
 
 import numpy as np
@@ -22,19 +26,23 @@ from swwatch.toy.world import COLORS, DIRECTIONS, SCENES, SHAPES, SPLITS, Event
 
 LETTERS = "ABCDE"
 STREAM_S = 24  # of a stream to train on: what happens later is left to those that are tested
+SEGMENT_S = 8  # of a stream with notes
 DESCRIBE = "What is shown in this video?"
+WATCH, SILENCE = "Watch, and answer.", "..."  # what a narration is asked that waits for questions, and says till then
 COUNTS = ("0", "1", "2", "3", "4 or more")
 
 
 @dataclass(frozen=True)
 class Question:
-    """Asked at `at_s` seconds, of kind `kind`; `answer` is one of `options`."""
+    """Asked at `at_s` seconds, of kind `kind`; `answer` is one of `options`, and follows from what was over at
+    `since_s` or later: who remembers less may not know."""
 
     at_s: float
     kind: str
     text: str
     options: tuple[str, ...]
     answer: str
+    since_s: float = 0.0
 
     @property
     def word(self) -> str:
@@ -90,14 +98,29 @@ def ask(events: Sequence[Event], kinds: Sequence[str], seed: int) -> list[Questi
             continue
         seen = events[: int(rng.integers(kind.least, most + 1))]
         at_s = seen[-1].end_s if kind.at_end else events[len(seen)].start_s
-        asked.append(Question(at_s, name, kind.text.format(color), kind.options, kind.answer(seen, color)))
+        answer = kind.answer(seen, color)
+        asked.append(Question(at_s, name, kind.text.format(color), kind.options, answer, _since(kind, seen, color)))
     return sorted(asked, key=lambda question: question.at_s)
 
 
-def questions_of(record: dict) -> list[Question]:
-    """What a record of the toy world is asked: the same each time; nothing where its level is no world."""
-    events = [Event(**values) for values in record["events"]]
-    return ask(events, SCENES[record["level"]].asks, zlib.crc32(record["video_id"].encode()))
+def _since(kind: Kind, seen: Sequence[Event], color: str) -> float:
+    """When the latest event was over that one must remember, with all after it, to answer right."""
+    enough = range(len(seen) - kind.least + 1)
+    known = takewhile(lambda first: kind.answer(seen[first:], color) == kind.answer(seen, color), enough)
+    return seen[max(known)].end_s
+
+
+def questions_of(record: dict, until_s: float = math.inf, rounds: int = 1) -> list[Question]:
+    """What a record of the toy world is asked: the same each time; nothing where its level is no world.
+
+    Args:
+        until_s: nothing that ends later is asked about, or counts.
+        rounds: how often each kind is asked, at other times.
+    """
+    events = [Event(**values) for values in record["events"] if values["end_s"] <= until_s]
+    kinds, seed = SCENES[record["level"]].asks, zlib.crc32(record["video_id"].encode())
+    asked = [question for number in range(rounds) for question in ask(events, kinds, seed + number)]
+    return sorted(asked, key=lambda question: question.at_s)
 
 
 def at_the_end(record: dict) -> list[Question]:
@@ -134,6 +157,8 @@ def write_questions(root: Path) -> dict[Path, int]:
             f"questions_{split}.json": [json.dumps(rows, indent=1) + "\n"],
             f"chat_{split}.jsonl": [json.dumps(_chat(*pair)) + "\n" for pair in pairs],
             f"asked_{split}.jsonl": [json.dumps(_stream(*pair)) + "\n" for pair in pairs],
+            f"noted_{split}.jsonl": [json.dumps(_stream(*pair, notes=True)) + "\n" for pair in pairs],
+            f"watched_{split}.jsonl": [json.dumps(_watched(*pair)) + "\n" for pair in pairs],
         }
         for name, lines in files.items():
             write_atomic(root / name, lines)
@@ -163,13 +188,27 @@ def _chat(record: dict, video: str) -> list[dict]:
     return messages
 
 
-def _stream(record: dict, video: str) -> list[dict]:
-    """A stream of the first seconds, asked twice about each kind, but once a second."""
-    over = [event for event in record["events"] if event["end_s"] <= STREAM_S]
-    events, seed = [Event(**values) for values in over], zlib.crc32(video.encode())
-    asks = SCENES[record["level"]].asks
+def _asked_rows(record: dict, video: str, until_s: float = math.inf) -> list[list]:
+    """[start, end, question, answer], twice about each kind, but once a second."""
+    events = [Event(**values) for values in record["events"] if values["end_s"] <= until_s]
+    asks, seed = SCENES[record["level"]].asks, zlib.crc32(video.encode())
     asked = {question.at_s: question for again in range(2) for question in ask(events, asks, seed + again)}
-    rows = [[at_s, at_s, question.text, question.word] for at_s, question in sorted(asked.items())]
-    shown = {"type": "video", "video": video, "video_start": 0.0, "video_end": events[-1].end_s}
-    said = {"type": "text_stream", "text_stream": [], "qa_stream": rows}
+    return [[at_s, at_s, question.text, question.word] for at_s, question in sorted(asked.items())]
+
+
+def _stream(record: dict, video: str, notes: bool = False) -> list[dict]:
+    """A stream of the first seconds in chat turns."""
+    over = [note for note in record["thoughts"] if note["at_s"] <= STREAM_S]
+    end_s = over[-1]["at_s"]
+    shown = {"type": "video", "video": video, "video_start": 0.0, "video_end": end_s}
+    said = {"type": "text_stream", "text_stream": [], "qa_stream": _asked_rows(record, video, STREAM_S)}
+    if notes:
+        said["text_stream"] = [[note["at_s"], note["at_s"], note["text"]] for note in over]
+        said["ends_s"] = [*range(SEGMENT_S, math.ceil(end_s), SEGMENT_S), end_s]
     return [{"role": "user", "content": [shown]}, {"role": "assistant", "content": [said]}]
+
+
+def _watched(record: dict, video: str) -> dict:
+    """A narration of a whole clip that says nothing by itself, in the form of annotations."""
+    told = {"question": WATCH, "human_caption": SILENCE, "qa_stream": _asked_rows(record, video)}
+    return record | told | {"video_path": video}

@@ -5,7 +5,7 @@ shape takes another colour half way; `wordy` directions told in more or fewer wo
 apart; `long` as single, up to 30 s. For each scene `mixed` draws single, recolor or wordy, `hard` any level.
 Worlds are levels that are asked about (toy/questions.py): `basics` short clips for what a model must know before all
 else; `still` nothing to be seen for most of the time; `count` a minute of which the whole must be kept in mind;
-`ten_minutes` events one behind the other for so long.
+`ten_minutes` events one behind the other for so long; `half_minute` as count, for those that are to be trained.
 Nothing here reads or writes files.
 """
 
@@ -54,6 +54,7 @@ WORLDS = {
     "still": Level(event_s=2, num_events=(4, 6), pause_s=(5, 15), asks=(*NOW, "last colour", "first colour")),
     "count": Level(event_s=3, num_events=(10, 12), pause_s=(1, 3), asks=(*NOW, *PAST)),
     "ten_minutes": Level(event_s=2, num_events=(300, 300), asks=(*NOW, *PAST)),
+    "half_minute": Level(event_s=3, num_events=(4, 5), pause_s=(1, 2), asks=(*NOW, *PAST)),
 }
 SCENES = LEVELS | WORLDS  # every level that a scene can be made of
 

@@ -10,12 +10,17 @@ import pytest
 import torch
 
 from swwatch.data.dataset import MAX_REPLACEMENTS, Draw, EpochOrder, missing_videos
-from swwatch.data.prompt import IGNORED, Prompts
+from swwatch.data.prompt import IGNORED, Prompts, ask_ids
 from swwatch.data.records import Records
-from swwatch.policies.speak import RandomK
+from swwatch.engine.requests import drive
+from swwatch.engine.source import Ask
+from swwatch.errors import UserError
+from swwatch.policies.choose import Greedy
+from swwatch.policies.speak import RandomK, WaitK
 from swwatch.rules.layout import Kind
 from swwatch.rules.variants import VARIANTS
 from tests.helpers.small_clips import clip_dataset, make_clips, write_video
+from tests.helpers.streams import Paced, Stream, ToldSession
 
 PROMPTS = Prompts("Be brief.", ("What happens?", "Describe the video.", "What is seen?"), "unused")
 
@@ -80,6 +85,54 @@ def test_a_sample_has_one_step_a_second_and_as_many_video_tokens_as_its_grid(mak
         assert steps == 2 + i % 3 == int(sample.tokens.step.max()) + 1
         assert int(sample.tokens.where(Kind.VIDEO).sum()) == steps * rows * columns // 4
         assert len(sample.pixel_values) == steps * rows * columns and sample.pixel_values.dtype == torch.float32
+
+
+QUESTIONS = [
+    [1.2, 1.5, "Which colour?", "red"],
+    [4, 4, "Which way?", "left"],
+]  # in steps 1 and 3, of which no more follow
+
+
+@pytest.mark.parametrize("variant", ["group", "gap", "overlap"])
+def test_a_narration_that_is_asked_in_mid_stream_is_trained_as_it_streams(make, load_tiny, variant):
+    dataset, loaded = make(variant, schedule=WaitK(12)), load_tiny(variant)
+    record = dataset.records[2] | {"human_caption": "Here.", "question": "Watch.", "qa_stream": QUESTIONS}
+    sample = dataset.build(record, 0)
+    with torch.no_grad():
+        logits = loaded.model(
+            input_ids=sample.input_ids[None],
+            position_ids=sample.tokens.position_ids[:, None],
+            attention_mask=sample.tokens.visible()[None, None],
+            pixel_values_videos=sample.pixel_values,
+            video_grid_thw=sample.video_grid_thw,
+        ).logits[0]
+    grids = [torch.tensor([[1, *sample.video_grid_thw[0, 1:].tolist()]])] * 4
+    answer = sample.labels[sample.labels != IGNORED].tolist()
+    stream = Stream(dataset.prompt("Watch."), list(sample.pixel_values.chunk(4)), grids, answer)
+    asks = {1: "Which colour?", 3: "Which way?"}
+    orders = {step: [Ask(tuple(ask_ids(dataset.tokenizer, text, loaded.markup)), text)] for step, text in asks.items()}
+    session = ToldSession(loaded.model, stream.prompt, schedule=WaitK(12), choose=Greedy(max_new_tokens=12))
+    list(drive(loaded.model, session.tell(answer).run(Paced(stream, None, orders))))
+    told = logits[:-1][sample.labels[1:] != IGNORED]
+    torch.testing.assert_close(torch.stack(session.seen_logits), told, atol=1e-4, rtol=0)
+    ((length, cut),) = dataset.counter()([record], [(8, 56, 56)])
+    assert length == len(sample.input_ids) and not cut
+
+
+@pytest.mark.parametrize(
+    ("variant", "schedule", "rows", "reason"),
+    [
+        ("interleave", WaitK(12), QUESTIONS, "for overlap, group, gap with wait-k"),
+        ("group", RandomK(3, 1), QUESTIONS, "with wait-k, not group random:3"),
+        ("group", WaitK(12), [[5, 5, "When?", "now"]], "at 5 s comes after the video, which has 4 s"),
+        ("group", WaitK(1), QUESTIONS, "what was said before is not over"),
+        ("group", WaitK(12), [["soon", "When?"]], "qa_stream, row 0"),
+    ],
+)
+def test_questions_that_cannot_be_asked_in_mid_stream_are_told(make, variant, schedule, rows, reason):
+    dataset = make(variant, schedule=schedule)
+    with pytest.raises(UserError, match=reason):
+        dataset.build(dataset.records[2] | {"qa_stream": rows}, 0)
 
 
 def test_an_unreadable_video_is_replaced_the_same_way_each_time_and_told(make, tmp_path):

@@ -6,8 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from swwatch.data.annotations import parse_line
 from swwatch.data.seek_jsonl import parse_conversation
-from swwatch.data.turns.conversation import read
+from swwatch.data.turns.conversation import TimedQuestion, asked_of, read
 from swwatch.errors import UserError
 from swwatch.evaluate.quiz import tasks
 from swwatch.toy.clips import Recipe, write_dataset
@@ -75,7 +76,7 @@ def conversations(path):
 
 def test_files_to_train_on_hold_the_answers_in_a_word(tmp_path):
     write_dataset(tmp_path, Recipe(2, 0, 3, "count"))
-    _, chat, asked = write_questions(tmp_path)
+    _, chat, asked, noted, watched = write_questions(tmp_path)
     records = [json.loads(file.read_text()) for file in sorted((tmp_path / "PE-Video/train").glob("*.json"))]
     for record, talk, stream in zip(records, conversations(chat), conversations(asked), strict=True):
         told = {content[-1]: answer for content, answer in talk.turns}
@@ -88,6 +89,25 @@ def test_files_to_train_on_hold_the_answers_in_a_word(tmp_path):
             events = [Event(**event) for event in record["events"] if event["end_s"] <= row.time_s]
             if row.question == KINDS["third colour"].text:
                 assert row.answer == events[2].color
+    for record, stream, line in zip(records, conversations(noted), watched.read_bytes().splitlines(), strict=True):
+        notes = {word.end_s: word.text for word in stream.words}
+        assert notes == {event["end_s"]: Event(**event).words() for event in record["events"] if event["end_s"] <= 24}
+        assert stream.ends_s[:2] == (8, 16) and stream.ends_s[-1] == max(notes)
+        narration = parse_line(line)
+        assert [TimedQuestion(*row[1:]) for row in narration["qa_stream"]] == list(asked_of(narration))
+        assert len(narration["thoughts"]) == len(record["events"]) > len(notes)
+
+
+@given(worlds, st.integers(0, 200), st.integers(0, 200))
+def test_who_remembers_what_an_answer_is_about_would_say_the_same(level, index, seed):
+    events = make_scene(1, index, level=level).events
+    for question in ask(events, WORLDS[level].asks, seed):
+        kind, over = KINDS[question.kind], [event for event in events if event.end_s <= question.at_s]
+        color = next((word for word in question.text.rstrip("?").split() if word in KINDS["colour now"].options), "")
+        known = [event for event in over if event.end_s >= question.since_s]
+        assert kind.answer(known, color) == question.answer
+        less = [event for event in over if event.end_s > question.since_s]
+        assert len(less) < kind.least or kind.answer(less, color) != question.answer
 
 
 def test_clips_of_a_level_that_is_no_world_are_refused(tmp_path):

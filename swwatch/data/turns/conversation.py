@@ -82,7 +82,7 @@ def read(record: dict) -> Commentary | Chat:
     query = "\n".join(filter(None, (_text(part.get("text") or "", "text").strip() for part in asked)))
     words = Transcript.read(_rows(streams[0], "text_stream"), "text_stream").words
     ends_s = tuple(streams[0].get("ends_s", ())) or tuple(word.end_s for word in words if " " in word.text)
-    return Commentary(query, words, _asked(_rows(streams[0], "qa_stream")), **context, ends_s=ends_s)
+    return Commentary(query, words, asked_of(streams[0]), **context, ends_s=ends_s)
 
 
 def span_of(record: dict) -> tuple[float, float | None]:
@@ -114,9 +114,14 @@ def _rows(stream: dict, name: str) -> list:
     return rows
 
 
-def _asked(rows: list) -> tuple[TimedQuestion, ...]:
+def asked_of(stream: dict) -> tuple[TimedQuestion, ...]:
+    """The questions of a stream, or of a narration's record, in the order of time.
+
+    Raises:
+        UserError: its `qa_stream` is no list of rows.
+    """
     made = []
-    for number, row in enumerate(rows):
+    for number, row in enumerate(_rows(stream, "qa_stream")):
         try:
             _, time_s, question, answer = row
             made.append(

@@ -1,0 +1,110 @@
+"""Rows of a plan compared: models are fine-tuned from one BASE, each row is tried on the same clips, a page tells it.
+
+Each result is a cell in a file of its own, so that a comparison goes on where it was stopped.
+"""
+
+import json
+import os
+import zlib
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from importlib import import_module
+from pathlib import Path
+
+from swwatch.config import check_least, read_settings, setting
+from swwatch.data.annotations import write_atomic
+from swwatch.errors import UserError
+from swwatch.paths import ROOT, only_one
+from swwatch.study.base import BaseSettings, make_base
+from swwatch.study.jobs import Job, run_all
+from swwatch.study.policy_plan import PolicyPlan, Row, cell_path
+
+
+@dataclass(frozen=True)
+class CompareSettings:
+    """Settings of `swwatch study policies` and of `swwatch study thinking`."""
+
+    quick: bool = setting(False, "one seed, few and short clips")
+    out: Path = setting(ROOT / "output" / "study", "where it is kept", output="folder")
+    base: Path | None = setting(None, "checkpoint to fine-tune from (default: the BASE, made where it is not there)")
+    steps: int | None = setting(None, "optimizer steps of each fine-tuning instead of the size's own", least=1)
+    clips: int | None = setting(None, "of each test, instead of the size's own", least=1)
+    seconds: int | None = setting(None, "of each clip at most, instead of the size's own", least=10)
+    jobs: int | None = setting(None, "trainings side by side (default: one a core)", least=1)
+    report_only: bool = setting(False, "write the report of what is there")
+    report: Path | None = setting(None, "folder of the report (default: into the study)", output="page")
+
+    def __post_init__(self):
+        check_least(self)
+
+    def plan_of(self, plans: dict[str, PolicyPlan]) -> PolicyPlan:
+        own = {name: getattr(self, name) for name in ("steps", "clips", "seconds")}
+        return replace(plans["quick" if self.quick else "full"], **{k: n for k, n in own.items() if n is not None})
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One of these.
+
+    Attributes:
+        name: `swwatch study NAME`; plans: by size.
+        jobs_of: (plan, folder, base) -> what makes clips and models.
+        model_of: row -> the model that it is tried on, a folder name without the seed.
+        run: (loaded, row, record, video, seconds) -> what came of one clip.
+        page: module whose write_page(plan, folder, out) tells the results.
+    """
+
+    name: str
+    plans: dict[str, PolicyPlan]
+    jobs_of: Callable[[PolicyPlan, Path, Path], list[Job]]
+    model_of: Callable[[Row], str]
+    run: Callable[..., dict]
+    page: str
+
+
+def compare(comparison: Comparison, argv: list[str], about: str) -> int:
+    """The program of a comparison."""
+    program = ["study", comparison.name]
+    settings = read_settings(CompareSettings, argv, program=" ".join(["swwatch", *program]), about=about)
+    plan, out = settings.plan_of(comparison.plans), settings.out.resolve()
+    if settings.report_only:
+        base = settings.base or BaseSettings(out).folder / "base"
+    else:
+        base = settings.base or make_base(BaseSettings(out))
+    base = base.resolve()
+    folder = out / f"{comparison.name}-{plan.steps}-{zlib.crc32(str(base).encode()):08x}"
+    with only_one(folder, str(folder)):
+        if not settings.report_only:
+            from swwatch.model.repeat import repeat_of, write_note
+
+            at_once = settings.jobs or len(os.sched_getaffinity(0))
+            run_all(comparison.jobs_of(plan, folder, base), folder / "jobs", at_once=at_once)
+            measure(comparison, plan, folder)
+            note, results = folder / f"run-{plan.name}.json", [f"cells/{plan.clips}-{plan.seconds}/*.json"]
+            write_note(note, repeat_of(program, settings, note, results=results, models={str(base): None}))
+        write_page = import_module(comparison.page).write_page
+        page = write_page(plan, folder, settings.report or folder / f"report-{plan.name}")
+    print(f"report: {page}")
+    return 0
+
+
+def measure(comparison: Comparison, plan: PolicyPlan, folder: Path) -> None:
+    """Every cell that is not there yet."""
+    from swwatch.model.loading import load
+    from swwatch.study.policy_runs import clips_of
+
+    cells = [cell for cell in plan.cells() if not cell_path(folder, plan, *cell).exists()]
+    loaded = {}
+    for number, (seed, *row) in enumerate(cells, start=1):
+        test, key = plan.tests[row[0]], f"{comparison.model_of(tuple(row))}-{seed}"
+        if key not in loaded:
+            loaded = {key: load(folder / key, device="cpu")}
+        result: dict = {"clips": []}
+        try:
+            for clip in clips_of(folder / f"{test.world}-{plan.clips}", plan.clips):
+                seconds = min(test.seconds, plan.seconds)
+                result["clips"].append(comparison.run(loaded[key], tuple(row), *clip, seconds))
+        except UserError as error:
+            result["refused"] = str(error)
+        write_atomic(cell_path(folder, plan, seed, *row), [json.dumps(result) + "\n"])
+        print(f"  [{number}/{len(cells)}] seed {seed}, {', '.join(row)}", flush=True)
