@@ -10,10 +10,11 @@ from hypothesis import strategies as st
 
 from swwatch.data.annotations import read_jsonl
 from swwatch.data.dataset import missing_videos
+from swwatch.data.prepare.command import main
 from swwatch.data.prepare.funqa import Job, arrange, prepare_split
 from swwatch.data.prepare.funqa_rules import LIMITS, problem_of, record_of, video_id
 from swwatch.data.tasks import SUBTASKS
-from swwatch.errors import UserError
+from swwatch.errors import UserError, run
 from tests.helpers.pe_video_files import count_words
 from tests.helpers.small_clips import write_video
 
@@ -199,3 +200,10 @@ def test_a_sample_is_a_part_of_any_larger_one_and_keeps_the_order(size, seed):
 def test_a_sample_larger_than_what_passes_is_an_error():
     with pytest.raises(UserError, match="only 40 test records pass"):
         arranged([{"video_id": f"H2-{n}", "task": "H2"} for n in range(40)], sample=41)
+
+
+def test_flags_of_shards_are_refused_and_told_what_takes_their_place(capsys):
+    for flags in (["--part", "1/2"], ["--part=1/2"], ["--join"], ["--cluster", "local"]):
+        assert run(main, ["--task", "funqa", *flags]) == 2
+        told = capsys.readouterr().err
+        assert flags[0].partition("=")[0] in told and "--workers" in told
