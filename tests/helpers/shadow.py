@@ -68,6 +68,7 @@ class Shadow:
         num_devices: cuda:0, cuda:1, ...
         values: whether tensors with fractions have any.
         streams: who wrote and read what, in which order.
+        hooks: of gradients, by what computes the tensor and the place among its results.
     """
 
     num_devices: int = 1
@@ -76,6 +77,7 @@ class Shadow:
     launches: Counter = field(default_factory=Counter)
     moved_bytes: int = 0
     streams: Streams = field(default_factory=Streams)
+    hooks: dict[tuple, list] = field(default_factory=lambda: defaultdict(list))
 
     @property
     def races(self) -> list[str]:
@@ -114,6 +116,12 @@ class OnShadow(torch.Tensor):
 
     def tolist(self) -> list:
         return self.cpu().tolist()
+
+    def untyped_storage(self) -> torch.UntypedStorage:
+        return self.inner.untyped_storage()
+
+    def register_hook(self, hook) -> None:
+        _here.hooks[self.grad_fn, self.output_nr].append(hook)
 
     def record_stream(self, stream) -> None:
         self.memory.lent.add(stream)
@@ -213,7 +221,7 @@ class About:
 def _about(func) -> About:
     schema = func._schema
     written = tuple(a.name for a in schema.arguments if a.alias_info is not None and a.alias_info.is_write)
-    alias = {min(a.alias_info.before_set): a.name for a in schema.arguments if a.name in written}
+    alias = {name: a.name for a in schema.arguments if a.name in written for name in a.alias_info.before_set}
     returned = [r.alias_info for r in schema.returns]
     waits = (
         "a shape depends on data" if func in SHAPE_FROM_DATA else "a value is read" if func in READS_A_VALUE else ""
@@ -444,6 +452,15 @@ def cuda_shadow(num_devices: int = 1, values: bool = True):
 
 def backward(loss: torch.Tensor) -> None:
     """As `loss.backward()`, a node at a time: torch's engine asks the driver for its streams before it begins."""
+    at_the_end: list = []
+    engine = mock.Mock(spec=["queue_callback"], queue_callback=at_the_end.append)
+    with mock.patch.object(torch.autograd.Variable, "_execution_engine", engine):
+        _backward(loss)
+        for call in at_the_end:
+            call()
+
+
+def _backward(loss: torch.Tensor) -> None:
     root, seen, open_edges = loss.grad_fn, set(), Counter()
     todo = [root]
     while todo:
@@ -456,10 +473,21 @@ def backward(loss: torch.Tensor) -> None:
     found, ready = defaultdict(dict), [root]
     found[root][0] = torch.ones_like(loss)
     while ready:
-        node = ready.pop()
+        node = ready.pop(
+            max(range(len(ready)), key=lambda i: ready[i]._sequence_nr() % (1 << 64))
+        )  # as torch's engine
         given = found.pop(node, {})
-        made = node(*(given.get(i) for i in range(len(node._input_metadata)))) if given else ()
+        for number, gradient in given.items():
+            for hook in _here.hooks.pop((node, number), ()):
+                made = hook(gradient)
+                given[number] = gradient if made is None else made
+        compute = node if callable(node) else node.apply  # of C++ or of Python
+        made = compute(*(given.get(i) for i in range(len(node._input_metadata)))) if given else ()
         made = made if isinstance(made, tuple) else (made,)
+        more = len(made) - len(node.next_functions)  # for what was no tensor, where a function is Python's
+        if more > 0:
+            assert made[:more] == (None,) * more, node
+            made = made[more:]
         for (other, number), gradient in zip_longest(node.next_functions, made):
             if other is None:
                 continue

@@ -4,6 +4,10 @@ from collections import Counter
 
 import pytest
 import torch
+import torch.distributed as dist
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
+from torch.testing._internal.distributed.fake_pg import FakeStore
 
 from swwatch.data.collator import Collator
 from swwatch.data.prompt import IGNORED, load_prompts
@@ -87,3 +91,59 @@ def test_masks_for_flex_and_flash_are_made_on_the_device(load_tiny, clips):
             assert torch.equal(getattr(mask, name).cpu(), getattr(theirs[0], name))
         assert segments["max_length_q"] == theirs[1]["max_length_q"]
         assert segments["cu_seq_lens_q"].tolist() == theirs[1]["cu_seq_lens_q"].tolist()
+
+
+# ---- shards: torch's fake collectives bring nothing, so what comes out means nothing ------------------------------
+
+
+@pytest.fixture
+def four_processes():
+    """This one among four that answer at once."""
+    dist.init_process_group("fake", store=FakeStore(), rank=0, world_size=4)
+    yield
+    dist.destroy_process_group()
+
+
+def in_shards(loaded):
+    """FSDP2 around what accelerate puts it around: layers, and the rest; it computes in bfloat16."""
+    model = to_shadow(loaded.model).train()
+    how = {"mesh": init_device_mesh("cuda", (4,)), "mp_policy": MixedPrecisionPolicy(torch.bfloat16, torch.float32)}
+    pieces = [*model.model.language_model.layers, *model.model.visual.blocks]
+    for layer in pieces:
+        fully_shard(layer, **how)
+    return fully_shard(model, **how), len(pieces)
+
+
+def learn(model, batch):
+    """A whole step, and what learned in it."""
+    model.loss_way = "chunked"
+    backward(model(**on_device(batch)).loss)
+    parameters = [p for p in model.parameters() if p.grad is not None]
+    torch.nn.utils.clip_grad_norm_(parameters, 1.0)
+    torch.optim.AdamW(parameters, lr=1e-3).step()
+    return parameters
+
+
+def test_a_step_in_shards_gathers_each_layer_twice_and_waits_no_more_often(
+    load_tiny, clips, four_processes, monkeypatch
+):
+    loaded = load_tiny("group")
+    batch = packed(loaded, clips, "group")
+    with cuda_shadow() as shadow:
+        plain = to_shadow(loaded.model).train()
+        model, num_pieces = in_shards(loaded)
+        with shadow.counting() as alone:
+            whole = learn(plain, batch)
+        with shadow.counting() as seen:
+            parts = learn(model, batch)
+        assert Counter(seen.waits) == Counter(alone.waits) and shadow.races == []
+        assert len(parts) == len(whole) == len(list(model.parameters()))
+        for part, parameter in zip(parts, whole, strict=True):
+            assert part.grad.shape == parameter.shape and part.grad.to_local().device == torch.device("cuda:0")
+            assert part.grad.to_local().shape[0] == -(-len(parameter) // 4)
+        gathers, scatters = (seen.launches[f"c10d._{name}_base_.default"] for name in ("allgather", "reduce_scatter"))
+        assert gathers == 2 * num_pieces + 1, "forward and backward; the rest stays until its backward is over"
+        assert scatters == num_pieces + 1
+        monkeypatch.setattr(type(torch.cuda.current_stream()), "wait_event", lambda *_: None)
+        learn(model, batch)
+        assert any("comes behind no wait" in race for race in shadow.races), "streams of the engine that do not wait"
