@@ -9,6 +9,8 @@ import os
 import socket
 import threading
 import webbrowser
+from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import NoReturn
 
@@ -41,7 +43,10 @@ def main(argv: list[str]) -> NoReturn:
     if settings.files is not None and not settings.files.is_dir():
         raise UserError(f"--files {settings.files}: there is no such folder")
     with handled_by(leave_at_once):
-        serve(settings)
+        if settings.replicas is None:
+            serve(settings)
+        else:
+            serve_several(settings)
         leave(0)  # a picture that is still being decoded is not waited for
 
 
@@ -50,28 +55,35 @@ def leave_at_once(number: int, frame) -> NoReturn:
     raise SystemExit(128 + number)
 
 
-def serve(settings: ServeSettings) -> None:
-    """Load, bind, print the address, and serve until a signal comes."""
+def serve(settings: ServeSettings, make: Callable | None = None, tell: Callable[[int], None] | None = None) -> None:
+    """Bind, load, print the address, and serve until a signal comes.
+
+    Args:
+        make: what is served, of settings and gate; by default `build`.
+        tell: called with the port, in place of printing.
+    """
     from swwatch.serve import auth
 
     token = auth.choose_token(settings.token, settings.host, settings.no_token)
     gate = auth.Gate(token, auth.check_origins(settings.allow_origin), is_loopback(settings.host))
     listener = bind(settings.host, settings.port)  # before the model: a port in use should not cost its loading
     try:
-        server = build(settings, gate)
+        server = (make or build)(settings, gate)
     except BaseException:
         listener.close()
         raise
     from swwatch.serve.log import log, to_stderr
     from swwatch.serve.running import run
 
-    to_stderr(settings.log_level)
+    to_stderr(settings.log_level, **({} if settings.replica is None else {"replica": settings.replica}))
     port = listener.getsockname()[1]
     address = page_address(settings.host, port)
-    for note in server.notes:
-        print(f"note: {note}")
 
     def announce() -> None:
+        if tell is not None:
+            return tell(port)
+        for note in server.notes:
+            print(f"note: {note}")
         told = token_fragment(token, os.environ.get("SWWATCH_TOKEN"))
         print(f"serving {server.model} at {address}{told}", flush=True)
         if token is None and not gate.loopback:
@@ -82,6 +94,20 @@ def serve(settings: ServeSettings) -> None:
         log("serving", host=settings.host, port=port, token=token is not None)
 
     run(server, listener, announce)
+
+
+def serve_several(settings: ServeSettings) -> None:
+    """The same of several servers, with a door before them."""
+    from swwatch.serve.front import several
+
+    with ExitStack() as held:
+        serve(settings, lambda settings, gate: held.enter_context(several(settings, gate, serve_one)))
+
+
+def serve_one(settings: ServeSettings, tell: Callable[[int], None]) -> None:
+    """The same of one among several, in a process of its own."""
+    with handled_by(leave_at_once):
+        serve(settings, tell=tell)
 
 
 def token_fragment(token: str | None, environment: str | None) -> str:
@@ -150,7 +176,7 @@ def build(settings: ServeSettings, gate):
         metrics=metrics,
         uploads=Uploads(settings, metrics),
         folder=Folder(settings.files),
-        recordings=Recordings(settings.record_folder, settings.keep_s),
+        recordings=Recordings(settings.record_folder, settings.keep_s, replica=settings.replica),
         urls="all" if settings.allow_private_urls else "public" if settings.allow_urls else "none",
         keeping=keeping,
     )

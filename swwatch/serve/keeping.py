@@ -9,8 +9,6 @@ import hashlib
 import os
 from pathlib import Path
 
-import torch
-
 from swwatch.errors import UserError
 from swwatch.paths import only_one, writing
 
@@ -30,6 +28,8 @@ class Keeping:
 
     def write(self, secret: str, state: dict) -> None:
         """Keep a session: dicts, lists, numbers, texts and tensors. Raises UserError: the disk does not take it."""
+        import torch  # a door to several servers does without
+
         path = self.folder / f"{hashlib.sha256(secret.encode()).hexdigest()[:24]}{ENDING}"
         unfinished = path.with_suffix(".tmp")
         try:
@@ -47,6 +47,8 @@ class Keeping:
 
     def read(self, path: Path) -> dict:
         """What was written. Raises UserError: it is damaged, or something else."""
+        import torch
+
         try:
             state = torch.load(path, weights_only=True)
         except Exception as error:  # torch raises many kinds for a damaged file

@@ -11,13 +11,18 @@ logger = logging.getLogger("swwatch.serve")
 
 class JsonLines(logging.Formatter):
     """time, level, event, and whatever the caller gave as `fields`; a traceback under "trace"; whose line it is where
-    it is not ours under "from"."""
+    it is not ours under "from". Args: always: more fields of every line."""
+
+    def __init__(self, **always):
+        super().__init__()
+        self._always = always
 
     def format(self, record: logging.LogRecord) -> str:
         line = {
             "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
             "level": record.levelname.lower(),
             "event": record.getMessage(),
+            **self._always,
             **getattr(record, "fields", {}),
         }
         if record.name != logger.name:
@@ -32,10 +37,10 @@ def log(event: str, *, level: int = logging.INFO, error: BaseException | None = 
     logger.log(level, event, extra={"fields": fields}, exc_info=error)
 
 
-def to_stderr(level: str = "info") -> None:
-    """Send our lines, and the warnings of everything that we use, to stderr in the one form."""
+def to_stderr(level: str = "info", **always) -> None:
+    """Send our lines, and the warnings of everything that we use, to stderr in the one form. Args: as of JsonLines."""
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(JsonLines())
+    handler.setFormatter(JsonLines(**always))
     logging.captureWarnings(True)
     for name, least in (("", "WARNING"), ("swwatch.serve", level.upper())):
         target = logging.getLogger(name)

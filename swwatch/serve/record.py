@@ -13,10 +13,11 @@ from pathlib import Path
 
 from swwatch.client.cues import Cue, Cues, srt_of
 from swwatch.client.protocol import Event, Opened, ProtocolError, parse_server
-from swwatch.paths import only_one
+from swwatch.paths import LOCK, only_one
 
 KINDS = {"jsonl": "application/x-ndjson", "vtt": "text/vtt; charset=utf-8"}
 SRT = "application/x-subrip; charset=utf-8"  # made of the VTT when it is asked for
+NAME = re.compile(r"\d{8}T\d{6}-[0-9a-f]{24}")
 LOOK_S, MAX_FOLLOWED = 0.3, 64  # how often a file that grows is looked at, and by how many
 
 
@@ -102,15 +103,19 @@ class Recorder:
 class Recordings:
     """All recordings of this server, in the user's folder, or in one that goes with the server.
 
+    Args:
+        replica: which of several servers this is, which share the user's folder: then all offer what lies there.
     Raises:
         UserError: another server writes to the user's folder, or it cannot be made.
     """
 
-    def __init__(self, folder: Path | None, keep_s: float, now=time.monotonic):
+    def __init__(self, folder: Path | None, keep_s: float, now=time.monotonic, replica: int | None = None):
         self._kept, self._now, self._keep_s = folder is not None, now, keep_s
+        self._shared = self._kept and replica is not None
         self._held = contextlib.ExitStack()
         if folder:
-            self._held.enter_context(only_one(folder, f"recordings to {folder}"))
+            lock = LOCK if replica is None else f"{LOCK}.{replica}"
+            self._held.enter_context(only_one(folder, f"recordings to {folder}", lock))
         else:  # which goes with the process, whatever ends it in an orderly way
             own = tempfile.TemporaryDirectory(prefix="swwatch-recordings-", ignore_cleanup_errors=True)
             self._held.callback(own.cleanup)
@@ -130,7 +135,7 @@ class Recordings:
             ProtocolError: server_error, when the disk takes nothing.
             ValueError: what is to go on has no name of ours.
         """
-        if aside is not None and not re.fullmatch(r"\d{8}T\d{6}-[0-9a-f]{24}", name):
+        if aside is not None and not NAME.fullmatch(name):
             raise ValueError("no recording of ours")
         try:
             recorder = Recorder(self.folder, name, opened, on_lost=self._lose, aside=aside)
@@ -142,7 +147,8 @@ class Recordings:
     def path(self, name: str, kind: str) -> Path:
         """A recording's file. Raises ProtocolError: not_found."""
         path = self.folder / f"{name}.{kind}"
-        if name not in self._made or kind not in KINDS or not path.is_file():
+        offered = name in self._made or self._shared and NAME.fullmatch(name)
+        if not offered or kind not in KINDS or not path.is_file():
             raise ProtocolError("not_found", "no such recording: it may have been removed")
         return path
 
@@ -162,7 +168,8 @@ class Recordings:
         """
         if self._num_followed >= MAX_FOLLOWED:
             raise ProtocolError("full", "too many follow subtitles already: try later")
-        self.path(name, "vtt")
+        if name not in self._made:
+            raise ProtocolError("not_found", "no such recording: it may have been removed")
         self._num_followed += 1
         try:
             sent, is_over = 0, False

@@ -83,6 +83,10 @@ class ServeSettings(SessionFlags, LoadFlags, Limits):
         None, "keep sessions here when the server ends; the next one goes on with them", metavar="FOLDER"
     )
     record_folder: Path | None = setting(None, "keep recorded sessions here", metavar="FOLDER")
+    replicas: str | None = setting(
+        None, "so many servers of this kind behind one address, or auto, or the addresses of some: URL,URL"
+    )
+    replica: int | None = setting(None, "which of several this one is", hidden=True)
     log_level: Literal["debug", "info", "warning", "error"] = setting("info", "to stderr: debug, info, warning, error")
 
     def __post_init__(self):
@@ -91,3 +95,17 @@ class ServeSettings(SessionFlags, LoadFlags, Limits):
         check_name(self.engine)
         if not 0 <= self.port <= 65535:  # some systems would take the rest of the division by 65536
             raise UserError(f"--port {self.port}: a port is a number from 0 to 65535")
+        self._check_replicas()
+
+    def _check_replicas(self) -> None:
+        asked = self.replicas
+        if asked is None or asked == "auto" or asked.isdecimal() and int(asked) > 0:
+            return
+        if not all("://" in url for url in asked.split(",")):
+            raise UserError(
+                f"--replicas {asked}: give a number, auto, or addresses of servers: http://one:8000,http://two:8000"
+            )
+        for name in ("model", "files", "record_folder", "keep_sessions"):
+            if getattr(self, name):
+                flag = f"--{name.replace('_', '-')}"
+                raise UserError(f"{flag} is for the servers that --replicas names: give it to them")

@@ -1,21 +1,22 @@
-"""A server in a thread of this process, with a tiny random checkpoint for each variant."""
+"""A server in a thread of this process, with a tiny random checkpoint for each variant; a door before some."""
 
 import socket
 import threading
+from contextlib import ExitStack
 from pathlib import Path
 
 from swwatch.serve.auth import Gate
-from swwatch.serve.command import bind, build
+from swwatch.serve.command import bind, build, serve_one
+from swwatch.serve.front import several
 from swwatch.serve.running import MODELS_S, web
 from swwatch.serve.settings import ServeSettings
 
 
-class ThreadServer:
-    """Attributes: url, server (an app.Server)."""
+class Threaded:
+    """Attributes: url, server (an app.Server or a front.Front)."""
 
-    def __init__(self, checkpoint: Path, variants: list[str], *, token: str | None = None, **settings):
-        models = [f"{variant}={checkpoint}" for variant in variants]
-        self.server = build(ServeSettings(model=models, device="cpu", **settings), Gate(token))
+    def __init__(self, server):
+        self.server = server
         listener, began = bind("127.0.0.1", 0), threading.Event()
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)  # who does not read is noticed soon
         self.url = f"http://127.0.0.1:{listener.getsockname()[1]}"
@@ -34,3 +35,27 @@ class ThreadServer:
         self._thread.join(30)
         self.server.close(MODELS_S)
         assert not self._thread.is_alive()
+
+
+class ThreadServer(Threaded):
+    """With a model."""
+
+    def __init__(self, checkpoint: Path, variants: list[str], *, token: str | None = None, **settings):
+        models = [f"{variant}={checkpoint}" for variant in variants]
+        super().__init__(build(ServeSettings(model=models, device="cpu", **settings), Gate(token)))
+
+
+class ThreadFront(Threaded):
+    """Before servers that run already."""
+
+    def __init__(
+        self, servers: list[Threaded], *, token: str | None = None, their_token: str | None = None, **settings
+    ):
+        urls = ",".join(server.url for server in servers)
+        settings = ServeSettings(replicas=urls, token=their_token, **settings)
+        self._held = ExitStack()
+        super().__init__(self._held.enter_context(several(settings, Gate(token), serve_one)))
+
+    def close(self) -> None:
+        super().close()
+        self._held.close()

@@ -24,6 +24,10 @@ from swwatch.serve import command
         (["--port", "99999"], "--port"),
         (["--port", "-1"], "--port"),
         (["--model", "/no/such/model"], "no checkpoint"),
+        (["--replicas", "0"], "--replicas 0: give a number"),
+        (["--replicas", "some"], "auto"),
+        (["--replicas", "http://one:8000,http://one:8000"], "each address once"),
+        (["--replicas", "http://one:8000", "--keep-sessions", "x"], "--keep-sessions is for the servers"),
     ],
 )
 def test_a_mistake_is_told_with_what_to_do(flags, words, capsys, monkeypatch):

@@ -1,0 +1,204 @@
+"""Servers behind one door that run on this machine: a process each, started, looked after and ended here."""
+
+import multiprocessing
+import os
+import secrets
+import signal
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
+from itertools import cycle
+from multiprocessing.connection import Connection, wait
+from pathlib import Path
+
+import httpx
+
+from swwatch.client.address import Address
+from swwatch.errors import UserError
+from swwatch.launch.signals import die_with_parent
+from swwatch.launch.worker import leave
+from swwatch.paths import only_one
+from swwatch.serve.keeping import ENDING
+from swwatch.serve.log import log
+from swwatch.serve.replicas import SILENT_S, Replica
+from swwatch.serve.settings import ServeSettings
+
+STEADY_S, LONGEST_PAUSE_S = 60.0, 30.0  # one that dies sooner is started again after a pause, which doubles
+CORES = 4  # of a replica, where `auto` counts CPUs
+Serve = Callable[[ServeSettings, Callable[[int], None]], None]
+
+
+class Child(Replica):
+    """A replica in a process of its own, which is started again when it dies."""
+
+    def __init__(self, serve: Serve, settings: ServeSettings, environment: dict[str, str]):
+        super().__init__(str(settings.replica))
+        self._serve, self._settings, self._environment = serve, settings, environment
+        self._pause_s = self._start_at_s = 0.0
+        self.start()
+
+    def start(self) -> None:
+        """Begin to load; `look` finds out when it serves."""
+        spawn = multiprocessing.get_context("spawn")
+        self._ready, told = spawn.Pipe(duplex=False)
+        about = (self._serve, self._settings, self._environment, os.getpid(), told)
+        self.process = spawn.Process(target=_begin, args=about, name=f"replica {self.name}", daemon=True)
+        self.process.start()
+        told.close()
+        self.address, self._began_s = None, time.monotonic()
+
+    @property
+    def runs(self) -> bool:
+        return self.process.is_alive()
+
+    @property
+    def signs(self) -> list[Connection | int]:
+        """What multiprocessing.connection.wait waits on for news of it."""
+        return [self._ready, self.process.sentinel]
+
+    def hear(self) -> None:
+        """Take its address, if it tells it. Raises UserError: it cannot be started."""
+        if self.address is None and self._ready.poll():
+            try:
+                told = self._ready.recv()
+            except EOFError:  # it died
+                return
+            if isinstance(told, str):
+                raise UserError(told)
+            self.address, self._heard_s = Address(f"http://127.0.0.1:{told}", self._settings.token), time.monotonic()
+
+    async def look(self, http: httpx.AsyncClient) -> bool:
+        """As of others; one that has died, or is silent for long, is started again."""
+        if self._start_at_s:
+            if time.monotonic() >= self._start_at_s:
+                self._start_at_s = 0.0
+                self.start()
+            return False
+        try:
+            self.hear()
+        except UserError as error:
+            log("replica not started", level=40, replica=self.name, why=str(error))
+        if not self.runs:
+            return self._died()
+        if self.address is not None:
+            await super().look(http)
+            if time.monotonic() - self._heard_s > SILENT_S:
+                self.kill()
+        return False
+
+    def _died(self) -> bool:
+        code = self.process.exitcode
+        log("replica died", level=40, replica=self.name, code=code)
+        self.gone()
+        steady = self.address is not None and time.monotonic() - self._began_s > STEADY_S
+        self._pause_s = 0.0 if steady else min(LONGEST_PAUSE_S, max(1.0, 2 * self._pause_s))
+        self._start_at_s = time.monotonic() + self._pause_s
+        return code != 0 or self._settings.keep_sessions is None
+
+    def stop(self) -> None:
+        """Ask it to end."""
+        self.process.terminate()
+
+    def kill(self) -> None:
+        """End it, if it has not ended."""
+        self.process.kill()
+        self.process.join()
+
+
+@contextmanager
+def children(settings: ServeSettings, num: int, serve: Serve) -> Iterator[list[Child]]:
+    """So many replicas, which serve; at the end none is left, and nothing of theirs but what is kept.
+
+    Args:
+        serve: what each process does: called with its settings, and with what is to be told the port.
+    Raises:
+        UserError: they cannot be started.
+    """
+    cores = max(1, len(os.sched_getaffinity(0)) // num)
+    threads = os.environ.get("OMP_NUM_THREADS", str(cores))
+    with ExitStack() as held:
+        for folder, what in ((settings.record_folder, "recordings"), (settings.keep_sessions, "sessions")):
+            if folder is not None:
+                held.enter_context(only_one(folder, f"{what} to {folder}"))
+        if settings.keep_sessions is not None:
+            _spread(settings.keep_sessions, num)
+        own = Path(
+            held.enter_context(tempfile.TemporaryDirectory(prefix="swwatch-replicas-", ignore_cleanup_errors=True))
+        )
+        made: list[Child] = []
+        held.callback(lambda: [child.kill() for child in made])
+        for number in range(num):
+            here = own / str(number)
+            here.mkdir()
+            made.append(
+                Child(serve, _settings_of(settings, number), {"TMPDIR": str(here), "OMP_NUM_THREADS": threads})
+            )
+            if not settings.model:  # a toy may have to be made, by one of them
+                _wait_for(made)
+        _wait_for(made)
+        yield made
+
+
+def num_here() -> int:
+    """Replicas of `auto`: one a GPU, else one for four cores."""
+    import torch
+
+    return torch.cuda.device_count() or max(1, len(os.sched_getaffinity(0)) // CORES)
+
+
+def _settings_of(settings: ServeSettings, number: int) -> ServeSettings:
+    """Of one replica, which nobody but the door may use."""
+    keep = settings.keep_sessions and settings.keep_sessions / str(number)
+    private = {"host": "127.0.0.1", "port": 0, "token": secrets.token_urlsafe(24), "no_token": False, "open": False}
+    return replace(settings, replicas=None, replica=number, keep_sessions=keep, allow_origin=[], **private)
+
+
+def _spread(folder: Path, num: int) -> None:
+    """Give kept sessions of one server, or of another number of replicas, to those that there are now."""
+    homes = [folder / str(number) for number in range(num)]
+    strays = [path for path in sorted(folder.rglob(f"*{ENDING}")) if path.parent not in homes]
+    for path, home in zip(strays, cycle(homes)):
+        home.mkdir(exist_ok=True)
+        path.rename(home / path.name)
+
+
+def _wait_for(made: list[Child]) -> None:
+    """Until all serve. Raises UserError: one cannot."""
+    while waiting := [child for child in made if child.address is None]:
+        wait([sign for child in waiting for sign in child.signs])
+        for child in waiting:
+            child.hear()
+            if child.address is None and not child.runs:
+                why = f"ended with code {child.process.exitcode} before it served"
+                raise UserError(f"replica {child.name} {why}; what it has printed tells why")
+
+
+def _begin(serve: Serve, settings: ServeSettings, environment: dict[str, str], parent: int, ready: Connection) -> None:
+    """One replica, in its own process."""
+    die_with_parent(parent, signal.SIGTERM)  # who is told to end puts away what is to be kept
+    os.environ.update(environment)
+    if settings.device in (None, "cuda"):
+        _take_devices(settings)
+    try:
+        serve(settings, ready.send)
+    except UserError as error:
+        ready.send(str(error))
+        leave(2)
+    except KeyboardInterrupt:
+        leave(130)
+    leave(0)
+
+
+def _take_devices(settings: ServeSettings) -> None:
+    """See those CUDA devices alone that are this replica's: one, or two where the engine wants them, in turn."""
+    import torch
+
+    num = torch.cuda.device_count()
+    each = 2 if settings.engine == "two_device" else 1
+    if num > each:
+        names = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")[:num]
+        names = names if any(names) else [str(number) for number in range(num)]
+        first = settings.replica % (num // each) * each
+        os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(names[first : first + each])

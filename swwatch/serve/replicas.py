@@ -1,0 +1,231 @@
+"""Several servers as one: how full each is, who has what, and the way to it."""
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Callable, Iterable, Iterator
+from urllib.parse import urlsplit
+
+import httpx
+from websockets.asyncio.client import ClientConnection, connect
+from websockets.exceptions import WebSocketException
+
+from swwatch.client.address import Address, locate
+from swwatch.client.protocol import SUBPROTOCOL, Error, Open, Opened, ProtocolError, Upload, parse_server
+from swwatch.errors import UserError
+from swwatch.serve.limits import Waiting
+from swwatch.serve.log import log
+from swwatch.serve.settings import Limits
+
+LOOK_S, HEAR_S, SILENT_S = 0.5, 5.0, 20.0  # how often, how long, and after what silence a replica counts as lost
+REACH_S = 5.0  # to a replica
+HOMES = 100_000  # ids that are known to be somewhere; of others all replicas are asked
+AWAY = (OSError, WebSocketException, TimeoutError, httpx.HTTPError)  # how it shows that a replica is not there
+
+
+class Upstream:
+    """A WebSocket to a replica."""
+
+    def __init__(self, replica: "Replica", socket: ClientConnection):
+        self.socket, self._replica = socket, replica
+        replica.sockets.add(self)
+
+    def detach(self, connection) -> None:
+        """Break it off, where it is not closed: its session stays for its grace."""
+        self._replica.sockets.discard(self)
+        self.socket.transport.abort()
+
+
+class Replica:
+    """One server among several, wherever it runs.
+
+    Attributes:
+        address: None while it is not there.
+        up: it answers: newcomers may go there.
+    """
+
+    runs = False  # as a process of ours
+
+    def __init__(self, name: str, address: Address | None = None):
+        self.name, self.address, self.up = name, address, False
+        self.places = self._told = 0  # by itself, of how many sessions
+        self._opening = self._opened = self._counted = 0  # sessions through this door; those that it has told of
+        self.sockets: set[Upstream] = set()
+        self._heard_s = time.monotonic()
+
+    @property
+    def sessions(self) -> int:
+        """That it has, or is about to have."""
+        return self._told + self._opening + self._opened - self._counted
+
+    @property
+    def fullness(self) -> float:
+        """Of its places, which part is taken."""
+        return self.sessions / max(1, self.places)
+
+    @contextlib.contextmanager
+    def opening(self) -> Iterator[Callable[[], None]]:
+        """While a session is asked for; what this gives is to be called when there is one."""
+        self._opening += 1
+        try:
+            yield self._begun
+        finally:
+            self._opening -= 1
+
+    def _begun(self) -> None:
+        self._opened += 1
+
+    async def look(self, http: httpx.AsyncClient) -> bool:
+        """See how it is; one that has been silent for long is gone. Returns whether what it had is known lost."""
+        counted = self._opened  # those are in what it tells
+        try:
+            told = (await http.get(f"{self.address.base}/health", timeout=HEAR_S)).raise_for_status().json()
+            self._told, self.places, self._heard_s = told["sessions"], told["places"], time.monotonic()
+            self._counted, now_up = counted, True
+        except (httpx.HTTPError, ValueError, KeyError, TypeError):  # nobody, or no server of ours
+            now_up = False
+        if now_up != self.up:
+            log("replica", replica=self.name, up=now_up)
+        self.up = now_up
+        if time.monotonic() - self._heard_s > SILENT_S:
+            self.gone()
+        return False
+
+    def gone(self) -> None:
+        """It is not there any more, and no connection to it is."""
+        self.up = False
+        for upstream in list(self.sockets):
+            upstream.socket.transport.abort()
+
+    async def reach(self, path: str, subprotocol: str) -> Upstream:
+        """A WebSocket to it. Raises one of AWAY."""
+        if not self.up:
+            raise OSError(f"replica {self.name} is not there")
+        url = "ws" + self.address.base.removeprefix("http") + path
+        how = {"compression": None, "max_size": None, "ping_interval": None, "proxy": None, "close_timeout": 2}
+        headers = self.address.headers
+        socket = await connect(
+            url, subprotocols=[subprotocol], additional_headers=headers, open_timeout=REACH_S, **how
+        )
+        return Upstream(self, socket)
+
+
+class Replicas(Waiting):
+    """All of them, in front of which a door stands."""
+
+    def __init__(self, replicas: Iterable[Replica], limits: Limits):
+        super().__init__(limits)
+        self.all = list(replicas)
+        self._homes: dict[str, Replica] = {}  # ids of sessions, uploads and recordings
+        unbounded = httpx.Limits(max_connections=None, max_keepalive_connections=32, keepalive_expiry=2.0)
+        timeout = httpx.Timeout(None, connect=REACH_S)
+        self.http = httpx.AsyncClient(limits=unbounded, timeout=timeout, trust_env=False)
+
+    def __len__(self) -> int:
+        """Sessions of all that are there."""
+        return sum(replica.sessions for replica in self.all if replica.up)
+
+    @property
+    def places(self) -> int:
+        """Of all that are there."""
+        return sum(replica.places for replica in self.all if replica.up)
+
+    # --- who has what -------------------------------------------------------------------------------------------
+
+    def has(self, replica: Replica, *ids: str | None) -> None:
+        """Remember where something is."""
+        for one in filter(None, ids):
+            self._homes.pop(one, None)
+            self._homes[one] = replica
+        while len(self._homes) > HOMES:
+            del self._homes[next(iter(self._homes))]
+
+    def lost(self, replica: Replica) -> None:
+        """What a replica had is there no more."""
+        self._homes = {one: home for one, home in self._homes.items() if home is not replica}
+
+    def whom_to_ask(self, one: str | None) -> list[Replica]:
+        """Where something is or, of what is new or unknown, all that are there, the least full first.
+
+        Raises:
+            ProtocolError: full, nobody is there at the moment.
+        """
+        home = self._homes.get(one)
+        asked = [home] if home else sorted((one for one in self.all if one.up), key=lambda one: one.fullness)
+        if not any(replica.up for replica in asked):
+            raise ProtocolError("full", "the server that this is for is starting: try again soon")
+        return asked
+
+    # --- the way ------------------------------------------------------------------------------------------------
+
+    async def open(self, opening: Open) -> tuple[Upstream, Opened]:
+        """Begin a session where there is room, or go on with one where it is.
+
+        Raises:
+            ProtocolError: fatal; of several that cannot, the last one's.
+        """
+        wanted = opening.resume or (opening.source.id if isinstance(opening.source, Upload) else None)
+        refused = ProtocolError("full", "no server could be reached: try again soon")
+        for replica in self.whom_to_ask(wanted):
+            try:
+                with replica.opening() as begun:
+                    upstream, answer = await self._offer(replica, opening)
+                    if isinstance(answer, Opened) and not answer.resumed:
+                        begun()
+            except AWAY:
+                continue
+            if isinstance(answer, Opened):
+                self.has(replica, answer.session, answer.recording)
+                return upstream, answer
+            upstream.detach(None)
+            refused = ProtocolError(answer.code, answer.message, fatal=True)
+            if answer.code not in ("full", "not_found" if wanted else "full"):
+                break
+        refused.fatal = True
+        raise refused
+
+    async def _offer(self, replica: Replica, opening: Open) -> tuple[Upstream, Opened | Error]:
+        upstream = await replica.reach("/api/live", SUBPROTOCOL)
+        try:
+            await upstream.socket.send(opening.wire())
+            return upstream, parse_server(await upstream.socket.recv())
+        except BaseException:
+            upstream.detach(None)
+            raise
+
+    async def watch(self) -> None:
+        """Look after all, for as long as the door is open."""
+        await asyncio.gather(*(self._watch(replica) for replica in self.all))
+
+    async def _watch(self, replica: Replica) -> None:
+        while not self.closing:
+            if await replica.look(self.http):
+                self.lost(replica)
+            await asyncio.sleep(LOOK_S)
+
+    async def shutdown(self, timeout_s: float) -> None:
+        """End those that run here; those that have not ended in time are killed."""
+        self.turn_away()
+        ours = [replica for replica in self.all if replica.runs]
+        for replica in ours:
+            replica.stop()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(timeout_s):
+                while any(replica.runs for replica in ours):
+                    await asyncio.sleep(0.05)
+        for replica in ours:
+            replica.kill()
+        await self.http.aclose()
+
+
+def replicas_of(urls: str, token: str | None) -> list[Replica]:
+    """Servers that run elsewhere, by their addresses.
+
+    Raises:
+        UserError: one is no address, or stands there twice.
+    """
+    found = [locate(url.strip(), token) for url in urls.split(",")]
+    names = [urlsplit(address.base).netloc for address in found]
+    if len(set(names)) < len(names):
+        raise UserError(f"--replicas {urls}: each address once")
+    return [Replica(name, address) for name, address in zip(names, found, strict=True)]
