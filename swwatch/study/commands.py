@@ -43,6 +43,8 @@ def train_jobs(plan: Plan, folder: Path, base: Path | None = None) -> list[Job]:
                 output_dir=folder / name,
                 train_data=folder / "data" / "train_3_5.jsonl",
                 max_steps=plan.steps,
+                frames_cache_dir=folder / "frames",  # read once for all trainings
+                frames_cache_gb=2,
             )
             jobs.append(Job(name, ("train", *flags), ("annotations",) if base else ("annotations", model)))
     return jobs
