@@ -14,7 +14,7 @@ from swwatch.metrics.significance import Statistic, compare, interval, ratio_of
 from swwatch.metrics.tables import as_markdown
 from swwatch.paths import make_folder
 from swwatch.study.base import describe
-from swwatch.study.claims import Evidence
+from swwatch.study.claims import LEARNED, Evidence
 from swwatch.study.policy_plan import PolicyPlan, Row, cell_path
 from swwatch.study.thinking import VIEW_S
 from swwatch.toy.world import PAST
@@ -112,16 +112,24 @@ def read_found(plan: PolicyPlan, folder: Path) -> Found:
     return Found(plan, folder, {row: [json.loads(path.read_text()) for path in some] for row, some in paths.items()})
 
 
-def versus(found: Found, a: Row, b: Row, share: str, rule: Callable) -> tuple[Evidence, ...]:
-    """Of a minus b, for each seed; nothing where one of them was refused."""
+def versus(
+    found: Found, a: Row, b: Row, share: str, rule: Callable, must: tuple[Row, str] | None = None
+) -> tuple[Evidence, ...]:
+    """Of a minus b, for each seed; nothing where one of them was refused.
+
+    Args:
+        must: a row and its share, of which half must be reached: a seed says nothing where it is not, for a model that
+            has not learned a thing cannot tell one policy from another.
+    """
     if any(row not in found.cells or found.refused(row) for row in (a, b)):
         return ()
     seeds = range(len(found.plan.seeds))
     differences = [compare(found.statistic(b, share, seed), found.statistic(a, share, seed)) for seed in seeds]
     spans = tuple((one["ci95"][0], one["ci95"][1]) for one in differences)
-    text, none = f"{share}: {a[2]} minus {b[2]} ({a[0]})", (False,) * len(spans)
-    signs = tuple(rule(*span) for span in spans)
-    return (Evidence(text, tuple(one["difference"] for one in differences), spans, signs, none),)
+    blind = tuple(must is not None and found.statistic(*must, seed).value < LEARNED for seed in seeds)
+    signs = tuple(0 if unlearned else rule(*span) for unlearned, span in zip(blind, spans, strict=True))
+    text = f"{share}: {a[2]} minus {b[2]} ({a[0]})"
+    return (Evidence(text, tuple(one["difference"] for one in differences), spans, signs, blind),)
 
 
 def write_page(found: Found, out: Path, name: str, parts: Sequence[str]) -> Path:

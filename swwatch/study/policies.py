@@ -7,14 +7,15 @@ neither has been timed yet. A row that is added to a table comes in by itself.
 from pathlib import Path
 
 from swwatch.paths import CONFIGS
-from swwatch.policies.speak import parse_schedule
+from swwatch.policies.speak import SPEAK
 from swwatch.study.commands import as_flags
 from swwatch.study.compare import Comparison, compare
 from swwatch.study.jobs import Job
 from swwatch.study.policy_plan import PLANS, TESTS, PolicyPlan, Row
 
 TOLD, ASKED = CONFIGS / "train" / "toy.yaml", CONFIGS / "train" / "toy_turns.yaml"
-CLIPS = 600  # to fine-tune on, of each world
+CLIPS = 600  # of single shapes to fine-tune on; of each world a quarter
+ROUNDS = 3  # how often each kind of question is asked of a clip
 
 
 def main(argv: list[str]) -> int:
@@ -23,7 +24,11 @@ def main(argv: list[str]) -> int:
 
 def jobs_of(plan: PolicyPlan, folder: Path, base: Path) -> list[Job]:
     """Clips of the worlds, and the models that narrate and that answer, fine-tuned from the BASE."""
-    single, asked = folder / "single", [folder / f"{world}-{plan.clips}" for world in ("count", "still")]
+    return [*_clips(plan, folder, base), *(job for seed in plan.seeds for job in _models(plan, folder, base, seed))]
+
+
+def _clips(plan: PolicyPlan, folder: Path, base: Path) -> list[Job]:
+    single = folder / "single"
     where = as_flags(dataset_root=single, output_dir=single, tokenizer_model_id=base)
     found = [
         Job("single", ("toy", "data", str(single), *as_flags(clips=CLIPS, test_clips=1, level="single", workers=1))),
@@ -35,17 +40,33 @@ def jobs_of(plan: PolicyPlan, folder: Path, base: Path) -> list[Job]:
         found.append(Job(data.name, ("toy", "data", str(data), *size)))
         if train:
             found.append(Job(f"questions-{data.name}", ("toy", "questions", str(data)), (data.name,)))
-    for seed in plan.seeds:
-        same = {"model_path": base, "seed": seed, "max_steps": plan.steps, "warmup": plan.steps // 10}
-        told = as_flags(config=TOLD, variant="group", train_data=single / "train_3_5.jsonl", **same)
-        name = f"group-{seed}"
-        found.append(Job(name, ("train", *told, *as_flags(output_dir=folder / name)), ("annotations",)))
-        answer = as_flags(config=ASKED, variant="streamingvlm", batch_size=4, **same)
-        first, second = (path / "asked_train.jsonl" for path in asked)
-        data = as_flags(train_data=first, more_data=second)
-        name, after = f"streamingvlm-{seed}", tuple(f"questions-{path.name}" for path in asked)
-        found.append(Job(name, ("train", *answer, *data, *as_flags(output_dir=folder / name)), after))
     return found
+
+
+def _models(plan: PolicyPlan, folder: Path, base: Path, seed: int) -> list[Job]:
+    """Of one seed: what narrates by a plan, what answers, and one for each policy that says when to speak itself."""
+    still, count = (folder / f"{world}-{plan.clips}" for world in ("still", "count"))
+    steps = as_flags(model_path=base, seed=seed, max_steps=plan.steps, warmup=plan.steps // 10)
+    told, asked, timed = (
+        as_flags(config=TOLD, variant="group", train_data=folder / "single" / "train_3_5.jsonl"),
+        as_flags(config=ASKED, variant="streamingvlm", train_data=count / "asked_train.jsonl", batch_size=4)
+        + as_flags(more_data=still / "asked_train.jsonl"),
+        as_flags(config=TOLD, variant="group", train_data=still / "timed_train.jsonl", batch_size=4, max_frames=180),
+    )
+    questions = tuple(f"questions-{data.name}" for data in (still, count))
+    models = {"group": (told, ("annotations",)), "streamingvlm": (asked, questions)}
+    models |= {name: ([*timed, *as_flags(schedule=name)], questions[:1]) for name in SPEAK if SPEAK[name].learned}
+    return [
+        Job(f"{name}-{seed}", ("train", *flags, *steps, *as_flags(output_dir=folder / f"{name}-{seed}")), after)
+        for name, (flags, after) in models.items()
+    ]
+
+
+def model_of(row: Row) -> str:
+    """The one that a row is tried on: its own, where a policy must be trained for."""
+    test, table, policy = row
+    name = policy.split(":")[0]
+    return name if table == "schedule" and SPEAK[name].learned else TESTS[test].variant
 
 
 def run(loaded, row: Row, record: dict, video: Path, seconds: int) -> dict:
@@ -53,11 +74,9 @@ def run(loaded, row: Row, record: dict, video: Path, seconds: int) -> dict:
     from swwatch.study.policy_runs import asked, narrated
 
     test, table, policy = row
-    if table == "schedule":
-        parse_schedule(policy).check_trained(loaded.settings.schedule, "the narrator")
-    return (asked if TESTS[test].asks else narrated)(loaded, record, video, seconds, **{table: policy})
+    if TESTS[test].asks:
+        return asked(loaded, record, video, seconds, policy, rounds=ROUNDS)
+    return narrated(loaded, record, video, seconds, **{table: policy})
 
 
-POLICIES = Comparison(
-    "policies", PLANS, jobs_of, lambda row: TESTS[row[0]].variant, run, page="swwatch.study.policy_page"
-)
+POLICIES = Comparison("policies", PLANS, jobs_of, model_of, run, page="swwatch.study.policy_page")

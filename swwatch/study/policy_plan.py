@@ -92,8 +92,8 @@ class PolicyPlan:
 
 
 PLANS = {
-    "quick": PolicyPlan("quick", (0,), steps=300, clips=2, seconds=120),
-    "full": PolicyPlan("full", (0, 1, 2), steps=300, clips=4, seconds=300),
+    "quick": PolicyPlan("quick", (0,), steps=200, clips=3, seconds=60),
+    "full": PolicyPlan("full", (0, 1, 2), steps=200, clips=6, seconds=120),
 }
 
 

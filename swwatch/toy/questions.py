@@ -6,6 +6,7 @@ Which kinds a world is asked is in its row of toy.world. For each split these fi
     asked_SPLIT.jsonl       to train on: short streams in chat turns that are silent but for answers
     noted_SPLIT.jsonl       the same with notes of what happened, segment by segment, for chat systems that think
     watched_SPLIT.jsonl     the same for narrations: streams of whole clips that are silent but for answers, with notes
+    timed_SPLIT.jsonl       nothing is asked: what happens is told as soon as it is over, for who decides when to speak
 All but the first ask without options, and are answered in a word.
 """
 
@@ -159,6 +160,7 @@ def write_questions(root: Path) -> dict[Path, int]:
             f"asked_{split}.jsonl": [json.dumps(_stream(*pair)) + "\n" for pair in pairs],
             f"noted_{split}.jsonl": [json.dumps(_stream(*pair, notes=True)) + "\n" for pair in pairs],
             f"watched_{split}.jsonl": [json.dumps(_watched(*pair)) + "\n" for pair in pairs],
+            f"timed_{split}.jsonl": [json.dumps(_timed(*pair)) + "\n" for pair in pairs],
         }
         for name, lines in files.items():
             write_atomic(root / name, lines)
@@ -212,3 +214,8 @@ def _watched(record: dict, video: str) -> dict:
     """A narration of a whole clip that says nothing by itself, in the form of annotations."""
     told = {"question": WATCH, "human_caption": SILENCE, "qa_stream": _asked_rows(record, video)}
     return record | told | {"video_path": video}
+
+
+def _timed(record: dict, video: str) -> dict:
+    """A whole clip whose caption comes in parts, each at its time."""
+    return record | {"captions": record["thoughts"], "video_path": video}

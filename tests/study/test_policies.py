@@ -11,7 +11,8 @@ from swwatch.errors import UserError
 from swwatch.paths import make_folder
 from swwatch.policies.speak import SPEAK
 from swwatch.study import policies
-from swwatch.study.policy_page import write_page
+from swwatch.study.compared import read_found
+from swwatch.study.policy_page import claims, write_page
 from swwatch.study.policy_plan import PLAIN, PLANS, TABLES, TESTS, cell_path, examples, rows
 from swwatch.study.policy_runs import asked, clips_of, narrated
 from swwatch.toy.clips import Recipe, write_dataset
@@ -74,7 +75,7 @@ def made_up(test, policy, number):
         told = [["colour now", True, 0.0, 0.1]] * 4 + [["first colour", i < past, 9.0, 0.1] for i in range(4)]
         return {"asked": told, "recalled": 0} | cost
     counts = {"num_events": 10, "num_told": 8, "num_repeated": 1, "num_mentions": 10, "time_diff_s": [1.0, None]}
-    counts["num_unfounded"] = 0 if policy.startswith(("sved", "change")) else 3
+    counts["num_unfounded"] = 0 if policy.startswith(("sved", "change", "gate", "head")) else 3
     right = {"counts": {"right": [2 if policy.startswith("stc") else 8, 10]}, "events": counts}
     return right | {"arrived": 100, "dropped": 50, "said": 36} | cost
 
@@ -96,7 +97,7 @@ def test_the_page_tells_intervals_costs_verdicts_and_refusals(tmp_path):
     trained_from(tmp_path, tmp_path / "base")
     text = write_page(plan, tmp_path, tmp_path / "report").read_text()
     assert "### Not reproduced: Most video tokens" in text  # stc lost 60 points
-    for claim in ("No memory beats", "A memory knows more", "Who speaks when"):
+    for claim in ("No memory beats", "A memory knows more", "Who decides when"):
         assert f"### Reproduced: {claim}" in text
     assert "- `flush:16` was refused: not so" in text
     assert "| keep | `recent:4` | 100 [100, 100] | 25 [25, 25] |" in text
@@ -106,10 +107,27 @@ def test_the_page_tells_intervals_costs_verdicts_and_refusals(tmp_path):
         write_page(replace(plan, seconds=7), tmp_path, tmp_path / "report")
 
 
+def test_a_comparison_says_nothing_where_the_plain_policy_has_not_learned(tmp_path):
+    plan = PLANS["quick"]
+    for seed, test, table, policy in plan.cells():
+        path = cell_path(tmp_path, plan, seed, test, table, policy)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        clip = made_up(test, policy, 0)
+        clip = clip | ({"asked": [["colour now", False, 0, 0.0]]} if TESTS[test].asks else {})
+        path.write_text(json.dumps({"clips": [clip] * 4}))
+    found = {claim.text.split(" ")[0]: claim for claim in claims(read_found(plan, tmp_path))}
+    assert all(one.signs == (0,) and one.unlearned == (True,) for one in found["No"].evidence)
+    assert all(one.unlearned == (False,) for one in found["Most"].evidence)
+
+
 def test_flags_are_those_of_the_programs_that_are_run(tmp_path):
-    jobs = {job.name: job for job in policies.jobs_of(PLANS["quick"], tmp_path, tmp_path / "base")}
-    assert set(jobs["streamingvlm-0"].after) == {"questions-count-2", "questions-still-2"} <= jobs.keys()
-    for name in ("group-0", "streamingvlm-0"):
-        settings = read_settings(TrainSettings, list(jobs[name].argv[1:]), program="", about="")
-        assert settings.variant == name.split("-")[0] and settings.max_steps == PLANS["quick"].steps
+    plan = PLANS["quick"]
+    jobs = {job.name: job for job in policies.jobs_of(plan, tmp_path, tmp_path / "base")}
+    questions = {f"questions-{world}-{plan.clips}" for world in ("count", "still")}
+    assert set(jobs["streamingvlm-0"].after) == questions <= jobs.keys()
+    for name, variant in {"gate": "group", "head": "group", "group": "group", "streamingvlm": "streamingvlm"}.items():
+        settings = read_settings(TrainSettings, list(jobs[f"{name}-0"].argv[1:]), program="", about="")
+        assert settings.variant == variant and settings.max_steps == plan.steps
+        assert settings.schedule == (name if name in ("gate", "head") else None)
     assert len(settings.annotations) == 2
+    assert {policies.model_of(row) for row in rows()} == {"gate", "head", "group", "streamingvlm"}

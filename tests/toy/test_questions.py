@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from swwatch.data.annotations import parse_line
 from swwatch.data.seek_jsonl import parse_conversation
+from swwatch.data.timed import captions_of
 from swwatch.data.turns.conversation import TimedQuestion, asked_of, read
 from swwatch.errors import UserError
 from swwatch.evaluate.quiz import tasks
@@ -76,7 +77,7 @@ def conversations(path):
 
 def test_files_to_train_on_hold_the_answers_in_a_word(tmp_path):
     write_dataset(tmp_path, Recipe(2, 0, 3, "count"))
-    _, chat, asked, noted, watched = write_questions(tmp_path)
+    _, chat, asked, noted, watched, timed = write_questions(tmp_path)
     records = [json.loads(file.read_text()) for file in sorted((tmp_path / "PE-Video/train").glob("*.json"))]
     for record, talk, stream in zip(records, conversations(chat), conversations(asked), strict=True):
         told = {content[-1]: answer for content, answer in talk.turns}
@@ -96,6 +97,9 @@ def test_files_to_train_on_hold_the_answers_in_a_word(tmp_path):
         narration = parse_line(line)
         assert [TimedQuestion(*row[1:]) for row in narration["qa_stream"]] == list(asked_of(narration))
         assert len(narration["thoughts"]) == len(record["events"]) > len(notes)
+    for record, line in zip(records, timed.read_bytes().splitlines(), strict=True):
+        captions = captions_of(parse_line(line))
+        assert captions == [(event["end_s"], Event(**event).words()) for event in record["events"]]
 
 
 @given(worlds, st.integers(0, 200), st.integers(0, 200))
