@@ -72,6 +72,7 @@ class TurnSession(AskedTurns):
         num_rounds: turns begun; num_steps: steps watched; num_thinned: turns whose groups have been thinned.
         num_laid: tokens laid out; num_said: of these, where what is said is a stream of its own.
         num_fed: tokens fed, again and again where they were read anew.
+        newest_arrival_s: of the newest step that was watched.
     """
 
     FACTS = (
@@ -84,6 +85,7 @@ class TurnSession(AskedTurns):
         "num_laid",
         "num_said",
         "num_fed",
+        "newest_arrival_s",
     )
 
     def __init__(
@@ -134,7 +136,7 @@ class TurnSession(AskedTurns):
         self.context = self.keep.beginning(self.context)
         self._begin_context = list(self.context)
         self.next_position = self.num_rounds = self.num_steps = self.num_thinned = 0
-        self.num_laid = self.num_said = self.num_fed = 0
+        self.num_laid = self.num_said = self.num_fed = self.newest_arrival_s = 0
         self.thinks, self.ending = True, False
         self._waiting: list[Step] = []  # for the rest of their turn
         self._seen: dict[int, torch.Tensor] = {}  # round -> embeddings of its video, where they are needed again
@@ -205,7 +207,8 @@ class TurnSession(AskedTurns):
         grids = [merged_grids(step.grid_thw, merge)[0] for step in steps]
         if len(set(grids)) > 1:
             raise UserError("the picture's size changes within this turn: end it before that step, see num_ready")
-        self.clock.arrive(steps[-1].arrival_s)
+        self.newest_arrival_s = steps[-1].arrival_s
+        self.clock.arrive(self.newest_arrival_s)
         embeds = []
         for step in steps:
             embeds.append((yield Look(step.pixel_values, step.grid_thw)))
@@ -249,7 +252,7 @@ class TurnSession(AskedTurns):
         if thought and not self.thinks or silent and not thought:
             self._say([*self.turns.ellipsis, end])
         else:
-            last = yield from self._speak(steps[-1].arrival_s if steps else self.clock.now(), end, thought)
+            last = yield from self._speak(end, thought)
         yield from self._tell(wait=True)
         ids = self.context[-1].ids
         if self.given is not None and steps and (given := self.given(start_s, end_s)) is not None:
@@ -259,7 +262,7 @@ class TurnSession(AskedTurns):
         wrong_end = None if last in (None, end) else last
         yield Said(number, start_s, end_s, ids, words, self.clock.now(), thought, wrong_end)
 
-    def _speak(self, arrival_s: float, end: int, thought: bool) -> Run:
+    def _speak(self, end: int, thought: bool) -> Run:
         """Choose token after token until one ends the answer, which is returned; None where it was cut off.
 
         Args:
@@ -277,7 +280,7 @@ class TurnSession(AskedTurns):
                 self.weights.say(self.context[-1].round, self.logits, token)
             self._say([token])
             what, begins = (Reflected, (len(self.context[-1]) == 1,)) if thought else (Spoken, ())
-            yield what(newest, token, newest, arrival_s, self.clock.now(), *begins)
+            yield what(newest, token, newest, self.newest_arrival_s, self.clock.now(), *begins)
             if token in ends:
                 return token
             if self.chooser.choose.left(len(self.context[-1])) <= 0:

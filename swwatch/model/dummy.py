@@ -24,6 +24,7 @@ class DummyTokenizer:
 
     FIRST = 20
     ROLES = {"<|im_start|>": 15, "<|im_end|>": 12, "<|vision_start|>": 11, "<|vision_end|>": 13, "<|video_pad|>": 10}
+    ROLES |= {"<EOQ>": 17, "<EOT>": 18}
 
     def __init__(self):
         self._ids = self.ROLES | {"\n": 14, "assistant": 16}
@@ -32,12 +33,12 @@ class DummyTokenizer:
         return dict(self.ROLES)
 
     def encode(self, text: str, add_special_tokens: bool = False) -> list[int]:
-        pieces = re.findall(r"<\|\w+\|>| ?[^\W\d]+| ?\.\.\.|\d|.|\n", text)
+        pieces = re.findall(r"<\|\w+\|>|<EO[QT]>| ?[^\W\d]+| ?\.\.\.|\d|.|\n", text)
         return [self._ids.setdefault(piece, self.FIRST + len(self._ids)) for piece in pieces]
 
-    def decode(self, ids: Sequence[int]) -> str:
+    def decode(self, ids: Sequence[int], skip_special_tokens: bool = False) -> str:
         names = {number: piece for piece, number in self._ids.items()}
-        return "".join(names[number] for number in ids)
+        return "".join(names[i] for i in ids if not (skip_special_tokens and names[i] in self.ROLES))
 
 
 class ScriptedChooser(Chooser):

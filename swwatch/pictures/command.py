@@ -1,8 +1,9 @@
 """Draw the positions and the mask of a variant, as the paper's figures 2 and 3 do; or print them as text.
 
 With --seconds it is a stream without end: what is kept as time goes by, what was let go, and where the rest stands. So
-for streamingvlm and livecc always. With --see it is a video: what that policy leaves of its first steps. With
---decided it is a stream that was: what its schedule decided, step by step.
+for streamingvlm and livecc always; of vst and tww it is a dialogue, with all that they read. With --see it is a video:
+what that policy leaves of its first steps. With --decided it is a stream that was: what its schedule decided, step by
+step.
 """
 
 from dataclasses import dataclass
@@ -66,7 +67,7 @@ class VideoUnderPolicy:
 class InspectSettings(VideoUnderPolicy, StreamWithoutEnd):
     """Flags of `swwatch inspect`."""
 
-    variant: str = setting("all", "one of the variants, streamingvlm, livecc, or all variants")
+    variant: str = setting("all", f"one of the variants, {', '.join(TURNS)}, or all variants")
     out: Path = setting(Path("output/inspect"), "folder for VARIANT.png")
     prompt_len: int = setting(4, "tokens before the video")
     steps: int = setting(4, "video steps (seconds)")
@@ -87,16 +88,17 @@ class InspectSettings(VideoUnderPolicy, StreamWithoutEnd):
         self.check_video()
         if min(self.steps, *self.size) < 1 or min(self.prompt_len, self.answer_len) < 0:
             raise UserError("--steps and --grid must be at least 1, --prompt-len and --answer-len at least 0")
+        if self.thinks and (self.seconds or self.eviction or self.positions):
+            raise UserError(
+                f"{self.variant} is drawn as a dialogue of --steps and --grid, and not as a stream without end: leave "
+                "out --seconds, --eviction and --positions"
+            )
         if not self.has_no_end:
             return
         if self.seconds is not None and not 5 <= self.seconds <= LONGEST_S or self.words < 1:
             raise UserError(f"--seconds must be 5 to {LONGEST_S}, --words at least 1")
         if self.variant == "all":
             raise UserError("a stream without end is drawn of one variant: say --variant group, streamingvlm, ...")
-        if self.variant in SYSTEMS and SYSTEMS[self.variant].thinks:
-            raise UserError(
-                f"{self.variant} has no such picture: positions and mask of tww are those of --variant group"
-            )
         if self.variant not in TURNS and (self.eviction or self.positions):
             raise UserError("--eviction and --positions are for --variant streamingvlm and livecc")
         keep.check_eviction(self.eviction)
@@ -113,9 +115,14 @@ class InspectSettings(VideoUnderPolicy, StreamWithoutEnd):
         think.check(variants.get(self.variant))
 
     @property
+    def thinks(self) -> bool:
+        """Whether a dialogue of a system that thinks is drawn."""
+        return self.variant in SYSTEMS and SYSTEMS[self.variant].thinks
+
+    @property
     def has_no_end(self) -> bool:
         """Whether a stream without end is drawn."""
-        return self.seconds is not None or self.variant in TURNS
+        return self.seconds is not None or self.variant in TURNS and not self.thinks
 
     @property
     def size(self) -> tuple[int, int]:
@@ -137,6 +144,8 @@ def main(argv: list[str]) -> int:
         from swwatch.pictures.seen import show_seen
 
         return show_seen(settings)
-    from swwatch.pictures.show import show_endless, show_samples
+    from swwatch.pictures.show import show_dialogue, show_endless, show_samples
 
+    if settings.thinks:
+        return show_dialogue(settings)
     return show_endless(settings) if settings.has_no_end else show_samples(settings)

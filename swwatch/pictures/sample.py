@@ -21,6 +21,8 @@ COLOURS = {  # colour-blind safe (Okabe and Ito), one per kind of token
     Kind.THOUGHT: "#CC79A7",
 }
 FEW = 400  # tokens that can be told apart in a picture; with more, grid and names are left out
+SHORT = {Kind.VIDEO: "V", Kind.ANSWER: "A", Kind.THOUGHT: "C"}  # and the number of the step
+NAMES = 45  # of stretches that find room along a mask; others that are shorter go without
 CELLS = 1000  # of a mask's side at most: longer ones are drawn in blocks, coloured where any token sees any
 
 
@@ -33,11 +35,19 @@ def arrival_order(name: str, tokens: Layout) -> torch.Tensor:
     return torch.tensor(sorted(range(len(tokens)), key=lambda i: (int(step[i]), int(kind[i]), i)))
 
 
-def draw(name: str, tokens: Layout, path: Path, title: str, counts: torch.Tensor | None = None) -> None:
+def draw(
+    name: str,
+    tokens: Layout,
+    path: Path,
+    title: str,
+    counts: torch.Tensor | None = None,
+    visible: torch.Tensor | None = None,
+) -> None:
     """Write one picture: temporal positions by arrival on the left, the mask on the right.
 
     Args:
         counts: (L,) bool, the tokens with a label; drawn as a strip along the mask.
+        visible: (L, L) bool, the mask; by default that of the tokens as one sample.
     """
     import matplotlib
 
@@ -47,7 +57,7 @@ def draw(name: str, tokens: Layout, path: Path, title: str, counts: torch.Tensor
 
     figure, (left, right) = plt.subplots(1, 2, figsize=(14, 6.6), width_ratios=(1, 1))
     _draw_positions(left, name, tokens)
-    _draw_mask(right, tokens, counts)
+    _draw_mask(right, tokens, tokens.visible() if visible is None else visible, counts)
     handles = [Patch(color=c, label=k) for k, c in COLOURS.items() if bool(tokens.where(k).any())]
     if counts is not None:
         handles.append(Patch(color="black", label="counts in the loss (strip on the left of the mask)"))
@@ -104,12 +114,12 @@ def _closed_up(shown: torch.Tensor, variant: Variant) -> list[tuple[int, int]]:
     return gaps
 
 
-def _draw_mask(axes, tokens: Layout, counts: torch.Tensor | None) -> None:
+def _draw_mask(axes, tokens: Layout, visible: torch.Tensor, counts: torch.Tensor | None) -> None:
     """In training order, coloured by the kind of the token that is seen."""
     from matplotlib.colors import ListedColormap, to_rgb
 
     length = len(tokens)
-    picture = torch.where(tokens.visible(), tokens.kind_ids + 1, 0)
+    picture = torch.where(visible, tokens.kind_ids + 1, 0)
     if length > CELLS:
         size = -(-length // CELLS)
         picture = max_pool2d(picture[None].float(), size, ceil_mode=True)[0]
@@ -136,13 +146,17 @@ def _name_stretches(axes, tokens: Layout) -> None:
         axes.axhline(mark - 0.5, color="#777777", lw=0.8)
         axes.axvline(mark - 0.5, color="#777777", lw=0.8)
     ends = marks[1:] + [len(tokens)]
-    middles = [(a + b - 1) / 2 for a, b in zip(marks, ends, strict=True)]
-    names = [_label(tokens, i) for i in marks]
+    named = [
+        (a, b)
+        for a, b in zip(marks, ends, strict=True)
+        if KINDS[tokens.kind_ids[a]] in SHORT or b - a >= len(tokens) / NAMES
+    ]
+    middles = [(a + b - 1) / 2 for a, b in named]
+    names = [_label(tokens, i) for i, _ in named]
     axes.set_xticks(middles, names, rotation=90, fontsize=8)
     axes.set_yticks(middles, names, fontsize=8)
 
 
 def _label(tokens: Layout, i: int) -> str:
-    kind, step = KINDS[int(tokens.kind_ids[i])], int(tokens.step[i]) + 1
-    short = {Kind.VIDEO: f"V{step}", Kind.ANSWER: f"A{step}", Kind.THOUGHT: f"C{step}"}
-    return short.get(kind, str(kind))
+    kind = KINDS[int(tokens.kind_ids[i])]
+    return f"{SHORT[kind]}{int(tokens.step[i]) + 1}" if kind in SHORT else str(kind)

@@ -1,7 +1,10 @@
 """What `swwatch inspect` does once its flags are read. `settings` are command.InspectSettings."""
 
+import torch
+
 from swwatch.errors import UserError
 from swwatch.pictures import endless, endless_drawing
+from swwatch.pictures.dialogue import readings
 from swwatch.pictures.sample import FEW, draw
 from swwatch.policies.keep import Window, with_numbers
 from swwatch.policies.speak import parse_schedule
@@ -34,12 +37,32 @@ def show_samples(settings) -> int:
         if settings.text:
             print(f"{name}\n{table(tokens)}")
             continue
-        if len(tokens) > FEW:
-            raise UserError(f"{len(tokens)} tokens cannot be drawn readably: choose fewer, or --text")
+        _refuse_many(tokens)
         path = settings.out / f"{name}.png"
         draw(name, tokens, path, f"{settings.steps} steps, {schedule}{'' if think == OFF else f', {think}'}")
         print(path)
     return 0
+
+
+def show_dialogue(settings) -> int:
+    """A dialogue of a system that thinks: each reading apart, in a table or along the diagonal of a mask."""
+    name, read = settings.variant, readings(settings.variant, settings.steps, settings.size)
+    if settings.text:
+        for number, tokens in enumerate(read, start=1):
+            print(f"{name}, read {number} of {len(read)}\n{table(tokens)}")
+        return 0
+    tokens = Layout.cat(read)
+    _refuse_many(tokens)
+    path, anew = settings.out / f"{name}.png", "" if len(read) == 1 else f", read anew {len(read)} times"
+    title = f"{settings.steps} s, asked at {settings.steps - 1} s{anew}"
+    draw(name, tokens, path, title, visible=torch.block_diag(*(tokens.visible() for tokens in read)))
+    print(path)
+    return 0
+
+
+def _refuse_many(tokens: Layout) -> None:
+    if len(tokens) > FEW:
+        raise UserError(f"{len(tokens)} tokens cannot be drawn readably: choose fewer, or --text")
 
 
 def show_endless(settings) -> int:

@@ -235,6 +235,7 @@ def test_thoughts_and_answers_are_told_apart_in_the_order_of_their_turns(loaded)
         2,
         4,
     }
+    assert all(token.t_frame_s == token.newest_visible_step + 0.5 for token in tokens), "also of an answer"
     texts = [turn.text for turn in drive(loaded.model, with_text(iter_of(turns), loaded.tokenizer))]
     assert texts == [loaded.tokenizer.decode(turn.ids[:2]).strip() for turn in turns]
 

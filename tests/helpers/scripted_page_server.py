@@ -159,6 +159,8 @@ class Session:
             if self.decides:
                 seen = {"newest_visible_step": step, "t_frame_s": self.now, "t_emit_s": self.now + 0.1}
                 await self.tell(type="thought", text=f" thought {step}", begins=step % 4 == 0, step=step, **seen)
+                over = {"start_s": step, "end_s": step + 1, "t_s": self.now + 0.1, "text": ""}
+                await self.tell(type="turn", turn=step, thought=True, wrong_end=None, **over)
             await self.speak(3, step)
         stats = {"frames_in": self.frames, "frames_dropped": 0, "steps_watched": self.steps, "steps_queued": 0}
         stats |= {"tokens": self.spoken, "tokens_per_s": 3.0, "lag_s": 0.2, "frame_rate": 2.0}

@@ -255,7 +255,7 @@ export class Pane {
     thoughts.scrollTop = thoughts.scrollHeight;
   }
 
-  /** Its first word tells its seconds; of silence, and of silences that follow one another, there is one sign. */
+  /** Its first word tells its seconds, if it is about some, and not a question; of silence, and of silences that follow one another, there is one sign. */
   #endTurn({ start, end, silent, first, last }) {
     const { text } = this.part;
     if (last?.text) this.#grow(last); // its dots are gone
@@ -266,7 +266,7 @@ export class Pane {
       this.phrase = this.phrase.filter((word) => word !== last);
     }
     this.flush();
-    if (first) first.span.dataset.second = `${start}–${end}`;
+    if (first && end > start) first.span.dataset.second = `${start}–${end}`;
     if (silent) this.#addSilence({ start, end });
   }
 

@@ -83,9 +83,10 @@ export class Story {
     return { kind: "thought", item: { text, begins, until: this.#second(newest_visible_step + 1) } };
   }
 
-  /** A turn is over. The dots by which a model says that it is silent are no words. */
-  on_turn({ start_s, end_s, text, t_s }) {
+  /** A turn is over, and if it was a thought nothing was said. The dots by which a model is silent are no words. */
+  on_turn({ start_s, end_s, text, t_s, thought }) {
     this.#reach(t_s);
+    if (thought) return null;
     const words = this.entries.slice(this.entries.findLastIndex(({ kind }) => kind === "turn") + 1).filter(({ kind }) => kind === "word");
     const last = words.at(-1);
     if (last?.text.endsWith(DOTS) && !text.endsWith(DOTS)) last.text = last.text.slice(0, -DOTS.length);
