@@ -75,7 +75,7 @@ class DummyModel:
         self.settings = Settings(variant, schedule or WaitK(), "declared")
         self.generation_config = SimpleNamespace(eos_token_id=MARKUP.im_end)
         self.markup, self.t_per_step = MARKUP, t_per_step
-        self.dtype, self.device = torch.float32, torch.device("cpu")
+        self.dtype, self.device, self.attention = torch.float32, torch.device("cpu"), "sdpa"
         self._logits = torch.zeros(vocab_size)
         self._logits[WORD] = 1.0
 

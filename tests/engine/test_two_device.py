@@ -16,12 +16,13 @@ from swwatch.engine.beside import TwoDeviceSession
 from swwatch.engine.requests import Look, drive
 from swwatch.engine.session import Session
 from swwatch.engine.source import Ask
-from swwatch.engine.trace import Spoken
+from swwatch.engine.trace import Reflected, Spoken
 from swwatch.engine.two_device import Copy, DeviceWatcher, ProcessWatcher, second_device
 from swwatch.engine.watcher import WatcherError, Work
 from swwatch.errors import UserError
 from swwatch.policies.choose import Greedy
 from swwatch.policies.speak import RandomK, WaitK, parse_schedule
+from swwatch.policies.think import Notes
 from swwatch.rules.variants import Speaks, speaking
 from tests.helpers.streams import Paced, ToldSession, fed_positions, plain, random_stream, spoken_by
 from tests.helpers.watcher_work import hesitant_copy, no_model, work_of
@@ -71,6 +72,22 @@ def test_p2_what_the_model_itself_decides_is_decided_over_there(load_tiny, watch
     assert {tokens == 0 for _, tokens, _ in decided} == {True, False}
     for (*_, ours), (*_, why) in zip(theirs, decided, strict=True):
         assert ours == pytest.approx(why, rel=1e-5) and 0 < why["not_yet"] < 1
+
+
+@pytest.mark.parametrize("variant", PARALLEL)
+def test_p2_it_thinks_and_says_what_serial_does(load_tiny, watcher, variant):
+    """Thoughts are fed with the words, on this side; what they see has been watched in the other process."""
+    loaded, told = load_tiny(variant), []
+    stream = random_stream(loaded, [(1, 2), (2, 3), (3, 1)] * 2, 3, 0, 5)
+    options = {"choose": Greedy(1.1, 20), "think": Notes(2, limit=5)}
+    serial = Session(loaded.model, stream.prompt, **options)
+    beside = TwoDeviceSession(loaded.model, stream.prompt, watcher=watcher, **options)
+    for session, gaps in ((serial, None), (beside, [0, 2, 0, 5, 1, 0])):
+        source = Paced(stream, gaps, {3: [Ask((5, 6, 7), "?")]})
+        events = [e for e in drive(loaded.model, session.run(source)) if isinstance(e, Spoken | Reflected)]
+        told.append(sorted([(e.step, type(e).__name__, e.token_id, e.t_frame_s) for e in events], key=lambda e: e[:2]))
+    assert told[0] == told[1] and len(told[0]) == 20 + (2 + 2 + 1) + (2 + 2)
+    assert beside.cache.num_fed == serial.cache.num_fed and fed_positions(beside) == fed_positions(serial)
 
 
 def test_p3_no_peeking_while_the_next_frame_is_watched(load_tiny, watcher):
