@@ -97,6 +97,9 @@ WRITTEN = {
     "b pictures.avi": {"options": X264},
     "raw.h264": {"options": X264},
     "raw.hevc": {"codec": "libx265", "options": HEVC},
+    "flash.swf": {"codec": "flv", "options": {"q:v": "2"}},
+    "camera.mpjpeg": {"codec": "mjpeg", "container": "mpjpeg", "pix_fmt": "yuvj420p"},
+    "broadcast.gxf": {"codec": "mpeg2video", "options": {"q:v": "2"}, "size": (576, 720)},
     "raw without its ending.mp4": {"codec": "mjpeg", "container": "mjpeg", "pix_fmt": "yuvj420p"},
     "moving.gif": {"codec": "gif", "pix_fmt": "gray"},
     "moving.apng": {"codec": "apng", "pix_fmt": "gray"},
@@ -198,6 +201,34 @@ def test_an_avi_file_written_to_a_pipe_tells_no_length(tmp_path):
     data[4:8], data[length : length + 4] = b"\xff" * 4, (1 << 30).to_bytes(4, "little")
     (tmp_path / "a.avi").write_bytes(data)
     check(tmp_path / "a.avi", PLAIN)
+
+
+@pytest.mark.parametrize("name, codec", [("a.h264", "libx264"), ("a.hevc", "libx265")])
+def test_raw_pictures_keep_a_rate_that_they_name(tmp_path, name, codec):
+    path = write_constant(tmp_path / name, Fraction(10), 41, codec=codec, options=HEVC if "265" in codec else X264)
+    check(path, list(range(0, 40, 5)))
+
+
+def test_two_pictures_in_a_packet_and_a_blank_in_the_next(tmp_path):
+    """As DivX and Xvid pack them, for the sake of players that take a picture a packet."""
+    options = {"bf": "1", "b_strategy": "0", "sc_threshold": "1000000000", "g": "300", "q:v": "2"}
+    plain, path = write_constant(tmp_path / "a.avi", RATE, 105, codec="mpeg4", options=options), tmp_path / "b.avi"
+    with av.open(str(plain)) as old, av.open(str(path), "w") as new:
+        source = old.streams.video[0]
+        first, *rest = [bytes(packet) for packet in old.demux(source) if packet.size]
+        packed, blank = [first], b"\0\0\1\xb6\x51\xcf"
+        for later, between in zip(rest[::2], rest[1::2], strict=True):
+            packed += [later + between, blank]
+        target = new.add_stream_from_template(source)
+        for number, data in enumerate(packed):
+            packet = av.Packet(data)
+            packet.stream, packet.time_base = target, 1 / RATE
+            packet.pts = packet.dts = number
+            packet.is_keyframe = not number
+            new.mux(packet)
+    signed = re.sub(rb"Lavc[\d.]+", lambda name: b"DivX503b" + b"1" * (len(name[0]) - 9) + b"p", path.read_bytes())
+    path.write_bytes(signed)
+    check(path, PLAIN)
 
 
 @pytest.mark.parametrize("crop", ["crop_left=8", "crop_left=6:crop_right=10:crop_top=4"])
@@ -456,6 +487,15 @@ def test_pictures_passed_over_change_no_other(tmp_path, monkeypatch, name, threa
         for to_end in (False, True):
             given = list(file.pictures(wanted, to_end))
             assert np.array_equal(np.stack(given), whole[wanted])
+
+
+def test_pictures_in_parts_that_are_cut_are_damage(tmp_path):
+    path = write_constant(tmp_path / "a.mpjpeg", RATE, 60, **WRITTEN["camera.mpjpeg"])
+    data = path.read_bytes()
+    for left in (len(data) - 40, data.index(b"--ffmpeg", len(data) // 2) - 40):
+        path.write_bytes(data[:left])
+        with pytest.raises(VideoError, match="breaks off"):
+            read_clip(path)
 
 
 @given(st.binary(max_size=80))

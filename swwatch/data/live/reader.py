@@ -17,6 +17,7 @@ from swwatch.data.video.container import check_file, is_whole
 from swwatch.data.video.source import (
     CONVERT,
     Clock,
+    ends_open,
     most_pixels,
     readable,
     share_out,
@@ -218,13 +219,14 @@ class Reader:
         A packet marked as corrupt is a frame cut short if it is the last of a recording; else it only comes after some
         that were lost, or after a cut between two parts.
         """
-        packets, doubtful = container.demux(), None
+        packets, packet, doubtful = container.demux(), None, None
         while True:
             asked_s = time.monotonic()
             try:
                 packet = next(packets, None)
             except av.FFmpegError as error:
-                if self.is_live or self._stated_s is None or not self._is_read_to(tolerance_s=0.01):
+                is_read = self._stated_s is not None and self._is_read_to(tolerance_s=0.01)
+                if self.is_live or not (is_read or ends_open(container, packet)):
                     raise Broken(why_broken(error, self.location, self.timeouts_s[1], asked_s)) from error
                 # where a server tells the end by closing the connection, FFmpeg takes it for an accident
                 packets, packet = iter(()), av.Packet()

@@ -5,7 +5,7 @@ the video lasts; the frame of a grid time is the one on display then, by FFmpeg'
 mirroring, gaps and variable rates included. Two grid frames are one temporal patch: one step, 2/fps seconds.
 
 `frames` says what a grid frame is, `container` what a file is, `source` opens it and chooses a stream, `timetable`
-lists its pictures without decoding them, `references` says which of them nothing refers to (of AV1, `av1_headers`
+lists its pictures without decoding them, `references` says which of them nothing refers to (of AV1, `av1_headers`:
 what each refers to), `reader` decodes, `picture` turns what was decoded into RGB. `by_decord` reads with decord, only
 where that is asked for. What costs an import of PyAV is imported when a file is opened.
 """

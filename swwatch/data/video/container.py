@@ -54,7 +54,7 @@ def _promised_size(path: Path, file: BinaryIO, size: int) -> int:
     """How many bytes the container says the file has (at least); 0 where it does not say."""
     head = file.read(64)
     if head[:4] == b"RIFF" and head[8:12] == b"WEBP":
-        raise VideoError(path, "it is WebP, which FFmpeg does not play: make a GIF of it (magick IN.webp OUT.gif)")
+        raise VideoError(path, "it is WebP, which is no video here: make a GIF of it (magick IN.webp OUT.gif)")
     if head[:4] == b"RIFF" and head[8:12] == b"AVI ":
         riff_bytes = int.from_bytes(head[4:8], "little")
         if riff_bytes not in (0, UNKNOWN):

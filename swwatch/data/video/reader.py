@@ -14,7 +14,7 @@ import numpy as np
 from swwatch.data.video.container import check_file
 from swwatch.data.video.frames import WHOLE, Span, StepFrames, VideoError, grid_indices, spread_indices
 from swwatch.data.video.picture import Pictures, unconverted
-from swwatch.data.video.source import Clock, decoded, opened, shown_stream
+from swwatch.data.video.source import Clock, decoded, opened, packets_of, shown_stream
 from swwatch.data.video.timetable import Packets, by_packets, by_pictures
 from swwatch.errors import UserError
 from swwatch.rules.schedule import FPS, FRAMES_PER_STEP
@@ -84,7 +84,10 @@ class VideoFile:
         with opened(self.path) as (container, stream):
             context, clock = stream.codec_context, Clock(container, stream)
             size, pictures = (context.width, context.height), None
-            source = container.demux(stream) if given is None else _chosen(self.path, container, packets, first, given)
+            if given is None:
+                source = packets_of(container, stream)
+            else:
+                source = _chosen(self.path, container, packets, first, given)
             expected = iter(numbers)
             for frame in decoded(self.path, context, source, clock, self.table.is_cut_in):
                 if pictures is None:  # a decoder may leave a crop at the left undone, as with the ffmpeg command
@@ -131,8 +134,11 @@ def _chosen(path: Path, container, packets: Packets, first: int, given: np.ndarr
     if first:
         times = zip(packets.pts.tolist(), packets.dts.tolist(), strict=True)
         places = {time: place for place, time in enumerate(times)}
-        container.seek(int(packets.dts[first]), stream=stream)
-    for packet in container.demux(stream):
+        try:
+            container.seek(int(packets.dts[first]), stream=stream)
+        except av.FFmpegError as error:
+            raise Unlike(path) from error  # a form without a way to seek
+    for packet in packets_of(container, stream):
         if not packet.size:
             continue
         if places:

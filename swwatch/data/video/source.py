@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import re
 from collections import deque
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -14,11 +15,16 @@ from swwatch.data.video.frames import VideoError
 
 # What FFmpeg may take the content for. Playlists and scripts (concat) name other addresses, so they are none of them.
 FORMATS = "mov,matroska,webm,avi,mpegts,mpeg,flv,ogg,asf,ivf,mxf,dv,gif,apng,nut,rm,yuv4mpegpipe"
-FORMATS += ",h264,hevc,obu,m4v,mpegvideo,mjpeg,mpjpeg,jpeg_pipe"  # the last: JPEG pictures in a row, by content
+FORMATS += ",swf,gxf,roq"
+FORMATS += ",h261,h263,h264,hevc,obu,m4v,mpegvideo,mjpeg,mpjpeg"
+FORMATS += ",jpeg_pipe,png_pipe,bmp_pipe"  # pictures in a row, by content
 MAX_PIXELS = 1 << 26  # of a picture: 8192 x 8192, 200 MB as RGB
 DEFAULT_BONUS = 5_000_000  # pixels that a stream marked as default may lack, as with the ffmpeg command
 UNCOUNTED = 1 << 30  # pictures of an AVI file whose writer could not go back and tell
 MAX_THREADS = 4  # each holds a picture of its own
+
+PART_BYTES = 256  # the most that is looked for behind the last picture of JPEG pictures in parts
+PACKED = re.compile(rb"DivX\d+(b|Build)\d+p")  # what DivX and Xvid sign such a stream with
 
 CONVERT = "convert it (ffmpeg -i IN OUT.mp4)"
 NO_DECODER = f"it has no decoder here: {CONVERT}, or install PyAV's own wheel (pip install av), which brings one"
@@ -117,31 +123,54 @@ def stream_end(container: av.container.InputContainer, stream: av.VideoStream) -
     return stream.start_time + stream.duration
 
 
+def packets_of(container: av.container.InputContainer, *streams: av.VideoStream) -> Iterator[av.Packet]:
+    """The packets of a file to its end, of all streams or of these."""
+    packet = None
+    try:
+        for packet in container.demux(*streams):
+            yield packet
+    except av.error.InvalidDataError:
+        if not ends_open(container, packet):
+            raise
+
+
+def ends_open(container: av.container.InputContainer, last: av.Packet | None) -> bool:
+    """Whether JPEG pictures in parts are at their end, which FFmpeg takes for damage where no boundary closes them."""
+    is_parted = container.format.name == "mpjpeg" and last is not None and last.pos is not None
+    return is_parted and last.pos + last.size + PART_BYTES >= container.size
+
+
 class Clock:
     """Gives the pictures of a stream their times where the container tells the order of decoding alone.
 
     Raw H.264 and H.265 have no times, AVI none of display. A decoder gives pictures in the order of display, so they
     take, as with the ffmpeg command, the stream's rate (25 a second where it names none), or the packets' times in
-    turn.
+    turn; where MPEG-4 puts two pictures into a packet and a blank into the next, the time of the packet with which
+    each comes.
     """
 
     def __init__(self, container: av.container.InputContainer, stream: av.VideoStream):
         context, form = stream.codec_context, container.format
-        is_reordered = context.name in ("h264", "hevc")
-        self.is_needed = is_reordered and form.name == "avi" and context.has_b_frames
+        is_reordered, is_avi = context.name in ("h264", "hevc"), form.name == "avi"
+        self._is_packed = is_avi and context.name == "mpeg4" and bool(PACKED.search(context.extradata or b""))
+        self.is_needed = self._is_packed or (is_avi and is_reordered and context.has_b_frames)
         self._times: deque[int] = deque()
         self._period = self._next = 0
         if is_reordered and form.name in ("h264", "hevc"):
-            self.is_needed, self._period = True, round(1 / (stream.guessed_rate * stream.time_base))
+            rate = context.framerate or stream.guessed_rate
+            self.is_needed, self._period = True, round(1 / (rate * stream.time_base))
 
     def take(self, packet: av.Packet) -> None:
         """A packet is decoded next."""
-        if self.is_needed and packet.dts is not None:
+        if self.is_needed and not self._is_packed and packet.dts is not None:
             self._times.append(packet.dts)
 
     def set(self, frame: av.VideoFrame) -> None:
         """A picture has come."""
-        if self.is_needed:
+        if self._is_packed and frame.dts is not None:
+            frame.pts = frame.dts
+            self._next = frame.pts + 1
+        elif self.is_needed:
             frame.pts = self._times.popleft() if self._times else self._next
             self._next = frame.pts + self._period
 

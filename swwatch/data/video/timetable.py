@@ -10,7 +10,7 @@ import numpy as np
 
 from swwatch.data.video.frames import VideoError
 from swwatch.data.video.references import Proof, Prover
-from swwatch.data.video.source import CONVERT, Clock, decoded, opened, stated_end_s, stream_end
+from swwatch.data.video.source import CONVERT, Clock, decoded, opened, packets_of, stated_end_s, stream_end
 
 MAX_DURATION_S = 7 * 86_400  # beyond it the file's times are garbage
 PROGRESSIVE = 1  # AVFieldOrder; 0 is unknown, what is above it has fields
@@ -89,7 +89,7 @@ def by_packets(path: Path) -> Timetable:
         context, time_base = stream.codec_context, stream.time_base
         prover, clock = Prover(context.name, context.extradata), Clock(container, stream)
         try:
-            for packet in container.demux():
+            for packet in packets_of(container):
                 if packet.pts is not None:
                     reached_s = max(reached_s, float((packet.pts + (packet.duration or 0)) * packet.time_base))
                 if packet.stream_index != stream.index or not packet.size:
@@ -144,7 +144,7 @@ def by_pictures(path: Path, is_cut_in: bool = False, promised: Timetable | None 
     pts, last = [], 0
     with opened(path) as (container, stream):
         clock = Clock(container, stream)
-        for frame in decoded(path, stream.codec_context, container.demux(stream), clock, is_cut_in):
+        for frame in decoded(path, stream.codec_context, packets_of(container, stream), clock, is_cut_in):
             if frame.pts is None:
                 raise VideoError(path, f"its frames carry no usable times: {CONVERT}")
             pts.append(frame.pts)
