@@ -39,14 +39,14 @@ class Arm:
 
     Attributes:
         model: of MODELS; keep, think: of its sessions, think None in chat turns.
-        without: the arm without thoughts that it is compared with, if it thinks.
+        without: arms without thoughts that it is compared with, if it thinks.
     """
 
     model: str
     keep: str
     about: str
     think: str | None = None
-    without: str | None = None
+    without: tuple[str, ...] = ()
 
 
 NOTES = f"notes:4:every_s=4:limit=32:sink=16:window={BUDGET - 16 - 4 * 8}"
@@ -63,18 +63,18 @@ ARMS = {
     "recent": Arm("streamingvlm", f"recent:{VIEW_S}", "SimpleStream: the newest seconds, read anew"),
     "window": Arm("streamingvlm", f"sink_window:{VIEW_S}:turns_s={VIEW_S}", "the newest seconds, as they were read"),
     "recompute": Arm("streamingvlm", f"recompute:{VIEW_S}:turns_s={VIEW_S}", "the same window, read anew every turn"),
+    "segment": Arm("vst", "thoughts:0", "notes per segment, forgotten: the newest segment alone"),
     "notes": Arm(
         "vst",
         "thoughts:1:first=1",
         "notes per segment: the newest segment, the first and the newest note",
-        None,
-        "recent",
+        without=("recent", "segment"),
     ),
-    "notes-all": Arm("tww", "all", "notes per segment, everything in view", None, "all"),
+    "notes-all": Arm("tww", "all", "notes per segment, everything in view", without=("all",)),
     "group-all": Arm("group", "all", "a narration, everything in view: a ceiling", "off"),
     "group-window": Arm("group", f"window:{VIEW_S}", "the newest seconds, as they were read", "off"),
-    "parallel": Arm("group-thinks", "window:8", f"thoughts in parallel, `{NOTES}`", NOTES, "group-window"),
-    "parallel-all": Arm("group-thinks", "all", "the same, everything in view", NOTES, "group-all"),
+    "parallel": Arm("group-thinks", "window:8", f"thoughts in parallel, `{NOTES}`", NOTES, ("group-window",)),
+    "parallel-all": Arm("group-thinks", "all", "the same, everything in view", NOTES, ("group-all",)),
 }
 TESTS = {
     test.name: test

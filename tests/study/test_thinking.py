@@ -39,9 +39,12 @@ def test_an_arm_is_asked_what_is_due_and_tells_what_it_had_in_view(load_tiny, cl
 
 
 def made_up(arm, seed):
-    """Thoughts in parallel know all that has left the view, notes nothing more, and one seed of notes-all less."""
-    knows = {"parallel": 4, "notes-all": 0 if seed else 4}.get(arm, 1)
-    answers = [["colour now", True, 0.0, 0.1]] * 4 + [["first colour", i < knows, 40.0, 0.1] for i in range(4)]
+    """Thoughts in parallel know all that has left the view, notes nothing more, and one seed of notes-all less; who
+    watches the newest segment alone has learned nothing."""
+    knows = {"parallel": 4, "notes-all": 0 if seed else 4, "segment": 0}.get(arm, 1)
+    answers = [["colour now", arm != "segment", 0.0, 0.1]] * 4 + [
+        ["first colour", i < knows, 40.0, 0.1] for i in range(4)
+    ]
     return {"asked": answers, "thought": 20, "thoughts": 9, "video": 32, "mean_s": 0.01, "steps": 10, "lag_s": 0.1}
 
 
@@ -57,6 +60,7 @@ def test_verdicts_follow_the_rule_and_the_page_tells_what_was_out_of_view(tmp_pa
         assert f"### Helps: parallel instead of group-window: {test}" in text
         assert f"### Does not help: notes instead of recent: {test}" in text
         assert f"### Undecided: notes-all instead of all: {test}" in text
+        assert f"### Undecided: notes instead of segment: {test}" in text and "not learned" in text
     assert "12 questions about the past to each arm and seed; the answer to 12 of them (100 %)" in text
     assert "| arm | `parallel` | 100 [100, 100] | 100 [100, 100] |" in text and str(tmp_path) not in text
 
