@@ -95,8 +95,8 @@ class ThinkingPlan(PolicyPlan):
 
 
 PLANS = {
-    "quick": ThinkingPlan("quick", (0,), steps=60, clips=2, seconds=60),
-    "full": ThinkingPlan("full", (0, 1, 2), steps=200, clips=6, seconds=60),
+    "quick": ThinkingPlan("quick", (0,), steps=100, clips=3, seconds=60),
+    "full": ThinkingPlan("full", (0, 1, 2), steps=300, clips=6, seconds=60),
 }
 
 
