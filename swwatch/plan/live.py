@@ -198,7 +198,10 @@ def compare(settings: LivePlanSettings) -> str:
         rates, shapes, points = result["rates"], result["shapes"], result["points"]
         device = Gpu(rates["flops"], rates["bandwidth"], 0)
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{settings.against} is no record of `swwatch bench stream` ({error!r})") from error
+        raise UserError(
+            f"{settings.against} is no record of `swwatch bench stream`: give the bench_stream.json that "
+            "`swwatch bench stream --output FOLDER` writes into its folder"
+        ) from error
     rows = [("model", "video tokens", "K", "part", "plan ms", "measured ms", "share")]
     for point in (point for point in points if "watch_s" in point):
         place = {"video_tokens": point["video_tokens"], "k": point["k"], "seconds": settings.step_s * point["steps"]}

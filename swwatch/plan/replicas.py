@@ -149,7 +149,10 @@ def measured_lag(path: Path) -> tuple[Callable[[int], float], int, int]:
         tried = sorted((one["sessions"], one["lag_s"]["p95"]) for one in result["trials"] if one["lag_s"])
         held = result["sessions_held"]
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{path} is no record of `swwatch bench live` ({error!r})") from error
+        raise UserError(
+            f"{path} is no record of `swwatch bench live`: give the bench_live.json that "
+            "`swwatch bench live --output FOLDER` writes into its folder"
+        ) from error
     if not tried:
         raise UserError(f"{path} holds no lag: no session of it spoke")
     numbers, lags = [n for n, _ in tried], [lag for _, lag in tried]

@@ -67,5 +67,5 @@ def test_a_record_is_told_beside_the_plan(tmp_path, capsys):
     assert "not trusted: it was busy" in out and "a word" in out and "1000.0" in out
 
     path.write_text("{}")
-    with pytest.raises(UserError, match="no record"):
+    with pytest.raises(UserError, match="give the bench_stream.json that"):
         report(load_settings(LivePlanSettings, flags={"against": path}))

@@ -2,6 +2,7 @@
 
 import importlib.util
 import os
+import socket
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -12,6 +13,8 @@ from swwatch.data.prepare.parts import Job, digest, prepare
 from swwatch.data.prepare.shared import PrepareSettings, load_counter, tell_dropped
 from swwatch.data.prepare.slices import Slice, join, prepare_slice
 from swwatch.errors import UserError
+
+CONNECT_S = 5.0  # to a cluster
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,9 +124,23 @@ def tell(job: Job, report: dict) -> None:
         print(f"  warning: {report['written_without_video_file']} records have no video file yet under {job.videos}")
 
 
+def check_there(address: str) -> None:
+    """Raises UserError: nobody listens at a cluster's address, which Ray itself would try for more than a minute."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    try:
+        socket.create_connection((host, int(port)), timeout=CONNECT_S).close()
+    except (OSError, ValueError, OverflowError) as error:
+        raise UserError(
+            f"no Ray cluster at {address} ({error}): give HOST:PORT as `ray start --head --port 6379` on its first "
+            "machine tells, or auto on a machine of the cluster"
+        ) from error
+
+
 def run(argv: list[str], home: Path) -> int:
     """Prepare PE-Video. `home` is the folder whose `dataset` is the default root."""
     settings = read_settings(PeVideoSettings, argv, program="mani_data.py", about=PeVideoSettings.__doc__)
+    if settings.cluster not in (None, "auto", "local"):
+        check_there(settings.cluster)
     count_tokens = load_counter(settings.tokenizer_model_id)
     jobs = plan(settings, home, tokenizer=digest(count_tokens.description))
     # of clips there is much to write; JSON files keep the interpreter busy, which threads share

@@ -152,6 +152,13 @@ def test_without_ray_a_cluster_is_refused_with_advice(monkeypatch, tmp_path, cap
     assert "swwatch[cluster]" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("address", ["127.0.0.1:1", "ray://127.0.0.1:1", "127.0.0.1", "127.0.0.1:99999", "no..host:1"])
+def test_a_cluster_that_is_not_there_is_told_at_once(monkeypatch, tmp_path, capsys, address):
+    monkeypatch.setattr(pe_video.importlib.util, "find_spec", lambda name: True)
+    assert run(main, ["--dataset-root", str(tmp_path), "--cluster", address]) == 2
+    assert f"no Ray cluster at {address}" in (told := capsys.readouterr().err) and "HOST:PORT" in told
+
+
 def test_a_cluster_works_off_the_parts_though_a_worker_is_killed(tmp_path, tokenizer, monkeypatch):
     pytest.importorskip("ray", reason="Ray is not installed: pip install 'swwatch[cluster]'")
     from swwatch.data.prepare import cluster
