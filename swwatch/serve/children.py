@@ -3,6 +3,7 @@
 import multiprocessing
 import os
 import secrets
+import shutil
 import signal
 import tempfile
 import time
@@ -41,6 +42,8 @@ class Child(Replica):
 
     def start(self) -> None:
         """Begin to load; `look` finds out when it serves."""
+        shutil.rmtree(self._environment["TMPDIR"], ignore_errors=True)  # left by the one before
+        os.mkdir(self._environment["TMPDIR"])
         spawn = multiprocessing.get_context("spawn")
         self._ready, told = spawn.Pipe(duplex=False)
         about = (self._serve, self._settings, self._environment, os.getpid(), told)
@@ -124,18 +127,14 @@ def children(settings: ServeSettings, num: int, serve: Serve) -> Iterator[list[C
                 held.enter_context(only_one(folder, f"{what} to {folder}"))
         if settings.keep_sessions is not None:
             _spread(settings.keep_sessions, num)
-        own = Path(
-            held.enter_context(tempfile.TemporaryDirectory(prefix="swwatch-replicas-", ignore_cleanup_errors=True))
-        )
+        own = tempfile.TemporaryDirectory(prefix="swwatch-replicas-", ignore_cleanup_errors=True)
+        held.enter_context(own)
         made: list[Child] = []
         held.callback(lambda: [child.kill() for child in made])
         for number in range(num):
-            here = own / str(number)
-            here.mkdir()
-            made.append(
-                Child(serve, _settings_of(settings, number), {"TMPDIR": str(here), "OMP_NUM_THREADS": threads})
-            )
-            if not settings.model:  # a toy may have to be made, by one of them
+            environment = {"TMPDIR": f"{own.name}/{number}", "OMP_NUM_THREADS": threads}
+            made.append(Child(serve, _settings_of(settings, number), environment))
+            if not settings.model and not number:  # a toy may have to be made, by one of them
                 _wait_for(made)
         _wait_for(made)
         yield made

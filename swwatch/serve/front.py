@@ -243,7 +243,8 @@ async def _send(replicas: Replicas, replica: Replica, request: Request, body) ->
     raw = request.scope["raw_path"] + (b"?" + request.scope["query_string"]).rstrip(b"?")
     if not replica.up or not raw.startswith(b"/"):
         raise OSError(f"replica {replica.name} is not there")
-    url = httpx.URL(replica.address.base).copy_with(raw_path=raw)
+    base = httpx.URL(replica.address.base)
+    url = base.copy_with(raw_path=base.raw_path.rstrip(b"/") + raw)
     headers = _headers(request) | replica.address.headers
     asking = replicas.http.build_request(request.method, url, headers=headers, content=body)
     return await replicas.http.send(asking, stream=True)

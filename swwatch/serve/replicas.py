@@ -17,7 +17,7 @@ from swwatch.serve.limits import Waiting
 from swwatch.serve.log import log
 from swwatch.serve.settings import Limits
 
-LOOK_S, HEAR_S, SILENT_S = 0.5, 5.0, 20.0  # how often, how long, and after what silence a replica counts as lost
+LOOK_S, HEAR_S, SILENT_S = 0.5, 5.0, 60.0  # how often, how long, and after what silence a replica counts as lost
 REACH_S = 5.0  # to a replica
 HOMES = 100_000  # ids that are known to be somewhere; of others all replicas are asked
 AWAY = (OSError, WebSocketException, TimeoutError, httpx.HTTPError)  # how it shows that a replica is not there
