@@ -30,6 +30,7 @@ class CompareSettings:
     steps: int | None = setting(None, "optimizer steps of each fine-tuning instead of the size's own", least=1)
     clips: int | None = setting(None, "of each test, instead of the size's own", least=1)
     seconds: int | None = setting(None, "of each clip at most, instead of the size's own", least=10)
+    seeds: int | None = setting(None, "how many, instead of the size's own", least=1)
     jobs: int | None = setting(None, "trainings side by side (default: one a core)", least=1)
     report_only: bool = setting(False, "write the report of what is there")
     report: Path | None = setting(None, "folder of the report (default: into the study)", output="page")
@@ -39,6 +40,7 @@ class CompareSettings:
 
     def plan_of(self, plans: dict[str, PolicyPlan]) -> PolicyPlan:
         own = {name: getattr(self, name) for name in ("steps", "clips", "seconds")}
+        own["seeds"] = None if self.seeds is None else tuple(range(self.seeds))
         return replace(plans["quick" if self.quick else "full"], **{k: n for k, n in own.items() if n is not None})
 
 
@@ -78,8 +80,10 @@ def compare(comparison: Comparison, argv: list[str], about: str) -> int:
             from swwatch.model.repeat import repeat_of, write_note
 
             at_once = settings.jobs or len(os.sched_getaffinity(0))
-            run_all(comparison.jobs_of(plan, folder, base), folder / "jobs", at_once=at_once)
-            measure(comparison, plan, folder)
+            for number in range(len(plan.seeds)):  # one after the other: a whole comparison comes early
+                some = replace(plan, seeds=plan.seeds[: number + 1])
+                run_all(comparison.jobs_of(some, folder, base), folder / "jobs", at_once=at_once)
+                measure(comparison, some, folder)
             note, results = folder / f"run-{plan.name}.json", [f"cells/{plan.clips}-{plan.seconds}/*.json"]
             write_note(note, repeat_of(program, settings, note, results=results, models={str(base): None}))
         write_page = import_module(comparison.page).write_page
