@@ -112,15 +112,17 @@ def with_text(run: Run, tokenizer) -> Run:
 
 
 class Wording:
-    """What turns one session's events into those with text.
+    """What turns one session's events into those with text. Where a narration gives one answer after another, a space
+    stands between them: the first token of the next one begins with it.
 
     Attributes:
-        open_ids: of words and of thoughts, tokens since the last text; a character that is not whole yet goes on from
-            them.
+        open_ids: of words and of thoughts, tokens since the last text; a character that is not whole yet, or an answer
+            that is over, goes on from them.
     """
 
     def __init__(self, tokenizer, open_ids: Mapping[str, Iterable[int]] | None = None):
         self._tokenizer, self._decodes = tokenizer, tokenizer.backend_tokenizer
+        self._ends = frozenset({tokenizer.eos_token_id})
         self._decoding, self.open_ids = {}, {}
         self._begin("words", "thoughts")
         for what, ids in (open_ids or {}).items():
@@ -146,9 +148,17 @@ class Wording:
             self._decoding[what], self.open_ids[what] = DecodeStream(skip_special_tokens=True), []
 
     def _text(self, what: str, token_id: int) -> str:
+        if token_id in self._ends:
+            self._begin(what)
+            self.open_ids[what] = [token_id]
+            return ""
         text = self._decoding[what].step(self._decodes, token_id)
-        self.open_ids[what] = [*self.open_ids[what], token_id] if text is None else []
-        return text or ""
+        if text is None:
+            self.open_ids[what] = [*self.open_ids[what], token_id]
+            return ""
+        follows = what == "words" and not self._ends.isdisjoint(self.open_ids[what])
+        self.open_ids[what] = []
+        return f" {text}" if follows and not text[0].isspace() else text
 
 
 def with_fast_path(

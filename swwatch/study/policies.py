@@ -14,7 +14,7 @@ from swwatch.study.jobs import Job
 from swwatch.study.policy_plan import PLANS, TESTS, PolicyPlan, Row
 
 TOLD, ASKED = CONFIGS / "train" / "toy.yaml", CONFIGS / "train" / "toy_turns.yaml"
-CLIPS = 600  # of single shapes to fine-tune on; of each world a quarter
+CLIPS = 600  # of up to half a minute to fine-tune on; of each world a quarter
 ROUNDS = 3  # how often each kind of question is asked of a clip
 
 
@@ -28,11 +28,11 @@ def jobs_of(plan: PolicyPlan, folder: Path, base: Path) -> list[Job]:
 
 
 def _clips(plan: PolicyPlan, folder: Path, base: Path) -> list[Job]:
-    single = folder / "single"
-    where = as_flags(dataset_root=single, output_dir=single, tokenizer_model_id=base)
+    long = folder / "long"
+    where = as_flags(dataset_root=long, output_dir=long, tokenizer_model_id=base)
     found = [
-        Job("single", ("toy", "data", str(single), *as_flags(clips=CLIPS, test_clips=1, level="single", workers=1))),
-        Job("annotations", ("prepare", *where), ("single",)),
+        Job("long", ("toy", "data", str(long), *as_flags(clips=CLIPS, test_clips=1, level="long", workers=1))),
+        Job("annotations", ("prepare", *where), ("long",)),
     ]
     for world in ("count", "still", "ten_minutes"):
         data, train = folder / f"{world}-{plan.clips}", 0 if world == "ten_minutes" else CLIPS // 4
@@ -48,7 +48,7 @@ def _models(plan: PolicyPlan, folder: Path, base: Path, seed: int) -> list[Job]:
     still, count = (folder / f"{world}-{plan.clips}" for world in ("still", "count"))
     steps = as_flags(model_path=base, seed=seed, max_steps=plan.steps, warmup=plan.steps // 10)
     told, asked, timed = (
-        as_flags(config=TOLD, variant="group", train_data=folder / "single" / "train_3_5.jsonl"),
+        as_flags(config=TOLD, variant="group", train_data=folder / "long" / "train_3_5.jsonl", batch_size=8),
         as_flags(config=ASKED, variant="streamingvlm", train_data=count / "asked_train.jsonl", batch_size=4)
         + as_flags(more_data=still / "asked_train.jsonl"),
         as_flags(config=TOLD, variant="group", train_data=still / "timed_train.jsonl", batch_size=4, max_frames=180),
@@ -63,10 +63,12 @@ def _models(plan: PolicyPlan, folder: Path, base: Path, seed: int) -> list[Job]:
 
 
 def model_of(row: Row) -> str:
-    """The one that a row is tried on: its own, where a policy must be trained for."""
+    """The one that a row is tried on: its own, where a policy must be trained for; else that of its test."""
     test, table, policy = row
     name = policy.split(":")[0]
-    return name if table == "schedule" and SPEAK[name].learned else TESTS[test].variant
+    if table == "schedule":
+        return name if SPEAK[name].learned else TESTS[test].variant
+    return TESTS[test].model or TESTS[test].variant
 
 
 def run(loaded, row: Row, record: dict, video: Path, seconds: int) -> dict:

@@ -24,9 +24,10 @@ def write_page(plan: PolicyPlan, folder: Path, out: Path) -> Path:
     parts = [
         f"# Policies compared ({plan.name})",
         f"Models were fine-tuned from one BASE, {plan.steps} steps each, seeds {seeds}: one narrates (`group`, clips "
-        "of 6 to 10 s), one answers in chat turns (`streamingvlm`, streams of up to 24 s). A policy is put on them "
+        "of up to 30 s), one answers in chat turns (`streamingvlm`, streams of up to 24 s). A policy is put on them "
         "without training for it, but for `gate` and `head`, which have narrators of their own (still clips, captions "
-        f"at their times). {plan.clips} clips a test, at most {plan.seconds} s of each. In brackets 95 % "
+        "at their times). Still clips are narrated by the one of `gate`, which is silent while nothing happens, when "
+        f"SEE is compared. {plan.clips} clips a test, at most {plan.seconds} s of each. In brackets 95 % "
         "intervals, resampled over clips and seeds. Times are CPU time of a step, decoding included, at the "
         "beginning and at the end of a clip. What holds for 1.6 M parameters need not hold for 7 B.",
         f"![quality against cost]({picture.name})",
@@ -57,8 +58,8 @@ def draw(found: Found, path: Path) -> Path:
 
 
 def claims(found: Found) -> list[Claim]:
-    """Public claims that can be tested at this size. The rules were fixed before the results. A comparison says
-    nothing where the plain policy of its table has less than half of `must`: that was not learned."""
+    """Public claims that can be tested at this size. A comparison says nothing where the plain policy of its table has
+    less than half of the share, or, where a share `must` be reached, the policy itself less than half of that."""
 
     def each(
         tests: Sequence[str], table: str, policies: Iterable[str], other: str, share: str, rule: Callable, must=""

@@ -36,7 +36,8 @@ class Test:
 
     Attributes:
         world: of the clips; seconds: that are watched of each, at most.
-        variant: of the model.
+        variant: of the model; model: its name, where it is another than that of the variant. Of SPEAK each policy is
+            tried on the variant's, or on its own.
         tables: whose policies are put on.
         asks: questions are asked in mid-stream; else the model narrates.
         shares: that are told, see study.compared; by default those of what is done.
@@ -48,6 +49,7 @@ class Test:
     tables: tuple[str, ...]
     seconds: int
     asks: bool = False
+    model: str = ""
     shares: tuple[str, ...] = ()
 
 
@@ -55,7 +57,7 @@ Row = tuple[str, str, str]  # test, table, policy
 TESTS = {
     test.name: test
     for test in (
-        Test("told, still", "still", "group", ("see", "schedule"), 60),
+        Test("told, still", "still", "group", ("see", "schedule"), 60, model="gate"),
         Test("told, minutes", "ten_minutes", "group", ("see", "keep", "schedule"), 600),
         Test("asked, still", "still", "streamingvlm", ("keep",), 60, asks=True),
         Test("asked, count", "count", "streamingvlm", ("keep",), 60, asks=True),
@@ -93,7 +95,7 @@ class PolicyPlan:
 
 PLANS = {
     "quick": PolicyPlan("quick", (0,), steps=200, clips=3, seconds=60),
-    "full": PolicyPlan("full", (0, 1, 2), steps=200, clips=6, seconds=120),
+    "full": PolicyPlan("full", (0, 1, 2), steps=200, clips=6, seconds=60),
 }
 
 

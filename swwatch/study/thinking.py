@@ -79,8 +79,8 @@ ARMS = {
 TESTS = {
     test.name: test
     for test in (
-        Test("asked, count", "count", "", (ARMS_TABLE,), 60, True, SHARES),
-        Test("asked, minutes", "ten_minutes", "", (ARMS_TABLE,), 120, True, SHARES),
+        Test("asked, count", "count", "", (ARMS_TABLE,), 60, True, shares=SHARES),
+        Test("asked, minutes", "ten_minutes", "", (ARMS_TABLE,), 120, True, shares=SHARES),
     )
 }
 

@@ -91,6 +91,18 @@ def test_a_character_of_which_half_is_said_or_thought_is_whole_afterwards(load_t
         assert noted.text == tokenizer.decode(ids[0]), "nothing is left of a note that was cut off"
 
 
+def test_a_space_stands_between_two_answers_of_a_narration(load_tiny):
+    tokenizer = load_tiny("group").tokenizer
+    answer = tokenizer.encode("a cat", add_special_tokens=False)
+    ids = [*answer, tokenizer.eos_token_id, *answer, tokenizer.eos_token_id]
+    for cut in range(len(ids)):
+        first = Wording(tokenizer)
+        pieces = [first(Spoken(0, token_id, 0, 0.0, 0.0)).text for token_id in ids[:cut]]
+        later = Wording(tokenizer, first.open_ids)
+        pieces += [later(Spoken(0, token_id, 0, 0.0, 0.0)).text for token_id in ids[cut:]]
+        assert "".join(pieces) == "a cat a cat"
+
+
 def test_losses_are_told_once_and_the_clock_goes_on(load_tiny):
     loaded, options = load_tiny("group"), {"queue_size": 2, "choose": Greedy(max_new_tokens=4)}
     with stage_of(loaded) as stage:
