@@ -2,7 +2,6 @@
 
 import ast
 import csv
-import json
 import math
 import string
 from collections.abc import Mapping
@@ -129,7 +128,7 @@ def read_rows(path: Path) -> list[FileRow]:
         elif kind == ".jsonl":
             found = [decode_line(line) for line in path.read_bytes().split(b"\n") if line.strip()]
         elif kind == ".json":
-            found = json.loads(path.read_text(encoding="utf-8-sig"))
+            found = decode_line(path.read_bytes())
         else:
             raise ValueError("a json, jsonl, csv, tsv or parquet file is wanted")
     except (ValueError, OSError, csv.Error, UserError) as error:

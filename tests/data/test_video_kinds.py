@@ -489,6 +489,22 @@ def test_pictures_passed_over_change_no_other(tmp_path, monkeypatch, name, threa
             assert np.array_equal(np.stack(given), whole[wanted])
 
 
+def test_av1_packets_that_may_be_damaged_or_lost_are_all_decoded(tmp_path):
+    path = write_constant(tmp_path / "a.mp4", RATE, 60, **WRITTEN["av1.mp4"])
+    times = [number for number in range(60) if number not in range(20, 24)]
+    lost = write(tmp_path / "lost.mp4", times, 1 / RATE, rate=RATE, **WRITTEN["av1.mp4"])
+    assert not VideoFile(lost).table.packets.spare.any()
+    data = bytearray(path.read_bytes())
+    with av.open(str(path)) as file:
+        place, size = [(packet.pos, packet.size) for packet in file.demux(video=0) if packet.size][30]
+    data[place : place + size] = bytes(size)
+    path.write_bytes(data)
+    packets = VideoFile(path).table.packets
+    assert packets.needs[30] is None and packets.needed([59])[:30].all()
+    with pytest.raises(VideoError, match="damaged"):
+        read_clip(path)
+
+
 def test_pictures_in_parts_that_are_cut_are_damage(tmp_path):
     path = write_constant(tmp_path / "a.mpjpeg", RATE, 60, **WRITTEN["camera.mpjpeg"])
     data = path.read_bytes()

@@ -8,13 +8,16 @@ that check all slots (error resilient ones) or find theirs by rules.
 """
 
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 
-SEQUENCE, DELIMITER, HEADER, TILES, FRAME, HEADER_AGAIN, PADDING = 1, 2, 3, 4, 6, 7, 15  # kinds of units (OBU)
+SEQUENCE, DELIMITER, HEADER, TILES, METADATA, FRAME, HEADER_AGAIN = range(1, 8)  # kinds of units (OBU)
+PADDING = 15
 RECORD, RECORD_BYTES = 0x81, 4  # what precedes the units in a container's extradata
 KEY, INTER, _, SWITCH = range(4)  # kinds of pictures; the third: of itself alone
 SLOTS, REFERENCES = 8, 7
 HARMLESS = (DELIMITER, HEADER, TILES, FRAME, HEADER_AGAIN, PADDING)  # of no use but to the pictures with them
+KNOWN = (*HARMLESS, SEQUENCE, METADATA)
 SELECT = 2  # told with each picture
 
 
@@ -123,17 +126,21 @@ class Av1Headers:
         self._sequence: Sequence | None = None
         self._holders = [0] * SLOTS  # which packet brought what each slot keeps
         self._number = -1
-        self.of(extradata[RECORD_BYTES:] if extradata[:1] == bytes([RECORD]) else extradata)
-        self._number = -1
+        units = extradata[RECORD_BYTES:] if extradata[:1] == bytes([RECORD]) else extradata
+        with suppress(EOFError):
+            for kind, data in _units(units):
+                self._sequence = Sequence.read(data) if kind == SEQUENCE else self._sequence
 
     def of(self, packet: bytes) -> tuple[bool, frozenset[int] | None]:
         """Whether a packet brings nothing but pictures, and the numbers of those that it refers to; None: any."""
         self._number += 1
         needs: set[int] = set()
         try:
-            has_pictures_alone = True
-            for kind, data in _units(packet):
-                has_pictures_alone = has_pictures_alone and kind in HARMLESS
+            units = list(_units(packet))
+            kinds = {kind for kind, _ in units}
+            if not kinds.issubset(KNOWN) or not kinds & {HEADER, FRAME}:
+                raise EOFError("it may be damaged")
+            for kind, data in units:
                 if kind == SEQUENCE:
                     self._sequence = Sequence.read(data)
                 if kind in (HEADER, FRAME):
@@ -141,7 +148,7 @@ class Av1Headers:
         except EOFError:
             self._holders = [self._number] * SLOTS
             return False, None
-        return has_pictures_alone, frozenset(needs - {self._number})
+        return kinds.issubset(HARMLESS), frozenset(needs - {self._number})
 
     def _picture(self, data: bytes) -> set[int]:
         """The packets that one picture refers to; it is put into its slots."""

@@ -14,6 +14,7 @@ from swwatch.data.video.source import CONVERT, Clock, decoded, opened, packets_o
 
 MAX_DURATION_S = 7 * 86_400  # beyond it the file's times are garbage
 PROGRESSIVE = 1  # AVFieldOrder; 0 is unknown, what is above it has fields
+MOST_UNEVEN = 1.5  # the longest time between two pictures, of the shortest
 PROMISED_S = 0.25  # a file may end so much before the length that it states
 
 
@@ -122,7 +123,10 @@ def by_packets(path: Path) -> Timetable:
     times = np.array(pts, np.int64)
     order = np.array(shown)[np.argsort(times[shown], kind="stable")]
     entry, needs = np.array([proof.is_entry for proof in proofs]), [proof.needs for proof in proofs]
-    packets = Packets(times, np.array(dts, np.int64), order, _spare(proofs), entry, needs)
+    spare = _spare(proofs)
+    if any(needs) and not _is_even(times[order]):
+        spare[:] = False  # packets may be lost, of which only a full decode tells
+    packets = Packets(times, np.array(dts, np.int64), order, spare, entry, needs)
     last = lasts[order[-1]]
     if end is not None and end > times[order[-1]]:
         last = min(last, end - int(times[order[-1]]))
@@ -158,6 +162,12 @@ def by_pictures(path: Path, is_cut_in: bool = False, promised: Timetable | None 
             reason = f"{is_lost.sum()} of its {len(promised.pts)} frames cannot be decoded: the file is damaged"
             raise VideoError(path, reason)
     return Timetable.make(path, pts, last, time_base, is_cut_in=is_cut_in)
+
+
+def _is_even(pts: np.ndarray) -> bool:
+    """Whether pictures follow each other at one rate, but for how times are rounded."""
+    steps = np.diff(pts)
+    return not len(steps) or steps.max() <= MOST_UNEVEN * steps.min()
 
 
 def _spare(proofs: list[Proof]) -> np.ndarray:
