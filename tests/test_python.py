@@ -18,7 +18,7 @@ SAYS = {
     "Questions while it watches": r"(?s)Token.*Asked What colour is it\?.*Turn",
     "A camera, a stream": r"\S",
     "Many sessions on one model": r"[1-9]\d* tokens\n[1-9]\d* tokens\n[1-9]\d* tokens",
-    "Variants, systems, policies": r"'gap'.*'livecc'.*\n.*'all'.*'wait-k'.*\n\[1, 1",
+    "Variants, systems, policies": r"'gap'.*'livecc'.*\n.*'all'.*'wait-k'.*\n\[1, 1.*\n12 tokens",
     "Training samples": r"'position_ids': \(3, 2, \d+\).*\nloss \d",
 }
 

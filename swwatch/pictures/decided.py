@@ -1,13 +1,34 @@
-"""What a SPEAK policy decided in a stream that `swwatch stream --jsonl` wrote: tokens, silence, and the reason."""
+"""What a SPEAK policy decided, in a stream that `swwatch stream --jsonl` wrote or over a video that is played here:
+tokens, silence, and the reason."""
 
 import json
+from dataclasses import replace
+from itertools import islice
 from pathlib import Path
+from textwrap import fill
 
+from swwatch.data.video import iter_steps
+from swwatch.engine.door import open_stream
+from swwatch.engine.requests import drive
+from swwatch.engine.source import FileSource, StepEncoder
+from swwatch.engine.trace import Decided, Spoken, Watched
 from swwatch.errors import UserError
+from swwatch.model.loading import Loaded, load
 from swwatch.paths import make_folder
 from swwatch.pictures.plots import panels, save
+from swwatch.policies.speak import SPEAK, parse_schedule
 
-SAID = "#D55E00"  # as words are in the other pictures
+SAID, SILENT = "#D55E00", "#999999"  # words are as in the other pictures
+A_ROW = 3  # pictures of a sheet
+MOST_A_STEP = 32  # tokens of a video that is played, on average
+# of the rows whose defaults show little on a short clip, or under random weights
+EXAMPLES = {
+    "change": "change:6:share=0.3",
+    "pace": "pace:3:most=9",
+    "sved": "sved:6",
+    "gate": "gate:6:floor=0.0025",
+    "head": "head:6:floor=0.5",
+}
 
 
 def show_decided(settings) -> int:
@@ -17,6 +38,54 @@ def show_decided(settings) -> int:
     draw(lines, path)
     print(path)
     return 0
+
+
+def show_played(settings) -> int:
+    """Draw how one schedule, or each, speaks over a video. `settings` are command.InspectSettings."""
+    variant = None if settings.variant == "all" else settings.variant
+    if settings.sheet is None:
+        schedule = parse_schedule(settings.schedule)
+        path = settings.out / f"speak_{schedule.name}.png"
+        loaded = load(settings.model, variant=variant)
+        draw(played(loaded, settings.video, str(schedule), settings.steps), path)
+    else:
+        path = settings.out / "speak.png"
+        rows = [EXAMPLES.get(name, str(kind())) for name, kind in SPEAK.items()]
+        draw_sheet([(row, *attempt(settings, variant, row)) for row in rows], path)
+    print(path)
+    return 0
+
+
+def attempt(settings, variant: str | None, schedule: str) -> tuple[list[dict], str]:
+    """What was told in a stream by a schedule, or why there can be none. A model that was never trained for one that
+    is learned takes it as it is."""
+    try:
+        learned = {"schedule": schedule} if parse_schedule(schedule).learned else {}
+        loaded = load(settings.model, variant=variant, **learned)
+        return played(loaded, settings.video, schedule, settings.steps), ""
+    except UserError as error:
+        return [], str(error)
+
+
+def played(loaded: Loaded, video: Path, schedule: str, most: int) -> list[dict]:
+    """What `swwatch stream --jsonl` would tell of the first steps of a video, up to the words of the last of them."""
+    session = open_stream(loaded, schedule=schedule, key=video.stem, limit=most * MOST_A_STEP)
+    steps = islice(iter_steps(video, max_frames=None, fps=loaded.settings.fps), most)
+    steps = [replace(step, last=False) for step in steps]
+    arriving = (replace(step, arrival_s=session.arrival_s(step.step, step.arrival_s)) for step in steps)
+    lines = []
+    for event in drive(loaded.model, session.run(FileSource(arriving, StepEncoder(loaded), session.clock))):
+        if isinstance(event, Watched | Decided | Spoken) and event.step >= len(steps):
+            break  # the video is over, and the rest of the answer is as long as it may be
+        match event:
+            case Watched():
+                lines.append({"event": "watched", "step": event.step, "arrival_s": steps[event.step].arrival_s})
+            case Decided():
+                why = {"num_tokens": event.num_tokens, "why": event.why}
+                lines.append({"event": "decided", "step": event.step} | why)
+            case Spoken():
+                lines.append({"step": event.step, "token_id": event.token_id})
+    return lines
 
 
 def read(path: Path) -> list[dict]:
@@ -38,19 +107,48 @@ def read(path: Path) -> list[dict]:
 
 
 def draw(lines: list[dict], path: Path) -> None:
-    """Write one picture: over the seconds, how many tokens were said, and the numbers that decided."""
-    arrivals = {line["step"]: line["arrival_s"] for line in lines if line.get("event") == "watched"}
-    decided = [line for line in lines if line.get("event") == "decided" and line["step"] in arrivals]
-    said = [line["step"] for line in lines if "token_id" in line]
-    seconds = [arrivals[line["step"]] for line in decided]
-    width = min(b - a for a, b in zip(seconds, seconds[1:], strict=False)) if len(seconds) > 1 else 1.0
-    figure, (above, below) = panels(2, 1, (8, 2.6), sharex=True)
-    above.bar(seconds, [said.count(line["step"]) for line in decided], width * 0.9, color=SAID)
-    above.set_ylabel("tokens said")
-    for name in decided[0]["why"]:
+    """Write one picture: over the seconds, how many tokens were said, and the numbers that decided, where any did."""
+    arrivals, decided = arrivals_of(lines), [line for line in lines if line.get("event") == "decided"]
+    decided = [line for line in decided if line["step"] in arrivals]
+    figure, axes = panels(2 if decided else 1, 1, (8, 2.6 if decided else 1.8), sharex=True)
+    draw_said(axes[0], lines)
+    axes[0].set_ylabel("tokens said")
+    for name in decided[0]["why"] if decided else ():
         values = [line["why"][name] for line in decided]
-        below.plot(seconds, [float("nan") if value is None else value for value in values], ".-", label=name)
-    below.legend(fontsize=8, loc="center right")
-    below.set_xlabel("seconds of the video")
+        values = [float("nan") if value is None else value for value in values]
+        axes[1].plot([arrivals[line["step"]] for line in decided], values, ".-", label=name)
+        axes[1].legend(fontsize=8, loc="center right")
+    axes[-1].set_xlabel("seconds of the video")
+    make_folder(path.parent)
+    save(figure, path)
+
+
+def arrivals_of(lines: list[dict]) -> dict[int, float]:
+    """Step -> when it arrived, seconds."""
+    return {line["step"]: line["arrival_s"] for line in lines if line.get("event") == "watched"}
+
+
+def draw_said(axis, lines: list[dict]) -> None:
+    """A bar of tokens for each step, and a grey mark where it was silent."""
+    arrivals, said = arrivals_of(lines), [line["step"] for line in lines if "token_id" in line]
+    counts, seconds = [said.count(step) for step in arrivals], list(arrivals.values())
+    width = min(b - a for a, b in zip(seconds, seconds[1:], strict=False)) if len(seconds) > 1 else 1.0
+    axis.bar(seconds, counts, width * 0.9, color=SAID)
+    silent = [second for second, count in zip(seconds, counts, strict=True) if not count]
+    axis.plot(silent, [0] * len(silent), "s", color=SILENT, ms=3, clip_on=False)
+
+
+def draw_sheet(rows: list[tuple[str, list[dict], str]], path: Path) -> None:
+    """Write one picture of all. rows: (schedule, what was told, why nothing was)."""
+    figure, axes = panels(-(-len(rows) // A_ROW), A_ROW, (8.5, 1.4 * -(-len(rows) // A_ROW)), sharex=True)
+    for axis in axes[len(rows) :]:
+        axis.axis("off")
+    for axis, (schedule, lines, refused) in zip(axes, rows, strict=False):
+        axis.set_title(schedule, fontsize=8)
+        axis.tick_params(labelsize=7)
+        draw_said(axis, lines)
+        axis.text(0.5, 0.5, fill(refused, 40), ha="center", va="center", fontsize=6, transform=axis.transAxes)
+    figure.supxlabel("seconds of the video", fontsize=8)
+    figure.supylabel("tokens said", fontsize=8)
     make_folder(path.parent)
     save(figure, path)

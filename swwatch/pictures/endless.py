@@ -122,12 +122,12 @@ def turns_story(system: str, seconds: int, grid: tuple[int, int], words: int, ke
     how = f"{session.keep.name}, {session.policy.name}"
     story = Story(f"{system} ({how}) after {seconds} s", words)
     said_at: list[int] = []  # of each word, in order
-    for event in _moments(session, Seconds(*grid), seconds):
+    for event in moments(session, Seconds(*grid), seconds):
         said_at += [int(event.start_s)] * words
         story.now[round(event.end_s)] = list(_turn_runs(session, said_at))
     story.num_fed = session.num_fed
     whole = open_session("all", "mrope_full" if session.policy.compact else session.policy.name)
-    *_, _ = _moments(whole, Seconds(*grid), seconds)
+    *_, _ = moments(whole, Seconds(*grid), seconds)
     story.largest = int(whole.cache.tokens[WATCHED].position_ids.max())
     return story
 
@@ -152,18 +152,18 @@ def endless_story(variant: str, seconds: int, grid: tuple[int, int], words: int,
     session = open_session(window)
     first = get(variant).positions.first
     story = Story(f"{variant} after {seconds} s, window of {window.vision_s} s", words, first)
-    for event in _moments(session, Seconds(*grid), seconds, words):
+    for event in moments(session, Seconds(*grid), seconds, words):
         parts = [session.cache.tokens[SAID]] if SAID in session.cache.tokens else []
         said = Layout.cat([*parts, *(rows for _, rows in session.pending)])
         story.now[event.step + 1] = [*_layout_runs(session.cache.tokens[WATCHED]), *_layout_runs(said)]
     story.num_fed = session.cache.num_fed
     whole = open_session(None)
-    *_, _ = _moments(whole, Seconds(*grid), seconds, words)
+    *_, _ = moments(whole, Seconds(*grid), seconds, words)
     story.largest = max(int(tokens.position_ids.max()) for tokens in whole.cache.tokens.values())
     return story
 
 
-def _moments(session, source: Seconds, seconds: int, words: int = 0) -> Iterator:
+def moments(session, source: Seconds, seconds: int, words: int = 0) -> Iterator:
     """What was told at the end of each turn, or with the last word of each second."""
     spoken = 0
     for event in drive(session.model, session.run(source)):

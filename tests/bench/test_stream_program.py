@@ -113,6 +113,18 @@ def test_the_page_tells_it_and_is_drawn_again_from_the_file(written, tmp_path, c
         assert ours == theirs and len(ours) > 5000
 
 
+def test_a_stream_without_end_is_measured_by_engines_that_forget():
+    keep = "window:2:text_sink=2:text_window=4"
+    how = {"shape": ("toy",), "variant": "group", "engines": ("serial", "fused", "streams"), "keep": keep}
+    settings = StreamSettings(**how, video_tokens=(4,), k=(2,), steps=(6,), repeats=1).settled(cuda=False)
+    result = stream.measure(replace(settings, paced=False), "swwatch bench stream")
+    rows = result["points"][0]["engines"]
+    assert {name for name, row in rows.items() if "step_s" in row} == {"serial", "fused"}
+    assert all(rows[name]["same_tokens"] == rows[name]["num_tokens"] == 12 for name in ("serial", "fused"))
+    assert result["settings"]["keep"] == keep
+    assert f"streams forgets nothing, and keep {keep} does" in "\n".join(left_out(result))
+
+
 def test_what_cannot_run_is_listed_with_its_reason(tmp_path):
     settings = StreamSettings(
         shape=("toy",), variant="interleave", video_tokens=(4,), k=(1,), steps=(4,), repeats=1

@@ -15,7 +15,7 @@ from swwatch.evaluate.report import command as report
 from swwatch.evaluate.run_files import read_run
 from swwatch.metrics import captions
 from swwatch.model.loading import load
-from swwatch.narrate.words import Turn, narration
+from swwatch.narrate.words import Turn, narrate, narration
 from swwatch.rules.systems import SYSTEMS
 from swwatch.rules.variants import TURNS
 
@@ -103,3 +103,15 @@ def test_disturb_evaluates_a_chat_system_once(tiny_checkpoint, small_test_set, t
     assert list(group["runs"]) == ["wait-k:3", "burst:3:every=2"] and list(chat["runs"]) == ["turns"]
     shown = (tmp_path / "out" / "disturbance.txt").read_text()
     assert "Chat systems speak once in every turn" in shown and "not affected" in shown
+
+
+def test_a_narration_is_evaluated_as_it_is_kept(evaluated, tiny_checkpoint, tmp_path):
+    keep, told = "window:1:text_sink=1:text_window=2", {}
+    found = evaluated("group", "--keep", keep, "--max-new-tokens", "12", "--max-count", "1")
+    assert found.facts["settings"]["keep"] == keep
+    loaded, asked = load(tiny_checkpoint, variant="group", device="cpu"), load_prompts().eval_question
+    for kept in (keep, "all"):
+        steps = iter_steps(tmp_path / "videos" / "0.mp4")
+        words = narrate(loaded, steps, question=asked, clip_key="0", limit=12, keep=kept)
+        told[kept] = [token.token_id for token in words]
+    assert [token["token_id"] for token in found.tokens["0"]] == told[keep] != told["all"]

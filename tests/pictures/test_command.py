@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 
 from swwatch.errors import UserError
-from swwatch.pictures.command import main
+from swwatch.model.loading import load
+from swwatch.pictures import decided
+from swwatch.pictures.command import InspectSettings, main
 from swwatch.pictures.sample import arrival_order
 from swwatch.pictures.seen import veiled
 from swwatch.pictures.show import table
@@ -71,12 +73,39 @@ def test_what_was_dropped_is_grey_and_the_rest_as_it_is():
     [
         (["--see", "dtd:0.5"], "go together"),
         (["--video", "x.mp4"], "go together"),
+        (["--sheet", "speak", "--model", "x/y"], "go together"),
+        (["--keep", "window"], "give --model"),
+        (["--keep", "window", "--sheet", "keep", "--model", "x/y"], "give one of them"),
+        (["--keep", "window", "--model", "x/y", "--variant", "interleave"], "overlap, group, gap"),
+        (["--keep", "window", "--model", "x/y", "--seconds", "99"], "5 to 90"),
+        (["--keep", "window", "--model", "x/y", "--text"], "leave it out"),
         (["--see", "dtd:0.5", "--model", "x/y", "--video", "nowhere.mp4"], "no such file"),
     ],
 )
 def test_a_policy_needs_a_video_and_a_model(flags, what):
     with pytest.raises(UserError, match=what):
         main(flags)
+
+
+def test_how_a_schedule_speaks_over_a_video_is_drawn(tiny_checkpoint, clip, tmp_path, capsys):
+    how = ["--video", str(clip), "--model", str(tiny_checkpoint), "--out", str(tmp_path)]
+    assert main(["--schedule", "burst:2:every=2", "--variant", "group", *how]) == 0
+    assert capsys.readouterr().out.strip() == str(tmp_path / "speak_burst.png")
+    loaded = load(tiny_checkpoint, variant="group", device="cpu")
+    told = decided.played(loaded, clip, "change:2:share=0.5", 3)
+    assert [line["num_tokens"] for line in told if line.get("event") == "decided"][0] == 2
+    said = [line["step"] for line in told if "token_id" in line]
+    assert said[:2] == [0, 0] and max(said) <= max(decided.arrivals_of(told)), "nothing after the last step is drawn"
+    with pytest.raises(UserError, match="cannot speak by sved"):
+        main(["--schedule", "sved", "--variant", "interleave", *how])
+
+
+def test_a_sheet_says_why_a_schedule_has_no_picture(tiny_checkpoint, clip, tmp_path, monkeypatch):
+    settings = InspectSettings(video=clip, model=str(tiny_checkpoint), sheet="speak", variant="interleave", steps=2)
+    lines, why = decided.attempt(settings, "interleave", "sved:12")
+    assert not lines and "'interleave' cannot speak by sved" in why
+    decided.draw_sheet([("sved:12", lines, why)], tmp_path / "sheet.png")
+    assert (tmp_path / "sheet.png").stat().st_size > 3000
 
 
 def test_what_a_schedule_decided_is_drawn_from_what_a_stream_told(tmp_path, capsys):
