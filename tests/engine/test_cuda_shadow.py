@@ -3,9 +3,13 @@ order of streams allows. See tests/helpers/shadow.py; what a device itself does 
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 
+from swwatch.data import pixels as pixels_of_data
+from swwatch.data.budget import BUDGETS
+from swwatch.data.pixels import FrameEncoder
 from swwatch.engine.batch import Batch, Ended
 from swwatch.engine.choose import open_session, open_watcher
 from swwatch.engine.watcher import ThreadWatcher
@@ -18,7 +22,7 @@ from swwatch.toy.checkpoint import make_checkpoint
 from tests.helpers import turn_streams
 from tests.helpers.feeds import small
 from tests.helpers.shadow import MixedDevices, cuda_shadow, to_shadow
-from tests.helpers.streams import Paced, asking, plain, random_stream, spoken_by
+from tests.helpers.streams import Paced, Stream, asking, plain, random_stream, spoken_by
 from tests.helpers.tiny import SIZES as SIZES_OF_TINY
 
 pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="there is a device, which shows more")
@@ -181,6 +185,48 @@ def test_what_is_watched_beside_the_words_is_ordered_by_streams_and_events(load_
     with cuda_shadow(devices) as shadow:
         assert spoken(loaded, to_shadow(loaded.model), engine) == theirs
         assert shadow.races == [] and choices(shadow) == len(theirs)
+
+
+class EncodedThere(Paced):
+    """Pixels are made on the device as a step arrives, beside what is under way there; nobody else keeps them."""
+
+    def __init__(self, stream, frames, encoder):
+        super().__init__(stream)
+        self.frames, self.encoder = iter(frames), encoder
+
+    def poll(self):
+        step = super().poll()
+        return step and replace(step, pixel_values=self.encoder.encode(next(self.frames), None)[0])
+
+
+FRAMES = np.random.default_rng(0).integers(0, 256, (3, 2, 56, 84, 3), dtype=np.uint8)
+
+
+def spoken_of_frames(loaded, model, engine: str, device: str):
+    here = FrameEncoder(loaded.processor.video_processor, BUDGETS["declared"])
+    pixels, grids = zip(*(here.encode(two, None) for two in FRAMES), strict=True)
+    stream = Stream(random_stream(loaded, SIZES).prompt, pixels, grids, [])
+    source = EncodedThere(stream, FRAMES, FrameEncoder(here.video_processor, BUDGETS["declared"], device))
+    watcher = open_watcher(engine, model)
+    more = {} if watcher is None else {"watcher": watcher}
+    try:
+        return spoken_by(model, open_session(engine, model, stream.prompt, choose=Greedy(1.05, 5), **more), source)
+    finally:
+        if watcher is not None:
+            watcher.close()
+
+
+@pytest.mark.parametrize("engine, fast", [("streams", False), ("fused", True)])
+def test_frames_that_are_encoded_on_the_device_are_ordered_before_and_behind_the_tower(
+    load_tiny, monkeypatch, engine, fast
+):
+    loaded = load_tiny("group")
+    theirs = spoken_of_frames(loaded, loaded.model, "serial", "cpu")
+    monkeypatch.setattr(pixels_of_data, "stream_beside", lambda device: torch.cuda.Stream(device))
+    with cuda_shadow() as shadow:
+        model = small(to_shadow(loaded.model)) if fast else to_shadow(loaded.model)
+        assert spoken_of_frames(loaded, model, engine, "cuda") == theirs
+        assert shadow.races == []
 
 
 def without(monkeypatch, owner, name):
