@@ -35,7 +35,7 @@ class ReplicaPlanSettings(LivePlanSettings):
     sessions: int = setting(10_000, "viewers who arrive", least=1)
     replicas: int = setting(100, "of one model on one device each", least=1)
     span_s: float = setting(3600.0, "seconds in which they arrive", above=0)
-    mean_s: float = setting(300.0, "seconds that they stay, on average", above=0)
+    mean_s: float = setting(300.0, "seconds that they stay, on average, before --seconds cuts that off", above=0)
     spread: float = setting(1.0, "sigma of the logarithm of that; 0: all stay alike", least=0)
     limits: list[int] | None = setting(None, "of sessions, with commas (default: around what is planned)", least=1)
     placement: Literal["least", "random"] = setting("least", "how a replica is chosen")
@@ -84,12 +84,17 @@ class Outcome:
         return late / max(self.time_at.total(), 1e-9)
 
 
+def drawn_viewers(settings: ReplicaPlanSettings, drawn: random.Random) -> list[tuple[float, float]]:
+    """When each arrives and how long he stays, in seconds, in order of arrival."""
+    arrivals = sorted(drawn.uniform(0, settings.span_s) for _ in range(settings.sessions))
+    centre = math.log(settings.mean_s) - settings.spread**2 / 2
+    return [(now, min(settings.seconds, drawn.lognormvariate(centre, settings.spread))) for now in arrivals]
+
+
 def simulate(settings: ReplicaPlanSettings, limit: int) -> Outcome:
     """One run; the same viewers for every limit."""
     drawn = random.Random(settings.seed)
-    arrivals = sorted(drawn.uniform(0, settings.span_s) for _ in range(settings.sessions))
-    centre = math.log(settings.mean_s) - settings.spread**2 / 2
-    stays = [min(settings.seconds, drawn.lognormvariate(centre, settings.spread)) for _ in arrivals]
+    viewers = drawn_viewers(settings, drawn)
     counts, since, time_at = [0] * settings.replicas, [0.0] * settings.replicas, Counter()
     ends: list[tuple[float, int]] = []
     refused = peak = 0
@@ -98,7 +103,7 @@ def simulate(settings: ReplicaPlanSettings, limit: int) -> Outcome:
         time_at[counts[replica]] += counts[replica] * (now - since[replica])
         counts[replica], since[replica] = counts[replica] + by, now
 
-    for now, stay in zip(arrivals, stays, strict=True):
+    for now, stay in viewers:
         while ends and ends[0][0] <= now:
             change(*reversed(heapq.heappop(ends)), -1)
         if settings.placement == "least":
@@ -177,8 +182,9 @@ def report(settings: ReplicaPlanSettings) -> str:
     limits = settings.limits or sorted({min(most, max(1, round(good * share))) for share in (0.25, 0.5, 0.75, 1, 1.5)})
     if max(limits) > most:
         raise UserError(f"a limit of {max(limits)} is more than {most}, which is all that fits, or was tried")
+    stay = sum(stay for _, stay in drawn_viewers(settings, random.Random(settings.seed))) / settings.sessions
     lines = [
-        f"{settings.sessions:,} viewers in {settings.span_s:g} s, {settings.mean_s:g} s each, on {settings.replicas} "
+        f"{settings.sessions:,} viewers in {settings.span_s:g} s, {stay:.0f} s each, on {settings.replicas} "
         f"replicas, placement {settings.placement}; {where}, {good} sessions a replica",
         "",
     ]

@@ -188,7 +188,7 @@ def test_what_is_watched_beside_the_words_is_ordered_by_streams_and_events(load_
 
 
 class EncodedThere(Paced):
-    """Pixels are made on the device as a step arrives, beside what is under way there; nobody else keeps them."""
+    """Pixels are made on the device as a step arrives, last of all in the stream of whoever asks for them."""
 
     def __init__(self, stream, frames, encoder):
         super().__init__(stream)
@@ -196,7 +196,7 @@ class EncodedThere(Paced):
 
     def poll(self):
         step = super().poll()
-        return step and replace(step, pixel_values=self.encoder.encode(next(self.frames), None)[0])
+        return step and replace(step, pixel_values=self.encoder.encode(next(self.frames), None)[0] * 1)
 
 
 FRAMES = np.random.default_rng(0).integers(0, 256, (3, 2, 56, 84, 3), dtype=np.uint8)

@@ -114,6 +114,11 @@ class OnShadow(torch.Tensor):
     def __repr__(self) -> str:
         return f"OnShadow({self.device}, {self.inner!r})"
 
+    def __setattr__(self, name: str, value) -> None:
+        if name == "data":
+            raise NotImplementedError("on the shadow nothing may assign to .data, as DeepSpeed's ZeRO does")
+        super().__setattr__(name, value)
+
     def tolist(self) -> list:
         return self.cpu().tolist()
 

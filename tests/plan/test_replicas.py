@@ -2,6 +2,7 @@
 
 import json
 import math
+import random
 
 import pytest
 from hypothesis import given, settings
@@ -10,7 +11,7 @@ from hypothesis import strategies as st
 from swwatch.cli import main
 from swwatch.config import load_settings
 from swwatch.errors import UserError
-from swwatch.plan.replicas import ReplicaPlanSettings, measured_lag, planned_lag, simulate
+from swwatch.plan.replicas import ReplicaPlanSettings, drawn_viewers, measured_lag, planned_lag, simulate
 
 
 def asked(**flags) -> ReplicaPlanSettings:
@@ -39,6 +40,18 @@ def test_whoever_finds_all_replicas_full_is_refused_by_either_placement():
     for placement in ("least", "random"):
         found = simulate(asked(placement=placement, **at_once), 3)
         assert (found.refused, found.peak) == (50 - 12, 12)
+
+
+def test_as_many_watch_at_once_as_arrive_while_one_stays():
+    """Little's law: with 5 arrivals a second that stay for 75 s there are 375, after a while; and a seed is a run."""
+    case = {"sessions": 10_000, "replicas": 100, "span_s": 2000, "mean_s": 100, "seconds": 150}
+    viewers = drawn_viewers(asked(**case), random.Random(0))
+    stay = sum(stay for _, stay in viewers) / len(viewers)
+    assert 60 < stay < 90, "cut off at 150 s"
+    found = simulate(asked(**case), 99)
+    assert found.refused == 0 and found.time_at.total() == pytest.approx(stay * len(viewers))
+    assert 5 * stay < found.peak < 1.25 * 5 * stay
+    assert found == simulate(asked(**case), 99) != simulate(asked(**case, seed=1), 99)
 
 
 def test_a_door_that_knows_how_full_replicas_are_spreads_better_than_chance():
