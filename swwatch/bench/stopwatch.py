@@ -15,6 +15,7 @@ from swwatch.engine.requests import Run, Wait
 from swwatch.rules.layout import KINDS, Kind
 
 SAYS = [KINDS.index(kind) for kind in (Kind.HEADER, Kind.ANSWER)]
+THINKS = [KINDS.index(kind) for kind in (Kind.NOTE, Kind.THOUGHT)]
 
 
 @dataclass(frozen=True)
@@ -22,8 +23,9 @@ class Work:
     """Something the model was asked for.
 
     Attributes:
-        what: "look" (the vision tower), "watch" (rows of prompt and video), "speak" (rows of text), "both".
-        watched, said: rows of either kind; patches for a look.
+        what: "look" (the vision tower), "watch" (rows of prompt and video), "speak" (rows of text), "think" (rows
+            of thoughts alone), "both" (watched and others).
+        watched, said: rows of either kind, thoughts with what is said; patches for a look.
         begin_s, end_s: on time.perf_counter.
     """
 
@@ -93,9 +95,10 @@ class Stopwatch:
 
     def step(self, cache, rows, embeds, predicts=-1, **how):
         self.largest_position = max(self.largest_position, int(rows.position_ids.max()))
-        said = sum(int((rows.kind_ids == kind).sum()) for kind in SAYS)
-        watched = len(rows) - said
-        self._begin("both" if said and watched else "speak" if said else "watch", watched, said)
+        said, thought = (sum(int((rows.kind_ids == kind).sum()) for kind in kinds) for kinds in (SAYS, THINKS))
+        watched = len(rows) - said - thought
+        alone = "speak" if said else "think" if thought else "watch"
+        self._begin("both" if watched and said + thought else alone, watched, said + thought)
         return self._done(self._model.step(cache, rows, embeds, predicts, **how))
 
 

@@ -15,7 +15,7 @@ from swwatch.rules.layout import Layout
 from swwatch.rules.schedule import Schedule
 
 # made-up token ids; with random weights only their being different counts
-MARKUP = Markup(video=10, vision_start=11, im_end=12, suffix=(13, 12, 14), header=(15, 16, 14))
+MARKUP = Markup(video=10, vision_start=11, im_end=12, suffix=(13, 12, 14), header=(15, 16, 14), note=(15, 19, 14))
 WORD = 50  # what a blank model says, again and again
 
 

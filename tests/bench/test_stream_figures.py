@@ -36,6 +36,7 @@ def test_the_rooflines_of_the_fused_engine_are_those_of_the_design():
     assert roof.decode_per_s() == pytest.approx(4.8e12 / 14.1e9)
     assert roof.serial_steps_per_s(64, 3) == pytest.approx(roof.decode_per_s() / 4)
     assert roof.fused_steps_per_s(64, 3) == pytest.approx(roof.decode_per_s() / 3)
+    assert roof.fused_gain(64, 3, 2) == pytest.approx(6 / 3) and roof.fused_gain(16, 2, 2) == pytest.approx(5 / 2)
     gains = [roof.fused_gain(tokens, 3) for tokens in (64, 256, 560, 2000, 100_000)]
     assert max(gains) == gains[2] <= 2 and gains[-1] == pytest.approx(1, abs=0.01), "most where balanced"
 

@@ -140,6 +140,28 @@ def test_what_cannot_run_is_listed_with_its_reason(tmp_path):
     assert report(result).count("not measured") >= 3
 
 
+def test_three_parties_are_measured_against_their_bound_and_who_does_not_think_is_left_out():
+    settings = StreamSettings(
+        shape=("toy",),
+        think="notes:2",
+        engines=("serial", "fused", BASELINE),
+        video_tokens=(4,),
+        k=(2,),
+        steps=(5,),
+        repeats=1,
+    ).settled(cuda=False)
+    result = stream.measure(replace(settings, paced=False), "swwatch bench stream")
+    point, page = result["points"][0], report(result)
+    assert "thinks nothing" in point["engines"][BASELINE]["not_measured"]
+    serial, fused = (point["engines"][name] for name in ("serial", "fused"))
+    assert fused["fed"] == serial["fed"] > serial_tokens(4, 2, 5, **MARKUP_LEN) + 4 * 2, "and what begins a note"
+    assert fused["same_tokens"] == 10 and serial["think_s"] > 0 == fused["think_s"], "they ride"
+    parties = [point[name] for name in ("watch_s", "speak_s", "think_s")]
+    assert point["bound"] == pytest.approx(sum(parties) / max(parties)) and "c, thinking" in page
+    with pytest.raises(UserError, match="give one of them"):
+        replace(settings, fast=True).settled(cuda=False)
+
+
 def test_what_takes_too_long_or_comes_too_late_is_listed(tmp_path):
     given = {"shape": ("toy",), "video_tokens": (4, 6), "k": (2,), "steps": (5,), "repeats": 1}
     settings = StreamSettings(**given, engines=("serial", BASELINE), limit_s=1e-9, max_engine_s=1e-9).settled(

@@ -47,6 +47,7 @@ def open_session(mode: Mode, model, settings: EndlessSettings, loaded: "Loaded |
         keep = asked.get("keep") or Window(settings.vision_s, sink, window)
         choosing = replace(asked.get("choose") or Greedy(), max_new_tokens=None)
         options = {"schedule": WaitK(tokens), "choose": choosing, "keep": keep}
+        options["think"] = asked.get("think") or model.settings.think
         if loaded is not None:
             return open_stream(replace(loaded, settings=model.settings), engine=mode.engine, **options)
         return choose.open_session(mode.engine, model, prompt_of(model, settings.seed), **options)

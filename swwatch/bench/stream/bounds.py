@@ -1,6 +1,7 @@
 """What a step of watching and speaking can cost at least, by arithmetic: the paper's bound, and two rooflines.
 
     p       seconds to watch a step of m video tokens          g       seconds to speak its K tokens
+    c       seconds to think beside that, where it thinks: then (p + g + c) / max(p, g, c), at most 3
     W       bytes of the LLM's weights that a forward reads     B       bytes a second that memory gives
     N       parameters behind them (2 N operations a token)     F       operations a second
 
@@ -42,23 +43,26 @@ class Roof:
         """Tokens a second of one session at most."""
         return 1 / self.forward_s(1)
 
-    def fused_gain(self, video_tokens: int, k: int) -> float:
-        """S of the fused engine's LLM part at most: k + 1 forwards become k, until these are bound by computing."""
-        serial = self.forward_s(video_tokens) + k * self.forward_s(1)
-        return serial / (k * self.forward_s(1 + video_tokens / k))
+    def fused_gain(self, video_tokens: int, k: int, thoughts: int = 0) -> float:
+        """S of the fused engine's LLM part at most: k + 1 forwards, and as many as there are thoughts, become the more
+        of k and these, until they are bound by computing."""
+        steps_per_s = (rate(video_tokens, k, thoughts) for rate in (self.fused_steps_per_s, self.serial_steps_per_s))
+        fused, serial = steps_per_s
+        return fused / serial
 
-    def serial_steps_per_s(self, video_tokens: int, k: int) -> float:
+    def serial_steps_per_s(self, video_tokens: int, k: int, thoughts: int = 0) -> float:
         """Steps a second of one serial session at most."""
-        return 1 / (self.forward_s(video_tokens) + k * self.forward_s(1))
+        return 1 / (self.forward_s(video_tokens) + (k + thoughts) * self.forward_s(1))
 
-    def fused_steps_per_s(self, video_tokens: int, k: int) -> float:
+    def fused_steps_per_s(self, video_tokens: int, k: int, thoughts: int = 0) -> float:
         """Steps a second of one fused session at most."""
-        return 1 / (k * self.forward_s(1 + video_tokens / k))
+        forwards = max(k, thoughts)
+        return 1 / (forwards * self.forward_s((video_tokens + k + thoughts) / forwards))
 
 
-def overlap_gain(watch_s: float, speak_s: float, a: float = 1.0, b: float = 1.0) -> float:
-    """S = (p + g) / max(a p, b g); with a = b = 1 the paper's bound."""
-    return (watch_s + speak_s) / max(a * watch_s, b * speak_s)
+def overlap_gain(watch_s: float, speak_s: float, a: float = 1.0, b: float = 1.0, think_s: float = 0.0) -> float:
+    """S = (p + g) / max(a p, b g); with a = b = 1 the paper's bound. With thoughts they are a third party."""
+    return (watch_s + speak_s + think_s) / max(a * watch_s, b * speak_s, think_s)
 
 
 def weights_read(model: "nn.Module") -> dict[str, int]:

@@ -19,6 +19,7 @@ from swwatch.engine.two_device import second_device
 from swwatch.engine.watcher import Watcher
 from swwatch.errors import UserError
 from swwatch.policies.speak import WaitK
+from swwatch.policies.think import Notes
 
 MARKUP_ROOM = 16  # tokens of suffix and header, and some to spare
 
@@ -29,6 +30,7 @@ class Engines:
     Attributes:
         model: the plain model; fast: over static memory with CUDA graphs, or None.
         reasons: engine -> why it cannot run here.
+        thoughts: tokens that are thought a step, at most.
     """
 
     def __init__(self, settings: StreamSettings, shape: str, longest: tuple[int, int]):
@@ -36,6 +38,7 @@ class Engines:
         self.settings, self.cuda = settings, settings.device == "cuda"
         self.model = streaming_model(settings, shape)
         self.own = settings.put_on(self.model.settings, shape)
+        self.thoughts = self.own.think.k if isinstance(self.own.think, Notes) else 0
         self.prompt = prompt_of(self.model, settings.seed)
         self.fast = None
         if settings.fast:
@@ -56,6 +59,8 @@ class Engines:
         beside = engine == BASELINE or choose.ENGINES[engine].watcher
         if beside and self.own.own_keep.forgets:
             raise UserError(f"{engine} forgets nothing, and keep {self.own.own_keep} does")
+        if engine == BASELINE and self.thoughts:
+            raise UserError(f"{engine} thinks nothing, and the others would have more to do: leave out --think")
         if engine == BASELINE:
             Reprefill(self.model, self.prompt)
             return
@@ -82,6 +87,7 @@ class Engines:
         if engine == BASELINE:
             return Reprefill(self.model, self.prompt, **options)
         watcher, options["keep"] = self.watchers.get(engine), self.own.own_keep
+        options["think"] = self.own.think
         return choose.open_session(engine, self.answering(engine), self.prompt, watcher=watcher, **options)
 
     def pictures(self, video_tokens: int, count: int) -> list:

@@ -20,9 +20,10 @@ def engine_row(plays: Sequence[Played], *, peak: int | None) -> dict:
     Returns:
         step_s: seconds a step, mean over the steps of each step's median over the runs (the first and the last step
         left out, see `Played.step_times`); step_times: these medians; spread: see `spread`; growth: see `growth`,
-        growth_aside without the time in attention, where that was measured; cpu_step_s; watch_s, speak_s, vision_s:
-        seconds of a step while the model was watching, speaking (work that does both counts to both), in the vision
-        tower; first_token_s; gap_s: seconds between tokens, while nothing and while something is watched.
+        growth_aside without the time in attention, where that was measured; cpu_step_s; watch_s, speak_s, think_s,
+        vision_s: seconds of a step while the model was watching, speaking (work that does both counts to both),
+        thinking and nothing else, in the vision tower; first_token_s; gap_s: seconds between tokens, while nothing
+        and while something is watched.
     """
     times = [play.step_times() for play in plays]
     medians = _median_steps(times)
@@ -43,6 +44,7 @@ def engine_row(plays: Sequence[Played], *, peak: int | None) -> dict:
         "cpu_step_s": statistics.median(map(_cpu_step, plays)),
         "watch_s": median_of("look", "watch", "both") + (statistics.median(beside) if beside else 0.0),
         "speak_s": median_of("speak", "both"),
+        "think_s": median_of("think"),
         "vision_s": median_of("look"),
         "first_token_s": statistics.median(play.first_token_s() for play in plays),
     }
@@ -89,33 +91,36 @@ def growth(times: Sequence[float]) -> float:
     return statistics.median(times[-third:]) / statistics.median(times[:third])
 
 
-def compare(point: Point, rows: dict[str, dict], split: Played | None, roof: Roof) -> dict:
+def compare(point: Point, rows: dict[str, dict], split: Played | None, roof: Roof, thoughts: int = 0) -> dict:
     """A point's figures: what its engines gain over the serial one, next to the bounds.
 
     Args:
         rows: engine -> `engine_row`, or {"not_measured": reason}. Gains are added to them.
         split: a serial run in which the device was waited for after each piece of work; None: the rows know.
         roof: of the LLM on this device.
+        thoughts: tokens that are thought a step, at most.
     """
     serial = rows[REFERENCE]
     result = {**vars(point), "engines": rows}
     if "step_s" not in serial:
         return result
     parts = serial if split is None else _split(split)
-    watch_s, speak_s, vision_s = (parts[key] for key in ("watch_s", "speak_s", "vision_s"))
+    watch_s, speak_s, think_s, vision_s = (parts[key] for key in ("watch_s", "speak_s", "think_s", "vision_s"))
     decode = point.k / speak_s
-    llm = roof.fused_gain(point.video_tokens, point.k)
-    forwards = roof.forward_s(point.video_tokens) + point.k * roof.forward_s(1)
+    step = point.video_tokens, point.k, thoughts
+    llm = roof.fused_gain(*step)
+    forwards = roof.forward_s(point.video_tokens) + (point.k + thoughts) * roof.forward_s(1)
     result |= {
         "watch_s": watch_s,
         "speak_s": speak_s,
+        "think_s": think_s,
         "vision_s": vision_s,
-        "bound": overlap_gain(watch_s, speak_s),
+        "bound": overlap_gain(watch_s, speak_s, think_s=think_s),
         "fused_bound": llm,  # the LLM's part alone
         "fused_bound_in_line": (vision_s + forwards)
         / (vision_s + forwards / llm),  # a vision tower that waits its turn
-        "serial_steps_bound": roof.serial_steps_per_s(point.video_tokens, point.k),
-        "fused_steps_bound": roof.fused_steps_per_s(point.video_tokens, point.k),
+        "serial_steps_bound": roof.serial_steps_per_s(*step),
+        "fused_steps_bound": roof.fused_steps_per_s(*step),
         "decode_per_s": decode,
         "decode_bound_per_s": roof.decode_per_s(),
         "decode_share": decode / roof.decode_per_s(),
@@ -137,6 +142,7 @@ def compare(point: Point, rows: dict[str, dict], split: Played | None, roof: Roo
 
 def _split(play: Played) -> dict[str, float]:
     kinds = {"watch_s": ("look", "watch", "both"), "speak_s": ("speak",), "vision_s": ("look",)}
+    kinds["think_s"] = ("think",)
     return {key: play.seconds_of(*names) for key, names in kinds.items()}
 
 

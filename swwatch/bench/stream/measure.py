@@ -110,7 +110,7 @@ class Measurement:
         for name, made in plays.items():
             rows[name] = engine_row(made, peak=peaks[name]) | {"same_tokens": same_tokens(made[0].tokens, said)}
         split = engines.run(REFERENCE, point, wait=True) if self.cuda and said else None
-        found = compare(point, {name: rows[name] for name in self.settings.engines}, split, roof)
+        found = compare(point, {name: rows[name] for name in self.settings.engines}, split, roof, engines.thoughts)
         self.result["points"].append(found)
         self.save()
         return found

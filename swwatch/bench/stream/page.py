@@ -68,10 +68,13 @@ def bounds(point: dict) -> str:
     """What a step takes, and what is possible."""
     if "watch_s" not in point:
         return "The serial engine was not measured here, so that there is nothing to compare with."
+    thinks = point.get("think_s", 0) > 0  # files of before know none
+    bound = "the bound (p + g + c) / max(p, g, c)" if thinks else "the paper's bound (p + g) / max(p, g)"
+    thinking = f"; c, thinking: {milliseconds(point['think_s'])}" if thinks else ""
     lines = [
         f"- p, watching a step: {milliseconds(point['watch_s'])} ({milliseconds(point['vision_s'])} of it in the "
-        f"vision tower); g, speaking {point['k']} tokens: {milliseconds(point['speak_s'])}",
-        f"- the paper's bound (p + g) / max(p, g): **{point['bound']:.2f}**; roofline of the fused engine: "
+        f"vision tower); g, speaking {point['k']} tokens: {milliseconds(point['speak_s'])}{thinking}",
+        f"- {bound}: **{point['bound']:.2f}**; roofline of the fused engine: "
         f"**{point['fused_bound']:.2f}** for the LLM's part, {point['fused_bound_in_line']:.2f} with a vision tower "
         "that waits its turn",
         f"- decoding: {point['decode_per_s']:,.1f} tokens/s, {point['decode_share']:.0%} of the "

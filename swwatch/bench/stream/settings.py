@@ -8,7 +8,10 @@ from swwatch.bench.settings import BenchSettings, check_known, check_model
 from swwatch.bench.shapes import SHAPES
 from swwatch.config import setting
 from swwatch.errors import UserError
+from swwatch.model.checks import saved_settings
 from swwatch.model.flags import SessionFlags
+from swwatch.policies.keep import parse_keep
+from swwatch.policies.think import OFF, parse_think
 from swwatch.rules import variants
 from swwatch.rules.variants import Speaks, speaking
 
@@ -40,12 +43,12 @@ class Point:
 class StreamSettings(SessionFlags, BenchSettings):
     """Measure watching while speaking: all engines on one set of weights, next to what is possible at best.
 
-    Every engine narrates the same stream of random pixels and must say the same words. `reprefill` is what the papers'
-    public release does: everything again for every frame. `serial` watches a step, then speaks; `fused`, `streams` and
-    `two_device` watch the next step meanwhile, and gain S over it, which is told next to the bound
-    (p + g) / max(p, g). The base point comes first, then the parts that are asked for, then the sweep. What could not
-    be measured is listed with its reason, and the file is written anew after every part, so that a run that is cut
-    short keeps what it has.
+    Every engine narrates the same stream of random pixels and must say the same words. `reprefill` is what the
+    papers' public release does: everything again for every frame. `serial` watches a step, then speaks; `fused`,
+    `streams` and `two_device` watch the next step meanwhile, and gain S over it, which is told next to the bound (p
+    + g) / max(p, g), with --think (p + g + c) / max(p, g, c). The base point comes first, then the parts that are
+    asked for, then the sweep. What could not be measured is listed with its reason, and the file is written anew
+    after every part, so that a run that is cut short keeps what it has.
     """
 
     # what
@@ -88,6 +91,8 @@ class StreamSettings(SessionFlags, BenchSettings):
             streaming = speaking(Speaks.ALTERNATING, Speaks.PARALLEL)
             raise UserError(f"{self.variant!r} speaks after the whole video: choose one of {', '.join(streaming)}")
         check_model(self.model, self.shape)
+        if self.think is not None:
+            parse_think(self.think).check(variants.get(self.variant), self.keep and parse_keep(self.keep))
         check_known("engine", self.engines, ENGINES)
         if self.engines and REFERENCE not in self.engines:
             raise UserError(f"every gain is told against {REFERENCE}: add it to --engines")
@@ -116,13 +121,17 @@ class StreamSettings(SessionFlags, BenchSettings):
         forgets = keep is not None and keep.forgets
         if self.fast and forgets:
             raise UserError(f"keep {keep} and --fast: CUDA graphs read memory that never moves, give one of them")
+        saved = {} if self.model is None else saved_settings(self.model)
+        think = parse_think(self.think or saved.get("think") or OFF)
+        if self.fast and think != OFF:
+            raise UserError(f"think {think} and --fast: CUDA graphs have no memory for thoughts, give one of them")
         return replace(
             settled,
             **found,
             engines=self.engines or ENGINES,
             sweep_repeats=self.sweep_repeats or (3 if on_gpu else 1),
             soak_rate=self.soak_rate or 1 / settled.step_s,
-            fast=on_gpu and not forgets if self.fast is None else self.fast,
+            fast=on_gpu and not forgets and think == OFF if self.fast is None else self.fast,
             max_engine_s=self.max_engine_s or (NO_LIMIT if on_gpu else 300.0),
         )
 
