@@ -181,8 +181,10 @@ class Variant:
         Raises:
             UserError: it names the variants that can think.
         """
+        able = ", ".join(speaking(Speaks.PARALLEL))
+        if self.speaks is Speaks.TURNS:
+            raise UserError(f"{self.name!r} speaks in chat turns, where none thinks beside its words: take {able}")
         if self.streams == 1:
-            able = ", ".join(speaking(Speaks.PARALLEL))
             raise UserError(
                 f"{self.name!r} has one sequence, in which a thought would hold up what is watched and said: leave "
                 f"thoughts out, or take a variant that has streams of their own: {able}"

@@ -12,7 +12,9 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from swwatch.cli import run
 from swwatch.model.loading import load
+from swwatch.narrate.command import main as stream
 from swwatch.rules.families import FAMILIES
 from swwatch.toy.checkpoint import CHAT_TEMPLATE, SPECIAL_TOKENS, make_checkpoint
 from tests.helpers.turn_streams import begin, play, random_steps
@@ -196,3 +198,19 @@ def test_a_released_folder_reads_frames_as_ours_do(tmp_path, family):
             turns.append(turn)
         said.append(turns)
     assert said[0] == said[1] and said[0][-1].end_s == 4.0
+
+
+def test_vsts_release_streams_once_its_variant_is_named(tmp_path, clip, capsys):
+    """Catalan258/VST-7B is a Qwen2.5-VL as its trainers saved it; nothing in the folder says what it is."""
+    ours = load(make_checkpoint(tmp_path / "toy", **SIZES), variant="vst", device="cpu")
+    rope = {"mrope_section": list(ours.model.config.text_config.rope_parameters["mrope_section"]), "type": "default"}
+    folder = str(write_released(tmp_path / "released", ours, "qwen2_5_vl", rope | {"rope_type": "default"}))
+    theirs = load(folder, variant="vst", device="cpu")
+    assert theirs.settings == ours.settings and theirs.settings.pixel_budget == "vst"
+    flags = ["--model", folder, "--video", str(clip), "--device", "cpu", "--max-new-tokens", "3"]
+    assert run(stream, [*flags, "--variant", "vst", "--question", "Who is it?"]) == 0
+    told = capsys.readouterr().out
+    assert "vst | Who is it?" in told and "(thinks)" in told
+    for more, why in (([], "does not name a variant"), (["--variant", "vst", "--think", "notes:2"], "in chat turns")):
+        assert run(stream, [*flags, *more]) == 2
+        assert why in capsys.readouterr().err
