@@ -30,6 +30,7 @@ class StudySettings:
     out: Path = setting(ROOT / "output" / "study", "where it is kept", output="folder")
     jobs: int | None = setting(None, "trainings side by side (default: one a GPU, else one a core)", least=1)
     steps: int | None = setting(None, "optimizer steps instead of the size's own (a trial, not a study)", least=1)
+    seeds: int | None = setting(None, "how many, instead of the size's own", least=1)
     report_only: bool = setting(False, "write the report of what is there")
     report: Path | None = setting(None, "folder of the report (default: into the study)", output="page")
 
@@ -40,7 +41,8 @@ class StudySettings:
     def plan(self) -> Plan:
         plan = PLANS["quick" if self.quick else self.size]
         plan = plan.from_base() if self.base else plan
-        return plan if self.steps is None else replace(plan, steps=self.steps)
+        plan = plan if self.steps is None else replace(plan, steps=self.steps)
+        return plan if self.seeds is None else replace(plan, seeds=tuple(range(self.seeds)))
 
 
 OTHERS = {
