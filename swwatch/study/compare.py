@@ -37,6 +37,8 @@ class CompareSettings:
 
     def __post_init__(self):
         check_least(self)
+        if self.base is not None and not self.base.is_dir():
+            raise UserError(f"base {self.base} is no folder of a checkpoint")
 
     def plan_of(self, plans: dict[str, PolicyPlan]) -> PolicyPlan:
         own = {name: getattr(self, name) for name in ("steps", "clips", "seconds")}
