@@ -56,8 +56,8 @@ def _asked(found: Found, test: str) -> str:
 def claims(found: Found) -> list[Claim]:
     rule = (
         "over all seeds and clips the interval of the paired difference lies above 0, and no seed says the opposite; "
-        f"it does not help where its end is below {100 * MARGIN:.0f} points; else it is undecided, and so it is "
-        f"where one of the two answers less than {100 * LEARNED:.0f} % right about now, and so has not learned to"
+        f"it does not help where its end is below {100 * MARGIN:.0f} points; else, or with one seed, undecided, "
+        f"and where one of the two answers less than {100 * LEARNED:.0f} % right about now, and so has not learned to"
     )
     listed = [
         Claim(
@@ -86,7 +86,7 @@ def _pooled(found: Found, a: Row, b: Row) -> tuple[Evidence, ...]:
         each = [found.statistic(a, share, seed).value - found.statistic(b, share, seed).value for seed in seeds]
         low, high = one["ci95"]
         sign = more(low, high) if high > MARGIN else -1
-        sign = 0 if blind or sign > 0 and min(each) < 0 else sign
+        sign = 0 if blind or len(each) < 2 or sign > 0 and min(each) < 0 else sign
         text = f"{share}; of each seed {', '.join(f'{100 * value:+.1f}' for value in each)}"
         listed.append(Evidence(text, (one["difference"],), ((low, high),), (sign,), (blind,)))
     return tuple(listed)

@@ -29,7 +29,7 @@ LETTERS = "ABCDE"
 STREAM_S = 24  # of a stream to train on: what happens later is left to those that are tested
 SEGMENT_S = 8  # of a stream with notes
 DESCRIBE = "What is shown in this video?"
-WATCH, SILENCE = "Watch, and answer.", "..."  # what a narration is asked that waits for questions, and says till then
+WATCH, SILENCE = "Watch, and answer.", "."  # what a narration is asked that waits for questions, and says till then
 COUNTS = ("0", "1", "2", "3", "4 or more")
 
 
