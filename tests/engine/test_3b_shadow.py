@@ -24,7 +24,8 @@ TWO = Greedy(1.05, 2)
 PATCH = (8, 8)  # 64 video tokens
 VOCABULARY = 151_936
 PARAMETERS = 3_754_622_976  # as the index of the released safetensors says
-OPERATORS = {"plain": 44, "fast": 25}  # of a layer in a forward of the LLM, at most
+TOKEN = {"plain": 43, "fast": 25}  # operators of a layer in a forward of one row, at most
+STEP = {"plain": 46, "fast": 25}  # of many: the room for keys and values may have to grow
 BESIDE = {"plain": 24, "fast": 35}  # of a forward beside its layers, at most
 
 
@@ -86,9 +87,9 @@ def test_every_row_in_its_real_widths_waits_for_its_words_alone(two_layers, name
         assert chosen and all(len(request.logits) == VOCABULARY for request in chosen)
 
 
-@pytest.mark.parametrize("path", OPERATORS)
+@pytest.mark.parametrize("path", TOKEN)
 def test_operators_of_a_layer_for_a_token_and_for_a_step_of_video(two_layers, path):
-    """What two layers take, less what one does: the same for one row as for a step of 64 video tokens."""
+    """What two layers take, less what one does: about the same for one row as for a step of 64 video tokens."""
     forwards = []
     with cuda_shadow(values=False) as shadow:
         loaded = load(two_layers, variant="group", device="cuda")
@@ -99,5 +100,5 @@ def test_operators_of_a_layer_for_a_token_and_for_a_step_of_video(two_layers, pa
             forwards.append({len(r.rows): sum(s.launches.values()) for r, s in found if isinstance(r, Feed)})
     two, one = forwards
     assert two.keys() == one.keys() and 1 in two and max(two) > 64
-    assert all(10 < two[rows] - one[rows] <= OPERATORS[path] for rows in two), forwards
+    assert all(10 < two[rows] - one[rows] <= (TOKEN if rows == 1 else STEP)[path] for rows in two), forwards
     assert all(2 * one[rows] - two[rows] <= BESIDE[path] for rows in two), forwards
