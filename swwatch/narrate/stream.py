@@ -87,7 +87,7 @@ def show(events: Iterable, step_s: float, out=None) -> Iterator:
     """Print text as it is spoken, one line for each step, of `step_s` seconds, that has words; pass all events on.
 
     A line tells the newest second that had been seen, how far behind its arrival the first word came, the words, and
-    of a chat turn the seconds that they are about, if any. What was thought meanwhile stands on a line of its own.
+    of a chat turn the seconds that they are about. What was thought meanwhile stands on a line of its own.
     Between two lines stands for how many steps nothing was due, where the schedule decided so.
     """
     out = out or sys.stdout
@@ -108,7 +108,7 @@ def show(events: Iterable, step_s: float, out=None) -> Iterator:
             print(event.text.replace("\n", " "), end="", file=out, flush=True)
         elif isinstance(event, Thought):
             aside.take(event)
-        elif isinstance(event, Turn) and not event.thought and event.end_s > event.start_s:
+        elif isinstance(event, Turn):
             print(f" ({event.start_s:g}-{event.end_s:g} s)", end="", file=out, flush=True)
         yield event
     if num_silent:
