@@ -136,11 +136,12 @@ def draw_said(axis, lines: list[dict]) -> None:
     axis.bar(seconds, counts, width * 0.9, color=SAID)
     silent = [second for second, count in zip(seconds, counts, strict=True) if not count]
     axis.plot(silent, [0] * len(silent), "s", color=SILENT, ms=3, clip_on=False)
+    axis.set_ylim(0, max([1, *counts]) * 1.05)
 
 
 def draw_sheet(rows: list[tuple[str, list[dict], str]], path: Path) -> None:
     """Write one picture of all. rows: (schedule, what was told, why nothing was)."""
-    figure, axes = panels(-(-len(rows) // A_ROW), A_ROW, (8.5, 1.4 * -(-len(rows) // A_ROW)), sharex=True)
+    figure, axes = panels(-(-len(rows) // A_ROW), A_ROW, (8.5, 1.8 * -(-len(rows) // A_ROW)), sharex=True)
     for axis in axes[len(rows) :]:
         axis.axis("off")
     for axis, (schedule, lines, refused) in zip(axes, rows, strict=False):
