@@ -211,6 +211,7 @@ FORMS = {
     "mov": {"codec": "mpeg4"},
     "h264": {},
     "gif": {"codec": "gif", "pix_fmt": "gray"},
+    "ivf": {"codec": "libsvtav1", "options": {"preset": "12"}},
 }
 
 
