@@ -191,17 +191,18 @@ def load_settings(
     given: dict[str, tuple[Any, str]] = {}
     # 1) lowest first, so that later sources overwrite
     if yaml_path is not None:
-        for key, value in _by_own_names(read_yaml(yaml_path), fields).items():
-            _check_key(key, fields, f"{yaml_path}: unknown key {key!r}")
-            given[key] = (value, f"{yaml_path}: {key}")
+        for name, (key, value) in _by_own_names(read_yaml(yaml_path), fields).items():
+            _check_key(name, fields, f"{yaml_path}: unknown key {key!r}")
+            given[name] = (value, f"{yaml_path}: {key}")
     for name, field in fields.items():
         variable = field.metadata.get("env")
         if variable and env.get(variable):
             given[name] = (env[variable], f"environment variable {variable}")
     for key in _by_own_names(dict.fromkeys(flags), fields):
         _check_key(key, fields, f"unknown setting {key!r}")
-    for key, value in _by_own_names({key: flags[key] for key in flags if flags[key] is not None}, fields).items():
-        given[key] = (value, _flag(fields[key]))
+    said = {key: value for key, value in flags.items() if value is not None}
+    for name, (key, value) in _by_own_names(said, fields).items():
+        given[name] = (value, _flag(fields[name], key))
     # 2) convert, by the same rules whatever the source
     values = {
         name: _convert(value, hints[name], source)
@@ -234,15 +235,15 @@ def read_yaml(path: str | Path, what: str = "settings file", of: str = "a mappin
     return content
 
 
-def _by_own_names(values: Mapping[Any, Any], fields: Mapping[str, Any]) -> dict[Any, Any]:
-    """What one source says, by the own names of settings that have another one, too."""
+def _by_own_names(values: Mapping[Any, Any], fields: Mapping[str, Any]) -> dict[Any, tuple[Any, Any]]:
+    """What one source says, by the own names of settings that have another one, too: (name as it says, value)."""
     own, named = {field.metadata.get("also"): name for name, field in fields.items()}, {}
     for key, value in values.items():
         name = own.get(key, key)
-        if name in named and named[name] != value:
-            also, said = fields[name].metadata["also"], f"{named[name]} and {value}"
+        if name in named and named[name][1] != value:
+            also, said = fields[name].metadata["also"], f"{named[name][1]} and {value}"
             raise UserError(f"{name} and {also} are two names of one setting and say {said}: give one of them")
-        named[name] = value
+        named[name] = key, value
     return named
 
 
@@ -261,8 +262,8 @@ def _ways(field: dataclasses.Field) -> str:
     return _flag(field) + (f" (or {variable})" if variable else "")
 
 
-def _flag(field: dataclasses.Field) -> str:
-    return field.name.upper() if field.metadata.get("positional") else "--" + field.name.replace("_", "-")
+def _flag(field: dataclasses.Field, name: str | None = None) -> str:
+    return field.name.upper() if field.metadata.get("positional") else "--" + (name or field.name).replace("_", "-")
 
 
 def _convert(value: Any, kind: Any, source: str) -> Any:

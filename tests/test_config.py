@@ -160,3 +160,18 @@ def test_the_help_has_headings_and_a_wrong_flag_is_told_with_the_nearest(capsys)
 def test_the_home_of_nobody_is_a_mistake():
     with pytest.raises(UserError, match="--out"):
         load_settings(Demo, flags={"out": "~nobody-of-this-name/x"})
+
+
+@dataclass(frozen=True)
+class TwoNames:
+    rate: int = setting(1, "a rate", also="speed")
+
+
+@pytest.mark.parametrize("name", ["rate", "speed"])
+def test_a_wrong_value_is_told_by_the_name_that_was_said(tmp_path, name):
+    with pytest.raises(UserError, match=f"^--{name}: 'x' is not a whole number"):
+        load_settings(TwoNames, flags={"rate": None, "speed": None, name: "x"})
+    path = tmp_path / "two.yaml"
+    path.write_text(f"{name}: x\n", encoding="utf-8")
+    with pytest.raises(UserError, match=f"two.yaml: {name}: 'x' is not a whole number"):
+        load_settings(TwoNames, yaml_path=path)

@@ -32,8 +32,8 @@ class BatchedTextAttention:
 
     def heads_of(self, hidden_states: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """(..., D) -> queries, keys and values before the rotation, each (..., heads, D/N)."""
-        projections = (self.q_proj, self.k_proj, self.v_proj)
-        return tuple(project(hidden_states).unflatten(-1, (-1, self.head_dim)) for project in projections)
+        projections, shape = (self.q_proj, self.k_proj, self.v_proj), (*hidden_states.shape[:-1], -1, self.head_dim)
+        return tuple(project(hidden_states).view(shape) for project in projections)
 
     def forward(
         self,
@@ -59,7 +59,8 @@ class BatchedTextAttention:
             )
         q, k, v = (heads.transpose(1, 2) for heads in self.heads_of(hidden_states))
         q, k = apply_rotary_pos_emb(q, k, *position_embeddings)
-        attend = ALL_ATTENTION_FUNCTIONS.get_interface(attention_of(self.config), eager_attention_forward)
+        backend = attention_of(self.config)
+        attend = ALL_ATTENTION_FUNCTIONS.get_interface(backend, eager_attention_forward)
         dropout = self.attention_dropout if self.training else 0.0
         options = {"dropout": dropout, "scaling": self.scaling, "sliding_window": self.sliding_window, **kwargs}
         if isinstance(attention_mask, SplitSamples):
@@ -69,14 +70,14 @@ class BatchedTextAttention:
             output = attend(self, q, k, v, attention_mask.mask, **options)[0]  # (S, M, N, D/N)
             output = output.flatten(0, 1).index_select(0, attention_mask.back)
             return self.o_proj(output.view(*hidden_states.shape[:2], -1)), None
-        if attention_of(self.config) == "sdpa" and hidden_states.device.type == "cpu":
+        if backend == "sdpa" and hidden_states.device.type == "cpu":
             attend = grouped_sdpa
-        outputs = []
-        parts = (x.split(past_key_values.sizes, dim=2) for x in (q, k, v))
+        outputs, sizes = [], past_key_values.sizes
+        parts = (x.split(sizes, dim=2) if len(sizes) > 1 else [x] for x in (q, k, v))
         for cache, mask, *qkv in zip(past_key_values.caches, attention_mask, *parts, strict=True):
             keys, values = cache.update(*qkv[1:], self.layer_idx, qkv[0])
             outputs.append(attend(self, qkv[0], keys, values, mask, **options)[0])  # (1, Q of the session, N, D/N)
-        return self.o_proj(torch.cat(outputs, dim=1).flatten(2)), None
+        return self.o_proj((torch.cat(outputs, dim=1) if len(sizes) > 1 else outputs[0]).flatten(2)), None
 
 
 def grouped_sdpa(
@@ -96,11 +97,12 @@ def grouped_sdpa(
         (B, Q, N, D/N), and None.
     """
     batch, heads, groups = len(query), key.shape[1], query.shape[1] // key.shape[1]
-    query = query.unflatten(1, (heads, groups)).flatten(0, 1)
+    query = query.reshape(batch * heads, groups, *query.shape[2:])
     key, value = (x.flatten(0, 1)[:, None].expand(-1, groups, -1, -1) for x in (key, value))
     mask = mask if len(mask) == 1 else mask.repeat_interleave(heads, dim=0)
     output = scaled_dot_product_attention(query, key, value, attn_mask=mask, scale=scaling)
-    return output.unflatten(0, (batch, heads)).flatten(1, 2).transpose(1, 2).contiguous(), None
+    output = output.transpose(1, 2).unflatten(0, (batch, heads))  # (B, N', Q, N / N', D/N)
+    return output.transpose(1, 2).flatten(2, 3), None
 
 
 def _as_rows(x: torch.Tensor, apart: SplitSamples) -> torch.Tensor:

@@ -130,20 +130,19 @@ class StreamCache(Cache):
         Returns:
             (1, 1, Q, K) bool mask over the keys that this forward will read, the new ones included.
         """
-        streams = {stream: rows.stream == stream for stream in SEES}
-        self.incoming = {
-            stream: None if bool(chosen.all()) else chosen.nonzero()[:, 0]
-            for stream, chosen in streams.items()
-            if bool(chosen.any())
-        }
         if self.long_term is not None:
             self.long_term.announce(rows)
-        for stream in self.incoming:
-            self._list(stream, rows[streams[stream]])
+        self.incoming = {}
+        for stream in SEES:
+            index = (rows.stream == stream).nonzero()[:, 0]
+            if len(index):
+                alone = len(index) == len(rows)
+                self.incoming[stream] = None if alone else index
+                self._list(stream, rows if alone else rows[index])
         self.readable = tuple(key for key in SEES if any(key in SEES[stream] for stream in self.incoming))
         self.num_fed += len(rows)
-        keys = Layout.cat([self.tokens[stream] for stream in self.readable if stream in self.tokens])
-        return rows.visible(keys)[None, None]
+        keys = [self.tokens[stream] for stream in self.readable if stream in self.tokens]
+        return rows.visible(Layout.cat(keys) if len(keys) > 1 else keys[0])[None, None]
 
     def keep(self, stream: int, index: torch.Tensor) -> None:
         """Evict all tokens of a store but those of `index`, in every layer. Positions stay as they were.
@@ -312,7 +311,7 @@ class StreamCache(Cache):
         if self.moves:
             old, first = self.first_positions.get(stream), new.position_ids if first is None else first
             self.first_positions[stream] = first if old is None else torch.cat([old, first], dim=1)
-        self.tokens[stream] = Layout.cat([self.tokens[stream], new]) if stream in self.tokens else new
+        self.tokens[stream] = Layout.cat([self.tokens[stream], new] if stream in self.tokens else [new])  # its own
 
 
 def check_received(known: Layout | None, rows: Layout, keys_values: torch.Tensor, num_layers: int) -> None:

@@ -102,9 +102,10 @@ class Streaming:
     def _admit(self, cache: StreamCache, rows: Layout, device: torch.device) -> torch.Tensor | None:
         """Announce rows to a cache; returns their mask (1, 1, Q, K), as the attention of every layer takes it."""
         mask = sent(cache.admit(rows), device)
-        if self.attention == "flash_attention_2":
+        backend = self.attention
+        if backend == "flash_attention_2":
             return None  # causal by check_attention, and aligned to the end of the keys
-        if self.attention == "sdpa" and device.type == "cpu":  # else every layer makes the same of it
+        if backend == "sdpa" and device.type == "cpu":  # else every layer makes the same of it
             return torch.where(mask, torch.zeros((), dtype=self.dtype), -torch.inf)
         return self.backend_mask(mask)
 
