@@ -102,7 +102,7 @@ def grouped_sdpa(
     mask = mask if len(mask) == 1 else mask.repeat_interleave(heads, dim=0)
     output = scaled_dot_product_attention(query, key, value, attn_mask=mask, scale=scaling)
     output = output.transpose(1, 2).unflatten(0, (batch, heads))  # (B, N', Q, N / N', D/N)
-    return output.transpose(1, 2).flatten(2, 3), None
+    return output.transpose(1, 2).flatten(2, 3).contiguous(), None
 
 
 def _as_rows(x: torch.Tensor, apart: SplitSamples) -> torch.Tensor:
