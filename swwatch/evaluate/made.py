@@ -5,21 +5,24 @@ from collections.abc import Mapping, Sequence
 from swwatch.metrics.tables import as_markdown
 from swwatch.metrics.tables import interval as span
 
+MADE = ("model", "how", "prompt", "context", "policy", "commit")
+COUNTED = ("frames", "tokens", "seconds")
+
 
 def side_by_side(reports: Sequence[Mapping]) -> str:
-    """Runs as the lines of one table: what was measured, and every average by its name."""
+    """Runs as the lines of one table: what was measured, of how many questions, and every average by its name."""
     names = list(dict.fromkeys(name for report in reports for name in report["averages"]))
-    heads = ("model", "how", "prompt", "context", "policy", "frames", "tokens", "seconds", "commit")
-    lines = [(*heads, *(column for name in names for column in (name, "95 %")))]
+    questions = ["questions"] if "num_questions" in reports[0] else []  # of commentary votes are told elsewhere
+    lines = [(*MADE, *questions, *COUNTED, *(column for name in names for column in (name, "95 %")))]
     for report in reports:
-        made = report.get("made", {})
-        counts = {name: _number(report.get(name)) for name in ("frames", "tokens", "seconds")}
-        cells = [made.get(name, counts.get(name, "-")) for name in heads]
+        cells = [report.get("made", {}).get(name, "-") for name in MADE]
+        cells += [f"{report['num_questions']} of {report['num_items']}" for _ in questions]
+        cells += [_number(report.get(name)) for name in COUNTED]
         for name in names:
             row = report["averages"].get(name)
             cells += ["-", "-"] if row is None else _scores(row)
         lines.append(cells)
-    return as_markdown(lines)
+    return as_markdown(lines, num_names=len(MADE))
 
 
 def named(model: str, fingerprint: str | None) -> str:

@@ -70,13 +70,24 @@ def quiz(settings: QuizSettings, ranks: SingleProcess) -> int:
 
 def redraw(settings: QuizSettings) -> None:
     """Count the answers of a file that is there, complete or not, and show it in one table with others."""
-    path = settings.predictions
-    reports = [counted(settings, file) for file in (path, *(settings.beside or ()))]
+    path, others = settings.predictions, settings.beside or []
+    reports = [counted(settings, file) for file in (path, *others)]
     show(path, reports[0])
-    if settings.beside:
-        table = side_by_side(reports) + "\n"
+    if others:
+        table = "\n\n".join([side_by_side(reports), *differences([path, *others], reports)]) + "\n"
         write_atomic(beside(path, "beside.md"), [table])
         print(f"{table}in {beside(path, 'beside.md')}")
+
+
+def differences(paths: list[Path], reports: list[dict]) -> list[str]:
+    """Sentences about what makes averages of these runs no answers to the same."""
+    told, asked = [], [set(read_lines(path)) for path in paths]
+    if len({report.get("settings", {}).get("data_sha256") for report in reports}) > 1:
+        told.append("These runs are of different annotation files.")
+    common = set.intersection(*asked)
+    if any(keys != common for keys in asked):
+        told.append(f"These runs did not answer the same questions: {len(common)} were answered in all of them.")
+    return told
 
 
 def counted(settings: QuizSettings, path: Path) -> dict:

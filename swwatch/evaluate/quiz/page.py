@@ -15,6 +15,7 @@ from swwatch.metrics.tables import as_markdown
 from swwatch.metrics.tables import interval as span
 
 Rows = list[Mapping]
+SHOWN = {"fps": "frames a second", "nframes": "frames"}  # settings that are told where they are no default
 Tree = list[list[list[str]]]
 
 
@@ -157,8 +158,11 @@ def described(facts: Mapping) -> dict[str, str]:
     """How answers were made, as cells of a table, from the facts of a run."""
     settings, about = facts.get("settings", {}), facts.get("about", {})
     context = settings.get("context_s")
+    how = [settings.get("how", "")]
+    how += [f"{settings[name]:g} {noun}" for name, noun in SHOWN.items() if settings.get(name)]
+    how += [f"only {', '.join(settings['only'].split(','))}"] if settings.get("only") else []
     return {
-        "how": settings.get("how", ""),
+        "how": ", ".join(filter(None, how)),
         "model": named(str(about.get("model", "-")), settings.get("model_fingerprint")),
         "prompt": settings.get("prompt", "-"),
         "context": "all" if context is None else f"{context:g} s",

@@ -54,9 +54,9 @@ def test_the_printed_commands_work(toy, tiny_checkpoint, server):
     assert share["num_pairs"] == rate["num_pairs"] == 1
     last = (root / "whole_commentary.md").read_text().rstrip().splitlines()[-4:]
     version = tasks.get("inf-streams").form().version
-    assert "| prompt | context | policy | frames | tokens | seconds | commit | win share against chunks |" in last[0]
+    assert "| prompt | context | policy | commit | frames | tokens | seconds | win share against chunks |" in last[0]
     assert all(f"| {version} | {context} |" in line for line, context in zip(last[2:], ("all", "50 s"), strict=True))
-    counts = [[float(cell) for cell in line.split("|")[6:9]] for line in last[2:]]
+    counts = [[float(cell) for cell in line.split("|")[7:10]] for line in last[2:]]
     assert all(frames == 28 and tokens > 28 and seconds > 0 for frames, tokens, seconds in counts)
 
 

@@ -19,6 +19,8 @@ from swwatch.evaluate.quiz.tasks import Form
 from swwatch.evaluate.results import shared
 from swwatch.evaluate.run_files import beside, read_lines
 from swwatch.launch.ranks import SingleProcess, Stopped, Team
+from swwatch.toy.checkpoint import make_checkpoint
+from tests.helpers.tiny import SIZES
 
 RUN = {"settings": {"task": "livesports"}, "about": {"num_processes": 1}}
 ITEMS = [Item(f"q{i}", f"v{i // 3}", (f"{i // 3}.mp4",), f"{i}?", tuple("ABCD"), "A", "g") for i in range(24)]
@@ -194,6 +196,26 @@ def test_a_stopped_command_goes_on_and_its_report_can_be_drawn_again(flags, tmp_
     with pytest.raises(UserError, match="no answers nowhere.jsonl: --beside wants a .jsonl file that"):
         command.main([*flags("streamingbench"), "--report", "--beside", "nowhere.jsonl"])
     assert json.loads(beside(path, "metrics.json").read_text())["groups"] == json.loads(report)["groups"]
+
+
+def test_two_models_stand_in_one_table_with_both_averages(flags, tiny_checkpoint, tmp_path):
+    other, out = make_checkpoint(tmp_path / tiny_checkpoint.name, seed=2, **SIZES), tmp_path / "out"
+    of_other = ("--model", other, "--output-file", "other.jsonl")
+    command.main(flags("ovobench", "--only", "EPM,ATR,CRR"))
+    command.main(flags("ovobench", "--only", "EPM,ATR,CRR", *of_other))
+    command.main(flags("ovobench", "--only", "EPM,ATR", "--nframes", 4, "--output-file", "less.jsonl"))
+    beside_it = [part for name in ("other", "less") for part in ("--beside", str(out / f"{name}.jsonl"))]
+    assert command.main(["ovobench", "--report", "--output-dir", str(out), *beside_it]) == 0
+    head, _, *lines, _, note = (out / "ovobench_beside.md").read_text().splitlines()
+    assert "| questions | frames | tokens | seconds | three modes | 95 % | backward and real-time | 95 % |" in head
+    first, second, third = ([cell.strip() for cell in line.strip("|").split("|")] for line in lines)
+    assert first[0] != second[0] and first[0] == third[0], "one name, two models"
+    assert {row[0].partition("@")[0] for row in (first, second, third)} == {tiny_checkpoint.name}
+    asked = len(read_lines(out / "other.jsonl"))
+    assert (first[6], third[6], third[7]) == (f"{asked} of {asked}", "6 of 6", "4")
+    assert third[1] == "whole clips (mrope_full), 4 frames, only EPM, ATR"
+    assert third[10] == "-" and float(third[12]) >= 0, "that average lacks a mode, and has a name that says so"
+    assert note == "These runs did not answer the same questions: 6 were answered in all of them."
 
 
 def test_streams_and_subtitles_have_results_of_their_own(flags, quiz, tmp_path, capsys):
