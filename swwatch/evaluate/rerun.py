@@ -20,18 +20,23 @@ from swwatch.config import REQUIRED, near, read_settings, setting
 from swwatch.data.annotations import write_atomic
 from swwatch.errors import UserError
 from swwatch.evaluate.run_files import read_object
+from swwatch.evaluate.tasks import check, optional
 from swwatch.paths import CODE, make_folder
 
 MOVED = {  # what a setting says of where results go -> the same in another folder
     "folder": lambda value, new: str(new),
-    "file": lambda value, new: str(new / Path(value).name),
+    "file": lambda value, new: value and str(new / Path(value).name),
     "name": lambda value, new: value and Path(value).name,
     "page": lambda value, new: None,
 }
 RECORD = {  # what a run.json tells of itself, see model.repeat.repeat_of
-    **{name: list for name in ("program", "results")},
-    **{name: str for name in ("folder", "note")},
-    **{name: dict for name in ("settings", "outputs", "inputs", "models", "surroundings")},
+    **dict.fromkeys(("program", "results"), [str]),
+    **dict.fromkeys(("folder", "note"), str),
+    "settings": {"*": object},
+    "outputs": {"*": str},
+    "inputs": {"*": {"path": str, "sha256": str, "*": object}},
+    "models": {"*": optional(str)},
+    "surroundings": {"*": object},
     "timed": bool,
 }
 CLOCKED = ("_s", "_ms", "seconds", "_per_second", "timing", "real_time_factor")  # ends of what no run measures twice
@@ -80,8 +85,15 @@ def read_repeat(path: Path) -> dict:
     if not path.is_file():
         raise UserError(f"there is no {path}: name the ..._run.json beside a run's results")
     found = read_object(path).get("repeat")
-    known = isinstance(found, dict) and all(isinstance(found.get(name), kind) for name, kind in RECORD.items())
-    if not known or set(found["outputs"]) - set(found["settings"]) or set(found["outputs"].values()) - set(MOVED):
+    try:
+        check(found, RECORD | {"continued": [object], "*": object})
+        check({name: found["settings"][name] for name in found["outputs"]}, {"*": optional(str)})
+        known = set(found["outputs"].values()) <= set(MOVED) and all(
+            "sha256" in one for one in found["inputs"].values()
+        )
+    except (ValueError, KeyError):
+        known = False
+    if not known or set(RECORD) - set(found) or set(found["outputs"].values()) - set(MOVED):
         raise UserError(
             f"{path} does not say how to repeat its run: it was made by an older version or changed, or is no run.json"
         )

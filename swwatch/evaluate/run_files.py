@@ -14,6 +14,7 @@ from functools import cached_property
 from pathlib import Path
 
 from swwatch.data.annotations import write_atomic
+from swwatch.data.prepare.pe_video_rules import is_unicode
 from swwatch.errors import UserError
 
 COMPARED = ("annotation", "result", "task")  # two rows of a clip that agree in these say the same
@@ -157,7 +158,10 @@ def read_object(path: Path) -> dict:
 
 def write_object(path: Path, content: dict) -> None:
     """Write a JSON file."""
-    write_atomic(path, [json.dumps(content, indent=2, ensure_ascii=False) + "\n"])
+    text = json.dumps(content, indent=2, ensure_ascii=False)
+    if not is_unicode(text):  # half a character, which a damaged file may hold, stays an escape
+        text = json.dumps(content, indent=2)
+    write_atomic(path, [f"{text}\n"])
 
 
 def read_lines(path: Path, *, cut_tail: bool = True) -> dict[str, tuple[bytes, dict]]:

@@ -9,11 +9,13 @@ from pathlib import Path
 from typing import TypeVar
 
 from swwatch.config import read_yaml
+from swwatch.data.prepare.pe_video_rules import is_unicode
 from swwatch.errors import UserError
 from swwatch.paths import CONFIGS
 
 FOLDER = CONFIGS / "tasks"
 Task, Form = TypeVar("Task"), TypeVar("Form")
+LARGEST = 1e15  # of a number; nan and infinity are none
 NOUNS = {str: "a text (in quotes)", int: "a whole number", float: "a number", bool: "true or false"}
 
 
@@ -86,6 +88,11 @@ def version_of(form, plain) -> str:
     return f"{form.name}-{digest[:8]}"
 
 
+def optional(shape) -> Callable:
+    """None, or of this shape."""
+    return lambda told, where: None if told is None else check(told, shape, where)
+
+
 def check(told, shape, where: str = "") -> None:
     """Compare a value with a type, a list [of], a mapping {name: of, "*": of all others}, or a function of these.
 
@@ -96,6 +103,8 @@ def check(told, shape, where: str = "") -> None:
         if not isinstance(told, Mapping):
             raise ValueError(f"{where}: NAME: VALUE is wanted, not {told!r}")
         for name, value in told.items():
+            if not isinstance(name, str):
+                raise ValueError(f"{where}: the name {name!r} is no text: put it in quotes")
             if name not in shape and "*" not in shape:
                 raise ValueError(f"{where} has no {name!r}: its keys are {', '.join(shape)}")
             check(value, shape.get(name, shape.get("*")), f"{where} {name}".strip())
@@ -107,6 +116,8 @@ def check(told, shape, where: str = "") -> None:
     elif not isinstance(shape, type):
         shape(told, where)
     elif not isinstance(told, (int, float) if shape is float else shape) or (
-        isinstance(told, bool) and shape in (int, float)
+        shape in (int, float) and (isinstance(told, bool) or not abs(told) < LARGEST)
     ):
         raise ValueError(f"{where}: {NOUNS[shape]} is wanted, not {told!r}")
+    elif shape is str and not is_unicode(told):
+        raise ValueError(f"{where}: {told!r} holds half a character")

@@ -39,7 +39,7 @@ class Transcript:
             try:
                 start, end, text = row
                 start, end, text = float(start), float(end), " ".join(str(text).split())
-            except (TypeError, ValueError) as error:
+            except (TypeError, ValueError, OverflowError) as error:
                 raise UserError(f"{where}, word {number}: {row!r} is not [start, end, word]") from error
             if not (0 <= start < float("inf") and 0 <= end < float("inf")):
                 raise UserError(f"{where}, word {number}: {row!r} has times that are none")

@@ -144,7 +144,7 @@ def row_of(values: dict, where: str) -> dict:
             "chunk_end": float(values.get("chunk_end", last)),
             "items": items,
         }
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise UserError(
             f"{where}: not a row of a generation file ({error!r}): "
             "{video, chunk_start, chunk_end, items: [{response, start_time, end_time}]} is wanted"

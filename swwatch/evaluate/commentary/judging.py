@@ -47,7 +47,7 @@ def _made(run: Path) -> dict:
     lines = [line for _, line in objects_in(trace, "job", "num_frames", "num_tokens", "took_s")]
     try:
         return {"made": {"model": run.stem, **about}, **means(lines)}
-    except TypeError as error:
+    except (TypeError, ValueError, OverflowError) as error:
         raise UserError(
             f"{trace} is no trace of a run ({error}): remove it, and what it tells is shown as -"
         ) from error

@@ -144,4 +144,6 @@ def _make(name: str, told: dict) -> Task:
         lacking |= {"begin_s", "length_s", "least_words"} - set(task.segments)
     if lacking:
         raise ValueError(f"fields or segments lack {', '.join(sorted(lacking))}")
+    if task.of_games and not (task.segments["length_s"] > 0 and task.segments["begin_s"] >= 0):
+        raise ValueError("segments: length_s is above 0, begin_s not below it")
     return task

@@ -11,9 +11,10 @@ from swwatch.data.annotations import write_atomic
 from swwatch.errors import UserError
 from swwatch.evaluate.made import side_by_side
 from swwatch.evaluate.quiz import page
+from swwatch.evaluate.quiz.answers import read_answers, read_facts, read_judged, read_took_s
 from swwatch.evaluate.quiz.settings import QuizSettings
 from swwatch.evaluate.results import shared
-from swwatch.evaluate.run_files import beside, read_lines, read_object, write_object
+from swwatch.evaluate.run_files import beside, read_lines, write_object
 from swwatch.evaluate.tasks import own_files
 from swwatch.launch.place import place_of
 from swwatch.launch.ranks import SingleProcess, join
@@ -99,7 +100,7 @@ def counted(settings: QuizSettings, path: Path) -> dict:
             f"there are no answers {path}: "
             + (remedy if named else f"--beside wants a .jsonl file that `swwatch quiz {settings.task}` wrote")
         )
-    name, facts = settings.benchmark.name, read_object(beside(path, "run.json"))
+    name, facts = settings.benchmark.name, read_facts(path)
     if facts.get("settings", {}).get("task", name) != name:
         raise UserError(f"{path} holds answers of {facts['settings']['task']}, not of {name}")
     num_skipped, num_done = len(read_lines(beside(path, "skipped.jsonl"))), len(read_lines(path))
@@ -110,11 +111,9 @@ def counted(settings: QuizSettings, path: Path) -> dict:
 
 
 def count(settings: QuizSettings, path: Path, num_items: int, num_skipped: int, facts: dict) -> dict:
-    rows = [row for _, row in read_lines(path).values()]
-    traces = [line for _, line in read_lines(beside(path, "trace.jsonl")).values()]
-    took_s = [line["took_s"] for line in traces if "took_s" in line]
-    judged = read_object(beside(path, "judge.json"))
-    report = page.summarize(rows, settings.benchmark, num_items, num_skipped, took_s, judged)
+    task = settings.benchmark
+    rows = read_answers(path, task)
+    report = page.summarize(rows, task, num_items, num_skipped, read_took_s(path), read_judged(path))
     made = page.described(facts)
     facts = {name: value for name, value in facts.items() if name != "repeat"}
     return {**facts, **report, "how": made["how"], "made": made}

@@ -57,6 +57,8 @@ def summarize(
     if not averages:
         return counted | _graded(rows, judged)
     scored = {name: _score(rows, tree) for name, tree in averages.items() if tree}
+    if not scored:
+        raise UserError(f"no answer is of a group of {task.name}: {', '.join(groups)}")
     first = next(iter(scored))
     return {
         **counted,

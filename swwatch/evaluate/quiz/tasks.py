@@ -114,7 +114,7 @@ class Task:
         prompts = read_yaml(path, "wording")
         for name, text in prompts.items():
             if name not in first.prompts:
-                raise UserError(f"{path}: {self.name} asks no {name}{near(name, first.prompts) or '.'}")
+                raise UserError(f"{path}: {self.name} asks no {name}{near(str(name), first.prompts) or '.'}")
             try:
                 check(text, template, name)
             except ValueError as error:
@@ -165,7 +165,8 @@ class Task:
         if not rounds:
             raise row.wrong("a dialogue without a question")
         where = {"places": tuple(self._places(row, video)), "end_s": max(one.end_s for one in rounds)}
-        return Item(key, video, prompt="", choices=(), answer="", group=self.fields["group"], rounds=rounds, **where)
+        group = " ".join(_names(self.fields["group"]))  # one for all: the rows have none
+        return Item(key, video, prompt="", choices=(), answer="", group=group, rounds=rounds, **where)
 
     def _item(self, row: FileRow, form: Form, subtitles: Path | None) -> Item:
         if "rounds" in row:

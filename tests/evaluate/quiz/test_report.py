@@ -1,9 +1,11 @@
 """Accuracies as each benchmark averages them, beside what guessing gives."""
 
+import json
+
 import pytest
 
 from swwatch.errors import UserError
-from swwatch.evaluate.quiz import tasks
+from swwatch.evaluate.quiz import command, tasks
 from swwatch.evaluate.quiz.page import describe, summarize
 
 
@@ -75,3 +77,27 @@ def test_tags_count_the_questions_that_carry_them_in_the_table_too():
 def test_nothing_to_count_is_told():
     with pytest.raises(UserError, match="no answer to count"):
         summarize([], tasks.get("videomme"), 3, 3)
+
+
+@pytest.mark.parametrize(
+    ("file", "told", "words"),
+    [
+        ("livesports.jsonl", {"correct": "yes"}, "q0 correct: true or false is wanted, not 'yes'"),
+        ("livesports.jsonl", {"group": "\ud800"}, "q0 group: .* holds half a character"),
+        ("livesports.jsonl", {"when": "late"}, "q0: no due_s"),
+        ("livesports.jsonl", {"num_frames": 10**400}, "q0 num_frames: a whole number is wanted"),
+        ("livesports_run.json", {"settings": []}, "run.json settings: NAME: VALUE is wanted"),
+        ("livesports_run.json", {"about": {"num_items": "3"}}, "num_items: a whole number is wanted"),
+        ("livesports_trace.jsonl", {"took_s": None}, "trace.jsonl took_s: a number is wanted"),
+        ("livesports_judge.json", {"scales": {}}, "judge.json: no model"),
+    ],
+)
+def test_damaged_files_are_told_and_not_counted(tmp_path, file, told, words):
+    row = {"video_id": "q0", **rows_of(("What", 1, 1, 4))[0]}
+    files = {"livesports.jsonl": row, "livesports_trace.jsonl": {"video_id": "q0", "took_s": 1.0}}
+    files |= {"livesports_run.json": {}, "livesports_judge.json": {}}
+    for name, content in files.items():
+        content = {**content, **(told if name == file else {})}
+        (tmp_path / name).write_text(json.dumps(content) + "\n")
+    with pytest.raises(UserError, match=words):
+        command.main(["livesports", "--report", "--output-dir", str(tmp_path)])
