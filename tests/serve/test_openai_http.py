@@ -371,7 +371,7 @@ def test_the_place_of_a_mistake_is_named(server):
         "messages[0].content[0].type": {"messages": user({"type": "input_audio"})},
         "messages": {"messages": user(frame(), text("x" * 201))},
         "temperature": {"temperature": 3},
-        "schedule": {"schedule": "never"},
+        "schedule": {"schedule": "gate"},
         "engine": {"engine": "steam"},
         "model": {"model": "gpt-4o"},
         "tools": {"tools": [{}]},

@@ -39,6 +39,7 @@ def open_asker(settings: QuizSettings, ranks: SingleProcess) -> Asker:
     if settings.unasked:
         if settings.schedule is not None:
             schedule = check_schedule(settings.schedule, loaded.settings.variant)
+            schedule.check_trained(loaded.settings.schedule, settings.model)
             loaded = replace(loaded, settings=replace(loaded.settings, schedule=schedule))
         told = replace(form, name="unasked", prompts=settings.benchmark.instructions)
         return Itself(loaded, told, pace_of(loaded.settings))

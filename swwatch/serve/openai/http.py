@@ -100,7 +100,8 @@ class Chat:
         video, asked.video = asked.video, None  # the bytes of a file are held no longer than it takes to store them
         with at("schedule"):
             if wanted.schedule is not None:
-                check_schedule(wanted.schedule, checkpoint.variant)
+                schedule = check_schedule(wanted.schedule, checkpoint.variant)
+                schedule.check_trained(settings.schedule, "the model")
         with at("temperature"):
             options = {"choose": wanted.choose(settings.own_choose), "system": asked.system, "before": asked.before}
         if isinstance(video, bytes):

@@ -202,3 +202,11 @@ def test_mistakes_about_moments_are_told(task, more, told):
 def test_a_model_that_speaks_when_all_is_over_is_not_waited_for(load_tiny):
     with pytest.raises(UserError, match="'origin' speaks when all is over"):
         Itself(load_tiny("origin"), Form(), "")
+
+
+def test_a_schedule_that_must_be_learned_is_refused_before_any_video(quiz, tiny_checkpoint, tmp_path):
+    task = "streamingbench-proactive"
+    flags = [task, "--data", quiz[task], "--model", tiny_checkpoint, "--device", "cpu", "--output-dir", tmp_path]
+    with pytest.raises(UserError, match="never learned to speak by gate"):
+        command.main([*map(str, flags), "--unasked", "--variant", "group", "--schedule", "gate"])
+    assert not list(tmp_path.iterdir())
