@@ -39,7 +39,7 @@ MADE = [  # every program that leaves a run.json, with settings of each kind
     (EndlessSettings, {"output": "o"}),
     (LiveSettings, {"output": "o", "sessions": [1, 2]}),
     (StudySettings, {"size": "quick", "report": "page"}),
-    (CompareSettings, {"quick": True, "base": "b"}),
+    (CompareSettings, {"quick": True, "seeds": 2}),
 ]
 
 
