@@ -370,7 +370,7 @@ def churn(world: World, rng: random.Random) -> dict:
 
 def long_streams(world: World, rng: random.Random, seconds: int = 1000) -> dict:
     """Memory of a stream of 1,000 s is that of one of 100 s."""
-    variant, peaks = rng.choice(["group", "interleave", "gap", "overlap"]), []
+    variant, peaks = rng.choice(["group", "gap", "overlap"]), []
     for length in (seconds // 10, seconds):
         video = world.folder / f"{length}.mp4"
         if not video.exists():
