@@ -12,6 +12,7 @@ from swwatch.study.compared import Found, read_found, versus
 from swwatch.study.page import claim_text
 from swwatch.study.policy_plan import CONTROLS, PLAIN, TESTS, PolicyPlan
 
+TABLE_COLORS = {"see": "#3b6ea5", "keep": "#3f8f5f", "schedule": "#8a5fa8"}
 NO_MEMORY = ("all", "window", "sink_window", "flush", "restart", "recompute", "recent")
 
 
@@ -38,8 +39,8 @@ def write_page(plan: PolicyPlan, folder: Path, out: Path) -> Path:
 
 
 def draw(found: Found, path: Path) -> Path:
-    """One panel a test: its quality against CPU time of a late step. The recent window stands in every panel with one
-    that has it, joined by a line; elsewhere what is plain does."""
+    """One panel a test: its quality against CPU time of a late step, by table. The recent windows are joined by
+    a line in every panel that has them; elsewhere what is plain stands for them."""
     figure, axes = panels(-(-len(TESTS) // 2), 2, (13, 9.5))
     for axis, test in zip(axes, TESTS, strict=True):
         share = "about the past, %" if TESTS[test].asks else "right, %"
@@ -47,12 +48,14 @@ def draw(found: Found, path: Path) -> Path:
         points = {row: (found.cost(row, "late, ms"), 100 * found.statistic(row, share).value) for row in able}
         for row, point in points.items():
             if row[2] not in CONTROLS:
-                axis.plot(*point, "o", color="black" if row[2] == PLAIN[row[1]] else "#3b6ea5")
+                axis.plot(*point, "o", color="black" if row[2] == PLAIN[row[1]] else TABLE_COLORS[row[1]])
                 axis.annotate(row[2].split(":")[0], point, fontsize=8, xytext=(4, 3), textcoords="offset points")
+        for table in TESTS[test].tables:
+            axis.plot([], [], "o", color=TABLE_COLORS[table], label=f"{table} (black: {PLAIN[table]})")
         window = sorted(points[test, "keep", policy] for policy in CONTROLS if (test, "keep", policy) in points)
         if window:
             axis.plot(*zip(*window, strict=True), "s--", color="#d9822b", label=f"{CONTROLS[0]} to {CONTROLS[-1]}")
-            axis.legend(frameon=False)
+        axis.legend(frameon=False)
         axis.set(title=test, xlabel="CPU time of a late step, ms", ylabel=share)
     return save(figure, path)
 

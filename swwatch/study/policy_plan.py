@@ -27,6 +27,9 @@ EXAMPLES = {
     "key_norm": "key_norm:8",
     "rekv": "rekv:8:vision_s=8",
     "peak_end": "peak_end:8",
+    "livevlm": "livevlm:64:vision_s=8",
+    "carrier": "carrier:32",
+    "vstream": "vstream:24:detail=12",
 }
 
 
