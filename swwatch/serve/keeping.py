@@ -8,6 +8,7 @@ import contextlib
 import hashlib
 import os
 from pathlib import Path
+from typing import Any
 
 from swwatch.errors import UserError
 from swwatch.paths import only_one, writing
@@ -34,7 +35,7 @@ class Keeping:
         unfinished = path.with_suffix(".tmp")
         try:
             with writing(self.folder), open(unfinished, "wb", opener=_for_its_owner) as file:
-                torch.save({"form": FORM, **state}, file)
+                torch.save(_compact({"form": FORM, **state}), file)
                 file.flush()
                 os.fsync(file.fileno())
             os.replace(unfinished, path)
@@ -63,3 +64,16 @@ class Keeping:
 
 def _for_its_owner(path: str, flags: int) -> int:
     return os.open(path, flags, 0o600)
+
+
+def _compact(value: Any) -> Any:
+    """The same without the room that tensors have for what comes: a file would hold it, too."""
+    import torch
+
+    if isinstance(value, torch.Tensor):
+        return value if value.untyped_storage().nbytes() == value.nbytes else value.clone()
+    if isinstance(value, dict):
+        return {key: _compact(part) for key, part in value.items()}
+    if isinstance(value, list | tuple):
+        return type(value)(map(_compact, value))
+    return value
