@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +11,7 @@ from swwatch.data.annotations import write_atomic
 from swwatch.metrics.tables import as_markdown
 from swwatch.paths import make_folder
 from swwatch.rules.variants import VARIANTS
-from swwatch.study.claims import LEARNED, Claim, claims, learned
+from swwatch.study.claims import LEARNED, Claim, Evidence, claims, learned
 from swwatch.study.outcome import Outcome
 from swwatch.study.plots import draw_delay, draw_shares
 from swwatch.toy.scores import MEANING
@@ -104,8 +104,13 @@ def _unlearned(outcome: Outcome) -> str:
 
 
 def claim_text(claim: Claim) -> str:
+    head = f"### {claim.verdict.capitalize()}: {claim.text}\nMeasured: {claim.rule}."
+    return f"{head}\n\n{evidence_table(claim.evidence)}"
+
+
+def evidence_table(evidence: Iterable[Evidence]) -> str:
     lines = [["comparison", "difference in points, per seed [95 % interval]", "speaks"]]
-    for one in claim.evidence:
+    for one in evidence:
         pairs = zip(one.differences, one.intervals, strict=True)
         cells = "; ".join(f"{100 * d:+.1f} [{100 * low:+.1f}, {100 * high:+.1f}]" for d, (low, high) in pairs)
         says = ", ".join(
@@ -113,8 +118,7 @@ def claim_text(claim: Claim) -> str:
             for sign, blind in zip(one.signs, one.unlearned, strict=True)
         )
         lines.append([one.text, cells, says])
-    head = f"### {claim.verdict.capitalize()}: {claim.text}\nMeasured: {claim.rule}."
-    return f"{head}\n\n{as_markdown(lines, numeric=False)}"
+    return as_markdown(lines, numeric=False)
 
 
 def _table(title: str, outcome: Outcome, columns: dict[str, Callable], digits: int, note: str = "") -> str:

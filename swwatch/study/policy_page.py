@@ -1,15 +1,17 @@
 """What a comparison of policies found: a plot of quality against cost, and what comes of public claims."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 from swwatch.paths import make_folder
 from swwatch.pictures.plots import panels, save
 from swwatch.policies.speak import SPEAK
+from swwatch.policies.speak.policy import Deciding
 from swwatch.study import compared
-from swwatch.study.claims import Claim, kept, less, more
+from swwatch.study.claims import NOT_REPRODUCED, REPRODUCED, UNDECIDED, Claim, kept, less, more
 from swwatch.study.compared import Found, read_found, versus
-from swwatch.study.page import claim_text
+from swwatch.study.page import evidence_table
 from swwatch.study.policy_plan import CONTROLS, PLAIN, TESTS, PolicyPlan
 
 TABLE_COLORS = {"see": "#3b6ea5", "keep": "#3f8f5f", "schedule": "#8a5fa8"}
@@ -33,7 +35,9 @@ def write_page(plan: PolicyPlan, folder: Path, out: Path) -> Path:
         "beginning and at the end of a clip. What holds for 1.6 M parameters need not hold for 7 B.",
         f"![quality against cost]({picture.name})",
         "## Claims",
-        *map(claim_text, claims(found)),
+        "Of each policy: a claim is reproduced when every comparison speaks for it with every seed, not reproduced "
+        "when one speaks against it with every seed, and undecided otherwise.",
+        *[public.page(found) for public in PUBLIC],
     ]
     return compared.write_page(found, out, "policies", parts)
 
@@ -60,47 +64,98 @@ def draw(found: Found, path: Path) -> Path:
     return save(figure, path)
 
 
-def claims(found: Found) -> list[Claim]:
-    """Public claims that can be tested at this size. A comparison says nothing where the plain policy of its table has
-    less than half of the share, or, where a share `must` be reached, the policy itself less than half of that."""
+@dataclass(frozen=True)
+class Public:
+    """What is said in public of policies of some kind, and how it is tested here, of each of them.
 
-    def each(
-        tests: Sequence[str], table: str, policies: Iterable[str], other: str, share: str, rule: Callable, must=""
-    ):
-        pairs = [((test, table, policy), (test, table, other)) for test in tests for policy in policies]
-        plain = {test: ((test, table, PLAIN[table]), must or share) for test in tests}
-        return tuple(one for a, b in pairs for one in versus(found, a, b, share, rule, plain[a[0]]))
+    Attributes:
+        measured: in words; tests, table: where; other: the policy of the same table that each is compared with.
+        share, rule: a comparison speaks for the claim where `rule` of the interval of the share's difference is 1.
+        must: the share of which half must be reached by the policy itself, or the comparison says nothing; where none
+            is named, half of `share` by the plain policy of the table.
+    """
 
-    see = dict.fromkeys(policy for _, table, policy in found.cells if table == "see" and policy != "all")
-    kinds = list(dict.fromkeys(policy for _, table, policy in found.cells if table == "keep"))
-    memories = [policy for policy in kinds if policy not in CONTROLS and policy.split(":")[0] not in NO_MEMORY]
-    deciding = [str(SPEAK[name]()) for name in ("change", "sved", "gate", "head")]
-    listed = [
-        Claim(
-            "Most video tokens can be dropped and narration stays as good (TimeChat-Online, STC, FlashVID, ...).",
-            "events told right change by less than 5 points from `all`, each policy of SEE, on both worlds",
-            each(("told, still", "told, minutes"), "see", see, "all", "right, %", kept),
-        ),
-        Claim(
-            "No memory beats the newest few seconds where the present is asked about (SimpleStream).",
-            "answers about now of each memory do not exceed those of recent:4",
-            each(("asked, still", "asked, count"), "keep", memories, "recent:4", "about now, %", not_more),
-        ),
-        Claim(
-            "A memory knows more of the past than the newest few seconds (ReKV, QuickVideo, LiveStar, ...).",
-            "answers about the past of each memory exceed those of recent:4",
-            each(("asked, still", "asked, count"), "keep", memories, "recent:4", "about the past, %", more),
-        ),
-        Claim(
-            "Who decides when to speak says less that did not happen (TimeChat-Online, LiveStar, VideoLLM-online, "
-            "Dispider).",
-            "unfounded phrases of each such policy are fewer than those of wait-k:3, on the still world",
-            each(("told, still",), "schedule", deciding, "wait-k:3", "unfounded, %", less, "coverage, %"),
-        ),
-    ]
-    return [claim for claim in listed if claim.evidence]
+    text: str
+    measured: str
+    tests: tuple[str, ...]
+    table: str
+    other: str
+    share: str
+    rule: Callable[[float, float], int]
+    must: str = ""
+
+    def policies(self, found: Found) -> list[str]:
+        """Those that it is said of."""
+        named = dict.fromkeys(policy for _, table, policy in found.cells if table == self.table)
+        if self.table == "schedule":
+            return [policy for policy in named if issubclass(SPEAK[policy.split(":")[0]], Deciding)]
+        return [policy for policy in named if policy not in CONTROLS and policy.split(":")[0] not in NO_MEMORY]
+
+    def claims(self, found: Found) -> dict[str, Claim]:
+        """Policy -> the claim about it; without those that were refused everywhere."""
+        judged = {}
+        for policy in self.policies(found):
+            rows = [((test, self.table, policy), (test, self.table, self.other)) for test in self.tests]
+            plain = [((test, self.table, PLAIN[self.table]), self.share) for test in self.tests]
+            musts = [(a, self.must) for a, _ in rows] if self.must else plain
+            pairs = zip(rows, musts, strict=True)
+            evidence = [one for (a, b), must in pairs for one in versus(found, a, b, self.share, self.rule, must)]
+            if evidence:
+                judged[policy] = Claim(self.text, self.measured, tuple(evidence))
+        return judged
+
+    def page(self, found: Found) -> str:
+        """Its verdicts and what they stand on."""
+        judged = self.claims(found)
+        verdicts = {verdict: [] for verdict in (REPRODUCED, NOT_REPRODUCED, UNDECIDED)}
+        for policy, claim in judged.items():
+            verdicts[claim.verdict].append(f"`{policy.split(':')[0]}`")
+        told = "; ".join(f"{verdict}: {', '.join(some)}" for verdict, some in verdicts.items() if some)
+        table = evidence_table(one for claim in judged.values() for one in claim.evidence)
+        return f"### {self.text}\nMeasured: {self.measured}. **{told[:1].upper()}{told[1:]}.**\n\n{table}"
 
 
 def not_more(low: float, high: float) -> int:
     """For where a difference may be nothing or less."""
     return (high <= 0.05) - (low > 0)
+
+
+PUBLIC = (
+    Public(
+        "Most video tokens can be dropped and narration stays as good (TimeChat-Online, STC, FlashVID, CurveStream)",
+        "events told right change by less than 5 points from `all`",
+        ("told, still", "told, minutes"),
+        "see",
+        "all",
+        "right, %",
+        kept,
+    ),
+    Public(
+        "No memory beats the newest few seconds where the present is asked about (SimpleStream)",
+        "answers about now do not exceed those of recent:4",
+        ("asked, still", "asked, count"),
+        "keep",
+        "recent:4",
+        "about now, %",
+        not_more,
+    ),
+    Public(
+        "A memory knows more of the past than the newest few seconds (ReKV, QuickVideo, LiveStar, LiveVLM, ...)",
+        "answers about the past exceed those of recent:4",
+        ("asked, still", "asked, count"),
+        "keep",
+        "recent:4",
+        "about the past, %",
+        more,
+    ),
+    Public(
+        "Who decides when to speak tells less that did not happen (TimeChat-Online, LiveStar, VideoLLM-online, ...)",
+        "unfounded phrases are fewer than those of wait-k:3",
+        ("told, still",),
+        "schedule",
+        "wait-k:3",
+        "unfounded, %",
+        less,
+        must="coverage, %",
+    ),
+)
