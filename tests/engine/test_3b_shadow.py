@@ -63,6 +63,8 @@ def test_weights_go_to_the_device_once_and_take_no_memory(two_layers):
     with cuda_shadow(values=False) as shadow:
         loaded = load(two_layers, variant="group", device="cuda")
         weights = dict(loaded.model.named_parameters())
+        # tied to the embedding's, unless a model of another test has taken that from transformers' class for good
+        head = weights.pop("lm_head.weight", torch.empty(0)).numel()
         assert all(
             type(p.data) is OnShadow and p.inner.is_meta and p.dtype == torch.bfloat16 for p in weights.values()
         )
@@ -71,7 +73,7 @@ def test_weights_go_to_the_device_once_and_take_no_memory(two_layers):
         )
         count = sum(p.numel() for p in weights.values())
         assert count + (36 - 2) * layer + (32 - 2) * block == PARAMETERS
-        assert 0 <= shadow.moved_bytes - 2 * count < 1e4
+        assert 0 <= shadow.moved_bytes - 2 * (count + head) < 1e4
         assert {w.place.split(":")[0] for w in shadow.waits} == {"model/loading.py"}
 
 

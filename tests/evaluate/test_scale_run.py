@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 from torch.distributed import HashStore, PrefixStore, TCPStore
+from tqdm import tqdm
 
 from swwatch.errors import UserError
 from swwatch.evaluate.caption.runner import Unreadable, run
@@ -153,6 +154,7 @@ def test_a_failing_rank_stops_the_others_and_its_finished_clips_count(tmp_path, 
 def process(path, port, attempt, rank, size):
     """One rank in a process of its own, as torchrun would start it; the store outlives it."""
     torch.set_num_threads(1)
+    tqdm.set_lock(threading.RLock())  # a fork shares its parent's, which one that is killed may hold for ever
     store = TCPStore("127.0.0.1", port, is_master=False, wait_for_workers=False)
 
     def slowly(clip):  # so that on a fast machine, too, there is something left to kill
