@@ -132,8 +132,7 @@ class TurnSession(AskedTurns):
         self._begin_keeping()
         self.given, self.t_step = given, model.t_per_step
         self.query = self.system.query if query is None else query
-        self.context: list[Span] = turns.begin(previous, system_text, before=before)
-        self.context = self.keep.beginning(self.context)
+        self.context: list[Span] = self.keep.beginning(turns.begin(previous, system_text, before=before))
         self._begin_context = list(self.context)
         self.next_position = self.num_rounds = self.num_steps = self.num_thinned = 0
         self.num_laid = self.num_said = self.num_fed = self.newest_arrival_s = 0
