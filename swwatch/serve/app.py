@@ -9,15 +9,14 @@ from typing import Literal
 
 from fastapi import FastAPI, Request, Response
 from fastapi.responses import FileResponse, HTMLResponse, StreamingResponse
-from starlette.websockets import WebSocket
 
 from swwatch.client import protocol
 from swwatch.engine.choose import ENGINES
 from swwatch.engine.door import own_question, pace_of
 from swwatch.serve.auth import Gate
 from swwatch.serve.connection import Connection
-from swwatch.serve.door import add_door
-from swwatch.serve.metrics import Metrics
+from swwatch.serve.door import add_door, add_sockets
+from swwatch.serve.metrics import FORM, Metrics
 from swwatch.serve.openai.http import add_openai
 from swwatch.serve.openai.realtime import Realtime
 from swwatch.serve.record import KINDS, SRT
@@ -94,14 +93,7 @@ def create_app(server: Server) -> FastAPI:
     _add_files(app, server)
     add_openai(app, server)
 
-    @app.websocket("/api/live")
-    async def live(websocket: WebSocket):
-        await Connection(websocket, server).run()
-
-    @app.websocket("/v1/realtime")
-    async def realtime(websocket: WebSocket):
-        await Realtime(websocket, server).run()
-
+    add_sockets(app, server, Connection, Realtime)
     return app
 
 
@@ -115,7 +107,7 @@ def _add_addresses(app: FastAPI, server: Server) -> None:
     @app.get("/metrics")
     async def metrics() -> Response:
         """Counters for Prometheus."""
-        return Response(server.metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
+        return Response(server.metrics.text(), media_type=FORM)
 
     @app.get("/api/info")
     async def info() -> dict:

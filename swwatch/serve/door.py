@@ -13,6 +13,7 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import ClientDisconnect
 from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.websockets import WebSocket
 
 from swwatch.client.codes import ProtocolError
 from swwatch.serve.log import log
@@ -46,6 +47,18 @@ def add_door(app: FastAPI, server) -> None:
         allow_methods=["GET", "POST", "DELETE"],
         allow_headers=["authorization", "content-type"],
     )
+
+
+def add_sockets(app: FastAPI, server, live, realtime) -> None:
+    """The addresses of sockets. Args: live, realtime: made of a WebSocket and the server, and run."""
+
+    @app.websocket("/api/live")
+    async def ours(websocket: WebSocket):
+        await live(websocket, server).run()
+
+    @app.websocket("/v1/realtime")
+    async def openais(websocket: WebSocket):
+        await realtime(websocket, server).run()
 
 
 def _add_errors(app: FastAPI) -> None:

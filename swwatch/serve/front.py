@@ -17,7 +17,6 @@ from prometheus_client import generate_latest
 from prometheus_client.metrics_core import Metric
 from prometheus_client.parser import text_string_to_metric_families
 from starlette.responses import StreamingResponse
-from starlette.websockets import WebSocket
 from websockets.exceptions import ConnectionClosed
 
 from swwatch.client.codes import CLOSE_DONE, CLOSE_RESTART, ProtocolError
@@ -25,10 +24,10 @@ from swwatch.client.protocol import Error, Open
 from swwatch.serve.auth import Gate
 from swwatch.serve.children import Serve, children, num_here
 from swwatch.serve.connection import LAST_WORDS_S, Connection, Gone
-from swwatch.serve.door import HEADERS, add_door, while_there
+from swwatch.serve.door import HEADERS, add_door, add_sockets, while_there
 from swwatch.serve.files import Bodies
 from swwatch.serve.log import log
-from swwatch.serve.metrics import Metrics
+from swwatch.serve.metrics import FORM, Metrics
 from swwatch.serve.refusals import error_body
 from swwatch.serve.replicas import AWAY, Replica, Replicas, Upstream, replicas_of
 from swwatch.serve.settings import Limits, ServeSettings
@@ -103,7 +102,7 @@ def create_app(front: Front) -> FastAPI:
 
     @app.get("/metrics")
     async def metrics() -> Response:
-        return Response(await _metrics(replicas), media_type="text/plain; version=0.0.4; charset=utf-8")
+        return Response(await _metrics(replicas), media_type=FORM)
 
     @app.get("/api/info")
     async def info(request: Request) -> dict:
@@ -118,14 +117,7 @@ def create_app(front: Front) -> FastAPI:
         async with bodies.read(request) as body:
             return await while_there(request, _ask(replicas, request, body))
 
-    @app.websocket("/api/live")
-    async def live(websocket: WebSocket):
-        await Passing(websocket, front).run()
-
-    @app.websocket("/v1/realtime")
-    async def realtime(websocket: WebSocket):
-        await PassingRealtime(websocket, front).run()
-
+    add_sockets(app, front, Passing, PassingRealtime)
     return app
 
 
