@@ -9,40 +9,30 @@ with those that do not.
 """
 
 import os
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 from typing import Literal
 
-from swwatch.config import check_least, read_settings, setting
-from swwatch.paths import ROOT, only_one
+from swwatch.config import read_settings, setting
+from swwatch.paths import only_one
 from swwatch.study.base import BaseSettings, make_base
+from swwatch.study.flags import StudyFlags
 from swwatch.study.plan import PLANS, Plan
 
 
 @dataclass(frozen=True)
-class StudySettings:
+class StudySettings(StudyFlags):
     """Settings of `swwatch study`."""
 
     size: Literal["quick", "small", "large"] = setting("small", f"how much: {', '.join(PLANS)}")
     quick: bool = setting(False, "the same as --size quick")
     base: bool = setting(False, "fine-tune all from the BASE, in fewer steps; also test other K and frame rates")
-    out: Path = setting(ROOT / "output" / "study", "where it is kept", output="folder")
-    jobs: int | None = setting(None, "trainings side by side (default: one a GPU, else one a core)", least=1)
-    steps: int | None = setting(None, "optimizer steps instead of the size's own (a trial, not a study)", least=1)
-    seeds: int | None = setting(None, "how many, instead of the size's own", least=1)
-    report_only: bool = setting(False, "write the report of what is there")
-    report: Path | None = setting(None, "folder of the report (default: into the study)", output="page")
-
-    def __post_init__(self):
-        check_least(self)
 
     @property
     def plan(self) -> Plan:
         plan = PLANS["quick" if self.quick else self.size]
-        plan = plan.from_base() if self.base else plan
-        plan = plan if self.steps is None else replace(plan, steps=self.steps)
-        return plan if self.seeds is None else replace(plan, seeds=tuple(range(self.seeds)))
+        return self.put_on(plan.from_base() if self.base else plan)
 
 
 OTHERS = {

@@ -11,39 +11,32 @@ from dataclasses import dataclass, replace
 from importlib import import_module
 from pathlib import Path
 
-from swwatch.config import check_least, read_settings, setting
+from swwatch.config import read_settings, setting
 from swwatch.data.annotations import write_atomic
 from swwatch.errors import UserError
-from swwatch.paths import ROOT, only_one
+from swwatch.paths import only_one
 from swwatch.study.base import BaseSettings, make_base
+from swwatch.study.flags import StudyFlags
 from swwatch.study.jobs import Job, run_all
 from swwatch.study.policy_plan import PolicyPlan, Row, cell_path
 
 
 @dataclass(frozen=True)
-class CompareSettings:
+class ComparisonSettings(StudyFlags):
     """Settings of `swwatch study policies` and of `swwatch study thinking`."""
 
     quick: bool = setting(False, "one seed, few and short clips")
-    out: Path = setting(ROOT / "output" / "study", "where it is kept", output="folder")
     base: Path | None = setting(None, "checkpoint to fine-tune from (default: the BASE, made where it is not there)")
-    steps: int | None = setting(None, "optimizer steps of each fine-tuning instead of the size's own", least=1)
     clips: int | None = setting(None, "of each test, instead of the size's own", least=1)
     seconds: int | None = setting(None, "of each clip at most, instead of the size's own", least=10)
-    seeds: int | None = setting(None, "how many, instead of the size's own", least=1)
-    jobs: int | None = setting(None, "trainings side by side (default: one a core)", least=1)
-    report_only: bool = setting(False, "write the report of what is there")
-    report: Path | None = setting(None, "folder of the report (default: into the study)", output="page")
 
     def __post_init__(self):
-        check_least(self)
+        super().__post_init__()
         if self.base is not None and not self.base.is_dir():
             raise UserError(f"base {self.base} is no folder of a checkpoint")
 
     def plan_of(self, plans: dict[str, PolicyPlan]) -> PolicyPlan:
-        own = {name: getattr(self, name) for name in ("steps", "clips", "seconds")}
-        own["seeds"] = None if self.seeds is None else tuple(range(self.seeds))
-        return replace(plans["quick" if self.quick else "full"], **{k: n for k, n in own.items() if n is not None})
+        return self.put_on(plans["quick" if self.quick else "full"], "clips", "seconds")
 
 
 @dataclass(frozen=True)
@@ -69,7 +62,7 @@ class Comparison:
 def compare(comparison: Comparison, argv: list[str], about: str) -> int:
     """The program of a comparison."""
     program = ["study", comparison.name]
-    settings = read_settings(CompareSettings, argv, program=" ".join(["swwatch", *program]), about=about)
+    settings = read_settings(ComparisonSettings, argv, program=" ".join(["swwatch", *program]), about=about)
     plan, out = settings.plan_of(comparison.plans), settings.out.resolve()
     if settings.report_only:
         base = settings.base or BaseSettings(out).folder / "base"

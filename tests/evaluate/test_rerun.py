@@ -27,7 +27,7 @@ from swwatch.metrics import captions
 from swwatch.model import repeat
 from swwatch.model.repeat import continued, repeat_of
 from swwatch.study.command import StudySettings
-from swwatch.study.compare import CompareSettings
+from swwatch.study.compare import ComparisonSettings
 
 MADE = [  # every program that leaves a run.json, with settings of each kind
     (QuizSettings, {"task": "videomme", "data": "q.json", "model": "m", "nframes": 8, "min_pixels": 784}),
@@ -39,7 +39,7 @@ MADE = [  # every program that leaves a run.json, with settings of each kind
     (EndlessSettings, {"output": "o"}),
     (LiveSettings, {"output": "o", "sessions": [1, 2]}),
     (StudySettings, {"size": "quick", "report": "page"}),
-    (CompareSettings, {"quick": True, "seeds": 2}),
+    (ComparisonSettings, {"quick": True, "seeds": 2}),
 ]
 
 
