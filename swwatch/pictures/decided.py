@@ -3,6 +3,7 @@ tokens, silence, and the reason."""
 
 import json
 from dataclasses import replace
+from functools import cache
 from itertools import islice
 from pathlib import Path
 from textwrap import fill
@@ -15,7 +16,7 @@ from swwatch.engine.trace import Decided, Spoken, Watched
 from swwatch.errors import UserError
 from swwatch.model.loading import Loaded, load
 from swwatch.paths import make_folder
-from swwatch.pictures.plots import panels, save
+from swwatch.pictures.plots import panels, save, sheet
 from swwatch.policies.speak import SPEAK, parse_schedule
 
 SAID, SILENT = "#D55E00", "#999999"  # words are as in the other pictures
@@ -51,12 +52,13 @@ def show_played(settings) -> int:
     else:
         path = settings.out / "speak.png"
         rows = [EXAMPLES.get(name, str(kind())) for name, kind in SPEAK.items()]
-        draw_sheet([(row, *attempt(settings, variant, row)) for row in rows], path)
+        once = cache(load)  # most rows take the same model
+        draw_sheet([(row, *attempt(settings, variant, row, once)) for row in rows], path)
     print(path)
     return 0
 
 
-def attempt(settings, variant: str | None, schedule: str) -> tuple[list[dict], str]:
+def attempt(settings, variant: str | None, schedule: str, load=load) -> tuple[list[dict], str]:
     """What was told in a stream by a schedule, or why there can be none. A model that was never trained for one that
     is learned takes it as it is."""
     try:
@@ -141,10 +143,8 @@ def draw_said(axis, lines: list[dict]) -> None:
 
 def draw_sheet(rows: list[tuple[str, list[dict], str]], path: Path) -> None:
     """Write one picture of all. rows: (schedule, what was told, why nothing was)."""
-    figure, axes = panels(-(-len(rows) // A_ROW), A_ROW, (8.5, 1.8 * -(-len(rows) // A_ROW)), sharex=True)
-    for axis in axes[len(rows) :]:
-        axis.axis("off")
-    for axis, (schedule, lines, refused) in zip(axes, rows, strict=False):
+    figure, axes = sheet(len(rows), A_ROW, (8.5, 1.8 * -(-len(rows) // A_ROW)), sharex=True)
+    for axis, (schedule, lines, refused) in zip(axes, rows, strict=True):
         axis.set_title(schedule, fontsize=8)
         axis.tick_params(labelsize=7)
         draw_said(axis, lines)

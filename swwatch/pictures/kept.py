@@ -24,7 +24,7 @@ from swwatch.model.loading import Loaded, load
 from swwatch.paths import make_folder
 from swwatch.pictures.decided import SAID
 from swwatch.pictures.endless import Seconds, moments
-from swwatch.pictures.plots import panels, save
+from swwatch.pictures.plots import panels, save, sheet
 from swwatch.policies.choose import Greedy
 from swwatch.policies.keep import KEEP, parse_keep
 from swwatch.policies.speak import WaitK
@@ -238,10 +238,8 @@ def draw(shown: View, path: Path) -> None:
 def draw_sheet(views: list[View], path: Path) -> None:
     """Write one picture with the video of each."""
     rows = -(-len(views) // A_ROW)
-    figure, axes = panels(rows, A_ROW, (8.5, 1.7 * rows + 0.6))
-    for axis in axes[len(views) :]:
-        axis.axis("off")
-    for axis, shown in zip(axes, views, strict=False):
+    figure, axes = sheet(len(views), A_ROW, (8.5, 1.7 * rows + 0.6))
+    for axis, shown in zip(axes, views, strict=True):
         paint(axis, shown)
         axis.set_title(shown.title.partition(":text_sink")[0].partition(":top")[0], fontsize=8)
         axis.tick_params(labelsize=7)

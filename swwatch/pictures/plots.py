@@ -23,6 +23,14 @@ def panels(rows: int, columns: int, size: tuple[float, float], **options):
     return figure, list(axes.flat)
 
 
+def sheet(count: int, a_row: int, size: tuple[float, float], **options):
+    """As `panels`, for so many pictures side by side; the places that are left over are empty."""
+    figure, axes = panels(-(-count // a_row), a_row, size, **options)
+    for axis in axes[count:]:
+        axis.axis("off")
+    return figure, axes[:count]
+
+
 def save(figure, path: Path, top: float = 1.0) -> Path:
     """Write a figure as PNG.
 
