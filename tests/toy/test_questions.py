@@ -38,13 +38,19 @@ def test_answers_by_hand():
 worlds = st.sampled_from(["basics", "still", "count"])
 
 
+def asked_of_scene(level, index, seed):
+    """(question, its kind, the events that are over when it is asked, the colour that it names or "") of each."""
+    events = make_scene(1, index, level=level).events
+    for question in ask(events, WORLDS[level].asks, seed):
+        over = [event for event in events if event.end_s <= question.at_s]
+        color = next((word for word in question.text.rstrip("?").split() if word in KINDS["colour now"].options), "")
+        yield question, KINDS[question.kind], over, color
+
+
 @given(worlds, st.integers(0, 200), st.integers(0, 200))
 def test_a_question_is_about_nothing_that_comes_later(level, index, seed):
     """With the events that are over when it is asked, and no others, it has the same answer."""
-    events = make_scene(1, index, level=level).events
-    for question in ask(events, WORLDS[level].asks, seed):
-        kind, over = KINDS[question.kind], [event for event in events if event.end_s <= question.at_s]
-        color = next((word for word in question.text.rstrip("?").split() if word in KINDS["colour now"].options), "")
+    for question, kind, over, color in asked_of_scene(level, index, seed):
         assert question.answer == kind.answer(over, color) and question.answer in question.options
         assert kind.at_end == (over[-1].end_s == question.at_s) or not any(WORLDS[level].pause_s)
 
@@ -104,10 +110,7 @@ def test_files_to_train_on_hold_the_answers_in_a_word(tmp_path):
 
 @given(worlds, st.integers(0, 200), st.integers(0, 200))
 def test_who_remembers_what_an_answer_is_about_would_say_the_same(level, index, seed):
-    events = make_scene(1, index, level=level).events
-    for question in ask(events, WORLDS[level].asks, seed):
-        kind, over = KINDS[question.kind], [event for event in events if event.end_s <= question.at_s]
-        color = next((word for word in question.text.rstrip("?").split() if word in KINDS["colour now"].options), "")
+    for question, kind, over, color in asked_of_scene(level, index, seed):
         known = [event for event in over if event.end_s >= question.since_s]
         assert kind.answer(known, color) == question.answer
         less = [event for event in over if event.end_s > question.since_s]
