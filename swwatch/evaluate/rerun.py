@@ -88,12 +88,11 @@ def read_repeat(path: Path) -> dict:
     try:
         check(found, RECORD | {"continued": [object], "*": object})
         check({name: found["settings"][name] for name in found["outputs"]}, {"*": optional(str)})
-        known = set(found["outputs"].values()) <= set(MOVED) and all(
-            "sha256" in one for one in found["inputs"].values()
-        )
+        is_known = set(RECORD) <= set(found) and set(found["outputs"].values()) <= set(MOVED)
+        is_known = is_known and all("sha256" in one for one in found["inputs"].values())
     except (ValueError, KeyError):
-        known = False
-    if not known or set(RECORD) - set(found) or set(found["outputs"].values()) - set(MOVED):
+        is_known = False
+    if not is_known:
         raise UserError(
             f"{path} does not say how to repeat its run: it was made by an older version or changed, or is no run.json"
         )

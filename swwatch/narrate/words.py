@@ -122,7 +122,7 @@ class Wording:
 
     def __init__(self, tokenizer, open_ids: Mapping[str, Iterable[int]] | None = None):
         self._tokenizer, self._decodes = tokenizer, tokenizer.backend_tokenizer
-        self._ends = frozenset({tokenizer.eos_token_id})
+        self._end = tokenizer.eos_token_id
         self._decoding, self.open_ids = {}, {}
         self._begin("words", "thoughts")
         for what, ids in (open_ids or {}).items():
@@ -148,7 +148,7 @@ class Wording:
             self._decoding[what], self.open_ids[what] = DecodeStream(skip_special_tokens=True), []
 
     def _text(self, what: str, token_id: int) -> str:
-        if token_id in self._ends:
+        if token_id == self._end:
             self._begin(what)
             self.open_ids[what] = [token_id]
             return ""
@@ -156,7 +156,7 @@ class Wording:
         if text is None:
             self.open_ids[what] = [*self.open_ids[what], token_id]
             return ""
-        follows = what == "words" and not self._ends.isdisjoint(self.open_ids[what])
+        follows = what == "words" and self._end in self.open_ids[what]
         self.open_ids[what] = []
         return f" {text}" if follows and not text[0].isspace() else text
 

@@ -174,8 +174,8 @@ def _sweep(outcome: Outcome) -> str:
         lines.append([f"`{variant}`", name, *(_spread(values, 1) for values in shares)])
     note = (
         "Trained with K = 3 at 2 frames a second (fixed). At 1, 4 and 8 frames a second K is 6, 2 and 1. Other than "
+        f"trained is tested with seed {outcome.plan.seeds[0]} alone."
     )
-    note += f"trained is tested with seed {outcome.plan.seeds[0]} alone."
     table = as_markdown(lines, num_names=2)
     return f"### Other K, other frame rates\n\n{note}\n\n{table}" if outcome.plan.sweep() else ""
 

@@ -1,7 +1,7 @@
 """Compare every policy of SEE, KEEP and SPEAK on models that were fine-tuned from one BASE, on the same clips.
 
-Continues where it was stopped. Meant for 90 minutes on 2 cores, --quick (one seed, few and short clips) for 15;
-neither has been timed yet. A row that is added to a table comes in by itself.
+Continues where it was stopped. A seed took about 22 minutes on 2 cores at a load of 5: three by default, one with
+--quick, of fewer clips. A row that is added to a table comes in by itself.
 """
 
 from pathlib import Path

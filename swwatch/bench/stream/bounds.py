@@ -46,9 +46,8 @@ class Roof:
     def fused_gain(self, video_tokens: int, k: int, thoughts: int = 0) -> float:
         """S of the fused engine's LLM part at most: k + 1 forwards, and as many as there are thoughts, become the more
         of k and these, until they are bound by computing."""
-        steps_per_s = (rate(video_tokens, k, thoughts) for rate in (self.fused_steps_per_s, self.serial_steps_per_s))
-        fused, serial = steps_per_s
-        return fused / serial
+        step = video_tokens, k, thoughts
+        return self.fused_steps_per_s(*step) / self.serial_steps_per_s(*step)
 
     def serial_steps_per_s(self, video_tokens: int, k: int, thoughts: int = 0) -> float:
         """Steps a second of one serial session at most."""
