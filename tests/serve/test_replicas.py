@@ -48,14 +48,19 @@ def before(servers):
         door.front.close()
 
 
-@pytest.fixture
-def door(servers):
-    with before(servers) as made:
-        yield made
+def wait_for_room(servers) -> None:
+    """Until no session has a place: it gives it back a moment after its client has the end."""
     over = time.monotonic() + WAIT_S
     while any(server.sessions for server in servers):
         assert time.monotonic() < over
         time.sleep(0.02)
+
+
+@pytest.fixture
+def door(servers):
+    with before(servers) as made:
+        yield made
+    wait_for_room(servers)
 
 
 def told(client: Client) -> list[int]:
@@ -107,12 +112,14 @@ def test_uploads_are_found_where_they_are(servers, door, clip):
     client.until("watched")
     client.send(type="stop")
     client.until("end")
+    wait_for_room(servers)
     with before(servers) as another:  # which has not seen the uploads
         part = {"type": "file", "file": {"file_id": files[1][1]["id"]}}
         body = {"model": "group", "max_tokens": 3, "messages": [{"role": "user", "content": [part]}]}
         how = {"method": "POST", "data": json.dumps(body).encode(), "content_type": "application/json", **BEARER}
         answer = another.json("/v1/chat/completions", **how)
         assert answer["usage"]["completion_tokens"] == 3
+        wait_for_room(servers)
         status, stream = another.get(
             "/v1/chat/completions", **how | {"data": json.dumps(body | {"stream": True}).encode()}
         )
