@@ -29,6 +29,7 @@ from swwatch.data.video import VideoError, iter_steps, measure, measure_duration
 from swwatch.data.video.av1_headers import Av1Headers
 from swwatch.data.video.reader import VideoFile
 from swwatch.errors import UserError
+from tests.helpers.field_pictures import write_fields
 from tests.helpers.live_servers import http_server
 from tests.helpers.numbered_videos import RATE, matrix_of, numbers_in, picture, remux, write, write_constant
 
@@ -112,6 +113,11 @@ WRITTEN = {
 @pytest.mark.parametrize("name", WRITTEN)
 def test_codecs_and_containers(tmp_path, name):
     check(write_constant(tmp_path / name, RATE, 105, **WRITTEN[name]), PLAIN)
+
+
+@pytest.mark.parametrize("name", ["a.ts", "a.mp4", "a.avi"])
+def test_a_packet_for_each_field(tmp_path, name):
+    check(write_fields(tmp_path / name, 105), PLAIN)
 
 
 @pytest.fixture(scope="module")

@@ -245,7 +245,6 @@ class Reader:
 
     def _frames(self, packet: av.Packet, is_cut_in: bool) -> list[av.VideoFrame]:
         self._losses.take(packet)
-        self._clock.take(packet)
         try:
             frames = packet.decode()
         except av.FFmpegError as error:

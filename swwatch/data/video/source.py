@@ -3,7 +3,6 @@
 import multiprocessing
 import os
 import re
-from collections import deque
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from itertools import chain
@@ -144,35 +143,32 @@ class Clock:
     """Gives the pictures of a stream their times where the container tells the order of decoding alone.
 
     Raw H.264 and H.265 have no times, AVI none of display. A decoder gives pictures in the order of display, so they
-    take, as with the ffmpeg command, the stream's rate (25 a second where it names none), or the packets' times in
-    turn; where MPEG-4 puts two pictures into a packet and a blank into the next, the time of the packet with which
-    each comes.
+    take, as with the ffmpeg command, the stream's rate (25 a second where it names none), or the time of the packet
+    with which each comes, and at the end the step between the last two.
     """
 
     def __init__(self, container: av.container.InputContainer, stream: av.VideoStream):
         context, form = stream.codec_context, container.format
         is_reordered, is_avi = context.name in ("h264", "hevc"), form.name == "avi"
-        self._is_packed = is_avi and context.name == "mpeg4" and bool(PACKED.search(context.extradata or b""))
-        self.is_needed = self._is_packed or (is_avi and is_reordered and context.has_b_frames)
-        self._times: deque[int] = deque()
-        self._period = self._next = 0
+        is_packed = is_avi and context.name == "mpeg4" and bool(PACKED.search(context.extradata or b""))
+        self.is_needed = is_packed or (is_avi and is_reordered and context.has_b_frames)
+        self._newest: int | None = None  # when the last picture is shown
+        self._step = 1
         if is_reordered and form.name in ("h264", "hevc"):
             rate = context.framerate or stream.guessed_rate
-            self.is_needed, self._period = True, round(1 / (rate * stream.time_base))
-
-    def take(self, packet: av.Packet) -> None:
-        """A packet is decoded next."""
-        if self.is_needed and not self._is_packed and packet.dts is not None:
-            self._times.append(packet.dts)
+            self.is_needed, self._step = True, round(1 / (rate * stream.time_base))
 
     def set(self, frame: av.VideoFrame) -> None:
         """A picture has come."""
-        if self._is_packed and frame.dts is not None:
+        if not self.is_needed:
+            return
+        newest = self._newest
+        if frame.dts is None:
+            frame.pts = 0 if newest is None else newest + self._step
+        else:
             frame.pts = frame.dts
-            self._next = frame.pts + 1
-        elif self.is_needed:
-            frame.pts = self._times.popleft() if self._times else self._next
-            self._next = frame.pts + self._period
+            self._step = self._step if newest is None else frame.dts - newest
+        self._newest = frame.pts
 
 
 def decoded(
@@ -193,8 +189,6 @@ def decoded(
     context.options = most_pixels(MAX_PIXELS)
     is_begun = False
     for packet in chain((packet for packet in packets if packet.size), [None]):
-        if packet is not None:
-            clock.take(packet)
         try:
             frames = context.decode(packet)
         except (av.FFmpegError, EOFError) as error:

@@ -13,7 +13,6 @@ from swwatch.data.video.references import Proof, Prover
 from swwatch.data.video.source import CONVERT, Clock, decoded, opened, packets_of, stated_end_s, stream_end
 
 MAX_DURATION_S = 7 * 86_400  # beyond it the file's times are garbage
-PROGRESSIVE = 1  # AVFieldOrder; 0 is unknown, what is above it has fields
 MOST_UNEVEN = 1.5  # the longest time between two pictures, of the shortest
 PROMISED_S = 0.25  # a file may end so much before the length that it states
 
@@ -145,7 +144,7 @@ def by_pictures(path: Path, is_cut_in: bool = False, promised: Timetable | None 
     Raises:
         VideoError: damage, or no usable times.
     """
-    pts, last = [], 0
+    pts, last, is_interlaced = [], 0, False
     with opened(path) as (container, stream):
         clock = Clock(container, stream)
         for frame in decoded(path, stream.codec_context, packets_of(container, stream), clock, is_cut_in):
@@ -153,7 +152,8 @@ def by_pictures(path: Path, is_cut_in: bool = False, promised: Timetable | None 
                 raise VideoError(path, f"its frames carry no usable times: {CONVERT}")
             pts.append(frame.pts)
             last = frame.duration or 0
-        time_base, is_interlaced = stream.time_base, stream.codec_context.field_order > PROGRESSIVE
+            is_interlaced |= frame.interlaced_frame
+        time_base = stream.time_base
     if not pts:
         raise VideoError(path, "none of its frames can be decoded: the file is damaged")
     if promised is not None:
