@@ -64,13 +64,15 @@ class Connection:
         except ProtocolError as error:
             self.server.metrics.errors.labels(error.code).inc()
             code = codes.CLOSE_CODES.get(error.code, codes.CLOSE_PROTOCOL)
-            await self._last_words(_error(error), codes.CLOSE_GOING_AWAY if self.server.sessions.closing else code)
+            await self._last_words(
+                self._mistake(error), codes.CLOSE_GOING_AWAY if self.server.sessions.closing else code
+            )
         except (Gone, WebSocketDisconnect):
             pass
         except Exception as error:
             log("connection broke", level=40, error=error)
             fault = ProtocolError("server_error", "a fault of the server's; its log has more", fatal=True)
-            await self._last_words(_error(fault), codes.CLOSE_ERROR)
+            await self._last_words(self._mistake(fault), codes.CLOSE_ERROR)
         finally:
             self.server.metrics.connections.dec()
 
@@ -109,7 +111,7 @@ class Connection:
                     return message
             except ProtocolError as error:
                 self._count(error)
-                await self._send(_error(error))
+                await self._send(self._mistake(error))
 
     async def _before_open(self, message: str | bytes) -> Open | None:
         """What a message asks for, where it asks for a session."""
@@ -167,7 +169,7 @@ class Connection:
                 except ProtocolError as fatal:
                     session.fail(fatal)
                     await asyncio.Event().wait()  # the writer tells it, then ends this task
-                await session.outbox.error(_error(error))
+                await session.outbox.error(self._mistake(error))
                 self.server.metrics.errors.labels(error.code).inc()
 
     async def _obey(self, session: "Session", message: str | bytes) -> None:
@@ -184,6 +186,9 @@ class Connection:
         if len(message.encode()) > self.limits.max_message_bytes:
             raise ProtocolError("too_large", f"a message may have {self.limits.max_message_bytes} bytes")
         return parse_client(message)
+
+    def _mistake(self, error: ProtocolError) -> Error:
+        return Error(code=error.code, message=error.message, fatal=error.fatal)
 
     def _count(self, error: ProtocolError) -> None:
         """Too many mistakes are one fatal one."""
@@ -214,7 +219,3 @@ class Connection:
                 if message is not None:
                     await self._send(message)
                 await self.websocket.close(code)
-
-
-def _error(error: ProtocolError) -> Error:
-    return Error(code=error.code, message=error.message, fatal=error.fatal)

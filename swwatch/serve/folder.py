@@ -48,10 +48,13 @@ class Folder:
         Raises:
             ProtocolError: unsupported: there is no folder, or it is an address of another machine.
         """
-        parts = urlsplit(f"file://{quote(address)}" if address.startswith("/") else address)
-        path = Path(unquote(parts.path))
-        if self.root is None or parts.netloc not in ("", "localhost"):
+        try:
+            parts = urlsplit(f"file://{quote(address)}" if address.startswith("/") else address)
+        except ValueError:  # such as file://[
+            parts = None
+        if self.root is None or parts is None or parts.netloc not in ("", "localhost"):
             raise ProtocolError("unsupported", "this server reads no such address: only files of --files FOLDER")
+        path = Path(unquote(parts.path))
         inside = [root for root in (self.root, self.root.absolute(), self.root.resolve()) if path.is_relative_to(root)]
         return path.relative_to(inside[0]).as_posix() if inside else path.as_posix()
 

@@ -8,6 +8,7 @@ from swwatch.engine.choose import AUTO, ENGINES, check
 from swwatch.errors import UserError
 from swwatch.live.stage import Capacity, Stage
 from swwatch.model.loading import Loaded
+from swwatch.policies.speak import check_schedule
 from swwatch.serve.log import log
 
 
@@ -39,6 +40,10 @@ class Checkpoint:
             return True
 
         return [engine for engine in ENGINES if can_run(engine)]
+
+    def check_schedule(self, schedule: str) -> None:
+        """Raises: UserError: its variant cannot speak by it, or was not trained for it where it must have been."""
+        check_schedule(schedule, self.variant).check_trained(self.loaded.settings.schedule, "the model")
 
 
 class Stages:

@@ -7,6 +7,7 @@ import socket
 import time
 import urllib.error
 import urllib.request
+from collections import Counter
 
 import pytest
 
@@ -17,6 +18,7 @@ from swwatch.rules.systems import SYSTEMS
 from swwatch.rules.variants import VARIANTS
 from swwatch.watch.local import watch
 from tests.helpers.live_servers import http_server
+from tests.helpers.mutation import mutated
 from tests.helpers.server_process import picture
 from tests.helpers.thread_server import ThreadServer
 
@@ -390,6 +392,26 @@ def test_the_place_of_a_mistake_is_named(server):
 def test_what_is_no_request_is_refused(server, body):
     status, answer = post(server, body)
     assert status == 400 and answer["error"]["code"] == "bad_message"
+
+
+def test_whatever_a_request_becomes_it_is_answered_or_refused_in_openais_form(server, video):
+    turns = [
+        {"role": "system", "content": "Be brief."},
+        *user(frame(timestamp_s=0.0), text("<0.5 seconds>"), frame(1)),
+    ]
+    turns += [{"role": "assistant", "content": "A dog."}, *user(text("What moves?"))]
+    good = {"model": "group", "temperature": 0, "top_p": 0.9, "max_tokens": 2, "stop": ["."], "n": 1, "tools": []}
+    good |= {"seed": 1, "fps": 2.0, "schedule": "wait-k:1", "engine": "serial"}
+    shown = [turns, turns, user(video, text("x")), user({"type": "file", "file": {"file_id": "x"}})]
+    seen = Counter()
+    for seed in range(80):
+        body = json.dumps(mutated(good | {"messages": shown[seed % 4]}, seed)).encode()
+        status, answer = post(server, body[: -seed - 1] if seed % 10 == 9 else body)
+        assert status in (200, 400, 404, 413), (seed, answer)
+        assert answer["object"] == "chat.completion" if status == 200 else answer["error"]["message"], (seed, answer)
+        seen[status] += 1
+    assert min(seen[200], seen[400], seen[404]) > 2, seen
+    wait_until_free(server)
 
 
 def test_a_request_over_its_limit_is_not_read_to_its_end(server):

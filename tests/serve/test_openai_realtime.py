@@ -173,55 +173,84 @@ def test_pictures_without_a_time_come_at_the_rate_that_was_told(socket):
     assert closed.value.rcvd.code == 1000
 
 
+def new_item(*content: dict, **how) -> dict:
+    return {"type": "conversation.item.create", "item": item(*content, **how)}
+
+
+def update(**session) -> dict:
+    return {"type": "session.update", "session": session}
+
+
 def shown(url: str) -> dict:
-    return {"type": "conversation.item.create", "item": item({"type": "input_image", "image_url": url})}
+    return new_item({"type": "input_image", "image_url": url})
 
 
 @pytest.mark.parametrize(
-    "told, event",
+    "told, param, event",
     [
-        ("JSON", "{"),
-        ("type", {"type": "response.forget"}),
-        ("output_modalities", {"type": "session.update", "session": {"output_modalities": ["audio"]}}),
-        ("tools", {"type": "session.update", "session": {"tools": [{"type": "function", "name": "f"}]}}),
-        ("max_output_tokens", {"type": "session.update", "session": {"max_output_tokens": 5}}),
-        ("role", {"type": "conversation.item.create", "item": item(words("x"), role="assistant")}),
-        ("input_text", {"type": "conversation.item.create", "item": item({"type": "input_audio", "audio": ""})}),
-        ("content", {"type": "conversation.item.create", "item": item()}),
-        ("base64", shown("data:image/png;base64,%%%")),
-        ("a picture may have", {"type": "input_image_buffer.append", "image": "A" * 133_600}),
-        ("an event is text of at most", {"type": "input_image_buffer.append", "image": "A" * 150_000}),
-        ("data URL", shown("http://x")),
-        ("of a picture", shown("data:text/plain;base64,AAAA")),
-        ("neither JPEG", {"type": "input_image_buffer.append", "image": "AAAA"}),
-        ("nothing to speak about", {"type": "session.close"}),
+        ("JSON", None, "{"),
+        ("type", "type", {"type": "response.forget"}),
+        ("output_modalities", "session.output_modalities[0]", update(output_modalities=["audio"])),
+        ("tools", "session.tools", update(tools=[{"type": "function", "name": "f"}])),
+        ("max_output_tokens", "session.max_output_tokens", update(max_output_tokens=5)),
+        ("schedule", "session.schedule", update(schedule="never")),
+        ("trained", "session.schedule", update(schedule="gate")),
+        ("engine", "session.engine", update(engine="steam")),
+        ("<|im_end|>", "session.instructions", update(instructions="x<|im_end|>")),
+        ("words may have", "session.instructions", update(instructions="x" * 1001)),
+        ("words may have", "item.content", new_item(words("x" * 1001), image(0))),
+        ("<|im_end|>", "item.content", new_item(words("x<|im_end|>"))),
+        ("role", "item.role", new_item(words("x"), role="assistant")),
+        ("pictures are a user's", "item.role", new_item(words("x"), image(0), role="system")),
+        ("input_text", "item.content[1].type", new_item(words("x"), {"type": "input_audio", "audio": ""})),
+        ("content", "item.content", new_item()),
+        ("base64", "item.content[0].image_url", shown("data:image/png;base64,%%%")),
+        ("a picture may have", "image", {"type": "input_image_buffer.append", "image": "A" * 133_600}),
+        ("an event is text of at most", None, {"type": "input_image_buffer.append", "image": "A" * 150_000}),
+        ("data URL", "item.content[0].image_url", shown("http://x")),
+        ("of a picture", "item.content[0].image_url", shown("data:text/plain;base64,AAAA")),
+        ("neither JPEG", "image", {"type": "input_image_buffer.append", "image": "AAAA"}),
+        ("nothing to speak about", None, {"type": "session.close"}),
     ],
 )
-def test_mistakes_are_told_and_the_session_goes_on(socket, told, event):
+def test_mistakes_are_told_with_their_place_and_the_session_goes_on(socket, told, param, event):
     socket.send(event if isinstance(event, str) else json.dumps(event))
     error = next_of(socket, "error")["error"]
     assert told in error["message"] and error["type"] == "invalid_request_error", error
+    assert (error["param"], error["event_id"]) == (param, None)
     for number in range(2):
-        event = {"type": "conversation.item.create", "item": item(image(number, timestamp_s=number / 2 + 1e6))}
-        socket.send(json.dumps(event))
+        socket.send(json.dumps(new_item(image(number, timestamp_s=number / 2 + 1e6))))
     assert next_of(socket, "response.output_text.delta")["delta"]
+
+
+def test_a_mistake_names_the_event_that_it_is_in(realtime):
+    connection = realtime()
+    bad = {"type": "input_image", "image_url": "data:image/png;base64,AAAA"}
+    connection.conversation.item.create(event_id="mine", item=item(words("What moves?"), image(0), bad))
+    got = until(connection, "error")
+    assert (got[-1].error.event_id, got[-1].error.param) == ("mine", "item.content[2].image_url")
+    (opened,) = of(got, "session.updated")
+    assert opened.session.swwatch["question"] == "What moves?", "the picture before it has opened the session"
+    connection.conversation.item.create(event_id="other", item=item(words("x" * 1001)))
+    error = until(connection, "error")[-1].error
+    assert (error.event_id, error.param, error.code) == ("other", "item.content", "too_large")
 
 
 def test_a_stranger_an_unknown_model_and_one_too_many_are_turned_away(server, realtime):
     address = f"{server.url.replace('http', 'ws', 1)}/v1/realtime"
 
-    def refusal(address: str, **how) -> tuple[str, int]:
+    def refusal(address: str, **how) -> tuple[str, int, str | None]:
         with connect(address, proxy=None, **how) as stranger:
             error = next_of(stranger, "error")["error"]
             with pytest.raises(ConnectionClosed) as closed:
                 next_of(stranger, "never")
-            return error["type"], closed.value.rcvd.code
+            return error["type"], closed.value.rcvd.code, error["param"]
 
     key = {"additional_headers": {"Authorization": f"Bearer {TOKEN}"}}
-    assert refusal(address) == ("authentication_error", 4401)
+    assert refusal(address) == ("authentication_error", 4401, None)
     assert refusal(address, subprotocols=["realtime", "openai-insecure-api-key.wrong-token"])[1] == 4401
-    assert refusal(f"{address}?model=gpt-4o", **key) == ("not_found_error", 4400)
-    assert refusal(address, origin="https://evil.example", **key) == ("permission_error", 4403)
+    assert refusal(f"{address}?model=gpt-4o", **key) == ("not_found_error", 4400, "model")
+    assert refusal(address, origin="https://evil.example", **key) == ("permission_error", 4403, None)
     deadline = time.monotonic() + 30
     while server.sessions and time.monotonic() < deadline:
         time.sleep(0.05)

@@ -10,6 +10,12 @@ from swwatch.serve.openai.request import Loose, wrong
 TimeStamp = Annotated[float, Field(ge=-MAX_TIMESTAMP_S, le=MAX_TIMESTAMP_S)]
 
 
+class Named(Loose):
+    """An event, which its client may give a name, by which errors are told."""
+
+    event_id: Annotated[str, Field(max_length=512)] | None = None
+
+
 class Content(Loose):
     """`timestamp_s` is ours: when the picture was on display, in seconds of the client's stream."""
 
@@ -26,14 +32,14 @@ class Item(Loose):
     content: Annotated[list[Content], Field(min_length=1, max_length=64)]
 
 
-class ItemCreate(Loose):
+class ItemCreate(Named):
     """A question, pictures, or both; of the role "system" the system turn, before the first picture."""
 
     type: Literal["conversation.item.create"]
     item: Item
 
 
-class ImageAppend(Loose):
+class ImageAppend(Named):
     """A picture in base64, without an item around it: Qwen-Omni's event, which OpenAI has for sound alone."""
 
     type: Literal["input_image_buffer.append"]
@@ -54,7 +60,7 @@ class Config(Loose):
     rate: Annotated[float, Field(gt=0, le=120)] | None = None
 
 
-class Update(Loose):
+class Update(Named):
     type: Literal["session.update"]
     session: Config
 
@@ -67,20 +73,20 @@ class Wanted(Loose):
     max_output_tokens: Literal["inf"] | None = None
 
 
-class ResponseCreate(Loose):
+class ResponseCreate(Named):
     """Speak (again)."""
 
     type: Literal["response.create"]
     response: Wanted | None = None
 
 
-class ResponseCancel(Loose):
+class ResponseCancel(Named):
     """Be silent, and go on watching."""
 
     type: Literal["response.cancel"]
 
 
-class Close(Loose):
+class Close(Named):
     """No more pictures: say the rest, and end. OpenAI has this event for translations."""
 
     type: Literal["session.close"]
@@ -91,8 +97,8 @@ _EVENT = TypeAdapter(Annotated[ClientEvent, Field(discriminator="type")])
 
 
 def parse_event(text: str) -> ClientEvent:
-    """A client's event. Raises ProtocolError: bad_message."""
+    """A client's event. Raises ProtocolError: bad_message, with the field."""
     try:
         return _EVENT.validate_json(text)
     except ValidationError as error:
-        raise wrong(error) from None
+        raise wrong(error, tagged=True) from None

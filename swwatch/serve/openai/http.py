@@ -1,11 +1,10 @@
 """OpenAI's HTTP form: models, files and chat completions, in one piece or as server-sent events."""
 
 import asyncio
-import contextlib
 import json
 import secrets
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 
 from fastapi import FastAPI, Request, Response
 from fastapi.responses import JSONResponse
@@ -14,7 +13,6 @@ from starlette.types import Receive, Scope, Send
 
 from swwatch.client.protocol import ProtocolError, Token, Upload
 from swwatch.engine.door import pace_of
-from swwatch.policies.speak import check_schedule
 from swwatch.rules.schedule import seconds_of_step
 from swwatch.serve.door import while_there
 from swwatch.serve.files import Bodies
@@ -22,7 +20,7 @@ from swwatch.serve.openai import request as asking
 from swwatch.serve.openai.answer import Alone, Answer
 from swwatch.serve.openai.messages import Asked, Reader
 from swwatch.serve.openai.request import at
-from swwatch.serve.refusals import STATUS, error_body
+from swwatch.serve.refusals import error_body
 from swwatch.serve.sources import Beside, Given
 from swwatch.serve.stages import Checkpoint
 
@@ -79,13 +77,13 @@ class Chat:
             fps = checkpoint.loaded.settings.fps
             reader = Reader(self.limits, self.sessions.folder, wanted.fps or fps)
             asked = await asyncio.to_thread(reader.read, wanted.messages)
-        with video_at_fault():
+        with at("messages", unless_named=True):  # the video, or words that cannot be
             answer = await self._open(wanted, asked, checkpoint)
         streams = False
         try:
             form = Form(answer, wanted, num_text(checkpoint, asked, answer), seconds_of_step(fps))
             pieces = answer.pieces()
-            with video_at_fault():
+            with at("messages", unless_named=True):
                 first = await while_there(request, anext(pieces, None))
             if wanted.stream:
                 streams = True
@@ -100,8 +98,7 @@ class Chat:
         video, asked.video = asked.video, None  # the bytes of a file are held no longer than it takes to store them
         with at("schedule"):
             if wanted.schedule is not None:
-                schedule = check_schedule(wanted.schedule, checkpoint.variant)
-                schedule.check_trained(settings.schedule, "the model")
+                checkpoint.check_schedule(wanted.schedule)
         with at("temperature"):
             options = {"choose": wanted.choose(settings.own_choose), "system": asked.system, "before": asked.before}
         if isinstance(video, bytes):
@@ -117,17 +114,6 @@ class Chat:
                 uploads.delete(stored)  # when the session ends
         limit = min(wanted.limit or self.limits.max_tokens, self.limits.max_tokens)
         return Answer(session, connection, not pace_of(settings), limit, list(wanted.stop))
-
-
-@contextlib.contextmanager
-def video_at_fault() -> Iterator[None]:
-    """What a client did wrong and no field is named for is in the messages: the video, or words that cannot be."""
-    try:
-        yield
-    except ProtocolError as error:
-        if error.param is None and STATUS.get(error.code, 400) in (400, 404, 413):
-            error.param = "messages"
-        raise
 
 
 def num_text(checkpoint: Checkpoint, asked: Asked, answer: Answer) -> int:

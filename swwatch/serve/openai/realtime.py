@@ -9,15 +9,19 @@ import secrets
 import time
 from dataclasses import dataclass, field
 
+from pydantic import Field
+
 from swwatch.client import protocol
 from swwatch.client.protocol import MAX_FRAME_NUMBER, VERSION, Frame, Open, Opened, ProtocolError
+from swwatch.data.prompt import refuse_markup
+from swwatch.engine.choose import AUTO, check
 from swwatch.engine.door import own_question, pace_of
 from swwatch.rules.schedule import seconds_of_step
 from swwatch.serve.connection import Connection
 from swwatch.serve.openai import events
 from swwatch.serve.openai.answer import Words
 from swwatch.serve.openai.messages import decoded, in_data_url
-from swwatch.serve.openai.request import valid
+from swwatch.serve.openai.request import at, valid
 from swwatch.serve.refusals import error_body
 from swwatch.serve.session import Session
 from swwatch.serve.sources import Beside
@@ -59,6 +63,18 @@ class Response:
         return made | {"output": [] if usage is None else [self.output(status)], "usage": usage, "metadata": None}
 
 
+class Mistake(protocol.Error):
+    """What our own protocol does not tell of one.
+
+    Attributes:
+        param: the field of the event that is at fault.
+        event_id: the client's name of that event.
+    """
+
+    param: str | None = Field(None, exclude=True)
+    event_id: str | None = Field(None, exclude=True)
+
+
 class Realtime(Connection):
     """Drives one WebSocket from its handshake to its close."""
 
@@ -70,6 +86,7 @@ class Realtime(Connection):
         self._config, self._question = events.Config(), None
         self._again: events.ItemCreate | events.ImageAppend | None = None  # what the session was opened for
         self._session: Session | None = None
+        self._event_id: str | None = None  # of the event that is being obeyed
         self._began_s: float | None = None
         self._num_pictures = self._num_events = 0
         self._response: Response | None = None
@@ -84,7 +101,8 @@ class Realtime(Connection):
             try:
                 self._checkpoint = self.server.sessions.stages.named(name)
             except ProtocolError as error:
-                raise ProtocolError(error.code, error.message, fatal=True) from error
+                error.fatal = True
+                raise
         settings = self._checkpoint.loaded.settings
         self._words, self._step_s = Words(in_turns=not pace_of(settings)), seconds_of_step(settings.fps)
         await self._tell("session.created", session=self._about())
@@ -102,20 +120,21 @@ class Realtime(Connection):
     async def _before_open(self, message: str | bytes) -> Open | None:
         event = self._event(message)
         if isinstance(event, events.Update):
-            self._config = self._config.model_copy(update=event.session.model_dump(exclude_unset=True))
+            self._update(event.session)
             await self._tell("session.updated", session=self._about())
         if isinstance(event, events.ItemCreate):
-            words = _words_of(event)
+            words, shows = _words_of(event), any(part.type == "input_image" for part in event.item.content)
+            with at("item.content"):
+                self._check_words(words)
             if event.item.role == "system":
+                if shows:
+                    raise ProtocolError("unsupported", "pictures are a user's", param="item.role")
                 self._config = self._config.model_copy(update={"instructions": words})
             elif words:
                 self._question = words
-            pictures = [part for part in event.item.content if part.type == "input_image"]
-            if not pictures:
+            if not shows:
                 await self._tell_item(event)
                 return None
-            parts = event.item.model_copy(update={"content": pictures})
-            event = event.model_copy(update={"item": parts})
         if isinstance(event, events.Close):
             raise ProtocolError("not_open", "no picture has come: there is nothing to speak about")
         if not isinstance(event, events.ItemCreate | events.ImageAppend):
@@ -127,14 +146,29 @@ class Realtime(Connection):
 
     async def _begin(self, opening: Open) -> tuple[Session, Opened]:
         system = self._config.instructions
-        if system is not None and len(system) > self.limits.max_question_chars:
-            raise ProtocolError(
-                "too_large", f"instructions may have {self.limits.max_question_chars} characters", fatal=True
-            )
         beside = Beside(options={"system": system} if system else {})
-        session, opened = await self.server.sessions.open(opening, self, beside)
+        with at("session", unless_named=True):
+            session, opened = await self.server.sessions.open(opening, self, beside)
         session.resumable, self._session = False, session
         return session, opened
+
+    def _update(self, config: events.Config) -> None:
+        """Raises: ProtocolError: a field that cannot be so; nothing has changed then."""
+        asked = self._checkpoint
+        with at("session.schedule"):
+            if config.schedule is not None:
+                asked.check_schedule(config.schedule)
+        with at("session.engine"):
+            if config.engine not in (None, AUTO):
+                check(config.engine, asked.variant)
+        with at("session.instructions"):
+            self._check_words(config.instructions or "")
+        self._config = self._config.model_copy(update=config.model_dump(exclude_unset=True))
+
+    def _check_words(self, words: str) -> None:
+        if len(words) > self.limits.max_question_chars:
+            raise ProtocolError("too_large", f"words may have {self.limits.max_question_chars} characters")
+        refuse_markup(self._checkpoint.loaded.tokenizer.get_added_vocab(), words)
 
     # --- what the client says -----------------------------------------------------------------------------------
 
@@ -142,21 +176,29 @@ class Realtime(Connection):
         if self._session is not None and self._again is not None:
             event, self._again = self._again, None
             return event
+        self._event_id = None
         return await super()._receive()
+
+    def _mistake(self, error: ProtocolError) -> Mistake:
+        where = {"param": error.param, "event_id": self._event_id}
+        return Mistake(code=error.code, message=error.message, fatal=error.fatal, **where)
 
     def _event(self, message: str | bytes) -> events.ClientEvent:
         most = 4 * self.limits.max_frame_bytes // 3 + self.limits.max_message_bytes  # base64 adds a third
         if isinstance(message, bytes) or len(message) > most:
             raise ProtocolError("too_large", f"an event is text of at most {most} bytes")
-        return events.parse_event(message)
+        event = events.parse_event(message)
+        self._event_id = event.event_id
+        return event
 
     async def _obey(self, session: Session, message: str | bytes | events.ClientEvent) -> None:
         event = self._event(message) if isinstance(message, str | bytes) else message
         match event:
             case events.ItemCreate():
-                await self._take_item(session, event)
+                await self._take_item(session, event, is_first=event is message)
             case events.ImageAppend():
-                await self._picture(session, event.image, event.timestamp_s)
+                with at("image"):
+                    await self._picture(session, event.image, event.timestamp_s)
             case events.ResponseCreate():
                 await session.command(protocol.Resume(type="resume"))
                 self._silent = False
@@ -172,17 +214,20 @@ class Realtime(Connection):
             case events.Update():
                 raise ProtocolError("unsupported", "the session has begun: update it before its first picture")
 
-    async def _take_item(self, session: Session, event: events.ItemCreate) -> None:
+    async def _take_item(self, session: Session, event: events.ItemCreate, *, is_first: bool) -> None:
+        """Args: is_first: it is what the session was opened for, and its words were the question."""
         if event.item.role == "system":
             raise ProtocolError("unsupported", "the session has begun: the system's words go before the first picture")
-        if words := _words_of(event):
-            await session.command(valid(protocol.Ask, type="ask", question=words))
-        for part in event.item.content:
+        if not is_first and (words := _words_of(event)):
+            with at("item.content"):
+                await session.command(valid(protocol.Ask, type="ask", question=words))
+        for i, part in enumerate(event.item.content):
             if part.type == "input_image":
-                kind, data = in_data_url(part.image_url)
-                if not kind.startswith("image/"):
-                    raise ProtocolError("bad_message", "an input_image is a data URL of a picture")
-                await self._picture(session, data, part.timestamp_s)
+                with at(f"item.content[{i}].image_url"):
+                    kind, data = in_data_url(part.image_url)
+                    if not kind.startswith("image/"):
+                        raise ProtocolError("bad_message", "an input_image is a data URL of a picture")
+                    await self._picture(session, data, part.timestamp_s)
         await self._tell_item(event)
 
     async def _picture(self, session: Session, data: str, timestamp_s: float | None) -> None:
@@ -206,7 +251,10 @@ class Realtime(Connection):
                 self._words.of(message)
                 await self._end_response("completed")
             case protocol.Error():
-                await self._tell("error", **error_body(message.code, message.message))
+                body = error_body(message.code, message.message)["error"]
+                if isinstance(message, Mistake):
+                    body |= {"param": message.param, "event_id": message.event_id}
+                await self._tell("error", error=body)
             case protocol.End():
                 await self._end_response(STATUS.get(message.reason, "incomplete"))
                 await self._tell("session.closed", reason=message.reason)

@@ -14,8 +14,10 @@ from pydantic_core import from_json
 from swwatch.client.protocol import MAX_TIMESTAMP_S, ProtocolError
 from swwatch.errors import UserError
 from swwatch.policies.choose import Choosing
+from swwatch.serve.refusals import STATUS
 
 MAX_MESSAGES, MAX_PARTS, MAX_STOPS = 256, 4096, 16
+OF_A_FIELD = (400, 404, 413)  # statuses of what is wrong in a request; nothing in it is at fault for any other
 NEUTRAL = {  # what is not done here -> the values that ask for nothing, and why no other is taken
     "n": ((1,), "a video is narrated once: ask again for another answer"),
     "logprobs": ((False,), "probabilities are not told"),
@@ -141,20 +143,32 @@ def parse(body: bytes) -> Request:
         raise wrong(error) from None
 
 
-def wrong(error: ValidationError) -> ProtocolError:
-    """What a client did wrong, in one sentence, and where: `messages[0].role`."""
+def wrong(error: ValidationError, *, tagged: bool = False) -> ProtocolError:
+    """What a client did wrong, in one sentence, and where: `messages[0].role`.
+
+    Args:
+        tagged: it is of an event that is known by its type, which stands before every place.
+    """
     first = error.errors(include_url=False, include_input=False, include_context=False)[0]
-    place = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in first["loc"]).removeprefix(".")
+    parts = ("type",) if first["type"].startswith("union_tag") else first["loc"][tagged:]
+    place = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in parts).removeprefix(".")
     return ProtocolError("bad_message", f"{place}: {first['msg']}"[:300], param=place[:100] or None)
 
 
 @contextmanager
-def at(place: str) -> Iterator[None]:
-    """What is wrong in the block is at this place of the request. Raises: ProtocolError, which names it."""
+def at(place: str, *, unless_named: bool = False) -> Iterator[None]:
+    """What is wrong in the block is at this place of the request.
+
+    Args:
+        unless_named: a place that is named already stays.
+    Raises:
+        ProtocolError: which names it, where a field is at fault.
+    """
     try:
         yield
     except ProtocolError as error:
-        error.param = place
+        if STATUS.get(error.code, 400) in OF_A_FIELD and not (unless_named and error.param):
+            error.param = place
         raise
     except UserError as error:
         raise ProtocolError("unsupported", str(error), param=place) from error
