@@ -410,7 +410,7 @@ def test_whatever_a_request_becomes_it_is_answered_or_refused_in_openais_form(se
         assert status in (200, 400, 404, 413), (seed, answer)
         assert answer["object"] == "chat.completion" if status == 200 else answer["error"]["message"], (seed, answer)
         seen[status] += 1
-    assert min(seen[200], seen[400], seen[404]) > 2, seen
+    assert seen[200] > 10 and seen[400] > 10 and seen[404], seen
     wait_until_free(server)
 
 
