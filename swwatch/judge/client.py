@@ -1,4 +1,7 @@
-"""Ask an OpenAI-compatible /chat/completions endpoint: retries, back-off, and errors that say what to do."""
+"""Ask an OpenAI-compatible /chat/completions endpoint: retries, back-off, and errors that say what to do.
+
+httpx is imported where it is used: a program's --help would wait for it longer than for all the rest.
+"""
 
 import email.utils
 import json
@@ -6,11 +9,13 @@ import random
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-
-import httpx
+from typing import TYPE_CHECKING
 
 from swwatch.errors import UserError
 from swwatch.judge.rate_limit import RateLimit
+
+if TYPE_CHECKING:
+    import httpx
 
 RETRIED = {408, 409, 425, 429}  # and all of 500 and above
 FIRST_WAIT_S, LONGEST_WAIT_S = 1.0, 60.0  # of the back-off; doubled at every try
@@ -69,6 +74,8 @@ class ChatClient:
         rate_limit: RateLimit | None = None,
         jitter: Callable[[], float] = random.random,
     ):
+        import httpx
+
         self.base_url = check_url(base_url)
         self._url = f"{self.base_url}/chat/completions"
         self._key, self._key_name = check_key(key, key_name), key_name
@@ -121,6 +128,8 @@ class ChatClient:
         self.rate_limit.sleep(wait_s)
 
     def _post(self, request: dict) -> Answer:
+        import httpx
+
         try:
             response = self._http.post(self._url, content=json.dumps(request))
         except httpx.TimeoutException:
@@ -132,7 +141,7 @@ class ChatClient:
             return _parse(text)
         return self._refused(response, text)
 
-    def _refused(self, response: httpx.Response, text: str) -> Answer:
+    def _refused(self, response: "httpx.Response", text: str) -> Answer:
         status, (code, detail) = response.status_code, _error_of(text)
         told = f"{self._url} says {status}: {detail}" if detail else f"{self._url} says {status}"
         if code in ("content_filter", "content_policy_violation"):
@@ -167,6 +176,8 @@ def check_url(base_url: str) -> str:
     Raises:
         UserError: no http(s) address, or one with a part that may hold a secret.
     """
+    import httpx
+
     try:
         url = httpx.URL(base_url.strip())
     except (httpx.InvalidURL, TypeError):

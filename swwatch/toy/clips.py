@@ -19,7 +19,6 @@ from dataclasses import asdict, dataclass
 from fractions import Fraction
 from pathlib import Path
 
-import av
 import numpy as np
 from tqdm import tqdm
 
@@ -199,6 +198,8 @@ def _caption(scene: Scene, recipe: Recipe, split: str, index: int) -> str | None
 
 def encode(scene: Scene, frame_rate: int) -> bytes:
     """The scene as an mp4 file: H.264 where PyAV was built with it, else MPEG-4."""
+    import av  # here: it takes a third of the time of --help
+
     codec = "libx264" if "libx264" in av.codecs_available else "mpeg4"
     # One thread, for the same bytes on any number of cores. Without mbtree, whose vector code lets about one file in
     # forty of this small size differ (x264 in PyAV 18.1: 26 of 1000; 0 of 1000 without).

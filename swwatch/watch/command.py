@@ -17,7 +17,6 @@ from pathlib import Path
 
 from swwatch.config import REQUIRED, check_least, read_settings, setting
 from swwatch.data.live.addresses import locate
-from swwatch.data.live.sources import frames_of
 from swwatch.engine.choose import AUTO, check_name
 from swwatch.errors import UserError
 from swwatch.model.flags import LoadFlags, SessionFlags
@@ -83,6 +82,9 @@ class WatchSettings(SessionFlags, LoadFlags):
 def main(argv: list[str]) -> int:
     settings = read_settings(WatchSettings, argv, program="swwatch watch", about=__doc__)
     check_files(settings)
+
+    from swwatch.data.live.sources import frames_of  # PyAV is behind it
+
     with (
         writing(settings.jsonl.parent) if settings.jsonl else nullcontext(),
         open_jsonl(settings.jsonl) as out,

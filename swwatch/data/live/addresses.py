@@ -8,9 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import urlsplit
 
-import av.device
-
-from swwatch.data.video.source import FORMATS
+from swwatch.data.video.frames import FORMATS
 from swwatch.errors import UserError
 
 SCHEMES = {"http": 80, "https": 443, "rtsp": 554, "rtsps": 322}  # and their ports
@@ -142,6 +140,8 @@ def _camera(name: str, platform: str) -> Location:
     if form == "avfoundation":
         return Location("camera", name, shown, form, {"framerate": "30"})  # most take no other
     if name.isdigit():
+        import av.device
+
         cameras = [one.name for one in av.device.enumerate_input_devices(form) if "video" in one.media_types]
         if int(name) >= len(cameras):
             raise UserError(f"{shown}: there are {len(cameras)} cameras here, counted from 0")

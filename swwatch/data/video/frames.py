@@ -10,6 +10,11 @@ from swwatch.errors import UserError
 from swwatch.rules.schedule import FPS, FRAMES_PER_STEP
 
 READERS = ("pyav", "decord")
+# What FFmpeg may take the content for. Playlists and scripts (concat) name other addresses, so they are none of them.
+FORMATS = "mov,matroska,webm,avi,mpegts,mpeg,flv,ogg,asf,ivf,mxf,dv,gif,apng,nut,rm,yuv4mpegpipe"
+FORMATS += ",swf,gxf,roq"
+FORMATS += ",h261,h263,h264,hevc,obu,m4v,mpegvideo,mjpeg,mpjpeg"
+FORMATS += ",jpeg_pipe,png_pipe,bmp_pipe"  # pictures in a row, by content
 MAX_FRAMES = 60  # of the paper's training: 30 s at 2 frames a second
 TIME_TOLERANCE_S = 1e-4  # a sender's times may be float32; at 2 a second, 23.976 fps frames miss the grid by 5e-4
 

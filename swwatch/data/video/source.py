@@ -10,13 +10,8 @@ from pathlib import Path
 
 import av
 
-from swwatch.data.video.frames import VideoError
+from swwatch.data.video.frames import FORMATS, VideoError
 
-# What FFmpeg may take the content for. Playlists and scripts (concat) name other addresses, so they are none of them.
-FORMATS = "mov,matroska,webm,avi,mpegts,mpeg,flv,ogg,asf,ivf,mxf,dv,gif,apng,nut,rm,yuv4mpegpipe"
-FORMATS += ",swf,gxf,roq"
-FORMATS += ",h261,h263,h264,hevc,obu,m4v,mpegvideo,mjpeg,mpjpeg"
-FORMATS += ",jpeg_pipe,png_pipe,bmp_pipe"  # pictures in a row, by content
 MAX_PIXELS = 1 << 26  # of a picture: 8192 x 8192, 200 MB as RGB
 DEFAULT_BONUS = 5_000_000  # pixels that a stream marked as default may lack, as with the ffmpeg command
 UNCOUNTED = 1 << 30  # pictures of an AVI file whose writer could not go back and tell
