@@ -300,7 +300,7 @@ class ThreadWatcher(Watcher):
         return self._worker.forget, key
 
     def _watch(self, key: int, work: Work, made: list) -> tuple:
-        """In the watcher's thread."""
+        """In the watcher's thread. `work` keeps the pixels until its stream is through with them."""
         if not self._streams:
             *found, stopwatch = self._worker.watch(key, work)
             return *found, stopwatch.seconds()
@@ -309,10 +309,6 @@ class ThreadWatcher(Watcher):
                 streams.enter_context(torch.cuda.stream(stream))
                 for event in made:
                     stream.wait_event(event)  # before the vision tower reads the pixels
-            for part in work.parts:
-                if isinstance(part, Look) and part.pixel_values.is_cuda:
-                    # dropped by the session while the vision tower may still be reading them: as in `bring`
-                    part.pixel_values.record_stream(torch.cuda.current_stream(part.pixel_values.device))
             keys_values, patch, not_yet, stopwatch = self._worker.watch(key, work)
             # Between two GPUs torch orders the copy behind the current stream of the one and before the current stream
             # of the other. Both are the watcher's own here, so that the speaker's stream is not held up by it

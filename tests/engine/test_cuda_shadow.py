@@ -21,7 +21,7 @@ from swwatch.rules.variants import VARIANTS
 from swwatch.toy.checkpoint import make_checkpoint
 from tests.helpers import turn_streams
 from tests.helpers.feeds import small
-from tests.helpers.shadow import MixedDevices, cuda_shadow, to_shadow
+from tests.helpers.shadow import MixedDevices, OnShadow, cuda_shadow, to_shadow
 from tests.helpers.streams import Paced, Stream, asking, plain, random_stream, spoken_by
 from tests.helpers.tiny import SIZES as SIZES_OF_TINY
 
@@ -259,6 +259,38 @@ def test_features_taken_without_waiting_for_the_tower_are_found(load_tiny, monke
         assert any("comes behind no wait" in race for race in shadow.races)
 
 
+def tower_and_step(loaded):
+    stream = random_stream(loaded, SIZES)
+    return small(to_shadow(loaded.model)).tower, stream.pixels[0].to("cuda"), stream.grids[0]
+
+
+def pixels_go(loaded):
+    tower, *step = tower_and_step(loaded)
+    return tower, tower.look(*step)
+
+
+def features_go(loaded):
+    tower, *step = tower_and_step(loaded)
+    return tower, step, tower.look(*step).take() + 1
+
+
+def frames_go(loaded):
+    encoder = FrameEncoder(loaded.processor.video_processor, BUDGETS["declared"], "cuda")
+    return encoder, encoder.encode(FRAMES[0], None)[0] + 1
+
+
+@pytest.mark.parametrize("lent", [True, False])
+@pytest.mark.parametrize("who", [pixels_go, features_go, frames_go])
+def test_memory_that_goes_while_a_stream_may_be_at_it_must_have_been_lent_to_it(load_tiny, monkeypatch, who, lent):
+    """Who drops a tensor as soon as its use is queued. Sessions keep theirs for longer, and so would not show it."""
+    monkeypatch.setattr(pixels_of_data, "stream_beside", lambda device: torch.cuda.Stream(device))
+    if not lent:
+        without(monkeypatch, OnShadow, "record_stream")
+    with cuda_shadow() as shadow:
+        held = who(load_tiny("group"))
+        assert held and all("given back" in race for race in shadow.races) and bool(shadow.races) != lent
+
+
 # ---- the helper itself ----------------------------------------------------------------------------------------------
 
 
@@ -313,6 +345,25 @@ def test_a_planted_race_is_found_and_an_event_or_a_stream_mends_it():
             side.wait_stream(main)  # else `made` is given back too early
             del made
             assert bool(shadow.races) == (mended is None)
+
+
+@pytest.mark.parametrize("mended", [None, "event", "lent"])
+def test_memory_goes_when_all_that_streams_did_with_it_is_over(mended):
+    """Its last use counts, also behind an event that was waited for, and in a stream that has written it before."""
+    with cuda_shadow() as shadow:
+        side, main = torch.cuda.Stream(), torch.cuda.current_stream()
+        made = torch.ones(3, device="cuda")
+        side.wait_stream(main)
+        with torch.cuda.stream(side):
+            made.mul_(2)
+            main.wait_event(side.record_event())
+            made + 1
+        if mended == "event":
+            main.wait_event(side.record_event())
+        if mended == "lent":
+            made.record_stream(side)
+        del made
+        assert bool(shadow.races) == (mended is None)
 
 
 def test_a_recording_refuses_to_wait_and_a_replay_reads_again():

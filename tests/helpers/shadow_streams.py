@@ -95,8 +95,8 @@ class Memory:
         if self.streams.over:
             return
         uses = dict(self.read)
-        if self.written is not None:
-            uses[self.written[0]] = self.written[1:]
+        if self.written is not None:  # what its stream has read since comes later
+            uses.setdefault(self.written[0], self.written[1:])
         for stream, (count, by) in uses.items():
             if stream is not self.home and stream not in self.lent and self.home.clock[stream.number] < count:
                 if self.streams.host[stream.number] < count:
