@@ -17,6 +17,7 @@ from swwatch.config import check_least, setting
 from swwatch.errors import UserError
 from swwatch.metrics.tables import as_aligned_markdown
 from swwatch.plan.models import check_named, config_of
+from swwatch.policies.keep import ALL, All, Window, parse_keep
 from swwatch.rules.families import head_size
 
 if TYPE_CHECKING:
@@ -33,7 +34,7 @@ class LivePlanSettings:
     """How many live sessions fit, and how fast a word can be, on each device?
 
     A roofline: no device reaches it, and --share is the part of it that is counted on. Measured here, one CPU thread
-    decodes at 26 to 34 % of its own (docs/results/realtime.md); docs/scale.md has more, and what is not measured.
+    comes to 77 to 98 % of its own in looking and to 38 % in a word of one session; docs/scale.md has more.
     """
 
     model: str = setting("qwen2.5-vl-3b", "a name (see docs/scale.md), checkpoint folder or hub id")
@@ -42,7 +43,9 @@ class LivePlanSettings:
     video_tokens: int = setting(64, "of a step", least=1)
     k: int = setting(3, "words (tokens) spoken in a step", least=1)
     seconds: float = setting(600.0, "of video that a session has room for", above=0)
-    window: int | None = setting(None, "steps that stay, where sessions forget (default: all)", least=1)
+    keep: str = setting(
+        ALL.name, "what of a session stays, also window:120 (seconds of video), as swwatch serve has it"
+    )
     prompt: int = setting(64, "tokens of system prompt, question and header", least=0)
     share: float = setting(0.5, "of the roofline that is counted on", above=0, most=1)
     here: bool = setting(False, "measure this machine's CPU, too, in some seconds")
@@ -51,6 +54,8 @@ class LivePlanSettings:
     def __post_init__(self):
         check_least(self)
         check_named(self.model)
+        if not isinstance(parse_keep(self.keep), All | Window):
+            raise UserError(f"plan counts sessions that keep all or a window, not {self.keep}: give --keep window:120")
         if self.against is not None and not self.against.is_file():
             raise UserError(f"no file {self.against}: `swwatch bench stream --output FOLDER` writes one")
 
@@ -61,9 +66,12 @@ class LivePlanSettings:
     @property
     def held_tokens(self) -> int:
         """Of a session at its longest."""
-        steps = round(self.seconds / self.step_s)
-        steps = steps if self.window is None else min(steps, self.window)
-        return self.prompt + max(1, steps) * (self.video_tokens + self.k)
+        policy, steps = parse_keep(self.keep), max(1, round(self.seconds / self.step_s))
+        words = steps * self.k
+        if policy.forgets:
+            steps = min(steps, max(1, round(policy.vision_s / self.step_s)))
+            words = min(words, policy.text_sink + policy.text_window)
+        return self.prompt + steps * self.video_tokens + words
 
 
 @dataclass(frozen=True)
@@ -128,8 +136,14 @@ class LivePlan:
         )
 
     @property
-    def session_bytes(self) -> int:
+    def read_bytes(self) -> int:
+        """Keys and values of a session at its longest, which every forward reads."""
         return self.size.token_bytes * self.settings.held_tokens
+
+    @property
+    def session_bytes(self) -> int:
+        """The same and, where what stays moves up, keys as they stood first, from which they are turned."""
+        return self.read_bytes * (3 if parse_keep(self.settings.keep).moves else 2) // 2
 
     @property
     def sessions_in_memory(self) -> int:
@@ -144,12 +158,12 @@ class LivePlan:
 
     def watch_s(self, sessions: int = 1) -> float:
         """Seconds of the LLM for a step's video tokens, over caches that are half full."""
-        cached = sessions * self.session_bytes / 2
+        cached = sessions * self.read_bytes / 2
         return self.roof.forward_s(sessions * self.settings.video_tokens, cached)
 
     def word_s(self, sessions: int = 1, full: float = 0.5) -> float:
         """Seconds of a word; full: how full the caches are."""
-        return self.roof.forward_s(sessions, sessions * self.session_bytes * full)
+        return self.roof.forward_s(sessions, sessions * self.read_bytes * full)
 
     def step_s(self, sessions: int = 1) -> float:
         """Seconds of a step of all sessions."""
@@ -221,19 +235,19 @@ def report(settings: LivePlanSettings) -> str:
     if settings.against is not None:
         return compare(settings)
     size = size_of(settings)
-    bytes_per_session = size.token_bytes * settings.held_tokens
+    plans = {name: LivePlan(settings, size, device) for name, device in devices(settings).items()}
+    first, *_ = plans.values()
     lines = [
         f"{settings.model}, {settings.dtype}: weights {size.weight_bytes / 1e9:.2f} GB, "
         f"{size.llm['weight_bytes'] / 1e9:.2f} of them read for a word; {size.token_bytes:,} bytes a token",
         f"a session: {settings.video_tokens} video tokens and {settings.k} words every {settings.step_s:g} s, up to "
-        f"{settings.held_tokens:,} tokens, {bytes_per_session / 1e9:.2f} GB",
+        f"{settings.held_tokens:,} tokens, {first.session_bytes / 1e9:.2f} GB",
         f"at most, by a roofline; with a share of {settings.share:g} of it in the last two columns",
         "",
     ]
     by_time = f"in time ({settings.share:g})"
     rows = [("device", "word ms", "words/s", "look ms", "watch ms", "in memory", "in time", by_time, "sessions")]
-    for name, device in devices(settings).items():
-        best = LivePlan(settings, size, device)
+    for name, best in plans.items():
         expected = replace(best, share=settings.share)
         word, fits = best.word_s(full=0), best.sessions_in_memory > 0
         times = [f"{1000 * seconds:.2f}" for seconds in (best.look_s(), best.watch_s())]
