@@ -10,6 +10,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from importlib.metadata import version
+from types import SimpleNamespace
 
 import httpx
 from fastapi import FastAPI, Request, Response
@@ -106,8 +107,10 @@ def create_app(front: Front) -> FastAPI:
 
     @app.get("/api/info")
     async def info(request: Request) -> dict:
-        answer = await _send(replicas, replicas.whom_to_ask(None)[0], request, None)
-        return json.loads(await answer.aread()) | {"token_needed": front.gate.token is not None}
+        async def ask(replica: Replica) -> tuple:
+            return await (await _send(replicas, replica, request, None)).aread(), True
+
+        return json.loads(await replicas.first(None, ask)) | {"token_needed": front.gate.token is not None}
 
     @app.api_route("/{path:path}", methods=["GET", "POST", "DELETE"])
     async def anything(request: Request) -> Response:
@@ -181,13 +184,13 @@ class PassingRealtime(Passing):
 
     async def _open(self):
         query = f"?{self.websocket.url.query}" if self.websocket.url.query else ""
-        for replica in self.server.sessions.whom_to_ask(None):
-            with contextlib.suppress(*AWAY), replica.opening() as begun:
-                upstream = await replica.reach(f"/v1/realtime{query}", self.subprotocol)
-                first = Text(await upstream.socket.recv())
-                begun()
-                return upstream, first
-        raise ProtocolError("full", "no server could be reached: try again soon", fatal=True)
+
+        async def ask(replica: Replica) -> tuple:
+            upstream, told = await replica.reach(f"/v1/realtime{query}", self.subprotocol)
+            replica.begun()
+            return (upstream, Text(told)), True
+
+        return await self.server.sessions.first(None, ask)
 
     async def _send(self, message) -> None:
         if isinstance(message, Error):
@@ -204,18 +207,16 @@ async def _ask(replicas: Replicas, request: Request, body: bytes) -> Response:
     path, found = request.url.path, FILE_ID.search(body)
     named = path.startswith(HELD)
     wanted = path.rpartition("/")[2].partition(".")[0] if named else found and found[1].decode()
-    refused = None
-    for replica in replicas.whom_to_ask(wanted):
-        with contextlib.suppress(*AWAY), replica.opening() as begun:
-            answer = await _send(replicas, replica, request, body)
-            if not (answer.status_code == 429 or answer.status_code == 404 and wanted):
-                if request.method == "POST":  # its session may not be over yet
-                    begun()
-                return Passed(answer)
-            refused = Response(await answer.aread(), answer.status_code, _headers(answer))
-    if refused is None:
-        raise ProtocolError("full", "no server could be reached: try again soon")
-    return refused
+
+    async def ask(replica: Replica) -> tuple:
+        answer = await _send(replicas, replica, request, body)
+        if answer.status_code == 429 or answer.status_code == 404 and wanted:
+            return Response(await answer.aread(), answer.status_code, _headers(answer)), False
+        if request.method == "POST":  # its session may not be over yet
+            replica.begun()
+        return Passed(answer), True
+
+    return await replicas.first(wanted, ask)
 
 
 async def _upload(replicas: Replicas, request: Request) -> Response:
@@ -281,14 +282,4 @@ async def _metrics(replicas: Replicas) -> bytes:
 
     for replica, text in await asyncio.gather(*map(ask, replicas.all)):
         add(replica.name, f"# TYPE swwatch_replica_up gauge\nswwatch_replica_up {int(text is not None)}\n{text or ''}")
-    return generate_latest(Families(list(families.values())))
-
-
-@dataclass(frozen=True)
-class Families:
-    """What of a registry generate_latest asks for."""
-
-    families: list[Metric]
-
-    def collect(self) -> list[Metric]:
-        return self.families
+    return generate_latest(SimpleNamespace(collect=families.values))  # all that it asks a registry for

@@ -3,7 +3,8 @@
 import asyncio
 import contextlib
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Awaitable, Callable, Iterable, Iterator
+from typing import Any
 from urllib.parse import urlsplit
 
 import httpx
@@ -11,7 +12,7 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import WebSocketException
 
 from swwatch.client.address import Address, locate
-from swwatch.client.protocol import SUBPROTOCOL, Error, Open, Opened, ProtocolError, Upload, parse_server
+from swwatch.client.protocol import SUBPROTOCOL, Open, Opened, ProtocolError, Upload, parse_server
 from swwatch.errors import UserError
 from swwatch.serve.limits import Waiting
 from swwatch.serve.log import log
@@ -64,15 +65,16 @@ class Replica:
         return self.sessions / max(1, self.places)
 
     @contextlib.contextmanager
-    def opening(self) -> Iterator[Callable[[], None]]:
-        """While a session is asked for; what this gives is to be called when there is one."""
+    def opening(self) -> Iterator[None]:
+        """While a session is asked for."""
         self._opening += 1
         try:
-            yield self._begun
+            yield
         finally:
             self._opening -= 1
 
-    def _begun(self) -> None:
+    def begun(self) -> None:
+        """It has a session more."""
         self._opened += 1
 
     async def look(self, http: httpx.AsyncClient) -> bool:
@@ -97,8 +99,8 @@ class Replica:
         for upstream in list(self.sockets):
             upstream.socket.transport.abort()
 
-    async def reach(self, path: str, subprotocol: str) -> Upstream:
-        """A WebSocket to it. Raises one of AWAY."""
+    async def reach(self, path: str, subprotocol: str, *said: str) -> tuple[Upstream, str]:
+        """A WebSocket to it on which something was said, and what came back first. Raises one of AWAY."""
         if not self.up:
             raise OSError(f"replica {self.name} is not there")
         url = "ws" + self.address.base.removeprefix("http") + path
@@ -107,7 +109,14 @@ class Replica:
         socket = await connect(
             url, subprotocols=[subprotocol], additional_headers=headers, open_timeout=REACH_S, **how
         )
-        return Upstream(self, socket)
+        upstream = Upstream(self, socket)
+        try:
+            for text in said:
+                await socket.send(text)
+            return upstream, await socket.recv()
+        except BaseException:
+            upstream.detach(None)
+            raise
 
 
 class Replicas(Waiting):
@@ -153,10 +162,30 @@ class Replicas(Waiting):
         home = self._homes.get(one)
         asked = [home] if home else sorted((one for one in self.all if one.up), key=lambda one: one.fullness)
         if not any(replica.up for replica in asked):
-            raise ProtocolError("full", "the server that this is for is starting: try again soon")
+            raise ProtocolError("full", "the server that this is for is starting: try again soon", fatal=True)
         return asked
 
     # --- the way ------------------------------------------------------------------------------------------------
+
+    async def first(self, wanted: str | None, ask: Callable[[Replica], Awaitable[tuple]]) -> Any:
+        """Ask those of `whom_to_ask` one after the other; who turns out to be away is passed over.
+
+        Args:
+            ask: gives a replica's answer, and whether it stands.
+        Returns:
+            The first answer that stands; where none does, the last one.
+        Raises:
+            ProtocolError: full, there is no answer.
+        """
+        answer = None
+        for replica in self.whom_to_ask(wanted):
+            with contextlib.suppress(*AWAY), replica.opening():
+                answer, stands = await ask(replica)
+                if stands:
+                    break
+        if answer is None:
+            raise ProtocolError("full", "no server could be reached: try again soon", fatal=True)
+        return answer
 
     async def open(self, opening: Open) -> tuple[Upstream, Opened]:
         """Begin a session where there is room, or go on with one where it is.
@@ -165,33 +194,22 @@ class Replicas(Waiting):
             ProtocolError: fatal; of several that cannot, the last one's.
         """
         wanted = opening.resume or (opening.source.id if isinstance(opening.source, Upload) else None)
-        refused = ProtocolError("full", "no server could be reached: try again soon")
-        for replica in self.whom_to_ask(wanted):
-            try:
-                with replica.opening() as begun:
-                    upstream, answer = await self._offer(replica, opening)
-                    if isinstance(answer, Opened) and not answer.resumed:
-                        begun()
-            except AWAY:
-                continue
-            if isinstance(answer, Opened):
-                self.has(replica, answer.session, answer.recording)
-                return upstream, answer
-            upstream.detach(None)
-            refused = ProtocolError(answer.code, answer.message, fatal=True)
-            if answer.code not in ("full", "not_found" if wanted else "full"):
-                break
-        refused.fatal = True
-        raise refused
 
-    async def _offer(self, replica: Replica, opening: Open) -> tuple[Upstream, Opened | Error]:
-        upstream = await replica.reach("/api/live", SUBPROTOCOL)
-        try:
-            await upstream.socket.send(opening.wire())
-            return upstream, parse_server(await upstream.socket.recv())
-        except BaseException:
+        async def ask(replica: Replica) -> tuple:
+            upstream, told = await replica.reach("/api/live", SUBPROTOCOL, opening.wire())
+            answer = parse_server(told)
+            if isinstance(answer, Opened):
+                if not answer.resumed:
+                    replica.begun()
+                self.has(replica, answer.session, answer.recording)
+                return (upstream, answer), True
             upstream.detach(None)
-            raise
+            return (None, answer), not (answer.code == "full" or answer.code == "not_found" and wanted)
+
+        upstream, answer = await self.first(wanted, ask)
+        if upstream is None:
+            raise ProtocolError(answer.code, answer.message, fatal=True)
+        return upstream, answer
 
     async def watch(self) -> None:
         """Look after all, for as long as the door is open."""
