@@ -56,8 +56,7 @@ def open_stream(
         key: seeds random schedules; the video id.
         form: of a chat system, where it differs from its row in the table.
         watcher: of the engine, see `open_watcher`.
-        options: of the form: `keep` of both and `think` of a narration, by default the checkpoint's own; those of
-            TurnSession.
+        options: of the form: `keep` and `think` of both, by default the checkpoint's own; those of TurnSession.
     Raises:
         UserError: what the variant or the engine cannot do.
     """
@@ -67,7 +66,7 @@ def open_stream(
     in_turns = row.speaks is Speaks.TURNS
     if options.get("keep") is None:
         options["keep"] = settings.own_keep
-    if settings.think is not None and not in_turns:
+    if settings.think is not None:
         options.setdefault("think", settings.think)
     choose = limited(chosen(settings.own_choose, choose), limit, row)
     if in_turns:

@@ -24,6 +24,7 @@ from swwatch.model.protocols import StreamingModel
 from swwatch.policies.choose import Choosing, parse_choose
 from swwatch.policies.keep import Keep, parse_keep
 from swwatch.policies.memory.pieces import len_of_mute
+from swwatch.policies.think import OFF, Think, parse_think
 from swwatch.rules import turn_positions as positions
 from swwatch.rules.chosen import chosen
 from swwatch.rules.cursor import layout_of
@@ -100,6 +101,7 @@ class TurnSession(AskedTurns):
         keep: Keep | str | None = None,
         policy: str | None = None,
         choose: Choosing | None = None,
+        think: Think | str | None = None,
         seconds_per_turn: float | None = None,
         given: Callable[[float, float], str | None] | None = None,
         clock=None,
@@ -112,6 +114,7 @@ class TurnSession(AskedTurns):
             previous: words said before the stream began; before: (role, words) of turns of text before it.
             keep, policy: of policies.keep and rules.turn_positions; by default the system's own.
             choose: how tokens are chosen; by default as the system does.
+            think: `off`: nothing is thought, in systems that do so.
             seconds_per_turn: seconds of video in a turn, see System.patches_of_turns; by default as the
                 checkpoint has it.
             given: of the seconds that a turn is about, the words that stand in the stream from then on, in place of
@@ -122,7 +125,7 @@ class TurnSession(AskedTurns):
                 system's, or turns of no whole patches.
         """
         self.turns, self.system = turns, turns.system
-        self.keep = parse_keep(keep or self.system.keep)
+        self.keep, think = parse_keep(keep or self.system.keep), think and parse_think(think)
         self.policy = positions.of(self.system, policy)
         self.step_s = model.settings.step_s
         turn_s = seconds_per_turn or model.settings.seconds_per_turn
@@ -130,13 +133,15 @@ class TurnSession(AskedTurns):
         choose = parse_choose(choose or self.system.choose)
         super().__init__(model, choose=choose, clock=clock, ellipsis=next(iter(turns.ellipsis), None))
         self._begin_keeping()
+        if think is not None:
+            think.check(self.variant)
         self.given, self.t_step = given, model.t_per_step
         self.query = self.system.query if query is None else query
         self.context: list[Span] = self.keep.beginning(turns.begin(previous, system_text, before=before))
         self._begin_context = list(self.context)
         self.next_position = self.num_rounds = self.num_steps = self.num_thinned = 0
         self.num_laid = self.num_said = self.num_fed = self.newest_arrival_s = 0
-        self.thinks, self.ending = True, False
+        self.thinks, self.ending = think != OFF, False
         self._waiting: list[Step] = []  # for the rest of their turn
         self._seen: dict[int, torch.Tensor] = {}  # round -> embeddings of its video, where they are needed again
 

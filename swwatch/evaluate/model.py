@@ -39,8 +39,8 @@ def identity(path: str, loaded: Loaded) -> dict[str, str | float]:
 
 
 def policies_of(settings: Settings) -> dict[str, str]:
-    """What results depend on of KEEP and CHOOSE; a run of before knows nothing of what is the form's own."""
-    policies = {"keep": settings.keep, "choose": settings.choose}
+    """What results depend on of KEEP, CHOOSE and THINK; a run of before knows nothing of what is the form's own."""
+    policies = {"keep": settings.keep, "choose": settings.choose, "think": settings.think}
     return {name: str(policy) for name, policy in policies.items() if policy is not None}
 
 

@@ -48,12 +48,21 @@ class Aside:
         """Note a Thought."""
         self._thoughts.append(event)
 
-    def line(self, before: float = math.inf) -> str:
-        """What came together at steps before this one since the last call, or ""."""
+    def line(self, before: float = math.inf, about: str = "") -> str:
+        """What came together at steps before this one since the last call, or "". `about` says what it is about."""
         told = [event for event in self._thoughts if event.step < before]
         self._thoughts = self._thoughts[len(told) :]
         text = "".join(" / " * (event.begins and i > 0) + event.text for i, event in enumerate(told)).strip()
-        return "\n" + self._dim.format(f"  (thinks) {text}".replace("\n", " ")) if text else ""
+        return "\n" + self._dim.format(f"  (thinks{about}) {text}".replace("\n", " ")) if text else ""
+
+    def turn(self, event) -> str:
+        """The thought of a chat turn that is over."""
+        return self.line(about=f" about {event.start_s:g}-{event.end_s:g} s")
+
+
+def span_of(turn) -> str:
+    """The seconds that what was said in a chat turn is about, or when it was asked for."""
+    return f"at {turn.end_s:g} s" if turn.start_s == turn.end_s else f"{turn.start_s:g}-{turn.end_s:g} s"
 
 
 def show_lag(
@@ -120,7 +129,8 @@ def show_lag(
             aside.take(event)
         elif kind == "turn":
             open_silent(max(watched) + 1)
-            write(f" ({event.start_s:g}-{event.end_s:g} s{'' if event.text else ', silent'})")
+            write(aside.turn(event) if event.thought else f" ({span_of(event)}{'' if event.text else ', silent'})")
+            broken |= event.thought
         yield event
     open_silent(max(watched, default=-1) + 1)
     print(aside.line(), file=out)

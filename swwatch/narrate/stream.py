@@ -16,7 +16,7 @@ from swwatch.engine.requests import drive
 from swwatch.engine.source import StepEncoder
 from swwatch.engine.trace import Decided, RealTimeClock, SimulatedClock
 from swwatch.errors import UserError
-from swwatch.narrate.latency import Aside, kind_of, show_lag
+from swwatch.narrate.latency import Aside, kind_of, show_lag, span_of
 from swwatch.narrate.record import Clip
 from swwatch.narrate.words import Thought, Token, Turn, narration, with_fast_path
 from swwatch.paths import empty, writing
@@ -109,7 +109,8 @@ def show(events: Iterable, step_s: float, out=None) -> Iterator:
         elif isinstance(event, Thought):
             aside.take(event)
         elif isinstance(event, Turn):
-            print(f" ({event.start_s:g}-{event.end_s:g} s)", end="", file=out, flush=True)
+            print(aside.turn(event) if event.thought else f" ({span_of(event)})", end="", file=out, flush=True)
+            step = None if event.thought else step
         yield event
     if num_silent:
         print(f"\nsilent for {num_silent} step{'s' * (num_silent > 1)}", end="", file=out)

@@ -256,6 +256,17 @@ def test_a_question_between_segments_and_one_that_the_stream_was_opened_with(loa
     assert sum(isinstance(event, Said) and bool(event.words) for event in events) == 2, "thinking goes on"
 
 
+def test_thoughts_that_are_off_are_none_and_questions_are_answered(loaded):
+    session = scripted(loaded, 1, replies=(0,), think="off")
+    events = told(session, random_steps(loaded, 5), asks=[(3, "Who is it?")])
+    turns = [(event.end_s, event.thought, event.words) for event in events if isinstance(event, Said)]
+    middle = sorted([(3, False, (5, 6)), (3, True, ())], reverse=not session.system.aside)
+    assert turns == [(2, True, ()), *middle, (5, True, ())]
+    assert not any(isinstance(event, Reflected) for event in events)
+    with pytest.raises(UserError, match="in chat turns"):
+        begin(loaded, think="notes:2")
+
+
 @pytest.mark.parametrize(("count", "thought"), [(1, True), (4, False)])
 def test_stop_acts_between_two_tokens_and_cuts_off_what_is_thought_or_answered(loaded, count, thought):
     """Heard with the first token of a thought, or of an answer: it is told as far as it came, and nothing follows."""

@@ -105,13 +105,13 @@ def test_disturb_evaluates_a_chat_system_once(tiny_checkpoint, small_test_set, t
     assert "Chat systems speak once in every turn" in shown and "not affected" in shown
 
 
-def test_a_narration_is_evaluated_as_it_is_kept(evaluated, tiny_checkpoint, tmp_path):
-    keep, told = "window:1:text_sink=1:text_window=2", {}
-    found = evaluated("group", "--keep", keep, "--max-new-tokens", "12", "--max-count", "1")
-    assert found.facts["settings"]["keep"] == keep
+def test_a_narration_is_evaluated_as_it_is_kept_and_thinks(evaluated, tiny_checkpoint, tmp_path):
+    keep, think, told = "window:1:text_sink=1:text_window=2", "notes:1:window=3", {}
+    found = evaluated("group", "--keep", keep, "--think", think, "--max-new-tokens", "12", "--max-count", "1")
+    assert found.facts["settings"]["keep"] == keep and found.facts["settings"]["think"].startswith("notes:1:")
     loaded, asked = load(tiny_checkpoint, variant="group", device="cpu"), load_prompts().eval_question
     for kept in (keep, "all"):
         steps = iter_steps(tmp_path / "videos" / "0.mp4")
-        words = narrate(loaded, steps, question=asked, clip_key="0", limit=12, keep=kept)
+        words = narrate(loaded, steps, question=asked, clip_key="0", limit=12, keep=kept, think=think)
         told[kept] = [token.token_id for token in words]
     assert [token["token_id"] for token in found.tokens["0"]] == told[keep] != told["all"]

@@ -6,6 +6,7 @@ lie in several files, and the chat template is a file of its own.
 """
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,8 +14,10 @@ import torch
 from safetensors.torch import save_file
 
 from swwatch.cli import run
+from swwatch.engine.door import open_stream
 from swwatch.model.loading import load
 from swwatch.narrate.command import main as stream
+from swwatch.policies.think import OFF
 from swwatch.rules.families import FAMILIES
 from swwatch.toy.checkpoint import CHAT_TEMPLATE, SPECIAL_TOKENS, make_checkpoint
 from tests.helpers.turn_streams import begin, play, random_steps
@@ -207,10 +210,12 @@ def test_vsts_release_streams_once_its_variant_is_named(tmp_path, clip, capsys):
     folder = str(write_released(tmp_path / "released", ours, "qwen2_5_vl", rope | {"rope_type": "default"}))
     theirs = load(folder, variant="vst", device="cpu")
     assert theirs.settings == ours.settings and theirs.settings.pixel_budget == "vst"
+    assert open_stream(theirs).thinks
+    assert not open_stream(replace(theirs, settings=replace(theirs.settings, think=OFF))).thinks
     flags = ["--model", folder, "--video", str(clip), "--device", "cpu", "--max-new-tokens", "3"]
     assert run(stream, [*flags, "--variant", "vst", "--question", "Who is it?"]) == 0
     told = capsys.readouterr().out
-    assert "vst | Who is it?" in told and "(thinks)" in told
+    assert "vst | Who is it?" in told and "(thinks about 0-2 s)" in told
     for more, why in (([], "does not name a variant"), (["--variant", "vst", "--think", "notes:2"], "in chat turns")):
         assert run(stream, [*flags, *more]) == 2
         assert why in capsys.readouterr().err

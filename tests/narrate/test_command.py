@@ -218,7 +218,7 @@ def test_chat_systems_stream_too_and_tell_where_each_turn_ends(tiny_checkpoint, 
     tokens = [event for event in events if event.get("event") == "thought"] if thinks else tokens_of(out)
     assert all(0 < sum(token["step"] == i for token in tokens) <= 4 for i in range(first - 1, num_steps))
     shown = capsys.readouterr().out
-    assert f"(0-{first} s)" in shown and "engine serial: " in shown
+    assert f"{'(thinks about ' if thinks else '('}0-{first} s)" in shown and "engine serial: " in shown
     assert cli.run(stream.main, [*argv, "--schedule", "wait-k:3"]) == 2
     assert "by no schedule" in capsys.readouterr().err
 

@@ -146,16 +146,17 @@ def find_video(video: str, settings: GenerateSettings) -> Path:
 
 def open_speaker(settings: GenerateSettings, ranks: SingleProcess) -> Speaker:
     """The model as the flags, the task's recipe and the system's row want it."""
-    if settings.system is None and not saved_settings(settings.model):
-        raise UserError(f"{settings.model} does not say how it streams: give --system {' or '.join(SYSTEMS)}")
-    loaded = load_model(settings, settings.model, ranks, variant=settings.system)
-    name = loaded.settings.variant
+    comments = " or ".join(name for name, system in SYSTEMS.items() if not system.thinks)
+    name = settings.system or saved_settings(settings.model).get("variant")
+    if name is None:
+        raise UserError(f"{settings.model} does not say how it streams: give --system {comments}")
     if name not in TURNS:
         raise UserError(f"{settings.model} is trained as {name!r}, which does not stream in turns: give --system")
-    check_stretches(settings, loaded.settings.step_s)
     system: System = get(name)
     if system.thinks:
-        raise UserError(f"{name} thinks and answers, and makes no commentary: take streamingvlm or livecc")
+        raise UserError(f"{name} thinks and answers, and makes no commentary: take {comments}")
+    loaded = load_model(settings, settings.model, ranks, variant=settings.system)
+    check_stretches(settings, loaded.settings.step_s)
     recipe = settings.benchmark.recipes.get(name, {})
     choose = loaded.settings.choose or parse_choose(recipe.get("choose", loaded.settings.own_choose))
     system = replace(system, first_s=recipe.get("first_s", system.first_s))

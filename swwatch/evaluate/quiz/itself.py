@@ -15,6 +15,7 @@ from swwatch.evaluate.quiz.tasks import Form
 from swwatch.model.loading import Loaded
 from swwatch.narrate.words import Token, Turn, narration
 from swwatch.rules import variants
+from swwatch.rules.systems import SYSTEMS
 from swwatch.rules.variants import TURNS, Speaks
 
 MOST = 64  # tokens of the last second, behind which nothing more is heard
@@ -37,6 +38,10 @@ class Itself:
             raise UserError(
                 f"{loaded.settings.variant!r} speaks when all is over: leave --unasked out, or give another --variant"
             )
+        if (name := loaded.settings.variant) in SYSTEMS and SYSTEMS[name].thinks:
+            raise UserError(
+                f"{name} thinks, and speaks when it is asked alone: give --streaming in place of --unasked"
+            )
         self.loaded, self.form, self.schedule = loaded, form, schedule
         self._encode = StepEncoder(loaded)
         self.encoder = self._encode.frames
@@ -44,7 +49,8 @@ class Itself:
     def describe(self) -> dict:
         own = self.loaded.settings
         told = {"how": f"speaking by itself ({', '.join(filter(None, [own.variant, self.schedule]))})"}
-        return told | {"speak": self.schedule, "keep": str(own.own_keep), "choose": str(own.own_choose)}
+        thinks = {} if own.think is None else {"think": str(own.think)}  # a run of before knows nothing of it
+        return told | {"speak": self.schedule, "keep": str(own.own_keep), "choose": str(own.own_choose)} | thinks
 
     def units(self, items: Sequence[Item]) -> list[list[Item]]:
         return [[item] for item in items]

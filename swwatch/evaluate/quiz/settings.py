@@ -79,6 +79,8 @@ class QuizSettings(SessionFlags, DeviceFlags):
         for name in ("eviction", "keep"):
             if getattr(self, name) and not self.streaming and not (name == "keep" and self.unasked):
                 raise UserError(f"--{name} goes with --streaming: a single clip is never forgotten")
+        if self.think and not (self.streaming or self.unasked):
+            raise UserError("--think goes with --streaming or --unasked: about a single clip nothing is thought")
         if self.eviction and self.keep:
             raise UserError(f"--keep {self.keep} and --eviction both say what stays: give one of them")
         self._check_moments()

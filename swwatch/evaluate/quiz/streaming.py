@@ -51,7 +51,9 @@ class Streaming:
         eviction = self.eviction or self.options["keep"].name
         how = f"streaming as {self.system.name} ({eviction}, {where})"
         told = {"how": how, "positions": where, "eviction": eviction}
-        return told if self.loaded.settings.keep is None else told | {"keep": str(self.options["keep"])}
+        own = self.loaded.settings
+        told |= {} if own.think is None else {"think": str(own.think)}
+        return told if own.keep is None else told | {"keep": str(self.options["keep"])}
 
     def units(self, items: Sequence[Item]) -> list[list[Item]]:
         units: dict[tuple, list[Item]] = {}
@@ -71,9 +73,12 @@ class Streaming:
         """Put a question to a copy of a stream; its steps that wait for their turn make a short one of it."""
         if seconds[1] <= seconds[0]:
             return UserError(f"the question {item.key} is asked before the first step is over")
-        kept, num_frames, began = session.state(), round((seconds[1] - seconds[0]) * self.fps), time.perf_counter()
+        num_frames, began = round((seconds[1] - seconds[0]) * self.fps), time.perf_counter()
+        kept, thinks = session.state(), session.thinks
         try:
-            session.thinks = not self.system.aside  # else the question is asked before the newest is thought about
+            session.thinks = (
+                thinks and not self.system.aside
+            )  # else the question is asked before the newest is thought about
             self._drive(session.advance([]))
             num_tokens = sum(map(len, session.context))
             if self.form.reply:
@@ -86,7 +91,7 @@ class Streaming:
         except UserError as error:
             return error
         finally:
-            session.thinks = True
+            session.thinks = thinks
             session.restore(kept)
         return replace(answered, num_tokens=num_tokens, took_s=time.perf_counter() - began)
 

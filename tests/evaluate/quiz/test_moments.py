@@ -199,9 +199,12 @@ def test_mistakes_about_moments_are_told(task, more, told):
         command.main([task, "--data", "x.json", "--model", "x/y", *more])
 
 
-def test_a_model_that_speaks_when_all_is_over_is_not_waited_for(load_tiny):
-    with pytest.raises(UserError, match="'origin' speaks when all is over"):
-        Itself(load_tiny("origin"), Form(), "")
+@pytest.mark.parametrize(
+    ("variant", "told"), [("origin", "'origin' speaks when all is over"), ("vst", "when it is asked alone")]
+)
+def test_a_model_that_speaks_when_all_is_over_or_when_it_is_asked_is_not_waited_for(load_tiny, variant, told):
+    with pytest.raises(UserError, match=told):
+        Itself(load_tiny(variant), Form(), "")
 
 
 def test_a_schedule_that_must_be_learned_is_refused_before_any_video(quiz, tiny_checkpoint, tmp_path):

@@ -241,6 +241,7 @@ def test_answers_of_another_run_are_not_mixed(flags):
         (["--streaming"], "give --variant streamingvlm or livecc"),
         (["--streaming", "--max-frames", "8"], "leaves no frame out"),
         (["--eviction", "flush"], "goes with --streaming"),
+        (["--think", "notes:2"], "goes with --streaming or --unasked"),
         (["--max-frames", "1"], "max_frames must be at least 2"),
         (["--max-count", "0"], "max_count must be at least 1"),
         (["--max-bad-fraction", "2"], "max_bad_fraction must be at most 1"),
