@@ -17,7 +17,7 @@ from swwatch.engine.requests import Feed, Run
 from swwatch.engine.trace import Decided
 from swwatch.errors import UserError
 from swwatch.model.cache import Mark
-from swwatch.policies.see.dtd import Before, DtdPixels
+from swwatch.policies.see.dtd import DtdState, DtdPixels
 from swwatch.policies.speak.policy import CHANGE, CLOCK, NOT_YET, PROBE, Deciding, Speak
 from swwatch.rules.chosen import chosen
 from swwatch.rules.schedule import Now
@@ -48,7 +48,7 @@ class Decider:
     def __init__(self, policy: Speak):
         self.policy, self._state = policy, policy.begin()
         self.decides, self.listens = isinstance(policy, Deciding), NOT_YET in policy.needs
-        self._before = Before(DtdPixels())
+        self._before = DtdState(DtdPixels())
         self.words: list[int] = []
         self.surprises: list[float] = []
         self.newest: int | None = None

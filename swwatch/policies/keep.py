@@ -31,7 +31,7 @@ APPEND = "append"  # what flags and benchmarks call `all` in chat turns
 
 
 @dataclass(frozen=True)
-class All(Keep):
+class KeepAll(Keep):
     """Everything: full attention over all that was. Its numbers are for text from before the stream."""
 
     name: ClassVar[str] = "all"
@@ -119,9 +119,9 @@ class Restart(Keep):
         return whole(context if end_s - begun <= self.vision_s + TOLERANCE_S else begin)
 
 
-ALL = All()
+ALL = KeepAll()
 KEEP = table(
-    All,
+    KeepAll,
     Window,
     SinkWindow,
     Flush,
@@ -157,7 +157,7 @@ def check_eviction(name: str | None) -> None:
 
 def name_of(eviction: str) -> str:
     """The name in KEEP of what flags call so."""
-    return All.name if eviction == APPEND else eviction
+    return KeepAll.name if eviction == APPEND else eviction
 
 
 def with_numbers(own: str | Keep, name: str | None, numbers: Mapping[str, Any]) -> Keep:

@@ -14,7 +14,7 @@ from swwatch.engine.turns import Said, TurnSession
 from swwatch.model.dummy import DummyModel, DummyTokenizer, ScriptedChooser
 from swwatch.model.loading import load
 from swwatch.policies.choose import Greedy
-from swwatch.policies.keep import All, SinkWindow
+from swwatch.policies.keep import KeepAll, SinkWindow
 from swwatch.rules.spans import Part, ids_of
 from swwatch.rules.systems import SYSTEMS
 from swwatch.rules.visibility import WATCHED
@@ -85,7 +85,7 @@ def test_positions_and_work_are_the_same_late_as_early_where_windows_slide_and_g
     """Every turn says as much. Work is counted: rows fed, and the keys that they may read."""
     turn = [*range(40, 42), *begin(small)._mute]
     highest, work = {}, {}
-    for keep, policy in ((SinkWindow(4, 4, 8, 8), "mrope_contiguous"), (All(8, 8), "mrope_append")):
+    for keep, policy in ((SinkWindow(4, 4, 8, 8), "mrope_contiguous"), (KeepAll(8, 8), "mrope_append")):
         session = begin(small, Scripted, keep=keep, policy=policy, choose=LONG)
         ends, rows, keys = [], 0, 0
         for event in requests(small.model, session.tell([turn] * 80).run(Unending(random_steps(small, 1)[0], 80))):

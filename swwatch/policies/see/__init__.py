@@ -3,13 +3,13 @@
 from swwatch.policies.see.curve import Curve
 from swwatch.policies.see.dtd import Dtd, DtdPixels
 from swwatch.policies.see.flash import Flash
-from swwatch.policies.see.policy import ALL, All, Merged, See, SeeState
+from swwatch.policies.see.policy import ALL, SeeAll, Merged, See, SeeState
 from swwatch.policies.see.stc import Stc
 from swwatch.policies.table import parse, table
 
 __all__ = ["ALL", "SEE", "Merged", "See", "SeeState", "parse_see"]
 
-SEE = table(All, Dtd, DtdPixels, Stc, Flash, Curve)
+SEE = table(SeeAll, Dtd, DtdPixels, Stc, Flash, Curve)
 
 
 def parse_see(text: str | See) -> See:

@@ -42,11 +42,11 @@ class Curve(See):
         if self.low > self.high:
             raise UserError(f"curve: low must be at most high, not {self.low:g} and {self.high:g}")
 
-    def begin(self) -> "Track":
-        return Track(self)
+    def begin(self) -> "CurveState":
+        return CurveState(self)
 
 
-class Track:
+class CurveState:
     """The last picture and how it had moved, and what scores were like."""
 
     def __init__(self, policy: Curve):

@@ -25,8 +25,8 @@ class Dtd(See):
     needs: ClassVar[str] = "features"
     threshold: float = option(0.5, least=-1, most=1)
 
-    def begin(self) -> "Before":
-        return Before(self)
+    def begin(self) -> "DtdState":
+        return DtdState(self)
 
     def is_new(self, tokens: "torch.Tensor", before: "torch.Tensor") -> "torch.Tensor":
         """(n, P) and (n, P) -> (n,) bool."""
@@ -46,8 +46,8 @@ class DtdPixels(See):
     name: ClassVar[str] = "dtd_pixels"
     threshold: float = option(0.37, least=0)
 
-    def begin(self) -> "Before":
-        return Before(self)
+    def begin(self) -> "DtdState":
+        return DtdState(self)
 
     def is_new(self, tokens: "torch.Tensor", before: "torch.Tensor") -> "torch.Tensor":
         """As `Dtd.is_new`."""
@@ -55,7 +55,7 @@ class DtdPixels(See):
         return (now[:, :, 0] - then[:, :, 1]).abs().float().mean((1, 2)) >= self.threshold
 
 
-class Before:
+class DtdState:
     """The patch before."""
 
     def __init__(self, policy: Dtd | DtdPixels):

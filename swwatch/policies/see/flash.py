@@ -36,11 +36,11 @@ class Flash(See):
     alpha: float = option(0.7, least=0, most=1)
     threshold: float = option(0.8, least=-1, most=1)
 
-    def begin(self) -> "Before":
-        return Before(self)
+    def begin(self) -> "FlashState":
+        return FlashState(self)
 
 
-class Before:
+class FlashState:
     """The patch before, scaled to length 1."""
 
     def __init__(self, policy: Flash):

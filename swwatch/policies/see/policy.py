@@ -66,17 +66,17 @@ class See(Policy, ABC):
 
 
 @dataclass(frozen=True)
-class All(See):
+class SeeAll(See):
     """Every token."""
 
     name: ClassVar[str] = "all"
     drops: ClassVar[bool] = False
 
-    def begin(self) -> "All":
+    def begin(self) -> "SeeAll":
         return self
 
     def keep(self, tokens: "torch.Tensor", rows: int, columns: int) -> None:
         return None
 
 
-ALL = All()
+ALL = SeeAll()

@@ -28,11 +28,11 @@ class Stc(See):
     needs: ClassVar[str] = "features"
     share: float = option(0.33, least=0, most=1)
 
-    def begin(self) -> "Past":
-        return Past(self)
+    def begin(self) -> "StcState":
+        return StcState(self)
 
 
-class Past:
+class StcState:
     """The mean of the means of all patches so far."""
 
     def __init__(self, policy: Stc):

@@ -25,11 +25,11 @@ class Change(Deciding):
     share: float = option(0.1, least=0, most=1)
     steps: int = option(120, least=1)
 
-    def begin(self) -> "Comparing":
-        return Comparing(self)
+    def begin(self) -> "ChangeState":
+        return ChangeState(self)
 
 
-class Comparing:
+class ChangeState:
     """The newest steps' shares of change."""
 
     def __init__(self, policy: Change):

@@ -35,14 +35,14 @@ class Gate(Deciding):
     floor: float = option(0.725, least=0, most=1)
     balanced: bool = option(False)
 
-    def begin(self) -> "Waiting":
-        return Waiting(self)
+    def begin(self) -> "GateState":
+        return GateState(self)
 
     def check_training(self) -> None:
         """It is trained, on captions with their times."""
 
 
-class Waiting:
+class GateState:
     """Nothing is remembered but the policy."""
 
     def __init__(self, policy: Gate):

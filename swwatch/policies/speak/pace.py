@@ -25,11 +25,11 @@ class Pace(Deciding):
     needs: ClassVar[frozenset[str]] = frozenset({CLOCK})
     most: int = option(16, least=1)
 
-    def begin(self) -> "Pacing":
-        return Pacing(self)
+    def begin(self) -> "PaceState":
+        return PaceState(self)
 
 
-class Pacing:
+class PaceState:
     """Nothing is remembered but the policy."""
 
     def __init__(self, policy: Pace):

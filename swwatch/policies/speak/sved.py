@@ -26,11 +26,11 @@ class Sved(Deciding):
     k: int = option(12, least=1)
     alpha: float = option(1.03, least=0)
 
-    def begin(self) -> "Verifying":
-        return Verifying(self)
+    def begin(self) -> "SvedState":
+        return SvedState(self)
 
 
-class Verifying:
+class SvedState:
     """Nothing is remembered but the policy."""
 
     def __init__(self, policy: Sved):

@@ -14,7 +14,7 @@ from swwatch.data.turns.samples import Form
 from swwatch.data.video import StepFrames
 from swwatch.engine.source import Step
 from swwatch.errors import UserError
-from swwatch.policies.keep import All, SinkWindow
+from swwatch.policies.keep import KeepAll, SinkWindow
 from swwatch.rules.schedule import seconds_of_step
 from swwatch.rules.spans import Part, ids_of
 from swwatch.rules.systems import SYSTEMS
@@ -41,12 +41,12 @@ def test_the_ids_of_every_turn_are_those_that_a_stream_reads_and_speaks(loaded, 
     zero = start_s if not system.clip_time else 0.0
     asked = (TimedQuestion(start_s + 2.5, "Who is it?", "A man"),)
     told = told_of([[a + start_s, b + start_s, w] for a, b, w in rows], asked=asked, previous=previous)
-    form = form_of(loaded, keep=All(4, 6))
+    form = form_of(loaded, keep=KeepAll(4, 6))
     spans, shown, cut = form.spans(told, (count, *GRID), start_s)
     assert not cut
     first = 0 if system.first_s > 1 else 2  # the turn that holds second 2.5
     more = {"previous": previous} if system.previous_text else {}
-    session, _ = streamed(loaded, spans, told, zero, shown, {first: "Who is it?"}, keep=All(4, 6), **more)
+    session, _ = streamed(loaded, spans, told, zero, shown, {first: "Who is it?"}, keep=KeepAll(4, 6), **more)
     assert [(s.part, s.ids, s.grid, s.round) for s in session.context] == [
         (s.part, s.ids, s.grid, s.round) for s in spans
     ]
