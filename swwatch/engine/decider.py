@@ -17,7 +17,7 @@ from swwatch.engine.requests import Feed, Run
 from swwatch.engine.trace import Decided
 from swwatch.errors import UserError
 from swwatch.model.cache import Mark
-from swwatch.policies.see.dtd import DtdState, DtdPixels
+from swwatch.policies.see.dtd import DtdPixels, DtdState
 from swwatch.policies.speak.policy import CHANGE, CLOCK, NOT_YET, PROBE, Deciding, Speak
 from swwatch.rules.chosen import chosen
 from swwatch.rules.schedule import Now

@@ -52,7 +52,7 @@ def length_bucket(count: int, most: int, first: int = 128) -> int:
 
 
 @dataclass(frozen=True)
-class Bucket:
+class ForwardShape:
     """The shapes of a forward: the first `seats` seats, rows, rows of the longest seat, slots read, and whether any
     logits are wanted."""
 
@@ -218,15 +218,15 @@ class CudaGraphModel:
             self.tower.warm_up(grid)
         return self.num_graphs
 
-    def _bucket(self, seats: list[int], counts: list[int], length: int, wanted: bool) -> Bucket:
+    def _bucket(self, seats: list[int], counts: list[int], length: int, wanted: bool) -> ForwardShape:
         read = length_bucket(length, self.store.length, self._first_length)
         total = sum(counts)
         num_rows = row_bucket(total) if total <= MAX_ROWS else total
         if seats == [0]:
-            return Bucket(1, num_rows, num_rows, read, wanted)
+            return ForwardShape(1, num_rows, num_rows, read, wanted)
         # also for one session in another seat: to record all shapes for each of many seats takes minutes and memory
         span = min(1 << max(seats).bit_length(), self.store.num_seats)
-        return Bucket(span, max(num_rows, span), row_bucket(max(counts)), read, wanted)
+        return ForwardShape(span, max(num_rows, span), row_bucket(max(counts)), read, wanted)
 
     def _describe(self, bucket, rows, counts, begins, seats, predicts) -> torch.Tensor:
         """(11, R) int64 on the CPU: what the device is told of every row."""
@@ -251,7 +251,7 @@ class CudaGraphModel:
             columns[WANTED, : len(wanted)] = torch.tensor(wanted)
         return columns
 
-    def _forward(self, bucket: Bucket, columns: torch.Tensor, embeds: torch.Tensor) -> torch.Tensor:
+    def _forward(self, bucket: ForwardShape, columns: torch.Tensor, embeds: torch.Tensor) -> torch.Tensor:
         """Bring the rows to where recordings find them, and run. Returns what `_compute` does, the caller's own."""
         embeds = embeds.to(self.dtype)
         if bucket.rows > MAX_ROWS:
@@ -269,7 +269,7 @@ class CudaGraphModel:
             return compute()
         return self._graphs.run(bucket, compute).clone()
 
-    def _compute(self, bucket: Bucket, columns: torch.Tensor, embeds: torch.Tensor) -> torch.Tensor:
+    def _compute(self, bucket: ForwardShape, columns: torch.Tensor, embeds: torch.Tensor) -> torch.Tensor:
         """(11, R) columns and (R, W) embeddings on the device -> (S, V) float32 logits, no rows where none are wanted.
         Nothing here waits for the device."""
         # 1) list the new tokens, then ask the one rule who sees whom
@@ -320,7 +320,7 @@ def _rotate(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tens
     return x * cos + x.roll(x.shape[-1] // 2, dims=-1) * sin
 
 
-def _by_seat(rows: torch.Tensor, place: torch.Tensor, bucket: Bucket) -> torch.Tensor:
+def _by_seat(rows: torch.Tensor, place: torch.Tensor, bucket: ForwardShape) -> torch.Tensor:
     """(R, ...) -> (S, Q, ...): every row at its place; rows that only fill up fall off the end."""
     if bucket.seats == 1:
         return rows[None]
@@ -329,7 +329,7 @@ def _by_seat(rows: torch.Tensor, place: torch.Tensor, bucket: Bucket) -> torch.T
     return placed[:size].unflatten(0, (bucket.seats, bucket.longest))
 
 
-def _in_rows(placed: torch.Tensor, place: torch.Tensor, bucket: Bucket) -> torch.Tensor:
+def _in_rows(placed: torch.Tensor, place: torch.Tensor, bucket: ForwardShape) -> torch.Tensor:
     """(S, Q, D) -> (R, D): the way back. Rows that only fill up get any other's."""
     if bucket.seats == 1:
         return placed[0]

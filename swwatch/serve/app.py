@@ -13,14 +13,14 @@ from fastapi.responses import FileResponse, HTMLResponse, StreamingResponse
 from swwatch.client import protocol
 from swwatch.engine.choose import ENGINES
 from swwatch.engine.door import own_question, pace_of
-from swwatch.serve.auth import Gate
-from swwatch.serve.connection import Connection
+from swwatch.serve.auth import AccessRules
+from swwatch.serve.connection import LiveConnection
 from swwatch.serve.door import add_door, add_sockets
 from swwatch.serve.metrics import FORM, Metrics
 from swwatch.serve.openai.http import add_openai
 from swwatch.serve.openai.realtime import Realtime
 from swwatch.serve.record import KINDS, SRT
-from swwatch.serve.sessions import Sessions
+from swwatch.serve.sessions import SessionTable
 from swwatch.serve.settings import Limits
 
 
@@ -28,10 +28,10 @@ from swwatch.serve.settings import Limits
 class Server:
     """What belongs to one running server."""
 
-    gate: Gate
+    gate: AccessRules
     limits: Limits
     metrics: Metrics
-    sessions: Sessions
+    sessions: SessionTable
     model: str = ""
     notes: list[str] = field(default_factory=list)
 
@@ -78,7 +78,7 @@ class Server:
 
 
 def create_app(server: Server) -> FastAPI:
-    """The application of one server; `Sessions.shutdown` is its caller's duty, before the sockets are closed."""
+    """The application of one server; `SessionTable.shutdown` is its caller's duty, before the sockets are closed."""
 
     @contextlib.asynccontextmanager
     async def life(_):
@@ -93,7 +93,7 @@ def create_app(server: Server) -> FastAPI:
     _add_files(app, server)
     add_openai(app, server)
 
-    add_sockets(app, server, Connection, Realtime)
+    add_sockets(app, server, LiveConnection, Realtime)
     return app
 
 

@@ -50,7 +50,7 @@ def check_origins(origins: list[str]) -> tuple[str, ...]:
 
 
 @dataclass(frozen=True)
-class Gate:
+class AccessRules:
     """The rules of one server.
 
     Attributes:

@@ -65,7 +65,7 @@ def serve(settings: ServeSettings, make: Callable | None = None, tell: Callable[
     from swwatch.serve import auth
 
     token = auth.choose_token(settings.token, settings.host, settings.no_token)
-    gate = auth.Gate(token, auth.check_origins(settings.allow_origin), is_loopback(settings.host))
+    gate = auth.AccessRules(token, auth.check_origins(settings.allow_origin), is_loopback(settings.host))
     listener = bind(settings.host, settings.port)  # before the model: a port in use should not cost its loading
     try:
         server = (make or build)(settings, gate)
@@ -153,7 +153,7 @@ def build(settings: ServeSettings, gate):
     from swwatch.serve.keeping import Keeping
     from swwatch.serve.metrics import Metrics
     from swwatch.serve.record import Recordings
-    from swwatch.serve.sessions import Sessions
+    from swwatch.serve.sessions import SessionTable
     from swwatch.serve.stages import Checkpoint, Stages
 
     disable_progress_bar()  # stderr is for log lines
@@ -170,7 +170,7 @@ def build(settings: ServeSettings, gate):
     stages = Stages(checkpoints, engine=settings.engine, max_sessions=settings.max_sessions, capacity=capacity)
     stages.begin()
     metrics = Metrics()
-    sessions = Sessions(
+    sessions = SessionTable(
         stages,
         limits=settings,
         metrics=metrics,

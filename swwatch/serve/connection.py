@@ -12,7 +12,7 @@ from swwatch.serve.limits import MISTAKES, OPEN_WITHIN_S
 from swwatch.serve.log import log
 
 if TYPE_CHECKING:
-    from swwatch.serve.session import Session  # brings torch, which a door to other servers does without
+    from swwatch.serve.session import ServedSession  # brings torch, which a door to other servers does without
 
 LAST_WORDS_S = 2.0  # how long a client may take to read why its connection is closed
 COUNTED = ("bad_message", "bad_frame", "too_large", "too_many_pixels")  # mistakes that are not the model's pace
@@ -22,7 +22,7 @@ class Gone(Exception):
     """The client has left; its argument is the close code, where there is one."""
 
 
-class Connection:
+class LiveConnection:
     """Drives one WebSocket from its handshake to its close."""
 
     subprotocol, token_subprotocol = protocol.SUBPROTOCOL, protocol.TOKEN_SUBPROTOCOL
@@ -88,7 +88,7 @@ class Connection:
         if not gate.knows(socket.headers, socket.query_params, shown):
             raise ProtocolError("unauthorised", "this server wants its token", fatal=True)
 
-    async def _open(self) -> tuple["Session", Opened]:
+    async def _open(self) -> tuple["ServedSession", Opened]:
         """Wait for `open`. Where too many wait, this one may have to make room."""
         waiting = asyncio.create_task(self._wait_for_open())
         try:
@@ -120,12 +120,12 @@ class Connection:
             raise ProtocolError("not_open", "the first message must be `open`")
         return opening
 
-    async def _begin(self, opening: Open) -> tuple["Session", Opened]:
+    async def _begin(self, opening: Open) -> tuple["ServedSession", Opened]:
         return await self.server.sessions.open(opening, self)
 
     # --- with it ------------------------------------------------------------------------------------------------
 
-    async def _serve(self, session: "Session") -> int:
+    async def _serve(self, session: "ServedSession") -> int:
         """Read and write until one of them is over. Returns the close code."""
         writer = self._writer = asyncio.create_task(self._write(session))
         tasks = {writer, asyncio.create_task(self._read(session)), asyncio.create_task(self._parted.wait())}
@@ -145,7 +145,7 @@ class Connection:
                 raise result
         return writer.result() if writer in done else codes.CLOSE_DONE
 
-    async def _write(self, session: "Session") -> int:
+    async def _write(self, session: "ServedSession") -> int:
         while not self._parted.is_set():  # it may have been before this began
             message = await session.outbox.next()
             try:
@@ -158,7 +158,7 @@ class Connection:
                 return reasons.get(message.reason, codes.CLOSE_DONE)
         return codes.CLOSE_REPLACED
 
-    async def _read(self, session: "Session") -> None:
+    async def _read(self, session: "ServedSession") -> None:
         while True:
             message = await self._receive()
             try:
@@ -172,7 +172,7 @@ class Connection:
                 await session.outbox.error(self._mistake(error))
                 self.server.metrics.errors.labels(error.code).inc()
 
-    async def _obey(self, session: "Session", message: str | bytes) -> None:
+    async def _obey(self, session: "ServedSession", message: str | bytes) -> None:
         if isinstance(message, bytes):
             await session.take(message)
         else:

@@ -22,9 +22,9 @@ from websockets.exceptions import ConnectionClosed
 
 from swwatch.client.codes import CLOSE_DONE, CLOSE_RESTART, ProtocolError
 from swwatch.client.protocol import Error, Open
-from swwatch.serve.auth import Gate
+from swwatch.serve.auth import AccessRules
 from swwatch.serve.children import Serve, children, num_here
-from swwatch.serve.connection import LAST_WORDS_S, Connection, Gone
+from swwatch.serve.connection import LAST_WORDS_S, Gone, LiveConnection
 from swwatch.serve.door import HEADERS, add_door, add_sockets, while_there
 from swwatch.serve.files import Bodies
 from swwatch.serve.log import log
@@ -42,9 +42,9 @@ OURS |= {"expect", "server", "date", *HEADERS}  # headers that are not passed on
 
 @dataclass
 class Front:
-    """What belongs to one door; see running.Server."""
+    """What belongs to one door; see running.Servable."""
 
-    gate: Gate
+    gate: AccessRules
     limits: Limits
     sessions: Replicas
     metrics: Metrics = field(default_factory=Metrics)
@@ -63,7 +63,7 @@ class Front:
 
 
 @contextlib.contextmanager
-def several(settings: ServeSettings, gate: Gate, serve: Serve) -> Iterator[Front]:
+def several(settings: ServeSettings, gate: AccessRules, serve: Serve) -> Iterator[Front]:
     """A door before the replicas that --replicas asks for.
 
     Args:
@@ -127,7 +127,7 @@ def create_app(front: Front) -> FastAPI:
 # --- sockets --------------------------------------------------------------------------------------------------------
 
 
-class Passing(Connection):
+class Passing(LiveConnection):
     """A client's WebSocket, joined to one of a replica's."""
 
     async def _begin(self, opening: Open):

@@ -22,7 +22,7 @@ MAX_PARTS = 200  # of a picture file, but for a PNG's pixels: Pillow reads each 
 REPLAY = 1024  # numbered messages kept after they were sent, for a reconnect
 
 
-class Bucket:
+class TokenBucket:
     """A rate limit that allows bursts of one second."""
 
     def __init__(self, per_s: float, now=time.monotonic):
@@ -40,7 +40,7 @@ class Bucket:
         return True
 
 
-class Waiting:
+class WaitingConnections:
     """Connections before their `open`, the oldest first, for a server that may be `closing`."""
 
     def __init__(self, limits: Limits):

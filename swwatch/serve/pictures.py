@@ -5,14 +5,14 @@ import math
 from swwatch.client.protocol import Ack, Frame, ProtocolError
 from swwatch.errors import UserError
 from swwatch.live.stage import LiveSession, Pushed
-from swwatch.serve.limits import Bucket, decode
+from swwatch.serve.limits import TokenBucket, decode
 from swwatch.serve.metrics import Metrics
 from swwatch.serve.outbox import Outbox
 from swwatch.serve.settings import Limits
 from swwatch.serve.threads import DecodingTime, Threads
 
 
-class Pictures:
+class IncomingPictures:
     """Of one session. Each is acknowledged, whatever becomes of it.
 
     Attributes:
@@ -22,7 +22,7 @@ class Pictures:
 
     def __init__(self, live: LiveSession, outbox: Outbox, limits: Limits, metrics: Metrics, threads: Threads, now):
         self._live, self._outbox, self._limits, self._metrics, self._threads = live, outbox, limits, metrics, threads
-        self._now, self._spent, self._bucket = now, DecodingTime(now), Bucket(limits.max_frame_rate, now)
+        self._now, self._spent, self._bucket = now, DecodingTime(now), TokenBucket(limits.max_frame_rate, now)
         self._told_fast_s = -math.inf
         self.refusal: ProtocolError | None = None
         self.num_in = self.num_refused = self.num_dropped = 0  # the last: as the queue has counted

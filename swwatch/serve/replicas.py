@@ -14,7 +14,7 @@ from websockets.exceptions import WebSocketException
 from swwatch.client.address import Address, locate
 from swwatch.client.protocol import SUBPROTOCOL, Open, Opened, ProtocolError, Upload, parse_server
 from swwatch.errors import UserError
-from swwatch.serve.limits import Waiting
+from swwatch.serve.limits import WaitingConnections
 from swwatch.serve.log import log
 from swwatch.serve.settings import Limits
 
@@ -119,7 +119,7 @@ class Replica:
             raise
 
 
-class Replicas(Waiting):
+class Replicas(WaitingConnections):
     """All of them, in front of which a door stands."""
 
     def __init__(self, replicas: Iterable[Replica], limits: Limits):

@@ -12,8 +12,8 @@ from typing import Protocol
 import uvicorn
 from fastapi import FastAPI
 
-from swwatch.serve.auth import Gate
-from swwatch.serve.limits import Waiting
+from swwatch.serve.auth import AccessRules
+from swwatch.serve.limits import WaitingConnections
 from swwatch.serve.log import log
 from swwatch.serve.metrics import Metrics
 from swwatch.serve.settings import Limits
@@ -22,17 +22,17 @@ from swwatch.serve.sockets import Http, WebSocket
 SESSIONS_S, SOCKETS_S, MODELS_S = 4.0, 2, 4.0  # how long each part of the end may take
 
 
-class Server(Protocol):
+class Servable(Protocol):
     """What a web server is of: `app.Server`, or `front.Front` of several such.
 
     Attributes:
         sessions: has a length, and `shutdown`.
     """
 
-    gate: Gate
+    gate: AccessRules
     limits: Limits
     metrics: Metrics
-    sessions: Waiting
+    sessions: WaitingConnections
 
     def app(self) -> FastAPI:
         """Its addresses."""
@@ -41,10 +41,10 @@ class Server(Protocol):
         """Stop what it holds, and remove what clients sent."""
 
 
-class Web(uvicorn.Server):
+class WebServer(uvicorn.Server):
     """uvicorn that ends the sessions before it closes their sockets, and leaves with exit code 0 after a signal."""
 
-    def __init__(self, config: uvicorn.Config, server: Server, announce: Callable[[], None]):
+    def __init__(self, config: uvicorn.Config, server: Servable, announce: Callable[[], None]):
         super().__init__(config)
         self._server, self._announce = server, announce
 
@@ -75,7 +75,7 @@ class Web(uvicorn.Server):
         await super().shutdown(sockets)
 
 
-def run(server: Server, listener: socket.socket, announce: Callable[[], None]) -> None:
+def run(server: Servable, listener: socket.socket, announce: Callable[[], None]) -> None:
     """Serve until SIGINT or SIGTERM; a second one does not wait for clients. Args: announce: see `web`."""
     try:
         web(server, announce).run(sockets=[listener])
@@ -84,7 +84,7 @@ def run(server: Server, listener: socket.socket, announce: Callable[[], None]) -
         log("stopped", threads=threading.active_count(), pid=os.getpid())
 
 
-def web(server: Server, announce: Callable[[], None]) -> Web:
+def web(server: Servable, announce: Callable[[], None]) -> WebServer:
     """The web server of one server.
 
     Args:
@@ -102,4 +102,4 @@ def web(server: Server, announce: Callable[[], None]) -> Web:
         timeout_graceful_shutdown=SOCKETS_S,
         limit_concurrency=16 * server.limits.max_sessions + 128,
     )
-    return Web(config, server, announce)
+    return WebServer(config, server, announce)

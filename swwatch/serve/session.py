@@ -13,10 +13,10 @@ from swwatch.client.protocol import Frame, Opened, ProtocolError, Reason
 from swwatch.errors import UserError
 from swwatch.live.stage import Ended, LiveSession, Suspended
 from swwatch.rules.schedule import seconds_of_step
-from swwatch.serve.limits import AHEAD_S, MAX_ASKS, ORDERS_PER_S, Bucket
+from swwatch.serve.limits import AHEAD_S, MAX_ASKS, ORDERS_PER_S, TokenBucket
 from swwatch.serve.log import log
 from swwatch.serve.metrics import Metrics
-from swwatch.serve.pictures import Pictures
+from swwatch.serve.pictures import IncomingPictures
 from swwatch.serve.record import Recorder
 from swwatch.serve.settings import Limits
 from swwatch.serve.telling import Telling
@@ -36,7 +36,7 @@ class Connected(Protocol):
         """The session goes on in the next server."""
 
 
-class Session:
+class ServedSession:
     """From `open` to `end`, over as many connections as it takes."""
 
     def __init__(
@@ -56,13 +56,13 @@ class Session:
         """
         Args:
             on_over: called with the session when its last event is made.
-            source: a `sources.Reading` that pushes frames; None where they come over the socket.
+            source: a `sources.SourceReader` that pushes frames; None where they come over the socket.
             state: of a session that was put aside, to go on with.
         """
         self.live, self.opened, self.limits, self.metrics = live, opened, limits, metrics
         self.telling = Telling(limits.max_unread, metrics, recorder)
         self.outbox, self.source, self._threads = self.telling.outbox, source, threads
-        self.pictures = Pictures(live, self.outbox, limits, metrics, threads, now)
+        self.pictures = IncomingPictures(live, self.outbox, limits, metrics, threads, now)
         self._on_over, self._now = on_over, now
         self.connection: Connected | None = None
         self.over = self._is_aside = False
@@ -70,7 +70,7 @@ class Session:
         self._reason: Reason | None = None
         self._born_s = self._active_s = self._ticked_s = now()
         self._away_s: float | None = now()
-        self._orders, self._frames_before = Bucket(ORDERS_PER_S, now), 0
+        self._orders, self._frames_before = TokenBucket(ORDERS_PER_S, now), 0
         self._finishing = False  # no more frames will come
         self._busy = asyncio.Lock()  # with what the client sent; whoever holds it lets nothing more in
         self._aside: asyncio.Future[dict | None] = asyncio.get_running_loop().create_future()

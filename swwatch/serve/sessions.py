@@ -11,20 +11,20 @@ from swwatch.live.stage import Full, LiveSession, Stage
 from swwatch.serve.files import Uploads
 from swwatch.serve.folder import Folder
 from swwatch.serve.keeping import Keeping
-from swwatch.serve.limits import Waiting
+from swwatch.serve.limits import WaitingConnections
 from swwatch.serve.log import log
 from swwatch.serve.metrics import Metrics
 from swwatch.serve.record import Recordings
-from swwatch.serve.session import Connected, Session
+from swwatch.serve.session import Connected, ServedSession
 from swwatch.serve.settings import Limits
-from swwatch.serve.sources import OURS, Beside, Reading
+from swwatch.serve.sources import OURS, Beside, SourceReader
 from swwatch.serve.stages import Stages
 from swwatch.serve.threads import Threads
 
 KEEP_WITHIN_S = 2.0  # a session whose step takes longer than that is not waited for
 
 
-class Sessions(Waiting):
+class SessionTable(WaitingConnections):
     """The table of sessions, by their secret."""
 
     def __init__(
@@ -49,7 +49,7 @@ class Sessions(Waiting):
         self.uploads, self.folder, self.recordings, self.urls = uploads, folder, recordings, urls
         self.keeping = keeping
         self.threads = Threads(limits.max_sessions)
-        self._sessions: dict[str, Session] = {}
+        self._sessions: dict[str, ServedSession] = {}
         self._opening = 0
         self._leave: dict[str, contextlib.ExitStack] = {}
 
@@ -57,7 +57,7 @@ class Sessions(Waiting):
         """Sessions that the model still works for."""
         return sum(not session.over for session in self._sessions.values())
 
-    async def open(self, message: Open, connection: Connected, beside: Beside = OURS) -> tuple[Session, Opened]:
+    async def open(self, message: Open, connection: Connected, beside: Beside = OURS) -> tuple[ServedSession, Opened]:
         """Begin a session, or go on with one.
 
         Raises:
@@ -83,7 +83,7 @@ class Sessions(Waiting):
             error.fatal = True
             raise
 
-    def _resume(self, message: Open, connection: Connected) -> tuple[Session, Opened]:
+    def _resume(self, message: Open, connection: Connected) -> tuple[ServedSession, Opened]:
         session = self._sessions.get(message.resume)
         if session is None:
             raise ProtocolError("not_found", "no such session: it may have ended")
@@ -95,7 +95,7 @@ class Sessions(Waiting):
         update = {"resumed": True, "missed": missed, "left_s": round(session.left_s, 3)}
         return session, session.opened.model_copy(update=update)
 
-    async def _begin(self, message: Open, connection: Connected, beside: Beside) -> tuple[Session, Opened]:
+    async def _begin(self, message: Open, connection: Connected, beside: Beside) -> tuple[ServedSession, Opened]:
         checkpoint = self.stages.find(message.variant)
         settings = checkpoint.loaded.settings
         question = message.question or own_question(settings)
@@ -151,10 +151,12 @@ class Sessions(Waiting):
         options |= {"question": question, "schedule": schedule, "policy": policy}
         return await asyncio.to_thread(stage.open, max_events=self.limits.max_unread, **options)
 
-    def _make(self, live, opened: Opened, source: Reading | None = None, state: dict | None = None) -> Session:
+    def _make(
+        self, live, opened: Opened, source: SourceReader | None = None, state: dict | None = None
+    ) -> ServedSession:
         aside = None if state is None else state["telling"]["recording"]
         records = opened.recording and (state is None or aside)  # its recording may have been lost
-        session = Session(
+        session = ServedSession(
             live,
             opened,
             limits=self.limits,
@@ -171,24 +173,24 @@ class Sessions(Waiting):
             source.start(session)
         return session
 
-    def _source(self, message: Open, hurries: bool, held: contextlib.ExitStack) -> Reading | None:
+    def _source(self, message: Open, hurries: bool, held: contextlib.ExitStack) -> SourceReader | None:
         source = message.source
         if source is None:
             return None
         how = {"max_pixels": self.limits.max_pixels, "realtime": not hurries}
         if isinstance(source, Upload):
-            return Reading(str(held.enter_context(self.uploads.using(source.id))), "the uploaded file", **how)
+            return SourceReader(str(held.enter_context(self.uploads.using(source.id))), "the uploaded file", **how)
         if isinstance(source, File):
             if self.folder.root is None:
                 raise ProtocolError("unsupported", "this server serves no files: start it with --files FOLDER")
-            return Reading(str(self.folder.path(source.name)), source.name, **how)
+            return SourceReader(str(self.folder.path(source.name)), source.name, **how)
         if self.urls == "none":
             raise ProtocolError("unsupported", "this server fetches no addresses: start it with --allow-urls")
         if "://" not in source.url:
             raise ProtocolError("source", "an address must begin with http://, https://, rtsp:// or rtsps://")
-        return Reading(source.url, source.url, **how, allow_private=self.urls == "all")
+        return SourceReader(source.url, source.url, **how, allow_private=self.urls == "all")
 
-    def _over(self, session: Session) -> None:
+    def _over(self, session: ServedSession) -> None:
         """A session has ended; for its grace time a client whose connection broke may fetch the last words."""
         secret = session.opened.session
         self._leave.pop(secret).close()
@@ -235,7 +237,7 @@ class Sessions(Waiting):
             self._make(live, opened, state=kept)
             self._leave[opened.session] = held.pop_all()
 
-    async def _keep(self, session: Session) -> None:
+    async def _keep(self, session: ServedSession) -> None:
         """Put a session aside on disk. Where that fails it is left as it was, or at its end."""
         secret = session.opened.session
         try:

@@ -32,7 +32,7 @@ class Sent:
         self._stopped = True
 
 
-class Reading:
+class SourceReader:
     """Pushes a source's frames into a session at the source's own pace, from a thread of its own."""
 
     def __init__(
@@ -90,7 +90,7 @@ class Reading:
         return ProtocolError("source", str(error).replace(self._address, self._shown), fatal=True)
 
 
-class Given(Reading):
+class PictureReader(SourceReader):
     """Pushes pictures that are here already."""
 
     def __init__(self, pictures: list[tuple[float, bytes]], max_pixels: int):
@@ -115,7 +115,7 @@ class Beside:
         options: of engine.door.open_stream: system, before, choose.
     """
 
-    source: Reading | None = None
+    source: SourceReader | None = None
     hurries: bool = False
     options: dict = field(default_factory=dict)
 

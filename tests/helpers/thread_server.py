@@ -5,7 +5,7 @@ import threading
 from contextlib import ExitStack
 from pathlib import Path
 
-from swwatch.serve.auth import Gate
+from swwatch.serve.auth import AccessRules
 from swwatch.serve.command import bind, build, serve_one
 from swwatch.serve.front import several
 from swwatch.serve.running import MODELS_S, web
@@ -42,7 +42,7 @@ class ThreadServer(Threaded):
 
     def __init__(self, checkpoint: Path, variants: list[str], *, token: str | None = None, **settings):
         models = [f"{variant}={checkpoint}" for variant in variants]
-        super().__init__(build(ServeSettings(model=models, device="cpu", **settings), Gate(token)))
+        super().__init__(build(ServeSettings(model=models, device="cpu", **settings), AccessRules(token)))
 
 
 class ThreadFront(Threaded):
@@ -54,7 +54,7 @@ class ThreadFront(Threaded):
         urls = ",".join(server.url for server in servers)
         settings = ServeSettings(replicas=urls, token=their_token, **settings)
         self._held = ExitStack()
-        super().__init__(self._held.enter_context(several(settings, Gate(token), serve_one)))
+        super().__init__(self._held.enter_context(several(settings, AccessRules(token), serve_one)))
 
     def close(self) -> None:
         super().close()

@@ -4,7 +4,7 @@ import pytest
 
 from swwatch.client.address import is_loopback
 from swwatch.errors import UserError
-from swwatch.serve.auth import Gate, check_origins, choose_token
+from swwatch.serve.auth import AccessRules, check_origins, choose_token
 
 TOKEN = "a-good-token"
 
@@ -35,23 +35,23 @@ def test_a_token_and_its_waiver_contradict_each_other():
 
 
 def test_the_token_is_known_from_header_query_and_subprotocol():
-    gate = Gate(TOKEN)
+    gate = AccessRules(TOKEN)
     assert gate.knows({"authorization": f"Bearer {TOKEN}"}, {})
     assert gate.knows({"authorization": f"bearer {TOKEN}"}, {})
     assert gate.knows({}, {"token": TOKEN})
     assert gate.knows({}, {}, ["swwatch.v1", f"swwatch.token.{TOKEN}"])
-    assert Gate(None).knows({}, {})
+    assert AccessRules(None).knows({}, {})
 
 
 @pytest.mark.parametrize("shown", ["", TOKEN[:-1], TOKEN + "x", "Ä" + TOKEN, "\udcff"])
 def test_another_token_is_not(shown):
-    gate = Gate(TOKEN)
+    gate = AccessRules(TOKEN)
     assert not gate.knows({"authorization": f"Bearer {shown}"}, {"token": shown}, [f"swwatch.token.{shown}"])
     assert not gate.knows({"authorization": TOKEN}, {}, [TOKEN])
 
 
 def test_a_page_may_talk_to_its_own_host_and_to_where_it_is_allowed():
-    gate = Gate(TOKEN, ("https://friend.example",), loopback=False)
+    gate = AccessRules(TOKEN, ("https://friend.example",), loopback=False)
     assert gate.welcomes({"host": "box:8000"})
     assert gate.welcomes({"host": "box:8000", "origin": "http://box:8000"})
     assert gate.welcomes({"host": "box:8000", "origin": "https://friend.example"})
@@ -69,7 +69,7 @@ def test_a_page_may_talk_to_its_own_host_and_to_where_it_is_allowed():
 
 def test_a_name_that_was_made_to_lead_here_does_not_help_a_page():
     """DNS rebinding: host and origin agree, and both are the attacker's."""
-    gate = Gate(None, ("https://proxy.example",), loopback=True)
+    gate = AccessRules(None, ("https://proxy.example",), loopback=True)
     assert not gate.welcomes({"host": "evil.example:8000", "origin": "http://evil.example:8000"})
     assert not gate.welcomes({"host": "evil.example:8000"})
     for host in ("localhost:8000", "127.0.0.1:8000", "[::1]:8000", "proxy.example"):

@@ -15,7 +15,7 @@ from swwatch.live.stage import Capacity
 from swwatch.serve.keeping import Keeping
 from swwatch.serve.metrics import Metrics
 from swwatch.serve.record import Recordings
-from swwatch.serve.sessions import Sessions
+from swwatch.serve.sessions import SessionTable
 from swwatch.serve.settings import Limits
 from swwatch.serve.stages import Checkpoint, Stages
 from tests.helpers.server_process import picture
@@ -39,7 +39,7 @@ async def server(loaded, folder, content: str = "weights"):
     stages = Stages([Checkpoint("x", loaded, content)], engine="auto", max_sessions=4, capacity=Capacity())
     places = {"uploads": None, "folder": SimpleNamespace(root=None), "recordings": Recordings(None, 60)}
     how = {"limits": Limits(max_tokens=30), "metrics": Metrics(), "urls": "none", "keeping": Keeping(folder)}
-    sessions = Sessions(stages, **places, **how)
+    sessions = SessionTable(stages, **places, **how)
     try:
         await sessions.take_up()
         yield sessions

@@ -13,7 +13,7 @@ from PIL import Image
 
 from swwatch.client.codes import ProtocolError
 from swwatch.errors import UserError
-from swwatch.serve.limits import Bucket, decode
+from swwatch.serve.limits import TokenBucket, decode
 from swwatch.serve.settings import Limits
 
 
@@ -122,7 +122,7 @@ def test_damage_is_told_and_nothing_else_happens(data):
 
 def test_the_rate_limit_allows_bursts_of_a_second_and_no_more():
     now = [0.0]
-    bucket = Bucket(5, lambda: now[0])
+    bucket = TokenBucket(5, lambda: now[0])
     assert sum(bucket.take() for _ in range(20)) == 5
     now[0] += 0.4
     assert sum(bucket.take() for _ in range(20)) == 2

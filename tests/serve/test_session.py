@@ -13,7 +13,7 @@ from swwatch.live.stage import Ended, Pushed, Stats, Watched
 from swwatch.serve import session as sessions
 from swwatch.serve.metrics import Metrics
 from swwatch.serve.record import Recordings
-from swwatch.serve.session import Session
+from swwatch.serve.session import ServedSession
 from swwatch.serve.settings import Limits
 from swwatch.serve.threads import DecodingTime, Threads
 
@@ -66,7 +66,7 @@ def play(test, *, live: FakeLive | None = None, **limits):
         names = ("session", "variant", "engine", "why", "schedule", "question", "policy")
         opened = Opened(**dict.fromkeys(names, "x"), rate=2.0, limits=told.as_message(), grace_s=1, left_s=1)
         threads = Threads(2)
-        session = Session(fake, opened, limits=told, metrics=Metrics(), threads=threads, on_over=over.append)
+        session = ServedSession(fake, opened, limits=told, metrics=Metrics(), threads=threads, on_over=over.append)
         try:
             await asyncio.wait_for(test(session, fake, over), 30)
         finally:

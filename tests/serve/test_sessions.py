@@ -11,7 +11,7 @@ from swwatch.data.prompt import load_prompts
 from swwatch.live.stage import Ended, Stats
 from swwatch.rules.systems import SYSTEMS
 from swwatch.serve.metrics import Metrics
-from swwatch.serve.sessions import Sessions
+from swwatch.serve.sessions import SessionTable
 from swwatch.serve.settings import Limits
 
 
@@ -63,7 +63,7 @@ def made():
     checkpoint = SimpleNamespace(variant="group", loaded=SimpleNamespace(settings=settings))
     stages = SimpleNamespace(find=lambda variant: checkpoint, get=lambda one, engine: stage)
     places = {"uploads": None, "folder": None, "recordings": Recordings(), "urls": "none"}
-    sessions = Sessions(stages, limits=Limits(), metrics=Metrics(), **places)
+    sessions = SessionTable(stages, limits=Limits(), metrics=Metrics(), **places)
     yield SimpleNamespace(sessions=sessions, lives=lives, asked=asked, slow=slow, checkpoint=checkpoint)
     sessions.threads.close()
 

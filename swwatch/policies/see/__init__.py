@@ -3,7 +3,7 @@
 from swwatch.policies.see.curve import Curve
 from swwatch.policies.see.dtd import Dtd, DtdPixels
 from swwatch.policies.see.flash import Flash
-from swwatch.policies.see.policy import ALL, SeeAll, Merged, See, SeeState
+from swwatch.policies.see.policy import ALL, Merged, See, SeeAll, SeeState
 from swwatch.policies.see.stc import Stc
 from swwatch.policies.table import parse, table
 

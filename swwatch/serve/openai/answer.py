@@ -4,7 +4,7 @@ from collections.abc import AsyncIterator
 
 from swwatch.client.protocol import End, Error, Event, ProtocolError, Token, Turn
 from swwatch.rules.systems import ELLIPSIS
-from swwatch.serve.session import Session
+from swwatch.serve.session import ServedSession
 
 OVER = {  # reason of an end -> the error that it is to somebody who waits for an answer
     "idle": ("source", "nothing came from the video for too long"),
@@ -70,7 +70,7 @@ class Answer:
         num_tokens: that were said.
     """
 
-    def __init__(self, session: Session, connection: Alone, in_turns: bool, limit: int, stops: list[str]):
+    def __init__(self, session: ServedSession, connection: Alone, in_turns: bool, limit: int, stops: list[str]):
         """Args: limit: tokens of the answer."""
         self.session, self._connection, self._limit = session, connection, limit
         self._words, self._stops = Words(in_turns), Stops(stops)
