@@ -21,7 +21,7 @@ from swwatch.paths import only_one_writes
 
 
 @dataclass(frozen=True)
-class Kind:
+class Benchmark:
     """A row of the table.
 
     Attributes:
@@ -36,14 +36,16 @@ class Kind:
 
 
 KINDS = {
-    "train": Kind(
+    "train": Benchmark(
         "TrainBenchSettings", "attention backends and packing: samples/s, tokens/s, memory of training steps"
     ),
-    "stream": Kind(
-        "StreamSettings", "watching while speaking: all engines on the same weights, against the bound", True
+    "stream": Benchmark(
+        "StreamBenchSettings", "watching while speaking: all engines on the same weights, against the bound", True
     ),
-    "endless": Kind("EndlessSettings", "streams without end: cost and memory of a second, the longer one lasts", True),
-    "live": Kind("LiveSettings", "how many live sessions one device holds"),
+    "endless": Benchmark(
+        "EndlessBenchSettings", "streams without end: cost and memory of a second, the longer one lasts", True
+    ),
+    "live": Benchmark("LiveBenchSettings", "how many live sessions one device holds"),
 }
 
 

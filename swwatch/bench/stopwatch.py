@@ -1,7 +1,7 @@
 """What a session asks its model for, looked at from outside, so that every engine is measured by the same code.
 
-The model is replaced by a `Stopwatch` in front of it, and no engine knows. A piece of work lasts from the moment it is
-asked for to the moment the next one is: on a GPU the forward itself returns before it is done, and the engine then
+The model is replaced by a `TimedModel` in front of it, and no engine knows. A piece of work lasts from the moment it
+is asked for to the moment the next one is: on a GPU the forward itself returns before it is done, and the engine then
 waits for the token that it gives.
 """
 
@@ -19,7 +19,7 @@ THINKS = [KINDS.index(kind) for kind in (Kind.NOTE, Kind.THOUGHT)]
 
 
 @dataclass(frozen=True)
-class Work:
+class TimedCall:
     """Something the model was asked for.
 
     Attributes:
@@ -40,7 +40,7 @@ class Work:
         return self.end_s - self.begin_s
 
 
-class Stopwatch:
+class TimedModel:
     """Stands for a model in front of `requests.drive`: hands on what it is asked for, and notes when.
 
     Attributes:
@@ -53,7 +53,7 @@ class Stopwatch:
         """Args: `wait` for the device after each piece of work, so that its time is its own: a little slower."""
         self._model, self._wait = model, wait
         self._open: tuple | None = None
-        self.work: list[Work] = []
+        self.work: list[TimedCall] = []
         self.watched = self.largest_position = 0
         self.busy_s = 0.0
 
@@ -68,7 +68,7 @@ class Stopwatch:
     def stop(self) -> None:
         """The piece of work under way is over."""
         if self._open is not None:
-            self.work.append(Work(*self._open, time.perf_counter()))
+            self.work.append(TimedCall(*self._open, time.perf_counter()))
             self.busy_s += self.work[-1].seconds
             self._open = None
 
@@ -131,7 +131,7 @@ class ModuleTime:
             hook.remove()
 
 
-def attended(run: Run, stopwatch: Stopwatch) -> Run:
+def attended(run: Run, stopwatch: TimedModel) -> Run:
     """The same run; where it begins to wait, for its source or for a watcher, the work before is over."""
     answer = None
     while True:

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
-class Task:
+class DataTask:
     """A row of the table below.
 
     Attributes:
@@ -19,6 +19,6 @@ class Task:
 
 SUBTASKS = ("H2", "H3", "C2", "C3", "M2", "M3")  # of FunQA: description and reasoning of humour, creativity, magic
 TASKS = {
-    "pe-video": Task("train_3_5.jsonl", "test_3_5.jsonl", "pe"),  # video description
-    "funqa": Task("funqa_train.jsonl", "funqa_test.jsonl", "funqa"),  # video question answering
+    "pe-video": DataTask("train_3_5.jsonl", "test_3_5.jsonl", "pe"),  # video description
+    "funqa": DataTask("funqa_train.jsonl", "funqa_test.jsonl", "funqa"),  # video question answering
 }

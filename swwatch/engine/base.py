@@ -14,7 +14,7 @@ import torch
 from swwatch.engine.keeping import Weights
 from swwatch.engine.requests import Choose, Run, Wait
 from swwatch.engine.source import Ask, Order, Source, Step
-from swwatch.engine.trace import Moment, SimulatedClock, Watched
+from swwatch.engine.trace import DeviceMoment, SimulatedClock, Watched
 from swwatch.errors import UserError
 from swwatch.model.protocols import SessionCache, StreamingModel
 from swwatch.policies.choose import Choosing
@@ -59,7 +59,7 @@ class BaseSession(ABC):
         self._heard: list[Ask | Order] = []  # sooner than they take effect
         self.weights = Weights()
         self.closed = self.speaking = self.paused = self.stopped = False
-        self._untold: list[tuple[Watched, Moment]] = []  # the device may not have come to it
+        self._untold: list[tuple[Watched, DeviceMoment]] = []  # the device may not have come to it
         self._source: Source | None = None
 
     # ---- the whole --------------------------------------------------------------------------------------------------
@@ -131,7 +131,7 @@ class BaseSession(ABC):
         if step is not None:
             what = (0, grid) if patch is None else (patch.num_dropped, (patch.rows, patch.columns), patch.kept)
             watched = Watched(number, step.arrival_s, 0.0, *what)
-            self._untold.append((watched, Moment(self.model.device, self.clock)))
+            self._untold.append((watched, DeviceMoment(self.model.device, self.clock)))
         yield from self._tell(wait=False)
 
     def _tell(self, wait: bool) -> Run:

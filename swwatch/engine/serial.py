@@ -1,6 +1,6 @@
 """The serial engine, pushed step by step: watch step i, speak its tokens, watch step i+1.
 
-Its rules are those of `session.ServedSession`, which is the serial engine as a coroutine. Here the model answers at once.
+Its rules are those of `session.Session`, which is the serial engine as a coroutine. Here the model answers at once.
 """
 
 from collections.abc import Iterator

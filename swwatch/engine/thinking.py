@@ -35,7 +35,7 @@ class Thinking:
     def __init__(self, session, policy: Notes):
         """
         Args:
-            session: a session.ServedSession, without a policy of its own for this.
+            session: a session.Session, without a policy of its own for this.
             policy: how much is thought.
         Raises:
             UserError: the session cannot think.

@@ -102,7 +102,7 @@ class Asked:
     host_bytes: int = 0
 
 
-class Moment:
+class DeviceMoment:
     """When a device comes to where its work stands now. The host may ask later, without having waited meanwhile."""
 
     def __init__(self, device: torch.device, clock):

@@ -7,8 +7,8 @@ from dataclasses import asdict, dataclass, field
 
 from swwatch.errors import UserError
 from swwatch.judge.cache import AnswerCache, question_key
-from swwatch.judge.client import Answer, ChatClient, NoAnswer
-from swwatch.judge.rate_limit import Stopped
+from swwatch.judge.client import ChatClient, NoAnswer, Reply
+from swwatch.judge.rate_limit import StopRequested
 from swwatch.judge.rubric import Malformed, ask_again
 
 SILENT_LIMIT = 3  # questions in a row that got no answer in spite of all retries: the endpoint is down
@@ -32,7 +32,7 @@ class TokenUsage:
     completion_tokens: int = 0
     num_unmetered: int = 0
 
-    def add(self, answer: Answer) -> None:
+    def add(self, answer: Reply) -> None:
         self.num_answers += 1
         self.prompt_tokens += answer.prompt_tokens or 0
         self.completion_tokens += answer.completion_tokens or 0
@@ -82,7 +82,7 @@ class Judge:
             read: reply -> (value, why); raises Malformed.
         Raises:
             UserError: the endpoint refuses, or has not answered several questions in a row.
-            Stopped: the run is being ended.
+            StopRequested: the run is being ended.
         """
         asked, problem = messages, ""
         for attempt in range(1 + self._num_reasks):
@@ -97,7 +97,7 @@ class Judge:
                 asked = ask_again(messages, str(error), attempt + 1)
         return Verdict(None, f"none of {1 + self._num_reasks} replies could be used; the last: {problem}")
 
-    def _answer(self, request: dict) -> Answer:
+    def _answer(self, request: dict) -> Reply:
         key = question_key(self._client.base_url, request)
         if (answer := self._cache.get(key)) is None:
             with self._cache.claim(key, self._client.rate_limit.sleep):
@@ -107,7 +107,7 @@ class Judge:
             self.usage.from_cache.add(answer)
         return answer
 
-    def _fetch(self, key: str, request: dict) -> Answer:
+    def _fetch(self, key: str, request: dict) -> Reply:
         try:
             answer = self._client.ask(request)
         except NoAnswer as error:
@@ -128,7 +128,7 @@ class Judge:
         return answer
 
 
-def _cut_short(answer: Answer) -> str:
+def _cut_short(answer: Reply) -> str:
     if answer.finish_reason == "length":
         return " (it was cut at --max-tokens)"
     return " (the endpoint's filter held it back)" if answer.finish_reason == "content_filter" else ""
@@ -150,7 +150,7 @@ def work_off(
     def guarded(task: Callable[[], Verdict]) -> Verdict:
         try:
             return task()
-        except Stopped:
+        except StopRequested:
             raise
         except BaseException:
             stop()  # here and at once: the main thread may be slow to hear of it
@@ -161,7 +161,7 @@ def work_off(
         done = {}
         try:
             for future in as_completed(futures):
-                if isinstance(future.exception(), Stopped):
+                if isinstance(future.exception(), StopRequested):
                     continue  # the error that ended the run is still to come
                 done[futures[future]] = future.result()
                 on_done(done[futures[future]])

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from swwatch.data.annotations import write_atomic
 from swwatch.errors import UserError
-from swwatch.judge.client import Answer
+from swwatch.judge.client import Reply
 from swwatch.paths import make_folder, try_lock
 
 LOOK_AGAIN_S = 0.2  # while another process asks the same question
@@ -30,10 +30,10 @@ class AnswerCache:
         self.folder = Path(folder)
         make_folder(self.folder)
 
-    def get(self, key: str) -> Answer | None:
+    def get(self, key: str) -> Reply | None:
         """The answer kept under `key`; a damaged entry counts as none and is replaced by the next `put`."""
         try:
-            return Answer(**json.loads(self._path(key).read_text(encoding="utf-8"))["answer"])
+            return Reply(**json.loads(self._path(key).read_text(encoding="utf-8"))["answer"])
         except FileNotFoundError:
             return None
         except OSError as error:
@@ -41,7 +41,7 @@ class AnswerCache:
         except (ValueError, KeyError, TypeError):
             return None
 
-    def put(self, key: str, endpoint: str, request: dict, answer: Answer) -> None:
+    def put(self, key: str, endpoint: str, request: dict, answer: Reply) -> None:
         """Keep an answer, with the question for a reader's eyes. Only the holder of `claim(key)` may do so."""
         entry = {"endpoint": endpoint, "request": request, "answer": asdict(answer)}
         try:

@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable
 
 
-class Stopped(Exception):
+class StopRequested(Exception):
     """The run is being ended: nothing new is asked."""
 
 
@@ -48,12 +48,12 @@ class RateLimit:
         """Wait.
 
         Raises:
-            Stopped: before, meanwhile or by now the run was ended.
+            StopRequested: before, meanwhile or by now the run was ended.
         """
         if seconds > 0 and not self._stop.is_set():
             self._sleep(seconds)
         if self._stop.is_set():
-            raise Stopped
+            raise StopRequested
 
     def stop(self) -> bool:
         """Wake all who wait and let nobody through any more; whether this was the first call."""

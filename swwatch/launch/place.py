@@ -10,7 +10,7 @@ DEFAULT_PORT = 29500
 
 
 @dataclass(frozen=True)
-class Place:
+class ProcessRank:
     """Which process this is.
 
     Attributes:
@@ -27,7 +27,7 @@ class Place:
     hosts_store: bool = False
 
 
-def place_of(env: Mapping[str, str]) -> Place:
+def place_of(env: Mapping[str, str]) -> ProcessRank:
     """Read the place from torchrun's variables (RANK, WORLD_SIZE, ...), else from those of a Slurm step.
 
     Raises:
@@ -39,7 +39,7 @@ def place_of(env: Mapping[str, str]) -> Place:
         elif int(env.get("SLURM_STEP_NUM_TASKS", "1")) > 1:
             names = ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS", "SLURM_LOCALID")
         else:
-            return Place()
+            return ProcessRank()
         rank, size, local = (int(env.get(name, "0")) for name in names)
         port = int(env.get("MASTER_PORT") or 20_000 + int(env.get("SLURM_JOB_ID", "9500")) % 20_000)
     except ValueError as error:
@@ -53,7 +53,7 @@ def place_of(env: Mapping[str, str]) -> Place:
             'export MASTER_ADDR=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)'
         )
     agent = env.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
-    return Place(rank, size, local, address, port, hosts_store=rank == 0 and not agent)
+    return ProcessRank(rank, size, local, address, port, hosts_store=rank == 0 and not agent)
 
 
 def in_torchrun() -> bool:

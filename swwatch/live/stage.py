@@ -29,7 +29,7 @@ from swwatch.live.memory import Capacity, settle_fast, with_fast_path
 from swwatch.live.session import Dropped, LiveClock, LiveSession, Pushed, Stats, Suspended
 from swwatch.model.loading import Loaded
 from swwatch.model.static_cache import CacheFull
-from swwatch.narrate.words import Thought, Token, Turn, Wording
+from swwatch.narrate.words import Detokenizer, Thought, Token, Turn
 
 __all__ = [
     "Asked",
@@ -108,7 +108,7 @@ class Stage:
         if self._watcher is not None:
             self._watcher.listen(self._batch.wake)
         self._lock = threading.Lock()  # guards all below
-        self._sessions: dict[LiveSession, tuple[BaseSession, Wording]] = {}  # all that have not ended
+        self._sessions: dict[LiveSession, tuple[BaseSession, Detokenizer]] = {}  # all that have not ended
         self._new: list[tuple[LiveSession, Run]] = []  # those that the thread has not begun
         self._closing = False
         self._error: BaseException | None = None
@@ -144,7 +144,7 @@ class Stage:
             self._check_place()
             session = LiveSession(self.loaded, clock, queue_size, policy, max_events, self._batch.wake)
             stream = open_stream(self.loaded, **options)
-            wording = Wording(self.loaded.tokenizer, state["open_ids"] if state else None)
+            wording = Detokenizer(self.loaded.tokenizer, state["open_ids"] if state else None)
             if state:
                 stream.restore(state["stream"])
                 session.restore(state["live"])

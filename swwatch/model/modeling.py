@@ -30,7 +30,7 @@ from swwatch.model.attention import (
 from swwatch.model.late import strike_out
 from swwatch.model.loss import decision_loss, token_loss
 from swwatch.model.settings import ASKED, Settings
-from swwatch.model.streaming import Streaming
+from swwatch.model.streaming import StreamingMixin
 from swwatch.model.upstream import attention_of, set_attention, swap_class
 from swwatch.model.vision_attention import LinearPatchEmbed
 from swwatch.policies.see.seen import kept_features, see_video
@@ -41,11 +41,11 @@ from swwatch.rules.patch import Patch
 from swwatch.rules.visibility import THOUGHT
 
 
-class Watching(Streaming):
+class Watching(StreamingMixin):
     """What all families share: a model in one of the variants. See model.families for what a family says.
 
     `forward` derives positions and mask from token ids and grids when they are not given, by the same rule that the
-    training collator and the streaming engines use. What engines call is in Streaming.
+    training collator and the streaming engines use. What engines call is in StreamingMixin.
 
     Attributes:
         loss_way: "whole" (transformers' own), or a way of model.loss.token_loss.

@@ -19,7 +19,7 @@ from swwatch.rules.chosen import chosen, sent
 from swwatch.rules.layout import Kind, Layout
 
 
-class Streaming:
+class StreamingMixin:
     """The part of a Watching that streams: a model.protocols.StreamingModel."""
 
     static = False
@@ -161,12 +161,12 @@ class Streaming:
                 answers[number] = answers[number], self.not_yet(hidden[0, begins[number] + row % sizes[number]])
         return answers
 
-    def another(self) -> "Streaming":
+    def another(self) -> "StreamingMixin":
         """For another thread: weights are only read, and nothing is kept between calls."""
         return self
 
     @property
-    def plain(self) -> "Streaming":
+    def plain(self) -> "StreamingMixin":
         """The model itself, which a CudaGraphModel is around."""
         return self
 

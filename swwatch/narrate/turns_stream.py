@@ -9,7 +9,7 @@ from pathlib import Path
 
 from swwatch.data.turns.dataset import training_budget
 from swwatch.data.turns.given import Given
-from swwatch.data.turns.samples import Form
+from swwatch.data.turns.samples import SampleFormat
 from swwatch.data.video import StepFrames
 from swwatch.engine.requests import drive
 from swwatch.engine.source import StepEncoder
@@ -93,7 +93,7 @@ def conversation_options(settings, clip: Clip, loaded: Loaded) -> dict:
         options |= {"question": settings.query, "previous": settings.previous or ""}
     else:
         turn_s = settings.seconds_per_turn or loaded.settings.seconds_per_turn
-        form = Form(turns, settings.context, fps=clip.fps, seconds_per_turn=turn_s)
+        form = SampleFormat(turns, settings.context, fps=clip.fps, seconds_per_turn=turn_s)
         begin_s = clip.span[0]
         told = clip.conversation if settings.query is None else replace(clip.conversation, query=settings.query)
         first, *later = form.script(told, clip.num_steps, begin_s)

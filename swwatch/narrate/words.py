@@ -108,10 +108,10 @@ def watching(session: BaseSession, steps: Iterable[Any], encode: Callable[[Any],
 def with_text(run: Run, tokenizer) -> Run:
     """The same run with a Token for every Spoken, a Thought for every Reflected and a Turn for every Said; all else
     passes through."""
-    return relay(run, Wording(tokenizer))
+    return relay(run, Detokenizer(tokenizer))
 
 
-class Wording:
+class Detokenizer:
     """What turns one session's events into those with text. Where a narration gives one answer after another, a space
     stands between them: the first token of the next one begins with it.
 

@@ -9,7 +9,7 @@ import torch
 
 from swwatch.data.turns.conversation import Commentary, TimedQuestion
 from swwatch.data.turns.prompt import Turns
-from swwatch.data.turns.samples import Form
+from swwatch.data.turns.samples import SampleFormat
 from swwatch.data.turns.transcript import Word
 from swwatch.errors import UserError
 from swwatch.model.dummy import DummyTokenizer
@@ -38,7 +38,7 @@ def readings(name: str, steps: int, grid: tuple[int, int]) -> list[Layout]:
     if steps < 2:
         raise UserError("a question comes one step before the end: give --steps 2 or more")
     system = SYSTEMS[name]
-    form = Form(Turns(DummyTokenizer(), system), system_text="", seconds_per_turn=SEGMENT_S)
+    form = SampleFormat(Turns(DummyTokenizer(), system), system_text="", seconds_per_turn=SEGMENT_S)
     ends_s = sorted({*range(2, steps + 1, 2), steps - 1, steps})
     told = Commentary(
         "",

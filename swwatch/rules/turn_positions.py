@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Policy:
+class TurnPositions:
     """Where the tokens of a stream stand.
 
     Attributes:
@@ -81,26 +81,30 @@ BOTH = ("streamingvlm", "livecc")
 POLICIES = {
     policy.name: policy
     for policy in (
-        Policy(
+        TurnPositions(
             "mrope_contiguous", "StreamingVLM: positions never exceed what is kept", ("streamingvlm",), compact=True
         ),
-        Policy("mrope_append", "the contrast to it: positions grow with the stream, for ever", ("streamingvlm",)),
-        Policy(
+        TurnPositions(
+            "mrope_append", "the contrast to it: positions grow with the stream, for ever", ("streamingvlm",)
+        ),
+        TurnPositions(
             "mrope_full",
             "what one forward over the whole conversation has; equal to it at every turn",
             (*BOTH, "vst"),
         ),
-        Policy(
+        TurnPositions(
             "group", "Think-While-Watching: as the variant group, words from 0 on their own axis", ("tww",), apart=True
         ),
-        Policy(
+        TurnPositions(
             "livecc_compat",
             "LiveCC's released demo: 3-D in its first turn, plain counting later",
             ("livecc",),
             flat_later=True,
         ),
-        Policy("flat_1d", "what LiveCC's released weights were trained with", BOTH, flat_first=True, flat_later=True),
-        Policy(
+        TurnPositions(
+            "flat_1d", "what LiveCC's released weights were trained with", BOTH, flat_first=True, flat_later=True
+        ),
+        TurnPositions(
             "flat_contiguous",
             "the same over what is kept, so that windows bound it: StreamingVLM's release over LiveCC's weights",
             BOTH,
@@ -112,7 +116,7 @@ POLICIES = {
 }
 
 
-def get(name: str) -> Policy:
+def get(name: str) -> TurnPositions:
     """The policy of this name.
 
     Raises:
@@ -123,7 +127,7 @@ def get(name: str) -> Policy:
     return POLICIES[name]
 
 
-def of(system: System, name: str | None = None) -> Policy:
+def of(system: System, name: str | None = None) -> TurnPositions:
     """A system's policy: the one of this name, by default its own, with fractions where the system has them.
 
     Raises:

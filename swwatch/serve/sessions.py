@@ -17,7 +17,7 @@ from swwatch.serve.metrics import Metrics
 from swwatch.serve.record import Recordings
 from swwatch.serve.session import Connected, ServedSession
 from swwatch.serve.settings import Limits
-from swwatch.serve.sources import OURS, Beside, SourceReader
+from swwatch.serve.sources import OURS, SessionOptions, SourceReader
 from swwatch.serve.stages import Stages
 from swwatch.serve.threads import Threads
 
@@ -57,7 +57,9 @@ class SessionTable(WaitingConnections):
         """Sessions that the model still works for."""
         return sum(not session.over for session in self._sessions.values())
 
-    async def open(self, message: Open, connection: Connected, beside: Beside = OURS) -> tuple[ServedSession, Opened]:
+    async def open(
+        self, message: Open, connection: Connected, beside: SessionOptions = OURS
+    ) -> tuple[ServedSession, Opened]:
         """Begin a session, or go on with one.
 
         Raises:
@@ -95,7 +97,9 @@ class SessionTable(WaitingConnections):
         update = {"resumed": True, "missed": missed, "left_s": round(session.left_s, 3)}
         return session, session.opened.model_copy(update=update)
 
-    async def _begin(self, message: Open, connection: Connected, beside: Beside) -> tuple[ServedSession, Opened]:
+    async def _begin(
+        self, message: Open, connection: Connected, beside: SessionOptions
+    ) -> tuple[ServedSession, Opened]:
         checkpoint = self.stages.find(message.variant)
         settings = checkpoint.loaded.settings
         question = message.question or own_question(settings)

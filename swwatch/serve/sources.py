@@ -106,7 +106,7 @@ class PictureReader(SourceReader):
 
 
 @dataclass(frozen=True)
-class Beside:
+class SessionOptions:
     """What an `Open` of our own protocol cannot say of a session, and other forms of asking can.
 
     Attributes:
@@ -120,4 +120,4 @@ class Beside:
     options: dict = field(default_factory=dict)
 
 
-OURS = Beside()
+OURS = SessionOptions()

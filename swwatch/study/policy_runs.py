@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from swwatch.bench.stopwatch import Stopwatch
+from swwatch.bench.stopwatch import TimedModel
 from swwatch.data.prompt import ask_ids
 from swwatch.data.video import iter_steps
 from swwatch.engine.base import BaseSession
@@ -43,7 +43,7 @@ class Cost:
             device and parked; video, thoughts: most tokens of these in view after a step.
     """
 
-    def __init__(self, session: BaseSession, watch: Stopwatch):
+    def __init__(self, session: BaseSession, watch: TimedModel):
         self.session, self.watch = session, watch
         self.step_s: list[float] = []
         self.fed = self.cache = self.host = self.video = self.thoughts = 0
@@ -102,7 +102,7 @@ def narrated(loaded: Loaded, record: dict, video: Path, seconds: int, **policies
     how = {name: policies[name] for name in ("keep", "schedule") if name in policies}
     clock = SimulatedClock()
     session = open_stream(loaded, choose=CHOOSE, clock=clock, key=record["video_id"], **how)
-    watch = Stopwatch(loaded.model)
+    watch = TimedModel(loaded.model)
     cost, tokens, arrived, dropped = Cost(session, watch), [], 0, 0
     step_s = loaded.settings.step_s
     for event in drive(watch, watching(session, _steps(loaded, video), StepEncoder(loaded), loaded.tokenizer)):
@@ -146,7 +146,7 @@ def asked(
     """
     form = {"question": ""} if think is None else {"question": WATCH, "think": think}
     session = open_stream(loaded, keep=keep, choose=choose, **form)
-    watch, encode = Stopwatch(loaded.model), StepEncoder(loaded)
+    watch, encode = TimedModel(loaded.model), StepEncoder(loaded)
     cost, answers, recalled, thought, waiting = Cost(session, watch), [], 0, 0, []
     list(drive(watch, session.begin()))
     questions = questions_of(record, seconds, rounds)

@@ -263,6 +263,6 @@ def _training_text() -> list[str]:
     for color in world.COLORS:
         for shape in world.SHAPES:
             for direction in world.DIRECTIONS:
-                event = world.Event(color, shape, direction, new_color=color, wordy=True).words()
+                event = world.SceneEvent(color, shape, direction, new_color=color, wordy=True).words()
                 text.append(f"{world.OPENING} {event}, {event} and {event}.")
     return text

@@ -3,8 +3,8 @@
 Under the data set's root, for each split:
     json form:  PE-Video/<split>/<id>.json  and  PE-Video/videos/<split>/<id>.mp4
     tar form:   PE-Video/<split>/000000.tar, ...  with <id>.mp4 and <id>.json side by side (WebDataset)
-A record has PE-Video's `video_id`, `human_caption`, `video_duration_in_s`, `level` and `events` (see world.Event), and
-`thoughts`, what happened when, for models that think (see policies.think).
+A record has PE-Video's `video_id`, `human_caption`, `video_duration_in_s`, `level` and `events` (see
+world.SceneEvent), and `thoughts`, what happened when, for models that think (see policies.think).
 """
 
 import io

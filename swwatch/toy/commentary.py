@@ -11,12 +11,12 @@ from pathlib import Path
 from swwatch.data.annotations import write_atomic
 from swwatch.errors import UserError
 from swwatch.toy.clips import clips_of
-from swwatch.toy.world import SPLITS, Event
+from swwatch.toy.world import SPLITS, SceneEvent
 
 SILENCE_S = 0.5  # at the end of an event
 
 
-def transcript(events: list[Event]) -> list[list]:
+def transcript(events: list[SceneEvent]) -> list[list]:
     """Rows of [start, end, word], seconds, in order; of events at the same time one is told after the other."""
     spans: dict[tuple[float, float], list[str]] = {}
     for event in events:
@@ -57,6 +57,6 @@ def _lines(root: Path, split: str) -> Iterator[str]:
             "video": video,
             "title": "Moving shapes",
             "duration": record["video_duration_in_s"],
-            "content": transcript([Event(**event) for event in record["events"]]),
+            "content": transcript([SceneEvent(**event) for event in record["events"]]),
         }
         yield json.dumps(row) + "\n"

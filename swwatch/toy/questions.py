@@ -23,7 +23,7 @@ import numpy as np
 from swwatch.data.annotations import write_atomic
 from swwatch.errors import UserError
 from swwatch.toy.clips import clips_of
-from swwatch.toy.world import COLORS, DIRECTIONS, SCENES, SHAPES, SPLITS, Event
+from swwatch.toy.world import COLORS, DIRECTIONS, SCENES, SHAPES, SPLITS, SceneEvent
 
 LETTERS = "ABCDE"
 STREAM_S = 24  # of a stream to train on: what happens later is left to those that are tested
@@ -52,7 +52,7 @@ class Question:
 
 
 @dataclass(frozen=True)
-class Kind:
+class QuestionKind:
     """What is asked.
 
     Attributes:
@@ -64,27 +64,31 @@ class Kind:
 
     text: str
     options: tuple[str, ...]
-    answer: Callable[[Sequence[Event], str], str]
+    answer: Callable[[Sequence[SceneEvent], str], str]
     least: int = 1
     at_end: bool = True
 
 
-def _how_many(seen: Sequence[Event], color: str) -> str:
+def _how_many(seen: Sequence[SceneEvent], color: str) -> str:
     return COUNTS[min(sum(event.color == color for event in seen), len(COUNTS) - 1)]
 
 
 KINDS = {
-    "colour now": Kind("What colour is it now?", tuple(COLORS), lambda seen, _: seen[-1].color),
-    "shape now": Kind("What shape is it now?", SHAPES, lambda seen, _: seen[-1].shape),
-    "way now": Kind("Which way is it moving now?", tuple(DIRECTIONS), lambda seen, _: seen[-1].direction),
-    "last colour": Kind("What colour was shown last?", tuple(COLORS), lambda seen, _: seen[-1].color, at_end=False),
-    "first colour": Kind("What colour was shown first?", tuple(COLORS), lambda seen, _: seen[0].color),
-    "third colour": Kind("What colour was shown third?", tuple(COLORS), lambda seen, _: seen[2].color, least=3),
-    "how many": Kind("How many were {}?", COUNTS, _how_many),
+    "colour now": QuestionKind("What colour is it now?", tuple(COLORS), lambda seen, _: seen[-1].color),
+    "shape now": QuestionKind("What shape is it now?", SHAPES, lambda seen, _: seen[-1].shape),
+    "way now": QuestionKind("Which way is it moving now?", tuple(DIRECTIONS), lambda seen, _: seen[-1].direction),
+    "last colour": QuestionKind(
+        "What colour was shown last?", tuple(COLORS), lambda seen, _: seen[-1].color, at_end=False
+    ),
+    "first colour": QuestionKind("What colour was shown first?", tuple(COLORS), lambda seen, _: seen[0].color),
+    "third colour": QuestionKind(
+        "What colour was shown third?", tuple(COLORS), lambda seen, _: seen[2].color, least=3
+    ),
+    "how many": QuestionKind("How many were {}?", COUNTS, _how_many),
 }
 
 
-def ask(events: Sequence[Event], kinds: Sequence[str], seed: int) -> list[Question]:
+def ask(events: Sequence[SceneEvent], kinds: Sequence[str], seed: int) -> list[Question]:
     """One question of each kind for which enough happens, in the order of time.
 
     Args:
@@ -104,7 +108,7 @@ def ask(events: Sequence[Event], kinds: Sequence[str], seed: int) -> list[Questi
     return sorted(asked, key=lambda question: question.at_s)
 
 
-def _since(kind: Kind, seen: Sequence[Event], color: str) -> float:
+def _since(kind: QuestionKind, seen: Sequence[SceneEvent], color: str) -> float:
     """When the latest event was over that one must remember, with all after it, to answer right."""
     enough = range(len(seen) - kind.least + 1)
     known = takewhile(lambda first: kind.answer(seen[first:], color) == kind.answer(seen, color), enough)
@@ -118,7 +122,7 @@ def questions_of(record: dict, until_s: float = math.inf, rounds: int = 1) -> li
         until_s: nothing that ends later is asked about, or counts.
         rounds: how often each kind is asked, at other times.
     """
-    events = [Event(**values) for values in record["events"] if values["end_s"] <= until_s]
+    events = [SceneEvent(**values) for values in record["events"] if values["end_s"] <= until_s]
     kinds, seed = SCENES[record["level"]].asks, zlib.crc32(record["video_id"].encode())
     asked = [question for number in range(rounds) for question in ask(events, kinds, seed + number)]
     return sorted(asked, key=lambda question: question.at_s)
@@ -127,7 +131,7 @@ def questions_of(record: dict, until_s: float = math.inf, rounds: int = 1) -> li
 def at_the_end(record: dict) -> list[Question]:
     """Everything that the clip of a record can be asked when it is over, in an order that is drawn by its id; what is
     asked about a colour is asked about two."""
-    events = [Event(**values) for values in record["events"]]
+    events = [SceneEvent(**values) for values in record["events"]]
     rng, asked = np.random.default_rng(zlib.crc32(record["video_id"].encode())), []
     for name in SCENES[record["level"]].asks:
         kind = KINDS[name]
@@ -192,7 +196,7 @@ def _chat(record: dict, video: str) -> list[dict]:
 
 def _asked_rows(record: dict, video: str, until_s: float = math.inf) -> list[list]:
     """[start, end, question, answer], twice about each kind, but once a second."""
-    events = [Event(**values) for values in record["events"] if values["end_s"] <= until_s]
+    events = [SceneEvent(**values) for values in record["events"] if values["end_s"] <= until_s]
     asks, seed = SCENES[record["level"]].asks, zlib.crc32(video.encode())
     asked = {question.at_s: question for again in range(2) for question in ask(events, asks, seed + again)}
     return [[at_s, at_s, question.text, question.word] for at_s, question in sorted(asked.items())]

@@ -14,7 +14,7 @@ from pathlib import Path
 from swwatch.errors import UserError, run
 from swwatch.toy.clips import FRAME_RATES, encode, write_whole
 from swwatch.toy.recipe import check_empty
-from swwatch.toy.world import COLORS, Event, Scene, make_scene, render
+from swwatch.toy.world import COLORS, Scene, SceneEvent, make_scene, render
 
 OPTIONS = [f"{letter}. {color}" for letter, color in zip("ABCD", COLORS, strict=True)]
 PICTURES_PER_SECOND = 3  # of TVQA's folders
@@ -44,7 +44,7 @@ def write_quiz(root: Path, *, videos: int = 4, seed: int = 0) -> dict[str, Path]
     return made | more | {"ovobench-moments": made["ovobench"]} | dialogues
 
 
-def _ask(event: Event) -> tuple[int, str, str]:
+def _ask(event: SceneEvent) -> tuple[int, str, str]:
     """A moment of an event in whole seconds, the question about it, and its letter."""
     at_s = int(event.start_s) + 1
     question = f"What colour has the shape at {at_s // 60}:{at_s % 60:02}?"

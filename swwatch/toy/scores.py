@@ -12,7 +12,7 @@ from dataclasses import asdict, fields
 
 from swwatch.metrics.significance import Statistic, ratio_of
 from swwatch.toy.mentions import align, find_phrases
-from swwatch.toy.world import COLORS, DIRECTIONS, OPENING, SHAPES, Event, parse_caption
+from swwatch.toy.world import COLORS, DIRECTIONS, OPENING, SHAPES, SceneEvent, parse_caption
 
 # name -> share of what; all 0..1
 MEANING = {
@@ -31,7 +31,7 @@ MEANING = {
 }
 
 
-def toy_scores(clips: Iterable[tuple[str, Sequence[Event]]]) -> dict[str, float]:
+def toy_scores(clips: Iterable[tuple[str, Sequence[SceneEvent]]]) -> dict[str, float]:
     """Pooled shares over clips of (narration, events): see MEANING; `new_color` only where such events are.
 
     Returns:
@@ -42,7 +42,7 @@ def toy_scores(clips: Iterable[tuple[str, Sequence[Event]]]) -> dict[str, float]
     return {"num_clips": len(clips), "num_events": sum(len(events) for _, events in clips)} | shares
 
 
-def toy_statistics(clips: Iterable[tuple[str, Sequence[Event]]]) -> dict[str, Statistic]:
+def toy_statistics(clips: Iterable[tuple[str, Sequence[SceneEvent]]]) -> dict[str, Statistic]:
     """The shares of `toy_scores` in a form that can be resampled; those of nothing are left out."""
     counts = [clip_counts(text, events) for text, events in clips]
     found = {}
@@ -53,7 +53,7 @@ def toy_statistics(clips: Iterable[tuple[str, Sequence[Event]]]) -> dict[str, St
     return found
 
 
-def clip_counts(text: str, events: Sequence[Event]) -> dict[str, tuple[float, int]]:
+def clip_counts(text: str, events: Sequence[SceneEvent]) -> dict[str, tuple[float, int]]:
     """For each share of MEANING its numerator and denominator in one clip."""
     counts: dict[str, tuple[float, int]] = {}
     for name, share in score_caption(text, events).items():
@@ -73,7 +73,7 @@ def clip_counts(text: str, events: Sequence[Event]) -> dict[str, tuple[float, in
     return counts
 
 
-def score_caption(text: str, events: Sequence[Event]) -> dict[str, float | bool]:
+def score_caption(text: str, events: Sequence[SceneEvent]) -> dict[str, float | bool]:
     """How much of what happened a caption tells, event by event in order. Any text can be scored.
 
     The text is cut at commas and "and"; the i-th piece answers for the i-th event with the first color, shape and
@@ -104,14 +104,14 @@ def _first_words(words: list[str]) -> dict[str, str | None]:
     }
 
 
-def toy_events(record: Mapping) -> list[Event]:
+def toy_events(record: Mapping) -> list[SceneEvent]:
     """The events of a toy record; none for a record of another data set, whatever its `events` are."""
-    events, known = record.get("events"), [field.name for field in fields(Event)]
+    events, known = record.get("events"), [field.name for field in fields(SceneEvent)]
     if not isinstance(events, list) or not all(
         isinstance(event, dict) and {"color", "shape", "direction"} <= event.keys() for event in events
     ):
         return []
-    return [Event(**{name: event[name] for name in known if name in event}) for event in events]
+    return [SceneEvent(**{name: event[name] for name in known if name in event}) for event in events]
 
 
 def _pieces(text: str) -> list[str]:

@@ -60,7 +60,7 @@ SCENES = LEVELS | WORLDS  # every level that a scene can be made of
 
 
 @dataclass(frozen=True)
-class Event:
+class SceneEvent:
     """One shape on its way. Times in seconds; a caption does not tell them, so a parsed event has none."""
 
     color: str
@@ -81,7 +81,7 @@ class Event:
 class Track:
     """How an event is drawn: half size of the shape and the centre's coordinate across its way, in pixels."""
 
-    event: Event
+    event: SceneEvent
     panel: int  # 0 left, 1 right (level pair)
     radius: float
     across: float
@@ -93,7 +93,7 @@ class Scene:
     tracks: tuple[Track, ...]
 
     @property
-    def events(self) -> list[Event]:
+    def events(self) -> list[SceneEvent]:
         """In the order of telling: by time, then from left to right."""
         return [track.event for track in self.tracks]
 
@@ -154,7 +154,7 @@ def _draw_scene(rng: np.random.Generator, level: str) -> Scene:
             before[panel] = (color, shape)
             new_color = str(rng.choice([c for c in COLORS if c != color])) if rule.recolors else None
             direction = str(rng.choice(list(DIRECTIONS)))
-            event = Event(color, shape, direction, new_color, start_s, start_s + rule.event_s, rule.wordy)
+            event = SceneEvent(color, shape, direction, new_color, start_s, start_s + rule.event_s, rule.wordy)
             tracks.append(Track(event, panel, float(rng.uniform(11, 13)), float(rng.uniform(MARGIN, SIDE - MARGIN))))
         start_s += float(rule.event_s)
     return Scene(level, tuple(tracks))
@@ -205,7 +205,7 @@ _EVENT = re.compile(
 )
 
 
-def parse_caption(text: str) -> list[Event] | None:
+def parse_caption(text: str) -> list[SceneEvent] | None:
     """The events of a caption in the toy world's exact grammar, without their times; None for any other text."""
     text = text.strip()
     if not (text.startswith(OPENING + " ") and text.endswith(".")):
@@ -215,6 +215,6 @@ def parse_caption(text: str) -> list[Event] | None:
     return [_event(**match.groupdict()) for match in matches] if all(matches) else None
 
 
-def _event(color: str, shape: str, new_color: str | None, way: str) -> Event:
+def _event(color: str, shape: str, new_color: str | None, way: str) -> SceneEvent:
     direction = way.split()[-1]
-    return Event(color, shape, direction, new_color, wordy=way != direction)
+    return SceneEvent(color, shape, direction, new_color, wordy=way != direction)

@@ -18,7 +18,7 @@ LOGGED = ("loss", "grad_norm", "learning_rate", *COUNTS, "eval_loss", "eval_samp
 WARM_UP = 3  # steps before the time of a whole run is told: the first ones compile and fill caches
 
 
-class Progress(TrainerCallback):
+class TrainProgress(TrainerCallback):
     """Tells one line a step to the files, and to a person a bar on a terminal, a line now and then elsewhere.
 
     log.jsonl holds what a continued run repeats exactly; how long it took stands in timing.jsonl.

@@ -15,7 +15,7 @@ from swwatch.data.records import Records
 from swwatch.data.samples import Samples
 from swwatch.data.seek_jsonl import Conversations
 from swwatch.data.turns.dataset import TurnDataset, training_budget
-from swwatch.data.turns.samples import Form
+from swwatch.data.turns.samples import SampleFormat
 from swwatch.errors import UserError
 from swwatch.model.attention import BLOCK
 from swwatch.model.checks import ADAPTER, saved_settings
@@ -141,7 +141,7 @@ def clips_of(settings: TrainSettings, records: Data, data: Path, loaded: Loaded,
         turns = loaded.turns(systems.get(loaded.settings.variant))
         kept = loaded.settings.own_keep
         times = {"fps": loaded.settings.fps, "seconds_per_turn": loaded.settings.seconds_per_turn}
-        form = Form(turns, settings.context, settings.max_length, settings.truncate, kept, **times)
+        form = SampleFormat(turns, settings.context, settings.max_length, settings.truncate, kept, **times)
         own = positions.of(turns.system)
         policy = own if own.apart else positions.of(turns.system, settings.positions)
         more = {"t_step": loaded.model.t_per_step, "thought_weight": settings.thought_weight}

@@ -21,7 +21,7 @@ from swwatch.train.loader import prefetch_factor, start_worker, workers_end
 from swwatch.train.machine import bf16
 from swwatch.train.optimizer import part_rates, split_groups
 from swwatch.train.parallelism import Parallelism, share
-from swwatch.train.progress import COUNTS, Progress
+from swwatch.train.progress import COUNTS, TrainProgress
 from swwatch.train.settings import TrainSettings
 from swwatch.train.setup import Setup
 from swwatch.train.skips import SkipList
@@ -66,7 +66,7 @@ class WatchTrainer(OpenTrainer):
             processing_class=setup.loaded.processor,
             callbacks=[
                 *([held_out] if held_out else []),
-                Progress(settings.rows_per_step / len(arranged.order), skip_list, trackers),
+                TrainProgress(settings.rows_per_step / len(arranged.order), skip_list, trackers),
                 StopBetweenSteps(self.stop),
             ],
         )

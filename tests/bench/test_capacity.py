@@ -12,7 +12,7 @@ from swwatch.bench import command
 from swwatch.bench.live import measure as live
 from swwatch.bench.live.measure import capacity_of, judge, make_loaded, search
 from swwatch.bench.live.page import report
-from swwatch.bench.live.settings import SPEAKING, LiveSettings
+from swwatch.bench.live.settings import SPEAKING, LiveBenchSettings
 from swwatch.bench.live.trial import attempt, percentiles
 from swwatch.errors import UserError
 from swwatch.live.stage import Capacity, Stage
@@ -24,7 +24,7 @@ PATIENT = ["--max-first-s", "500", "--max-lag-s", "500"]  # a busy machine is no
 
 @pytest.fixture(scope="module")
 def loaded():
-    return make_loaded(LiveSettings(shape="toy").settled(cuda=False))
+    return make_loaded(LiveBenchSettings(shape="toy").settled(cuda=False))
 
 
 @pytest.fixture
@@ -74,7 +74,7 @@ def test_every_variant_and_system_that_speaks_meanwhile_is_held(variant, tmp_pat
 @pytest.mark.parametrize("variant", [name for name in SYSTEMS if SYSTEMS[name].thinks])
 def test_a_session_must_be_long_enough_for_a_system_to_say_something(variant):
     with pytest.raises(UserError, match="a session needs .* s of at least 2 frames"):
-        LiveSettings(variant=variant, shape="toy", session_s=5)
+        LiveBenchSettings(variant=variant, shape="toy", session_s=5)
 
 
 def test_given_numbers_are_tried_and_no_others(tmp_path):
@@ -87,12 +87,12 @@ def test_a_model_that_is_too_slow_holds_nobody(loaded, pictures):
     """A forward takes two seconds, and a step comes every second."""
     hook = loaded.model.model.language_model.register_forward_pre_hook(lambda *_: time.sleep(2))
     try:
-        settings = LiveSettings(rate=2, queue=1, session_s=4, seconds=2)
+        settings = LiveBenchSettings(rate=2, queue=1, session_s=4, seconds=2)
         trial = attempt(lambda most: Stage(loaded, max_sessions=most), 1, settings, pictures)
     finally:
         hook.remove()
     assert trial["lost"] > 0 and trial["most_queued"] <= 1
-    assert judge(trial, LiveSettings(max_lag_s=500, max_first_s=500)) == {"held": False, "good": False}
+    assert judge(trial, LiveBenchSettings(max_lag_s=500, max_first_s=500)) == {"held": False, "good": False}
 
 
 def test_a_session_that_ends_in_an_error_is_told_and_not_held(loaded, pictures, monkeypatch):
@@ -100,10 +100,10 @@ def test_a_session_that_ends_in_an_error_is_told_and_not_held(loaded, pictures, 
         raise RuntimeError("the model has a fault")
 
     monkeypatch.setattr(loaded.model, "watch_video", broken)
-    settings = LiveSettings(rate=8, session_s=1, seconds=1)
+    settings = LiveBenchSettings(rate=8, session_s=1, seconds=1)
     trial = attempt(lambda most: Stage(loaded, max_sessions=most), 1, settings, pictures)
     assert trial["errors"] == ["the model has a fault"] and trial["unanswered"] == trial["begun"]
-    assert not judge(trial, LiveSettings(max_lag_s=500))["held"] and trial["lag_s"] == {}
+    assert not judge(trial, LiveBenchSettings(max_lag_s=500))["held"] and trial["lag_s"] == {}
 
 
 @pytest.mark.parametrize("engine", ["serial", "fused"])
@@ -120,32 +120,32 @@ def test_on_the_fast_path_a_session_has_the_room_that_it_needs_and_no_more(monke
     (trial,) = json.loads((tmp_path / "bench_live.json").read_text())["trials"]
     assert trial["held"] and not trial["errors"]
     assert rooms[-1] == Capacity(video_s=1, tokens=3) and Capacity(30, 150) == capacity_of(
-        LiveSettings(session_s=29.5, k=5)
+        LiveBenchSettings(session_s=29.5, k=5)
     )
 
 
 def test_cameras_and_rooms_follow_the_frame_rate():
-    settings = LiveSettings(fps=8, variant="livecc", session_s=4).settled(cuda=False)
+    settings = LiveBenchSettings(fps=8, variant="livecc", session_s=4).settled(cuda=False)
     assert (settings.rate, settings.step_s, settings.first_s) == (8, 0.25, 3)
     assert capacity_of(settings) == Capacity(4, 48)  # three words for each of 16 steps
     with pytest.raises(UserError, match="at least 8 frames"):
-        LiveSettings(fps=8, rate=4)
+        LiveBenchSettings(fps=8, rate=4)
 
 
 def test_another_rate_than_the_checkpoints_is_measured_where_it_is_meant(load_tiny, tmp_path):
     load_tiny("livecc", fps=4).model.save_pretrained(tmp_path)
     asked = {"model": str(tmp_path), "variant": "livecc", "fps": 8}
     with pytest.raises(UserError, match="--other-fps"):
-        LiveSettings(**asked).settled(cuda=False)
-    assert LiveSettings(**asked, other_fps=True).settled(cuda=False).fps == 8
+        LiveBenchSettings(**asked).settled(cuda=False)
+    assert LiveBenchSettings(**asked, other_fps=True).settled(cuda=False).fps == 8
 
 
 def test_held_is_not_yet_good(loaded, pictures):
-    settings = LiveSettings(rate=8, session_s=1, seconds=1)
+    settings = LiveBenchSettings(rate=8, session_s=1, seconds=1)
     trial = attempt(lambda most: Stage(loaded, max_sessions=most), 1, settings, pictures)
     late = trial | {"first_response_s": percentiles([0.6]), "lag_s": percentiles([0.6])}
-    assert judge(late, LiveSettings(max_first_s=0.5)) == {"held": True, "good": False}
-    assert judge(late, LiveSettings(max_first_s=0.5, max_lag_s=0.5)) == {"held": False, "good": False}
+    assert judge(late, LiveBenchSettings(max_first_s=0.5)) == {"held": True, "good": False}
+    assert judge(late, LiveBenchSettings(max_first_s=0.5, max_lag_s=0.5)) == {"held": False, "good": False}
 
 
 @pytest.mark.parametrize(
@@ -165,4 +165,4 @@ def test_held_is_not_yet_good(loaded, pictures):
 )
 def test_settings_that_cannot_be_are_refused(wrong, told):
     with pytest.raises(UserError, match=told):
-        LiveSettings(**wrong)
+        LiveBenchSettings(**wrong)

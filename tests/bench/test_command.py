@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import pytest
 
 from swwatch.bench import command
-from swwatch.bench.command import KINDS, Kind, part
+from swwatch.bench.command import KINDS, Benchmark, part
 from swwatch.bench.record import Record
 from swwatch.bench.settings import BenchSettings
 from swwatch.config import setting
@@ -60,7 +60,7 @@ def count(monkeypatch):
         vars(module).update(content)
         monkeypatch.setitem(sys.modules, f"swwatch.bench.count.{name}", module)
     monkeypatch.setitem(sys.modules, "swwatch.bench.count", types.ModuleType("count"))
-    monkeypatch.setitem(KINDS, "count", Kind("CountSettings", "counting"))
+    monkeypatch.setitem(KINDS, "count", Benchmark("CountSettings", "counting"))
 
 
 def test_a_new_kind_gets_flags_files_verdict_and_report(count, tmp_path, capsys):

@@ -15,7 +15,7 @@ from swwatch.bench import command
 from swwatch.bench.endless import measure as endless
 from swwatch.bench.endless.modes import MODES
 from swwatch.bench.endless.page import report
-from swwatch.bench.endless.settings import EndlessSettings
+from swwatch.bench.endless.settings import EndlessBenchSettings
 from swwatch.config import load_settings
 from swwatch.data.turns.prompt import Turns
 from swwatch.data.video import iter_steps
@@ -113,7 +113,7 @@ def test_the_page_tells_it_and_is_drawn_again_from_the_file(written, tmp_path, c
 
 
 def test_a_mode_that_takes_too_long_is_stopped_and_says_so(tmp_path):
-    settings = load_settings(EndlessSettings, flags=SMALL | {"modes": "full", "mode_s": 1e-9}).settled(cuda=False)
+    settings = load_settings(EndlessBenchSettings, flags=SMALL | {"modes": "full", "mode_s": 1e-9}).settled(cuda=False)
     result = endless.measure(settings, "swwatch bench endless")
     mode = result["modes"]["full"]
     assert mode["reached_s"] == 1 and "stopped at second 1" in mode["ended"] and mode["ended"] in report(result)
@@ -130,7 +130,7 @@ def test_a_run_that_is_stopped_keeps_what_it_has(monkeypatch):
 
     monkeypatch.setattr(endless, "play", stop)
     before = signal.getsignal(signal.SIGTERM)
-    settings = load_settings(EndlessSettings, flags=SMALL | {"modes": "fused,serial", "seconds": 6}).settled(
+    settings = load_settings(EndlessBenchSettings, flags=SMALL | {"modes": "fused,serial", "seconds": 6}).settled(
         cuda=False
     )
     result = endless.measure(settings, "swwatch bench endless")
@@ -142,7 +142,7 @@ def test_a_checkpoint_watches_a_real_video_and_says_its_own_words(tiny_checkpoin
     write_dataset(tmp_path / "clips", Recipe(1, 1, 0), workers=1)
     video = next((tmp_path / "clips").rglob("*.mp4"))
     flags = {"model": str(tiny_checkpoint), "video": str(video), "device": "cpu", "tokens": 3, "vision_s": 2}
-    settings = load_settings(EndlessSettings, flags=flags | {"modes": "fused,sink_window"}).settled(cuda=False)
+    settings = load_settings(EndlessBenchSettings, flags=flags | {"modes": "fused,sink_window"}).settled(cuda=False)
     result = endless.measure(settings, "swwatch bench endless")
     page = report(json.loads(json.dumps(result)))
     seconds = sum(1 for _ in iter_steps(video))
@@ -164,7 +164,7 @@ def test_a_checkpoint_runs_the_modes_of_its_variant(tiny_checkpoint, tmp_path):
     config = json.loads((tmp_path / "model/config.json").read_text())
     config["swwatch"] = Settings.resolve(None, variant="streamingvlm").as_dict()
     (tmp_path / "model/config.json").write_text(json.dumps(config))
-    settings = EndlessSettings(model=str(tmp_path / "model"))
+    settings = EndlessBenchSettings(model=str(tmp_path / "model"))
     assert settings.settled(cuda=False).modes == ("sink_window", "recompute", "restart", "full")
     with pytest.raises(UserError, match="trained as 'streamingvlm': it has no mode 'flush', but sink_window"):
         replace(settings, modes=("flush",)).settled(cuda=False)
@@ -174,7 +174,7 @@ def test_a_checkpoint_runs_the_modes_of_its_variant(tiny_checkpoint, tmp_path):
         ({"model": str(tiny_checkpoint), "shape": "toy"}, "give one of them"),
     ):
         with pytest.raises(UserError, match=words):
-            EndlessSettings(**more)
+            EndlessBenchSettings(**more)
 
 
 def test_a_long_curve_is_thinned_and_keeps_its_peaks():
@@ -199,12 +199,12 @@ def test_a_long_curve_is_thinned_and_keeps_its_peaks():
 )
 def test_what_makes_no_sense_is_refused(given, message):
     with pytest.raises(UserError, match=message):
-        load_settings(EndlessSettings, flags=given)
+        load_settings(EndlessBenchSettings, flags=given)
 
 
 def test_a_device_that_is_not_there_and_a_file_that_is_none_are_refused(tmp_path, capsys):
     with pytest.raises(UserError, match="no CUDA device"):
-        EndlessSettings(device="cuda").settled(cuda=False)
+        EndlessBenchSettings(device="cuda").settled(cuda=False)
     other = tmp_path / "other.json"
     other.write_text("{}")
     assert cli.main(["bench", "endless", "--report", str(other)]) == 2
@@ -212,10 +212,10 @@ def test_a_device_that_is_not_there_and_a_file_that_is_none_are_refused(tmp_path
 
 
 def test_on_a_gpu_the_papers_sizes_are_the_default():
-    chosen = EndlessSettings().settled(cuda=True)
+    chosen = EndlessBenchSettings().settled(cuda=True)
     assert (chosen.shape, chosen.seconds, chosen.precision, chosen.device) == ("7b", 1000, "bfloat16", "cuda")
     assert (chosen.vision_s, chosen.text_sink, chosen.text_window, chosen.restart_s) == (16, 512, 512, 100)
-    assert EndlessSettings(text_sink=0).settled(cuda=True).text_sink == 0
+    assert EndlessBenchSettings(text_sink=0).settled(cuda=True).text_sink == 0
 
 
 def test_the_made_up_tokenizer_gives_text_back_and_cuts_labels_as_the_real_one():

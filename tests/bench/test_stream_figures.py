@@ -7,11 +7,11 @@ from hypothesis import strategies as st
 from swwatch.bench.gpus import known_rates
 from swwatch.bench.made import most_square
 from swwatch.bench.source import Camera, Stretch
-from swwatch.bench.stopwatch import Work
+from swwatch.bench.stopwatch import TimedCall
 from swwatch.bench.stream.bounds import Roof, overlap_gain, reprefill_tokens, serial_tokens
 from swwatch.bench.stream.figures import compare, engine_row, growth, same_tokens, spread
 from swwatch.bench.stream.played import Played
-from swwatch.bench.stream.settings import Point, StreamSettings
+from swwatch.bench.stream.settings import Point, StreamBenchSettings
 from swwatch.bench.stream.soak import summary
 from swwatch.bench.stream.sustain import CLOSE, RateTrial, attempt, search
 from swwatch.bench.trust import verdict
@@ -72,8 +72,8 @@ def played(step_s=1.0, steps=5, k=2, watch_s=0.6, kinds=("watch", "speak")):
     for step in range(steps):
         begin = step * step_s
         asked = begin + 1e-7  # after the last token was out
-        run.work.append(Work(kinds[0], 4, 0, asked, asked + watch_s))
-        run.work.append(Work(kinds[1], 0, k, asked + watch_s, begin + step_s))
+        run.work.append(TimedCall(kinds[0], 4, 0, asked, asked + watch_s))
+        run.work.append(TimedCall(kinds[1], 0, k, asked + watch_s, begin + step_s))
         for i in range(k):
             run.tokens.append(len(run.tokens))
             run.steps.append(step)
@@ -143,7 +143,7 @@ QUIET = {"load": 0.2, "cores": 2, "others": 0.1, "spreads": [("serial", 0.05), (
     ],
 )
 def test_the_verdict_follows_its_rule(change, reason):
-    told = verdict(StreamSettings(), **QUIET | change)
+    told = verdict(StreamBenchSettings(), **QUIET | change)
     assert told["trusted"] == (reason is None)
     assert reason is None or reason in told["reasons"][0]
     assert "50%" not in told["rule"] and "0.5 for each core" in told["rule"]

@@ -16,7 +16,7 @@ from swwatch.bench.made import PROMPT_LEN
 from swwatch.bench.stream import measure as stream
 from swwatch.bench.stream.bounds import reprefill_tokens, serial_tokens
 from swwatch.bench.stream.page import left_out, report
-from swwatch.bench.stream.settings import BASELINE, ENGINES, StreamSettings, points
+from swwatch.bench.stream.settings import BASELINE, ENGINES, StreamBenchSettings, points
 from swwatch.config import load_settings
 from swwatch.errors import UserError
 
@@ -116,7 +116,7 @@ def test_the_page_tells_it_and_is_drawn_again_from_the_file(written, tmp_path, c
 def test_a_stream_without_end_is_measured_by_engines_that_forget():
     keep = "window:2:text_sink=2:text_window=4"
     how = {"shape": ("toy",), "variant": "group", "engines": ("serial", "fused", "streams"), "keep": keep}
-    settings = StreamSettings(**how, video_tokens=(4,), k=(2,), steps=(6,), repeats=1).settled(cuda=False)
+    settings = StreamBenchSettings(**how, video_tokens=(4,), k=(2,), steps=(6,), repeats=1).settled(cuda=False)
     result = stream.measure(replace(settings, paced=False), "swwatch bench stream")
     rows = result["points"][0]["engines"]
     assert {name for name, row in rows.items() if "step_s" in row} == {"serial", "fused"}
@@ -126,7 +126,7 @@ def test_a_stream_without_end_is_measured_by_engines_that_forget():
 
 
 def test_what_cannot_run_is_listed_with_its_reason(tmp_path):
-    settings = StreamSettings(
+    settings = StreamBenchSettings(
         shape=("toy",), variant="interleave", video_tokens=(4,), k=(1,), steps=(4,), repeats=1
     ).settled(cuda=False)
     result = stream.measure(replace(settings, paced=False), "swwatch bench stream")
@@ -141,7 +141,7 @@ def test_what_cannot_run_is_listed_with_its_reason(tmp_path):
 
 
 def test_three_parties_are_measured_against_their_bound_and_who_does_not_think_is_left_out():
-    settings = StreamSettings(
+    settings = StreamBenchSettings(
         shape=("toy",),
         think="notes:2",
         engines=("serial", "fused", BASELINE),
@@ -164,7 +164,7 @@ def test_three_parties_are_measured_against_their_bound_and_who_does_not_think_i
 
 def test_what_takes_too_long_or_comes_too_late_is_listed(tmp_path):
     given = {"shape": ("toy",), "video_tokens": (4, 6), "k": (2,), "steps": (5,), "repeats": 1}
-    settings = StreamSettings(**given, engines=("serial", BASELINE), limit_s=1e-9, max_engine_s=1e-9).settled(
+    settings = StreamBenchSettings(**given, engines=("serial", BASELINE), limit_s=1e-9, max_engine_s=1e-9).settled(
         cuda=False
     )
     result = stream.measure(settings, "swwatch bench stream")
@@ -191,12 +191,12 @@ def test_what_takes_too_long_or_comes_too_late_is_listed(tmp_path):
 )
 def test_what_makes_no_sense_is_refused(given, message):
     with pytest.raises(UserError, match=message):
-        load_settings(StreamSettings, flags=given)
+        load_settings(StreamBenchSettings, flags=given)
 
 
 def test_a_device_that_is_not_there_and_a_file_that_is_none_are_refused(tmp_path, capsys):
     with pytest.raises(UserError, match="no CUDA device"):
-        StreamSettings(device="cuda").settled(cuda=False)
+        StreamBenchSettings(device="cuda").settled(cuda=False)
     other = tmp_path / "other.json"
     other.write_text("{}")
     for path in (other, tmp_path / "missing.json"):
@@ -206,18 +206,18 @@ def test_a_device_that_is_not_there_and_a_file_that_is_none_are_refused(tmp_path
 
 def test_the_base_comes_first_and_the_others_vary_one_by_one_or_in_all_combinations():
     lists = {"shape": ("toy", "0.2b"), "video_tokens": (64, 16), "k": (3, 1), "steps": (30, 10)}
-    few = points(StreamSettings(**lists).settled(cuda=False))
+    few = points(StreamBenchSettings(**lists).settled(cuda=False))
     assert len(few) == 2 * 4 and str(few[0]) == "toy, 64 video tokens, K = 3, 30 steps"
     assert [(p.video_tokens, p.k, p.steps) for p in few[:4]] == [(64, 3, 30), (64, 3, 10), (16, 3, 10), (64, 1, 10)]
-    every = points(StreamSettings(**lists, full=True).settled(cuda=False))
+    every = points(StreamBenchSettings(**lists, full=True).settled(cuda=False))
     assert len(every) == len(set(every)) == 2 * 8 and every[0] == few[0]
-    default = StreamSettings().settled(cuda=True)
+    default = StreamBenchSettings().settled(cuda=True)
     assert default.shape == ("7b",) and default.precision == "bfloat16" and default.fast and default.device == "cuda"
-    assert StreamSettings(full=True).settled(cuda=False).video_tokens == (64, 16, 128, 256, 512, 1024)
+    assert StreamBenchSettings(full=True).settled(cuda=False).video_tokens == (64, 16, 128, 256, 512, 1024)
 
 
 def test_a_run_that_is_stopped_keeps_what_it_has(monkeypatch):
-    settings = StreamSettings(
+    settings = StreamBenchSettings(
         shape=("toy",), video_tokens=(4, 6), k=(1,), steps=(4,), repeats=1, engines=("serial",)
     ).settled(cuda=False)
     paced = stream.Measurement.paced
@@ -234,7 +234,7 @@ def test_a_run_that_is_stopped_keeps_what_it_has(monkeypatch):
 
 
 def test_a_checkpoint_is_measured_in_place_of_a_shape(tiny_checkpoint):
-    settings = load_settings(StreamSettings, flags={"model": str(tiny_checkpoint), "engines": "serial,fused"})
+    settings = load_settings(StreamBenchSettings, flags={"model": str(tiny_checkpoint), "engines": "serial,fused"})
     settings = replace(settings, video_tokens=(4,), k=(1,), steps=(4,), repeats=1, paced=False).settled(cuda=False)
     result = stream.measure(settings, "swwatch bench stream")
     assert list(result["shapes"]) == [str(tiny_checkpoint)]

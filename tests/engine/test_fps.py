@@ -9,7 +9,7 @@ import torch
 
 from swwatch.data.live.frames import LiveFrames
 from swwatch.data.turns.prompt import Turns
-from swwatch.data.turns.samples import Form
+from swwatch.data.turns.samples import SampleFormat
 from swwatch.data.video import StepFrames
 from swwatch.engine.session import Session
 from swwatch.engine.source import StepEncoder
@@ -61,7 +61,7 @@ def test_p1_of_the_systems(load_tiny, system, fps):
     """A training sample has the spans and the logits of a stream that says its words."""
     loaded, row = at_fps(load_tiny(system), fps), systems.get(system)
     told = told_of([[i * 0.7, i * 0.7 + 0.4, f"w{i}"] for i in range(8)])
-    form = Form(Turns(loaded.tokenizer, row), fps=fps, keep="all")
+    form = SampleFormat(Turns(loaded.tokenizer, row), fps=fps, keep="all")
     spans, shown, _ = form.spans(told, (3 * fps, *GRID))
     session, _ = streamed(loaded, spans, told, 0.0, shown, {}, keep="all")
     ours, theirs = ([span for span in held if span.part is not Part.CLOSE] for held in (session.context, spans))

@@ -12,9 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from swwatch import cli
-from swwatch.bench.endless.settings import EndlessSettings
-from swwatch.bench.live.settings import LiveSettings
-from swwatch.bench.stream.settings import StreamSettings
+from swwatch.bench.endless.settings import EndlessBenchSettings
+from swwatch.bench.live.settings import LiveBenchSettings
+from swwatch.bench.stream.settings import StreamBenchSettings
 from swwatch.bench.train.settings import TrainBenchSettings
 from swwatch.config import load_settings
 from swwatch.evaluate import rerun
@@ -35,9 +35,9 @@ MADE = [  # every program that leaves a run.json, with settings of each kind
     (DisturbSettings, {"models": ["a", "b"], "schedules": ["wait-k:2"], "output_dir": "o", "max_bad_fraction": 1e-5}),
     (EvalSettings, {"model_path": "1", "output_file": "x/mine.json", "bleurt": "none", "clips_at_once": "2"}),
     (TrainBenchSettings, {"output": "o", "seed": 3}),
-    (StreamSettings, {"output": "o", "shape": ["toy", "0.2b"]}),
-    (EndlessSettings, {"output": "o"}),
-    (LiveSettings, {"output": "o", "sessions": [1, 2]}),
+    (StreamBenchSettings, {"output": "o", "shape": ["toy", "0.2b"]}),
+    (EndlessBenchSettings, {"output": "o"}),
+    (LiveBenchSettings, {"output": "o", "sessions": [1, 2]}),
     (StudySettings, {"size": "quick", "report": "page"}),
     (ComparisonSettings, {"quick": True, "seeds": 2}),
 ]

@@ -8,7 +8,7 @@ from swwatch.data.budget import BUDGETS
 from swwatch.data.pixels import FrameEncoder
 from swwatch.data.seek_jsonl import Conversations
 from swwatch.data.turns.dataset import TurnDataset
-from swwatch.data.turns.samples import Form
+from swwatch.data.turns.samples import SampleFormat
 from swwatch.rules import turn_positions as positions
 from swwatch.rules.families import t_step
 from swwatch.rules.systems import SYSTEMS
@@ -50,7 +50,7 @@ def dataset(loaded, *paths: Path, policy: str = "mrope_full", form: dict | None 
     turns = loaded.turns(SYSTEMS[loaded.settings.variant])
     return TurnDataset(
         Conversations(paths),
-        form=Form(turns, **form or {}),
+        form=SampleFormat(turns, **form or {}),
         policy=positions.get(policy),
         encoder=FrameEncoder(loaded.processor.video_processor, BUDGETS["declared"]),
         merge=2,

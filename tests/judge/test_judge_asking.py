@@ -6,7 +6,7 @@ import pytest
 
 from swwatch.errors import UserError
 from swwatch.judge.asking import Verdict, work_off
-from swwatch.judge.rate_limit import Stopped
+from swwatch.judge.rate_limit import StopRequested
 
 
 def refuse():
@@ -23,7 +23,7 @@ def test_the_error_that_ended_the_work_is_told_even_where_stopped_threads_end_fi
     seen = threading.Event()
 
     def stopped():
-        raise Stopped
+        raise StopRequested
 
     def refused_later():
         seen.wait(0.2)
@@ -38,7 +38,7 @@ def test_an_error_stops_before_the_next_task_begins():
 
     def task(number):
         if stops:
-            raise Stopped  # as the rate_limit does once it was stopped
+            raise StopRequested  # as the rate_limit does once it was stopped
         begun_before_stop.append(number)
         refuse()
 

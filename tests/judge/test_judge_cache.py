@@ -9,7 +9,7 @@ import pytest
 
 from swwatch.errors import UserError
 from swwatch.judge.cache import AnswerCache, question_key
-from swwatch.judge.client import Answer
+from swwatch.judge.client import Reply
 
 URL, REQUEST = "https://a.b/v1", {"model": "judge", "temperature": 0, "messages": [{"role": "user", "content": "é"}]}
 KEY = question_key(URL, REQUEST)
@@ -22,7 +22,7 @@ def no_sleep(seconds):
 def test_an_answer_is_found_again_with_all_it_holds(tmp_path):
     cache = AnswerCache(tmp_path / "new" / "cache")
     assert cache.get(KEY) is None
-    answer = Answer("text é", "stop", "judge-2", 3, None)
+    answer = Reply("text é", "stop", "judge-2", 3, None)
     with cache.claim(KEY, no_sleep):
         cache.put(KEY, URL, REQUEST, answer)
     assert AnswerCache(tmp_path / "new" / "cache").get(KEY) == answer
@@ -49,12 +49,12 @@ def test_whatever_differs_in_the_question_is_another_question(url, change):
 def test_a_damaged_entry_counts_as_none_and_is_replaced(tmp_path, damage):
     cache = AnswerCache(tmp_path)
     with cache.claim(KEY, no_sleep):
-        cache.put(KEY, URL, REQUEST, Answer("a"))
+        cache.put(KEY, URL, REQUEST, Reply("a"))
         (file,) = tmp_path.rglob("*.json")
         file.write_bytes(damage)
         assert cache.get(KEY) is None
-        cache.put(KEY, URL, REQUEST, Answer("b"))
-    assert cache.get(KEY) == Answer("b")
+        cache.put(KEY, URL, REQUEST, Reply("b"))
+    assert cache.get(KEY) == Reply("b")
 
 
 def test_one_holder_at_a_time_whoever_leaves_and_comes(tmp_path):
@@ -99,18 +99,18 @@ def test_a_lock_left_by_a_killed_process_holds_nobody_up(tmp_path):
     (tmp_path / KEY[:2]).mkdir()
     (tmp_path / KEY[:2] / f"{KEY}.lock").touch()
     with cache.claim(KEY, no_sleep):
-        cache.put(KEY, URL, REQUEST, Answer("a"))
-    assert cache.get(KEY) == Answer("a")
+        cache.put(KEY, URL, REQUEST, Reply("a"))
+    assert cache.get(KEY) == Reply("a")
 
 
 def test_a_full_disk_is_told_and_an_answer_is_whole_or_not_there(small_disk):
     cache = AnswerCache(small_disk(64 << 10))
     with cache.claim(KEY, no_sleep):
         with pytest.raises(UserError, match="cannot keep an answer in .*No space left.*make room or give --cache"):
-            cache.put(KEY, URL, REQUEST, Answer("a" * (80 << 10)))
+            cache.put(KEY, URL, REQUEST, Reply("a" * (80 << 10)))
         assert cache.get(KEY) is None
-        cache.put(KEY, URL, REQUEST, Answer("a"))
-    assert cache.get(KEY) == Answer("a")
+        cache.put(KEY, URL, REQUEST, Reply("a"))
+    assert cache.get(KEY) == Reply("a")
 
 
 def test_a_folder_that_cannot_be_made_is_told(tmp_path):

@@ -8,7 +8,7 @@ import pytest
 
 from swwatch.errors import UserError
 from swwatch.judge.client import ChatClient, NoAnswer, check_url
-from swwatch.judge.rate_limit import RateLimit, Stopped
+from swwatch.judge.rate_limit import RateLimit, StopRequested
 from tests.helpers.judge_server import KEY, cut, drop, error, grade, hang, raw
 
 REQUEST = {"model": "judge", "temperature": 0, "messages": [{"role": "user", "content": "hello"}]}
@@ -230,7 +230,7 @@ def test_stopping_wakes_those_who_wait():
     def wait():
         try:
             rate_limit.wait()
-        except Stopped:
+        except StopRequested:
             outcome.append("stopped")
 
     thread = threading.Thread(target=wait)

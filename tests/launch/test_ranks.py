@@ -8,7 +8,7 @@ from torch.distributed import HashStore, TCPStore
 
 from swwatch.errors import UserError
 from swwatch.launch import ranks
-from swwatch.launch.place import Place, place_of
+from swwatch.launch.place import ProcessRank, place_of
 from swwatch.launch.ranks import SingleProcess, Stopped, Team, join
 from swwatch.launch.signals import Preempted
 
@@ -183,16 +183,16 @@ def test_ranks_meet_at_a_tcp_store():
 @pytest.mark.parametrize(
     "env, place",
     [
-        ({}, Place()),
+        ({}, ProcessRank()),
         ({"RANK": "3", "WORLD_SIZE": "4", "LOCAL_RANK": "1", "MASTER_ADDR": "n0", "MASTER_PORT": "77"},)
-        + (Place(3, 4, 1, "n0", 77),),
-        ({"RANK": "0", "WORLD_SIZE": "2"}, Place(0, 2, 0, "127.0.0.1", 29500, True)),
-        ({"RANK": "0", "WORLD_SIZE": "2", "TORCHELASTIC_USE_AGENT_STORE": "True"}, Place(0, 2)),
+        + (ProcessRank(3, 4, 1, "n0", 77),),
+        ({"RANK": "0", "WORLD_SIZE": "2"}, ProcessRank(0, 2, 0, "127.0.0.1", 29500, True)),
+        ({"RANK": "0", "WORLD_SIZE": "2", "TORCHELASTIC_USE_AGENT_STORE": "True"}, ProcessRank(0, 2)),
         (
             {"SLURM_STEP_NUM_TASKS": "8", "SLURM_PROCID": "5", "SLURM_LOCALID": "1", "SLURM_JOB_ID": "123456"},
-            Place(5, 8, 1, "127.0.0.1", 23_456, False),
+            ProcessRank(5, 8, 1, "127.0.0.1", 23_456, False),
         ),
-        ({"SLURM_NTASKS": "8", "SLURM_PROCID": "0"}, Place()),  # a batch script itself is no step
+        ({"SLURM_NTASKS": "8", "SLURM_PROCID": "0"}, ProcessRank()),  # a batch script itself is no step
     ],
 )
 def test_the_place_is_read_from_torchrun_or_slurm(env, place):

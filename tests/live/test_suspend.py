@@ -7,7 +7,7 @@ from swwatch.engine.batch import Ended
 from swwatch.engine.trace import Reflected, Spoken
 from swwatch.errors import UserError
 from swwatch.live.stage import Asked, Dropped, Suspended, Watched
-from swwatch.narrate.words import Wording
+from swwatch.narrate.words import Detokenizer
 from swwatch.policies.choose import Greedy, Sampling
 from swwatch.rules.systems import SYSTEMS
 from swwatch.rules.variants import TURNS, VARIANTS
@@ -83,11 +83,11 @@ def test_a_character_of_which_half_is_said_or_thought_is_whole_afterwards(load_t
 
     assert len(ids) > 8
     for cut in range(len(ids)):
-        first, other = Wording(tokenizer), Reflected if kind is Spoken else Spoken
+        first, other = Detokenizer(tokenizer), Reflected if kind is Spoken else Spoken
         first(other(0, ids[cut], 0, 0.0, 0.0))  # of the other stream, which is another text
         before = text(first, ids[:cut])
-        assert before + text(Wording(tokenizer, first.open_ids), ids[cut:]) == " naïve 東 🙂 ok"
-        noted = Wording(tokenizer, first.open_ids)(Reflected(0, ids[0], 0, 0.0, 0.0, begins=True))
+        assert before + text(Detokenizer(tokenizer, first.open_ids), ids[cut:]) == " naïve 東 🙂 ok"
+        noted = Detokenizer(tokenizer, first.open_ids)(Reflected(0, ids[0], 0, 0.0, 0.0, begins=True))
         assert noted.text == tokenizer.decode(ids[0]), "nothing is left of a note that was cut off"
 
 
@@ -96,9 +96,9 @@ def test_a_space_stands_between_two_answers_of_a_narration(load_tiny):
     answer = tokenizer.encode("a cat", add_special_tokens=False)
     ids = [*answer, tokenizer.eos_token_id, *answer, tokenizer.eos_token_id]
     for cut in range(len(ids)):
-        first = Wording(tokenizer)
+        first = Detokenizer(tokenizer)
         pieces = [first(Spoken(0, token_id, 0, 0.0, 0.0)).text for token_id in ids[:cut]]
-        later = Wording(tokenizer, first.open_ids)
+        later = Detokenizer(tokenizer, first.open_ids)
         pieces += [later(Spoken(0, token_id, 0, 0.0, 0.0)).text for token_id in ids[cut:]]
         assert "".join(pieces) == "a cat a cat"
 

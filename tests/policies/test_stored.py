@@ -4,9 +4,9 @@ from dataclasses import dataclass, fields, replace
 
 import pytest
 
-from swwatch.bench.endless.settings import EndlessSettings
-from swwatch.bench.live.settings import LiveSettings
-from swwatch.bench.stream.settings import StreamSettings as BenchStream
+from swwatch.bench.endless.settings import EndlessBenchSettings
+from swwatch.bench.live.settings import LiveBenchSettings
+from swwatch.bench.stream.settings import StreamBenchSettings
 from swwatch.engine.door import open_stream
 from swwatch.errors import UserError
 from swwatch.evaluate.caption.settings import EvalSettings
@@ -33,9 +33,9 @@ PROGRAMS = (
     EvalSettings,
     DisturbSettings,
     GenerateSettings,
-    LiveSettings,
-    BenchStream,
-    EndlessSettings,
+    LiveBenchSettings,
+    StreamBenchSettings,
+    EndlessBenchSettings,
 )
 NAMED = {"variant": "group", "keep": "window:4:text_sink=8:text_window=8", "choose": "greedy:1.05:max_new_tokens=9"}
 

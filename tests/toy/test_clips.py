@@ -13,7 +13,7 @@ from swwatch.data.video import read_clip
 from swwatch.errors import UserError
 from swwatch.toy import clips
 from swwatch.toy.clips import Recipe, make_clip, write_dataset
-from swwatch.toy.world import Event, make_scene, render
+from swwatch.toy.world import SceneEvent, make_scene, render
 
 
 def files(root):
@@ -45,7 +45,7 @@ def test_json_form_has_pe_videos_layout_and_schema(small):
     assert record.keys() == {"video_id", "human_caption", "video_duration_in_s", "level", "events", "thoughts"}
     assert (record["video_id"], record["human_caption"]) == ("test_000001", scene.caption)
     assert record["video_duration_in_s"] == scene.duration_s
-    assert [Event(**event) for event in record["events"]] == scene.events
+    assert [SceneEvent(**event) for event in record["events"]] == scene.events
 
 
 def test_videos_show_their_scenes(small):

@@ -14,13 +14,13 @@ from swwatch.errors import UserError
 from swwatch.evaluate.quiz import tasks
 from swwatch.toy.clips import Recipe, write_dataset
 from swwatch.toy.questions import DESCRIBE, KINDS, STREAM_S, ask, at_the_end, questions_of, write_questions
-from swwatch.toy.world import WORLDS, Event, make_scene
+from swwatch.toy.world import WORLDS, SceneEvent, make_scene
 
 EVENTS = [
-    Event("red", "circle", "left", start_s=0, end_s=2),
-    Event("blue", "square", "up", start_s=2, end_s=4),
-    Event("red", "triangle", "down", start_s=9, end_s=11),
-    Event("green", "circle", "right", start_s=20, end_s=22),
+    SceneEvent("red", "circle", "left", start_s=0, end_s=2),
+    SceneEvent("blue", "square", "up", start_s=2, end_s=4),
+    SceneEvent("red", "triangle", "down", start_s=9, end_s=11),
+    SceneEvent("green", "circle", "right", start_s=20, end_s=22),
 ]
 
 
@@ -93,19 +93,21 @@ def test_files_to_train_on_hold_the_answers_in_a_word(tmp_path):
         times = [row.time_s for row in stream.asked]
         assert sorted(set(times)) == times and times[-1] <= STREAM_S
         for row in stream.asked:
-            events = [Event(**event) for event in record["events"] if event["end_s"] <= row.time_s]
+            events = [SceneEvent(**event) for event in record["events"] if event["end_s"] <= row.time_s]
             if row.question == KINDS["third colour"].text:
                 assert row.answer == events[2].color
     for record, stream, line in zip(records, conversations(noted), watched.read_bytes().splitlines(), strict=True):
         notes = {word.end_s: word.text for word in stream.words}
-        assert notes == {event["end_s"]: Event(**event).words() for event in record["events"] if event["end_s"] <= 24}
+        assert notes == {
+            event["end_s"]: SceneEvent(**event).words() for event in record["events"] if event["end_s"] <= 24
+        }
         assert stream.ends_s[:2] == (8, 16) and stream.ends_s[-1] == max(notes)
         narration = parse_line(line)
         assert [TimedQuestion(*row[1:]) for row in narration["qa_stream"]] == list(asked_of(narration))
         assert len(narration["thoughts"]) == len(record["events"]) > len(notes)
     for record, line in zip(records, timed.read_bytes().splitlines(), strict=True):
         captions = captions_of(parse_line(line))
-        assert captions == [(event["end_s"], Event(**event).words()) for event in record["events"]]
+        assert captions == [(event["end_s"], SceneEvent(**event).words()) for event in record["events"]]
 
 
 @given(worlds, st.integers(0, 200), st.integers(0, 200))

@@ -5,9 +5,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from swwatch.toy.scores import MEANING, clip_counts, score_caption, toy_events, toy_scores
-from swwatch.toy.world import COLORS, DIRECTIONS, SHAPES, Event, make_scene, parse_caption
+from swwatch.toy.world import COLORS, DIRECTIONS, SHAPES, SceneEvent, make_scene, parse_caption
 
-RED, BLUE = Event("red", "circle", "left"), Event("blue", "square", "up")
+RED, BLUE = SceneEvent("red", "circle", "left"), SceneEvent("blue", "square", "up")
 
 
 @pytest.mark.parametrize(
@@ -40,7 +40,7 @@ def test_scores_worked_by_hand(text, color, shape, direction, count, parses):
 
 
 def test_a_new_color_must_be_told_as_one():
-    event = Event("red", "circle", "left", new_color="blue")
+    event = SceneEvent("red", "circle", "left", new_color="blue")
     assert score_caption("The video shows a red circle turning blue moving left.", [event])["new_color"] == 1
     assert score_caption("The video shows a red blue circle moving left.", [event])["new_color"] == 0
     assert score_caption("The video shows a blue circle turning", [event]) == {
@@ -122,7 +122,7 @@ def test_records_of_other_data_sets_have_no_toy_events():
 
 
 def test_toy_scores_weighs_by_event_and_counts_clips():
-    red, blue = Event("red", "circle", "left"), Event("blue", "square", "up")
+    red, blue = SceneEvent("red", "circle", "left"), SceneEvent("blue", "square", "up")
     right = "The video shows a red circle moving left, a blue square moving up, a red circle moving left."
     wrong = "The video shows a red square moving down."
     got = toy_scores([(right, [red, blue, red]), (wrong, [red])])

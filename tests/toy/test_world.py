@@ -13,7 +13,7 @@ from swwatch.toy.world import (
     SHAPES,
     SIDE,
     WORLDS,
-    Event,
+    SceneEvent,
     make_scene,
     parse_caption,
     render,
@@ -85,7 +85,7 @@ def test_every_word_of_the_world_occurs_and_neighbours_differ(level):
 
 
 def without_times(event):
-    return Event(event.color, event.shape, event.direction, event.new_color)
+    return SceneEvent(event.color, event.shape, event.direction, event.new_color)
 
 
 @levels
@@ -97,7 +97,7 @@ def test_a_caption_parses_back_to_its_events(level):
 @levels
 def test_a_record_holds_the_events(level):
     scene = make_scene(SEED, 0, level=level)
-    assert [Event(**values) for values in scene.record()] == scene.events
+    assert [SceneEvent(**values) for values in scene.record()] == scene.events
 
 
 @levels

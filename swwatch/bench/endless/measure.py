@@ -10,7 +10,7 @@ import torch
 from swwatch.bench.endless.modes import MODES, Mode
 from swwatch.bench.endless.page import report
 from swwatch.bench.endless.sessions import Film, Tape, open_session, play
-from swwatch.bench.endless.settings import EndlessSettings
+from swwatch.bench.endless.settings import EndlessBenchSettings
 from swwatch.bench.made import random_steps
 from swwatch.bench.models import loaded_model, num_parameters, streaming_model
 from swwatch.bench.record import Record
@@ -29,7 +29,7 @@ COLUMNS = ("at_s", *TIMES, "fed", "held", "cache", "memory", "position")
 
 
 @torch.no_grad()
-def measure(settings: EndlessSettings, command: str) -> dict:
+def measure(settings: EndlessBenchSettings, command: str) -> dict:
     """Measure what is asked for, and write it after every mode.
 
     Args:
@@ -52,7 +52,7 @@ def measure(settings: EndlessSettings, command: str) -> dict:
             vision = model.config.vision_config
             pictures = random_steps(vision, settings.video_tokens, 8, settings.seed, settings.device)
 
-        def run(mode: Mode, settings: EndlessSettings) -> tuple[list[dict], str | None]:
+        def run(mode: Mode, settings: EndlessBenchSettings) -> tuple[list[dict], str | None]:
             tape = (
                 Film(steps_of(settings, loaded), settings.step_s)
                 if settings.video is not None
@@ -75,13 +75,13 @@ def measure(settings: EndlessSettings, command: str) -> dict:
     return record.save(spreads)
 
 
-def loaded_checkpoint(settings: EndlessSettings) -> "Loaded":
+def loaded_checkpoint(settings: EndlessBenchSettings) -> "Loaded":
     """The checkpoint; one that names no variant is loaded as that of the modes serial and fused."""
     named = saved_settings(settings.model).get("variant")
     return loaded_model(settings, settings.model, None if named else settings.variant)
 
 
-def measured_video(settings: EndlessSettings, loaded: "Loaded") -> tuple[EndlessSettings, int]:
+def measured_video(settings: EndlessBenchSettings, loaded: "Loaded") -> tuple[EndlessBenchSettings, int]:
     """The settings with no more seconds than the video has, and the tokens of one.
 
     Raises:
@@ -97,7 +97,7 @@ def measured_video(settings: EndlessSettings, loaded: "Loaded") -> tuple[Endless
     return replace(settings, seconds=min(settings.seconds, seconds)), tokens
 
 
-def steps_of(settings: EndlessSettings, loaded: "Loaded") -> Iterator[Step]:
+def steps_of(settings: EndlessBenchSettings, loaded: "Loaded") -> Iterator[Step]:
     """The video's steps, as the checkpoint's own budget shows them."""
     encode = StepEncoder(loaded)
     for step in iter_steps(settings.video, max_frames=None, fps=settings.fps):

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING
 import torch
 
 from swwatch.bench.endless.modes import Mode
-from swwatch.bench.endless.settings import EndlessSettings
+from swwatch.bench.endless.settings import EndlessBenchSettings
 from swwatch.bench.made import prompt_of
 from swwatch.bench.process import memory_now
 from swwatch.bench.source import MadeSource
-from swwatch.bench.stopwatch import Stopwatch
+from swwatch.bench.stopwatch import TimedModel
 from swwatch.data.turns.prompt import Turns
 from swwatch.engine import choose
 from swwatch.engine.base import BaseSession
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from swwatch.model.loading import Loaded
 
 
-def open_session(mode: Mode, model, settings: EndlessSettings, loaded: "Loaded | None" = None) -> BaseSession:
+def open_session(mode: Mode, model, settings: EndlessBenchSettings, loaded: "Loaded | None" = None) -> BaseSession:
     """A session of a mode, by the same door as everywhere. The model becomes one of the mode's variant.
 
     Args:
@@ -101,7 +101,7 @@ class Film(Tape):
 
 
 def play(
-    session: BaseSession, tape: Tape, settings: EndlessSettings, *, own_turns: bool = False
+    session: BaseSession, tape: Tape, settings: EndlessBenchSettings, *, own_turns: bool = False
 ) -> tuple[list[dict], str | None]:
     """One stream through a session.
 
@@ -116,7 +116,7 @@ def play(
         the largest that was fed.
         And why it ended before `settings.seconds`, or None.
     """
-    cuda, stopwatch, seconds, emitted = settings.device == "cuda", Stopwatch(session.model), [], []
+    cuda, stopwatch, seconds, emitted = settings.device == "cuda", TimedModel(session.model), [], []
     gc.collect()
     before, begun = memory_now(cuda), time.perf_counter()
     last_s, last_cpu = begun, time.process_time()

@@ -25,7 +25,7 @@ DEFAULTS = {
 
 
 @dataclass(frozen=True)
-class EndlessSettings(SessionFlags, BenchSettings):
+class EndlessBenchSettings(SessionFlags, BenchSettings):
     """Measure streams without end: what a second of one costs, and takes in memory, the longer it lasts.
 
     All modes watch the same random pixels with the same random weights and say as many tokens a second: full

@@ -11,7 +11,7 @@ import torch
 from transformers import AutoProcessor
 
 from swwatch.bench.live.page import report
-from swwatch.bench.live.settings import LATE_S, LiveSettings
+from swwatch.bench.live.settings import LATE_S, LiveBenchSettings
 from swwatch.bench.live.trial import QUESTION, attempt
 from swwatch.bench.models import num_parameters, random_session_model, shape_config
 from swwatch.bench.record import Record
@@ -26,7 +26,7 @@ from swwatch.model.settings import Settings
 PICTURES = 8  # different ones, shown in turn
 
 
-def measure(settings: LiveSettings, command: str) -> dict:
+def measure(settings: LiveBenchSettings, command: str) -> dict:
     """Try numbers of sessions. The result is written after each of them.
 
     Args:
@@ -67,13 +67,13 @@ def measure(settings: LiveSettings, command: str) -> dict:
     return result
 
 
-def capacity_of(settings: LiveSettings) -> Capacity:
+def capacity_of(settings: LiveBenchSettings) -> Capacity:
     """What a session here comes to: on a GPU memory is set aside for it, and many must fit in."""
     steps = math.ceil(settings.session_s / settings.step_s)
     return Capacity(math.ceil(settings.session_s), settings.k * steps)
 
 
-def judge(trial: dict, settings: LiveSettings) -> dict:
+def judge(trial: dict, settings: LiveBenchSettings) -> dict:
     """`held`: nothing was lost, nobody was left without an answer, and words kept up with the video; `good`: held, and
     first responses came in time."""
     lost = trial["lost"] or trial["unanswered"] or trial["errors"]
@@ -106,7 +106,7 @@ def search(good: Callable[[int], bool], begin: int, most: int) -> int:
     return low
 
 
-def make_loaded(settings: LiveSettings) -> Loaded:
+def make_loaded(settings: LiveBenchSettings) -> Loaded:
     """The checkpoint, or random weights of a shape with the toy world's words."""
     if settings.model is not None:
         how = {"fps": settings.fps, "other_fps": True, "device": settings.device, "pack": settings.pack}
@@ -129,7 +129,7 @@ def make_loaded(settings: LiveSettings) -> Loaded:
     return Loaded(model, processor, settings.put_on(Settings.resolve(config.swwatch)), markup)
 
 
-def _warm_up(loaded: Loaded, settings: LiveSettings, pictures: np.ndarray) -> Stage:
+def _warm_up(loaded: Loaded, settings: LiveBenchSettings, pictures: np.ndarray) -> Stage:
     """A short session, so that the first trial compiles and allocates nothing. Returns its stage, closed."""
     capacity = Capacity(video_s=math.ceil(8 * settings.step_s), tokens=8)
     stage = Stage(loaded, engine=settings.engine, max_sessions=1, capacity=capacity)

@@ -17,7 +17,7 @@ LATE_S = 0.1  # a sender that is so late with a frame is no camera any more
 
 
 @dataclass(frozen=True)
-class LiveSettings(SessionFlags, BenchSettings):
+class LiveBenchSettings(SessionFlags, BenchSettings):
     """Measure how many live sessions one device holds at so many frames a second.
 
     Sessions are opened on one stage, as `swwatch serve` does it, and get frames at the pace of a camera. Their

@@ -12,7 +12,7 @@ from operator import itemgetter
 
 import numpy as np
 
-from swwatch.bench.live.settings import LiveSettings
+from swwatch.bench.live.settings import LiveBenchSettings
 from swwatch.bench.process import cpu_seconds
 from swwatch.live.stage import Ended, LiveSession, Stage, Token, Watched
 
@@ -40,7 +40,7 @@ class Viewer:
         offset_s: when its first session begins.
     """
 
-    def __init__(self, stage: Stage, settings: LiveSettings, pictures: Sequence[np.ndarray], offset_s: float):
+    def __init__(self, stage: Stage, settings: LiveBenchSettings, pictures: Sequence[np.ndarray], offset_s: float):
         self.stage, self.settings, self.pictures, self.offset_s = stage, settings, pictures, offset_s
         self.pace = {"schedule": f"wait-k:{settings.k}", "choose": {"max_new_tokens": ENDLESS}}
         if settings.in_turns:
@@ -69,7 +69,7 @@ class Viewer:
 
 
 def attempt(
-    open_stage: Callable[[int], Stage], sessions: int, settings: LiveSettings, pictures: Sequence[np.ndarray]
+    open_stage: Callable[[int], Stage], sessions: int, settings: LiveBenchSettings, pictures: Sequence[np.ndarray]
 ) -> dict:
     """Run so many sessions, begun evenly over the length of one, and measure when all are there.
 
@@ -137,7 +137,7 @@ def _read(live: LiveSession) -> list:
 
 
 def _figures(
-    sessions: int, settings: LiveSettings, heard, measured: tuple[float, float], late: list[float], cores: float
+    sessions: int, settings: LiveBenchSettings, heard, measured: tuple[float, float], late: list[float], cores: float
 ) -> dict:
     begin, end = measured
     first, first_frame, lags, errors = [], [], [], []

@@ -12,7 +12,7 @@ from swwatch.bench.stopwatch import ModuleTime
 from swwatch.bench.stream.bounds import weights_read
 from swwatch.bench.stream.played import Played, play
 from swwatch.bench.stream.reprefill import Reprefill
-from swwatch.bench.stream.settings import BASELINE, Point, StreamSettings
+from swwatch.bench.stream.settings import BASELINE, Point, StreamBenchSettings
 from swwatch.engine import choose
 from swwatch.engine.trace import SimulatedClock
 from swwatch.engine.two_device import second_device
@@ -33,7 +33,7 @@ class Engines:
         thoughts: tokens that are thought a step, at most.
     """
 
-    def __init__(self, settings: StreamSettings, shape: str, longest: tuple[int, int]):
+    def __init__(self, settings: StreamBenchSettings, shape: str, longest: tuple[int, int]):
         """Args: `longest`, the most tokens that a session watches and says."""
         self.settings, self.cuda = settings, settings.device == "cuda"
         self.model = streaming_model(settings, shape)

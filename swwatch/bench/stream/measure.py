@@ -14,7 +14,7 @@ from swwatch.bench.stream.figures import compare, engine_row, same_tokens
 from swwatch.bench.stream.page import report
 from swwatch.bench.stream.played import Played
 from swwatch.bench.stream.rates import device_rates
-from swwatch.bench.stream.settings import BASELINE, REFERENCE, Point, StreamSettings, points
+from swwatch.bench.stream.settings import BASELINE, REFERENCE, Point, StreamBenchSettings, points
 from swwatch.bench.stream.soak import soak
 from swwatch.bench.stream.sustain import attempt, sustained
 from swwatch.engine.trace import SimulatedClock
@@ -25,7 +25,7 @@ LONG_S = 20.0  # the baseline is run once where a run takes longer, and left out
 CANNOT = (UserError, torch.OutOfMemoryError)  # of one engine, with nothing wrong with the others
 
 
-def measure(settings: StreamSettings, command: str) -> dict:
+def measure(settings: StreamBenchSettings, command: str) -> dict:
     """Measure all that is asked for, and write it after every part.
 
     Args:
@@ -37,7 +37,7 @@ def measure(settings: StreamSettings, command: str) -> dict:
 class Measurement:
     """One run of the program. `result` holds what is known so far."""
 
-    def __init__(self, settings: StreamSettings, command: str):
+    def __init__(self, settings: StreamBenchSettings, command: str):
         self.settings, self.cuda = settings, settings.device == "cuda"
         self.record = Record("stream", settings, command, report)
         self.say, self.result = self.record.say, self.record.result

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from swwatch.bench.process import cpu_seconds
 from swwatch.bench.source import MadeSource
-from swwatch.bench.stopwatch import Stopwatch, Work, attended
+from swwatch.bench.stopwatch import TimedCall, TimedModel, attended
 from swwatch.engine.requests import drive
 from swwatch.engine.trace import Spoken
 
@@ -33,7 +33,7 @@ class Played:
     steps: list[int] = field(default_factory=list)
     lags_s: list[float] = field(default_factory=list)
     meters: dict[str, list[float]] = field(default_factory=dict)
-    work: list[Work] = field(default_factory=list)
+    work: list[TimedCall] = field(default_factory=list)
     first_s: float = 0.0
     cpu_s: float = 0.0
     fed: int = 0
@@ -80,10 +80,10 @@ def play(session, model, source: MadeSource, *, wait: bool = False, meters: Mete
 
     Args:
         model: answers its requests.
-        wait: see `Stopwatch`.
+        wait: see `TimedModel`.
         meters: read whenever a token comes out.
     """
-    stopwatch, played = Stopwatch(model, wait), Played()
+    stopwatch, played = TimedModel(model, wait), Played()
     meters = {
         "watched": lambda: stopwatch.watched,
         "busy_s": lambda: stopwatch.busy_s,

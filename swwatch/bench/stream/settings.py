@@ -40,7 +40,7 @@ class Point:
 
 
 @dataclass(frozen=True)
-class StreamSettings(SessionFlags, BenchSettings):
+class StreamBenchSettings(SessionFlags, BenchSettings):
     """Measure watching while speaking: all engines on one set of weights, next to what is possible at best.
 
     Every engine narrates the same stream of random pixels and must say the same words. `reprefill` is what the
@@ -136,7 +136,7 @@ class StreamSettings(SessionFlags, BenchSettings):
         )
 
 
-def points(settings: StreamSettings) -> list[Point]:
+def points(settings: StreamBenchSettings) -> list[Point]:
     """What is measured, the base of every shape first."""
     found = []
     for shape in settings.models:

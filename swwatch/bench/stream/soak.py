@@ -8,13 +8,13 @@ from swwatch.bench.process import memory_now
 from swwatch.bench.source import Camera
 from swwatch.bench.stream.engines import Engines
 from swwatch.bench.stream.played import differences, play
-from swwatch.bench.stream.settings import Point, StreamSettings
+from swwatch.bench.stream.settings import Point, StreamBenchSettings
 from swwatch.engine.trace import RealTimeClock
 
 PERIODS = 10  # lines of the table
 
 
-def soak(engines: Engines, engine: str, point: Point, settings: StreamSettings) -> dict:
+def soak(engines: Engines, engine: str, point: Point, settings: StreamBenchSettings) -> dict:
     """One session, paced in real time.
 
     Returns:

@@ -51,7 +51,7 @@ class Broken(Exception):
     """The connection was lost, or there was none; says why."""
 
 
-class Reader:
+class LiveReader:
     """Puts the frames of one source into a buffer. Its options and numbers are those of `live_sources.FrameStream`."""
 
     def __init__(

@@ -12,7 +12,7 @@ import av
 import numpy as np
 
 from swwatch.data.live.addresses import check_url, locate
-from swwatch.data.live.reader import Reader, Reconnect
+from swwatch.data.live.reader import LiveReader, Reconnect
 from swwatch.data.video.picture import Pictures, unconverted
 from swwatch.data.video.source import MAX_PIXELS
 from swwatch.errors import UserError
@@ -78,7 +78,7 @@ class FrameStream:
             UserError: from here, what cannot be a source; from the iteration, everything else.
         """
         location = locate(source, allow_private=allow_private, rtsp_transport=rtsp_transport)
-        self._reader = Reader(
+        self._reader = LiveReader(
             location,
             realtime=realtime,
             timeouts_s=(open_timeout_s, read_timeout_s),

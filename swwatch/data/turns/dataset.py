@@ -17,13 +17,13 @@ from swwatch.data.samples import Sample, Samples, Size
 from swwatch.data.seek_jsonl import Conversations
 from swwatch.data.stills import read_picture
 from swwatch.data.turns import conversation
-from swwatch.data.turns.samples import Form
+from swwatch.data.turns.samples import SampleFormat
 from swwatch.data.video import FRAMES_PER_STEP, READERS, iter_steps, measure
 from swwatch.errors import UserError
 from swwatch.rules.cursor import layout_of
 from swwatch.rules.spans import Part, Span, ids_of
 from swwatch.rules.systems import SYSTEMS, System
-from swwatch.rules.turn_positions import Policy
+from swwatch.rules.turn_positions import TurnPositions
 
 
 def training_budget(name: str) -> PixelBudget:
@@ -59,8 +59,8 @@ class TurnDataset(Samples):
         self,
         records: Conversations,
         *,
-        form: Form,
-        policy: Policy,
+        form: SampleFormat,
+        policy: TurnPositions,
         encoder: FrameEncoder,
         merge: int,
         t_step: float,

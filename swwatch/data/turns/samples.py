@@ -34,7 +34,7 @@ class Line:
 
 
 @dataclass(frozen=True)
-class Form:
+class SampleFormat:
     """How conversations become spans.
 
     Attributes:

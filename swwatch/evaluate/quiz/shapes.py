@@ -66,7 +66,7 @@ TASK = {
 
 
 def check_task(task) -> None:
-    """A tasks.Task. Raises: ValueError: a name that its table does not have, or something missing."""
+    """A tasks.DataTask. Raises: ValueError: a name that its table does not have, or something missing."""
     if not task.forms:
         raise ValueError("forms are wanted: one at least")
     for name, table in ((task.reader, READERS), (task.subtitles, SUBTITLES)):

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from swwatch.data.turns.prompt import Turns
-from swwatch.data.turns.samples import Form
+from swwatch.data.turns.samples import SampleFormat
 from swwatch.rules.spans import Part, ids_of
 from swwatch.rules.systems import SYSTEMS
 from swwatch.toy import checkpoint
@@ -61,7 +61,7 @@ def test_a_samples_ids_are_those_of_the_chat_form_cut_as_a_whole(loaded, rows, c
     """So released weights see the tokens they know, and no seam between pieces shows."""
     turns = Turns(loaded.tokenizer, SYSTEMS[loaded.settings.variant])
     previous = "he scores - 2-1 ... yes!" if turns.system.previous_text else ""
-    form = Form(turns, keep="all")
+    form = SampleFormat(turns, keep="all")
     told = told_of([[0, 0.3, "so"], *rows], previous=previous)
     spans, _, _ = form.spans(told, (count, *GRID))
     text = loaded.tokenizer.decode(ids_of(spans), skip_special_tokens=False)
@@ -78,7 +78,7 @@ def test_words_that_a_stream_has_said_and_folded_have_the_ids_that_training_give
     """A turn's words were cut by themselves, a chunk's previous text as a whole."""
     turns = Turns(cutting, SYSTEMS["streamingvlm"])
     told = told_of(rows)
-    spans, _, _ = Form(turns).spans(told, (count, *GRID))
+    spans, _, _ = SampleFormat(turns).spans(told, (count, *GRID))
     mute = len(turns.answer(""))
     said = [token for span in spans if span.part is Part.ANSWER for token in span.ids[:-mute]]
     shown = " ".join(w.text for w in told.words if w.end_s <= count + 1e-6)
@@ -89,7 +89,7 @@ def test_turn_k_of_training_and_of_a_stream_have_the_same_ids(loaded, monkeypatc
     system = SYSTEMS[loaded.settings.variant]
     rows = [[i / 2, i / 2 + 0.3, w] for i, w in enumerate("he scores it's 2-1 - yes! so. ... 90 (and) 's é".split())]
     told = told_of(rows, previous="he scores 2-1 ...")
-    spans, shown, _ = Form(Turns(loaded.tokenizer, system)).spans(told, (6, *GRID))
+    spans, shown, _ = SampleFormat(Turns(loaded.tokenizer, system)).spans(told, (6, *GRID))
     more = {"previous": told.previous} if system.previous_text else {}
     embed = loaded.model.embed
     monkeypatch.setattr(loaded.model, "embed", lambda ids: embed([i % 200 for i in ids]))

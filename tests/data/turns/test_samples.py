@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from swwatch.data.turns.conversation import Chat, Commentary, TimedQuestion, read
 from swwatch.data.turns.prompt import Turns
-from swwatch.data.turns.samples import Form
+from swwatch.data.turns.samples import SampleFormat
 from swwatch.data.video import StepFrames
 from swwatch.engine.source import Step
 from swwatch.errors import UserError
@@ -30,8 +30,8 @@ def loaded(request, load_tiny):
     return load_tiny(request.param)
 
 
-def form_of(loaded, **options) -> Form:
-    return Form(loaded.turns(SYSTEMS[loaded.settings.variant]), **options)
+def form_of(loaded, **options) -> SampleFormat:
+    return SampleFormat(loaded.turns(SYSTEMS[loaded.settings.variant]), **options)
 
 
 @given(rows, st.integers(3, 8), st.sampled_from([0.0, 3.0, 1234.0]), st.text("ab c", max_size=40))
@@ -124,7 +124,7 @@ def test_previous_text_is_cut_as_a_stream_cuts_what_it_has_said_itself(load_tiny
     session.tell([list(turns.answer(text)) for text in texts])
     play(session, random_steps(loaded, len(texts)))
     folded = [token for span in session.context if span.part is Part.PREVIOUS for token in span.ids]
-    form = Form(turns, keep=windows)
+    form = SampleFormat(turns, keep=windows)
     spans, _, _ = form.spans(told_of([[0, 1, "x"]], previous="".join(f" {word}" for word in words)), (1, *GRID))
     assert [token for span in spans if span.part is Part.PREVIOUS for token in span.ids] == folded
 
@@ -209,7 +209,7 @@ def test_ordinary_chat_is_in_the_same_chat_form_without_labels_or_ellipsis(loade
         "<|im_start|>user\nWhy?<|im_end|>\n<|im_start|>assistant\nSo.<|im_end|>"
     )
     assert shown == 2
-    timed = Form(Turns(loaded.tokenizer, SYSTEMS[name], stamps=True), fps=8)
+    timed = SampleFormat(Turns(loaded.tokenizer, SYSTEMS[name], stamps=True), fps=8)
     spans, _, _ = timed.spans(Chat((((None, "What?"), "A cat."),)), (2, 1, 1))
     text = loaded.tokenizer.decode(ids_of(spans))
     assert "<0.1 seconds><|vision_start|>" in text and "<0.3 seconds><|vision_start|>" in text

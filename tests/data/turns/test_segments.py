@@ -10,7 +10,7 @@ from swwatch.data.collator import Collator
 from swwatch.data.prompt import IGNORED
 from swwatch.data.seek_jsonl import parse_conversation
 from swwatch.data.turns.conversation import TimedQuestion, read
-from swwatch.data.turns.samples import Form
+from swwatch.data.turns.samples import SampleFormat
 from swwatch.errors import UserError
 from swwatch.rules import turn_positions as positions
 from swwatch.rules.cursor import layout_of
@@ -30,8 +30,8 @@ def loaded(request, load_tiny):
     return load_tiny(request.param)
 
 
-def form_of(loaded, **options) -> Form:
-    return Form(loaded.turns(SYSTEMS[loaded.settings.variant]), **options)
+def form_of(loaded, **options) -> SampleFormat:
+    return SampleFormat(loaded.turns(SYSTEMS[loaded.settings.variant]), **options)
 
 
 def streamed(loaded, answers) -> tuple[Scripted, list[list]]:
