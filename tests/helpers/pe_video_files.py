@@ -6,7 +6,7 @@ import tarfile
 from pathlib import Path
 
 from swwatch.data.prepare import sources
-from swwatch.data.prepare.parts import Job, prepare
+from swwatch.data.prepare.parts import PeVideoSplit, prepare
 
 REPOSITORY = Path(__file__).parents[2]
 
@@ -67,11 +67,11 @@ def save_word_tokenizer(folder: Path) -> Path:
     return folder
 
 
-def job(root: Path, split="train", kind="shards", tokenizer="words", **options) -> Job:
+def job(root: Path, split="train", kind="shards", tokenizer="words", **options) -> PeVideoSplit:
     """The job of one split of the data set in `root`, as `main` would plan it."""
     folder = root / "PE-Video"
     parts = sources.shard_parts(folder / split) if kind == "shards" else sources.json_parts(folder / split, 3)
-    return Job(split, root / f"{split}_3_5.jsonl", parts, folder, f"{root}/PE-Video", tokenizer, **options)
+    return PeVideoSplit(split, root / f"{split}_3_5.jsonl", parts, folder, f"{root}/PE-Video", tokenizer, **options)
 
 
 def read_lines(path: Path) -> list[dict]:

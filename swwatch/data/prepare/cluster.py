@@ -9,7 +9,7 @@ from contextlib import ExitStack
 import ray
 from tqdm import tqdm
 
-from swwatch.data.prepare.parts import Job, finished_parts, process_part, refuse_held
+from swwatch.data.prepare.parts import PeVideoSplit, finished_parts, process_part, refuse_held
 from swwatch.data.prepare.shared import load_counter
 from swwatch.errors import UserError
 from swwatch.paths import only_one
@@ -17,7 +17,7 @@ from swwatch.paths import only_one
 ATTEMPTS = 5  # at a part whose worker dies
 
 
-def prepare_slices(jobs: list[Job], address: str, tokenizer: str) -> None:
+def prepare_slices(jobs: list[PeVideoSplit], address: str, tokenizer: str) -> None:
     """Work off all parts that are not finished; outputs are not written.
 
     Args:
@@ -40,12 +40,12 @@ def prepare_slices(jobs: list[Job], address: str, tokenizer: str) -> None:
         ray.shutdown()
 
 
-def _run(jobs: list[Job], tokenizer: str) -> None:
+def _run(jobs: list[PeVideoSplit], tokenizer: str) -> None:
     work = ray.remote(num_cpus=1, max_retries=ATTEMPTS - 1)(_work)
     waiting = {}
     for job in jobs:
         done = {job.key(part) for part in finished_parts(job)}
-        alone = Job(**vars(job) | {"parts": []})  # a task needs no list of all parts
+        alone = PeVideoSplit(**vars(job) | {"parts": []})  # a task needs no list of all parts
         waiting |= {work.remote(alone, part, tokenizer): part for part in job.parts if job.key(part) not in done}
     with tqdm(total=sum(part.size for part in waiting.values()), unit="B", unit_scale=True, desc="prepare") as bar:
         while waiting:
@@ -63,7 +63,7 @@ def _run(jobs: list[Job], tokenizer: str) -> None:
 _counters: dict = {}  # of this worker
 
 
-def _work(job: Job, part, tokenizer: str) -> None:
+def _work(job: PeVideoSplit, part, tokenizer: str) -> None:
     if tokenizer not in _counters:
         _counters[tokenizer] = load_counter(tokenizer)
     process_part(job, part, _counters[tokenizer])

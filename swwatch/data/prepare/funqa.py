@@ -59,7 +59,7 @@ class FunQASettings(PrepareSettings):
 
 
 @dataclass(frozen=True)
-class Job(SplitFiles):
+class FunQASplit(SplitFiles):
     """One split to prepare.
 
     Attributes:
@@ -111,7 +111,7 @@ def read_annotations(path: Path) -> list:
     return content
 
 
-def select(job: Job, questions: list, count_tokens: CountTokens, workers: int) -> tuple[list[dict], list[dict]]:
+def select(job: FunQASplit, questions: list, count_tokens: CountTokens, workers: int) -> tuple[list[dict], list[dict]]:
     """The records that pass the filter, and everything else with its reason; both in the order of the annotations.
 
     Raises:
@@ -164,7 +164,7 @@ def select(job: Job, questions: list, count_tokens: CountTokens, workers: int) -
     return kept, [dropped[number] for number in sorted(dropped)]
 
 
-def _check_bad(job: Job, dropped: list[dict], num_wanted: int) -> None:
+def _check_bad(job: FunQASplit, dropped: list[dict], num_wanted: int) -> None:
     bad = [item for item in dropped if item["reason"] in BROKEN | NO_VIDEO]
     num_broken = sum(item["reason"] in BROKEN for item in bad)
     if len(bad) > job.max_bad_fraction * (num_wanted + num_broken):
@@ -177,7 +177,7 @@ def _check_bad(job: Job, dropped: list[dict], num_wanted: int) -> None:
         )
 
 
-def arrange(job: Job, kept: list[dict]) -> list[dict]:
+def arrange(job: FunQASplit, kept: list[dict]) -> list[dict]:
     """The records to write: all, a random sample, both in the order of the annotations, or all in a balanced order.
 
     Balanced: the tasks take turns, each in an order drawn by the seed, so that the first 400 of a test set are not
@@ -198,7 +198,7 @@ def arrange(job: Job, kept: list[dict]) -> list[dict]:
     return sorted(kept, key=lambda record: place[record["video_id"]])
 
 
-def prepare_split(job: Job, count_tokens: CountTokens, workers: int = 1) -> dict:
+def prepare_split(job: FunQASplit, count_tokens: CountTokens, workers: int = 1) -> dict:
     """Filter a split and write output, rejects and report; returns the report. Can be killed and called again."""
     with only_one(job.states, str(job.output)):
         questions = read_annotations(job.annotations)
@@ -227,7 +227,7 @@ def _by_task(records: list[dict]) -> dict[str, int]:
     return {task: counts[task] for task in SUBTASKS}
 
 
-def tell(job: Job, report: dict) -> None:
+def tell(job: FunQASplit, report: dict) -> None:
     """Print what became of a split."""
     print(f"{job.split}: {report['entries']} questions, {report['kept']} pass, {report['written']} in {job.output}")
     print("  " + ", ".join(f"{task} {count}" for task, count in report["written_by_task"].items()))
@@ -241,7 +241,7 @@ def annotation_places(folder: Path, split: str) -> list[Path]:
     return [folder / "annotation_with_ID" / f"funqa_{split}.json", folder / f"FunQA_{split}.json"]
 
 
-def plan(settings: FunQASettings, home: Path) -> list[Job]:
+def plan(settings: FunQASettings, home: Path) -> list[FunQASplit]:
     """What there is to do, one job a split.
 
     Raises:
@@ -261,7 +261,7 @@ def plan(settings: FunQASettings, home: Path) -> list[Job]:
     if left_out := [split for split in SPLITS if split not in splits]:
         print(f"splits left out: {', '.join(left_out)}")
     return [
-        Job(
+        FunQASplit(
             split,
             found[split][0],
             output_dir / f"funqa_{split}.jsonl",

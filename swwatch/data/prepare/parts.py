@@ -36,7 +36,7 @@ def digest(*things) -> str:
 
 
 @dataclass(frozen=True)
-class Job(SplitFiles):
+class PeVideoSplit(SplitFiles):
     """One split to prepare."""
 
     split: str
@@ -74,7 +74,7 @@ class Job(SplitFiles):
         return shown_path(video, self.folder.parent, str(PurePosixPath(self.shown_folder).parent))
 
 
-def process_part(job: Job, part, count_tokens: CountTokens) -> dict:
+def process_part(job: PeVideoSplit, part, count_tokens: CountTokens) -> dict:
     """Filter one part, stage its clips, and write its state; returns the state."""
     scratch = job.incoming / job.key(part)
     shutil.rmtree(scratch, ignore_errors=True)  # left by a kill
@@ -120,7 +120,7 @@ def process_part(job: Job, part, count_tokens: CountTokens) -> dict:
     return state
 
 
-def choose(job: Job, parts: list) -> tuple[dict[str, str], set[str]]:
+def choose(job: PeVideoSplit, parts: list) -> tuple[dict[str, str], set[str]]:
     """Over finished parts in order: which part owns each clip name (the first to hold it), and which are chosen."""
     owner, sampler = {}, Sampler(job.sample, job.seed) if job.sample is not None else None
     for part in parts:
@@ -136,7 +136,7 @@ def has_size(path: Path, num_bytes: int) -> bool:
     return path.is_file() and path.stat().st_size == num_bytes
 
 
-def finished_parts(job: Job) -> list:
+def finished_parts(job: PeVideoSplit) -> list:
     """The parts whose state can be used: all the clips that the output would name are there."""
     parts = [part for part in job.parts if job.state_file(part).is_file()]
     owner, chosen = choose(job, parts)
@@ -159,7 +159,7 @@ def finished_parts(job: Job) -> list:
 class Staging:
     """Deletes staged clips as soon as the sample has no room for them, so that the disk holds `sample` clips."""
 
-    def __init__(self, job: Job, finished: list):
+    def __init__(self, job: PeVideoSplit, finished: list):
         self.job = job
         self.sampler = Sampler(job.sample, job.seed) if job.sample is not None else None
         self.staged: dict[str, list[Path]] = {}
@@ -178,7 +178,7 @@ class Staging:
                 path.unlink(missing_ok=True)
 
 
-def run_parts(jobs: list[Job], count_tokens: CountTokens, workers: int) -> None:
+def run_parts(jobs: list[PeVideoSplit], count_tokens: CountTokens, workers: int) -> None:
     """Work off all parts that are not finished, with one progress bar over all of them."""
     staging, todo, num_done = {}, [], 0
     for job in jobs:
@@ -206,7 +206,7 @@ def run_parts(jobs: list[Job], count_tokens: CountTokens, workers: int) -> None:
                 bar.update(part.size)
 
 
-def finish(job: Job) -> dict:
+def finish(job: PeVideoSplit) -> dict:
     """Put the chosen clips in place and write rejects, report and output; returns the report."""
     owner, chosen = choose(job, job.parts)
     if job.sample is not None and len(chosen) < job.sample:
@@ -259,7 +259,7 @@ def finish(job: Job) -> dict:
     return report()
 
 
-def place_clip(job: Job, part, item: dict) -> bool:
+def place_clip(job: PeVideoSplit, part, item: dict) -> bool:
     """Bring a record and its video together; returns whether the video is there."""
     record, stem, target = item["record"], item["stem"], job.videos / item["name"]
     if "bytes" in item:
@@ -279,7 +279,7 @@ def place_clip(job: Job, part, item: dict) -> bool:
     return bool(path) and isinstance(path, str) and any(map(is_there, video_places(path, job.output)))
 
 
-def refuse_held(job: Job, locks: str, besides: str | None = None) -> None:
+def refuse_held(job: PeVideoSplit, locks: str, besides: str | None = None) -> None:
     """See that nobody else works on a split.
 
     Args:
@@ -292,7 +292,7 @@ def refuse_held(job: Job, locks: str, besides: str | None = None) -> None:
             raise UserError(f"another run is writing {job.output} ({path.name}); wait for it, or stop it")
 
 
-def prepare(jobs: list[Job], count_tokens: CountTokens, workers: int = 1) -> list[dict]:
+def prepare(jobs: list[PeVideoSplit], count_tokens: CountTokens, workers: int = 1) -> list[dict]:
     """Prepare all splits; returns their reports. A second call after a kill goes on; after success it is quick."""
     with ExitStack() as stack:
         for job in jobs:

@@ -9,7 +9,7 @@ from typing import Literal
 
 from swwatch.config import read_settings, setting
 from swwatch.data.prepare import sources
-from swwatch.data.prepare.parts import Job, digest, prepare
+from swwatch.data.prepare.parts import PeVideoSplit, digest, prepare
 from swwatch.data.prepare.shared import PrepareSettings, load_counter, tell_dropped
 from swwatch.data.prepare.slices import Slice, join, prepare_slice
 from swwatch.errors import UserError
@@ -77,7 +77,7 @@ def choose_source(settings: PeVideoSettings, folders: dict[str, Path]) -> str:
     return kind or "hub"
 
 
-def plan(settings: PeVideoSettings, home: Path, tokenizer: str) -> list[Job]:
+def plan(settings: PeVideoSettings, home: Path, tokenizer: str) -> list[PeVideoSplit]:
     """What there is to do, one job for each split.
 
     Raises:
@@ -100,7 +100,7 @@ def plan(settings: PeVideoSettings, home: Path, tokenizer: str) -> list[Job]:
             print(f"{split}: {source} of {folders[split]}")
             parts = sources.json_parts(folders[split]) if source == "json" else sources.shard_parts(folders[split])
         jobs.append(
-            Job(
+            PeVideoSplit(
                 split,
                 output_dir / getattr(settings, f"{split}_output_name"),
                 parts[: settings.limit_shards],
@@ -114,7 +114,7 @@ def plan(settings: PeVideoSettings, home: Path, tokenizer: str) -> list[Job]:
     return jobs
 
 
-def tell(job: Job, report: dict) -> None:
+def tell(job: PeVideoSplit, report: dict) -> None:
     """Print what became of a split."""
     print(f"{job.split}: {report['entries']} records, {report['kept']} pass, {report['written']} in {job.output}")
     tell_dropped(report)

@@ -9,7 +9,7 @@ import re
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 
-from swwatch.data.prepare.parts import CountTokens, Job, finish, finished_parts, refuse_held, run_parts
+from swwatch.data.prepare.parts import CountTokens, PeVideoSplit, finish, finished_parts, refuse_held, run_parts
 from swwatch.errors import UserError
 from swwatch.paths import LOCK, only_one
 
@@ -33,12 +33,12 @@ class Slice:
     def lock(self) -> str:
         return f".slice-{self.index}-of-{self.count}.lock"
 
-    def of(self, job: Job) -> Job:
+    def of(self, job: PeVideoSplit) -> PeVideoSplit:
         """The job with this slice's parts alone."""
         return replace(job, parts=job.parts[self.index - 1 :: self.count])
 
 
-def prepare_slice(jobs: list[Job], slice: Slice, count_tokens: CountTokens, workers: int) -> None:
+def prepare_slice(jobs: list[PeVideoSplit], slice: Slice, count_tokens: CountTokens, workers: int) -> None:
     """Work off a slice's parts; outputs are not written.
 
     Raises:
@@ -52,7 +52,7 @@ def prepare_slice(jobs: list[Job], slice: Slice, count_tokens: CountTokens, work
         run_parts([slice.of(job) for job in jobs], count_tokens, workers)
 
 
-def join(jobs: list[Job]) -> list[dict]:
+def join(jobs: list[PeVideoSplit]) -> list[dict]:
     """Write the outputs of splits whose parts are all finished; returns their reports.
 
     Raises:

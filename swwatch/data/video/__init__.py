@@ -20,22 +20,24 @@ from swwatch.data.video.frames import (
     READERS,
     TIME_TOLERANCE_S,
     WHOLE,
-    Clip,
     Span,
     StepFrames,
     VideoError,
+    VideoFrames,
     grid_indices,
     steps_of,
 )
 from swwatch.errors import UserError
 from swwatch.rules.schedule import FPS, FRAMES_PER_STEP
 
-__all__ = ["FRAMES_PER_STEP", "MAX_FRAMES", "READERS", "TIME_TOLERANCE_S", "WHOLE", "Clip"]
+__all__ = ["FRAMES_PER_STEP", "MAX_FRAMES", "READERS", "TIME_TOLERANCE_S", "WHOLE", "VideoFrames"]
 __all__ += ["Span", "StepFrames", "VideoError", "grid_indices", "iter_steps", "measure", "measure_duration_s"]
 __all__ += ["read_clip", "steps_of"]
 
 
-def read_clip(path: Path | str, *, max_frames: int | None = MAX_FRAMES, on_long: str = "error", **options) -> Clip:
+def read_clip(
+    path: Path | str, *, max_frames: int | None = MAX_FRAMES, on_long: str = "error", **options
+) -> VideoFrames:
     """All grid frames of a video file, or of a span of it, in full size; `iter_steps` holds one step at a time.
 
     Args:
@@ -56,7 +58,7 @@ def read_clip(path: Path | str, *, max_frames: int | None = MAX_FRAMES, on_long:
         if frames is None:
             frames = np.empty((len(grid.indices), *picture.shape), np.uint8)
         frames[place] = picture
-    return Clip(frames, grid.duration_s)
+    return VideoFrames(frames, grid.duration_s)
 
 
 def measure(path: Path | str, *, max_frames: int | None = MAX_FRAMES, **options) -> tuple[int, int, int]:
@@ -81,7 +83,7 @@ def iter_steps(
 
 
 def measure_duration_s(path: Path | str) -> float:
-    """Seconds from the first frame to the end of the last, as `Clip.duration_s` has them; decodes no frame.
+    """Seconds from the first frame to the end of the last, as `VideoFrames.duration_s` has them; decodes no frame.
 
     Raises:
         VideoError: as `read_clip`, as far as it can be known before decoding.

@@ -35,7 +35,7 @@ class VideoError(UserError):
 
 
 @dataclass(frozen=True)
-class Clip:
+class VideoFrames:
     """All grid frames of a video."""
 
     frames: np.ndarray  # (2 * num_steps, H, W, 3) uint8, RGB
@@ -64,7 +64,7 @@ class StepFrames:
         return cls(step, frames, arrival_s, step == num_steps - 1, num_steps * FRAMES_PER_STEP, fps)
 
 
-def steps_of(clip: Clip, fps: float = FPS) -> Iterator[StepFrames]:
+def steps_of(clip: VideoFrames, fps: float = FPS) -> Iterator[StepFrames]:
     """The steps of a clip in memory, as `iter_steps` gives them for its file at the same rate."""
     for step in range(clip.num_steps):
         frames = clip.frames[step * FRAMES_PER_STEP : (step + 1) * FRAMES_PER_STEP]

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from swwatch.data.annotations import read_jsonl
 from swwatch.data.dataset import missing_videos
 from swwatch.data.prepare.command import main
-from swwatch.data.prepare.funqa import Job, arrange, prepare_split
+from swwatch.data.prepare.funqa import FunQASplit, arrange, prepare_split
 from swwatch.data.prepare.funqa_rules import LIMITS, problem_of, record_of, video_id
 from swwatch.data.tasks import SUBTASKS
 from swwatch.errors import UserError, run
@@ -44,7 +44,9 @@ class World:
         path.parent.mkdir(exist_ok=True)
         path.write_text(questions if isinstance(questions, str) else json.dumps(questions))
         options = {"max_bad_fraction": 1.0, "limits": LIMITS} | options
-        return prepare_split(Job("val", path, self.output, self.folder, self.root, "data", **options), count_words)
+        return prepare_split(
+            FunQASplit("val", path, self.output, self.folder, self.root, "data", **options), count_words
+        )
 
     def rejects(self):
         lines = (self.root / "funqa_val_rejects.jsonl").read_text().splitlines()
@@ -132,7 +134,7 @@ def test_annotations_that_are_no_list_are_an_error_that_names_the_file(world, co
     path.parent.mkdir()
     path.write_bytes(content.encode("utf-8", "surrogatepass"))
     with pytest.raises(UserError, match=f"funqa_val.json: {message}"):
-        prepare_split(Job("val", path, world.output, world.folder, world.root, "data", LIMITS), count_words)
+        prepare_split(FunQASplit("val", path, world.output, world.folder, world.root, "data", LIMITS), count_words)
     assert not world.output.exists()
 
 
@@ -176,7 +178,7 @@ def test_any_annotation_has_either_a_problem_or_an_id(changes):
 
 
 def arranged(kept, **options):
-    return arrange(Job("test", "a", "b", "c", "d", "e", LIMITS, **options), kept)
+    return arrange(FunQASplit("test", "a", "b", "c", "d", "e", LIMITS, **options), kept)
 
 
 def test_any_first_part_of_a_balanced_split_holds_the_tasks_alike():

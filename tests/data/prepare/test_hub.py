@@ -10,7 +10,7 @@ from huggingface_hub import constants
 
 from swwatch.data.annotations import resolve_video
 from swwatch.data.prepare.command import main
-from swwatch.data.prepare.parts import Job, prepare
+from swwatch.data.prepare.parts import PeVideoSplit, prepare
 from swwatch.data.prepare.sources import hub_parts
 from swwatch.errors import UserError
 from tests.helpers.hub_server import Hub
@@ -58,7 +58,9 @@ def point_to(server: Hub, monkeypatch) -> None:
 
 def prepared(root: Path, workers=1, **options) -> dict:
     folder = root / "PE-Video"
-    job = Job("train", root / "train.jsonl", hub_parts(REPO, "train"), folder, f"{root}/PE-Video", "words", **options)
+    job = PeVideoSplit(
+        "train", root / "train.jsonl", hub_parts(REPO, "train"), folder, f"{root}/PE-Video", "words", **options
+    )
     return prepare([job], count_words, workers)[0]
 
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from swwatch.cli import run
 from swwatch.data.prepare import pe_video
 from swwatch.data.prepare.command import main
-from swwatch.data.prepare.parts import Job, prepare
+from swwatch.data.prepare.parts import PeVideoSplit, prepare
 from swwatch.data.prepare.slices import Slice, join, prepare_slice
 from swwatch.errors import UserError
 from tests.helpers.killed import KillBefore
@@ -60,7 +60,7 @@ def end_of(pid: int) -> int:
 
 @given(count=st.integers(1, 9), num_parts=st.integers(0, 30))
 def test_slices_take_every_part_once(count, num_parts):
-    whole = Job("train", Path("o.jsonl"), list(range(num_parts)), Path("d"), "d", "words")
+    whole = PeVideoSplit("train", Path("o.jsonl"), list(range(num_parts)), Path("d"), "d", "words")
     taken = [part for index in range(1, count + 1) for part in Slice(index, count).of(whole).parts]
     assert sorted(taken) == whole.parts
 

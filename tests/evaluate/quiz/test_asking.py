@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from swwatch.data.budget import PixelBudget
 from swwatch.data.stills import read_picture
-from swwatch.data.video import Clip, VideoError, read_clip, steps_of
+from swwatch.data.video import VideoError, VideoFrames, read_clip, steps_of
 from swwatch.errors import UserError
 from swwatch.evaluate.quiz import frames, streaming, tasks
 from swwatch.evaluate.quiz.asking import Plain, choice_tokens, choose
@@ -33,7 +33,7 @@ def show(monkeypatch):
     """show(frames (2n, H, W, 3)): from now on every video consists of these."""
 
     def be(pictures: np.ndarray) -> None:
-        clip = Clip(pictures, len(pictures) / 2)
+        clip = VideoFrames(pictures, len(pictures) / 2)
         for module in (frames, streaming):
             monkeypatch.setattr(module, "iter_steps", lambda path, max_frames, fps: steps_of(clip))
 
