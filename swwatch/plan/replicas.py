@@ -53,7 +53,7 @@ class ReplicaPlanSettings(LivePlanSettings):
 
 
 @dataclass(frozen=True)
-class Outcome:
+class ViewerOutcome:
     """What became of all viewers under a limit.
 
     Attributes:
@@ -91,7 +91,7 @@ def drawn_viewers(settings: ReplicaPlanSettings, drawn: random.Random) -> list[t
     return [(now, min(settings.seconds, drawn.lognormvariate(centre, settings.spread))) for now in arrivals]
 
 
-def simulate(settings: ReplicaPlanSettings, limit: int) -> Outcome:
+def simulate(settings: ReplicaPlanSettings, limit: int) -> ViewerOutcome:
     """One run; the same viewers for every limit."""
     drawn = random.Random(settings.seed)
     viewers = drawn_viewers(settings, drawn)
@@ -121,7 +121,7 @@ def simulate(settings: ReplicaPlanSettings, limit: int) -> Outcome:
     while ends:
         change(*reversed(heapq.heappop(ends)), -1)
     del time_at[0]
-    return Outcome(refused, peak, time_at)
+    return ViewerOutcome(refused, peak, time_at)
 
 
 def planned_lag(settings: ReplicaPlanSettings) -> tuple[Callable[[int], float], int, int]:

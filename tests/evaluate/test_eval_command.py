@@ -16,7 +16,7 @@ from swwatch.data.prompt import load_prompts
 from swwatch.data.video import VideoError, read_clip
 from swwatch.errors import UserError
 from swwatch.evaluate.caption import command, measure
-from swwatch.evaluate.caption.runner import Clip
+from swwatch.evaluate.caption.runner import ClipRequest
 from swwatch.evaluate.caption.settings import CONFIG, ROOT, EvalSettings
 from swwatch.evaluate.model import identity
 from swwatch.metrics import captions
@@ -287,7 +287,7 @@ def test_eval_sh_works_from_any_folder_and_passes_its_arguments_on(tmp_path):
 def test_the_frames_of_the_models_own_rate_are_read(load_tiny, clip, monkeypatch):
     loaded, seen = at_fps(load_tiny("group"), 1), []
     monkeypatch.setattr(measure, "narration", lambda loaded, steps, **options: map(seen.append, steps))
-    list(measure.narrate_clip(Clip("a", clip, "What?"), loaded, EvalSettings(), load_prompts()))
+    list(measure.narrate_clip(ClipRequest("a", clip, "What?"), loaded, EvalSettings(), load_prompts()))
     frames = np.concatenate([step.frames for step in seen])
     assert np.array_equal(frames, read_clip(clip).frames[::2][: len(frames)]) and seen
     assert [step.arrival_s for step in seen] == [2.0 * i + 1 for i in range(len(seen))]

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from swwatch.errors import UserError
-from swwatch.evaluate.caption.runner import Clip, Unreadable, run
+from swwatch.evaluate.caption.runner import ClipRequest, Unreadable, run
 from swwatch.evaluate.results import Results
 from swwatch.narrate.words import Token
 
@@ -76,9 +76,9 @@ def test_output_has_the_releases_form_and_a_trace_per_token(tmp_path):
 
 
 def test_narrator_gets_key_video_and_question_and_nothing_else(tmp_path):
-    assert [field.name for field in fields(Clip)] == ["key", "video", "question"]
+    assert [field.name for field in fields(ClipRequest)] == ["key", "video", "question"]
     asked = go(tmp_path, [record(4)])
-    assert asked == [Clip("4", Path("/videos/4.mp4"), "What?")] and "secret" not in repr(asked)
+    assert asked == [ClipRequest("4", Path("/videos/4.mp4"), "What?")] and "secret" not in repr(asked)
 
 
 def test_a_records_own_question_is_asked_and_told_in_the_results(tmp_path):

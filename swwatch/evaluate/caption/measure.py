@@ -10,7 +10,7 @@ from swwatch.data.video import iter_steps
 from swwatch.engine.requests import Run
 from swwatch.errors import UserError
 from swwatch.evaluate.caption.clips_at_once import clips_at_once
-from swwatch.evaluate.caption.runner import Clip, Unreadable, run
+from swwatch.evaluate.caption.runner import ClipRequest, Unreadable, run
 from swwatch.evaluate.caption.scoring import learned_metrics, score_run
 from swwatch.evaluate.caption.settings import EvalSettings
 from swwatch.evaluate.model import circumstances, identity, load_model, policies_of
@@ -80,7 +80,7 @@ def videos_of(records: list[dict], locate: Callable[[str | None], Path]) -> Iter
             yield locate(record.get("video_path"))
 
 
-def narrate_clip(clip: Clip, loaded: Loaded, settings: EvalSettings, prompts: Prompts) -> Run:
+def narrate_clip(clip: ClipRequest, loaded: Loaded, settings: EvalSettings, prompts: Prompts) -> Run:
     """Watch one clip and speak. Words are chosen as the checkpoint, or its form, does by itself, but for a penalty
     that was given; --max-new-tokens limits the answer, or the turns of a chat system.
 

@@ -18,7 +18,7 @@ from swwatch.narrate.words import Token, Turn, caption_of
 
 
 @dataclass(frozen=True)
-class Clip:
+class ClipRequest:
     """All that a narrator gets to know of a record. The reference caption and its length are not in it (P3)."""
 
     key: str
@@ -35,7 +35,7 @@ class _Open:
     """A record being narrated."""
 
     record: dict
-    clip: Clip | None = None
+    clip: ClipRequest | None = None
     tokens: list[Token] = field(default_factory=list)
     turns: list[str] = field(default_factory=list)  # of a chat system; "" is silence
 
@@ -49,7 +49,7 @@ def run(
     results: Writer,
     *,
     locate: Callable[[str | None], Path],
-    narrator: Callable[[Clip], Iterable],
+    narrator: Callable[[ClipRequest], Iterable],
     question: str,
     task: str,
     max_bad_fraction: float = 0.01,
@@ -79,7 +79,7 @@ def run(
 
     def narration(now: _Open) -> Run:
         video, asked = locate(now.record.get("video_path")), question_of(now.record, question)
-        now.clip = Clip(str(now.record["video_id"]), video, asked)
+        now.clip = ClipRequest(str(now.record["video_id"]), video, asked)
         yield from narrator(now.clip)
 
     def take(events: list) -> None:

@@ -3,7 +3,7 @@
 import os
 
 from swwatch.config import choose_kind, read_settings
-from swwatch.evaluate.commentary.settings import CompareSettings, GenerateSettings
+from swwatch.evaluate.commentary.settings import CommentaryCompareSettings, GenerateSettings
 from swwatch.evaluate.judge.settings import CONFIG as JUDGE_CONFIG
 from swwatch.evaluate.rows import read_rows
 from swwatch.launch.ranks import join
@@ -36,9 +36,9 @@ def generate(argv: list[str]) -> int:
 
 
 def judge(argv: list[str]) -> int:
-    about = CompareSettings.__doc__
+    about = CommentaryCompareSettings.__doc__
     program = "swwatch commentary judge"
-    settings = read_settings(CompareSettings, argv, program=program, about=about, yaml_path=JUDGE_CONFIG)
+    settings = read_settings(CommentaryCompareSettings, argv, program=program, about=about, yaml_path=JUDGE_CONFIG)
 
     from swwatch.evaluate.commentary.judging import compare_with_all
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from swwatch.errors import UserError
-from swwatch.evaluate.commentary.tasks import Task, Wording, get
+from swwatch.evaluate.commentary.tasks import CommentaryTask, Wording, get
 from swwatch.evaluate.rows import FileRow, read_rows
 from swwatch.rules.systems import System
 
@@ -16,7 +16,7 @@ FIELDS = ("pred", "prediction", "response", "text")  # names of the text in file
 
 
 @dataclass(frozen=True)
-class Event:
+class CommentaryEvent:
     """Seconds begin_s to end_s of a video; `previous` was said before, `reference` in it."""
 
     video: str
@@ -33,7 +33,7 @@ class Event:
         return f"{self.video_id}_{self.event_id}"
 
 
-def read_events(path: Path, task: Task | None = None) -> list[Event]:
+def read_events(path: Path, task: CommentaryTask | None = None) -> list[CommentaryEvent]:
     """Events of a parquet, json or jsonl file with the columns of a task; by default LiveSports-3K CC's.
 
     Raises:
@@ -46,13 +46,15 @@ def read_events(path: Path, task: Task | None = None) -> list[Event]:
     return events
 
 
-def _event(row: FileRow, names: Mapping[str, str]) -> Event:
+def _event(row: FileRow, names: Mapping[str, str]) -> CommentaryEvent:
     begin, end = row.number(names["begin"]), row.number(names["end"])
     if not 0 <= begin < end:
         raise row.wrong(f"the event lasts from {begin:g} to {end:g} s")
     ids = (row.text(names["video_id"]), row.text(names["event_id"]))
     title, previous = (row.text(names[n]).strip() if names[n] in row else "" for n in ("title", "previous"))
-    return Event(_video(row, names["video"], ids[0]), *ids, begin, end, title, previous, row.text(names["reference"]))
+    return CommentaryEvent(
+        _video(row, names["video"], ids[0]), *ids, begin, end, title, previous, row.text(names["reference"])
+    )
 
 
 def _video(row: FileRow, name: str, video_id: str) -> str:
@@ -63,7 +65,7 @@ def _video(row: FileRow, name: str, video_id: str) -> str:
     return str(video) if video else f"{video_id}.mp4"
 
 
-def ask(event: Event, system: System, wording: Wording, base_model: bool = False) -> dict[str, str]:
+def ask(event: CommentaryEvent, system: System, wording: Wording, base_model: bool = False) -> dict[str, str]:
     """What a session is opened with: a system that keeps previous text has the words before there, others are told.
 
     Args:

@@ -11,8 +11,8 @@ from pathlib import Path, PurePosixPath
 
 from swwatch.data.turns.transcript import Transcript, Word
 from swwatch.errors import UserError
-from swwatch.evaluate.commentary.tasks import Task, get
-from swwatch.evaluate.commentary.texts import Item
+from swwatch.evaluate.commentary.tasks import CommentaryTask, get
+from swwatch.evaluate.commentary.texts import Utterance
 from swwatch.evaluate.rows import FileRow, read_rows
 
 
@@ -49,7 +49,7 @@ def name_of(video: str) -> str:
     return PurePosixPath(video).name
 
 
-def read_games(path: Path, task: Task | None = None) -> list[Game]:
+def read_games(path: Path, task: CommentaryTask | None = None) -> list[Game]:
     """Games of a file with the fields of a task; by default Inf-Streams-Eval's.
 
     A row is {video, content: [[start, end, word], ...]} there.
@@ -76,7 +76,10 @@ def _game(row: FileRow, names: Mapping[str, str]) -> Game:
 
 
 def segments_of(
-    games: Iterable[Game], start_s: float | None = None, least_words: int | None = None, task: Task | None = None
+    games: Iterable[Game],
+    start_s: float | None = None,
+    least_words: int | None = None,
+    task: CommentaryTask | None = None,
 ) -> list[Segment]:
     """Cut games into a task's segments, from `start_s` on; those with few words are left out."""
     found, how = [], (task or get("inf-streams")).segments
@@ -92,7 +95,9 @@ def segments_of(
     return found
 
 
-def read_segments(path: Path, least_words: int | None = None, task: Task | None = None) -> tuple[list[Segment], int]:
+def read_segments(
+    path: Path, least_words: int | None = None, task: CommentaryTask | None = None
+) -> tuple[list[Segment], int]:
     """Segments that were cut already, one a row: {video, title?, content}; how many words were mended.
 
     A row may name its start and end; else it lasts from its first word to the end of its last one.
@@ -112,7 +117,7 @@ def read_segments(path: Path, least_words: int | None = None, task: Task | None 
     return found, mended
 
 
-def read_said(path: Path) -> dict[str, list[Item]]:
+def read_said(path: Path) -> dict[str, list[Utterance]]:
     """Video -> what a model said, of a file of {video, chunk_start, chunk_end, items}, whoever made it.
 
     Raises:
@@ -121,7 +126,7 @@ def read_said(path: Path) -> dict[str, list[Item]]:
     if not Path(path).is_file():
         raise UserError(f"there is no file {path}: `swwatch commentary generate` makes one")
     rows = [row_of(row.values, row.where) for row in read_rows(path)]
-    return {row["video"]: [Item(**item) for item in row["items"]] for row in merged(rows)}
+    return {row["video"]: [Utterance(**item) for item in row["items"]] for row in merged(rows)}
 
 
 def row_of(values: dict, where: str) -> dict:
@@ -134,7 +139,7 @@ def row_of(values: dict, where: str) -> dict:
         items = []
         for item in values["items"]:
             said, end = item["response"] if "response" in item else item["text"], float(item["end_time"])
-            items.append(Item(str(said), float(item.get("start_time", end)), end).row())
+            items.append(Utterance(str(said), float(item.get("start_time", end)), end).row())
         first = min((item["start_time"] for item in items), default=0.0)
         begin = float(values.get("chunk_start", first))
         last = max((item["end_time"] for item in items), default=begin)

@@ -12,7 +12,7 @@ from swwatch.evaluate.commentary import match, page
 from swwatch.evaluate.commentary.events import read_events, read_predictions
 from swwatch.evaluate.commentary.games import read_games, read_said, read_segments, segments_of
 from swwatch.evaluate.commentary.match import Pair
-from swwatch.evaluate.commentary.settings import CompareSettings
+from swwatch.evaluate.commentary.settings import CommentaryCompareSettings
 from swwatch.evaluate.commentary.store import trace_of
 from swwatch.evaluate.commentary.texts import means, text_between
 from swwatch.evaluate.judge.session import JudgeSession, exit_code, names
@@ -24,7 +24,7 @@ from swwatch.paths import only_one_writes
 EQUAL = "equal"  # what the benchmark of games calls as many votes for either
 
 
-def compare_with_all(settings: CompareSettings) -> int:
+def compare_with_all(settings: CommentaryCompareSettings) -> int:
     """Compare; returns 1 where the endpoint left pairs unanswered."""
     run, task = settings.run, settings.benchmark
     settings = replace(settings, criterion=settings.criterion or task.criterion)
@@ -69,7 +69,7 @@ def names_of(run: Path, others: list[Path]) -> dict[Path, tuple[str, str]]:
     return called
 
 
-def _pairs_of_games(settings: CompareSettings, other: Path) -> tuple[list[Pair], dict]:
+def _pairs_of_games(settings: CommentaryCompareSettings, other: Path) -> tuple[list[Pair], dict]:
     run, data, segments_file = settings.run, settings.data, settings.segments
     task = settings.benchmark
     start_s = task.segments["begin_s"] if settings.begin is None else settings.begin
@@ -99,7 +99,7 @@ def _pairs_of_games(settings: CompareSettings, other: Path) -> tuple[list[Pair],
     return pairs, {"num_mended_words": mended}
 
 
-def _pairs_of_events(settings: CompareSettings, other: Path) -> tuple[list[Pair], dict]:
+def _pairs_of_events(settings: CommentaryCompareSettings, other: Path) -> tuple[list[Pair], dict]:
     run, data = settings.run, settings.data
     events, said = read_events(data, settings.benchmark), [read_predictions(path) for path in (run, other)]
     pairs = [
@@ -149,7 +149,7 @@ def compare_with(other: Path, called: tuple[str, str], pairs: list[Pair], about:
     return report
 
 
-def score_row(outcome: match.Outcome, model: str, *, ties: bool) -> dict:
+def score_row(outcome: match.PairOutcome, model: str, *, ties: bool) -> dict:
     """A row of the scores, in the form of the benchmark's own files."""
     if ties:
         return {**outcome.pair.facts, "ab_winner": outcome.ab, "ba_winner": outcome.ba}

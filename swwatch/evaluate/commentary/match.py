@@ -39,7 +39,7 @@ class Pair:
 
 
 @dataclass(frozen=True)
-class Outcome:
+class PairOutcome:
     """Who won when A was shown first, and when B was: A, B, tie, or nobody where both were silent."""
 
     pair: Pair
@@ -63,12 +63,14 @@ def questions(
     return pairwise.questions(rubric, criterion, _clips(pairs), known=_known, ties=ties)
 
 
-def outcomes(pairs: list[Pair], verdicts: dict[tuple[str, str], Verdict]) -> tuple[list[Outcome], dict[str, Verdict]]:
+def outcomes(
+    pairs: list[Pair], verdicts: dict[tuple[str, str], Verdict]
+) -> tuple[list[PairOutcome], dict[str, Verdict]]:
     """What came of each pair, and one verdict of each that has none to use."""
     found, failed = pairwise.outcomes(_clips(pairs), verdicts, known=_known)
     named = {"a": A, "b": B}
     ends = {key: [named.get(who, who) for who in orders.values()] for key, orders in found.items()}
-    return [Outcome(pair, *ends[pair.key]) for pair in pairs if pair.key in ends], failed
+    return [PairOutcome(pair, *ends[pair.key]) for pair in pairs if pair.key in ends], failed
 
 
 def _clips(pairs: Iterable[Pair]) -> pairwise.Clips:
@@ -80,30 +82,30 @@ def _known(a: str, b: str) -> str | None:
     return {(False, False): NOBODY, (True, False): "a", (False, True): "b"}.get((has_words(a), has_words(b)))
 
 
-def win_share(found: Iterable[Outcome]) -> float | None:
+def win_share(found: Iterable[PairOutcome]) -> float | None:
     """Votes for A / all votes; None without any vote."""
     votes = _votes(found)
     return votes[A] / votes.total() if votes.total() else None
 
 
-def win_rate(found: list[Outcome], side: str = A) -> float | None:
+def win_rate(found: list[PairOutcome], side: str = A) -> float | None:
     """Wins / (2N); ties are losses. None without any pair."""
     return _votes(found)[side] / (2 * len(found)) if found else None
 
 
-def _votes(found: Iterable[Outcome]) -> Counter:
+def _votes(found: Iterable[PairOutcome]) -> Counter:
     total = Counter({A: 0, B: 0})
     for outcome in found:
         total.update(outcome.votes)
     return total
 
 
-def summarize(found: list[Outcome], failed: dict[str, Verdict], *, ties: bool) -> dict:
+def summarize(found: list[PairOutcome], failed: dict[str, Verdict], *, ties: bool) -> dict:
     """Both figures' counts, the one that the task reports, and what was silent or missing.
 
     `ci95` draws videos anew: what is said about one video hangs together. One video alone has none.
     """
-    by_video: dict[str, list[Outcome]] = {}
+    by_video: dict[str, list[PairOutcome]] = {}
     for outcome in found:
         by_video.setdefault(outcome.pair.video, []).append(outcome)
     name, measure = ("win_rate", win_rate) if ties else ("win_share", win_share)
@@ -137,7 +139,7 @@ def summarize(found: list[Outcome], failed: dict[str, Verdict], *, ties: bool) -
     return report
 
 
-def _first_share(found: list[Outcome]) -> float | None:
+def _first_share(found: list[PairOutcome]) -> float | None:
     """Share of the judge's answers that went to the text shown first, ties counted half: 0.5 is no bias."""
     asked = [outcome for outcome in found if not any(outcome.pair.silent)]
     worth = {TIE: 0.5}

@@ -10,12 +10,12 @@ from swwatch.data.budget import BUDGETS
 from swwatch.data.turns.dataset import training_budget
 from swwatch.data.video import VideoError
 from swwatch.errors import UserError
-from swwatch.evaluate.commentary.events import Event, read_events
+from swwatch.evaluate.commentary.events import CommentaryEvent, read_events
 from swwatch.evaluate.commentary.games import Game, merged, read_games, tidy_games
 from swwatch.evaluate.commentary.settings import GenerateSettings
 from swwatch.evaluate.commentary.speaking import Speaker, comment_event, comment_game
 from swwatch.evaluate.commentary.store import Store
-from swwatch.evaluate.commentary.texts import Item, measured
+from swwatch.evaluate.commentary.texts import Utterance, measured
 from swwatch.evaluate.made import named
 from swwatch.evaluate.model import identity, load_model, policies_of
 from swwatch.evaluate.tasks import own_files
@@ -31,7 +31,7 @@ from swwatch.rules.variants import TURNS
 
 OWN_RUN = ("positions", "shared_pixels", "spread_frames", "base_model")  # settings that are told where they are given
 
-Rows = Iterable[tuple[dict, list[Item]]]  # a row, and what was said in it
+Rows = Iterable[tuple[dict, list[Utterance]]]  # a row, and what was said in it
 
 
 def comment_all(settings: GenerateSettings, ranks: SingleProcess) -> None:
@@ -131,7 +131,7 @@ class Events:
 
     finish = tidy
 
-    def rows(self, speaker: Speaker, job: Event, path: Path, before: list[dict], state: Path) -> Rows:
+    def rows(self, speaker: Speaker, job: CommentaryEvent, path: Path, before: list[dict], state: Path) -> Rows:
         if not before:
             yield comment_event(speaker, job, path, self.wording)
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 
-from swwatch.evaluate.commentary.tasks import RATE, SHARE, Task
+from swwatch.evaluate.commentary.tasks import RATE, SHARE, CommentaryTask
 from swwatch.evaluate.made import side_by_side
 from swwatch.metrics.tables import as_markdown, interval
 
@@ -13,7 +13,7 @@ RULES = {
 }
 
 
-def markdown(task: Task, reports: list[dict], made: Sequence[Mapping]) -> str:
+def markdown(task: CommentaryTask, reports: list[dict], made: Sequence[Mapping]) -> str:
     """A row an opponent, then one a video, with what the figures rest on, and how each run was made.
 
     Args:

@@ -6,7 +6,7 @@ from pathlib import Path
 from swwatch.config import REQUIRED, check_least, setting
 from swwatch.errors import UserError
 from swwatch.evaluate.commentary import tasks
-from swwatch.evaluate.commentary.tasks import Task, Wording
+from swwatch.evaluate.commentary.tasks import CommentaryTask, Wording
 from swwatch.evaluate.judge.settings import JudgeSettings
 from swwatch.model.flags import DeviceFlags, SessionFlags
 from swwatch.rules import systems, turn_positions
@@ -74,7 +74,7 @@ class GenerateSettings(SessionFlags, DeviceFlags):
         return self.benchmark.segments["begin_s"] if self.begin is None else self.begin
 
     @property
-    def benchmark(self) -> Task:
+    def benchmark(self) -> CommentaryTask:
         return tasks.get(self.task)
 
     @property
@@ -84,7 +84,7 @@ class GenerateSettings(SessionFlags, DeviceFlags):
 
 
 @dataclass(frozen=True, kw_only=True)
-class CompareSettings(JudgeSettings):
+class CommentaryCompareSettings(JudgeSettings):
     """Compare a run with others: settings as for `swwatch judge`, with another rubric."""
 
     run: Path = setting(REQUIRED, "what A said, as `swwatch commentary generate` writes it", positional=True)
@@ -106,5 +106,5 @@ class CompareSettings(JudgeSettings):
             )
 
     @property
-    def benchmark(self) -> Task:
+    def benchmark(self) -> CommentaryTask:
         return tasks.get(self.task)

@@ -19,11 +19,11 @@ from swwatch.engine.requests import drive
 from swwatch.engine.source import Step
 from swwatch.engine.turns import TurnSession
 from swwatch.errors import UserError
-from swwatch.evaluate.commentary.events import Event, ask
+from swwatch.evaluate.commentary.events import CommentaryEvent, ask
 from swwatch.evaluate.commentary.games import Game
 from swwatch.evaluate.commentary.settings import GenerateSettings
 from swwatch.evaluate.commentary.tasks import Wording
-from swwatch.evaluate.commentary.texts import Item, joined
+from swwatch.evaluate.commentary.texts import Utterance, joined
 from swwatch.model.loading import Loaded
 from swwatch.narrate.words import Turn, watching
 from swwatch.policies.choose import Choosing
@@ -70,7 +70,9 @@ class Speaker:
         steps = iter_steps(path, spread=count, **how)
         return (StepFrames.of(step.step, step.frames, step.num_frames // FRAMES_PER_STEP, fps) for step in steps)
 
-    def speak(self, session: TurnSession, steps: Iterable[StepFrames], from_s: float, zero_s: float) -> Iterator[Item]:
+    def speak(
+        self, session: TurnSession, steps: Iterable[StepFrames], from_s: float, zero_s: float
+    ) -> Iterator[Utterance]:
         """Go on with a stream: what is said about these steps, turn by turn; silence is an item, too.
 
         Args:
@@ -90,13 +92,13 @@ class Speaker:
             if isinstance(event, Turn):
                 num_tokens = sum(map(len, session.context[:-1]))  # without what was said now
                 made = num_frames, num_tokens, time.perf_counter() - came
-                yield Item(event.text, zero_s + event.start_s, zero_s + event.end_s, *made)
+                yield Utterance(event.text, zero_s + event.start_s, zero_s + event.end_s, *made)
                 num_frames = 0
 
 
 def comment_game(
     speaker: Speaker, game: Game, path: Path, plan: GenerateSettings, before: Iterable[dict], state_path: Path
-) -> Iterator[tuple[dict, list[Item]]]:
+) -> Iterator[tuple[dict, list[Utterance]]]:
     """Rows {video, chunk_start, chunk_end, items} of a game, and what was said in each: one a chunk, or one every
     `save_every` s of a stream.
 
@@ -164,7 +166,9 @@ def _restored(speaker: Speaker, game: Game, plan: GenerateSettings, path: Path) 
     return session, kept["at"]
 
 
-def comment_event(speaker: Speaker, event: Event, path: Path, wording: Wording) -> tuple[dict, list[Item]]:
+def comment_event(
+    speaker: Speaker, event: CommentaryEvent, path: Path, wording: Wording
+) -> tuple[dict, list[Utterance]]:
     """The row of an event: {video, video_id, event_id, begin, end, pred}; and what was said.
 
     Raises:

@@ -59,7 +59,7 @@ class Wording:
 
 
 @dataclass(frozen=True)
-class Task:
+class CommentaryTask:
     """What a YAML file says.
 
     Attributes:
@@ -125,15 +125,15 @@ def _stripped(prompts: Mapping[str, str]) -> dict[str, str]:
 
 
 @cache
-def get(name: str) -> Task:
+def get(name: str) -> CommentaryTask:
     """The task of this name, or of a YAML file. Raises: UserError: see tasks.read_task."""
-    return tasks.read_task(name, Task, "commentary", _make)
+    return tasks.read_task(name, CommentaryTask, "commentary", _make)
 
 
-def _make(name: str, told: dict) -> Task:
+def _make(name: str, told: dict) -> CommentaryTask:
     tasks.check(told, SHAPE)
     forms = {form: Wording(form, **_stripped(how.pop("prompts")), **how) for form, how in told.pop("forms").items()}
-    task = Task(name, forms=forms, **told)
+    task = CommentaryTask(name, forms=forms, **told)
     if task.reader not in ASKED or task.average not in (SHARE, RATE):
         raise ValueError(f"reader is {' or '.join(ASKED)}, average {SHARE} or {RATE}")
     for form in forms.values():

@@ -10,7 +10,7 @@ LONGEST_TEXT = 8000  # characters that the judge sees of each
 
 
 @dataclass(frozen=True)
-class Item:
+class Utterance:
     """What was said in one turn; "" is silence. Seconds of the video. The names are the public files'.
 
     Attributes:
@@ -30,7 +30,7 @@ class Item:
         return {name: getattr(self, name) for name in ("response", "start_time", "end_time")}
 
 
-def measured(job: str, key: str, items: Iterable[Item]) -> dict:
+def measured(job: str, key: str, items: Iterable[Utterance]) -> dict:
     """A line of the trace: how the turns of a row were made. Args: job: the game or event that they are of."""
     items = list(items)
     told = {"num_frames": sum(item.num_frames for item in items), "num_tokens": [item.num_tokens for item in items]}
@@ -52,7 +52,7 @@ def has_words(text: str) -> bool:
     return any(letter.isalnum() for letter in text)
 
 
-def text_between(items: Iterable[Item], start_s: float, end_s: float) -> str:
+def text_between(items: Iterable[Utterance], start_s: float, end_s: float) -> str:
     """What was said in a segment: the turns whose end, in whole seconds, lies in (start_s, end_s].
 
     So segments that follow one another share no turn and lose none.

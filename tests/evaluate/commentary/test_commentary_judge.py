@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from swwatch.errors import UserError
 from swwatch.evaluate.commentary import match
-from swwatch.evaluate.commentary.match import NOBODY, A, B, Outcome, Pair
+from swwatch.evaluate.commentary.match import NOBODY, A, B, Pair, PairOutcome
 from swwatch.evaluate.commentary.texts import LONGEST_TEXT
 from swwatch.judge.asking import Verdict
 from swwatch.judge.rubric import FIRST, SECOND, TIE
@@ -42,7 +42,7 @@ def test_shares_of_the_two_sides_make_one_and_an_exchange_of_sides_exchanges_the
 
 
 def test_ties_are_losses_of_a_rate_for_either_side():
-    found = [Outcome(pair("1"), A, TIE), Outcome(pair("2"), B, A), Outcome(pair("3"), TIE, TIE)]
+    found = [PairOutcome(pair("1"), A, TIE), PairOutcome(pair("2"), B, A), PairOutcome(pair("3"), TIE, TIE)]
     assert match.win_rate(found) == 2 / 6 and match.win_rate(found, B) == 1 / 6
     assert [outcome.winner for outcome in found] == [A, TIE, TIE]
 
@@ -218,7 +218,7 @@ def test_events_are_judged_by_agreement_with_the_human_unless_told_otherwise(
 
 def test_one_video_alone_has_no_interval():
     votes = [("v", A), ("v", B), ("w", A)]
-    found = [Outcome(pair(str(i), video=video), side, side) for i, (video, side) in enumerate(votes)]
+    found = [PairOutcome(pair(str(i), video=video), side, side) for i, (video, side) in enumerate(votes)]
     assert match.summarize(found[:2], {}, ties=True)["ci95"] is None
     assert match.summarize(found, {}, ties=True)["ci95"] == [0.5, 1.0]  # videos of 1/2 and 1: means from 1/2 to 1
 

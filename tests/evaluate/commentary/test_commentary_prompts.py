@@ -13,17 +13,19 @@ import yaml
 
 from swwatch.errors import UserError
 from swwatch.evaluate.commentary import tasks
-from swwatch.evaluate.commentary.events import Event, ask
+from swwatch.evaluate.commentary.events import CommentaryEvent, ask
 from swwatch.evaluate.judge.settings import JudgeSettings
 from swwatch.judge.rubric import compare_messages, load_rubric
 from swwatch.rules.systems import SYSTEMS
 
 GOLDEN = Path(__file__).parent / "prompts"
 FORMS = [(name, form) for name in tasks.TASKS for form in tasks.get(name).forms]
-WITH, WITHOUT = (Event("v.mp4", "v", "0", 5, 11, *told, "they said") for told in (("A match", "they begin"), ("", "")))
+WITH, WITHOUT = (
+    CommentaryEvent("v.mp4", "v", "0", 5, 11, *told, "they said") for told in (("A match", "they begin"), ("", ""))
+)
 
 
-def asked(task: tasks.Task, form: tasks.Wording) -> dict:
+def asked(task: tasks.CommentaryTask, form: tasks.Wording) -> dict:
     """What is asked about a game, or about two events."""
     if task.of_games:
         return {"query": form.game}

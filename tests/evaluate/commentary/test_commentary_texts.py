@@ -9,12 +9,12 @@ from hypothesis import strategies as st
 from swwatch.errors import UserError
 from swwatch.evaluate.commentary import games
 from swwatch.evaluate.commentary.events import read_events, read_predictions
-from swwatch.evaluate.commentary.texts import Item, has_words, joined, text_between
+from swwatch.evaluate.commentary.texts import Utterance, has_words, joined, text_between
 from tests.helpers.toy_game import words_between, write_rows
 
 
 def test_a_segment_has_the_turns_that_end_behind_its_start_and_no_later_than_its_end():
-    items = [Item(str(end), end - 1, end) for end in (1099.0, 1100.0, 1100.9, 1101.0, 1200.0, 1200.9, 1201.0)]
+    items = [Utterance(str(end), end - 1, end) for end in (1099.0, 1100.0, 1100.9, 1101.0, 1200.0, 1200.9, 1201.0)]
     assert text_between(items, 1100, 1200) == "1101.0 1200.0 1200.9"
     assert text_between(items, 1000, 1100) == "1099.0 1100.0 1100.9"
     assert text_between(items, 1300, 1400) == ""
@@ -22,7 +22,7 @@ def test_a_segment_has_the_turns_that_end_behind_its_start_and_no_later_than_its
 
 @given(st.lists(st.integers(1, 40), min_size=1, max_size=30), st.integers(1, 9))
 def test_segments_that_follow_one_another_share_no_turn_and_lose_none(ends, length):
-    items = [Item(f"w{i}", end - 1.0, end + 0.5) for i, end in enumerate(ends)]
+    items = [Utterance(f"w{i}", end - 1.0, end + 0.5) for i, end in enumerate(ends)]
     parts = [text_between(items, start, start + length).split() for start in range(0, 60, length)]
     assert sorted(sum(parts, [])) == sorted(item.response for item in items)
 
