@@ -52,7 +52,7 @@ class Stops:
         return text[: len(text) - held], False
 
 
-class Alone:
+class AnswerConnection:
     """Who waits for one answer: nobody can take its session over, or go on with it elsewhere."""
 
     def replace(self) -> None:
@@ -70,7 +70,9 @@ class Answer:
         num_tokens: that were said.
     """
 
-    def __init__(self, session: ServedSession, connection: Alone, in_turns: bool, limit: int, stops: list[str]):
+    def __init__(
+        self, session: ServedSession, connection: AnswerConnection, in_turns: bool, limit: int, stops: list[str]
+    ):
         """Args: limit: tokens of the answer."""
         self.session, self._connection, self._limit = session, connection, limit
         self._words, self._stops = Words(in_turns), Stops(stops)

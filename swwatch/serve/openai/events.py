@@ -25,7 +25,7 @@ class Content(Loose):
     timestamp_s: TimeStamp | None = None
 
 
-class Item(Loose):
+class ConversationItem(Loose):
     type: Literal["message"] = "message"
     role: Literal["user", "system"]
     id: Annotated[str, Field(min_length=1, max_length=64)] | None = None
@@ -36,7 +36,7 @@ class ItemCreate(Named):
     """A question, pictures, or both; of the role "system" the system turn, before the first picture."""
 
     type: Literal["conversation.item.create"]
-    item: Item
+    item: ConversationItem
 
 
 class ImageAppend(Named):

@@ -7,14 +7,14 @@ from dataclasses import dataclass
 
 from swwatch.client.protocol import VERSION, File, Open, ProtocolError, Upload, Url
 from swwatch.serve.folder import Folder
-from swwatch.serve.openai.request import MAX_PARTS, Message, Part, Request, at, valid
+from swwatch.serve.openai.request import MAX_PARTS, ChatMessage, ContentPart, Request, at, valid
 from swwatch.serve.settings import Limits
 
 STAMP = re.compile(r"\s*<(\d{1,9}(?:\.\d{1,6})?) seconds>\s*")  # of the picture behind it
 
 
 @dataclass
-class Asked:
+class Conversation:
     """What the messages say and show.
 
     Attributes:
@@ -46,7 +46,7 @@ class Reader:
         self._pictures: list[tuple[float, bytes]] = []
         self._stamp_s: float | None = None  # told in words, of the next picture
 
-    def read(self, messages: list[Message]) -> Asked:
+    def read(self, messages: list[ChatMessage]) -> Conversation:
         """All of them.
 
         Raises:
@@ -64,7 +64,7 @@ class Reader:
             self._check(turns, system)
         question = turns[-1][1] if turns else ""
         video = self._videos.pop() if self._videos else None
-        return Asked(question or None, "\n".join(system) or None, turns[:-1], video, self._pictures)
+        return Conversation(question or None, "\n".join(system) or None, turns[:-1], video, self._pictures)
 
     def _check(self, turns: list[tuple[str, str]], system: list[str]) -> None:
         if not (self._videos or self._pictures):
@@ -75,7 +75,7 @@ class Reader:
         if max(sum(len(words) for _, words in turns), len("\n".join(system))) > most:
             raise ProtocolError("too_large", f"the words of all turns, and the system's, may have {most} characters")
 
-    def _words(self, message: Message, where: str) -> str:
+    def _words(self, message: ChatMessage, where: str) -> str:
         """The words of a message; what it shows is taken."""
         words = []
         for i, part in enumerate(message.content):
@@ -88,7 +88,7 @@ class Reader:
                     words.append(part.text)
         return "\n".join(filter(None, words)).strip()
 
-    def _show(self, part: Part) -> None:
+    def _show(self, part: ContentPart) -> None:
         """Take what a part shows."""
         shown = getattr(part, part.type)
         if shown is None:

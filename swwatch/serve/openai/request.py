@@ -50,7 +50,7 @@ class Attached(Loose):
     file_data: str | None = None
 
 
-class Part(Loose):
+class ContentPart(Loose):
     type: Literal["text", "image_url", "video_url", "file"]
     text: str = ""
     image_url: Link | None = None
@@ -63,9 +63,9 @@ def _parts(content):
     return [{"type": "text", "text": content}] if isinstance(content, str) else content or []
 
 
-class Message(Loose):
+class ChatMessage(Loose):
     role: Literal["system", "developer", "user", "assistant"]
-    content: Annotated[list[Part], BeforeValidator(_parts), Field(max_length=MAX_PARTS)] = ()
+    content: Annotated[list[ContentPart], BeforeValidator(_parts), Field(max_length=MAX_PARTS)] = ()
 
 
 class StreamOptions(Loose):
@@ -82,7 +82,7 @@ class Request(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
 
     model: Annotated[str, Field(min_length=1, max_length=200)]
-    messages: Annotated[list[Message], Field(min_length=1, max_length=MAX_MESSAGES)]
+    messages: Annotated[list[ChatMessage], Field(min_length=1, max_length=MAX_MESSAGES)]
     stream: bool = False
     stream_options: StreamOptions | None = None
     temperature: Annotated[float, Field(ge=0, le=2)] | None = None
