@@ -32,6 +32,7 @@ BESIDE = {
     ("live", "client"),  # the messages of its protocol
     ("watch", "client"),
 }
+MESSAGES_OF_EVENTS = {"Ask", "Asked", "Decided", "Dropped", "Stats", "Thought", "Token", "Turn", "Watched"}
 FLOOR_OF = {room: number for number, floor in enumerate(FLOORS) for room in floor}
 
 
@@ -92,3 +93,20 @@ def test_no_modules_import_each_other_in_a_circle():
 
     for module in graph:
         visit(module, ())
+
+
+def test_a_class_name_means_one_thing():
+    """A message of the protocol is called as the event that it carries, and each family's file has the same classes."""
+    homes = {}
+    for module, path in modules().items():
+        if module.startswith("model.families."):
+            continue
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+                homes.setdefault(node.name, []).append(module)
+
+    twice = {name: found for name, found in homes.items() if len(found) > 1}
+    for name in MESSAGES_OF_EVENTS:
+        found = twice.pop(name, [])
+        assert len(found) == 2 and "client.protocol" in found, f"{name}: an event and its message, not {found}"
+    assert not twice, f"give each the plain noun for what it is: {twice}"
