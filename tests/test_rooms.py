@@ -96,7 +96,7 @@ def test_no_modules_import_each_other_in_a_circle():
 
 
 def test_a_class_name_means_one_thing():
-    """A message of the protocol is called as the event that it carries, and each family's file has the same classes."""
+    """But for messages of the protocol, called as the event that they carry, and the same classes of every family."""
     homes = {}
     for module, path in modules().items():
         if module.startswith("model.families."):

@@ -24,7 +24,7 @@ SHORTEST_SECRET = 8  # placeholders of local servers ("x", "none") are no secret
 
 
 @dataclass(frozen=True)
-class Answer:
+class Reply:
     """What the endpoint said. Token counts are None where it tells none."""
 
     text: str
@@ -96,13 +96,13 @@ class ChatClient:
     def __exit__(self, *error) -> None:
         self._http.close()
 
-    def ask(self, request: dict) -> Answer:
+    def ask(self, request: dict) -> Reply:
         """Post one chat completion request.
 
         Raises:
             UserError: the endpoint refuses in a way that waiting cannot mend (400, 401, 403, 404, a used-up quota).
             NoAnswer: every try failed.
-            Stopped: the run was ended.
+            StopRequested: the run was ended.
         """
         for attempt in range(self._retries + 1):
             self.rate_limit.wait()
@@ -127,7 +127,7 @@ class ChatClient:
         self.on_trouble(f"{problem}; next try in {wait_s:.0f} s")
         self.rate_limit.sleep(wait_s)
 
-    def _post(self, request: dict) -> Answer:
+    def _post(self, request: dict) -> Reply:
         import httpx
 
         try:
@@ -141,11 +141,11 @@ class ChatClient:
             return _parse(text)
         return self._refused(response, text)
 
-    def _refused(self, response: "httpx.Response", text: str) -> Answer:
+    def _refused(self, response: "httpx.Response", text: str) -> Reply:
         status, (code, detail) = response.status_code, _error_of(text)
         told = f"{self._url} says {status}: {detail}" if detail else f"{self._url} says {status}"
         if code in ("content_filter", "content_policy_violation"):
-            return Answer("", finish_reason="content_filter")  # this one text is refused, not the run
+            return Reply("", finish_reason="content_filter")  # this one text is refused, not the run
         if code == "insufficient_quota" or status == 402:
             raise UserError(f"{told}. The account's credit is used up; what was answered is kept")
         if status in RETRIED or status >= 500:
@@ -203,7 +203,7 @@ def check_key(key: str | None, key_name: str) -> str | None:
     return key or None
 
 
-def _parse(text: str) -> Answer:
+def _parse(text: str) -> Reply:
     try:
         body = json.loads(text)
         choice = body["choices"][0]
@@ -211,7 +211,7 @@ def _parse(text: str) -> Answer:
         if isinstance(content, list):  # parts, as some servers answer
             content = "".join(part.get("text", "") for part in content)
         usage = body.get("usage") or {}
-        return Answer(
+        return Reply(
             text=str(content or ""),
             finish_reason=choice.get("finish_reason"),
             model=body.get("model"),

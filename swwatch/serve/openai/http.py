@@ -17,17 +17,17 @@ from swwatch.rules.schedule import seconds_of_step
 from swwatch.serve.door import while_there
 from swwatch.serve.files import Bodies
 from swwatch.serve.openai import request as asking
-from swwatch.serve.openai.answer import Alone, Answer
-from swwatch.serve.openai.messages import Asked, Reader
+from swwatch.serve.openai.answer import Answer, AnswerConnection
+from swwatch.serve.openai.messages import Conversation, Reader
 from swwatch.serve.openai.request import at
 from swwatch.serve.refusals import error_body
-from swwatch.serve.sources import Beside, Given
+from swwatch.serve.sources import PictureReader, SessionOptions
 from swwatch.serve.stages import Checkpoint
 
 
 def add_openai(app: FastAPI, server) -> None:
     """The addresses under /v1. Args: server: an app.Server."""
-    chat, began_s = Chat(server), int(time.time())
+    chat, began_s = ChatCompletions(server), int(time.time())
 
     def model(checkpoint: Checkpoint) -> dict:
         about = {"id": checkpoint.variant, "object": "model", "created": began_s, "owned_by": "swwatch"}
@@ -62,7 +62,7 @@ def add_openai(app: FastAPI, server) -> None:
         return await chat.complete(request)
 
 
-class Chat:
+class ChatCompletions:
     """Chat completions of one server."""
 
     def __init__(self, server):
@@ -81,7 +81,7 @@ class Chat:
             answer = await self._open(wanted, asked, checkpoint)
         streams = False
         try:
-            form = Form(answer, wanted, num_text(checkpoint, asked, answer), seconds_of_step(fps))
+            form = CompletionBody(answer, wanted, num_text(checkpoint, asked, answer), seconds_of_step(fps))
             pieces = answer.pieces()
             with at("messages", unless_named=True):
                 first = await while_there(request, anext(pieces, None))
@@ -93,7 +93,7 @@ class Chat:
             if not streams:
                 answer.close()
 
-    async def _open(self, wanted: asking.Request, asked: Asked, checkpoint: Checkpoint) -> Answer:
+    async def _open(self, wanted: asking.Request, asked: Conversation, checkpoint: Checkpoint) -> Answer:
         settings, uploads, stored = checkpoint.loaded.settings, self.sessions.uploads, None
         video, asked.video = asked.video, None  # the bytes of a file are held no longer than it takes to store them
         with at("schedule"):
@@ -105,10 +105,10 @@ class Chat:
             stored = await uploads.store(video)
             video = Upload(kind="upload", id=stored)
         try:
-            source = Given(asked.pictures, self.limits.max_pixels) if asked.pictures else None
-            connection = Alone()
+            source = PictureReader(asked.pictures, self.limits.max_pixels) if asked.pictures else None
+            connection = AnswerConnection()
             opening = asked.open(wanted, checkpoint.variant, video)
-            session, _ = await self.sessions.open(opening, connection, Beside(source, True, options))
+            session, _ = await self.sessions.open(opening, connection, SessionOptions(source, True, options))
         finally:
             if stored is not None:
                 uploads.delete(stored)  # when the session ends
@@ -116,13 +116,13 @@ class Chat:
         return Answer(session, connection, not pace_of(settings), limit, list(wanted.stop))
 
 
-def num_text(checkpoint: Checkpoint, asked: Asked, answer: Answer) -> int:
+def num_text(checkpoint: Checkpoint, asked: Conversation, answer: Answer) -> int:
     """Tokens of what was asked in words."""
     words = (answer.session.opened.question, asked.system or "", *(words for _, words in asked.before))
     return sum(len(checkpoint.loaded.tokenizer.encode(text, add_special_tokens=False)) for text in words)
 
 
-class Form:
+class CompletionBody:
     """An answer as OpenAI has it. What is ours stands under `swwatch`."""
 
     def __init__(self, answer: Answer, wanted: asking.Request, num_text: int, step_s: float):

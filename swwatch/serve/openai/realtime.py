@@ -17,14 +17,14 @@ from swwatch.data.prompt import refuse_markup
 from swwatch.engine.choose import AUTO, check
 from swwatch.engine.door import own_question, pace_of
 from swwatch.rules.schedule import seconds_of_step
-from swwatch.serve.connection import Connection
+from swwatch.serve.connection import LiveConnection
 from swwatch.serve.openai import events
 from swwatch.serve.openai.answer import Words
 from swwatch.serve.openai.messages import decoded, in_data_url
 from swwatch.serve.openai.request import at, valid
 from swwatch.serve.refusals import error_body
-from swwatch.serve.session import Session
-from swwatch.serve.sources import Beside
+from swwatch.serve.session import ServedSession
+from swwatch.serve.sources import SessionOptions
 
 STATUS = {
     "finished": "completed",
@@ -75,7 +75,7 @@ class Mistake(protocol.Error):
     event_id: str | None = Field(None, exclude=True)
 
 
-class Realtime(Connection):
+class Realtime(LiveConnection):
     """Drives one WebSocket from its handshake to its close."""
 
     subprotocol, token_subprotocol = "realtime", "openai-insecure-api-key."
@@ -85,7 +85,7 @@ class Realtime(Connection):
         self._open_within_s = server.limits.idle_s
         self._config, self._question = events.Config(), None
         self._again: events.ItemCreate | events.ImageAppend | None = None  # what the session was opened for
-        self._session: Session | None = None
+        self._session: ServedSession | None = None
         self._event_id: str | None = None  # of the event that is being obeyed
         self._began_s: float | None = None
         self._num_pictures = self._num_events = 0
@@ -144,9 +144,9 @@ class Realtime(Connection):
         how |= {"variant": self._checkpoint.variant, "question": self._question}
         return valid(Open, type="open", version=VERSION, **how)
 
-    async def _begin(self, opening: Open) -> tuple[Session, Opened]:
+    async def _begin(self, opening: Open) -> tuple[ServedSession, Opened]:
         system = self._config.instructions
-        beside = Beside(options={"system": system} if system else {})
+        beside = SessionOptions(options={"system": system} if system else {})
         with at("session", unless_named=True):
             session, opened = await self.server.sessions.open(opening, self, beside)
         session.resumable, self._session = False, session
@@ -191,7 +191,7 @@ class Realtime(Connection):
         self._event_id = event.event_id
         return event
 
-    async def _obey(self, session: Session, message: str | bytes | events.ClientEvent) -> None:
+    async def _obey(self, session: ServedSession, message: str | bytes | events.ClientEvent) -> None:
         event = self._event(message) if isinstance(message, str | bytes) else message
         match event:
             case events.ItemCreate():
@@ -214,7 +214,7 @@ class Realtime(Connection):
             case events.Update():
                 raise ProtocolError("unsupported", "the session has begun: update it before its first picture")
 
-    async def _take_item(self, session: Session, event: events.ItemCreate, *, is_first: bool) -> None:
+    async def _take_item(self, session: ServedSession, event: events.ItemCreate, *, is_first: bool) -> None:
         """Args: is_first: it is what the session was opened for, and its words were the question."""
         if event.item.role == "system":
             raise ProtocolError("unsupported", "the session has begun: the system's words go before the first picture")
@@ -230,7 +230,7 @@ class Realtime(Connection):
                     await self._picture(session, data, part.timestamp_s)
         await self._tell_item(event)
 
-    async def _picture(self, session: Session, data: str, timestamp_s: float | None) -> None:
+    async def _picture(self, session: ServedSession, data: str, timestamp_s: float | None) -> None:
         now_s, number = time.monotonic(), self._num_pictures
         self._began_s = now_s if self._began_s is None else self._began_s
         if timestamp_s is None:
