@@ -7,7 +7,6 @@ turn ends, or the session does.
 import json
 import secrets
 import time
-from dataclasses import dataclass, field
 
 from pydantic import Field
 
@@ -22,6 +21,7 @@ from swwatch.serve.openai import events
 from swwatch.serve.openai.answer import Words
 from swwatch.serve.openai.messages import decoded, in_data_url
 from swwatch.serve.openai.request import at, valid
+from swwatch.serve.openai.response import Response
 from swwatch.serve.refusals import error_body
 from swwatch.serve.session import ServedSession
 from swwatch.serve.sources import SessionOptions
@@ -40,27 +40,6 @@ OURS = (
     protocol.Dropped,
     protocol.Stats,
 )
-
-
-@dataclass
-class Response:
-    """What is being said."""
-
-    id: str = field(default_factory=lambda: f"resp_{secrets.token_hex(12)}")
-    item: str = field(default_factory=lambda: f"item_{secrets.token_hex(12)}")
-    text: str = ""
-    tokens: int = 0
-
-    def output(self, status: str) -> dict:
-        """The item that it makes."""
-        content = [{"type": "output_text", "text": self.text}] if self.text else []
-        about = {"id": self.item, "object": "realtime.item", "type": "message", "role": "assistant"}
-        return about | {"status": "in_progress" if status == "in_progress" else "completed", "content": content}
-
-    def about(self, status: str, usage: dict | None = None) -> dict:
-        """Itself."""
-        made = {"id": self.id, "object": "realtime.response", "status": status, "output_modalities": ["text"]}
-        return made | {"output": [] if usage is None else [self.output(status)], "usage": usage, "metadata": None}
 
 
 class Mistake(protocol.Error):
@@ -217,7 +196,8 @@ class Realtime(LiveConnection):
     async def _take_item(self, session: ServedSession, event: events.ItemCreate, *, is_first: bool) -> None:
         """Args: is_first: it is what the session was opened for, and its words were the question."""
         if event.item.role == "system":
-            raise ProtocolError("unsupported", "the session has begun: the system's words go before the first picture")
+            told = "the session has begun: the system's words go before the first picture"
+            raise ProtocolError("unsupported", told, param="item.role")
         if not is_first and (words := _words_of(event)):
             with at("item.content"):
                 await session.command(valid(protocol.Ask, type="ask", question=words))
@@ -266,44 +246,19 @@ class Realtime(LiveConnection):
         if not text or self._silent:  # what was on its way when the response was cancelled
             return
         await self._begin_response()
-        response = self._response
-        response.text += text
-        response.tokens += 1
         seen = {name: getattr(token, name) for name in ("step", "t_frame_s", "t_emit_s")}
         seen["seen_s"] = round((token.newest_visible_step + 1) * self._step_s, 6)
-        await self._tell("response.output_text.delta", **self._place(), delta=text, swwatch=seen)
-
-    def _place(self) -> dict:
-        response = self._response
-        return {"response_id": response.id, "item_id": response.item, "output_index": 0, "content_index": 0}
+        await self._response.say(text, seen)
 
     async def _begin_response(self) -> None:
-        if self._response is not None:
-            return
-        response = self._response = Response()
-        part, place = {"type": "text", "text": ""}, self._place()
-        await self._tell("response.created", response=response.about("in_progress"))
-        await self._tell_output("response.output_item.added", "in_progress", response)
-        await self._tell("response.content_part.added", **place, part=part)
+        if self._response is None:
+            self._response = Response(self._tell)
+            await self._response.begin()
 
     async def _end_response(self, status: str) -> None:
-        if self._response is None:
-            return
-        response, place = self._response, self._place()
-        self._response = None
-        watched = 0 if self._session is None else self._session.telling.num_video
-        usage = {"input_tokens": watched, "output_tokens": response.tokens, "total_tokens": watched + response.tokens}
-        usage |= {
-            "input_token_details": {"image_tokens": watched},
-            "output_token_details": {"text_tokens": response.tokens},
-        }
-        await self._tell("response.output_text.done", **place, text=response.text)
-        await self._tell("response.content_part.done", **place, part={"type": "text", "text": response.text})
-        await self._tell_output("response.output_item.done", status, response)
-        await self._tell("response.done", response=response.about(status, usage))
-
-    async def _tell_output(self, kind: str, status: str, response: Response) -> None:
-        await self._tell(kind, response_id=response.id, output_index=0, item=response.output(status))
+        if self._response is not None:
+            response, self._response = self._response, None
+            await response.end(status, self._session.telling.num_video)
 
     async def _tell_item(self, event: events.ItemCreate) -> None:
         """It was taken. What its pictures came to is told by `swwatch.ack`."""
