@@ -17,7 +17,7 @@ from swwatch.config import check_least, setting
 from swwatch.errors import UserError
 from swwatch.metrics.tables import as_aligned_markdown
 from swwatch.plan.models import check_named, config_of
-from swwatch.policies.keep import ALL, All, Window, parse_keep
+from swwatch.policies.keep import ALL, KeepAll, Window, parse_keep
 from swwatch.rules.families import head_size
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ class LivePlanSettings:
     def __post_init__(self):
         check_least(self)
         check_named(self.model)
-        if not isinstance(parse_keep(self.keep), All | Window):
+        if not isinstance(parse_keep(self.keep), KeepAll | Window):
             raise UserError(f"plan counts sessions that keep all or a window, not {self.keep}: give --keep window:120")
         if self.against is not None and not self.against.is_file():
             raise UserError(f"no file {self.against}: `swwatch bench stream --output FOLDER` writes one")
