@@ -24,6 +24,7 @@ if [ "${1:-}" = "--list" ]; then echo "${PARTS[@]}"; exit 0; fi
 open_folder "${1:-}" "$ROOT/output/bench"
 shift $(($# > 0))
 export PYTHONPATH="$ROOT${PYTHONPATH:+:$PYTHONPATH}"
+check_packages
 if "$PYTHON" -c 'import sys, torch; sys.exit(not torch.cuda.is_available())'; then
     DEVICE=cuda SHAPE="${SHAPE:-7b}" SUSTAIN=(--sustain --hold-s 5) LIVE=(--begin 32 --session-s 10 --seconds 10)
     ENDLESS=(--shape "$SHAPE" --mode-s 220)

@@ -14,6 +14,7 @@ if [ "${1:-}" = "--list" ]; then echo "${PARTS[@]}"; exit 0; fi
 open_folder "${1:-}" "$ROOT/output/bench_train"
 shift $(($# > 0))
 export PYTHONPATH="$ROOT${PYTHONPATH:+:$PYTHONPATH}"
+check_packages
 "$PYTHON" -c 'import sys, torch; sys.exit(not torch.cuda.is_available())' ||
     { echo "error: no CUDA device: on a CPU use swwatch bench train" >&2; exit 2; }
 

@@ -23,20 +23,11 @@ for name in "${chosen[@]}"; do
     [[ " ${PARTS[*]} " == *" $name "* ]] || { echo "error: no part $name: choose among ${PARTS[*]}" >&2; exit 2; }
 done
 
+check_packages accelerate pytest hypothesis
 "$PYTHON" - <<'PYTHON_END' || exit 2
 import sys
 from importlib.util import find_spec
 
-NEEDED = {  # module -> what to install
-    "torch": "torch", "torchvision": "torchvision", "transformers": "transformers", "accelerate": "accelerate",
-    "tokenizers": "tokenizers", "matplotlib": "matplotlib", "PIL": "pillow",
-    "psutil": "psutil", "yaml": "pyyaml", "pytest": "pytest", "hypothesis": "hypothesis",
-}  # fmt: skip
-missing = [name for name in NEEDED if find_spec(name) is None]
-if missing:
-    print(f"error: {sys.executable} has no {', '.join(missing)}. Install:", file=sys.stderr)
-    print(f"  {sys.executable} -m pip install {' '.join(NEEDED[name] for name in missing)}", file=sys.stderr)
-    sys.exit(2)
 import torch
 
 if not torch.cuda.is_available():

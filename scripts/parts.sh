@@ -6,6 +6,19 @@ PART_S="${PART_S:-510}" # seconds of a part; a benchmark that is stopped writes 
 
 limited() { timeout --kill-after=25 "$PART_S" "$@"; }
 
+# check_packages MORE...: ends with 2, and the command that installs what is missing
+check_packages() {
+    "$PYTHON" - torch torchvision transformers tokenizers matplotlib pillow psutil pyyaml "$@" <<'PYTHON_END' || exit 2
+import sys
+from importlib.util import find_spec
+
+MODULES = {"pillow": "PIL", "pyyaml": "yaml"}  # whose names differ
+missing = [name for name in sys.argv[1:] if find_spec(MODULES.get(name, name)) is None]
+if missing:
+    sys.exit(f"error: packages are missing:\n  {sys.executable} -m pip install {' '.join(missing)}")
+PYTHON_END
+}
+
 # open_folder GIVEN DEFAULT: sets FOLDER
 open_folder() {
     FOLDER="${1:-${OUT:-$2}}"

@@ -3,6 +3,7 @@
 import os
 import re
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -38,6 +39,18 @@ def test_parts_that_docs_name_are_there():
     assert len(named) > 15
     for script, rest in named:
         assert set(rest.split()[1:]) <= parts[script], f"scripts/{script}.sh{rest}"
+
+
+@pytest.mark.parametrize("script", ["check_cuda", "bench", "bench_train_gpu"])
+def test_what_is_not_installed_is_told_before_any_part(tmp_path, script):
+    bare = tmp_path / "python"
+    bare.write_text(f'#!/bin/sh\nexec {sys.executable} -S "$@"\n')  # without what is installed
+    bare.chmod(0o755)
+    env = {**os.environ, "SWWATCH_PYTHON": str(bare)}
+    command = ["bash", ROOT / "scripts" / f"{script}.sh", tmp_path / "out"]
+    done = subprocess.run(command, env=env, capture_output=True, text=True)
+    assert done.returncode == 2 and "-m pip install torch torchvision transformers" in done.stderr
+    assert "== " not in done.stdout
 
 
 SCRIPT = """
