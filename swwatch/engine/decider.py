@@ -67,7 +67,7 @@ class Decider:
     def due(self, session, incoming: Incoming, begins: bool) -> Run:
         """Ask the policy how many tokens are due, once a step is in. Tells Decided where it decides."""
         step, needs = incoming.index, self.policy.needs
-        now = Now(step, session.arrivals[min(step, len(session.arrivals) - 1)], begins)  # a late end has no arrival
+        now = Now(step, session.arrived_s[min(session.arrived_s)], begins)  # a late end has none of its own
         if CHANGE in needs:
             now = replace(now, change=incoming.change)
         if CLOCK in needs:

@@ -56,14 +56,14 @@ class Session(BaseSession):
         while_speaking: it watches while it speaks, which parallel variants alone permit.
         ahead: the step that is being watched while this one's words are spoken.
         seen: what the SEE policy let through: fed + dropped video tokens are those that arrived.
-        arrivals: of each real step, stream seconds.
+        arrived_s: step -> stream seconds, of the step whose words are being said and of what came since.
         num_spoken: in this answer; finished: it has ended.
         thinking: what is thought beside the words; None: nothing is.
         num_probed: rows that were fed for a decision of the SPEAK policy, and that the cache has forgotten since.
     """
 
     while_speaking = False
-    FACTS = (*BaseSession.FACTS, "arrivals", "num_spoken", "finished", "_asked", "num_probed")
+    FACTS = (*BaseSession.FACTS, "arrived_s", "num_spoken", "finished", "_asked", "num_probed")
 
     def __init__(
         self,
@@ -101,7 +101,7 @@ class Session(BaseSession):
         self.cursor = Cursor(self.variant, model.t_per_step)
         self.ahead: Incoming | None = None
         self.num_spoken, self.finished, self.num_probed = 0, self.schedule.learned, 0
-        self.arrivals: list[float] = []
+        self.arrived_s: dict[int, float] = {}
         self._prompt = list(prompt)
         self._asked = [*prompt, self.markup.video]  # ids that stay in view for ever
         self.chooser.see(self._asked)
@@ -173,7 +173,7 @@ class Session(BaseSession):
 
     def _lay(self, step: Step | None) -> Incoming:
         """Lay out the next step (None: the end), behind the questions that were asked since the last one."""
-        if step is None and not self.arrivals:
+        if step is None and not self.arrived_s:
             raise UserError("the stream ended before its first frame: nothing to describe")
         patch, change = Patch(0, 0), None
         if step is not None:
@@ -182,7 +182,7 @@ class Session(BaseSession):
                 raise ValueError(f"watch takes one step at a time, got {1 + len(more)}")
             (patch,) = self.markup.announced([self.seen.lay(step.pixel_values, grid)], self.cursor.num_steps)
             change = self.decider.look(step.pixel_values, grid)
-            self.arrivals.append(step.arrival_s)
+            self.arrived_s = self.arrived_s | {self.cursor.num_steps: step.arrival_s}
         index, last = self.cursor.num_steps, step is None or step.last
         asks, self.asks = self.asks, []
         rows, parts = [self.cursor.ask(len(ask.ids)) for ask in asks], [ask.ids for ask in asks]
@@ -233,6 +233,8 @@ class Session(BaseSession):
         """One step: watch it, and speak."""
         index, last = incoming.index, incoming.last
         self.closed, self.speaking = last, True
+        newest = min(index, max(self.arrived_s))  # a late end has no arrival
+        self.arrived_s = {step: at_s for step, at_s in self.arrived_s.items() if step >= newest}
         yield from self._bring_in(incoming)
         if incoming.patch.num_around:
             self._view(self.markup.around([index]))
@@ -274,7 +276,7 @@ class Session(BaseSession):
         return self.finished or self.chooser.choose.left(self.num_spoken) <= 0
 
     def _speak(self, index: int, budget: int, last: bool) -> Run:
-        newest = min(index, len(self.arrivals) - 1)
+        newest = min(self.arrived_s)
         while budget > 0 and not self.finished:
             self._listen()
             if self.paused or self.stopped:
@@ -293,7 +295,7 @@ class Session(BaseSession):
             self.finished = token in self._stops
             t_s = self.clock.now()
             self.decider.said(token, self.logits, t_s)
-            yield Spoken(index, token, newest, self.arrivals[newest], t_s)
+            yield Spoken(index, token, newest, self.arrived_s[newest], t_s)
 
     def _think(self) -> Run:
         """What is due to be thought, alone."""

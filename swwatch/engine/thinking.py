@@ -116,9 +116,8 @@ class Thinking:
         self.over = token in self.chooser.stops or self.num_thought >= self.policy.limit
         if self.over:
             self.due = 0
-        arrivals = self.session.arrivals
         now_s, begins = self.session.clock.now(), self.num_thought == 1
-        yield Reflected(self.step, token, self.step, arrivals[self.step], now_s, begins)
+        yield Reflected(self.step, token, self.step, self.session.arrived_s[self.step], now_s, begins)
 
     def _pick(self, logits: torch.Tensor) -> Run:
         return (yield Choose(self.chooser, logits, True))

@@ -59,16 +59,13 @@ class Parking:
 
     Attributes:
         num_parked: blocks that ever came; those that are no longer in `blocks` went because room was needed.
+        nbytes: of host memory.
         cache: a StreamCache.
     """
 
     def __init__(self, cache):
-        self.cache, self.blocks, self.num_parked = cache, [], 0
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of host memory."""
-        return sum(block.nbytes for block in self.blocks)
+        self.cache, self.blocks = cache, []
+        self.num_parked = self.nbytes = 0
 
     def park(self, index: torch.Tensor, placed: Placed, patches: int, most_bytes: float) -> None:
         """Copy tokens to the host, for the cache to let go of; the oldest blocks go where the room is too small.
@@ -89,8 +86,9 @@ class Parking:
         parts = (torch.stack(part).cpu() for part in (keys, values, means))
         self.blocks.append(Block(tokens, placed, patches, first, *parts))
         self.num_parked += 1
+        self.nbytes += self.blocks[-1].nbytes
         while self.nbytes > most_bytes:
-            del self.blocks[0]
+            self.nbytes -= self.blocks.pop(0).nbytes
 
     def scores(self, queries: list[torch.Tensor], rows: Layout) -> torch.Tensor:
         """How near a question is to every block, in every layer.
@@ -169,3 +167,4 @@ class Parking:
             Block(**{**block, "tokens": Layout(**block["tokens"]), "placed": Placed(*block["placed"])})
             for block in state["blocks"]
         ]
+        self.nbytes = sum(block.nbytes for block in self.blocks)

@@ -200,7 +200,7 @@ def test_a_step_must_be_heard_out_before_the_next(load_tiny):
     next(session.watch(stream.pixels[0], stream.grids[0], 0.5))
     with pytest.raises(ValueError, match="exhaust its generator"):
         next(session.watch(stream.pixels[1], stream.grids[1], 1.5))
-    assert session.arrivals == [0.5], "a refused step leaves no trace"
+    assert session.arrived_s == {0: 0.5}, "a refused step leaves no trace"
     done = SerialSession(loaded.model, stream.prompt, choose=GREEDY)
     play(done, stream)
     with pytest.raises(ValueError, match="closed"):

@@ -8,21 +8,14 @@ import torch
 from swwatch.engine.batch import Batch, Ended
 from swwatch.engine.beside import StreamsSession, TwoDeviceSession
 from swwatch.engine.fused import FusedSession
-from swwatch.engine.requests import drive
 from swwatch.engine.session import Session
-from swwatch.engine.source import FileSource, Step
-from swwatch.engine.trace import SimulatedClock, Spoken
-from swwatch.engine.turns import Said
 from swwatch.errors import UserError
-from swwatch.model.loading import load
 from swwatch.narrate.command import StreamSettings
 from swwatch.narrate.turns_command import TurnsSettings
 from swwatch.policies.choose import Greedy
 from swwatch.policies.keep import KEEP, parse_keep
 from swwatch.policies.speak import WaitK
-from swwatch.rules.spans import Part
 from swwatch.rules.variants import Speaks
-from swwatch.toy.checkpoint import make_checkpoint
 from tests.helpers.feeds import small
 from tests.helpers.keeps import FORGETS, SMALL, kept
 from tests.helpers.streams import Paced, ToldSession, asking, fed_positions, plain, random_stream, spoken_by
@@ -124,59 +117,3 @@ def test_p3_a_later_frame_changes_no_earlier_logit(load_tiny, variant, keep):
     count = max(early) if in_turns else 12
     ours, theirs = (torch.stack(logits) for logits in runs)
     assert torch.equal(ours[:count], theirs[:count]) and not torch.equal(ours, theirs)
-
-
-@pytest.fixture(scope="module")
-def tiniest(tmp_path_factory):
-    sizes = {"hidden": 16, "layers": 1, "heads": 1, "kv_heads": 1, "vision_depth": 1, "vision_hidden": 16}
-    path = make_checkpoint(tmp_path_factory.mktemp("s") / "model", **sizes, vision_heads=1)
-    return lambda variant: load(path, variant=variant, device="cpu")
-
-
-def flat(device: list[int], host: list[int], first: int) -> bool:
-    """Late in a stream no more is held than early."""
-    late = len(device) - (len(device) - first) // 3
-    return max(device[late:]) <= max(device[first:late]) and max(host[late:]) <= max(host[first:late])
-
-
-SECONDS = pytest.mark.parametrize("seconds", [150, pytest.param(10_000, marks=pytest.mark.long)])
-
-
-@SECONDS
-@pytest.mark.parametrize(("variant", "keep"), kept(Speaks.PARALLEL, bounded=True))
-def test_p12_what_a_narration_holds_on_device_and_host_stays_flat(tiniest, variant, keep, seconds):
-    """A question now and then; every step has as many tokens. What grows says so: it is not `bounded`."""
-    loaded = tiniest(variant)
-    stream, told = random_stream(loaded, [(1, 2)]), asking(loaded, {n: [3, 4] for n in range(5, 30, 5)})
-    steps = (Step(stream.pixels[0], stream.grids[0], i + 0.5) for i in range(seconds))
-    source = FileSource(steps, lambda step: step, SimulatedClock(now=lambda: 0.0))
-    options = {"keep": keep, "schedule": WaitK(1), "choose": CHOOSE, "clock": source._clock}
-    session, device, host = Session(loaded.model, stream.prompt, **options), [], []
-    source.orders = lambda: told.pop(len(device), [])
-    for event in drive(loaded.model, session.run(source)):
-        if isinstance(event, Spoken) and event.step == len(device):
-            device.append(session.cache.nbytes)
-            host.append(session.cache.parking.nbytes)
-        if len(device) == seconds:
-            break
-    assert flat(device, host, 40) and max(host) <= 0.01 * 2**20 and len(session._forgetting.said_ids) < 20
-
-
-@SECONDS
-@pytest.mark.parametrize(("variant", "keep"), kept(Speaks.TURNS, bounded=True))
-def test_p12_what_chat_turns_hold_on_device_and_host_stays_flat(tiniest, variant, keep, seconds):
-    """Every turn says as much. Labels have more digits as time goes by, and do not count."""
-    loaded, held, host = tiniest(variant), [], []
-    step = random_steps(loaded, 1)[0]
-    session = begin(loaded, Scripted, keep=keep).tell([[1, 2, *begin(loaded)._mute]] * seconds)
-    source = FileSource(
-        (Step(step.pixel_values, step.grid_thw, i + 0.5) for i in range(seconds)), lambda step: step, session.clock
-    )
-    for event in drive(loaded.model, session.run(source)):
-        if isinstance(event, Said):
-            assert session.cache.nbytes % session.cache.get_seq_length() == 0
-            assert session.cache.get_seq_length() == sum(map(len, session.context)) - session.num_pending
-            held.append(sum(len(span) for span in session.context if span.part is not Part.LABEL))
-            host.append(session.cache.parking.nbytes)
-            session.query = "Who" if event.round in (5, 12, 25) else None
-    assert len(held) > seconds - 5 and flat(held, host, 40) and max(host) <= 0.01 * 2**20

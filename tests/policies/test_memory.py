@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from swwatch.engine.requests import drive
 from swwatch.engine.session import Session
 from swwatch.engine.source import Ask
-from swwatch.engine.trace import Asked
+from swwatch.engine.trace import Asked, Spoken
 from swwatch.engine.turns import Said
 from swwatch.model.cache import HIDDEN
 from swwatch.policies.choose import Greedy
@@ -232,6 +232,41 @@ def test_rekv_in_chat_turns_shows_the_blocks_behind_the_beginning_for_one_turn(o
                 assert turn in (5, 7) and len(order) == 2
     assert seen[4] == [2, 3, 4] and seen[5] == [-1, -1, 3, 4, 5] and seen[6] == [4, 5, 6]
     assert seen[7] == [-1, -1, 5, 6, 7] and seen[8] == [6, 7, 8]
+
+
+@pytest.mark.parametrize("variant", [*PARALLEL, "streamingvlm", "livecc"])
+@pytest.mark.parametrize("keep", ["rekv:2:vision_s=2", "livevlm:9:vision_s=2:share=0.5"])
+def test_what_a_question_in_mid_stream_finds_of_old_video_is_what_was_watched_to_the_bit(load_tiny, variant, keep):
+    """In every layer the keys, as they were first rotated, and values of each token."""
+    loaded, known, counts, in_turns = load_tiny(variant), {}, {}, variant not in PARALLEL
+
+    def look(session, number: int):
+        cache = session.cache
+        video = cache.tokens[WATCHED].where(Kind.VIDEO).nonzero()[:, 0]
+        fresh = 4 if number or variant != "livecc" else 12  # whose first turn has three seconds
+        for layer in cache.layers:
+            store = layer.stores[WATCHED][:, 0]
+            keys = layer.first_keys[WATCHED][0] if cache.moves else store[0]
+            rows = [torch.stack([keys[:, i], store[1][:, i]]).numpy().tobytes() for i in video.tolist()]
+            known.setdefault(layer.number, set()).update(rows[-fresh:])
+            assert set(rows) <= known[layer.number] and len(set(rows)) == len(rows)
+        counts[number] = len(video)
+
+    if in_turns:
+        session = begin(loaded, Scripted, keep=keep).tell(answers(loaded, 9))
+
+        def after(s):
+            look(s, s.num_rounds - 1)
+            s.query = "Who" if s.num_rounds == 5 else None
+
+        play(session, random_steps(loaded, 9), after)
+    else:
+        stream = random_stream(loaded, [(2, 2)] * 9)
+        session = Session(loaded.model, stream.prompt, keep=keep, schedule=WaitK(2), choose=CHOOSE)
+        for event in drive(loaded.model, session.run(Paced(stream, orders=asking(loaded, {5: [3, 4, 5]})))):
+            if isinstance(event, Spoken):
+                look(session, event.step)
+    assert counts[5] == counts[4] + (8 if "rekv" in keep else 0) and len(counts) > 6
 
 
 def _runs_of(keys: torch.Tensor, length: int) -> list[torch.Tensor]:

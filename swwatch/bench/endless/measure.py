@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from swwatch.bench.endless.modes import MODES, Mode
+from swwatch.bench.endless.modes import MODES, Mode, mode_of
 from swwatch.bench.endless.page import report
 from swwatch.bench.endless.sessions import Film, Tape, open_session, play
 from swwatch.bench.endless.settings import EndlessBenchSettings
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 POINTS = 300  # of a curve at most
 TIMES = ("step_s", "cpu_s", "token_s", "gap_s")
-COLUMNS = ("at_s", *TIMES, "fed", "held", "cache", "memory", "position")
+COLUMNS = ("at_s", *TIMES, "fed", "held", "cache", "host", "memory", "position")
 
 
 @torch.no_grad()
@@ -61,8 +61,9 @@ def measure(settings: EndlessBenchSettings, command: str) -> dict:
             session = open_session(mode, model, settings, loaded)
             return play(session, tape, settings, own_turns=bool(loaded and mode.system))
 
-        for name in [name for name in MODES if name in settings.modes]:
-            mode = MODES[name]
+        own = [name for name in settings.modes if name not in MODES]
+        for name in [*(name for name in MODES if name in settings.modes), *own]:
+            mode = mode_of(name)
             record.say(f"{name}: {mode.what}")
             run(mode, replace(settings, seconds=5))  # not counted
             seconds, ended = run(mode, settings)

@@ -2,6 +2,16 @@
 
 from dataclasses import dataclass
 
+from swwatch.bench.settings import check_known
+from swwatch.errors import UserError
+from swwatch.policies.keep import parse_keep
+from swwatch.rules import variants
+from swwatch.rules.systems import SYSTEMS
+from swwatch.rules.variants import Speaks, speaking
+
+PARALLEL = speaking(Speaks.PARALLEL)
+CHAT = tuple(name for name, system in SYSTEMS.items() if not system.thinks)
+
 
 @dataclass(frozen=True)
 class Mode:
@@ -10,6 +20,7 @@ class Mode:
     Attributes:
         system, eviction, positions: of chat turns; engine: instead, of a parallel variant with a window.
         constant: once its windows are full, every step costs the same.
+        variant, keep: of a parallel variant and of KEEP, where the mode names them.
     """
 
     what: str
@@ -18,6 +29,8 @@ class Mode:
     positions: str = ""
     engine: str = ""
     constant: bool = False
+    variant: str = ""
+    keep: str = ""
 
 
 MODES = {  # what is bounded comes first, so that the memory of what is not does not count for it
@@ -37,3 +50,21 @@ MODES = {  # what is bounded comes first, so that the memory of what is not does
     "flush": Mode("LiveCC's paper: all video goes at once, all text stays", "livecc", "flush", "mrope_full"),
     "full": Mode("full attention: nothing is forgotten", "streamingvlm", "append", "mrope_append"),
 }
+
+
+def mode_of(name: str) -> Mode:
+    """A row of the table; or, of a text VARIANT:KEEP such as `group:rekv:8`, that variant with what it keeps so.
+
+    Raises:
+        UserError: it is neither, or the variant cannot be kept so.
+    """
+    variant, named, text = name.partition(":")
+    if not named:
+        check_known("mode", name, MODES)
+        return MODES[name]
+    if variants.get(variant).name not in (*PARALLEL, *CHAT):
+        raise UserError(f"the variant {variant!r} has no endless form: choose {', '.join((*PARALLEL, *CHAT))}")
+    keep = parse_keep(text)
+    keep.check(variants.get(variant))
+    form = {"variant": variant, "engine": "serial"} if variant in PARALLEL else {"system": variant}
+    return Mode(f"{variant} that keeps {keep}", keep=str(keep), **form)

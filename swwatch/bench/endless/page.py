@@ -4,7 +4,7 @@ import statistics
 from collections.abc import Callable
 
 from swwatch.bench import page
-from swwatch.bench.endless.modes import MODES
+from swwatch.bench.endless.modes import mode_of
 from swwatch.bench.page import known, size, table
 from swwatch.rules.schedule import FPS, seconds_of_step
 from swwatch.rules.systems import TURN_S
@@ -27,6 +27,7 @@ QUANTITIES: dict[str, tuple[str, Callable, Callable[[float], str]]] = {
     "gap_s": ("From one word to the next", statistics.median, _milliseconds(1)),
     "fed": ("Tokens fed a step", max, _whole),
     "cache": ("Keys and values", max, size),
+    "host": ("Parked in host memory", max, size),
     "memory": ("Memory of the process, more than before", max, size),
     "position": ("Largest position", max, _whole),
 }
@@ -40,8 +41,10 @@ def report(result: dict) -> str:
     """
     parts = [head(result), page.judged(result["verdict"], "the wall times"), "## Modes", summary(result)]
     if result["modes"]:
+        told = {name for mode in result["modes"].values() for name in mode["curve"]}
         for name, (heading, _, _) in QUANTITIES.items():
-            parts += [f"## {heading}", over_time(result, name)]
+            if name != "host" or name in told:  # which older files lack
+                parts += [f"## {heading}", over_time(result, name)]
     parts += [f"Not measured: {one['part']}: {one['reason']}." for one in result["left_out"]]
     return "\n\n".join(parts)
 
@@ -71,7 +74,7 @@ def summary(result: dict) -> str:
     given = result["settings"]
     step_s = seconds_of_step(given.get("fps") or FPS)
     turn_s = max(TURN_S, step_s)
-    lasts_s = {name: step_s if mode.engine else turn_s for name, mode in MODES.items()}
+    lasts_s = {name: step_s if mode_of(name).engine else turn_s for name in result["modes"]}
     columns = (
         ("mode", lambda mode: mode["name"]),
         ("what it does", lambda mode: mode["what"]),

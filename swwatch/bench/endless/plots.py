@@ -34,16 +34,16 @@ def draw(result: dict, folder: Path) -> None:
         if name == "token":
             scale = 1 / tokens
         figure, (axes,) = panels(1, 1, (7, 4.2))
-        for mode in (mode for mode in COLOURS if mode in result["modes"]):
+        for mode in sorted(result["modes"], key=lambda name: (*COLOURS, name).index(name)):
             curve, ended = result["modes"][mode]["curve"], result["modes"][mode]["ended"]
             if name == "token" and "token_s" in curve:  # which older files lack
                 column, scale = "token_s", 1
             if not curve[column] or None in curve[column]:
                 continue
             values = [value * scale for value in curve[column]]
-            axes.plot(curve["at_s"], values, color=COLOURS[mode], label=mode, lw=1.4)
+            (line,) = axes.plot(curve["at_s"], values, color=COLOURS.get(mode), label=mode, lw=1.4)
             if ended:
-                axes.plot(curve["at_s"][-1], values[-1], "x", color=COLOURS[mode], ms=9, mew=2)
+                axes.plot(curve["at_s"][-1], values[-1], "x", color=line.get_color(), ms=9, mew=2)
         if name == "step" or (name == "token" and not result["settings"].get("model")):
             line = 1 / tokens if name == "token" else 1.0
             axes.axhline(line, color="#009E73", ls="--", lw=1, label=f"real time: {line:g} s")

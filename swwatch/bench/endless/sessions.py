@@ -25,7 +25,7 @@ from swwatch.engine.trace import Spoken
 from swwatch.engine.turns import Said
 from swwatch.model.dummy import DummyTokenizer, ScriptedChooser
 from swwatch.policies.choose import Greedy, parse_choose
-from swwatch.policies.keep import Window, with_numbers
+from swwatch.policies.keep import Window, parse_keep, with_numbers
 from swwatch.policies.speak import WaitK
 from swwatch.rules.systems import SYSTEMS
 
@@ -41,10 +41,10 @@ def open_session(mode: Mode, model, settings: EndlessBenchSettings, loaded: "Loa
         loaded: the checkpoint that the model is of: the session asks in its words and says its own.
     """
     sink, window, tokens = settings.text_sink, settings.text_window, settings.tokens
-    model.settings = replace(model.settings, variant=mode.system or settings.variant, keep=None)
+    model.settings = replace(model.settings, variant=mode.system or mode.variant or settings.variant, keep=None)
     asked = settings.session_policies()
     if mode.engine:
-        keep = asked.get("keep") or Window(settings.vision_s, sink, window)
+        keep = parse_keep(mode.keep or asked.get("keep") or Window(settings.vision_s, sink, window))
         choosing = replace(asked.get("choose") or Greedy(), max_new_tokens=None)
         options = {"schedule": WaitK(tokens), "choose": choosing, "keep": keep}
         options["think"] = asked.get("think") or model.settings.think
@@ -55,7 +55,8 @@ def open_session(mode: Mode, model, settings: EndlessBenchSettings, loaded: "Loa
     numbers = {"vision_s": vision_s, "turns_s": vision_s, "flush_s": settings.flush_s}
     numbers |= {"text_sink": sink, "text_window": window}
     turns = Turns(DummyTokenizer(), SYSTEMS[mode.system])
-    options = {"keep": with_numbers(turns.system.keep, mode.eviction, numbers), "policy": mode.positions}
+    keep = parse_keep(mode.keep or with_numbers(turns.system.keep, mode.eviction, numbers))
+    options = {"keep": keep, "policy": mode.positions or None}
     if loaded is not None:
         return open_stream(replace(loaded, settings=model.settings), choose=asked.get("choose"), **options)
     penalty = parse_choose(turns.system.choose).penalty
@@ -112,8 +113,8 @@ def play(
         For each step or turn of the stream: at_s: stream time at its end; step_s, cpu_s: wall and CPU seconds since
         the last token of the step before; token_s: wall seconds for each of its tokens; gap_s: seconds from one word
         to the next, mean within the step; fed: tokens that went through the LLM; held: tokens in the cache; cache:
-        their bytes; memory: bytes of the process, on a GPU of its tensors, more than before the mode began; position:
-        the largest that was fed.
+        their bytes; host: bytes that are parked in host memory; memory: bytes of the process, on a GPU of its tensors,
+        more than before the mode began; position: the largest that was fed.
         And why it ended before `settings.seconds`, or None.
     """
     cuda, stopwatch, seconds, emitted = settings.device == "cuda", TimedModel(session.model), [], []
@@ -135,6 +136,7 @@ def play(
             second["fed"] = sum(work.watched + work.said for work in stopwatch.work if work.what != "look")
             second["held"] = sum(map(len, session.cache.tokens.values()))
             second["cache"], second["position"] = session.cache.held_nbytes, stopwatch.largest_position
+            second["host"] = session.cache.parking.nbytes
             second["memory"] = None if memory is None else memory - before
             seconds.append(second)
             emitted.clear()

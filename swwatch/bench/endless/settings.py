@@ -4,17 +4,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Self
 
-from swwatch.bench.endless.modes import MODES
-from swwatch.bench.settings import BenchSettings, check_known, check_model
+from swwatch.bench.endless.modes import MODES, PARALLEL, mode_of
+from swwatch.bench.settings import BenchSettings, check_model
 from swwatch.bench.shapes import SHAPES
 from swwatch.config import setting
 from swwatch.errors import UserError
 from swwatch.model.checks import saved_settings
 from swwatch.model.flags import SessionFlags
 from swwatch.rules import variants
-from swwatch.rules.variants import Speaks, speaking
-
-PARALLEL = speaking(Speaks.PARALLEL)
 
 DEFAULTS = {
     "cpu": {"shape": "toy", "seconds": 240, "video_tokens": 16, "restart_s": 60.0, "flush_s": 60.0}
@@ -38,7 +35,9 @@ class EndlessBenchSettings(SessionFlags, BenchSettings):
     """
 
     # what
-    modes: tuple[str, ...] | None = setting(None, f"which (default: all): {', '.join(MODES)}")
+    modes: tuple[str, ...] | None = setting(
+        None, f"which (default: all by name): {', '.join(MODES)}, or a variant and what it keeps, as group:rekv:8"
+    )
     shape: str | None = setting(None, f"random model of: {', '.join(SHAPES)} (default: toy, on cuda 7b)")
     model: str | None = setting(None, "checkpoint folder or hub id, instead of a shape; runs the modes of its variant")
     video: Path | None = setting(None, "a real one for it, instead of random pixels")
@@ -64,8 +63,8 @@ class EndlessBenchSettings(SessionFlags, BenchSettings):
 
     def __post_init__(self):
         super().__post_init__()
-        check_known("mode", self.modes, MODES)
-        fixed = [name for name in self.modes or () if self.keep and not MODES[name].engine]
+        modes = {name: mode_of(name) for name in self.modes or ()}
+        fixed = [name for name, mode in modes.items() if self.keep and (mode.keep or not mode.engine)]
         if fixed:
             raise UserError(
                 f"--keep {self.keep} is for the modes serial and fused: {fixed[0]} keeps what it is named for"
@@ -90,12 +89,13 @@ class EndlessBenchSettings(SessionFlags, BenchSettings):
     def settled(self, cuda: bool) -> Self:
         settled = super().settled(cuda, self.model)
         defaults = {key: value for key, value in DEFAULTS[settled.device].items() if getattr(self, key) is None}
-        known = {name: mode for name, mode in MODES.items() if mode.engine or not self.keep}
+        named = {name: mode_of(name) for name in self.modes or ()}
+        known = {name: mode for name, mode in (MODES | named).items() if mode.engine or not self.keep}
         if self.model is None:
             return replace(settled, **defaults, variant=self.variant or "group", modes=self.modes or tuple(known))
         own = saved_settings(self.model).get("variant")
         variant = self.variant or (own if own in PARALLEL else "group")
-        able = tuple(name for name, mode in known.items() if own in (None, mode.system or variant))
+        able = tuple(name for name, mode in known.items() if own in (None, mode.system or mode.variant or variant))
         if unable := [name for name in self.modes or () if name not in able]:
             has = ", ".join(able) or "none here"
             raise UserError(f"{self.model} is trained as {own!r}: it has no mode {unable[0]!r}, but {has}")
