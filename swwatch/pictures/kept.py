@@ -189,15 +189,15 @@ def distances(session, embeds: torch.Tensor, held: torch.Tensor) -> torch.Tensor
 def show_kept(settings) -> int:
     """Draw one policy, or all. `settings` are command.InspectSettings."""
     seconds = 60 if settings.seconds is None else settings.seconds
-    size = settings.size, settings.words
     if settings.keep is None:
         path = settings.out / "keep.png"
-        draw_sheet([view(loaded, keep, seconds, *size) for loaded, keep in rows_of(settings.model)], path)
+        views = [view(loaded, keep, seconds, settings.size, 1) for loaded, keep in rows_of(settings.model)]
+        draw_sheet(views, path)  # of video alone: one word a second is the least, and the fastest
     else:
         keep = parse_keep(settings.keep)
         path = settings.out / f"keep_{keep.name}.png"
         loaded = load(settings.model, variant=variant_for(keep, settings.variant), device="cpu")
-        draw(view(loaded, settings.keep, seconds, *size), path)
+        draw(view(loaded, settings.keep, seconds, settings.size, settings.words), path)
     print(path)
     return 0
 
