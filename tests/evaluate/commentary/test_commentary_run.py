@@ -338,8 +338,11 @@ def test_a_missing_video_is_left_out_and_told(generate, games, tmp_path, capsys)
 
 def test_a_checkpoint_that_names_no_system_is_refused_with_the_flag_that_names_one(games, tiny_checkpoint, tmp_path):
     what = ["generate", "--task", "inf-streams", "--model", tiny_checkpoint, "--output", tmp_path / "out.jsonl"]
+    what = [str(part) for part in [*what, "--data", games / "eval_all_metadata.jsonl", "--device", "cpu"]]
     with pytest.raises(UserError, match="give --system streamingvlm or livecc"):
-        command.main([str(part) for part in [*what, "--data", games / "eval_all_metadata.jsonl", "--device", "cpu"]])
+        command.main(what)
+    with pytest.raises(UserError, match="vst thinks and answers, and makes no commentary: take streamingvlm or"):
+        command.main([*what, "--system", "vst"])
 
 
 def test_mistakes_are_told(generate, tmp_path):
