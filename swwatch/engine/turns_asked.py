@@ -86,13 +86,14 @@ class AskedTurns(ForgetfulTurns):
         """Put what waits to be asked, if anything does, to what has been watched."""
         if not self._is_asked:
             return
-        question = "\n".join(ask.text for ask in self.asks) or self.query
+        questions = [ask.text for ask in self.asks] or [self.query]
         if self.asks:
             self.asks = []
         else:
             self.query = None
-        yield Asked(self.num_steps, question, self.clock.now(), **self._told())
-        yield from self._reply(question)
+        for question in questions:
+            yield Asked(self.num_steps, question, self.clock.now(), **self._told())
+        yield from self._reply("\n".join(questions))
 
     def _reply(self, question: str) -> Run:
         """Answer a question about what has been watched in a turn of its own: aside, where the system does so. Another

@@ -247,9 +247,10 @@ def iter_of(events):
 def test_a_question_between_segments_and_one_that_the_stream_was_opened_with(loaded):
     """The first is put to what has been watched, the other when the stream is over, in a pause neither."""
     session = scripted(loaded, 9, query="What happened?")
-    events = told(session, random_steps(loaded, 4), asks=[(2, "Who is it?")])
+    events = told(session, random_steps(loaded, 4), asks=[(2, "Who is it?"), (2, "And where?")])
     asked = [(event.step, event.text) for event in events if isinstance(event, Asked)]
-    assert asked == [(2, "Who is it?"), (4, "What happened?")] and session.query is None
+    assert asked == [(2, "Who is it?"), (2, "And where?"), (4, "What happened?")] and session.query is None
+    assert sum(isinstance(event, Said) and not event.thought for event in events) == 2, "what waits is one question"
     session = scripted(loaded, 9, query="What happened?")
     events = told(session, random_steps(loaded, 4), orders=[(1, Order.PAUSE)])
     assert not any(isinstance(event, Asked | Spoken) for event in events)
