@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from swwatch.client.protocol import Decided, End, Event, Token, Turn
 
-LAST_CUE_S = 2.0  # how long the last words stay
+LAST_CUE_S = 2.0  # how long the last words stay, and an answer
 CUE = re.compile(r"^(\d+:\d\d:\d\d)\.(\d{3}) --> (\d+:\d\d:\d\d)\.(\d{3})\n(.+)\n", re.M)
 
 
@@ -47,7 +47,8 @@ class Cues:
                 self.held = []
             case Turn():
                 self.held = []
-                return _cue(event.start_s, event.end_s, event.text)
+                asked = event.start_s == event.end_s  # an answer, about no seconds of its own
+                return _cue(event.start_s, event.end_s + asked * LAST_CUE_S, event.text)
             case End():
                 return self.last()
         return None

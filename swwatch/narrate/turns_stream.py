@@ -23,6 +23,8 @@ from swwatch.paths import writing
 from swwatch.rules.systems import get
 from swwatch.rules.variants import TURNS
 
+ANSWER_S = 2.0  # how long an answer is shown
+
 
 def stream_turns(settings, clip: Clip, steps: Iterator[StepFrames]) -> int:
     """Comment on a clip, of which these are the steps. `settings` are turns_command.TurnsSettings."""
@@ -122,9 +124,10 @@ def row(turn: Turn, took_s: float, given: str | None = None) -> dict:
 
 
 def cue(turn: Turn) -> str:
-    """A turn as a WebVTT cue, with the blank line before it."""
+    """A turn as a WebVTT cue, with the blank line before it. An answer is about no seconds of its own, and stays."""
+    end_s = turn.end_s + (turn.start_s == turn.end_s) * ANSWER_S
     text = turn.text.replace("&", "&amp;").replace("<", "&lt;").replace("\n", " ")
-    return f"\n{_stamp(turn.start_s)} --> {_stamp(turn.end_s)}\n{text}"
+    return f"\n{_stamp(turn.start_s)} --> {_stamp(end_s)}\n{text}"
 
 
 def _stamp(seconds: float) -> str:

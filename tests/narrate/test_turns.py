@@ -12,6 +12,7 @@ from swwatch.engine.requests import drive
 from swwatch.errors import UserError
 from swwatch.narrate import turns_command as command
 from swwatch.narrate.turns import TurnStream, live_cc
+from swwatch.narrate.turns_stream import cue
 from swwatch.narrate.words import Turn, narration
 from swwatch.policies.keep import SinkWindow
 from swwatch.rules.spans import Part
@@ -130,6 +131,10 @@ def test_a_part_of_a_video_is_told_in_the_videos_seconds(clip, tmp_path, tiny_ch
     rows = [json.loads(line) for line in jsonl.read_text().splitlines()]
     assert [row["end"] for row in rows] == ends and rows[0]["start"] == 3
     assert vtt.read_text().count("-->") == len(rows)
+
+
+def test_a_cue_of_an_answer_can_be_read():
+    assert cue(Turn(60.0, 60.0, "a <b>")) == "\n00:01:00.000 --> 00:01:02.000\na &lt;b>"
 
 
 @pytest.mark.parametrize(

@@ -64,18 +64,19 @@ def test_cues_have_the_words_of_a_step_from_its_first_to_the_next_ones(recorded)
 def test_cues_of_chat_turns_have_their_seconds_and_silence_has_none(tmp_path):
     recordings = Recordings(tmp_path, keep_s=1)
     recorder = recordings.begin("name", OPENED)
-    seconds = [("A red & a blue", 0, 3), ("", 3, 4), ("They meet", 4, 5)]
+    seconds = [("A red & a blue", 0, 3), ("", 3, 4), ("They meet", 4, 5), ("An answer", 5, 5)]
     for n, (text, start_s, end_s) in enumerate(seconds):
         recorder.event(token(2 * n, f" {text} ...", end_s - 1, end_s + 0.1))
         recorder.event(Turn(n=2 * n + 1, turn=n, start_s=start_s, end_s=end_s, text=text, t_s=end_s + 0.2))
-    recorder.event(token(6, "cut", 5, 6.5))
+    recorder.event(token(8, "cut", 5, 6.5))
     recorder.close()
     cues = recordings.path("name", "vtt").read_text().split("\n\n")
-    assert cues[1:3] == [
+    assert cues[1:4] == [
         "00:00:00.000 --> 00:00:03.000\nA red &amp; a blue",
         "00:00:04.000 --> 00:00:05.000\nThey meet",
+        "00:00:05.000 --> 00:00:07.000\nAn answer",
     ]
-    assert [cue.strip() for cue in cues[3:]] == ["00:00:06.500 --> 00:00:08.500\ncut"], "a turn that was stopped"
+    assert [cue.strip() for cue in cues[4:]] == ["00:00:06.500 --> 00:00:08.500\ncut"], "a turn that was stopped"
 
 
 def test_words_are_taken_off_where_silence_is_decided(tmp_path):
