@@ -218,7 +218,7 @@ def read_result(path: Path, record: dict):
     try:
         return json.loads(text)
     except ValueError:
-        rows = [json.loads(line) for line in text.splitlines() if line.strip()]
+        rows = [json.loads(line) for line in text.split("\n") if line.strip()]
     return {str(row.get("video_id", number)): row for number, row in enumerate(rows)}
 
 

@@ -97,7 +97,7 @@ def read(path: Path) -> list[dict]:
         UserError: it cannot be read, or nothing was decided in it.
     """
     try:
-        lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+        lines = [json.loads(line) for line in path.read_bytes().splitlines()]
         num_decided = sum(line.get("event") == "decided" for line in lines)
     except (OSError, ValueError, AttributeError) as error:
         raise UserError(f"cannot read {path} as what swwatch stream --jsonl writes: {error}") from error

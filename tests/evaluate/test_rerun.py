@@ -159,6 +159,12 @@ def test_a_result_differs_from_another_just_where_one_value_does(value, text):
     assert not list(differences({"wait_s": 1, "timing": value}, {"wait_s": 2}))
 
 
+def test_lines_end_where_jsonl_says_not_at_other_line_ends_of_unicode(tmp_path):
+    (tmp_path / "a.jsonl").write_text('{"video_id": 7, "result": "a\u2028b\x85c"}\n{"video_id": 8}\n', encoding="utf-8")
+    record = {"outputs": {}, "settings": {}}
+    assert rerun.read_result(tmp_path / "a.jsonl", record)["7"]["result"] == "a\u2028b\x85c"
+
+
 def test_measures_of_time_are_shown_side_by_side():
     told = figures("b.json", {"a": 2.0, "b": [1, 4], "settings": {"c": 1}}, {"a": 1.0, "b": [1, 5], "settings": {}})
     assert "3 figures in both, 0 in one" in told[0] and told[1].endswith("a: 2 -> 1 (x 0.50)") and "b 1: 4" in told[2]

@@ -111,9 +111,9 @@ def test_a_sheet_says_why_a_schedule_has_no_picture(tiny_checkpoint, clip, tmp_p
 def test_what_a_schedule_decided_is_drawn_from_what_a_stream_told(tmp_path, capsys):
     told = [{"event": "watched", "step": i, "arrival_s": i + 0.5, "t_s": i + 0.6} for i in range(4)]
     told += [{"event": "decided", "step": i, "num_tokens": 2 * (i == 1), "why": {"not_yet": 0.9}} for i in range(4)]
-    told += [{"step": 1, "token_id": 7, "text": " a"}, {"step": 1, "token_id": 8, "text": " cat"}]
+    told += [{"step": 1, "token_id": 7, "text": " a"}, {"step": 1, "token_id": 8, "text": " cat\u2028"}]
     jsonl, out = tmp_path / "gate.jsonl", tmp_path / "drawn"
-    jsonl.write_text("\n".join(map(json.dumps, told)), encoding="utf-8")
+    jsonl.write_text("\n".join(json.dumps(line, ensure_ascii=False) for line in told), encoding="utf-8")
     assert main(["--decided", str(jsonl), "--out", str(out)]) == 0
     assert capsys.readouterr().out.strip() == str(out / "gate.png") and (out / "gate.png").stat().st_size > 5000
     for text, why in (
