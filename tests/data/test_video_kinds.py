@@ -181,6 +181,12 @@ def test_a_file_that_begins_with_pictures_that_refer_to_what_was_cut_off(tmp_pat
     check(path, [first + 25 * half // 2 for half in range((100 - first) * 2 // 25 // 2 * 2)])
 
 
+def test_who_calls_every_picture_a_key_frame_is_not_believed(tmp_path):
+    path = write_constant(tmp_path / "a.mp4", RATE, 105, codec="mpeg4", options={"g": "40", "q:v": "2"})
+    path.write_bytes(path.read_bytes().replace(b"stss", b"free"))
+    check(path, PLAIN)
+
+
 @pytest.mark.parametrize("name", ["a.mjpeg", "cut.webm"])
 def test_a_live_source_shows_of_a_file_what_the_sampler_shows(tmp_path, name):
     if name == "a.mjpeg":  # without times of its own

@@ -160,7 +160,9 @@ def test_a_result_differs_from_another_just_where_one_value_does(value, text):
 
 
 def test_lines_end_where_jsonl_says_not_at_other_line_ends_of_unicode(tmp_path):
-    (tmp_path / "a.jsonl").write_text('{"video_id": 7, "result": "a\u2028b\x85c"}\n{"video_id": 8}\n', encoding="utf-8")
+    (tmp_path / "a.jsonl").write_text(
+        '{"video_id": 7, "result": "a\u2028b\x85c"}\n{"video_id": 8}\n', encoding="utf-8"
+    )
     record = {"outputs": {}, "settings": {}}
     assert rerun.read_result(tmp_path / "a.jsonl", record)["7"]["result"] == "a\u2028b\x85c"
 

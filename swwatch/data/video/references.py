@@ -14,6 +14,7 @@ from swwatch.data.video.av1_headers import Av1Headers
 
 AV1 = ("libdav1d", "libaom-av1", "av1")
 INTRA = ("mjpeg", "prores", "rawvideo", "png", "dnxhd", "jpeg2000")  # each picture stands alone
+PROVEN = ("h264", "hevc", *INTRA)  # entries of others are what the container calls key frames
 H264_SLICE, H264_IDR, H264_HARMLESS = 1, 5, (6, 9, 12)  # supplemental information, delimiter, filler
 UNKNOWN = b"\xff\xff"  # the head of a unit that proves nothing
 H265_SLICES, H265_ENTRIES, H265_HARMLESS = 32, range(16, 22), (35, 38, 39, 40)

@@ -9,7 +9,7 @@ import av
 import numpy as np
 
 from swwatch.data.video.frames import VideoError
-from swwatch.data.video.references import Proof, Prover
+from swwatch.data.video.references import PROVEN, Proof, Prover
 from swwatch.data.video.source import CONVERT, Clock, decoded, opened, packets_of, stated_end_s, stream_end
 
 MAX_DURATION_S = 7 * 86_400  # beyond it the file's times are garbage
@@ -122,6 +122,8 @@ def by_packets(path: Path) -> Timetable:
     times = np.array(pts, np.int64)
     order = np.array(shown)[np.argsort(times[shown], kind="stable")]
     entry, needs = np.array([proof.is_entry for proof in proofs]), [proof.needs for proof in proofs]
+    if entry.all() and context.name not in PROVEN:
+        entry[1:] = False  # who calls every picture a key frame knows of none, as raw H.261 and MP4 without a list
     spare = _spare(proofs)
     if any(needs) and not _is_even(times[order]):
         spare[:] = False  # packets may be lost, of which only a full decode tells
