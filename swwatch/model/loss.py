@@ -11,8 +11,10 @@ from torch import nn
 from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
 from torch.utils.checkpoint import checkpoint
 
+from swwatch.data.batch import COLUMNS
 from swwatch.data.prompt import IGNORED, Markup
 from swwatch.errors import UserError
+from swwatch.rules.visibility import THOUGHT
 
 CHUNK = 1024  # rows whose logits exist at once: 0.6 GB in float32
 LIGER = "liger_kernel"
@@ -71,6 +73,40 @@ def decision_loss(
         return (weights * found).sum()
     targets = torch.where(begins, markup.header[0], markup.video)
     return checkpoint(_weighed, lm_head, hidden, targets, weights, use_reentrant=False)
+
+
+def batch_loss(
+    model,
+    hidden: torch.Tensor,
+    labels: torch.Tensor,
+    columns: torch.Tensor | None,
+    decisions: torch.Tensor | None,
+    weights: torch.Tensor | None,
+    *,
+    num_items=None,
+    way: str,
+) -> torch.Tensor:
+    """The mean over words, thoughts, which count by their weight, and decisions.
+
+    Args:
+        model: a Watching; columns as of its `forward`, the others as above.
+    """
+    if decisions is None and (model.thought_weight == 1 or columns is None):
+        return token_loss(hidden, labels, model.lm_head, num_items=num_items, way=way, weights=weights)
+    if num_items is None:
+        num_items = (labels[:, 1:] != IGNORED).sum()
+        num_items += 0 if decisions is None else decisions.count_nonzero()
+    how = {"num_items": 1, "way": way}
+    if model.thought_weight == 1 or columns is None:
+        loss = token_loss(hidden, labels, model.lm_head, **how)
+    else:
+        thought = (columns[:, COLUMNS.index("stream")] == THOUGHT).to(labels.device)
+        parts = labels.masked_fill(thought, IGNORED), labels.masked_fill(~thought, IGNORED)
+        words, thoughts = (token_loss(hidden, part, model.lm_head, **how) for part in parts)
+        loss = words + model.thought_weight * thoughts
+    if decisions is not None:
+        loss = loss + decision_loss(hidden, decisions, model.markup, model.lm_head, model.decision_head)
+    return loss / num_items
 
 
 def _weighed(head: nn.Module, hidden: torch.Tensor, targets: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:

@@ -15,9 +15,9 @@ from torch.nn.attention.flex_attention import BlockMask
 from transformers import AutoTokenizer, PretrainedConfig
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
-from swwatch.data.batch import COLUMNS, stack_rows
+from swwatch.data.batch import stack_rows
 from swwatch.data.pixels import merged_grids
-from swwatch.data.prompt import IGNORED, Markup, parse
+from swwatch.data.prompt import Markup, parse
 from swwatch.errors import UserError
 from swwatch.model.attention import (
     BACKENDS,
@@ -28,7 +28,7 @@ from swwatch.model.attention import (
     split_samples,
 )
 from swwatch.model.late import strike_out
-from swwatch.model.loss import decision_loss, token_loss
+from swwatch.model.loss import batch_loss
 from swwatch.model.settings import ASKED, Settings
 from swwatch.model.streaming import StreamingMixin
 from swwatch.model.upstream import attention_of, set_attention, swap_class
@@ -38,7 +38,6 @@ from swwatch.rules import variants
 from swwatch.rules.families import FAMILIES, Family, t_step
 from swwatch.rules.layout import Layout
 from swwatch.rules.patch import Patch
-from swwatch.rules.visibility import THOUGHT
 
 
 class Watching(StreamingMixin):
@@ -232,15 +231,8 @@ class Watching(StreamingMixin):
         if position_ids is None:
             if input_ids is None or past_key_values is not None or columns is not None:
                 raise UserError("positions can be derived from whole sequences of input_ids only: pass position_ids")
-            padding, attention_mask = attention_mask, None
-            if padding is not None and padding.ndim != 2:
-                raise UserError("a 4-D mask needs its position_ids: pass both, or a (B, L) padding mask alone")
-            left = padding is not None and not bool(padding[:, 0].all())
-            patches = self.patches(pixel_values_videos, video_grid_thw)
-            kept = kept_features(itertools.chain.from_iterable(patches))
-            layouts = self.layouts(input_ids, padding, patches)
-            position_ids, columns = stack_rows([[tokens] for tokens in layouts], input_ids.shape[1], left)
-            position_ids, columns = position_ids.to(input_ids.device), columns.to(input_ids.device)
+            whole = input_ids, attention_mask, pixel_values_videos, video_grid_thw
+            (position_ids, columns, kept), attention_mask = self._laid_out(*whole), None
         late = {}
         if self.settings.see.decides_late and pixel_values_videos is not None:
             if columns is None:
@@ -276,26 +268,25 @@ class Watching(StreamingMixin):
             return super().forward(**inputs, labels=labels, **kwargs)
         num_items = kwargs.pop("num_items_in_batch", None)
         hidden = self.model(**inputs, **kwargs).last_hidden_state
-        way = "single" if self.loss_way == "whole" else self.loss_way
-        if plain:
-            how = {"num_items": num_items, "way": way, "weights": weights}
-            return CausalLMOutputWithPast(loss=token_loss(hidden, labels, self.lm_head, **how))
-        if num_items is None:
-            num_items = (labels[:, 1:] != IGNORED).sum()
-            num_items += 0 if decisions is None else decisions.count_nonzero()
-        loss = self._weighed_loss(hidden, labels, columns, way)
-        if decisions is not None:
-            loss = loss + decision_loss(hidden, decisions, self.markup, self.lm_head, self.decision_head)
-        return CausalLMOutputWithPast(loss=loss / num_items)
+        how = {"num_items": num_items, "way": "single" if self.loss_way == "whole" else self.loss_way}
+        return CausalLMOutputWithPast(loss=batch_loss(self, hidden, labels, columns, decisions, weights, **how))
 
-    def _weighed_loss(self, hidden, labels, columns, way: str) -> torch.Tensor:
-        """The sum over all labels, of thoughts by their weight."""
-        if self.thought_weight == 1 or columns is None:
-            return token_loss(hidden, labels, self.lm_head, num_items=1, way=way)
-        thought = (columns[:, COLUMNS.index("stream")] == THOUGHT).to(labels.device)
-        parts = labels.masked_fill(thought, IGNORED), labels.masked_fill(~thought, IGNORED)
-        words, thoughts = (token_loss(hidden, part, self.lm_head, num_items=1, way=way) for part in parts)
-        return words + self.thought_weight * thoughts
+    def _laid_out(
+        self,
+        input_ids: torch.Tensor,
+        padding: torch.Tensor | None,
+        pixel_values: torch.Tensor | None,
+        grids_thw: torch.Tensor | None,
+    ) -> tuple[torch.Tensor, torch.Tensor, list[int] | None]:
+        """position_ids, columns and kept of `forward`, by the variant's rule."""
+        if padding is not None and padding.ndim != 2:
+            raise UserError("a 4-D mask needs its position_ids: pass both, or a (B, L) padding mask alone")
+        left = padding is not None and not bool(padding[:, 0].all())
+        patches = self.patches(pixel_values, grids_thw)
+        layouts = self.layouts(input_ids, padding, patches)
+        position_ids, columns = stack_rows([[tokens] for tokens in layouts], input_ids.shape[1], left)
+        kept = kept_features(itertools.chain.from_iterable(patches))
+        return position_ids.to(input_ids.device), columns.to(input_ids.device), kept
 
     def masks_for(self, columns: torch.Tensor) -> tuple[torch.Tensor | BlockMask | dict | None, dict]:
         """(B, 5, L) columns -> the attention mask of this backend, and further arguments for its kernel.

@@ -127,14 +127,7 @@ class Settings:
             "choose": None if choose is None else str(parse_choose(choose)),
             "think": None if think is None else str(parse_think(think)),
         }
-        for key, value in asked.items():
-            put_on = key == "see" and not parse_see(saved.get(key, DEFAULT_SEE)).drops
-            is_free = put_on or key == "fps" and other_fps
-            if value is not None and key in saved and value != saved[key] and not is_free:
-                raise UserError(
-                    f"{where} was trained with {key} {saved[key]!r}, but {value!r} was asked for: "
-                    f"leave {key} out, or choose another checkpoint{OTHER if key == 'fps' else ''}"
-                )
+        _check_asked(asked, saved, other_fps, where)
         settled = {key: value if value is not None else saved.get(key) for key, value in asked.items()}
         if settled["variant"] is None:
             names = ", ".join(variants.VARIANTS), ", ".join(variants.TURNS)
@@ -161,6 +154,18 @@ class Settings:
             think.check(variants.get(settled["variant"]), keep)
         turn_s = None if turn_s is None else float(turn_s)
         return cls(settled["variant"], schedule, budget, see, fps, turn_s, keep, choose, think)
+
+
+def _check_asked(asked: dict, saved: dict, other_fps: bool, where: str) -> None:
+    """Raises UserError: what is asked for contradicts the checkpoint."""
+    for key, value in asked.items():
+        put_on = key == "see" and not parse_see(saved.get(key, DEFAULT_SEE)).drops
+        is_free = put_on or key == "fps" and other_fps
+        if value is not None and key in saved and value != saved[key] and not is_free:
+            raise UserError(
+                f"{where} was trained with {key} {saved[key]!r}, but {value!r} was asked for: "
+                f"leave {key} out, or choose another checkpoint{OTHER if key == 'fps' else ''}"
+            )
 
 
 def fps_of(saved: dict, fps: float | None = None, other_fps: bool = False, where: str = "the checkpoint") -> float:
