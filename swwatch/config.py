@@ -112,6 +112,13 @@ def near(name: str, names: Iterable[str]) -> str:
     return f"; did you mean {found[0]!r}?" if found else ""
 
 
+def look_up(table: Mapping[str, T], name: str, what: str) -> T:
+    """The row of this name. Raises UserError: there is none; which may be meant, and which there are."""
+    if name not in table:
+        raise UserError(f"no {what} {name!r}: choose one of {', '.join(table)}{near(name, table)}")
+    return table[name]
+
+
 def add_flags(parser: argparse.ArgumentParser, cls: type) -> None:
     """Add `--field-name` for every field of `cls`; a flag that is not given parses as None.
 

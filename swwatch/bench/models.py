@@ -15,7 +15,7 @@ from swwatch.model.families.qwen2_5_vl import WatchingQwen2_5_VL
 from swwatch.model.packed import pack
 from swwatch.model.quantised import check_can_quantise, quantise
 from swwatch.model.settings import Settings
-from swwatch.model.upstream import set_attention
+from swwatch.model.upstream import from_config, set_attention
 from swwatch.toy.checkpoint import mrope_section
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ def random_model(config: Qwen2_5_VLConfig, attention: str, device: str, dtype: t
     check_attention(config.swwatch["variant"], attention)
     torch.manual_seed(seed)
     with torch.device(device):
-        model = WatchingQwen2_5_VL._from_config(config, dtype=dtype, attn_implementation="sdpa")
+        model = from_config(WatchingQwen2_5_VL, config, dtype=dtype, attn_implementation="sdpa")
     set_attention(model.config.text_config, BACKENDS[attention])
     return model
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import torch
 
-from swwatch.engine.requests import Run, Wait
+from swwatch.engine.requests import Request, Run, Wait, relay
 from swwatch.rules.layout import KINDS, Kind
 
 SAYS = [KINDS.index(kind) for kind in (Kind.HEADER, Kind.ANSWER)]
@@ -133,12 +133,9 @@ class ModuleTime:
 
 def attended(run: Run, stopwatch: TimedModel) -> Run:
     """The same run; where it begins to wait, for its source or for a watcher, the work before is over."""
-    answer = None
-    while True:
-        try:
-            event = run.send(answer)
-        except StopIteration:
-            return
-        if isinstance(event, Wait):
+
+    def stop_waiting(request: Request) -> None:
+        if isinstance(request, Wait):
             stopwatch.stop()
-        answer = yield event
+
+    return relay(run, lambda event: event, stop_waiting)

@@ -94,15 +94,23 @@ def drive(model: StreamingModel, run: Run) -> Iterator:
             yield event
 
 
-def relay(run: Run, change: Callable[[Any], Any]) -> Run:
-    """The same run, with `change` of everything that it tells. Requests and answers pass through."""
+def relay(run: Run, change: Callable[[Any], Any], on_request: Callable[[Request], None] = lambda _: None) -> Run:
+    """The same run, with `change` of everything that it tells. Requests and answers pass through.
+
+    Args:
+        on_request: called with each request before it is answered.
+    """
     answer = None
     while True:
         try:
             event = run.send(answer)
         except StopIteration as end:
             return end.value
-        answer = yield event if isinstance(event, Request) else change(event)
+        if isinstance(event, Request):
+            on_request(event)
+            answer = yield event
+        else:
+            answer = yield change(event)
 
 
 def answer_to(model: StreamingModel, request: Request) -> Any:

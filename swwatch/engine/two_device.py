@@ -24,7 +24,7 @@ from swwatch.errors import UserError
 from swwatch.model.loading import load
 from swwatch.model.protocols import StreamingModel
 from swwatch.model.quantised import linear_layers, to_int8
-from swwatch.model.upstream import attention_of, set_attention
+from swwatch.model.upstream import attention_of, from_config, set_attention
 from swwatch.policies.see import See
 from swwatch.rules.layout import Layout
 
@@ -45,7 +45,7 @@ class Copy:
     def on(self, device: torch.device | str):
         """The model there, in eval mode. Where its weights are there already, as on a CPU, they are shared."""
         with no_init_weights(), torch.device(device):
-            model = self.family._from_config(deepcopy(self.config), dtype=self.dtype)
+            model = from_config(self.family, deepcopy(self.config), dtype=self.dtype)
         configs = model.config.text_config, model.config.vision_config
         for config, attention in zip(configs, self.attention, strict=True):
             set_attention(config, attention)

@@ -12,7 +12,9 @@ SAMPLES, SAMPLE_BYTES = 32, 1 << 16  # of a weight file: all 15 GB of a 7B model
 
 def fingerprint(path: str, loaded: "Loaded") -> str:
     """Tells checkpoints apart by content: that of a folder, or a hub id with its commit."""
-    return folder_fingerprint(path) or f"{path}@{getattr(loaded.model.config, '_commit_hash', None)}"
+    from swwatch.model.upstream import private  # torch is behind it
+
+    return folder_fingerprint(path) or f"{path}@{private(loaded.model.config, '_commit_hash')}"
 
 
 def folder_fingerprint(path: str | Path) -> str | None:

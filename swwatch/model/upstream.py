@@ -31,14 +31,23 @@ def changed(what: str) -> UserError:
 
 
 def private(owner: Any, name: str) -> Any:
-    """A private attribute of an object of transformers.
+    """A private attribute of an object or a class of transformers.
 
     Raises:
         UserError: it has none of this name.
     """
     if not hasattr(owner, name):
-        raise changed(f"{type(owner).__name__} has no {name}")
+        raise changed(f"{owner.__name__ if isinstance(owner, type) else type(owner).__name__} has no {name}")
     return getattr(owner, name)
+
+
+def from_config(family: type, config: PretrainedConfig, **options) -> nn.Module:
+    """A model of a class with the weights that it begins with; the public way knows transformers' own classes alone.
+
+    Args:
+        options: dtype and attn_implementation, as of from_pretrained.
+    """
+    return private(family, "_from_config")(config, **options)
 
 
 def swap_class(module: nn.Module, ours: type) -> None:

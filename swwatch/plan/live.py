@@ -101,11 +101,12 @@ def size_of(settings: LivePlanSettings) -> Size:
 
     from swwatch.bench.models import num_parameters
     from swwatch.model.families import model_class
+    from swwatch.model.upstream import from_config
 
     config = config_of(settings.model, "group", settings.fps)
     dtype = getattr(torch, settings.dtype)
     with torch.device("meta"):
-        model: nn.Module = model_class(config.model_type)._from_config(config, dtype=dtype)
+        model: nn.Module = from_config(model_class(config.model_type), config, dtype=dtype)
     text = config.text_config
     return Size(
         dtype.itemsize * num_parameters(model),

@@ -92,9 +92,10 @@ def plan_training(settings: TrainPlanSettings) -> TrainPlan:
         UserError: the model's configuration cannot be read, or its parts cannot be trained so.
     """
     import torch
-    from torch._subclasses.fake_tensor import FakeTensorMode
 
     from swwatch.model.families import model_class
+    from swwatch.model.upstream import from_config
+    from swwatch.plan.traced import without_memory
     from swwatch.train.adapters import adapt
     from swwatch.train.parts import count, set_trainable
 
@@ -103,7 +104,7 @@ def plan_training(settings: TrainPlanSettings) -> TrainPlan:
     autocast = half and settings.parallel == "ddp"
     weights = torch.bfloat16 if half and (settings.parallel != "ddp" or settings.adapter != "none") else torch.float32
     with torch.device("meta"):
-        model = model_class(config.model_type)._from_config(config, dtype=weights)
+        model = from_config(model_class(config.model_type), config, dtype=weights)
         learn = {"vision": settings.train_vision, "merger": settings.train_merger, "llm": settings.train_llm}
         counts = set_trainable(model, **learn)
         held, host = _held(model, settings, counts, weights.itemsize)
@@ -111,7 +112,7 @@ def plan_training(settings: TrainPlanSettings) -> TrainPlan:
             adapted = adapt(model, settings, None)
             counts = {name: (learn, counts[name][1]) for name, (learn, _) in count(adapted).items()}
             held = _held_with_adapter(model, settings, counts, weights.itemsize)
-    with FakeTensorMode(allow_non_fake_inputs=True):
+    with without_memory():
         passing, vision = _passing(model, settings, weights, autocast)
     return TrainPlan(settings, counts, held, passing, vision, host)
 

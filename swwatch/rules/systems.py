@@ -8,6 +8,7 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
+from swwatch.config import look_up
 from swwatch.errors import UserError
 from swwatch.rules.schedule import seconds_of_step
 
@@ -90,9 +91,7 @@ def get(name: str) -> System:
     Raises:
         UserError: no such system.
     """
-    if name not in SYSTEMS:
-        raise UserError(f"no system {name!r} that streams in turns: choose one of {', '.join(SYSTEMS)}")
-    return SYSTEMS[name]
+    return look_up(SYSTEMS, name, "system that streams in turns")
 
 
 SYSTEMS = {

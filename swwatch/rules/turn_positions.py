@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from swwatch.config import look_up
 from swwatch.errors import UserError
 from swwatch.rules.spans import SAID_PARTS, Span
 from swwatch.rules.systems import System
@@ -122,9 +123,7 @@ def get(name: str) -> TurnPositions:
     Raises:
         UserError: no such policy.
     """
-    if name not in POLICIES:
-        raise UserError(f"no position policy {name!r}: choose one of {', '.join(POLICIES)}")
-    return POLICIES[name]
+    return look_up(POLICIES, name, "position policy")
 
 
 def of(system: System, name: str | None = None) -> TurnPositions:

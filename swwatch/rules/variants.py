@@ -8,6 +8,7 @@ tests/golden/layouts.json.
 from dataclasses import dataclass
 from enum import Enum
 
+from swwatch.config import look_up
 from swwatch.errors import UserError
 from swwatch.rules.visibility import SAID, THOUGHT, WATCHED
 
@@ -197,9 +198,7 @@ def get(name: str) -> Variant:
     Raises:
         UserError: no such variant.
     """
-    if name not in VARIANTS | TURNS:
-        raise UserError(f"no variant {name!r}: choose one of {', '.join(VARIANTS)}")
-    return (VARIANTS | TURNS)[name]
+    return look_up(VARIANTS | TURNS, name, "variant")
 
 
 def speaking(*ways: Speaks) -> list[str]:

@@ -11,6 +11,7 @@ import torch
 from torch.utils.data import Sampler
 from transformers import TrainerCallback, TrainingArguments
 
+from swwatch.data.packing import PackedClips
 from swwatch.errors import UserError
 from swwatch.paths import need_room
 from swwatch.train import distributed
@@ -99,7 +100,9 @@ class WatchTrainer(OpenTrainer):
         return RunOrder(self.order, self.args.max_steps * self.settings.rows_per_step)
 
     def train(self, *args, **kwargs):
-        clips = getattr(self.train_dataset, "clips", self.train_dataset)  # of packs
+        clips = self.train_dataset
+        if isinstance(clips, PackedClips):
+            clips = clips.clips
         with workers_end(lambda: self.callback_handler.train_dataloader, clips):
             return super().train(*args, **kwargs)
 

@@ -3,6 +3,9 @@
 A failure here means that a release of transformers changed: see swwatch/model/upstream.py for what depends on it.
 """
 
+import ast
+import re
+
 import pytest
 import torch
 from torch import nn
@@ -10,6 +13,7 @@ from torch import nn
 from swwatch.errors import UserError
 from swwatch.model import upstream
 from swwatch.model.families import model_class
+from swwatch.paths import ROOT
 from swwatch.rules.families import FAMILIES
 
 TOLD = r"transformers 5\.[\w.]+ is not what swwatch was checked with, 5\.17\.0 and 5\.23\.0; install"
@@ -102,3 +106,32 @@ def test_a_private_name_that_is_gone_is_told():
     ):
         with pytest.raises(UserError, match=f"Configuration has no (_attn_implementation|layer_types): {TOLD}"):
             use(Configuration())
+
+
+PLACES = {"model/upstream.py", "train/upstream.py", "plan/traced.py"}
+# of the standard library: of named tuples, the end of a process, a parser's options
+STANDARD = {"_asdict", "_replace", "_exit", "_run_exitfuncs", "_option_string_actions"}
+
+
+def names_of(tree: ast.Module) -> tuple[set[str], set[str]]:
+    """Names that a module defines, and private ones that it uses of others or imports."""
+    defined, used = set(), set()
+    for node in ast.walk(tree):
+        match node:
+            case ast.FunctionDef(name=name) | ast.AsyncFunctionDef(name=name) | ast.ClassDef(name=name):
+                defined.add(name)
+            case ast.Attribute(attr=name, ctx=ast.Store()) | ast.Name(id=name, ctx=ast.Store()):
+                defined.add(name)
+            case ast.Attribute(attr=name):
+                used.add(name)
+            case ast.ImportFrom(module=str(module), names=names) if not module.startswith("swwatch"):
+                used |= {*module.split("."), *(alias.name for alias in names)}
+    return defined, {name for name in used if re.match("_[^_]", name)}
+
+
+def test_private_names_of_other_libraries_are_used_in_few_places():
+    package = ROOT / "swwatch"
+    found = {path: names_of(ast.parse(path.read_text())) for path in package.rglob("*.py")}
+    ours = STANDARD.union(*(defined for defined, _ in found.values()))
+    foreign = {str(path.relative_to(package)): used - ours for path, (_, used) in found.items() if used - ours}
+    assert foreign.keys() == PLACES, "move what is private of another library to model/upstream.py"

@@ -13,7 +13,7 @@ from transformers.models.qwen3_vl.modeling_qwen3_vl import (
 
 from swwatch.model.batched import BatchedTextAttention
 from swwatch.model.modeling import Watching
-from swwatch.model.upstream import swap_class
+from swwatch.model.upstream import private, swap_class
 from swwatch.model.vision_attention import BatchedVisionAttention
 from swwatch.rules.families import FAMILIES
 
@@ -71,6 +71,7 @@ class WatchingQwen3VL(Watching, Qwen3VLForConditionalGeneration):
 
     def __init__(self, config):
         super().__init__(config)
+        private(Qwen3VLTextModel, "_deepstack_process")  # which TextModel has in its place
         swap_class(self.model.language_model, TextModel)
 
     @property
