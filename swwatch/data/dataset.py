@@ -136,9 +136,9 @@ class ClipDataset(Samples):
         sizes = len(self.markup.suffix), len(self.markup.header), self.t_per_step, seconds_of_step(self.fps)
         num_text = len(prompt) + sizes[0] + sum(sizes[1] + len(answer) for answer in answers)
         num_text += sum(map(len, questions)) + self.num_thought(len(grids))
-        kept = self.steps_kept(num_text, len(grids), grids[0][0] * grids[0][1])
-        if num_cut := len(grids) - kept:  # patches are in the order of time, and each step's are its own
-            grids, pixel_values = grids[:kept], pixel_values[: len(pixel_values) // len(grids) * kept].clone()
+        num_kept = self.steps_kept(num_text, len(grids), grids[0][0] * grids[0][1])
+        if num_cut := len(grids) - num_kept:  # patches are in the order of time, and each step's are its own
+            grids, pixel_values = grids[:num_kept], pixel_values[: len(pixel_values) // len(grids) * num_kept].clone()
             grid_thw = grid_thw - torch.tensor([[num_cut, 0, 0]])
         patches = tuple(self.markup.announced(see_video(self.see, pixel_values, grids)))
         schedule, starts, steps = self.schedule.for_clip(video_id), None, ()
@@ -156,10 +156,10 @@ class ClipDataset(Samples):
         how += (len(self.markup.note),)
         early = self.see.drops and not self.see.decides_late  # then what is dropped differs from clip to clip
         tokens = (_layout if early else _shared_layout)(*how)
-        held = patches if early else ()
+        dropped_early = patches if early else ()
         decisions = decisions_of(tokens, schedule, self.schedule.balanced) if self.schedule.learned else None
         filled = fill(tokens, self.markup, sum(questions, prompt), answer, thought)
-        return Sample(*filled, tokens, pixel_values, grid_thw, num_cut, held, decisions)
+        return Sample(*filled, tokens, pixel_values, grid_thw, num_cut, dropped_early, decisions)
 
     def captions(self, record: dict) -> list[tuple[float, str]]:
         """(seconds, text) of what is said of a record's video: its caption, from the beginning on, and its answers, or
@@ -215,12 +215,12 @@ class ClipDataset(Samples):
         length = num_text + self.num_watched(num_steps, per_step)
         if length <= self.max_length:
             return num_steps
-        left, kept = length, num_steps
-        while left > self.max_length and kept:
-            kept -= 1
-            left -= per_step + len(self.markup.around([kept]))
-        if self.truncate and kept > 0:
-            return kept
+        left, count = length, num_steps
+        while left > self.max_length and count:
+            count -= 1
+            left -= per_step + len(self.markup.around([count]))
+        if self.truncate and count > 0:
+            return count
         one = num_text + self.num_watched(1, per_step)
         shortest = f" and {one} with one second of its video" if self.truncate else ""
         raise UserError(f"the sample has {length} tokens{shortest}, more than max_length {self.max_length}")
@@ -292,10 +292,10 @@ class _Counter:
         try:
             per_step = self.clips.encoder.tokens_per_step(height, width, num_frames)
             text = self._text(record, answer) + self.clips.num_thought(steps)
-            kept = self.clips.steps_kept(text, steps, per_step)
+            num_kept = self.clips.steps_kept(text, steps, per_step)
         except UserError as error:
             return str(error)
-        return text + self.clips.num_watched(kept, per_step), kept < steps
+        return text + self.clips.num_watched(num_kept, per_step), num_kept < steps
 
     def _text(self, record: dict, answer: int) -> int:
         """Tokens of all but the video."""

@@ -195,8 +195,8 @@ def _clear(error: Exception) -> Exception:
     on_cpu = "can't allocate memory" in str(error)  # torch's own words there, in a plain RuntimeError
     if not (isinstance(error, torch.OutOfMemoryError | MemoryError) or on_cpu):
         return error
-    told = (str(error).splitlines() or ["no more is known"])[0]
+    cause = (str(error).splitlines() or ["no more is known"])[0]
     return OutOfMemory(
         "out of memory: run fewer sessions or clips at once, or lower the pixel budget, the length of the stream or "
-        f"max_new_tokens ({told})"
+        f"max_new_tokens ({cause})"
     )

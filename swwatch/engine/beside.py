@@ -79,15 +79,15 @@ class BesideSession(Session):
             of, ticket = self._tickets[0]
             while not ticket.ready:
                 yield Wait(ticket)
-            handed = ticket.take()
-            if handed.patch is not None:
-                incoming.strike(handed.patch, self.cursor)
-                self.seen.count(handed.patch)
-            self.cache.receive(handed.rows, handed.keys_values)
+            result = ticket.take()
+            if result.patch is not None:
+                incoming.strike(result.patch, self.cursor)
+                self.seen.count(result.patch)
+            self.cache.receive(result.rows, result.keys_values)
             self._tickets.popleft()
             if of is not None:
-                of.not_yet = handed.not_yet
-                self.watch_seconds.append(handed.seconds)
+                of.not_yet = result.not_yet
+                self.watch_seconds.append(result.seconds)
         incoming.num_in = len(incoming.rows)
         if incoming.last:  # nothing is watched any more, and the last words may be many
             self._watcher.forget(self._key)

@@ -169,8 +169,8 @@ class StepQueue:
     def orders(self) -> list[Ask | Order]:
         """What was told since the last call, oldest first."""
         with self._changed:
-            told, self._orders = self._orders, []
-            return told
+            waiting, self._orders = self._orders, []
+            return waiting
 
     def close(self) -> None:
         """The session watches no more: what is queued is let go, senders that wait are refused."""

@@ -99,14 +99,14 @@ class AskedTurns(ForgetfulTurns):
         """Answer a question about what has been watched in a turn of its own: aside, where the system does so. Another
         one that waits still does."""
         last, waits, self.speaking = self._watched_s, self.query, False
-        kept = self.state() if self.system.aside else None
+        snapshot = self.state() if self.system.aside else None
         self._unthink()
         self.query = question
         try:
             yield from self._converse(last, last, None, None, (), False)
         finally:
-            if kept is not None:
-                self.restore(kept)
+            if snapshot is not None:
+                self.restore(snapshot)
             self.query = waits
 
     def _unthink(self) -> None:

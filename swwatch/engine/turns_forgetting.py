@@ -96,14 +96,14 @@ class ForgetfulTurns(BaseSession):
         if not (query and self.cache.parking.blocks):
             return
         scores = yield from search(self.cache, *self._as_rows(query))
-        held, total = len(self.cache.tokens[WATCHED]), len(ids_of(self.context))
+        end, total = len(self.cache.tokens[WATCHED]), len(ids_of(self.context))
         spans = [
             Span(Part.VIDEO, (self.markup.video,) * len(block.tokens), (block.patches, *block.placed[1:3]))
             for block in recall(self.cache, self.keep, scores)
         ]
         begin = next(i for i, span in enumerate(self.context) if span.round >= 0)
         place, came = len(ids_of(self.context[:begin])), len(ids_of(spans))
-        index = [*range(place), *range(held, held + came), *range(place, held), *range(held + came, total + came)]
+        index = [*range(place), *range(end, end + came), *range(place, end), *range(end + came, total + came)]
         self._hold([*self.context[:begin], *spans, *self.context[begin:]], index)
 
     def _remember(self, left: list[Span]) -> list[Span]:

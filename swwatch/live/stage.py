@@ -205,12 +205,12 @@ class Stage:
             new, self._new = self._new, []
         for session, run in new:
             self._take(self._batch.add(session, run))
-        held = {session for session in self._sessions_now() if session.must_wait()}
-        self._take(self._batch.advance(held))
+        waiting = {session for session in self._sessions_now() if session.must_wait()}
+        self._take(self._batch.advance(waiting))
         for session in self._sessions_now():
             if session.suspending and self._batch.stands_still(session):
                 self._suspend(session)
-        if self._batch.is_idle(held):
+        if self._batch.is_idle(waiting):
             self._batch.wait()
 
     def _sessions_now(self) -> list[LiveSession]:

@@ -115,12 +115,12 @@ def load(
 def _load_whole(path: str, asked: dict, device: str, dtype, attention: str | None, quantisation) -> Loaded:
     """A checkpoint that is no adapter. Args: as of `load`."""
     dtype = dtype_of(dtype, device)
-    held = {"quantization_config": quantisation, "device_map": {"": device}} if quantisation else {"device_map": None}
+    place = {"quantization_config": quantisation, "device_map": {"": device}} if quantisation else {"device_map": None}
     try:
         family = model_class(PretrainedConfig.get_config_dict(path)[0].get("model_type"), path)
         processor = AutoProcessor.from_pretrained(path)
         how = {"dtype": dtype, "attn_implementation": attention or "sdpa", "tokenizer": processor.tokenizer}
-        model = family.from_pretrained(path, **asked, **how, **held)
+        model = family.from_pretrained(path, **asked, **how, **place)
         add_ends(model, processor.tokenizer)
     except ImportError as error:  # transformers' answer to a backend that is not installed
         raise UserError(f"{error}. Install it, or leave attention to the default (sdpa)") from error

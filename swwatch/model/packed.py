@@ -146,8 +146,8 @@ def times_file() -> Path:
 def kept_times() -> dict[str, Times]:
     """By `_key`; none where there is no such file, or it is damaged: then they are measured again."""
     try:
-        kept = json.loads(times_file().read_text(encoding="utf-8")).items()
-        return {key: [(float(a), float(b)) for a, b in times] for key, times in kept if len(times) == len(ROWS)}
+        entries = json.loads(times_file().read_text(encoding="utf-8")).items()
+        return {key: [(float(a), float(b)) for a, b in times] for key, times in entries if len(times) == len(ROWS)}
     except (OSError, ValueError, TypeError, AttributeError):
         return {}
 

@@ -77,10 +77,10 @@ class Settings:
         return seconds_of_step(self.fps)
 
     def as_dict(self) -> dict[str, str | float]:
-        held = {field.name: getattr(self, field.name) for field in fields(self)}
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
         return {
             name: value if isinstance(value, float) else str(value)
-            for name, value in held.items()
+            for name, value in values.items()
             if value is not None
         }
 

@@ -173,11 +173,11 @@ class StaticCache(Cache):
         rows = self.rows
         stays = rows.stream != stream
         stays[self.slots_of(stream)[index]] = True
-        kept = chosen(stays, self.store.device)
+        indices = chosen(stays, self.store.device)
         for part in (self.store.columns, *self.store.keys, *self.store.values):
             seat = part[:, self.seat] if part is self.store.columns else part[self.seat].movedim(1, -1)
-            seat[..., : len(kept)] = seat[..., kept]  # the right side is a copy
-        self._runs, self.length, self.evictions = [rows[stays]], len(kept), self.evictions + 1
+            seat[..., : len(indices)] = seat[..., indices]  # the right side is a copy
+        self._runs, self.length, self.evictions = [rows[stays]], len(indices), self.evictions + 1
         self.counts = {**self.counts, stream: len(index)}
         self.store.clear(self.seat, self.length)
 

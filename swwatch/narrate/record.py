@@ -115,7 +115,7 @@ class ClipFlags:
         path = resolve_video(record.get("video_path"), self.record, self.video_root)
         if variant not in TURNS:
             return Clip(path, question=record.get("question"), fps=fps)
-        told = conversation.read(record)
-        if not isinstance(told, conversation.Commentary):
+        dialogue = conversation.read(record)
+        if not isinstance(dialogue, conversation.Commentary):
             raise UserError(f"{self.record}, record {self.number}: it is ordinary chat, no commentary to a stream")
-        return Clip(path, conversation.span_of(record), told.query, told, fps)
+        return Clip(path, conversation.span_of(record), dialogue.query, dialogue, fps)

@@ -117,10 +117,10 @@ def row(turn: Turn, took_s: float, given: str | None = None) -> dict:
     """A turn as a line of JSON, under the names of StreamingVLM's public program, the seconds that it took, and the
     words that stand in the stream in place of the said ones, where some were given; whether it was a thought, and what
     it ended with where its form wants another end."""
-    told = {"type": "segment", "start": turn.start_s, "end": turn.end_s, "text": turn.text}
-    told |= {"thought": True} if turn.thought else {}
-    told |= {} if turn.wrong_end is None else {"wrong_end": turn.wrong_end}
-    return told | {"took_s": round(took_s, 4)} | ({} if given is None else {"given": given})
+    line = {"type": "segment", "start": turn.start_s, "end": turn.end_s, "text": turn.text}
+    line |= {"thought": True} if turn.thought else {}
+    line |= {} if turn.wrong_end is None else {"wrong_end": turn.wrong_end}
+    return line | {"took_s": round(took_s, 4)} | ({} if given is None else {"given": given})
 
 
 def cue(turn: Turn) -> str:

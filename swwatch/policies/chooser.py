@@ -160,8 +160,8 @@ def _punish(scores: torch.Tensor, seen: torch.Tensor, penalty: float) -> None:
     """Divide positive and multiply negative scores (n, V) of the ids in view (n, V), in place."""
     if scores.device.type == "cpu":
         index = seen.nonzero(as_tuple=True)
-        held = scores[index]
-        scores[index] = torch.where(held < 0, held * penalty, held / penalty)
+        picked = scores[index]
+        scores[index] = torch.where(picked < 0, picked * penalty, picked / penalty)
     else:  # where an index would be waited for
         punished = torch.where(scores < 0, scores * penalty, scores / penalty)
         scores.copy_(torch.where(seen, punished, scores))

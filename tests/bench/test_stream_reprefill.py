@@ -8,12 +8,12 @@ from swwatch.bench.source import Ready
 from swwatch.bench.stream.bounds import reprefill_tokens, serial_tokens
 from swwatch.bench.stream.reprefill import Reprefill
 from swwatch.engine.requests import drive
-from swwatch.engine.serial import SerialSession
 from swwatch.engine.trace import SimulatedClock
 from swwatch.errors import UserError
 from swwatch.policies.choose import Greedy
 from swwatch.policies.speak import RandomK, WaitK
 from swwatch.rules.variants import VARIANTS, Speaks
+from tests.helpers.serial import SerialSession
 
 SPEAKING = sorted(name for name, variant in VARIANTS.items() if variant.speaks is not Speaks.OFFLINE)
 MARKUP_LEN = {"prompt": PROMPT_LEN, "suffix": 3, "header": 3}

@@ -11,7 +11,6 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from swwatch.engine.batch import Batch, Ended
 from swwatch.engine.fused import FusedSession
-from swwatch.engine.serial import SerialSession
 from swwatch.engine.session import Session
 from swwatch.engine.source import Step
 from swwatch.engine.trace import Spoken
@@ -23,6 +22,7 @@ from swwatch.policies.speak import RandomK, WaitK
 from swwatch.rules.variants import VARIANTS, Speaks, speaking
 from tests.engine.test_flash_route import causal
 from tests.helpers.feeds import Arrived, small
+from tests.helpers.serial import SerialSession
 from tests.helpers.streams import Told, full_forward, play, random_stream
 
 ALL = sorted(VARIANTS)

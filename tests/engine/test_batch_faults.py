@@ -9,7 +9,6 @@ import pytest
 from swwatch.engine.batch import Batch, Ended, OutOfMemory
 from swwatch.engine.fused import FusedSession
 from swwatch.engine.requests import Wait, drive
-from swwatch.engine.serial import SerialSession
 from swwatch.engine.session import Session
 from swwatch.engine.source import Step
 from swwatch.errors import UserError
@@ -18,6 +17,7 @@ from swwatch.policies.keep import Window
 from tests.engine.test_batch import plain, together, whole
 from tests.helpers.faults import failing, out_of_memory
 from tests.helpers.feeds import Arrived, small
+from tests.helpers.serial import SerialSession
 from tests.helpers.streams import play, random_stream
 
 

@@ -7,7 +7,6 @@ from hypothesis import strategies as st
 
 from swwatch.engine.fused import FusedSession
 from swwatch.engine.requests import drive
-from swwatch.engine.serial import SerialSession
 from swwatch.engine.session import Session
 from swwatch.engine.source import Ask, Order
 from swwatch.engine.trace import Asked, Spoken, Watched
@@ -16,6 +15,7 @@ from swwatch.policies.speak import RandomK, WaitK
 from swwatch.rules.layout import Kind
 from swwatch.rules.variants import VARIANTS, Speaks, speaking
 from swwatch.rules.visibility import SAID, WATCHED
+from tests.helpers.serial import SerialSession
 from tests.helpers.streams import Paced, ToldSession, full_forward, plain, play, random_stream, spoken_by
 
 ALL = sorted(VARIANTS)

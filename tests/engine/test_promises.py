@@ -9,11 +9,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from swwatch.data.prompt import fill
-from swwatch.engine.serial import SerialSession
 from swwatch.policies.choose import Greedy
 from swwatch.policies.speak import RandomK, WaitK
 from swwatch.rules.layout import Kind
 from swwatch.rules.variants import VARIANTS, Speaks, speaking
+from tests.helpers.serial import SerialSession
 from tests.helpers.streams import Told, full_forward, play, random_stream
 
 ALL = sorted(VARIANTS)

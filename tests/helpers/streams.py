@@ -7,7 +7,6 @@ import torch
 
 from swwatch.data.prompt import fill
 from swwatch.engine.requests import drive
-from swwatch.engine.serial import SerialSession
 from swwatch.engine.session import Session
 from swwatch.engine.source import Ask, Order, Step
 from swwatch.engine.trace import Spoken
@@ -16,6 +15,7 @@ from swwatch.policies.speak import WaitK
 from swwatch.rules.cursor import layout
 from swwatch.rules.patch import Patch
 from swwatch.rules.schedule import Now, Planned, Schedule
+from tests.helpers.serial import SerialSession
 
 
 @dataclass

@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 
 from swwatch.engine.fused import FusedSession
 from swwatch.engine.requests import drive
-from swwatch.engine.serial import SerialSession
 from swwatch.engine.session import Session
 from swwatch.engine.source import Step
 from swwatch.engine.trace import Spoken
@@ -21,6 +20,7 @@ from swwatch.policies.choose import Greedy
 from swwatch.policies.speak import RandomK, WaitK
 from swwatch.rules.variants import VARIANTS
 from tests.helpers.feeds import Arrived, logits_of, random_feeds, small
+from tests.helpers.serial import SerialSession
 from tests.helpers.streams import play, random_stream
 
 grids = st.lists(st.tuples(st.integers(1, 3), st.integers(1, 4)), min_size=1, max_size=6)

@@ -10,7 +10,6 @@ import torch
 
 from swwatch.engine.fused import FusedSession
 from swwatch.engine.requests import drive
-from swwatch.engine.serial import SerialSession
 from swwatch.engine.session import Session
 from swwatch.engine.source import Step
 from swwatch.engine.trace import Spoken
@@ -21,6 +20,7 @@ from swwatch.policies.speak import WaitK
 from swwatch.rules.cursor import Cursor
 from swwatch.rules.variants import VARIANTS
 from tests.helpers.feeds import Arrived, logits_of, random_feeds, small
+from tests.helpers.serial import SerialSession
 from tests.helpers.streams import play, random_stream
 
 pytestmark = [

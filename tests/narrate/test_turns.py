@@ -168,8 +168,8 @@ def test_draws_depend_on_the_seed_alone(load_tiny, clip, tmp_path, tiny_checkpoi
 
 def test_the_door_opens_it_with_the_serial_engine_alone(load_tiny):
     from swwatch.engine.choose import ENGINES, choose, open_session
-    from swwatch.engine.serial import SerialSession
     from swwatch.engine.turns import TurnSession
+    from tests.helpers.serial import SerialSession
 
     loaded = load_tiny("livecc")
     turns = Turns(loaded.tokenizer, SYSTEMS["livecc"])

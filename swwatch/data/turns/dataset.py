@@ -85,16 +85,16 @@ class TurnDataset(Samples):
         Raises:
             UserError: the record gives none, see above.
         """
-        told = conversation.read(record)
+        dialogue = conversation.read(record)
         pixel_values, grid_thw = self.clip(record)
         grids = merged_grids(grid_thw, self.merge)
         whole, start_s = (len(grids), *grids[0]), conversation.span_of(record)[0]
-        if self.form.turns.system.aside and isinstance(told, conversation.Commentary):
-            slices = self.form.slices(told, whole, start_s)
+        if self.form.turns.system.aside and isinstance(dialogue, conversation.Commentary):
+            slices = self.form.slices(dialogue, whole, start_s)
             number = random.Random(f"slice/{self.seed}/{epoch}/{record['video_id']}").randrange(len(slices))
             (spans, shown), cut = slices[number], False
         else:
-            spans, count, cut = self.form.spans(told, whole, start_s)
+            spans, count, cut = self.form.spans(dialogue, whole, start_s)
             shown = range(count)
         unseen = len(grids) - len(shown)
         if unseen:  # patches are in the order of time, and each second's are its own
@@ -162,8 +162,8 @@ class TurnDataset(Samples):
         try:
             rows, columns = self.encoder.budget.size(height, width, num_frames, factor=self.encoder.factor)
             grid = num_frames // FRAMES_PER_STEP, rows // self.encoder.factor, columns // self.encoder.factor
-            told, start_s = conversation.read(record), conversation.span_of(record)[0]
-            spans, _, cut = self.form.spans(told, grid, start_s)
+            dialogue, start_s = conversation.read(record), conversation.span_of(record)[0]
+            spans, _, cut = self.form.spans(dialogue, grid, start_s)
         except UserError as error:
             return str(error)
         return sum(map(len, spans)), cut

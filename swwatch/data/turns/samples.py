@@ -64,7 +64,7 @@ class SampleFormat:
             raise UserError(f"{system.name} has previous text in a turn of its own: choose the context none or title")
         system.patches_of_turns(self.fps, self.seconds_per_turn)
 
-    def spans(self, told: Commentary | Chat, grid: Grid, start_s: float = 0.0) -> tuple[list[Span], int, bool]:
+    def spans(self, dialogue: Commentary | Chat, grid: Grid, start_s: float = 0.0) -> tuple[list[Span], int, bool]:
         """The spans of a sample.
 
         Args:
@@ -74,14 +74,14 @@ class SampleFormat:
         Raises:
             UserError: too long, nothing is said, or a text holds chat markup.
         """
-        if isinstance(told, Chat):
-            spans = self._chat(told, grid)
+        if isinstance(dialogue, Chat):
+            spans = self._chat(dialogue, grid)
             self._refuse_longer(sum(map(len, spans)))
             return spans, grid[0], False
         if self.turns.system.aside:
-            spans, _ = max(self.slices(told, grid, start_s), key=lambda made: sum(map(len, made[0])))
+            spans, _ = max(self.slices(dialogue, grid, start_s), key=lambda made: sum(map(len, made[0])))
             return spans, grid[0], False
-        begin, turns = self._begin(told), self._trimmed(self._turns(told, grid, start_s))
+        begin, turns = self._begin(dialogue), self._trimmed(self._turns(dialogue, grid, start_s))
         length, cut = _length(begin, turns), False
         if length > self.max_length:
             if not self.truncate:
@@ -97,14 +97,14 @@ class SampleFormat:
         shown = sum(span.grid[0] for turn in turns for span in turn if span.grid)
         return [*begin, *(span for turn in turns for span in turn)], shown, cut
 
-    def slices(self, told: Commentary, grid: Grid, start_s: float = 0.0) -> list[tuple[list[Span], range]]:
+    def slices(self, commentary: Commentary, grid: Grid, start_s: float = 0.0) -> list[tuple[list[Span], range]]:
         """The samples of a record where questions are answered aside, see segments.slices_of.
 
         Raises:
             UserError: nothing is said, or all are too long.
         """
-        turns, keep = self._turns(told, grid, start_s), parse_keep(self.keep or self.turns.system.keep)
-        slices = slices_of(self.turns, self._begin(told), turns, keep)
+        turns, keep = self._turns(commentary, grid, start_s), parse_keep(self.keep or self.turns.system.keep)
+        slices = slices_of(self.turns, self._begin(commentary), turns, keep)
         if not slices:
             raise UserError("nothing is said in the clip")
         lengths = [sum(map(len, spans)) for spans, _ in slices]
@@ -117,12 +117,12 @@ class SampleFormat:
         begins = [0, *range(first, num_steps, later)]
         return list(pairwise([*begins, num_steps]))
 
-    def _begin(self, told: Commentary) -> list[Span]:
-        previous = told.previous if self.turns.system.previous_text else ""
+    def _begin(self, commentary: Commentary) -> list[Span]:
+        previous = commentary.previous if self.turns.system.previous_text else ""
         begin = self.turns.begin(previous, self.system_text)
         return parse_keep(self.keep or self.turns.system.keep).beginning(begin)
 
-    def script(self, told: Commentary, num_steps: int, start_s: float = 0.0) -> list[Line]:
+    def script(self, commentary: Commentary, num_steps: int, start_s: float = 0.0) -> list[Line]:
         """What is asked and said in each turn.
 
         Args:
@@ -130,15 +130,15 @@ class SampleFormat:
         """
         system, bounds, step_s = self.turns.system, self.bounds(num_steps), seconds_of_step(self.fps)
         ends_s = [start_s + end * step_s for _, end in bounds]
-        words, _ = by_turn(told.words, [end_s - system.words_early / self.fps for end_s in ends_s])
-        asked, late = [], [row for row in told.asked if row.time_s > start_s]
+        words, _ = by_turn(commentary.words, [end_s - system.words_early / self.fps for end_s in ends_s])
+        asked, late = [], [row for row in commentary.asked if row.time_s > start_s]
         for end_s in ends_s:
             asked.append([row for row in late if row.time_s <= end_s])
             late = late[len(asked[-1]) :]
         zero_s = 0.0 if system.clip_time else start_s
         lines = []
         for number, (begin, end) in enumerate(bounds):
-            queries = [told.query_with(self.context)] if number == 0 else []
+            queries = [commentary.query_with(self.context)] if number == 0 else []
             queries += [row.question for row in asked[number]]
             answers, spoken = [row.answer for row in asked[number]], text_of(words[number])
             answers.append(f" {spoken}" if answers and spoken and system.spaced else spoken)
@@ -146,14 +146,14 @@ class SampleFormat:
             lines.append(Line(zero_s + begin * step_s, zero_s + end * step_s, end - begin, asks, says))
         return lines
 
-    def _turns(self, told: Commentary, grid: Grid, start_s: float) -> list[list[Span]]:
+    def _turns(self, commentary: Commentary, grid: Grid, start_s: float) -> list[list[Span]]:
         """The spans of each turn, its answer included."""
         if self.turns.system.thinks:
             step_s = seconds_of_step(self.fps)
             ends_s = [start_s + end * step_s for _, end in self.bounds(grid[0])]
-            return turns_of(self.turns, told, ends_s, grid, start_s, step_s)
+            return turns_of(self.turns, commentary, ends_s, grid, start_s, step_s)
         turns = []
-        for number, line in enumerate(self.script(told, grid[0], start_s)):
+        for number, line in enumerate(self.script(commentary, grid[0], start_s)):
             when = line.start_s, line.end_s
             turn = [self.turns.close(number - 1)] if number else []
             turn += self.turns.turn(number, *when, (line.num_steps, *grid[1:]), line.query)
@@ -166,12 +166,12 @@ class SampleFormat:
             turns = turns[:-1]
         return turns
 
-    def _chat(self, told: Chat, grid: Grid) -> list[Span]:
+    def _chat(self, dialogue: Chat, grid: Grid) -> list[Span]:
         spans, step_s = (
             self.turns.begin("", self.system_text, chat=True),
-            None if told.still else seconds_of_step(self.fps),
+            None if dialogue.still else seconds_of_step(self.fps),
         )
-        for number, (content, answer) in enumerate(told.turns):
+        for number, (content, answer) in enumerate(dialogue.turns):
             spans += [self.turns.close(number - 1, chat=True)] if number else []
             spans += self.turns.plain_turn(number, [grid if piece is None else piece for piece in content], step_s)
             spans.append(Span(Part.ANSWER, self.turns.plain_answer(answer), None, number))

@@ -19,7 +19,7 @@ Turn = list[Span]  # of video, perhaps without a thought; or of a question
 
 
 def turns_of(
-    turns: Turns, told: Commentary, ends_s: Sequence[float], grid: Grid, start_s: float, step_s: float
+    turns: Turns, commentary: Commentary, ends_s: Sequence[float], grid: Grid, start_s: float, step_s: float
 ) -> list[Turn]:
     """The turns of a dialogue, as a stream would hold them.
 
@@ -27,10 +27,12 @@ def turns_of(
         ends_s: of segments, where the record names none, seconds of the video.
         grid: of the whole clip; start_s: where in its video it begins; step_s: seconds of a patch.
     """
-    asked = [row for row in told.asked if row.time_s > start_s]
-    ends = {math.ceil((at_s - start_s) / step_s - TOLERANCE) for at_s in (*(told.ends_s or ends_s), *_times(asked))}
+    asked = [row for row in commentary.asked if row.time_s > start_s]
+    ends = {
+        math.ceil((at_s - start_s) / step_s - TOLERANCE) for at_s in (*(commentary.ends_s or ends_s), *_times(asked))
+    }
     cuts = [0, *sorted(end for end in ends if 0 < end < grid[0]), grid[0]]
-    words, _ = by_turn(told.words, [start_s + cut * step_s for cut in cuts[1:]])
+    words, _ = by_turn(commentary.words, [start_s + cut * step_s for cut in cuts[1:]])
     made: list[Turn] = []
     for (begin, end), said in zip(pairwise(cuts), words, strict=True):
         when = start_s + begin * step_s, start_s + end * step_s

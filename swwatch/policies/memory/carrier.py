@@ -47,13 +47,13 @@ class Carrier(Sliding):
     text_window: int | None = option(512, least=1)
 
     def shown(self, video: Sequence[Shown]) -> list[int]:
-        held = [piece for piece in video if piece.feature is not None]
-        unit = [piece.feature.float() / piece.feature.float().norm() for piece in held]
-        while len(held) > self.most:
+        pieces = [piece for piece in video if piece.feature is not None]
+        unit = [piece.feature.float() / piece.feature.float().norm() for piece in pieces]
+        while len(pieces) > self.most:
             alike = [float(one @ other) for one, other in pairwise(unit)] or [1.0]
             gone = alike.index(max(alike))
-            del held[gone], unit[gone]
-        return sorted({piece.number for piece in (*held, video[-1])})  # of the newest one nothing may be fed
+            del pieces[gone], unit[gone]
+        return sorted({piece.number for piece in (*pieces, video[-1])})  # of the newest one nothing may be fed
 
     def left(self, context: Sequence[Span], begin: Sequence[Span], end_s: float, mute: tuple[int, ...]) -> list[Piece]:
         pieces = super().left(context, begin, end_s, mute)

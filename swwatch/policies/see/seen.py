@@ -23,8 +23,8 @@ class Seen:
 
     def state(self) -> dict:
         """What later patches depend on, in what the policy's own state is made of."""
-        kept = {name: value for name, value in vars(self._state).items() if name != "policy"}
-        return deepcopy(vars(self) | {"policy": str(self.policy), "_state": kept})
+        facts = {name: value for name, value in vars(self._state).items() if name != "policy"}
+        return deepcopy(vars(self) | {"policy": str(self.policy), "_state": facts})
 
     def load_state(self, state: dict) -> None:
         """Go on from a `state` of the same policy."""
