@@ -8,13 +8,25 @@ import pytest
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import connect
 
+from tests.helpers.mutation import mutated
 from tests.helpers.server_process import picture
 from tests.helpers.thread_server import ThreadServer
 
 openai = pytest.importorskip("openai", reason="pip install -e '.[test]' brings the openai package")
 TOKEN = "a-good-token"
+KEY = {"additional_headers": {"Authorization": f"Bearer {TOKEN}"}}
 WAIT_S = 60
 LIMITS = {"max_sessions": 2, "max_frame_bytes": 100_000, "max_tokens": 60, "grace_s": 0.2, "max_message_bytes": 1000}
+
+
+def address_of(server) -> str:
+    return f"{server.url.replace('http', 'ws', 1)}/v1/realtime"
+
+
+def wait_until_free(server) -> None:
+    deadline = time.monotonic() + 30
+    while server.sessions and time.monotonic() < deadline:
+        time.sleep(0.05)
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +55,7 @@ def realtime(server):
 def socket(server):
     """A bare WebSocket, as a browser opens it."""
     protocols = ["realtime", f"openai-insecure-api-key.{TOKEN}"]
-    with connect(f"{server.url.replace('http', 'ws', 1)}/v1/realtime", subprotocols=protocols, proxy=None) as made:
+    with connect(address_of(server), subprotocols=protocols, proxy=None) as made:
         yield made
 
 
@@ -236,8 +248,24 @@ def test_a_mistake_names_the_event_that_it_is_in(realtime):
     assert (error.event_id, error.param, error.code) == ("other", "item.content", "too_large")
 
 
+def test_whatever_events_become_none_is_a_fault_of_the_servers(server):
+    good = [update(instructions="Be brief.", schedule="wait-k:1", rate=2.0), new_item(words("What?"), image(0))]
+    good += [{"type": "input_image_buffer.append", "image": base64.b64encode(picture(1)).decode()}]
+    good += [{"type": "response.cancel"}, {"type": "response.create", "response": {"input": []}}, good[1]]
+    wait_until_free(server)
+    for seed in range(8):
+        with connect(address_of(server), proxy=None, **KEY) as socket:
+            for number, event in enumerate(good):
+                socket.send(json.dumps(mutated(event, 100 * seed + number) if number % 3 else event))
+            socket.send(json.dumps({"type": "session.close"}))
+            while (event := json.loads(socket.recv(WAIT_S)))["type"] != "session.closed":
+                assert event["type"] != "error" or event["error"]["type"] == "invalid_request_error", (seed, event)
+                if event["type"] == "error" and event["error"]["code"] == "not_open":
+                    break
+
+
 def test_a_stranger_an_unknown_model_and_one_too_many_are_turned_away(server, realtime):
-    address = f"{server.url.replace('http', 'ws', 1)}/v1/realtime"
+    address = address_of(server)
 
     def refusal(address: str, **how) -> tuple[str, int, str | None]:
         with connect(address, proxy=None, **how) as stranger:
@@ -246,14 +274,11 @@ def test_a_stranger_an_unknown_model_and_one_too_many_are_turned_away(server, re
                 next_of(stranger, "never")
             return error["type"], closed.value.rcvd.code, error["param"]
 
-    key = {"additional_headers": {"Authorization": f"Bearer {TOKEN}"}}
     assert refusal(address) == ("authentication_error", 4401, None)
     assert refusal(address, subprotocols=["realtime", "openai-insecure-api-key.wrong-token"])[1] == 4401
-    assert refusal(f"{address}?model=gpt-4o", **key) == ("not_found_error", 4400, "model")
-    assert refusal(address, origin="https://evil.example", **key) == ("permission_error", 4403, None)
-    deadline = time.monotonic() + 30
-    while server.sessions and time.monotonic() < deadline:
-        time.sleep(0.05)
+    assert refusal(f"{address}?model=gpt-4o", **KEY) == ("not_found_error", 4400, "model")
+    assert refusal(address, origin="https://evil.example", **KEY) == ("permission_error", 4403, None)
+    wait_until_free(server)
     for _ in range(2):
         connection = realtime()
         connection.conversation.item.create(item=item(image(0)))

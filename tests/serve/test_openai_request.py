@@ -108,6 +108,12 @@ def test_pictures_are_counted_from_the_one_before():
         Reader(Limits(), Folder(None), 4.0).read(back.messages)
 
 
+@pytest.mark.parametrize("address", ["file://[", "file://elsewhere/x.mp4", "file://[::1]/x.mp4"])
+def test_an_address_that_leads_to_no_file_of_this_machine_is_refused(address, tmp_path):
+    with pytest.raises(ProtocolError, match="reads no such address"):
+        Folder(tmp_path).name_of(address)
+
+
 # --- an answer's text --------------------------------------------------------------------------------------------
 
 
