@@ -159,6 +159,16 @@ def test_a_checkpoint_watches_a_real_video_and_says_its_own_words(tiny_checkpoin
     assert "whatever is said in it" in page
 
 
+def test_a_mode_may_be_a_variant_and_what_it_keeps():
+    modes = "group:rekv:2:vision_s=2,streamingvlm:carrier:2"
+    settings = load_settings(EndlessBenchSettings, flags=SMALL | {"modes": modes, "seconds": 8}).settled(cuda=False)
+    result = endless.measure(settings, "swwatch bench endless")
+    rekv, carrier = (curves(result, name) for name in modes.split(","))
+    assert rekv["at_s"] == carrier["at_s"] == list(range(1, 9))
+    assert rekv["host"][:2] == [0, 0] and rekv["host"][-1] == 6 * rekv["host"][2] > 0 == max(carrier["host"])
+    assert "Parked in host memory" in report(result) and "streamingvlm that keeps carrier:2" in report(result)
+
+
 def test_a_checkpoint_runs_the_modes_of_its_variant(tiny_checkpoint, tmp_path):
     shutil.copytree(tiny_checkpoint, tmp_path / "model")
     config = json.loads((tmp_path / "model/config.json").read_text())
@@ -189,6 +199,9 @@ def test_a_long_curve_is_thinned_and_keeps_its_peaks():
     ("given", "message"),
     [
         ({"modes": "full,fast"}, "no mode 'fast'.*sink_window"),
+        ({"modes": "interleave:all"}, "'interleave' has no endless form.*group.*livecc"),
+        ({"modes": "group:restart:4"}, "'group' cannot be kept so"),
+        ({"modes": "serial,group:rekv", "keep": "recent"}, "group:rekv keeps what it is named for"),
         ({"shape": "9b"}, "no shape '9b'.*toy"),
         ({"variant": "interleave"}, "no endless form.*overlap"),
         ({"tokens": "2"}, "tokens must be at least 3"),
