@@ -148,7 +148,9 @@ def draw_sheet(rows: list[tuple[str, list[dict], str]], path: Path) -> None:
         axis.set_title(schedule, fontsize=8)
         axis.tick_params(labelsize=7)
         draw_said(axis, lines)
-        axis.text(0.5, 0.5, fill(refused, 40), ha="center", va="center", fontsize=6, transform=axis.transAxes)
+        axis.text(
+            0.5, 0.5, fill(refused, 40), ha="center", va="center", size=6, transform=axis.transAxes, in_layout=False
+        )
     figure.supxlabel("seconds of the video", fontsize=8)
     figure.supylabel("tokens said", fontsize=8)
     make_folder(path.parent)
