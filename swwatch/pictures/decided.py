@@ -137,7 +137,8 @@ def draw_said(axis, lines: list[dict]) -> None:
     width = min(b - a for a, b in zip(seconds, seconds[1:], strict=False)) if len(seconds) > 1 else 1.0
     axis.bar(seconds, counts, width * 0.9, color=SAID)
     silent = [second for second, count in zip(seconds, counts, strict=True) if not count]
-    axis.plot(silent, [0] * len(silent), "s", color=SILENT, ms=3, clip_on=False)
+    if silent:  # of no marks that may reach over the frame matplotlib cannot tell how much room they need
+        axis.plot(silent, [0] * len(silent), "s", color=SILENT, ms=3, clip_on=False)
     axis.set_ylim(0, max([1, *counts]) * 1.05)
 
 
@@ -148,9 +149,7 @@ def draw_sheet(rows: list[tuple[str, list[dict], str]], path: Path) -> None:
         axis.set_title(schedule, fontsize=8)
         axis.tick_params(labelsize=7)
         draw_said(axis, lines)
-        axis.text(
-            0.5, 0.5, fill(refused, 40), ha="center", va="center", size=6, transform=axis.transAxes, in_layout=False
-        )
+        axis.text(0.5, 0.5, fill(refused, 40), ha="center", va="center", fontsize=6, transform=axis.transAxes)
     figure.supxlabel("seconds of the video", fontsize=8)
     figure.supylabel("tokens said", fontsize=8)
     make_folder(path.parent)
