@@ -31,7 +31,7 @@ from swwatch.data.video.reader import VideoFile
 from swwatch.errors import UserError
 from tests.helpers.field_pictures import write_fields
 from tests.helpers.live_servers import http_server
-from tests.helpers.numbered_videos import RATE, matrix_of, numbers_in, picture, remux, write, write_constant
+from tests.helpers.numbered_videos import RATE, matrix_of, number_of, numbers_in, picture, remux, write, write_constant
 
 PLAIN = [0, 12, 25, 37, 50, 62, 75, 87]  # of 100 pictures or so, 25 a second
 EIGHT = [(a, 0, 0, d) for a in (1, -1) for d in (1, -1)] + [(0, b, c, 0) for b in (1, -1) for c in (1, -1)]
@@ -146,9 +146,10 @@ def test_what_an_edit_list_hides_is_not_shown(plain, tmp_path):
     assert numbers_in(read_clip(path, span=(1.5, 2.5))) == [54, 67]
 
 
-@pytest.mark.parametrize("name", ["late.mp4", "late.mkv", "late.ts"])
+@pytest.mark.parametrize("name", ["late.mp4", "late.mkv", "late.ts", "late.wmv", "late.nut"])
 def test_the_first_picture_is_time_zero(tmp_path, name):
-    check(write(tmp_path / name, range(125, 230), 1 / RATE, options={"bf": "0"}), PLAIN)
+    codec = "msmpeg4" if name.endswith("wmv") else "libx264"
+    check(write(tmp_path / name, range(125, 230), 1 / RATE, codec=codec, options={"bf": "0"}), PLAIN)
 
 
 @pytest.mark.parametrize("how", ["delay_moov+negative_cts_offsets", "frag_keyframe+empty_moov"])
@@ -312,6 +313,24 @@ def test_turned_by_no_quarters(plain, tmp_path, degrees):
         assert np.array_equal(as_ffmpeg(path)[1][[0, 12, 25, 37, 50, 62, 75, 87]], clip.frames)
 
 
+def test_turned_in_its_first_picture_alone(tmp_path):
+    """As a message beside the picture may say; the file keeps the size of the first, as with the ffmpeg command."""
+    whole, path = write_constant(tmp_path / "whole.mp4", RATE, 60, options={"bf": "0"}), tmp_path / "a.mp4"
+    with av.open(str(whole)) as old, av.open(str(path), "w") as new:
+        stream = new.add_stream_from_template(old.streams.video[0])
+        turn = BitStreamFilterContext(
+            "h264_metadata=display_orientation=insert:rotate=90", old.streams.video[0], stream
+        )
+        for packet in old.demux(video=0):
+            for changed in turn.filter(packet if packet.size else None):
+                changed.stream = stream
+                new.mux(changed)
+    frames = read_clip(path).frames
+    assert frames.shape == (4, 64, 48, 3) and number_of(frames[2]) == 25
+    if shutil.which("ffmpeg"):
+        assert np.array_equal(as_ffmpeg(path)[1][[0, 12, 25, 37]], frames)
+
+
 @pytest.mark.parametrize("width", [2, 4, 6, 8, 12, 16, 24, 48, 72])
 def test_narrow_pictures(tmp_path, width):
     size = (48, width)
@@ -418,6 +437,8 @@ def test_zeros_in_the_tail_are_damage_in_every_container(tmp_path, name, share):
         return
     with pytest.raises(VideoError, match="damaged"):
         read_clip(path)
+    with pytest.raises(UserError):
+        list(frames_of(path))
 
 
 def test_an_unknown_codec_and_one_without_decoder_say_what_to_do(plain, tmp_path, monkeypatch):

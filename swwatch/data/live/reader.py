@@ -185,6 +185,8 @@ class LiveReader:
         is_short = not self._is_read_to(PROMISED_S) and self._reached_s > -math.inf
         if not self.is_live and is_short and not self._is_whole(container):
             raise Broken(f"it breaks off, {self._stated_s - self._reached_s:.1f} s are missing at its end")
+        if self.location.path and self.location.path.is_file():
+            check_file(self.location.path)  # what states no length may still be known to be cut
         if self._newest_s is None:
             raise UserError(f"{self.location.shown} has no frames")
         if not self.is_live and last is not None and container.format.name not in PARTED:

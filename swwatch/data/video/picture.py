@@ -24,7 +24,7 @@ class Pictures:
         """
         Args:
             size: width and height of all pictures before turning; None for each frame's own. A file whose size
-                changes keeps the first one, as with the ffmpeg command.
+                changes keeps the first one, turned as the first is, as with the ffmpeg command.
         """
         self.size = size
         self._graph: Graph | None = None
@@ -32,6 +32,7 @@ class Pictures:
         self._angle: int | None = None
         self._matrix: tuple[int, ...] | None = None
         self._turned = 0  # degrees that are no quarter turns
+        self._began_across: bool | None = None  # whether the first picture's rows became columns
 
     def of(self, frame: av.VideoFrame) -> np.ndarray:
         """(H, W, 3) uint8, RGB, as the source says that it is to be seen: a view of FFmpeg's own memory."""
@@ -41,13 +42,22 @@ class Pictures:
             self._turned, self._form = 0 if self._matrix is None else oblique(*self._matrix), None
         form = frame.width, frame.height, frame.format.name
         if form != self._form:
-            self._graph = _scaler(frame, self.size or form[:2], self._turned)
+            self._graph = _scaler(frame, self._size(form[:2]), self._turned)
             self._form = form
         self._graph.push(frame)
         shown = self._graph.pull()
         (plane,) = shown.planes  # whose rows may be padded
         picture = np.ndarray((shown.height, shown.width, 3), np.uint8, plane, strides=(plane.line_size, 3, 1))
         return picture if self._matrix is None or self._turned else upright(picture, *self._matrix)
+
+    def _size(self, own: tuple[int, int]) -> tuple[int, int]:
+        """Width and height, before turning, of pictures whose frames have such ones."""
+        across = self._matrix is not None and not self._turned and is_across(*self._matrix)
+        if self._began_across is None:
+            self._began_across = across
+        if self.size is None:
+            return own
+        return self.size if across == self._began_across else self.size[::-1]
 
 
 def _scaler(frame: av.VideoFrame, size: tuple[int, int], turned: int) -> Graph:
@@ -88,8 +98,13 @@ def unconverted(frame: av.VideoFrame) -> str:
 
 def upright(picture: np.ndarray, a: int, b: int, _u: int, c: int, d: int, *_: int) -> np.ndarray:
     """A picture turned by quarters and mirrored. A pixel at (x, y) is to be shown at (a x + c y, b x + d y)."""
-    if abs(b) + abs(c) > abs(a) + abs(d):
+    if is_across(a, b, _u, c, d):
         picture, across, down = picture.transpose(1, 0, 2), c, b
     else:
         across, down = a, d
     return picture[:: -1 if down < 0 else 1, :: -1 if across < 0 else 1]
+
+
+def is_across(a: int, b: int, _u: int, c: int, d: int, *_: int) -> bool:
+    """Whether a display matrix makes columns of rows."""
+    return abs(b) + abs(c) > abs(a) + abs(d)

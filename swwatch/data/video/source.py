@@ -14,6 +14,7 @@ from swwatch.data.video.frames import FORMATS, VideoError
 
 MAX_PIXELS = 1 << 26  # of a picture: 8192 x 8192, 200 MB as RGB
 DEFAULT_BONUS = 5_000_000  # pixels that a stream marked as default may lack, as with the ffmpeg command
+FROM_ZERO = ("matroska", "asf", "nut")  # state when they end, not how long they last
 UNCOUNTED = 1 << 30  # pictures of an AVI file whose writer could not go back and tell
 MAX_THREADS = 4  # each holds a picture of its own
 
@@ -106,7 +107,7 @@ def stated_end_s(container: av.container.InputContainer) -> float | None:
         return None
     if container.format.name == "avi" and not all(0 < stream.frames < UNCOUNTED for stream in container.streams.video):
         return None  # written to a pipe, or never closed: a guess from its size
-    start = 0 if container.format.name.startswith("matroska") else container.start_time or 0  # which counts from 0
+    start = 0 if container.format.name.startswith(FROM_ZERO) else container.start_time or 0
     return (start + container.duration) / av.time_base
 
 
