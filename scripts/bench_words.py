@@ -47,10 +47,10 @@ def make(name: str, shape: str, vocab: int) -> Form:
 
     from swwatch.bench.models import random_session_model, shape_config
     from swwatch.bench.stream.bounds import weights_read
-    from swwatch.bench.stream.settings import StreamSettings
+    from swwatch.bench.stream.settings import StreamBenchSettings
 
     precision, quantize, pack = FORMS[name]
-    how = StreamSettings(device="cpu", precision=precision, quantize=quantize, pack=pack, seed=SEED, shape=shape)
+    how = StreamBenchSettings(device="cpu", precision=precision, quantize=quantize, pack=pack, seed=SEED, shape=shape)
     config = shape_config(shape, "group")
     config.text_config.vocab_size = vocab
     with torch.inference_mode():
