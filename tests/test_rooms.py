@@ -1,6 +1,7 @@
 """The order of the rooms: each module imports only rooms above its own, and no two rooms import each other."""
 
 import ast
+import re
 from pathlib import Path
 
 import pytest
@@ -65,6 +66,12 @@ def test_nothing_lies_beside_the_rooms():
 
     assert not loose, f"move into a room: {loose}"
     assert rooms == set(FLOOR_OF), "a new room needs its floor in FLOORS"
+
+
+@pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md"])
+def test_a_newcomer_is_told_of_every_room(page):
+    told = re.findall(r"\b(\w+)/", (ROOT / page).read_text(encoding="utf-8"))
+    assert {*FLOOR_OF} <= {*told}
 
 
 @pytest.mark.parametrize("module, path", sorted(modules().items()))
