@@ -77,7 +77,8 @@ def _run(job: Job, notes: Path, at_once: int, device: int | None) -> tuple[int, 
         environment["CUDA_VISIBLE_DEVICES"] = str(device)
     begin, start = machine(), time.monotonic()
     with (notes / f"{job.name}.log").open("a") as log:
-        command = [sys.executable, "-m", "swwatch", *job.argv]
+        # ends with this process, however that is killed: the next study would find what it writes locked
+        command = [sys.executable, "-m", "swwatch.launch.worker", str(os.getpid()), "swwatch.cli", *job.argv]
         code = subprocess.run(command, stdout=log, stderr=subprocess.STDOUT, env=environment, cwd=ROOT).returncode
     seconds = time.monotonic() - start
     if code == 0:

@@ -1,7 +1,10 @@
 """The study: its jobs run once and in order, its verdicts follow the stated rule, its page says what was found."""
 
 import json
+import subprocess
+import sys
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -19,6 +22,7 @@ from swwatch.study.plan import PLANS
 from swwatch.toy.scores import MEANING, clip_counts, toy_events
 from swwatch.toy.world import make_scene
 from swwatch.train.settings import TrainSettings
+from tests.helpers.live_stages import wait_for
 
 NUM_CLIPS = 40
 MACHINE = {"commit": "abc1234", "cpu": "a CPU", "cores": 2, "gpus": [], "load": [1.5, 1, 1]}
@@ -138,6 +142,22 @@ def test_a_failed_job_stops_the_study_shows_its_log_and_is_run_again(tmp_path):
         with pytest.raises(UserError, match="(?s)bad failed.*no option --nonsense"):
             run_all(jobs, tmp_path, at_once=1)
         assert not list(tmp_path.glob("*.json"))
+
+
+def test_a_study_that_is_killed_leaves_no_job_behind(tmp_path):
+    """Not even by SIGKILL: what a job goes on writing would be locked when the study continues."""
+    job = Job("clips", ("toy", "data", str(tmp_path / "data"), "--clips", "1000000"))
+    code = "import sys; from pathlib import Path; from swwatch.study.jobs import Job, run_all\n"
+    code += f"run_all([{job!r}], Path(sys.argv[1]), at_once=1)"
+    study = subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.DEVNULL)
+    log = tmp_path / "clips.log"
+    wait_for(lambda: log.exists() and log.stat().st_size)
+    threads = Path(f"/proc/{study.pid}/task")
+    [child] = {pid for task in threads.iterdir() for pid in (task / "children").read_text().split()}
+
+    study.kill()
+    study.wait()
+    wait_for(lambda: not Path(f"/proc/{child}").exists())
 
 
 def test_plans_with_equal_data_share_a_folder_so_that_one_continues_the_other():
