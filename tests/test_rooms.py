@@ -28,6 +28,7 @@ BESIDE = {
     ("judge", "metrics"),
     ("compat", "data"),  # there is one video reader
     ("toy", "data"),
+    ("toy", "launch"),  # its workers end with it
     ("toy", "metrics"),
     ("live", "narrate"),
     ("live", "client"),  # the messages of its protocol

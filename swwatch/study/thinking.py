@@ -128,6 +128,8 @@ def run(loaded, row: Row, record: dict, video: Path, seconds: int) -> dict:
 
     arm = ARMS[row[2]]
     choose = "greedy:1:max_new_tokens=32"  # of a note, or an answer
+    if arm.think is not None:
+        choose += ":stop_early=true"  # a narration is silent until it is asked, and after its answer
     return asked(loaded, record, video, seconds, arm.keep, arm.think, choose, ROUNDS)
 
 

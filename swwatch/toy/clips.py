@@ -23,6 +23,7 @@ import numpy as np
 from tqdm import tqdm
 
 from swwatch.errors import UserError
+from swwatch.launch.signals import die_with_parent
 from swwatch.paths import only_one
 from swwatch.toy.recipe import DataRecipe, was_made
 from swwatch.toy.world import MIXTURES, OPENING, SCENES, SPLITS, Scene, make_scene, render
@@ -113,7 +114,8 @@ def _make_missing(root: Path, recipe: Recipe, workers: int) -> int:
         else:
             # spawn: a forked child may inherit locks of the threads that numpy or torch run in the parent
             context = multiprocessing.get_context("spawn")
-            with ProcessPoolExecutor(min(workers, len(todo)), mp_context=context) as pool:
+            ends = {"initializer": die_with_parent, "initargs": (os.getpid(),)}  # a killed parent closes no queue
+            with ProcessPoolExecutor(min(workers, len(todo)), mp_context=context, **ends) as pool:
                 try:
                     for done in as_completed([pool.submit(make_portion, portion) for portion in todo]):
                         bar.update(done.result())

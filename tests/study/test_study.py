@@ -4,9 +4,9 @@ import json
 import subprocess
 import sys
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 
 from swwatch.config import read_settings
@@ -22,7 +22,7 @@ from swwatch.study.plan import PLANS
 from swwatch.toy.scores import MEANING, clip_counts, toy_events
 from swwatch.toy.world import make_scene
 from swwatch.train.settings import TrainSettings
-from tests.helpers.live_stages import wait_for
+from tests.helpers.live_stages import WAIT_S, wait_for
 
 NUM_CLIPS = 40
 MACHINE = {"commit": "abc1234", "cpu": "a CPU", "cores": 2, "gpus": [], "load": [1.5, 1, 1]}
@@ -145,19 +145,19 @@ def test_a_failed_job_stops_the_study_shows_its_log_and_is_run_again(tmp_path):
 
 
 def test_a_study_that_is_killed_leaves_no_job_behind(tmp_path):
-    """Not even by SIGKILL: what a job goes on writing would be locked when the study continues."""
-    job = Job("clips", ("toy", "data", str(tmp_path / "data"), "--clips", "1000000"))
+    """Not even by SIGKILL, nor the job's own workers: what a job goes on writing would be locked when it continues."""
+    job = Job("clips", ("toy", "data", str(tmp_path / "data"), "--clips", "1000000", "--workers", "2"))
     code = "import sys; from pathlib import Path; from swwatch.study.jobs import Job, run_all\n"
     code += f"run_all([{job!r}], Path(sys.argv[1]), at_once=1)"
     study = subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.DEVNULL)
     log = tmp_path / "clips.log"
     wait_for(lambda: log.exists() and log.stat().st_size)
-    threads = Path(f"/proc/{study.pid}/task")
-    [child] = {pid for task in threads.iterdir() for pid in (task / "children").read_text().split()}
+    wait_for(lambda: len(psutil.Process(study.pid).children(recursive=True)) >= 3)  # the job and its workers
+    left = psutil.Process(study.pid).children(recursive=True)
 
     study.kill()
     study.wait()
-    wait_for(lambda: not Path(f"/proc/{child}").exists())
+    assert not psutil.wait_procs(left, timeout=WAIT_S)[1]
 
 
 def test_plans_with_equal_data_share_a_folder_so_that_one_continues_the_other():
