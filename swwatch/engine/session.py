@@ -358,8 +358,6 @@ class Session(BaseSession):
         if self._forgetting is not None:
             self._forgetting.load_state(state["forgetting"])
         if (self.thinking is None) != (state.get("thinking") is None):
-            raise UserError(
-                "this state and the session to go on from it are not of one kind: one thinks, one does not"
-            )
+            raise UserError("this state is not of this kind of session: one of the two thinks, the other does not")
         if self.thinking is not None:
             self.thinking.load_state(state["thinking"])

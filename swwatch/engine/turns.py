@@ -6,7 +6,7 @@ prompt form, what is forgotten, where tokens stand.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import astuple, dataclass, replace
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -351,8 +351,8 @@ class TurnSession(AskedTurns):
 
     def state(self) -> dict:
         return super().state() | {
-            "context": [_plain(span) for span in self.context],
-            "begin_context": [_plain(span) for span in self._begin_context],
+            "context": [span.state() for span in self.context],
+            "begin_context": [span.state() for span in self._begin_context],
             "waiting": [dict(vars(step)) for step in self._waiting],
             "seen": dict(self._seen),
             "memory": None if self.memory is None else self.memory.state(),
@@ -360,17 +360,9 @@ class TurnSession(AskedTurns):
 
     def restore(self, state: dict) -> None:
         super().restore(state)
-        self.context = [_span(*values) for values in state["context"]]
-        self._begin_context = [_span(*values) for values in state["begin_context"]]
+        self.context = [Span.of_state(span) for span in state["context"]]
+        self._begin_context = [Span.of_state(span) for span in state["begin_context"]]
         self._waiting = [Step(**step) for step in state["waiting"]]
         self._seen, self.speaking = dict(state["seen"]), False
         if self.memory is not None:
             self.memory.load_state(state["memory"])
-
-
-def _plain(span: Span) -> tuple:
-    return str(span.part), *astuple(span)[1:]
-
-
-def _span(part: str, ids: Sequence[int], grid: Sequence[int] | None, *rest) -> Span:
-    return Span(Part(part), tuple(ids), None if grid is None else tuple(grid), *rest)

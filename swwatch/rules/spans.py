@@ -3,8 +3,8 @@
 Prompts, training samples, positions and eviction all speak of the same spans, so that they cannot disagree.
 """
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import astuple, dataclass
 from enum import StrEnum
 
 
@@ -53,6 +53,15 @@ class Span:
             raise ValueError(f"a grid belongs to video and to nothing else, not to {self.part}")
         if self.grid is not None and self.grid[0] * self.grid[1] * self.grid[2] != len(self.ids):
             raise ValueError(f"a grid of {self.grid} has not {len(self.ids)} tokens")
+
+    def state(self) -> tuple:
+        """Plain values, from which `of_state` makes it again."""
+        return str(self.part), *astuple(self)[1:]
+
+    @classmethod
+    def of_state(cls, state: Sequence) -> "Span":
+        part, ids, grid, *rest = state
+        return cls(Part(part), tuple(ids), None if grid is None else tuple(grid), *rest)
 
 
 def ids_of(spans: Iterable[Span]) -> list[int]:

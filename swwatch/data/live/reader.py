@@ -138,13 +138,12 @@ class LiveReader:
 
     def _read(self, container) -> None:
         """To the end of an opened source."""
-        where = self.location
         with container:
             stream = shown_stream(container)
             self._check(why_not(stream, self.max_pixels))
             stream.codec_context.options = most_pixels(self.max_pixels)  # what the source tells may be a lie
             if self.is_live is None:
-                self.is_live = _is_live(where.kind, container)
+                self.is_live = _is_live(self.location.kind, container)
             if self.is_live:
                 self._zero_s = None  # another connection, another clock
             else:
