@@ -12,6 +12,7 @@ import pytest
 
 from swwatch import __version__
 from swwatch.paths import CONFIGS, ROOT
+from tests.helpers.server_process import ServerProcess
 
 SOURCES = ("pyproject.toml", "setup.py", "README.md", "LICENSE", "configs", "swwatch")
 
@@ -39,7 +40,7 @@ def swwatch(tmp_path_factory):
         assert done.returncode == code, done.stdout + done.stderr
         return done.stdout + done.stderr
 
-    run.site, run.here = site, here
+    run.site, run.here, run.environment = site, here, environment
     return run
 
 
@@ -75,5 +76,23 @@ def test_in_an_empty_folder_everything_runs(swwatch):
     video = next((swwatch.here / "dataset").rglob("videos/test/*.mp4"))
     told = swwatch("stream", "--model", trained, "--video", video, "--jsonl", "tokens.jsonl")
     assert "group, wait-k:3" in told and (swwatch.here / "tokens.jsonl").read_text()
-    assert re.search(r"^usage: swwatch serve", swwatch("serve", "--help"))
-    assert "no checkpoint at none" in swwatch("serve", "--model", "none", "--port", "0", code=2)
+
+    module = [sys.executable, "-m", "swwatch", "serve"]
+    server = ServerProcess(
+        swwatch.here,
+        "--model",
+        str(trained),
+        "--max-tokens",
+        "9",
+        program=module,
+        cwd=swwatch.here,
+        env=swwatch.environment,
+    )
+    try:
+        watched = swwatch("watch", video, "--server", server.wait().address, "--jsonl", "live.jsonl")
+        status, page = server.get("/")
+        assert status == 200 and b"<script" in page
+    finally:
+        code = server.stop()
+    assert code == 0 and watched
+    assert '"type":"token"' in (swwatch.here / "live.jsonl").read_text()

@@ -31,13 +31,19 @@ WAIT_S = 60  # a busy machine is no failure
 class ServerProcess:
     """`swwatch serve` in a process of its own. Attributes: url, ws_url, process, log (path), address (as printed)."""
 
-    def __init__(self, folder: Path, *flags: str, first: str = ""):
-        """Args: first: code that runs before it."""
+    def __init__(self, folder: Path, *flags: str, first: str = "", program: list[str] | None = None, **how):
+        """
+        Args:
+            first: code that runs before it.
+            program: in place of the checkout's `swwatch serve`.
+            how: of Popen: cwd, env.
+        """
         self.log = folder / "log.jsonl"
-        environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
+        environment = how.pop("env", os.environ) | {"OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
         environment.pop("SWWATCH_TOKEN", None)
         self.process = subprocess.Popen(
-            [sys.executable, "-c", first + RUN, "--port", "0", "--device", "cpu", *flags],
+            [*(program or [sys.executable, "-c", first + RUN]), "--port", "0", "--device", "cpu", *flags],
+            **how,
             stdout=subprocess.PIPE,
             stderr=self.log.open("wb"),
             env=environment,
