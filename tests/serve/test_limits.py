@@ -2,7 +2,6 @@
 
 import io
 import struct
-import time
 import zlib
 
 import numpy as np
@@ -77,7 +76,7 @@ def test_a_decompression_bomb_is_refused_before_it_is_decoded(monkeypatch):
     assert refusal(webp) == "too_many_pixels"
 
 
-def test_a_picture_whose_parts_cost_more_than_its_pixels_is_refused_at_once():
+def test_a_picture_whose_parts_cost_more_than_its_pixels_is_refused_before_pillow_sees_it(monkeypatch):
     """Each of these two megabytes kept Pillow at work for one to sixty seconds."""
     whole = picture("JPEG", progressive=True)
     last = whole[whole.rindex(b"\xff\xda") : -2]
@@ -94,10 +93,9 @@ def test_a_picture_whose_parts_cost_more_than_its_pixels_is_refused_at_once():
         png[:33] + 1500 * inflating + png[33:],
         png[:33] + 150_000 * empty + png[33:],
     ]
+    monkeypatch.setattr(Image, "open", lambda *_, **__: pytest.fail("Pillow was given it"))
     for data in hostile:
-        began_s = time.perf_counter()
         assert refusal(data) == "bad_frame"
-        assert time.perf_counter() - began_s < 0.3
 
 
 def test_pictures_with_the_usual_parts_are_taken():
