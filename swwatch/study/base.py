@@ -25,8 +25,6 @@ from swwatch.metrics.tables import as_markdown
 from swwatch.paths import CONFIGS, ROOT, only_one, whole_folder
 from swwatch.study.commands import as_flags
 from swwatch.study.jobs import Job, run_all
-from swwatch.toy.clips import clips_of
-from swwatch.toy.questions import at_the_end
 
 TO_SEE, TO_ANSWER = CONFIGS / "train" / "toy.yaml", CONFIGS / "train" / "toy_base.yaml"
 ENOUGH = 0.95  # share of right answers of each kind that a BASE should reach
@@ -143,6 +141,8 @@ def ask(base: Path, data: Path, max_clips: int) -> dict[str, list[int]]:
 
 def _items(data: Path, max_clips: int) -> Iterator:
     from swwatch.evaluate.quiz.items import Item
+    from swwatch.toy.clips import clips_of
+    from swwatch.toy.questions import at_the_end
 
     for record, place in islice(clips_of(data, "test"), max_clips):
         name = record["video_id"]
