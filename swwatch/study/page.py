@@ -205,7 +205,9 @@ def _provenance(outcome: Outcome) -> str:
     gpus = ", ".join(dict.fromkeys(name for note in begins for name in note["gpus"])) or "no GPU"
     spent = "; ".join(f"{len(s)} x {kind}, {sum(s) / 60:.0f} min in all" for kind, s in kinds.items() if s)
     examples = "\n".join(commands[kind] for kind in ("training", "test") if kind in commands)
-    shown = re.sub(r"\S*/(?=configs/)", "", examples.replace(str(outcome.folder), "STUDY"))
+    for path, name in ((outcome.folder, "STUDY"), (outcome.folder.parent, "OUT")):  # the BASE lies beside the study
+        examples = examples.replace(str(path), name)
+    shown = re.sub(r"\S*/(?=configs/)", "", examples)
     at_once = ", ".join(sorted({str(note["at_once"]) for note in notes}))
     return (
         f"## How it was made\n\n`bash scripts/study.sh --size {outcome.plan.name}{' --base' * outcome.plan.base}`, "

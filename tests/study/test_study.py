@@ -185,7 +185,10 @@ def test_the_page_has_a_table_of_other_k_and_rates(outcome, tmp_path):
     first = plan.seeds[0]
     more = {(v, first, name): outcome.cells[v, first, "fixed"] for v, name in plan.sweep()}
     assert {seed for _, seed, name in plan.cells() if name == "k=6"} == {first}
-    text = write_page(replace(outcome, plan=plan, cells=outcome.cells | more), tmp_path / "report").read_text()
+    outcome.jobs["group-0"]["argv"] += ["--model-path", str(tmp_path / "base-1/base")]
+    outcome = replace(outcome, plan=plan, folder=tmp_path / "mixed", cells=outcome.cells | more)
+    text = write_page(outcome, tmp_path / "report").read_text()
+    assert "--model-path OUT/base-1/base" in text and str(tmp_path) not in text
     assert "from the same BASE" in text and "| `gap` | k=6 | 100.0 | 100.0 | 100.0 |" in text
     assert "| `origin` | 8fps |" in text and "--size small --base`" in text
 
