@@ -188,7 +188,9 @@ def test_a_checkpoint_runs_the_modes_of_its_variant(tiny_checkpoint, tmp_path):
 
 
 def test_a_long_curve_is_thinned_and_keeps_its_peaks():
-    rows = [(i + 1.0, 1.0 + (i == 7), 0.5, 0.1, 0.1 if i % 3 else None, 3, i, 8 * i, None, i % 5) for i in range(700)]
+    rows = [
+        (i + 1.0, 1.0 + (i == 7), 0.5, 0.1, 0.1 if i % 3 else None, 3, i, 8 * i, 0, None, i % 5) for i in range(700)
+    ]
     seconds = [dict(zip(endless.COLUMNS, row, strict=True)) for row in rows]
     curve = endless.thinned(seconds)
     assert len(curve["at_s"]) <= endless.POINTS and curve["at_s"][-1] == 700 and curve["held"][-1] == 699

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from swwatch import cli
+from swwatch.data.live import sources
 from swwatch.watch import command as watch
 from tests.helpers import live_servers as loopback
 
@@ -123,8 +124,8 @@ def test_a_stream_over_http_is_watched_to_its_end(run, clips):
 
 
 def test_a_source_that_breaks_off_is_told_once_the_rest_is_said(run, clips, capsys, monkeypatch):
-    frames_of = watch.frames_of
-    monkeypatch.setattr(watch, "frames_of", lambda *a, **how: frames_of(*a, **how, reconnects=1, backoff_s=0.01))
+    frames_of = sources.frames_of
+    monkeypatch.setattr(sources, "frames_of", lambda *a, **how: frames_of(*a, **how, reconnects=1, backoff_s=0.01))
     with loopback.http_server(clips(4).read_bytes(), "half") as server:
         code, events = run(server.url, "--no-realtime")
     assert code == 2 and events[-1]["reason"] == "finished"
