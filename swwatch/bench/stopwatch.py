@@ -138,4 +138,4 @@ def attended(run: Run, stopwatch: TimedModel) -> Run:
         if isinstance(request, Wait):
             stopwatch.stop()
 
-    return relay(run, lambda event: event, stop_waiting)
+    return relay(run, on_request=stop_waiting)

@@ -94,7 +94,11 @@ def drive(model: StreamingModel, run: Run) -> Iterator:
             yield event
 
 
-def relay(run: Run, change: Callable[[Any], Any], on_request: Callable[[Request], None] = lambda _: None) -> Run:
+def relay(
+    run: Run,
+    change: Callable[[Any], Any] = lambda event: event,
+    on_request: Callable[[Request], None] = lambda request: None,
+) -> Run:
     """The same run, with `change` of everything that it tells. Requests and answers pass through.
 
     Args:

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from swwatch.data.turns.prompt import Turns
-from swwatch.engine.requests import Feed, Request, answer_to, drive
+from swwatch.engine.requests import drive
 from swwatch.engine.source import Step
 from swwatch.engine.turns import Said, TurnSession
 from swwatch.model.dummy import DummyModel, DummyTokenizer, ScriptedChooser
@@ -20,6 +20,7 @@ from swwatch.rules.systems import SYSTEMS
 from swwatch.rules.visibility import WATCHED
 from swwatch.toy.checkpoint import make_checkpoint
 from tests.helpers.turn_streams import GREEDY, Scripted, begin, random_steps
+from tests.helpers.work import Counting, counted
 
 LONG = Greedy(1.0, 9)
 
@@ -87,13 +88,12 @@ def test_positions_and_work_are_the_same_late_as_early_where_windows_slide_and_g
     highest, work = {}, {}
     for keep, policy in ((SinkWindow(4, 4, 8, 8), "mrope_contiguous"), (KeepAll(8, 8), "mrope_append")):
         session = begin(small, Scripted, keep=keep, policy=policy, choose=LONG)
-        ends, rows, keys = [], 0, 0
-        for event in requests(small.model, session.tell([turn] * 80).run(Unending(random_steps(small, 1)[0], 80))):
-            if isinstance(event, Feed):
-                rows, keys = rows + len(event.rows), keys + len(event.rows) * event.cache.get_seq_length()
-            elif isinstance(event, Said):
-                ends.append((int(session.cache.tokens[WATCHED].position_ids.max()), rows, keys))
-                rows = keys = 0
+        ends, counting = [], Counting()
+        run = session.tell([turn] * 80).run(Unending(random_steps(small, 1)[0], 80))
+        for event in counted(small.model, run, counting):
+            if isinstance(event, Said):
+                ends.append((int(session.cache.tokens[WATCHED].position_ids.max()), counting.fed, counting.keys))
+                counting.fed = counting.keys = 0
         highest[keep.name], work[keep.name] = [end[0] for end in ends], [end[1:] for end in ends]
     sliding, growing = work["sink_window"], work["all"]
     assert len(set(highest["sink_window"][20:])) == 1, "labels have as many digits from second 11 to 98"
@@ -127,17 +127,3 @@ def test_a_flushed_stream_never_holds_more_than_240_seconds_of_video(seconds, a_
     assert max(held) == 240 and held.count(240) == seconds // 240
     grown = {after - before for before, after in zip(texts, texts[1:], strict=False)}
     assert min(grown) > 15 and max(grown) - min(grown) <= 8, "all text stays: a turn's own, with up to 4 digits more"
-
-
-def requests(model, run):
-    """As engine.requests.drive, telling what is fed, too."""
-    answer = None
-    while True:
-        try:
-            event = run.send(answer)
-        except StopIteration:
-            return
-        answer = None
-        if isinstance(event, Request):
-            answer = answer_to(model, event)
-        yield event

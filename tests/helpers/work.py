@@ -10,7 +10,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import swwatch
-from swwatch.engine.requests import Feed, Request, answer_to
+from swwatch.engine.requests import Feed, Request, drive, relay
 
 OURS = str(Path(swwatch.__file__).parent)
 CONTAINERS = (list, tuple, dict, set, str, bytes)
@@ -64,21 +64,15 @@ class Counting(TorchDispatchMode):
 
 def counted(model, run, counting: Counting):
     """As engine.requests.drive; what is fed is counted, too."""
-    answer = None
     counting.fed = counting.keys = 0
-    while True:
-        try:
-            event = run.send(answer)
-        except StopIteration:
-            return
-        answer = None
-        if isinstance(event, Request):
-            answer = answer_to(model, event)
-            if isinstance(event, Feed):
-                counting.fed += len(event.rows)
-                counting.keys += len(event.rows) * event.cache.get_seq_length()
-        else:
-            yield event
+
+    def count(request: Request) -> None:
+        if isinstance(request, Feed):
+            num = len(request.rows)
+            counting.fed += num
+            counting.keys += num * (request.cache.get_seq_length() + num)
+
+    return drive(model, relay(run, on_request=count))
 
 
 def held(session) -> int:

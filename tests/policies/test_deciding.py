@@ -2,6 +2,7 @@
 
 import math
 from functools import partial
+from itertools import cycle
 
 import pytest
 import torch
@@ -12,7 +13,7 @@ from swwatch.client.protocol import parse_server
 from swwatch.engine.batch import Batch
 from swwatch.engine.beside import StreamsSession
 from swwatch.engine.fused import FusedSession
-from swwatch.engine.requests import Choose, Request, answer_to, drive
+from swwatch.engine.requests import Choose, Request, drive, relay
 from swwatch.engine.session import Session
 from swwatch.engine.source import FileSource, Step
 from swwatch.engine.trace import Decided
@@ -95,21 +96,13 @@ def source_of(stream: Stream, clock) -> FileSource:
 
 def played(model, session, stream: Stream, costs=(0.3,)) -> tuple[list[tuple], list[tuple]]:
     """Run a session whose tokens take so many seconds, in turn; its tokens, and its decisions without their time."""
-    clock, source = session.clock, source_of(stream, session.clock)
-    run, answer, events, num_chosen = session.run(source), None, [], 0
-    while True:
-        try:
-            event = run.send(answer)
-        except StopIteration:
-            break
-        answer = None
-        if isinstance(event, Request):
-            answer = answer_to(model, event)
-            if isinstance(event, Choose):
-                clock.now_s += costs[num_chosen % len(costs)]
-                num_chosen += 1
-        else:
-            events.append(event)
+    clock, cost = session.clock, cycle(costs)
+
+    def take_time(request: Request) -> None:
+        if isinstance(request, Choose):
+            clock.now_s += next(cost)
+
+    events = list(drive(model, relay(session.run(source_of(stream, clock)), on_request=take_time)))
     decided = [(e.step, e.num_tokens, e.why) for e in events if isinstance(e, Decided)]
     return plain(events), decided
 
