@@ -89,15 +89,15 @@ def batch_loss(
     """The mean over words, thoughts, which count by their weight, and decisions.
 
     Args:
-        model: a Watching; columns as of its `forward`, the others as above.
+        model: a Watching; columns as of its `forward`, None where thoughts count as words do; the others as above.
     """
-    if decisions is None and (model.thought_weight == 1 or columns is None):
+    if decisions is None and columns is None:
         return token_loss(hidden, labels, model.lm_head, num_items=num_items, way=way, weights=weights)
     if num_items is None:
         num_items = (labels[:, 1:] != IGNORED).sum()
         num_items += 0 if decisions is None else decisions.count_nonzero()
     how = {"num_items": 1, "way": way}
-    if model.thought_weight == 1 or columns is None:
+    if columns is None:
         loss = token_loss(hidden, labels, model.lm_head, **how)
     else:
         thought = (columns[:, COLUMNS.index("stream")] == THOUGHT).to(labels.device)

@@ -263,13 +263,14 @@ class Watching(StreamingMixin):
             inputs |= {"input_ids": None, "pixel_values_videos": None}
             inputs |= self.embed_kept(input_ids, pixel_values_videos, video_grid_thw, kept)
         inputs |= late
-        plain = decisions is None and (self.thought_weight == 1 or columns is None)
-        if labels is None or self.loss_way == "whole" and plain and weights is None:
+        weighed = None if self.thought_weight == 1 else columns  # where thoughts count unlike words
+        plain = decisions is None and weighed is None and weights is None
+        if labels is None or self.loss_way == "whole" and plain:
             return super().forward(**inputs, labels=labels, **kwargs)
         num_items = kwargs.pop("num_items_in_batch", None)
         hidden = self.model(**inputs, **kwargs).last_hidden_state
         how = {"num_items": num_items, "way": "single" if self.loss_way == "whole" else self.loss_way}
-        return CausalLMOutputWithPast(loss=batch_loss(self, hidden, labels, columns, decisions, weights, **how))
+        return CausalLMOutputWithPast(loss=batch_loss(self, hidden, labels, weighed, decisions, weights, **how))
 
     def _laid_out(
         self,
