@@ -4,8 +4,8 @@
 
 All forms say the same number of words after the same picture, in turn, a round each; told is the median of a word's
 milliseconds (of a round of words, where several sessions speak at once) over all words of all rounds, its ratio to
-float32 in the same round (median over the rounds), and of one session the share of the bound that reading the weights
-once allows. Random weights, nothing is downloaded. Prints a table, and one JSON object as the last line.
+float32 in the same round (median over the rounds), and of one session the milliseconds that reading the weights once
+takes at least. Random weights, nothing is downloaded. Prints a table, and one JSON object as the last line.
 """
 
 import argparse

@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from swwatch.config import REQUIRED, setting
+from swwatch.config import REQUIRED, look_up, setting
 from swwatch.data.budget import BUDGETS
 from swwatch.errors import UserError
 from swwatch.model.checks import (
@@ -130,8 +130,8 @@ class LoadFlags(DeviceFlags):
             parse_schedule(self.schedule)
         if self.see is not None:
             parse_see(self.see)
-        if self.pixel_budget is not None and self.pixel_budget not in BUDGETS:
-            raise UserError(f"no pixel budget {self.pixel_budget!r}: choose one of {', '.join(BUDGETS)}")
+        if self.pixel_budget is not None:
+            look_up(BUDGETS, self.pixel_budget, "pixel budget")
 
     def check_model(self, path: str | Path) -> None:
         """As above; also refuse frames a second or a schedule by which the model's variant cannot speak."""

@@ -7,6 +7,7 @@ import json
 from dataclasses import dataclass, fields
 from pathlib import Path
 
+from swwatch.config import look_up
 from swwatch.data.budget import BUDGETS
 from swwatch.errors import UserError
 from swwatch.model.checks import ADAPTER
@@ -138,8 +139,7 @@ class Settings:
         variants.get(settled["variant"])
         own = settled["variant"] if settled["variant"] in BUDGETS else DEFAULT_BUDGET
         budget = settled["pixel_budget"] or own
-        if budget not in BUDGETS:
-            raise UserError(f"no pixel budget {budget!r}: choose one of {', '.join(BUDGETS)}")
+        look_up(BUDGETS, budget, "pixel budget")
         see = parse_see(settled["see"] or DEFAULT_SEE)
         if see.drops and settled["variant"] in variants.TURNS:
             raise UserError(f"see {see}: {settled['variant']} sees all tokens of its turns, leave see out")

@@ -17,7 +17,7 @@ from swwatch.config import check_least, setting
 from swwatch.errors import UserError
 from swwatch.metrics.tables import as_aligned_markdown
 from swwatch.plan.models import check_named, config_of
-from swwatch.policies.keep import ALL, KeepAll, Window, parse_keep
+from swwatch.policies.keep import ALL, Keep, KeepAll, Window, parse_keep
 from swwatch.rules.families import head_size
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ class LivePlanSettings:
     def __post_init__(self):
         check_least(self)
         check_named(self.model)
-        if not isinstance(parse_keep(self.keep), KeepAll | Window):
+        if not isinstance(self.policy, KeepAll | Window):
             raise UserError(f"plan counts sessions that keep all or a window, not {self.keep}: give --keep window:120")
         if self.against is not None and not self.against.is_file():
             raise UserError(f"no file {self.against}: `swwatch bench stream --output FOLDER` writes one")
@@ -64,9 +64,13 @@ class LivePlanSettings:
         return 2 / self.fps
 
     @property
+    def policy(self) -> Keep:
+        return parse_keep(self.keep)
+
+    @property
     def held_tokens(self) -> int:
         """Of a session at its longest."""
-        policy, steps = parse_keep(self.keep), max(1, round(self.seconds / self.step_s))
+        policy, steps = self.policy, max(1, round(self.seconds / self.step_s))
         words = steps * self.k
         if policy.forgets:
             steps = min(steps, max(1, round(policy.vision_s / self.step_s)))
@@ -144,7 +148,7 @@ class LivePlan:
     @property
     def session_bytes(self) -> int:
         """The same and, where what stays moves up, keys as they stood first, from which they are turned."""
-        return self.read_bytes * (3 if parse_keep(self.settings.keep).moves else 2) // 2
+        return self.read_bytes * (3 if self.settings.policy.moves else 2) // 2
 
     @property
     def sessions_in_memory(self) -> int:

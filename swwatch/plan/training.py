@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from swwatch.bench.gpus import GPUS
-from swwatch.config import setting
+from swwatch.config import look_up, setting
 from swwatch.data.budget import BUDGETS
 from swwatch.errors import UserError
 from swwatch.plan.models import check_named, config_of
@@ -46,8 +46,8 @@ class TrainPlanSettings(TrainSettings):
         check_named(self.model_path)
         if self.parallel not in NAMES:
             raise UserError(f"plan knows parallel {', '.join(NAMES)}, not {self.parallel!r}")
-        if self.pixel_budget not in (None, *BUDGETS):
-            raise UserError(f"no pixel budget {self.pixel_budget!r}: choose one of {', '.join(BUDGETS)}")
+        if self.pixel_budget is not None:
+            look_up(BUDGETS, self.pixel_budget, "pixel budget")
         if self.adapter != "none" and self.parallel != "ddp":
             raise UserError(f"plan counts adapters under parallel ddp, not {self.parallel}: leave --parallel out")
 

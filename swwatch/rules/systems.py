@@ -152,3 +152,5 @@ SYSTEMS = {
         ),
     )
 }
+
+COMMENTING = tuple(name for name, system in SYSTEMS.items() if not system.thinks)  # unasked, on what comes

@@ -10,6 +10,7 @@ from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers,
 from transformers import AutoConfig, GenerationConfig, PretrainedConfig, Qwen2Tokenizer
 from transformers.models.qwen2.tokenization_qwen2 import PRETOKENIZE_REGEX
 
+from swwatch.config import look_up
 from swwatch.data.prompt import load_prompts
 from swwatch.errors import UserError
 from swwatch.paths import need_room, whole_folder
@@ -108,13 +109,11 @@ def make_checkpoint(
     recipe = {key: value for key, value in locals().items() if key != "out"}
     if family == "qwen2_5_vl":
         del recipe["family"]  # as folders made by earlier versions have it
-    if family not in FAMILIES:
-        raise UserError(f"no family {family!r}: choose one of {', '.join(FAMILIES)}")
+    row = look_up(FAMILIES, family, "family")
     _check_sizes(hidden, heads, kv_heads, vision_hidden, vision_heads)
     if was_made(out, RECIPE, recipe):
         return out
 
-    row = FAMILIES[family]
     tokenizer = make_tokenizer(row.stamps)
     text = {
         "vocab_size": (len(tokenizer) // 16 + 1) * 16,  # like the real ones, some rows to spare

@@ -4,8 +4,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from swwatch.config import REQUIRED, choose_kind, read_settings, setting
-from swwatch.errors import UserError
+from swwatch.config import REQUIRED, choose_kind, look_up, read_settings, setting
 from swwatch.paths import writing
 from swwatch.rules.families import FAMILIES
 from swwatch.toy.clips import FORMS, Recipe, write_dataset
@@ -90,8 +89,7 @@ class ToyModel:
     family: str = setting("qwen2_5_vl", f"of the model: {', '.join(FAMILIES)}")
 
     def __post_init__(self):
-        if self.family not in FAMILIES:
-            raise UserError(f"no family {self.family!r}: choose one of {', '.join(FAMILIES)}")
+        look_up(FAMILIES, self.family, "family")
 
     def make(self) -> None:
         from swwatch.toy.checkpoint import make_checkpoint  # torch takes seconds to import; clips do without

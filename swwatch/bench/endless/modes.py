@@ -6,11 +6,10 @@ from swwatch.bench.settings import check_known
 from swwatch.errors import UserError
 from swwatch.policies.keep import parse_keep
 from swwatch.rules import variants
-from swwatch.rules.systems import SYSTEMS
+from swwatch.rules.systems import COMMENTING
 from swwatch.rules.variants import Speaks, speaking
 
 PARALLEL = speaking(Speaks.PARALLEL)
-CHAT = tuple(name for name, system in SYSTEMS.items() if not system.thinks)
 
 
 @dataclass(frozen=True)
@@ -62,8 +61,8 @@ def mode_of(name: str) -> Mode:
     if not named:
         check_known("mode", name, MODES)
         return MODES[name]
-    if variants.get(variant).name not in (*PARALLEL, *CHAT):
-        raise UserError(f"the variant {variant!r} has no endless form: choose {', '.join((*PARALLEL, *CHAT))}")
+    if variants.get(variant).name not in (*PARALLEL, *COMMENTING):
+        raise UserError(f"the variant {variant!r} has no endless form: choose {', '.join((*PARALLEL, *COMMENTING))}")
     keep = parse_keep(text)
     keep.check(variants.get(variant))
     form = {"variant": variant, "engine": "serial"} if variant in PARALLEL else {"system": variant}

@@ -26,7 +26,7 @@ from swwatch.model.fingerprint import file_sha256
 from swwatch.model.repeat import repeat_of
 from swwatch.policies.choose import parse_choose
 from swwatch.rules import turn_positions
-from swwatch.rules.systems import SYSTEMS, System, get
+from swwatch.rules.systems import COMMENTING, System, get
 from swwatch.rules.variants import TURNS
 
 OWN_RUN = ("positions", "shared_pixels", "spread_frames", "base_model")  # settings that are told where they are given
@@ -146,7 +146,7 @@ def find_video(video: str, settings: GenerateSettings) -> Path:
 
 def open_speaker(settings: GenerateSettings, ranks: SingleProcess) -> Speaker:
     """The model as the flags, the task's recipe and the system's row want it."""
-    comments = " or ".join(name for name, system in SYSTEMS.items() if not system.thinks)
+    comments = " or ".join(COMMENTING)
     name = settings.system or saved_settings(settings.model).get("variant")
     if name is None:
         raise UserError(f"{settings.model} does not say how it streams: give --system {comments}")

@@ -76,9 +76,8 @@ class Streaming:
         num_frames, began = round((seconds[1] - seconds[0]) * self.fps), time.perf_counter()
         kept, thinks = session.state(), session.thinks
         try:
-            session.thinks = (
-                thinks and not self.system.aside
-            )  # else the question is asked before the newest is thought about
+            # aside, the question is asked before the newest is thought about
+            session.thinks = thinks and not self.system.aside
             self._drive(session.advance([]))
             num_tokens = sum(map(len, session.context))
             if self.form.reply:
