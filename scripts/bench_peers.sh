@@ -5,6 +5,7 @@
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/setup.sh"
 find_python
-# waiting threads yield: where other programs run too, spinning ones make a CPU several times slower
-export OMP_WAIT_POLICY="${OMP_WAIT_POLICY:-PASSIVE}" PYTHONPATH="$ROOT${PYTHONPATH:+:$PYTHONPATH}"
+# With two threads or more: where other programs run too, set OMP_WAIT_POLICY=PASSIVE, or waiting threads that spin make
+# all several times slower; on a machine to itself leave it, for there it costs a third.
+export PYTHONPATH="$ROOT${PYTHONPATH:+:$PYTHONPATH}"
 exec "$PYTHON" "$ROOT/scripts/bench_peers.py" "$@"
