@@ -20,7 +20,7 @@ from swwatch.serve.log import log
 from swwatch.serve.refusals import error_body, refusal
 
 PAGE = Path(__file__).parent / "page"
-OPEN_TO_ALL = ("/health", "/page/")  # and the page itself: they hold no secret, and a browser asks for them without
+OPEN_TO_ALL = "/page/"  # all below it, and the page itself: it holds no secret, and a browser asks for it without
 HEADERS = {
     "content-security-policy": "default-src 'self'; connect-src 'self' ws: wss:; img-src 'self' blob: data:; "
     "media-src 'self' blob:; style-src 'self' 'unsafe-inline'; frame-ancestors 'none'; base-uri 'none'",
@@ -116,7 +116,7 @@ class Door:
             log("request", level=10, method=scope["method"], route=route, status=status, ms=took_ms)
 
     def _refuse(self, request: Request) -> Response | None:
-        path = request.url.path
+        path = request.scope["path"]  # by which it is routed; that of its URL has no tabs and line ends
         if path == "/health":
             return None
         if not self.server.gate.welcomes(request.headers):

@@ -6,7 +6,7 @@ import errno
 import secrets
 import tempfile
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -29,12 +29,13 @@ class Coming:
     """A file that is being received."""
 
     began_s: float
-    size: int = 0  # so far
+    size: int = 0  # of what is kept of it, so far
+    came: int = 0  # bytes, with all around it
     gives_way: asyncio.Event = field(default_factory=asyncio.Event)
 
     def rate(self, now_s: float) -> float:
         """Bytes a second, of a sender that has just begun as if it had a second behind it."""
-        return self.size / (1 + now_s - self.began_s)
+        return self.came / (1 + now_s - self.began_s)
 
     async def timely(self, chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
         """The same, but a sender that stands still, or is to make room, is an error."""
@@ -52,6 +53,7 @@ class Coming:
                     chunk.cancel()
                 if chunk.result() is None:
                     return
+                self.came += len(chunk.result())
                 yield chunk.result()
         finally:
             leave.cancel()
@@ -68,10 +70,22 @@ def give_way(coming: set[Coming], now_s: float) -> bool:
 
 
 class Bodies:
-    """Requests that are held in memory: so many at a time, and none that is too large."""
+    """Requests that are held in memory, or passed on: so many at a time, and none that is too large."""
 
     def __init__(self, limits: Limits):
         self.limits, self._coming = limits, set()
+
+    @contextlib.contextmanager
+    def place(self) -> Iterator[Coming]:
+        """For one more. Raises ProtocolError: full."""
+        coming = Coming(time.monotonic())
+        if len(self._coming) >= self.limits.max_sessions + BODIES and not give_way(self._coming, time.monotonic()):
+            raise ProtocolError("full", "too many requests are being sent: try later")
+        self._coming.add(coming)
+        try:
+            yield coming
+        finally:
+            self._coming.discard(coming)
 
     @contextlib.asynccontextmanager
     async def read(self, request: Request) -> AsyncIterator[bytes]:
@@ -80,21 +94,15 @@ class Bodies:
         Raises:
             ProtocolError: full, too_large.
         """
-        most, coming, parts = self.limits.max_request_bytes, Coming(time.monotonic()), []
-        if len(self._coming) >= self.limits.max_sessions + BODIES and not give_way(self._coming, time.monotonic()):
-            raise ProtocolError("full", "too many requests are being sent: try later")
-        self._coming.add(coming)
-        try:
+        most, parts = self.limits.max_request_bytes, []
+        with self.place() as coming:
             async for part in coming.timely(request.stream()):
-                coming.size += len(part)
-                if coming.size > most:
+                if coming.came > most:
                     raise ProtocolError("too_large", f"a request may have {most} bytes: upload the video to /v1/files")
                 parts.append(part)
             body = b"".join(parts)
             parts.clear()
             yield body
-        finally:
-            self._coming.discard(coming)
 
 
 @dataclass

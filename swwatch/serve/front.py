@@ -116,7 +116,7 @@ def create_app(front: Front) -> FastAPI:
     async def anything(request: Request) -> Response:
         path = request.url.path
         if request.method == "POST" and path in UPLOADS:
-            return await _upload(replicas, request)
+            return await _upload(replicas, bodies, request)
         async with bodies.read(request) as body:
             return await while_there(request, _ask(replicas, request, body))
 
@@ -219,11 +219,12 @@ async def _ask(replicas: Replicas, request: Request, body: bytes) -> Response:
     return await replicas.first(wanted, ask)
 
 
-async def _upload(replicas: Replicas, request: Request) -> Response:
+async def _upload(replicas: Replicas, bodies: Bodies, request: Request) -> Response:
     """Pass a file on, as it comes, to the replica with most room."""
     replica, *_ = replicas.whom_to_ask(None)
     try:
-        answer = await _send(replicas, replica, request, request.stream())
+        with bodies.place() as coming:  # what stands still is not seen by the replica, which waits for it
+            answer = await _send(replicas, replica, request, coming.timely(request.stream()))
         content = await answer.aread()
     except AWAY as error:
         raise ProtocolError("full", "the server that took it has gone: send it again") from error

@@ -1,6 +1,8 @@
 """Several servers behind one door: who goes where, what passes through, and what cannot be reached is told."""
 
 import json
+import select
+import socket
 import time
 from contextlib import contextmanager
 
@@ -10,6 +12,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from websockets.exceptions import ConnectionClosed
 
 from swwatch.client.codes import CLOSE_RESTART
+from swwatch.serve.files import BODIES
 from tests.helpers.server_process import WAIT_S, Client, ServerProcess
 from tests.helpers.thread_server import ThreadFront, ThreadServer
 
@@ -171,6 +174,26 @@ def test_openais_realtime_form_passes_through(door):
     client.close()
     stranger = Client(door, url=where.replace(TOKEN, "x"), subprotocols=["realtime"])
     assert json.loads(stranger.socket.recv(WAIT_S))["error"]["code"] == "unauthorised" and stranger.closed() == 4401
+
+
+@pytest.mark.parametrize("path", ["/health/../metrics", "/healthy", "/page%09/../v1/models"])
+def test_no_way_leads_around_the_doors_token(door, path):
+    """What the door answers itself needs none; what it passes on would have that of the servers."""
+    assert door.get(path)[0] == 401 and door.get(path, "POST", b"{}")[0] == 401
+
+
+def test_uploads_that_stand_still_make_room_at_the_door(servers, door):
+    host, port = door.url.removeprefix("http://").split(":")
+    head = f"POST /api/uploads HTTP/1.1\r\nHost: {host}:{port}\r\nAuthorization: Bearer {TOKEN}\r\n"
+    head += "Content-Type: multipart/form-data; boundary=b\r\nContent-Length: 1000\r\n\r\n--b"
+    stalled = [socket.create_connection((host, int(port)), timeout=WAIT_S) for _ in range(2 + BODIES)]
+    for one in stalled:
+        one.sendall(head.encode())
+    while not (answered := select.select(stalled, [], [], 0.02)[0]):
+        assert door.upload(b"x", **BEARER)[0] == 201
+    assert b" 429 " in answered[0].recv(4096)
+    for one in stalled:
+        one.close()
 
 
 @pytest.mark.long
