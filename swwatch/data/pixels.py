@@ -79,7 +79,11 @@ class FrameEncoder:
         """
         size = self.budget.size(*frames.shape[1:3], num_frames, factor=self.factor)
         video = torch.empty((len(frames), 3, *size), dtype=torch.uint8, device=self.device)
+        is_one = not frames.strides[0]  # on display throughout, see data.live.frames.pair
         for place, frame in enumerate(frames):  # one by one: each takes 13 times its bytes meanwhile
+            if place and is_one:
+                video[place] = video[0]
+                continue
             own = torch.from_numpy(np.require(frame, requirements=["C", "W"]))
             picture = own.to(self.device).permute(2, 0, 1)[None]
             video[place] = resize(picture, list(size), interpolation=InterpolationMode.BICUBIC, antialias=True)[0]

@@ -33,7 +33,7 @@ def rgb_of(image: Image.Image) -> np.ndarray:
         raise ValueError("its pixels are floating-point numbers: save it with 8 or 16 bits")
     shown = ImageOps.exif_transpose(image)
     if shown.mode.startswith("I"):  # 16 bits of grey, which Pillow would cut off at 255
-        grey = np.clip(np.asarray(shown).astype(np.int64) >> 8, 0, 255).astype(np.uint8)
+        grey = np.clip(np.asarray(shown) >> 8, 0, 255).astype(np.uint8)
         return grey[..., None].repeat(3, axis=2)
     if shown.has_transparency_data:
         shown = shown.convert("RGBA")

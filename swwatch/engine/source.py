@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 import torch
 
-from swwatch.data.budget import BUDGETS, PixelBudget
+from swwatch.data.budget import BUDGETS, NARROWEST, PixelBudget
 from swwatch.data.pixels import FrameEncoder
 from swwatch.data.video import StepFrames
 from swwatch.errors import UserError
@@ -113,6 +113,15 @@ class StepEncoder:
             )
         end_s = (step.step + 1) * self.settings.step_s
         return Step(*self.frames.encode(step.frames, step.num_frames), step.arrival_s, step.last, end_s)
+
+    def shrink(self, step: StepFrames) -> StepFrames:
+        """The same step in the size that the model sees, of which the same pixels are made, where that is so."""
+        small = self.frames.resize(step.frames, step.num_frames)
+        height, width = small.shape[2:]
+        if max(height, width) > NARROWEST * min(height, width):
+            return step
+        stays = self.frames.tokens_per_step(height, width, step.num_frames) * self.frames.factor**2 == height * width
+        return replace(step, frames=small.permute(0, 2, 3, 1).cpu().numpy()) if stays else step
 
 
 class FileSource:

@@ -215,7 +215,7 @@ class LiveSession:
         step = replace(step, arrival_s=self._clock.now())
         try:
             # merging needs pictures; otherwise pixels are made here, so that the model's one thread has less to do
-            ready = step if self._queue.policy == "merge" else self._encode(step)
+            ready = self._encode.shrink(step) if self._queue.policy == "merge" else self._encode(step)
         except Exception as error:  # no memory, or a fault of the device: it ends the session, not its sender
             self._no_more = True
             self._queue.fail(error)

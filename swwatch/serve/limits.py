@@ -19,6 +19,7 @@ MAX_ASKS = 4  # questions of a session that wait for their step
 AHEAD_S = 15.0  # of video more than a session may last: a sender's clock may run ahead of ours
 MAX_SCANS = 32  # of a JPEG; progressive ones have about ten, and each costs as much as a picture
 MAX_PARTS = 200  # of a picture file, but for a PNG's pixels: Pillow reads each in Python, and may inflate it
+MAX_EXIF = 65_536  # bytes of it, as many as a JPEG has room for: Pillow reads each of its entries in Python
 REPLAY = 1024  # numbered messages kept after they were sent, for a reconnect
 
 
@@ -73,6 +74,8 @@ def decode(data: bytes, max_pixels: int) -> np.ndarray:
     try:
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
             _check_pixels(*image.size, max_pixels)
+            image.load()  # a PNG may tell it last
+            _check_exif(max(len(image.info.get("exif", "")), len(image.info.get("Raw profile type exif", "")) // 2))
             return rgb_of(image)
     except (UnidentifiedImageError, Image.DecompressionBombError) as error:
         bomb = isinstance(error, Image.DecompressionBombError)
@@ -90,14 +93,22 @@ def _check_pixels(width: int, height: int, max_pixels: int) -> None:
         raise ProtocolError("too_many_pixels", f"{width}x{height} is over the limit of {max_pixels} pixels")
 
 
+def _check_exif(num_bytes: int) -> None:
+    if num_bytes > MAX_EXIF:
+        raise ProtocolError("bad_frame", f"a picture may have {MAX_EXIF} bytes of EXIF")
+
+
 def _check_work(data: bytes) -> None:
     """What a file costs beside its pixels, from its outline alone. (Of WebP it is little, whatever the file.)"""
     if data.startswith(b"\xff\xd8"):
-        at, parts = 2, 0
+        at, parts, exif = 2, 0, 0
         while at < len(data) and data[at : at + 2] != b"\xff\xda" and parts <= MAX_PARTS:
             parts += 1
             is_filling = data[at + 1 : at + 2] == b"\xff"
-            at += 1 if is_filling else 2 + int.from_bytes(data[at + 2 : at + 4])
+            length = 1 if is_filling else 2 + int.from_bytes(data[at + 2 : at + 4])
+            exif += length * (data[at + 4 : at + 8] == b"Exif")  # in parts that Pillow joins, and reads at once
+            at += length
+        _check_exif(exif - 4)
         if parts > MAX_PARTS or data.count(b"\xff\xda", at) > MAX_SCANS:
             raise ProtocolError("bad_frame", f"a JPEG may have {MAX_SCANS} scans and {MAX_PARTS} other parts")
     elif data.startswith(b"\x89PNG"):

@@ -4,6 +4,7 @@ import json
 import logging
 import sys
 import traceback
+import warnings
 from datetime import UTC, datetime
 
 logger = logging.getLogger("swwatch.serve")
@@ -42,6 +43,7 @@ def to_stderr(level: str = "info", **always) -> None:
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonLines(**always))
     logging.captureWarnings(True)
+    warnings.filterwarnings("ignore", module=r"PIL\.")  # of pictures that clients send, which say what they like
     for name, least in (("", "WARNING"), ("swwatch.serve", level.upper())):
         target = logging.getLogger(name)
         target.handlers, target.propagate = [handler], False

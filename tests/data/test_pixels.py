@@ -7,8 +7,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import AutoProcessor
 
+from swwatch.data import pixels
 from swwatch.data.budget import BUDGETS, FRAMES_PER_PATCH, MOST_TOKENS, NARROWEST, PixelBudget, fit
-from swwatch.data.pixels import FrameEncoder, merged_grids, stream_beside
+from swwatch.data.live.frames import pair
+from swwatch.data.pixels import FrameEncoder, merged_grids, resize, stream_beside
 from swwatch.errors import UserError
 
 
@@ -187,3 +189,11 @@ def test_however_many_encoders_there_are_they_share_one_cuda_stream(video_proces
     finally:
         stream_beside.cache_clear()
     assert made == [-1] and len({id(encoder._stream) for encoder in encoders}) == 1
+
+
+def test_a_picture_that_stays_is_resized_once(video_processor, monkeypatch):
+    encoder = FrameEncoder(video_processor, BUDGETS["declared"])
+    frame = np.random.default_rng(0).integers(0, 256, (300, 400, 3), dtype=np.uint8)
+    both, resized = encoder.resize(np.stack([frame, frame]), None), []
+    monkeypatch.setattr(pixels, "resize", lambda *a, **how: resized.append(a) or resize(*a, **how))
+    assert torch.equal(encoder.resize(pair(frame, frame), None), both) and len(resized) == 1

@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 import torch
 
+from swwatch.data.budget import BUDGETS
+from swwatch.data.video import StepFrames
 from swwatch.engine.batch import Batch, Ended, OutOfMemory
 from swwatch.engine.watcher import WatcherGone
 from swwatch.errors import UserError
@@ -347,3 +349,17 @@ def test_threads_of_sessions_do_not_turn_gradients_on(load_tiny):
     finally:
         hook.remove()
     assert graphs and not any(graphs) and torch.is_grad_enabled()
+
+
+@pytest.mark.parametrize("height, width", [(900, 700), (56, 84), (30, 1800), (2, 300)])
+def test_pictures_that_wait_to_be_merged_are_as_small_as_the_model_sees_them(load_tiny, height, width):
+    """In full size eight steps of them took 400 MB, and the thread of all sessions resized them."""
+    loaded = load_tiny("group")
+    pictures = np.random.default_rng(0).integers(0, 256, (2, height, width, 3), dtype=np.uint8)
+    with stage_of(loaded) as stage:
+        encode = stage.open(policy="merge")._encode
+    step = StepFrames(0, pictures, 0.5, last=False)
+    small, direct = encode.shrink(step), encode(step)
+    assert small.frames.size <= 6 * BUDGETS["declared"].max_pixels
+    assert torch.equal(encode(small).pixel_values, direct.pixel_values)
+    assert torch.equal(encode(small).grid_thw, direct.grid_thw)

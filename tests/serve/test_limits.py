@@ -132,3 +132,28 @@ def test_limits_must_be_above_zero():
     with pytest.raises(UserError, match="--max-pixels"):
         Limits(max_pixels=0)
     assert Limits(grace_s=0).grace_s == 0
+
+
+def exif(num_bytes: int) -> bytes:
+    """Of as many entries as there is room for, each another."""
+    entries = b"".join(struct.pack("<HHII", 40_000 + n % 20_000, 1, 1, 0) for n in range((num_bytes - 14) // 12))
+    return b"II*\0" + struct.pack("<IH", 8, len(entries) // 12) + entries + bytes(4)
+
+
+def with_exif(form: str, data: bytes) -> bytes:
+    """A picture with it, in as many parts as it takes."""
+    whole = picture(form)
+    if form == "JPEG":
+        parts = [b"Exif\0\0" + data[at : at + 65_000] for at in range(0, len(data), 65_000)]
+        return whole[:2] + b"".join(b"\xff\xe1" + (len(part) + 2).to_bytes(2) + part for part in parts) + whole[2:]
+    out = io.BytesIO()
+    Image.open(io.BytesIO(whole)).save(out, form, exif=b"Exif\0\0" + data)
+    return out.getvalue()
+
+
+@pytest.mark.parametrize("form", ["JPEG", "PNG", "WEBP"])
+def test_a_picture_with_more_exif_than_a_camera_writes_is_refused_before_pillow_reads_it(form, monkeypatch):
+    assert decode(with_exif(form, exif(60_000)), 10_000).shape == (40, 60, 3)
+    hostile = with_exif(form, exif(700_000))
+    monkeypatch.setattr(Image.Exif, "load", lambda *_: pytest.fail("Pillow read it"))
+    assert refusal(hostile) == "bad_frame"

@@ -93,6 +93,8 @@ def _is_public(address: str) -> bool:
         wrapped = [ip.ipv4_mapped, ip.sixtofour, *(ip.teredo or ())]
         if ip in ipaddress.ip_network("64:ff9b::/96"):  # translated to IPv4 by the network
             wrapped.append(ipaddress.ip_address(int(ip) & 0xFFFFFFFF))
+    if ip.version == 6 and ip.is_site_local:  # which Python has among the global ones
+        return False
     return all(one.is_global and not one.is_multicast for one in [ip, *wrapped] if one is not None)
 
 

@@ -409,7 +409,16 @@ def test_other_schemes_and_malformed_addresses_are_refused(url, allow_private):
             "user:pass@127.0.0.1",
             "93.184.216.34@127.0.0.1",
         ],
-        *["[::1]", "[::]", "[fe80::1]", "[fc00::1]", "[::ffff:127.0.0.1]", "[64:ff9b::7f00:1]", "[2002:7f00:1::]"],
+        *[
+            "[::1]",
+            "[::]",
+            "[fe80::1]",
+            "[fc00::1]",
+            "[fec0::1]",
+            "[::ffff:127.0.0.1]",
+            "[64:ff9b::7f00:1]",
+            "[2002:7f00:1::]",
+        ],
     ],
 )
 def test_addresses_that_are_not_public_are_refused_unless_allowed(host):
