@@ -11,6 +11,7 @@ from swwatch.client.protocol import ProtocolError, Token, Turn
 from swwatch.policies.choose import Greedy, Sampling, parse_choose
 from swwatch.rules.systems import ELLIPSIS
 from swwatch.serve.folder import Folder
+from swwatch.serve.openai import request as form
 from swwatch.serve.openai.answer import Stops, Words
 from swwatch.serve.openai.events import parse_event
 from swwatch.serve.openai.messages import Reader
@@ -147,3 +148,14 @@ def test_dots_at_the_end_of_a_turn_are_no_words_and_turns_do_not_run_together():
     assert "".join(said(*turn, " A", ELLIPSIS, " dog", *turn, " runs", None)) == " A ... dog runs"
     assert "".join(said("A", ELLIPSIS, ELLIPSIS, "", None)) == f"A{ELLIPSIS}", "one says it, the other is a word"
     assert said("A", ELLIPSIS, "", in_turns=False) == ["A", ELLIPSIS, ""], "a narration has no such mark"
+
+
+@pytest.mark.parametrize(
+    "body", [b"[" * 200_000, b'{"messages":[' + b"{}," * 200_000 + b"{}]}", b"[" + b"1," * 200_000]
+)
+def test_a_request_of_too_many_values_is_refused_before_they_are_made(body, monkeypatch):
+    """64 MB of them became several GB."""
+    monkeypatch.setattr(form, "from_json", lambda *_, **__: pytest.fail("they were made"))
+    with pytest.raises(ProtocolError) as caught:
+        parse(body)
+    assert caught.value.code == "too_large"

@@ -17,6 +17,7 @@ from swwatch.policies.choose import Choosing
 from swwatch.serve.refusals import STATUS
 
 MAX_MESSAGES, MAX_PARTS, MAX_STOPS = 256, 4096, 16
+MAX_VALUES = 100_000  # lists, objects and what is in them: each may take fifty times the bytes that it is told in
 OF_A_FIELD = (400, 404, 413)  # statuses of what is wrong in a request; nothing in it is at fault for any other
 NEUTRAL = {  # what is not done here -> the values that ask for nothing, and why no other is taken
     "n": ((1,), "a video is narrated once: ask again for another answer"),
@@ -125,8 +126,10 @@ def parse(body: bytes) -> Request:
     """A request.
 
     Raises:
-        ProtocolError: bad_message, with the field; unsupported, with the reason.
+        ProtocolError: bad_message, with the field; unsupported, with the reason; too_large.
     """
+    if sum(body.count(sign) for sign in (b",", b"[", b"{")) > MAX_VALUES:
+        raise ProtocolError("too_large", f"a request may have {MAX_VALUES} values")
     try:
         raw = from_json(body, allow_inf_nan=False)
     except ValueError as error:
