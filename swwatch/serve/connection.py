@@ -197,6 +197,7 @@ class LiveConnection:
             raise ProtocolError("bad_message", f"more than {MISTAKES} mistakes", fatal=True) from error
 
     async def _receive(self) -> str | bytes:
+        await asyncio.sleep(0)  # many may be here already, and it is the turn of others
         message = await self.websocket.receive()
         if message["type"] == "websocket.disconnect":
             raise Gone(message.get("code"))

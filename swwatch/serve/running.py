@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import os
+import resource
 import signal
 import socket
 import threading
@@ -100,6 +101,15 @@ def web(server: Servable, announce: Callable[[], None]) -> WebServer:
         ws_max_size=server.limits.max_size,
         ws_per_message_deflate=False,  # pictures do not shrink, and what inflates is a risk
         timeout_graceful_shutdown=SOCKETS_S,
-        limit_concurrency=16 * server.limits.max_sessions + 128,
+        limit_concurrency=room_for(16 * server.limits.max_sessions + 128),
     )
     return WebServer(config, server, announce)
+
+
+def room_for(connections: int) -> int:
+    """So many connections, or fewer where the system lets a process have too few files: half of them are for the rest."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != resource.RLIM_INFINITY and soft < 2 * connections:
+        soft = 2 * connections if hard == resource.RLIM_INFINITY else min(2 * connections, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    return connections if soft == resource.RLIM_INFINITY else min(connections, soft // 2)

@@ -111,7 +111,7 @@ class SessionTable(WaitingConnections):
             source = beside.source or self._source(message, beside.hurries, held)
             if source is not None:
                 held.callback(source.stop)
-                await asyncio.to_thread(source.open)
+                await self.threads.read(source.open)  # names may take long to be looked up
             stage = await asyncio.to_thread(self.stages.get, checkpoint, message.engine)
             try:
                 schedule = pace_of(settings, message.schedule)

@@ -1,10 +1,13 @@
 """uvicorn's two protocols, with bounds on what a client can cost before anything of ours is asked."""
 
+import asyncio
+
 from uvicorn.protocols.http.h11_impl import H11Protocol
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
 UNREAD_BYTES = 1_000_000  # answers that a connection has not read, pongs included; with more it is cut
 FRAGMENTS = 1024  # of one message
+PIECE = 16_384  # bytes that are read of a WebSocket at a time
 REQUEST_WITHIN_S = 10.0
 LINGER_S = 20.0  # for what a closed WebSocket has not read
 
@@ -32,8 +35,21 @@ class Http(H11Protocol):
             self.transport.abort()
 
 
-class WebSocket(WebSocketsSansIOProtocol):
-    """What waits to go out is bounded, whatever it answers; who sends is there, though its pong may wait unread."""
+class WebSocket(WebSocketsSansIOProtocol, asyncio.BufferedProtocol):
+    """What waits to go out is bounded, whatever it answers; who sends is there, though its pong may wait unread.
+
+    It is read in small pieces: in the 256 KB that asyncio would read are pings for a second of work, and others wait.
+    """
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self._piece = memoryview(bytearray(PIECE))
+
+    def get_buffer(self, sizehint: int) -> memoryview:
+        return self._piece
+
+    def buffer_updated(self, nbytes: int) -> None:
+        self.data_received(bytes(self._piece[:nbytes]))
 
     def connection_made(self, transport) -> None:
         super().connection_made(transport)
@@ -41,8 +57,8 @@ class WebSocket(WebSocketsSansIOProtocol):
 
     @property
     def is_idle(self) -> bool:
-        """It is over, for us."""
-        return self.close_sent
+        """It is over for us, or does not read what it is told."""
+        return self.close_sent or not self.writable.is_set()
 
     def data_received(self, data: bytes) -> None:
         self._heard_s = self.loop.time()

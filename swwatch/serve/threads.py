@@ -1,4 +1,4 @@
-"""The two pools of threads: one waits for models' events, one decodes pictures, in turns that are shared fairly."""
+"""The two pools of threads: one waits for models' events and for sources, one decodes pictures, in fair turns."""
 
 import asyncio
 import contextlib

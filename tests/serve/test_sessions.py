@@ -13,6 +13,7 @@ from swwatch.rules.systems import SYSTEMS
 from swwatch.serve.metrics import Metrics
 from swwatch.serve.sessions import SessionTable
 from swwatch.serve.settings import Limits
+from swwatch.serve.sources import SessionOptions
 
 
 class FakeLive:
@@ -108,3 +109,20 @@ def test_a_session_without_a_question_is_asked_what_its_form_asks(made, variant,
     assert (opened.question, opened.schedule) == (question, schedule)
     assert opened.fps == opened.rate == 4, "the model's grid, which a client is to send frames for"
     assert made.asked[0]["question"] == question and "system" not in made.asked[0], "the form's own"
+
+
+def test_sources_that_take_long_to_be_found_keep_nobody_elses_work_up(made):
+    """Names are looked up for as long as their server likes, and the loop's own threads are few."""
+    source, threads = SimpleNamespace(stop=lambda: None), []
+    source.open = lambda: threads.append(threading.current_thread().name)
+    source.start = lambda session: None
+
+    async def run():
+        session, _ = await made.sessions.open(
+            Open(type="open", version=1), connection := Connection(), SessionOptions(source)
+        )
+        session.detach(connection)
+        await made.sessions.shutdown()
+
+    asyncio.run(run())
+    assert threads[0].startswith("events")
