@@ -107,7 +107,7 @@ def web(server: Servable, announce: Callable[[], None]) -> WebServer:
 
 
 def room_for(connections: int) -> int:
-    """So many connections, or fewer where the system lets a process have too few files: half of them are for the rest."""
+    """So many connections, or fewer where the system lets a process have too few files: half are for others."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != resource.RLIM_INFINITY and soft < 2 * connections:
         soft = 2 * connections if hard == resource.RLIM_INFINITY else min(2 * connections, hard)
