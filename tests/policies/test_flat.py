@@ -1,7 +1,11 @@
 """P12: however long a stream is, a policy that is bounded holds as much late as early, and a step costs as much.
 
-Nothing is timed: what a step does is counted. Ten thousand seconds of each are run by `pytest -m long`.
+Nothing is judged by a time: what a step does is counted. Ten thousand seconds of each are run by `pytest -m long`. With
+-o junit_family=xunit1 --junitxml=FILE the figures are in that file, as properties of each test, CPU times among them, for
+people to read.
 """
+
+import time
 
 import pytest
 import torch
@@ -63,8 +67,11 @@ class Meter:
         self.session, self.early = session, max(EARLY, seconds // 10)
         self.late = seconds - 4  # the last turn of all may be another one
         self.counting, self.works, self.sizes = Counting(lines=seconds == LONG), {}, {self.early: [], self.late: []}
+        self.timed, self.cpu_s = {end: (end // 4, end - PERIOD - 1) for end in self.sizes}, {}
 
     def step(self, number: int) -> None:
+        if any(number in span for span in self.timed.values()):
+            self.cpu_s[number] = time.process_time()
         for end, sizes in self.sizes.items():
             if number == end - PERIOD:
                 self.counting.begin()
@@ -73,9 +80,13 @@ class Meter:
             if end < number <= end + 3:
                 sizes.append((self.session.cache.nbytes, self.session.cache.parking.nbytes, held(self.session)))
 
-    def check(self, more: float = 0.0) -> None:
+    def check(self, record, more: float = 0.0) -> None:
         """Nothing was more late than early. more: by this share, where it depends on what is seen."""
         early, late = (self.works[end] for end in (self.early, self.late))
+        for name, end in (("early", self.early), ("late", self.late)):
+            first, last = self.timed[end]
+            record(f"{name}_bytes_device_host_all", zip_max(self.sizes[end]))
+            record(f"{name}_cpu_ms_a_step", 1000 * (self.cpu_s[last] - self.cpu_s[first]) / (last - first))
         for name in Work.__dataclass_fields__:
             ours, theirs = (getattr(work, name) for work in (late, early))
             assert ours <= theirs * (1 + (more or 0.01 * (name == "lines"))), (name, early, late)
@@ -95,7 +106,7 @@ def pictures(loaded) -> list[torch.Tensor]:
 
 @SECONDS
 @pytest.mark.parametrize(("variant", "policies"), NARRATIONS)
-def test_p12_a_narration_holds_and_does_as_much_late_as_early(tiniest, variant, policies, seconds):
+def test_p12_a_narration_holds_and_does_as_much_late_as_early(tiniest, variant, policies, seconds, record_property):
     """Some questions come early."""
     options = dict(policies)
     stored = {"see": options.pop("see")} if "see" in options else {}
@@ -116,13 +127,13 @@ def test_p12_a_narration_holds_and_does_as_much_late_as_early(tiniest, variant, 
             meter.step(number)
         if number == seconds - 2:
             break
-    meter.check()
+    meter.check(record_property)
     assert session.cache.parking.nbytes <= 0.01 * 2**20 and len(session._forgetting.said_ids) < 20
 
 
 @SECONDS
 @pytest.mark.parametrize(("variant", "keep"), kept(Speaks.TURNS, bounded=True))
-def test_p12_chat_turns_hold_and_do_as_much_late_as_early(tiniest, variant, keep, seconds):
+def test_p12_chat_turns_hold_and_do_as_much_late_as_early(tiniest, variant, keep, seconds, record_property):
     """Every turn says as much."""
     loaded, seconds = tiniest(variant), seconds + 10
     drawn = [step.pixel_values for step in random_steps(loaded, 4)]
@@ -135,5 +146,5 @@ def test_p12_chat_turns_hold_and_do_as_much_late_as_early(tiniest, variant, keep
             session.seen_logits.clear()  # which no session but a scripted one keeps
             meter.step(event.round)
             session.query = "Who" if event.round in (5, 12) else None
-    meter.check()
+    meter.check(record_property)
     assert session.cache.parking.nbytes <= 0.01 * 2**20
