@@ -1,8 +1,7 @@
 """P12: however long a stream is, a policy that is bounded holds as much late as early, and a step costs as much.
 
-Nothing is judged by a time: what a step does is counted. Ten thousand seconds of each are run by `pytest -m long`. With
--o junit_family=xunit1 --junitxml=FILE the figures are in that file, as properties of each test, CPU times among them, for
-people to read.
+Nothing is judged by a time: what a step does is counted. `pytest -m long` runs ten thousand seconds of each; with
+-o junit_family=xunit1 --junitxml=FILE the figures are in that file: properties of each test, CPU times among them.
 """
 
 import time
