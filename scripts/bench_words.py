@@ -60,7 +60,7 @@ def make(name: str, shape: str, vocab: int) -> Form:
 
 def speak(model, sessions: int) -> list[float]:
     """Milliseconds of each round of words, sessions speaking together after one picture; the first are not timed."""
-    from swwatch.bench.made import prompt_of, random_steps
+    from swwatch.bench.inputs import prompt_of, random_steps
     from swwatch.bench.source import Ready
     from swwatch.engine import choose
     from swwatch.engine.batch import Batch

@@ -16,7 +16,7 @@ COMMANDS = {
     "export": ("swwatch.model.export", "write a checkpoint with the files of an older transformers"),
     "eval": ("swwatch.evaluate.caption.command", "caption a test set and score it (also: bash eval.sh)"),
     "rerun": ("swwatch.evaluate.rerun", "repeat a run from its run.json, and compare"),
-    "compare": ("swwatch.evaluate.compare", "tell whether two evaluations differ by more than chance"),
+    "compare": ("swwatch.evaluate.compare.command", "tell whether two evaluations differ by more than chance"),
     "disturb": ("swwatch.evaluate.disturb.command", "test checkpoints under schedules they were not trained with"),
     "judge": ("swwatch.evaluate.judge.command", "let a language model grade fluency, or compare two runs"),
     "quiz": (

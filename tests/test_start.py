@@ -10,6 +10,7 @@ from swwatch import cli
 from swwatch.bench import command as bench
 from swwatch.evaluate.commentary import command as commentary
 from swwatch.plan import command as plan
+from swwatch.study import command as study
 from swwatch.toy import command as toy
 
 # every command, and the sub-commands that have flags of their own
@@ -19,10 +20,11 @@ SUB_COMMANDS = {
     "commentary": commentary.KINDS,
     "bench": bench.KINDS,
     "plan": plan.KINDS,
+    "study": study.OTHERS,
 }
 PROGRAMS = [*cli.COMMANDS, *(f"{name} {sub}" for name, subs in SUB_COMMANDS.items() for sub in subs)]
 HEAVY = ("torch", "transformers")
-SLOW = (*HEAVY, "av", "httpx", "PIL", "pydantic")  # a third of a help's time and more
+SLOW = (*HEAVY, "av", "httpx", "numpy", "PIL", "pydantic")  # a third of a help's time and more
 CPU_S = 0.3
 MISTAKES = [
     "stream --model x/y --video a.mp4 --variant gruop",
@@ -84,10 +86,6 @@ MISTAKES = [
 PROBE = """
 import contextlib, io, json, resource, sys
 from swwatch import cli
-from swwatch.bench import command as bench
-from swwatch.evaluate.commentary import command as commentary
-from swwatch.plan import command as plan
-from swwatch.toy import command as toy
 out, err = io.StringIO(), io.StringIO()
 with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
     try:

@@ -130,7 +130,7 @@ class ClipDataset(Samples):
         prompt = self.prompt(question_of(record, drawn))
         captions = self.captions(record)
         answers = [answer_ids(self.tokenizer, text, self.markup) for _, text in captions]
-        asked = self.asked(record)
+        asked = self.questions_in(record)
         questions = [ask_ids(self.tokenizer, one.question, self.markup) for one in asked]
         grids = tuple(merged_grids(grid_thw, self.merge))
         sizes = len(self.markup.suffix), len(self.markup.header), self.t_per_step, seconds_of_step(self.fps)
@@ -170,9 +170,9 @@ class ClipDataset(Samples):
         """
         if self.schedule.learned:
             return captions_of(record)
-        return [(0.0, record["human_caption"]), *((one.time_s, one.answer) for one in self.asked(record))]
+        return [(0.0, record["human_caption"]), *((one.time_s, one.answer) for one in self.questions_in(record))]
 
-    def asked(self, record: dict) -> tuple[TimedQuestion, ...]:
+    def questions_in(self, record: dict) -> tuple[TimedQuestion, ...]:
         """What is asked in mid-stream.
 
         Raises:
@@ -303,7 +303,7 @@ class _Counter:
             if self.markup.search(caption):
                 answer_ids(self.clips.tokenizer, caption, self.clips.markup)  # which refuses it
         own, clips = question_of(record, ""), self.clips
-        asked = sum(len(ask_ids(clips.tokenizer, one.question, clips.markup)) for one in clips.asked(record))
+        asked = sum(len(ask_ids(clips.tokenizer, one.question, clips.markup)) for one in clips.questions_in(record))
         return answer + asked + len(clips.markup.suffix) + (len(clips.prompt(own)) if own else self.prompt)
 
 

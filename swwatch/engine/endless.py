@@ -16,7 +16,7 @@ from dataclasses import replace
 import torch
 
 from swwatch.engine.incoming import Incoming
-from swwatch.engine.keeping import asked, feed, hold, moved, recall, search, thin
+from swwatch.engine.keeping import feed, hold, moved, queries_of, recall, search, thin
 from swwatch.engine.requests import Feed, Run
 from swwatch.policies.memory.pieces import TOLERANCE_S
 from swwatch.policies.memory.policy import Shown
@@ -215,7 +215,7 @@ class Forgetting:
             memory.write(self.keep, video)
         if incoming.asks:
             rows, embeds = self._again(incoming)
-            memory.ask((yield from asked(cache, rows, embeds)), rows)
+            memory.ask((yield from queries_of(cache, rows, embeds)), rows)
         elif self.session.finished:
             memory.queries = None
         if len(video):

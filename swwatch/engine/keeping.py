@@ -117,10 +117,10 @@ def search(cache: ForgetfulCache, rows: Layout, embeds: torch.Tensor) -> Run:
     Args:
         rows, embeds: of the question, (Q,) and (Q, D).
     """
-    return cache.parking.scores((yield from asked(cache, rows, embeds)), rows)
+    return cache.parking.scores((yield from queries_of(cache, rows, embeds)), rows)
 
 
-def asked(cache, rows: Layout, embeds: torch.Tensor) -> Run:
+def queries_of(cache, rows: Layout, embeds: torch.Tensor) -> Run:
     """The queries of a question (Q,), of each layer (1, heads, Q, D). It is read and forgotten again."""
     mark, cache.searching = cache.mark(), True
     yield Feed(cache, rows, embeds, None)

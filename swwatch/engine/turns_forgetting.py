@@ -6,7 +6,7 @@ from dataclasses import replace
 import torch
 
 from swwatch.engine.base import BaseSession
-from swwatch.engine.keeping import asked, hold, recall, search, thin
+from swwatch.engine.keeping import hold, queries_of, recall, search, thin
 from swwatch.engine.requests import Feed, Run
 from swwatch.policies.memory.pieces import TOLERANCE_S, joined, seconds_of_video, whole
 from swwatch.policies.memory.policy import SEEN, Shown, shown_of
@@ -171,7 +171,7 @@ class ForgetfulTurns(BaseSession):
         first = next((place.start for span, place in whole(self.context) if span.round == MEMORY), None)
         if query and first is not None:
             rows, embeds = self._as_rows(query)
-            memory.ask((yield from asked(self.cache, rows, embeds)), rows)
+            memory.ask((yield from queries_of(self.cache, rows, embeds)), rows)
             memory.read(self.keep, first, "order")
 
     def _thin(self) -> None:

@@ -83,7 +83,7 @@ class BertScore:
         if not 0 <= self.layer <= self.num_layers:
             raise UserError(f"--bertscore-layer {self.layer}: {name} has layers 0 to {self.num_layers}")
         self.max_length = _max_length(config, self.tokenizer)
-        self.blank = " " if config.model_type in _BLANK_FIRST else ""
+        self.prefix = " " if config.model_type in _BLANK_FIRST else ""
         self.baseline = None if baseline is None else _baseline(baseline, self.layer)
         how = f"{name}, layer {self.layer}" + ", idf" * idf + (f", rescaled by {baseline}" if baseline else "")
         self.about = dict.fromkeys(_NAMES, how)
@@ -106,7 +106,7 @@ class BertScore:
 
     def ids(self, text: str) -> list[int]:
         """Token ids of a text with the model's marks of beginning and end."""
-        return self.tokenizer(self.blank + text.strip(), truncation=True, max_length=self.max_length)["input_ids"]
+        return self.tokenizer(self.prefix + text.strip(), truncation=True, max_length=self.max_length)["input_ids"]
 
     @torch.inference_mode()
     def _embed(self, texts: list[str]) -> dict[str, tuple[list[int], torch.Tensor]]:

@@ -20,7 +20,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-NUM_RESAMPLES = 1000
+from swwatch.metrics import NUM_RESAMPLES
+
 CONFIDENCE = 0.95
 BLEU_ORDERS = 4
 # pycocoevalcap's guards against division by zero, so that the values agree to the last digit that matters

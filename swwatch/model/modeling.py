@@ -29,7 +29,7 @@ from swwatch.model.attention import (
 )
 from swwatch.model.late import strike_out
 from swwatch.model.loss import batch_loss
-from swwatch.model.settings import ASKED, Settings
+from swwatch.model.settings import OVERRIDES, Settings
 from swwatch.model.streaming import StreamingMixin
 from swwatch.model.upstream import attention_of, set_attention, swap_class
 from swwatch.model.vision_attention import LinearPatchEmbed
@@ -80,8 +80,8 @@ class Watching(StreamingMixin):
 
         Args:
             path: folder or hub id; its tokenizer is read for the special token ids, unless it is given as `tokenizer`.
-            kwargs: those of ASKED (variant, schedule, ...): asked for, see Settings.resolve; what config.json knows
-                may be left out.
+            kwargs: those of OVERRIDES (variant, schedule, ...), see Settings.resolve; what config.json knows may be
+                left out.
             args, kwargs: else as transformers' own (dtype, attn_implementation, device_map, ...).
         Raises:
             UserError: no variant known, a contradiction with the checkpoint, or an attention backend that cannot
@@ -92,7 +92,7 @@ class Watching(StreamingMixin):
         if config is None:
             config = cls.config_class.from_pretrained(path, **hub)
         known = Settings.resolve({"variant": "origin"} | (getattr(config, "swwatch", None) or {}))
-        asked = {key: kwargs.pop(key) for key in ASKED if key in kwargs}
+        asked = {key: kwargs.pop(key) for key in OVERRIDES if key in kwargs}
         tokenizer = kwargs.pop("tokenizer", None) or AutoTokenizer.from_pretrained(path, **hub)
         config = annotate(config, tokenizer, where=str(path), **asked)
         attention = kwargs.pop("attn_implementation", "sdpa")

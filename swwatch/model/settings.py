@@ -22,7 +22,7 @@ from swwatch.rules.schedule import FPS, seconds_of_step
 
 DEFAULT_SCHEDULE, DEFAULT_SEE, DEFAULT_BUDGET = "wait-k:3", "all", "declared"
 # what Settings.resolve may be asked for
-ASKED = (
+OVERRIDES = (
     "variant",
     "schedule",
     "pixel_budget",
@@ -128,7 +128,7 @@ class Settings:
             "choose": None if choose is None else str(parse_choose(choose)),
             "think": None if think is None else str(parse_think(think)),
         }
-        _check_asked(asked, saved, other_fps, where)
+        _check_overrides(asked, saved, other_fps, where)
         settled = {key: value if value is not None else saved.get(key) for key, value in asked.items()}
         if settled["variant"] is None:
             names = ", ".join(variants.VARIANTS), ", ".join(variants.TURNS)
@@ -156,7 +156,7 @@ class Settings:
         return cls(settled["variant"], schedule, budget, see, fps, turn_s, keep, choose, think)
 
 
-def _check_asked(asked: dict, saved: dict, other_fps: bool, where: str) -> None:
+def _check_overrides(asked: dict, saved: dict, other_fps: bool, where: str) -> None:
     """Raises UserError: what is asked for contradicts the checkpoint."""
     for key, value in asked.items():
         put_on = key == "see" and not parse_see(saved.get(key, DEFAULT_SEE)).drops

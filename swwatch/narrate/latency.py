@@ -34,7 +34,7 @@ class Second:
         done_s = max(at for at in (self.watched_s, self.last_s, self.arrival_s) if at is not None)
         return max(0.0, done_s - self.arrival_s - self.step_s)
 
-    def lag(self, at_s: float | None) -> str:
+    def delay(self, at_s: float | None) -> str:
         return "     -" if at_s is None else f"{at_s - self.arrival_s:6.2f}"
 
 
@@ -91,9 +91,9 @@ def show_lag(
         seen = watched.get(second.step)
         second.watched_s = None if seen is None else seen.t_s
         seconds.append(second)
-        first = second.lag(second.first_s if is_first_word else None)
+        first = second.delay(second.first_s if is_first_word else None)
         until = f"{(second.step + 1) * step_s:g}"
-        write(f"\nseen 0-{until:<3} s  watched +{second.lag(second.watched_s)}  word +{first} |")
+        write(f"\nseen 0-{until:<3} s  watched +{second.delay(second.watched_s)}  word +{first} |")
 
     def close_line(second: Second) -> None:
         if second.behind_s:

@@ -69,7 +69,7 @@ class Story:
     largest: int = 0
 
     @property
-    def kept(self) -> list[TokenRun]:
+    def final_runs(self) -> list[TokenRun]:
         """At the end."""
         return self.now[max(self.now)]
 

@@ -24,7 +24,7 @@ WORDS = ("words", "previous")
 def table(story: Story) -> str:
     """What is kept at the end, a line for each second: tokens of each sort, and the positions that they have."""
     lines = [f"{'second':>9} {'video':>6} {'words':>6} {'other':>6} {'first':>6} {'last':>6}"]
-    runs = [run for run in story.kept if len(run)]
+    runs = [run for run in story.final_runs if len(run)]
     for key, group in groupby(runs, key=_place):
         part = list(group)
         count = {what: sum(len(run) for run in part if run.what == what) for what in SHOWN}
@@ -37,8 +37,8 @@ def table(story: Story) -> str:
 
 def story_text(story: Story) -> str:
     """In a line, how much is left of it."""
-    held = sum(len(run) for run in story.kept)
-    last = max(int(run.position_ids.max()) for run in story.kept if len(run))
+    held = sum(len(run) for run in story.final_runs)
+    last = max(int(run.position_ids.max()) for run in story.final_runs if len(run))
     return (
         f"{held} of {story.num_fed} tokens fed are kept; the largest position is {last}, "
         f"it would be {story.largest} had nothing gone"
@@ -61,7 +61,7 @@ def draw(story: Story, video_tokens: int, path: Path) -> None:
     _draw_seconds(left, story, video_tokens, ("video",), "video that is kept")
     _draw_seconds(middle, story, story.words, WORDS, "words that are kept")
     _draw_positions(right, story)
-    there = {run.what for run in story.kept if len(run)}
+    there = {run.what for run in story.final_runs if len(run)}
     handles = [Patch(color=colour, label=name) for what, (colour, name) in SHOWN.items() if what in there]
     figure.legend(handles=handles, loc="lower center", ncols=len(handles))
     figure.suptitle(f"{story.title}: {story_text(story)}", fontsize=10)
@@ -100,13 +100,13 @@ def _draw_seconds(axes, story: Story, of: int, what: tuple[str, ...], title: str
 
 def _draw_positions(axes, story: Story) -> None:
     """In the order of the cache: a square for t, a bar from the smallest to the largest of t, h, w."""
-    where = torch.cat([run.position_ids for run in story.kept], dim=1)
+    where = torch.cat([run.position_ids for run in story.final_runs], dim=1)
     far = (where >= story.first) & (story.first > 0)  # a gap before it would flatten everything else
     base = int(where[~far].max()) + 4
     where[far] += base - story.first
 
     place = 0
-    for run in story.kept:
+    for run in story.final_runs:
         x = torch.arange(place, place + len(run))
         place += len(run)
         colour = SHOWN[run.what][0]

@@ -69,7 +69,7 @@ class ViewerOutcome:
         """Sessions on a replica, as a session meets them; as many are lost where one is killed."""
         return sum(n * seconds for n, seconds in self.time_at.items()) / max(self.time_at.total(), 1e-9)
 
-    def lag(self, lag_of: Callable[[int], float], share: float) -> float:
+    def lag_at(self, lag_of: Callable[[int], float], share: float) -> float:
         """The lag that so large a share of all sessions' time stays below; lag_of must not fall with n."""
         wanted, passed = share * self.time_at.total(), 0.0
         for n in sorted(self.time_at):
@@ -191,7 +191,7 @@ def report(settings: ReplicaPlanSettings) -> str:
     rows = [("limit", "refused", "most at once", "on a replica", "lag P50", "P95", "P99", "late")]
     for limit in limits:
         found = simulate(settings, limit)
-        lags = [f"{found.lag(lag_of, share):.3f} s" for share in (0.5, 0.95, 0.99)]
+        lags = [f"{found.lag_at(lag_of, share):.3f} s" for share in (0.5, 0.95, 0.99)]
         told = (f"{found.refused / settings.sessions:.1%}", f"{found.peak:,}", f"{found.mean():.1f}")
         rows.append((str(limit), *told, *lags, f"{found.late(lag_of, settings.max_lag_s):.1%}"))
     lines.append(as_aligned_markdown(rows))

@@ -76,7 +76,7 @@ class TrainPlan:
         """Bytes of a GPU."""
         return sum(self.held.values()) + max(sum(self.passing.values()), self.vision)
 
-    def told(self) -> str:
+    def summary(self) -> str:
         """One line, as the recipes have it."""
         passing = self.passing if sum(self.passing.values()) >= self.vision else {"vision tower": self.vision}
         parts = self.held | passing
@@ -194,7 +194,7 @@ def report(settings: TrainPlanSettings) -> str:
     lines = [
         f"{name:16} {learn / GB:.2f} of {of / GB:.2f} G weights learn" for name, (learn, of) in plan.counts.items()
     ]
-    lines += ["", plan.told(), ""]
+    lines += ["", plan.summary(), ""]
     lines += [f"{name:16} {size / GB:6.1f} GB" for name, size in {**plan.held, **plan.passing}.items()]
     lines.append(f"{'vision tower':16} {plan.vision / GB:6.1f} GB, at another moment than what is kept and a layer")
     fitting = [name for name, gpu in GPUS.items() if plan.peak <= SPARE * gpu.memory]

@@ -180,7 +180,7 @@ def build(settings: ServeSettings, gate):
         urls="all" if settings.allow_private_urls else "public" if settings.allow_urls else "none",
         keeping=keeping,
     )
-    return Server(gate, settings, metrics, sessions, ", ".join(one.name for one in checkpoints), notes)
+    return Server(gate, settings, metrics, sessions, ", ".join(one.name for one in stages.checkpoints), notes)
 
 
 def split_model(model: str) -> tuple[str, str | None]:

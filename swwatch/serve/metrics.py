@@ -26,7 +26,7 @@ class Metrics:
         self.steps_dropped = Counter("swwatch_steps_dropped", "steps that the model did not see", **make)
         self.steps = Counter("swwatch_steps_watched", "steps that the model took in", **make)
         self.tokens = Counter("swwatch_tokens", "tokens spoken", **make)
-        self.lag = Histogram(
+        self.token_lag = Histogram(
             "swwatch_token_lag_seconds",
             "emission of a token minus arrival of the newest step it could see",
             buckets=LAG_BUCKETS_S,

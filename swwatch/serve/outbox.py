@@ -21,7 +21,7 @@ class Outbox:
     def __init__(self, bound: int, replay: int):
         self.bound, self.replay = bound, replay
         self._kept: deque[Event] = deque()  # numbered without gaps
-        self.made = 0  # number of the next new event
+        self.num_events = 0  # number of the next new event
         self._next = 0  # number of the next event to send
         self._changed = asyncio.Event()
         self._left = asyncio.Event()  # something was sent
@@ -29,17 +29,17 @@ class Outbox:
 
     def __len__(self) -> int:
         """Events not yet sent."""
-        return self.made - self._next
+        return self.num_events - self._next
 
     def put(self, event: Event) -> Event:
         """Number an event and keep it."""
-        event = event.model_copy(update={"n": self.made})
-        self.made += 1
+        event = event.model_copy(update={"n": self.num_events})
+        self.num_events += 1
         self._kept.append(event)
         self._changed.set()
         return event
 
-    async def room(self) -> None:
+    async def wait_for_space(self) -> None:
         """Wait until a further event may be put."""
         while len(self) >= self.bound:
             self._left.clear()
@@ -87,9 +87,9 @@ class Outbox:
         Raises:
             ValueError: nothing of that number was ever made.
         """
-        if not -1 <= seen < self.made:
-            raise ValueError(f"event {seen} of {self.made}")
-        oldest = self.made - len(self._kept)
+        if not -1 <= seen < self.num_events:
+            raise ValueError(f"event {seen} of {self.num_events}")
+        oldest = self.num_events - len(self._kept)
         self._next = max(seen + 1, oldest)
         self._changed.set()
         self._left.set()
@@ -97,12 +97,12 @@ class Outbox:
 
     def state(self) -> dict:
         """The numbered events that are kept, as texts, and how far they were sent, for `restore`."""
-        return {"kept": [event.wire() for event in self._kept], "made": self.made, "next": self._next}
+        return {"kept": [event.wire() for event in self._kept], "made": self.num_events, "next": self._next}
 
     def restore(self, state: dict) -> None:
         """Keep what another outbox kept."""
         self._kept = deque(parse_server(event) for event in state["kept"])
-        self.made, self._next = state["made"], state["next"]
+        self.num_events, self._next = state["made"], state["next"]
 
     async def next(self) -> Message:
         """What to send now. Acknowledgements go first: they are what a sender paces itself by."""
@@ -117,7 +117,7 @@ class Outbox:
                 self._pong = False
                 return Pong()
             if len(self):
-                event = self._kept[self._next - self.made]  # counted from the end
+                event = self._kept[self._next - self.num_events]  # counted from the end
                 self._next += 1
                 while len(self._kept) > len(self) + self.replay:
                     self._kept.popleft()

@@ -285,7 +285,7 @@ class ServedSession:
     async def _pump(self) -> None:
         """From the model's events to messages, as fast as the client reads them."""
         while not self.over and not self._is_aside:
-            await self.outbox.room()
+            await self.outbox.wait_for_space()
             for event in await self._threads.read(self.live.read, READ_S):
                 if isinstance(event, Ended):
                     self.finish(event.error)

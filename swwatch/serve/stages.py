@@ -1,7 +1,8 @@
 """The models that a server holds: one stage for each checkpoint and engine that somebody asked for."""
 
 import threading
-from dataclasses import dataclass
+from collections import Counter
+from dataclasses import dataclass, replace
 
 from swwatch.client.codes import ProtocolError
 from swwatch.engine.choose import AUTO, ENGINES, check
@@ -46,6 +47,12 @@ class Checkpoint:
         check_schedule(schedule, self.variant).check_trained(self.loaded.settings.schedule, "the model")
 
 
+def with_own_names(checkpoints: list[Checkpoint]) -> list[Checkpoint]:
+    """The same checkpoints; those that share a name, such as one folder under two variants, say their variant too."""
+    count = Counter(checkpoint.name for checkpoint in checkpoints)
+    return [replace(one, name=f"{one.name} ({one.variant})") if count[one.name] > 1 else one for one in checkpoints]
+
+
 class Stages:
     """Stages by variant and engine, made when they are first asked for."""
 
@@ -61,7 +68,7 @@ class Stages:
         Raises:
             UserError: two checkpoints of one variant.
         """
-        self.checkpoints, self.engine, self._make = checkpoints, engine, make
+        self.engine, self._make = engine, make
         self._options = {"max_sessions": max_sessions, "capacity": capacity}
         self._stages: dict[tuple[str, str], Stage] = {}
         self._lock = threading.Lock()
@@ -72,6 +79,7 @@ class Stages:
                     f"{checkpoint.name} and {seen[checkpoint.variant]} are both {checkpoint.variant}: give one of them"
                 )
             seen[checkpoint.variant] = checkpoint.name
+        self.checkpoints = with_own_names(checkpoints)
 
     def find(self, variant: str | None) -> Checkpoint:
         """The checkpoint of a variant; None for the default. Raises ProtocolError: unsupported."""

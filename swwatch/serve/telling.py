@@ -31,7 +31,7 @@ class Telling:
         match event:
             case Token():
                 self._metrics.tokens.inc()
-                self._metrics.lag.observe(event.t_emit_s - event.t_frame_s)
+                self._metrics.token_lag.observe(event.t_emit_s - event.t_frame_s)
             case Watched():
                 self._metrics.steps.inc()
                 self.num_video += event.num_tokens
@@ -50,7 +50,7 @@ class Telling:
     def end(self, reason: Reason) -> Reason:
         """Tell the end. Returns its reason, which is another one where the recording did not take it."""
         recording = self.recorder and self.recorder.name
-        end = End(n=self.outbox.made, reason=reason, tokens=self.messages.num_tokens, recording=recording)
+        end = End(n=self.outbox.num_events, reason=reason, tokens=self.messages.num_tokens, recording=recording)
         if not self._record(end):
             end = end.model_copy(update={"n": None, "reason": "error", "recording": None})
         self.outbox.put(end)

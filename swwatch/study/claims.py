@@ -60,7 +60,7 @@ def less(low: float, high: float) -> int:
     return -more(low, high)
 
 
-def kept(low: float, high: float) -> int:
+def unchanged(low: float, high: float) -> int:
     if -MARGIN < low and high < MARGIN:
         return 1
     return -1 if high <= -MARGIN or low >= MARGIN else 0
@@ -103,7 +103,7 @@ def claims(outcome: Outcome) -> list[Claim]:
         Claim(
             f"Decoupled positions ({', '.join(parallel)}) keep their fluency.",
             f"`parses` changes by less than {100 * MARGIN:.0f} points from the trained schedule to each disturbed one",
-            changes(parallel, "parses", kept),
+            changes(parallel, "parses", unchanged),
         ),
         Claim(
             f"Under disturbance they ({', '.join(parallel)}) are more fluent than interleave.",

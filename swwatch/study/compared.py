@@ -17,7 +17,7 @@ from swwatch.study.base import describe
 from swwatch.study.claims import LEARNED, Evidence
 from swwatch.study.policy_plan import PolicyPlan, Row, cell_path
 from swwatch.study.thinking import VIEW_S
-from swwatch.toy.world import PAST
+from swwatch.toy.levels import PAST
 
 # heading -> (numerator, denominator) of a clip
 Share = Callable[[dict], tuple[float, float]]

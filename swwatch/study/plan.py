@@ -21,7 +21,7 @@ class Plan:
     """One size of the study.
 
     Attributes:
-        level: of the toy world (see swwatch.toy.world).
+        level: of the toy world (see swwatch.toy.levels).
         clips, test_clips: of the data set; every variant and seed gets the same.
         steps: optimizer steps of 16 clips, the same for every variant.
         seeds: each gives other initial weights and another order of the clips.

@@ -73,11 +73,11 @@ def model_of(row: Row) -> str:
 
 def run(loaded, row: Row, record: dict, video: Path, seconds: int) -> dict:
     """One clip under a policy."""
-    from swwatch.study.policy_runs import asked, narrated
+    from swwatch.study.policy_runs import ask_questions, narrated
 
     test, table, policy = row
     if TESTS[test].asks:
-        return asked(loaded, record, video, seconds, policy, rounds=ROUNDS)
+        return ask_questions(loaded, record, video, seconds, policy, rounds=ROUNDS)
     return narrated(loaded, record, video, seconds, **{table: policy})
 
 

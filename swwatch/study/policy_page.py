@@ -9,7 +9,7 @@ from swwatch.pictures.plots import panels, save
 from swwatch.policies.speak import SPEAK
 from swwatch.policies.speak.policy import Deciding
 from swwatch.study import compared
-from swwatch.study.claims import NOT_REPRODUCED, REPRODUCED, UNDECIDED, Claim, kept, less, more
+from swwatch.study.claims import NOT_REPRODUCED, REPRODUCED, UNDECIDED, Claim, less, more, unchanged
 from swwatch.study.compared import Found, read_found, versus
 from swwatch.study.page import evidence_table
 from swwatch.study.policy_plan import CONTROLS, PLAIN, TESTS, PolicyPlan
@@ -128,7 +128,7 @@ PUBLIC = (
         "see",
         "all",
         "right, %",
-        kept,
+        unchanged,
     ),
     Public(
         "No memory beats the newest few seconds where the present is asked about (SimpleStream)",

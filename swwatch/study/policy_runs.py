@@ -65,7 +65,7 @@ class Cost:
         self.watch.forget()
         self._last = time.process_time()
 
-    def told(self) -> dict:
+    def summary(self) -> dict:
         """Medians of the first and of the last fifth of the steps; the very first step prepares."""
         some = max(1, len(self.step_s) // 5)
         early, late = self.step_s[1 : some + 1] or self.step_s, self.step_s[-some:]
@@ -96,7 +96,7 @@ def narrated(loaded: Loaded, record: dict, video: Path, seconds: int, **policies
         policies: see, keep or schedule; what is left out is the checkpoint's own.
     Returns:
         `counts`, of toy.scores.MEANING; `events`, of metrics.events; tokens that `arrived` and were `dropped`; what
-        `Cost.told` tells.
+        `Cost.summary` tells.
     """
     loaded = put_on(loaded, policies.get("see", "all"))
     how = {name: policies[name] for name in ("keep", "schedule") if name in policies}
@@ -119,11 +119,11 @@ def narrated(loaded: Loaded, record: dict, video: Path, seconds: int, **policies
     timed = event_timing([vars(token) for token in tokens], events, mentions(pieces, events))
     counts = clip_counts("".join(pieces), toy_events(record | {"events": events}))
     seen = {"arrived": arrived, "dropped": dropped, "said": len(tokens)}
-    return {"counts": counts, "events": timed, **seen, **cost.told()}
+    return {"counts": counts, "events": timed, **seen, **cost.summary()}
 
 
 @torch.no_grad()
-def asked(
+def ask_questions(
     loaded: Loaded,
     record: dict,
     video: Path,
@@ -142,7 +142,7 @@ def asked(
     Returns:
         `asked`: [kind, whether the answer was right, seconds since what it is about was over, CPU seconds from the
         question to the end of its answer] of each; tokens `recalled` by the KEEP policy, and `thought`; what
-        `Cost.told` tells.
+        `Cost.summary` tells.
     """
     form = {"question": ""} if think is None else {"question": WATCH, "think": think}
     session = open_stream(loaded, keep=keep, choose=choose, **form)
@@ -167,7 +167,7 @@ def asked(
             thought += sum(isinstance(event, Reflected) for event in events)
             waiting = []
         cost.note()
-    told = {"asked": answers, "recalled": recalled, "thought": thought, **cost.told()}
+    told = {"asked": answers, "recalled": recalled, "thought": thought, **cost.summary()}
     return told | ({"lag_s": statistics.mean(lag_s for *_, lag_s in answers)} if answers else {})
 
 

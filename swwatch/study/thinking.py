@@ -11,7 +11,7 @@ from swwatch.study.commands import as_flags
 from swwatch.study.compare import Comparison, compare
 from swwatch.study.jobs import Job
 from swwatch.study.policy_plan import PolicyPlan, Row, Test
-from swwatch.toy.questions import SEGMENT_S
+from swwatch.toy.levels import SEGMENT_S
 
 CONFIG = CONFIGS / "train" / "toy_turns.yaml"
 CLIPS = 200  # to fine-tune on
@@ -124,13 +124,13 @@ def jobs_of(plan: PolicyPlan, folder: Path, base: Path) -> list[Job]:
 
 def run(loaded, row: Row, record: dict, video: Path, seconds: int) -> dict:
     """One clip, watched by an arm."""
-    from swwatch.study.policy_runs import asked
+    from swwatch.study.policy_runs import ask_questions
 
     arm = ARMS[row[2]]
     choose = "greedy:1:max_new_tokens=32"  # of a note, or an answer
     if arm.think is not None:
         choose += ":stop_early=true"  # a narration is silent until it is asked, and after its answer
-    return asked(loaded, record, video, seconds, arm.keep, arm.think, choose, ROUNDS)
+    return ask_questions(loaded, record, video, seconds, arm.keep, arm.think, choose, ROUNDS)
 
 
 THINKING = Comparison(

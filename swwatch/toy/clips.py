@@ -25,10 +25,10 @@ from tqdm import tqdm
 from swwatch.errors import UserError
 from swwatch.launch.signals import die_with_parent
 from swwatch.paths import only_one
-from swwatch.toy.recipe import DataRecipe, was_made
-from swwatch.toy.world import MIXTURES, OPENING, SCENES, SPLITS, Scene, make_scene, render
+from swwatch.toy.levels import MIXTURES, SCENES
+from swwatch.toy.recipe import FORMS, DataRecipe, was_made
+from swwatch.toy.world import OPENING, SPLITS, Scene, make_scene, render
 
-FORMS = ("json", "tar")
 FRAME_RATES = (10, 25)  # clips take turns
 CLIPS_PER_SHARD = 250
 CLIPS_PER_PORTION = 25  # json form: what a worker process is given at once

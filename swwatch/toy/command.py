@@ -7,11 +7,10 @@ from pathlib import Path
 from swwatch.config import REQUIRED, choose_kind, look_up, read_settings, setting
 from swwatch.paths import writing
 from swwatch.rules.families import FAMILIES
-from swwatch.toy.clips import FORMS, Recipe, write_dataset
-from swwatch.toy.commentary import write_transcripts
-from swwatch.toy.funqa import FunqaRecipe, write_funqa
-from swwatch.toy.questions import write_questions
-from swwatch.toy.world import MIXTURES, SCENES
+from swwatch.toy.levels import MIXTURES, SCENES
+from swwatch.toy.recipe import FORMS
+
+# What makes a kind is imported when it is made: clips wait for no torch, and --help for no numpy.
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,6 +27,8 @@ class ToyData:
     workers: int = setting(os.cpu_count() or 1, "processes")
 
     def make(self) -> None:
+        from swwatch.toy.clips import Recipe, write_dataset
+
         recipe = Recipe(self.clips, self.test_clips, self.seed, self.level, self.form, self.noise)
         made = write_dataset(self.out, recipe, workers=self.workers)
         print(f"{self.clips} training and {self.test_clips} test clips ({made} of them new) are in {self.out}")
@@ -45,6 +46,8 @@ class ToyFunqa:
     noise: float = setting(0.1, "share to be filtered out")
 
     def make(self) -> None:
+        from swwatch.toy.funqa import FunqaRecipe, write_funqa
+
         made = write_funqa(self.out, FunqaRecipe(self.clips, self.test_clips, self.seed, self.noise))
         counts = f"{self.clips} training, {self.test_clips} val and test videos"
         print(f"{counts} ({made} of them new) are in {self.out}")
@@ -58,6 +61,8 @@ class ToyTranscripts:
     out: Path = setting(REQUIRED, "root folder of the clips", positional=True)
 
     def make(self) -> None:
+        from swwatch.toy.commentary import write_transcripts
+
         with writing(self.out):
             made = write_transcripts(self.out)
         for path, count in made.items():
@@ -72,6 +77,8 @@ class ToyQuestions:
     out: Path = setting(REQUIRED, "root folder of the clips", positional=True)
 
     def make(self) -> None:
+        from swwatch.toy.questions import write_questions
+
         with writing(self.out):
             made = write_questions(self.out)
         for path, count in made.items():
@@ -92,7 +99,7 @@ class ToyModel:
         look_up(FAMILIES, self.family, "family")
 
     def make(self) -> None:
-        from swwatch.toy.checkpoint import make_checkpoint  # torch takes seconds to import; clips do without
+        from swwatch.toy.checkpoint import make_checkpoint
 
         print(f"the toy checkpoint is in {make_checkpoint(self.out, family=self.family, seed=self.seed)}")
 

@@ -1,6 +1,6 @@
 """What is asked of a toy clip, and the answer: multiple choice, about nothing after the moment of asking.
 
-Which kinds a world is asked is in its row of toy.world. For each split these files:
+Which kinds a world is asked is in its row of toy.levels. For each split these files:
     questions_SPLIT.json    for `swwatch quiz`, in StreamingBench's form: what is shown is [0, time_stamp)
     chat_SPLIT.jsonl        to train on: ordinary chat about whole clips, question after question, and the caption
     asked_SPLIT.jsonl       to train on: short streams in chat turns that are silent but for answers
@@ -23,11 +23,11 @@ import numpy as np
 from swwatch.data.annotations import write_atomic
 from swwatch.errors import UserError
 from swwatch.toy.clips import clips_of
-from swwatch.toy.world import COLORS, DIRECTIONS, SCENES, SHAPES, SPLITS, SceneEvent
+from swwatch.toy.levels import SCENES, SEGMENT_S
+from swwatch.toy.world import COLORS, DIRECTIONS, SHAPES, SPLITS, SceneEvent
 
 LETTERS = "ABCDE"
 STREAM_S = 24  # of a stream to train on: what happens later is left to those that are tested
-SEGMENT_S = 8  # of a stream with notes
 DESCRIBE = "What is shown in this video?"
 WATCH, SILENCE = "Watch, and answer.", "."  # what a narration is asked that waits for questions, and says till then
 COUNTS = ("0", "1", "2", "3", "4 or more")

@@ -8,6 +8,8 @@ from typing import ClassVar
 from swwatch.errors import UserError
 from swwatch.paths import LOCK
 
+FORMS = ("json", "tar")  # on disk
+
 
 @dataclass(frozen=True)
 class DataRecipe:

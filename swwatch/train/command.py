@@ -76,7 +76,7 @@ def complete(settings: TrainSettings) -> TrainSettings:
     saved = saved_settings(model_path) if is_here or settings.variant is None else {}  # else loading will tell
     if not (settings.variant or saved):
         raise UserError(f"which variant? Set QWEN2_5_VL_VARIANT or --variant to one of {', '.join(VARIANTS | TURNS)}")
-    known = Settings.resolve(saved, **settings.asked(saved), where=model_path)
+    known = Settings.resolve(saved, **settings.overrides(saved), where=model_path)
     variant = known.variant
     if variant not in TURNS:
         known.schedule.check(variants.get(variant))

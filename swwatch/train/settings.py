@@ -9,7 +9,7 @@ from swwatch.config import check_least, setting
 from swwatch.data.tasks import TASKS
 from swwatch.errors import UserError
 from swwatch.model.checks import full_name
-from swwatch.model.settings import ASKED
+from swwatch.model.settings import OVERRIDES
 from swwatch.paths import ROOT
 from swwatch.policies.choose import CHOOSE
 from swwatch.policies.keep import KEEP, parse_keep, with_numbers
@@ -226,7 +226,7 @@ class TrainSettings:
         """All files of training samples."""
         return [self.train_data, *(self.more_data or ())]
 
-    def asked(self, saved: dict) -> dict[str, Any]:
+    def overrides(self, saved: dict) -> dict[str, Any]:
         """What is asked of the checkpoint, see Settings.resolve; text_sink and text_window change its policy of KEEP.
 
         Args:
@@ -234,7 +234,7 @@ class TrainSettings:
         Raises:
             UserError: that policy has no such options.
         """
-        asked = {name: getattr(self, name) for name in ASKED}
+        asked = {name: getattr(self, name) for name in OVERRIDES}
         variant = self.variant or saved.get("variant")
         given = {name: number for name in TEXT_KEPT if (number := getattr(self, name)) is not None}
         if given and variant in TURNS:

@@ -92,7 +92,7 @@ def load_model(settings: TrainSettings, begin: Path | None, parallelism: Paralle
         UserError: it cannot be loaded, or not in the way an adapter needs.
     """
     path = begin or settings.model_path
-    asked = settings.asked(saved_settings(path))
+    asked = settings.overrides(saved_settings(path))
     how = {"dtype": base_dtype(settings, parallelism), "attention": settings.attention, "device": parallelism.device()}
     if settings.adapter == "none":
         return load(path, **asked, **how)

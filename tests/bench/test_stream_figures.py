@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from swwatch.bench.gpus import known_rates
-from swwatch.bench.made import most_square
+from swwatch.bench.inputs import most_square
 from swwatch.bench.source import Camera, Stretch
 from swwatch.bench.stopwatch import TimedCall
 from swwatch.bench.stream.bounds import Roof, overlap_gain, reprefill_tokens, serial_tokens

@@ -12,7 +12,7 @@ import torch
 
 from swwatch import cli
 from swwatch.bench import command
-from swwatch.bench.made import PROMPT_LEN
+from swwatch.bench.inputs import PROMPT_LEN
 from swwatch.bench.stream import measure as stream
 from swwatch.bench.stream.bounds import reprefill_tokens, serial_tokens
 from swwatch.bench.stream.page import left_out, report

@@ -2,7 +2,7 @@
 
 import pytest
 
-from swwatch.bench.made import PROMPT_LEN, prompt_of, random_steps
+from swwatch.bench.inputs import PROMPT_LEN, prompt_of, random_steps
 from swwatch.bench.models import random_model, shape_config
 from swwatch.bench.source import Ready
 from swwatch.bench.stream.bounds import reprefill_tokens, serial_tokens

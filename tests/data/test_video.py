@@ -13,8 +13,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from swwatch.data.video import VideoError, grid_indices, iter_steps, read_clip, reader, source, steps_of
+from swwatch.data.video import VideoError, iter_steps, read_clip, reader, source, steps_of
 from swwatch.data.video.picture import Pictures
+from swwatch.data.video.timetable import grid_indices
 from swwatch.errors import UserError
 from tests.helpers.numbered_videos import HEIGHT, WIDTH, number_of, numbers_in, write, write_constant
 

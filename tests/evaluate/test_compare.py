@@ -6,7 +6,9 @@ import pytest
 
 from swwatch.errors import UserError
 from swwatch.evaluate.caption.scoring import score
-from swwatch.evaluate.compare import compare_runs, describe, main, read_run
+from swwatch.evaluate.compare.command import main
+from swwatch.evaluate.compare.measure import compare_runs, describe
+from swwatch.evaluate.run_files import read_run
 from swwatch.metrics import captions
 from swwatch.toy.world import make_scene
 

@@ -63,7 +63,7 @@ def test_a_door_that_knows_how_full_replicas_are_spreads_better_than_chance():
 
 def test_lag_is_told_by_share_of_the_time_of_all_sessions():
     found = simulate(asked(sessions=2, replicas=1, span_s=1e-6, mean_s=10, spread=0), 5)
-    assert found.lag(float, 0.5) == found.lag(float, 0.99) == 2.0
+    assert found.lag_at(float, 0.5) == found.lag_at(float, 0.99) == 2.0
     assert found.late(float, 1.9) == pytest.approx(1) and found.late(float, 2.0) == 0
 
 

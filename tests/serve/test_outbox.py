@@ -57,7 +57,7 @@ def test_a_reader_that_does_not_read_holds_the_session_back_at_the_bound():
         async def pump():
             nonlocal put
             while True:
-                await outbox.room()
+                await outbox.wait_for_space()
                 outbox.put(event(put))
                 put += 1
                 await asyncio.sleep(0)

@@ -65,3 +65,12 @@ def test_a_stage_that_has_died_is_made_anew(stages):
 def test_two_checkpoints_of_one_variant_are_a_mistake():
     with pytest.raises(UserError, match="both group"):
         Stages([checkpoint("group"), checkpoint("group")], **OPTIONS)
+
+
+def test_checkpoints_of_one_name_say_their_variant_too():
+    folder, other = checkpoint("group").loaded, checkpoint("gap").loaded
+    stages = Stages([Checkpoint("run", folder), Checkpoint("run", other), checkpoint("interleave")], **OPTIONS)
+    assert [one.name for one in stages.checkpoints] == ["run (group)", "run (gap)", "the interleave one"]
+    assert stages.named("run (gap)").variant == stages.named("gap").variant == "gap"
+    with pytest.raises(ProtocolError, match="group, gap, interleave"):
+        stages.named("run")

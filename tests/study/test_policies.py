@@ -15,7 +15,7 @@ from swwatch.study import policies
 from swwatch.study.compared import read_found
 from swwatch.study.policy_page import PUBLIC, write_page
 from swwatch.study.policy_plan import PLAIN, PLANS, TABLES, TESTS, cell_path, examples, rows
-from swwatch.study.policy_runs import asked, clips_of, narrated
+from swwatch.study.policy_runs import ask_questions, clips_of, narrated
 from swwatch.toy.clips import Recipe, write_dataset
 from swwatch.toy.questions import questions_of
 from swwatch.train.settings import TrainSettings
@@ -59,12 +59,12 @@ def test_questions_are_asked_when_they_are_due_and_leave_no_trace(load_tiny, cli
     record, video = clip
     loaded, until_s = load_tiny("streamingvlm"), 20
     due = [question.kind for question in questions_of(record, until_s)]
-    whole = asked(loaded, record, video, until_s, "all")
+    whole = ask_questions(loaded, record, video, until_s, "all")
     assert due and [kind for kind, *_ in whole["asked"]] == due
-    parked = asked(loaded, record, video, until_s, "rekv:2:vision_s=4")
+    parked = ask_questions(loaded, record, video, until_s, "rekv:2:vision_s=4")
     assert parked["host_bytes"] > 0 == whole["host_bytes"] and parked["steps"] == until_s
     assert parked["cache_bytes"] < whole["cache_bytes"]
-    silent = asked(loaded, record | {"events": record["events"][:1]}, video, until_s, "all")
+    silent = ask_questions(loaded, record | {"events": record["events"][:1]}, video, until_s, "all")
     assert (silent["fed"], silent["cache_bytes"]) == (whole["fed"], whole["cache_bytes"])  # whatever was asked
 
 

@@ -13,7 +13,7 @@ from swwatch.config import read_settings
 from swwatch.errors import UserError
 from swwatch.evaluate.caption.settings import EvalSettings
 from swwatch.study import command
-from swwatch.study.claims import NOT_REPRODUCED, REPRODUCED, UNDECIDED, claims, kept, less, more
+from swwatch.study.claims import NOT_REPRODUCED, REPRODUCED, UNDECIDED, claims, less, more, unchanged
 from swwatch.study.commands import jobs_of
 from swwatch.study.jobs import Job, run_all
 from swwatch.study.outcome import Cell, Outcome, read_outcome
@@ -93,7 +93,13 @@ def test_content_is_not_judged_where_a_variant_had_not_learned(outcome):
 def test_signs():
     assert (more(0.1, 0.2), more(-0.1, 0.2), more(-0.2, -0.1), more(0, 0)) == (1, 0, -1, 0)
     assert (less(-0.2, -0.1), less(0.1, 0.2)) == (1, -1)
-    assert (kept(0, 0), kept(-0.04, 0.04), kept(-0.06, 0.01), kept(-0.3, -0.06), kept(0.06, 0.1)) == (1, 1, 0, -1, -1)
+    assert (
+        unchanged(0, 0),
+        unchanged(-0.04, 0.04),
+        unchanged(-0.06, 0.01),
+        unchanged(-0.3, -0.06),
+        unchanged(0.06, 0.1),
+    ) == (1, 1, 0, -1, -1)
 
 
 def test_a_plan_with_two_variants_is_asked_only_what_it_can_answer(outcome):

@@ -11,7 +11,8 @@ from transformers import AutoConfig, AutoProcessor, AutoTokenizer, GenerationCon
 from swwatch.data.prompt import load_prompts
 from swwatch.errors import UserError
 from swwatch.toy.checkpoint import SPECIAL_TOKENS, make_checkpoint, make_tokenizer, mrope_section
-from swwatch.toy.world import COLORS, DIRECTIONS, LEVELS, SHAPES, make_scene
+from swwatch.toy.levels import LEVELS
+from swwatch.toy.world import COLORS, DIRECTIONS, SHAPES, make_scene
 
 TINY = {"hidden": 32, "layers": 2, "heads": 2, "kv_heads": 1, "vision_depth": 2, "vision_hidden": 32}
 

@@ -8,8 +8,9 @@ from hypothesis import strategies as st
 
 from swwatch.metrics.events import Mention
 from swwatch.metrics.timing import summarize
+from swwatch.toy.levels import LEVELS
 from swwatch.toy.mentions import Phrase, align, find_phrases, mentions
-from swwatch.toy.world import LEVELS, make_scene
+from swwatch.toy.world import make_scene
 
 scenes = st.builds(make_scene, st.integers(0, 50), st.integers(0, 50), level=st.sampled_from(sorted(LEVELS)))
 RED = {"color": "red", "shape": "circle", "direction": "left"}

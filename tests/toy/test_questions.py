@@ -13,8 +13,9 @@ from swwatch.data.turns.conversation import TimedQuestion, asked_of, read
 from swwatch.errors import UserError
 from swwatch.evaluate.quiz import tasks
 from swwatch.toy.clips import Recipe, write_dataset
+from swwatch.toy.levels import WORLDS
 from swwatch.toy.questions import DESCRIBE, KINDS, STREAM_S, ask, at_the_end, questions_of, write_questions
-from swwatch.toy.world import WORLDS, SceneEvent, make_scene
+from swwatch.toy.world import SceneEvent, make_scene
 
 EVENTS = [
     SceneEvent("red", "circle", "left", start_s=0, end_s=2),
@@ -89,10 +90,10 @@ def test_files_to_train_on_hold_the_answers_in_a_word(tmp_path):
         told = {content[-1]: answer for content, answer in talk.turns}
         assert told.pop(DESCRIBE) == record["human_caption"]
         assert told == {question.text: question.word for question in at_the_end(record)} and len(told) == 7
-        assert stream.words == () and 3 < len(stream.asked) <= 2 * len(WORLDS["count"].asks)
-        times = [row.time_s for row in stream.asked]
+        assert stream.words == () and 3 < len(stream.questions) <= 2 * len(WORLDS["count"].asks)
+        times = [row.time_s for row in stream.questions]
         assert sorted(set(times)) == times and times[-1] <= STREAM_S
-        for row in stream.asked:
+        for row in stream.questions:
             events = [SceneEvent(**event) for event in record["events"] if event["end_s"] <= row.time_s]
             if row.question == KINDS["third colour"].text:
                 assert row.answer == events[2].color

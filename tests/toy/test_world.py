@@ -3,16 +3,14 @@
 import numpy as np
 import pytest
 
+from swwatch.toy.levels import LEVELS, MIXTURES, WORLDS
 from swwatch.toy.world import (
     BACKGROUND,
     COLORS,
     DIRECTIONS,
-    LEVELS,
     MARGIN,
-    MIXTURES,
     SHAPES,
     SIDE,
-    WORLDS,
     SceneEvent,
     make_scene,
     parse_caption,

@@ -64,7 +64,7 @@ def test_the_memory_that_a_recipe_tells_is_what_its_plan_gives(path):
     flags = re.match(r" *ESTIMATED, not measured: swwatch plan train ((?:--[\w-]+ \S+ )+)", told).group(1)
     settings = read_settings(TrainPlanSettings, flags.split(), program="swwatch plan train", about="")
 
-    assert plan_training(settings).told() in told
+    assert plan_training(settings).summary() in told
 
 
 @pytest.mark.parametrize("name", ["vst_3b", "vst_7b", "tww_4b", "tww_8b"])

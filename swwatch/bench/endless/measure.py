@@ -11,7 +11,7 @@ from swwatch.bench.endless.modes import MODES, Mode, mode_of
 from swwatch.bench.endless.page import report
 from swwatch.bench.endless.sessions import Film, Tape, open_session, play
 from swwatch.bench.endless.settings import EndlessBenchSettings
-from swwatch.bench.made import random_steps
+from swwatch.bench.inputs import random_steps
 from swwatch.bench.models import loaded_model, num_parameters, streaming_model
 from swwatch.bench.record import Record
 from swwatch.data.video import FRAMES_PER_STEP, iter_steps

@@ -11,7 +11,7 @@ import torch
 
 from swwatch.bench.endless.modes import Mode
 from swwatch.bench.endless.settings import EndlessBenchSettings
-from swwatch.bench.made import prompt_of
+from swwatch.bench.inputs import prompt_of
 from swwatch.bench.process import memory_now
 from swwatch.bench.source import MadeSource
 from swwatch.bench.stopwatch import TimedModel

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import torch
 
-from swwatch.bench.made import PROMPT_LEN, prompt_of, random_steps
+from swwatch.bench.inputs import PROMPT_LEN, prompt_of, random_steps
 from swwatch.bench.models import num_parameters, streaming_model
 from swwatch.bench.source import Ready
 from swwatch.bench.stopwatch import ModuleTime

@@ -4,7 +4,7 @@ import statistics
 
 import torch
 
-from swwatch.bench.made import PROMPT_LEN
+from swwatch.bench.inputs import PROMPT_LEN
 from swwatch.bench.process import forget_peak, memory_peak
 from swwatch.bench.record import Record
 from swwatch.bench.source import Camera

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import torch
 
-from swwatch.bench.made import PROMPT_LEN, most_square, random_video
+from swwatch.bench.inputs import PROMPT_LEN, most_square, random_video
 from swwatch.bench.train.settings import TrainBenchSettings, TrainRow
 from swwatch.data.annotations import read_jsonl
 from swwatch.data.budget import BUDGETS

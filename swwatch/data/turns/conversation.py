@@ -30,14 +30,14 @@ class Commentary:
     Attributes:
         query: of the user; empty where there is none.
         words: in order of their ends, seconds of the video.
-        asked: in order of time.
+        questions: in order of time.
         previous: what was said before the clip; title: of the video.
         ends_s: of the segments that are thought about, where the record has some; seconds of the video.
     """
 
     query: str
     words: tuple[Word, ...]
-    asked: tuple[TimedQuestion, ...] = ()
+    questions: tuple[TimedQuestion, ...] = ()
     previous: str = ""
     title: str = ""
     ends_s: tuple[float, ...] = ()

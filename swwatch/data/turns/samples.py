@@ -131,7 +131,7 @@ class SampleFormat:
         system, bounds, step_s = self.turns.system, self.bounds(num_steps), seconds_of_step(self.fps)
         ends_s = [start_s + end * step_s for _, end in bounds]
         words, _ = by_turn(commentary.words, [end_s - system.words_early / self.fps for end_s in ends_s])
-        asked, late = [], [row for row in commentary.asked if row.time_s > start_s]
+        asked, late = [], [row for row in commentary.questions if row.time_s > start_s]
         for end_s in ends_s:
             asked.append([row for row in late if row.time_s <= end_s])
             late = late[len(asked[-1]) :]

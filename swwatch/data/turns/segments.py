@@ -27,7 +27,7 @@ def turns_of(
         ends_s: of segments, where the record names none, seconds of the video.
         grid: of the whole clip; start_s: where in its video it begins; step_s: seconds of a patch.
     """
-    asked = [row for row in commentary.asked if row.time_s > start_s]
+    asked = [row for row in commentary.questions if row.time_s > start_s]
     ends = {
         math.ceil((at_s - start_s) / step_s - TOLERANCE) for at_s in (*(commentary.ends_s or ends_s), *_times(asked))
     }

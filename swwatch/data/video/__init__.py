@@ -5,15 +5,13 @@ the video lasts; the frame of a grid time is the one on display then, by FFmpeg'
 mirroring, gaps and variable rates included. Two grid frames are one temporal patch: one step, 2/fps seconds.
 
 `frames` says what a grid frame is, `container` what a file is, `source` opens it and chooses a stream, `timetable`
-lists its pictures without decoding them, `references` says which of them nothing refers to (of AV1, `av1_headers`:
-what each refers to), `reader` decodes, `picture` turns what was decoded into RGB. `by_decord` reads with decord, only
-where that is asked for. What costs an import of PyAV is imported when a file is opened.
+lists its pictures without decoding them, and lays the grid over them, `references` says which nothing refers to (of
+AV1, `av1_headers`: what each refers to), `reader` decodes, `picture` turns it into RGB. `by_decord` reads
+with decord, only where that is asked for. What costs an import of numpy or PyAV is imported when a file is opened.
 """
 
 from collections.abc import Iterator
 from pathlib import Path
-
-import numpy as np
 
 from swwatch.data.video.frames import (
     MAX_FRAMES,
@@ -24,14 +22,13 @@ from swwatch.data.video.frames import (
     StepFrames,
     VideoError,
     VideoFrames,
-    grid_indices,
     steps_of,
 )
 from swwatch.errors import UserError
 from swwatch.rules.schedule import FPS, FRAMES_PER_STEP
 
 __all__ = ["FRAMES_PER_STEP", "MAX_FRAMES", "READERS", "TIME_TOLERANCE_S", "WHOLE", "VideoFrames"]
-__all__ += ["Span", "StepFrames", "VideoError", "grid_indices", "iter_steps", "measure", "measure_duration_s"]
+__all__ += ["Span", "StepFrames", "VideoError", "iter_steps", "measure", "measure_duration_s"]
 __all__ += ["read_clip", "steps_of"]
 
 
@@ -52,13 +49,7 @@ def read_clip(
     Raises:
         VideoError: missing, empty, truncated or damaged file, no video in it, too long, or over before the span.
     """
-    grid = _grid(path, max_frames, on_long, **options)
-    frames = None
-    for place, picture in grid.shown():
-        if frames is None:
-            frames = np.empty((len(grid.indices), *picture.shape), np.uint8)
-        frames[place] = picture
-    return VideoFrames(frames, grid.duration_s)
+    return _grid(path, max_frames, on_long, **options).clip()
 
 
 def measure(path: Path | str, *, max_frames: int | None = MAX_FRAMES, **options) -> tuple[int, int, int]:

@@ -1,13 +1,15 @@
-"""What a grid frame, a step and a clip are, and which picture is on display at a grid time."""
+"""What a grid frame, a step and a clip are. Nothing here imports numpy: programs read their flags by it."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-
-import numpy as np
+from typing import TYPE_CHECKING
 
 from swwatch.errors import UserError
 from swwatch.rules.schedule import FPS, FRAMES_PER_STEP
+
+if TYPE_CHECKING:
+    import numpy as np
 
 READERS = ("pyav", "decord")
 # What FFmpeg may take the content for. Playlists and scripts (concat) name other addresses, so they are none of them.
@@ -38,7 +40,7 @@ class VideoError(UserError):
 class VideoFrames:
     """All grid frames of a video."""
 
-    frames: np.ndarray  # (2 * num_steps, H, W, 3) uint8, RGB
+    frames: "np.ndarray"  # (2 * num_steps, H, W, 3) uint8, RGB
     duration_s: float  # from the first frame to the end of the last, as the frames themselves say, not the metadata
 
     @property
@@ -51,14 +53,14 @@ class StepFrames:
     """What arrives at once: two frames of the grid, one temporal patch."""
 
     step: int  # from 0
-    frames: np.ndarray  # (2, H, W, 3) uint8, RGB
+    frames: "np.ndarray"  # (2, H, W, 3) uint8, RGB
     arrival_s: float  # video time at which the step is complete: its second frame is on display
     last: bool
     num_frames: int | None = None  # of the whole video on the grid, where that is known
     fps: float = FPS  # frames a second of the grid
 
     @classmethod
-    def of(cls, step: int, frames: np.ndarray, num_steps: int, fps: float = FPS) -> "StepFrames":
+    def of(cls, step: int, frames: "np.ndarray", num_steps: int, fps: float = FPS) -> "StepFrames":
         """A step of a video that has `num_steps` of them."""
         arrival_s = ((step + 1) * FRAMES_PER_STEP - 1) / fps
         return cls(step, frames, arrival_s, step == num_steps - 1, num_steps * FRAMES_PER_STEP, fps)
@@ -69,30 +71,3 @@ def steps_of(clip: VideoFrames, fps: float = FPS) -> Iterator[StepFrames]:
     for step in range(clip.num_steps):
         frames = clip.frames[step * FRAMES_PER_STEP : (step + 1) * FRAMES_PER_STEP]
         yield StepFrames.of(step, frames, clip.num_steps, fps)
-
-
-def spread_indices(starts_s: np.ndarray, end_s: float, begin_s: float, count: int) -> np.ndarray:
-    """`count` frames of those that begin in [begin_s, end_s), or all, evenly spread from the first to the last.
-
-    Returns:
-        (G,) indices into `starts_s`; at least one. The rule of qwen_vl_utils' `nframes`.
-    """
-    first, behind = np.searchsorted(starts_s, np.array([begin_s, end_s]) - TIME_TOLERANCE_S)
-    first = min(first, len(starts_s) - 1)  # else the one on display
-    behind = max(behind, first + 1)
-    return np.linspace(first, behind - 1, min(count, behind - first)).round().astype(int)
-
-
-def grid_indices(starts_s: np.ndarray, end_s: float, begin_s: float = 0.0, fps: float = FPS) -> np.ndarray:
-    """Which source frame is on display at each grid time.
-
-    Args:
-        starts_s: (N,) display time of each frame, ascending, the first one 0.
-        end_s: end of the last frame, or of the span.
-        begin_s: the first grid time; fps: grid times in a second.
-    Returns:
-        (G,) indices into `starts_s` for the times begin_s, begin_s + 1 / fps, ... < `end_s`; at least one.
-    """
-    num_grid = max(1, int(np.ceil((end_s - begin_s - TIME_TOLERANCE_S) * fps)))
-    grid_s = begin_s + np.arange(num_grid) / fps
-    return np.searchsorted(starts_s, grid_s + TIME_TOLERANCE_S, side="right") - 1

@@ -12,10 +12,10 @@ import av
 import numpy as np
 
 from swwatch.data.video.container import check_file
-from swwatch.data.video.frames import WHOLE, Span, StepFrames, VideoError, grid_indices, spread_indices
+from swwatch.data.video.frames import WHOLE, Span, StepFrames, VideoError, VideoFrames
 from swwatch.data.video.picture import Pictures, unconverted
 from swwatch.data.video.source import Clock, decoded, opened, packets_of, shown_stream
-from swwatch.data.video.timetable import Packets, by_packets, by_pictures
+from swwatch.data.video.timetable import Packets, by_packets, by_pictures, grid_indices, spread_indices
 from swwatch.errors import UserError
 from swwatch.rules.schedule import FPS, FRAMES_PER_STEP
 
@@ -204,6 +204,15 @@ class Grid:
                 )
             self.indices = self.indices[: self.max_frames // FRAMES_PER_STEP * FRAMES_PER_STEP]
             self._to_end = False
+
+    def clip(self) -> VideoFrames:
+        """All of them."""
+        frames = None
+        for place, picture in self.shown():
+            if frames is None:
+                frames = np.empty((len(self.indices), *picture.shape), np.uint8)
+            frames[place] = picture
+        return VideoFrames(frames, self.duration_s)
 
     def first(self) -> np.ndarray:
         """The first picture, (H, W, 3)."""

@@ -1,4 +1,5 @@
-"""When each picture of a file is shown, from its packets alone, or, where these cannot tell, from decoding it once."""
+"""When each picture of a file is shown, from its packets alone, or, where these cannot tell, from decoding it once;
+and which is on display at a grid time."""
 
 import math
 from collections.abc import Sequence
@@ -8,9 +9,10 @@ from pathlib import Path
 import av
 import numpy as np
 
-from swwatch.data.video.frames import VideoError
+from swwatch.data.video.frames import TIME_TOLERANCE_S, VideoError
 from swwatch.data.video.references import PROVEN, Proof, Prover
 from swwatch.data.video.source import CONVERT, Clock, decoded, opened, packets_of, stated_end_s, stream_end
+from swwatch.rules.schedule import FPS
 
 MAX_DURATION_S = 7 * 86_400  # beyond it the file's times are garbage
 MOST_UNEVEN = 1.5  # the longest time between two pictures, of the shortest
@@ -176,3 +178,30 @@ def _spare(proofs: list[Proof]) -> np.ndarray:
     """(P,) bool: nothing refers to the packet's picture, which in H.265 holds for the highest sub-layer alone."""
     highest = max(proof.layer for proof in proofs)
     return np.array([proof.is_spare and proof.layer == highest for proof in proofs])
+
+
+def spread_indices(starts_s: np.ndarray, end_s: float, begin_s: float, count: int) -> np.ndarray:
+    """`count` frames of those that begin in [begin_s, end_s), or all, evenly spread from the first to the last.
+
+    Returns:
+        (G,) indices into `starts_s`; at least one. The rule of qwen_vl_utils' `nframes`.
+    """
+    first, behind = np.searchsorted(starts_s, np.array([begin_s, end_s]) - TIME_TOLERANCE_S)
+    first = min(first, len(starts_s) - 1)  # else the one on display
+    behind = max(behind, first + 1)
+    return np.linspace(first, behind - 1, min(count, behind - first)).round().astype(int)
+
+
+def grid_indices(starts_s: np.ndarray, end_s: float, begin_s: float = 0.0, fps: float = FPS) -> np.ndarray:
+    """Which source frame is on display at each grid time.
+
+    Args:
+        starts_s: (N,) display time of each frame, ascending, the first one 0.
+        end_s: end of the last frame, or of the span.
+        begin_s: the first grid time; fps: grid times in a second.
+    Returns:
+        (G,) indices into `starts_s` for the times begin_s, begin_s + 1 / fps, ... < `end_s`; at least one.
+    """
+    num_grid = max(1, int(np.ceil((end_s - begin_s - TIME_TOLERANCE_S) * fps)))
+    grid_s = begin_s + np.arange(num_grid) / fps
+    return np.searchsorted(starts_s, grid_s + TIME_TOLERANCE_S, side="right") - 1

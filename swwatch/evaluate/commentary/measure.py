@@ -16,8 +16,8 @@ from swwatch.evaluate.commentary.settings import GenerateSettings
 from swwatch.evaluate.commentary.speaking import Speaker, comment_event, comment_game
 from swwatch.evaluate.commentary.store import Store
 from swwatch.evaluate.commentary.texts import Utterance, measured
-from swwatch.evaluate.made import named
 from swwatch.evaluate.model import identity, load_model, policies_of
+from swwatch.evaluate.provenance import named
 from swwatch.evaluate.tasks import own_files
 from swwatch.launch.ranks import SingleProcess
 from swwatch.metrics.machine import commit

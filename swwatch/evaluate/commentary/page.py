@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 
 from swwatch.evaluate.commentary.tasks import RATE, SHARE, CommentaryTask
-from swwatch.evaluate.made import side_by_side
+from swwatch.evaluate.provenance import side_by_side
 from swwatch.metrics.tables import as_markdown, interval
 
 FIGURES = {SHARE: "win_share", RATE: "win_rate"}

@@ -169,7 +169,7 @@ class Plain:
             where, view.position = self.policy.place([span], view.position, step)
             rows = layout_of([span], where, view.num_tokens + len(said) - 1)
             view.logits = model.step(view.cache, rows, model.embed([token]).to(model.dtype))
-        return told(self.loaded.tokenizer, said)
+        return reply_of(self.loaded.tokenizer, said)
 
     def _read(self, item: Item, shown: ShownFrames, beginning: tuple[int, ...] = ()) -> _View:
         """A clip and a question, up to where the answer goes on behind its beginning."""
@@ -205,7 +205,7 @@ def choose(logits: torch.Tensor, tokens: dict[str, int], num_frames: int, second
     return Answered(max(values, key=values.get), values, tokens, num_frames, seconds)
 
 
-def told(tokenizer, ids: Sequence[int]) -> tuple[str, dict[str, float], dict[str, int]]:
+def reply_of(tokenizer, ids: Sequence[int]) -> tuple[str, dict[str, float], dict[str, int]]:
     """A reply as Answered has it: text, no logits, and its tokens with their number in front, so that none is lost."""
     pieces = {f"{number} {tokenizer.decode([token])}": token for number, token in enumerate(ids)}
     return tokenizer.decode(ids, skip_special_tokens=True).strip(), {}, pieces

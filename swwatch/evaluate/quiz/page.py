@@ -6,7 +6,7 @@ from statistics import fmean
 import numpy as np
 
 from swwatch.errors import UserError
-from swwatch.evaluate.made import named, side_by_side
+from swwatch.evaluate.provenance import named, side_by_side
 from swwatch.evaluate.quiz.rounds import describe_moments, moments
 from swwatch.evaluate.quiz.tasks import Task
 from swwatch.judge.scales import TOP

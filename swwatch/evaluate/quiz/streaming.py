@@ -13,7 +13,7 @@ from swwatch.engine.requests import Run, drive
 from swwatch.engine.source import Step
 from swwatch.engine.turns import Said, TurnSession
 from swwatch.errors import UserError
-from swwatch.evaluate.quiz.asking import Answered, choice_tokens, choose, told
+from swwatch.evaluate.quiz.asking import Answered, choice_tokens, choose, reply_of
 from swwatch.evaluate.quiz.frames import span
 from swwatch.evaluate.quiz.items import Item
 from swwatch.evaluate.quiz.rounds import ask_all
@@ -83,7 +83,7 @@ class Streaming:
             if self.form.reply:
                 run = drive(self.loaded.model, session.answer(item.prompt, self.form.reply))
                 (said,) = [event.words for event in run if isinstance(event, Said)]
-                answered = Answered(*told(self.loaded.tokenizer, said), num_frames, seconds)
+                answered = Answered(*reply_of(self.loaded.tokenizer, said), num_frames, seconds)
             else:
                 beginning, tokens = choice_tokens(self.loaded.tokenizer, self.form, item.choices)
                 answered = choose(self._drive(session.probe(item.prompt, beginning)), tokens, num_frames, seconds)

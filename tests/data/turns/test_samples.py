@@ -40,7 +40,7 @@ def test_the_ids_of_every_turn_are_those_that_a_stream_reads_and_speaks(loaded, 
     system = SYSTEMS[loaded.settings.variant]
     zero = start_s if not system.clip_time else 0.0
     asked = (TimedQuestion(start_s + 2.5, "Who is it?", "A man"),)
-    told = told_of([[a + start_s, b + start_s, w] for a, b, w in rows], asked=asked, previous=previous)
+    told = told_of([[a + start_s, b + start_s, w] for a, b, w in rows], questions=asked, previous=previous)
     form = form_of(loaded, keep=KeepAll(4, 6))
     spans, shown, cut = form.spans(told, (count, *GRID), start_s)
     assert not cut
@@ -175,7 +175,7 @@ def test_previous_text_is_taken_as_it_is(load_tiny):
 def test_words_behind_an_answer_keep_their_space_and_what_was_asked_before_the_clip_is_left_out(load_tiny):
     loaded = load_tiny("streamingvlm")
     rows = (TimedQuestion(4.0, "Early?", "Yes."), TimedQuestion(4.5, "Now?", "No."))
-    told = Commentary("", told_of([[4.1, 4.4, "x"]]).words, asked=rows)
+    told = Commentary("", told_of([[4.1, 4.4, "x"]]).words, questions=rows)
     spans, _, _ = form_of(loaded).spans(told, (1, *GRID), 4.0)
     text = loaded.tokenizer.decode([i for span in spans for i in span.ids])
     assert "Early" not in text and "<|vision_end|>Now?<|im_end|>" in text

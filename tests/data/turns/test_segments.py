@@ -22,7 +22,7 @@ from tests.helpers.small_clips import write_video
 from tests.helpers.turn_streams import GRID, LONG, Scripted, begin, random_steps, told_of, watched
 
 ROWS = [[0, 2, "a red circle"], [2, 3, "it moves left"], [3, 5, "a blue square"]]
-TOLD = told_of(ROWS, asked=(TimedQuestion(3.0, "Who is it?", "The circle."),), ends_s=(2.0, 3.0, 5.0))
+TOLD = told_of(ROWS, questions=(TimedQuestion(3.0, "Who is it?", "The circle."),), ends_s=(2.0, 3.0, 5.0))
 
 
 @pytest.fixture(params=THINKING)
@@ -124,7 +124,7 @@ def test_a_record_of_think_while_watching_is_read(load_tiny):
     }
     told = read(parse_conversation(json.dumps(record).encode()))
     assert told.ends_s == (2.0, 3.0) and [word.text for word in told.words] == ["a red circle"]
-    assert told.asked == (TimedQuestion(3.0, "Who is it?", "The circle."),)
+    assert told.questions == (TimedQuestion(3.0, "Who is it?", "The circle."),)
     spans, shown, _ = form_of(load_tiny("tww")).spans(told, (3, *GRID))
     text = load_tiny("tww").tokenizer.decode([t for s in spans if s.part is not Part.VIDEO for t in s.ids])
     assert shown == 3 and text.endswith("Who is it?<EOQ>\n\n[Q THINK]\nReasoning: The circle.<EOQ>")

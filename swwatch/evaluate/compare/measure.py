@@ -1,54 +1,20 @@
-"""Compare two runs on the clips that both have: difference, 95 % interval and p value of every metric."""
+"""What two runs are compared by, and how the comparison is told."""
 
-from dataclasses import dataclass
 from pathlib import Path
 
-from swwatch.config import REQUIRED, check_least, read_settings, setting
 from swwatch.data.annotations import read_jsonl
 from swwatch.errors import UserError
-from swwatch.evaluate.run_files import RunFiles, read_run, some, write_object
+from swwatch.evaluate.compare import METHOD
+from swwatch.evaluate.run_files import RunFiles, some
+from swwatch.metrics import NUM_RESAMPLES
 from swwatch.metrics.captions import Measured, measure
 from swwatch.metrics.paper import AS_IT_IS
-from swwatch.metrics.significance import NUM_RESAMPLES, Statistic, compare, mean_of
+from swwatch.metrics.significance import Statistic, compare, mean_of
 from swwatch.metrics.tables import as_text, interval
-from swwatch.paths import writing
 from swwatch.toy.scores import toy_events, toy_statistics
 
-METHOD = (
-    "difference: B - A; interval: percentile bootstrap over clips, paired; p: approximate randomization, two-sided, "
-    "not corrected for the number of metrics looked at. METEOR-mean is the mean of METEOR's clip values, not its "
-    "aggregate; CIDEr's word weights are those of the common clips. What differs by training seed is not in it."
-)
 Pairs = dict[str, tuple[Statistic, Statistic]]  # metric -> what it sums over clips, of A and of B
 JUDGE_FACTS = ("model", "request", "criterion", "rubric_sha256", "scale")
-
-
-@dataclass(frozen=True, kw_only=True)
-class CompareSettings:
-    """Which runs, and how chance is drawn."""
-
-    run_a: Path = setting(REQUIRED, "predictions file of a run, NAME_infer.json", positional=True)
-    run_b: Path = setting(REQUIRED, "predictions file of the other run", positional=True)
-    json: Path | None = setting(None, "write all of it there too")
-    resamples: int = setting(NUM_RESAMPLES, "rounds", least=1)
-    seed: int = setting(0, "of the random draws")
-    other_data: bool = setting(False, "accept test files that differ, if references agree")
-
-    def __post_init__(self):
-        check_least(self)
-
-
-def main(argv: list[str]) -> int:
-    about = f"{__doc__}\n\n{METHOD}"
-    settings = read_settings(CompareSettings, argv, program="swwatch compare", about=about)
-    a, b = (read_run(path).tell() for path in (settings.run_a, settings.run_b))
-    chance = {"num_resamples": settings.resamples, "seed": settings.seed}
-    found = compare_runs(a, b, **chance, other_data=settings.other_data)
-    if settings.json is not None:
-        with writing(settings.json.parent):
-            write_object(settings.json, found)
-    print(describe(found))
-    return 0
 
 
 def compare_runs(
