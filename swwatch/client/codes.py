@@ -39,8 +39,18 @@ class ProtocolError(Exception):
 
     Attributes:
         param: the field that is at fault, where it is one of a form that names it.
+        retry_after_s: when it may go better, where that is known.
     """
 
-    def __init__(self, code: Code, message: str, *, fatal: bool = False, param: str | None = None):
+    def __init__(
+        self,
+        code: Code,
+        message: str,
+        *,
+        fatal: bool = False,
+        param: str | None = None,
+        retry_after_s: int | None = None,
+    ):
         super().__init__(message)
-        self.code, self.message, self.fatal, self.param = code, message, fatal, param
+        self.code, self.message, self.fatal = code, message, fatal
+        self.param, self.retry_after_s = param, retry_after_s

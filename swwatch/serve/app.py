@@ -102,6 +102,7 @@ def _add_addresses(app: FastAPI, server: Server) -> None:
     async def health() -> dict:
         """Whether the server is up; needs no token."""
         about = {"sessions": len(server.sessions), "places": server.limits.max_sessions}
+        about["held"] = server.sessions.held
         return {"status": "ok", **about, "version": app.version}
 
     @app.get("/metrics")

@@ -126,6 +126,11 @@ class Uploads:
         self._stored: dict[str, Stored] = {}
         self._coming: set[Coming] = set()
 
+    @property
+    def num(self) -> int:
+        """Files that are stored."""
+        return len(self._stored)
+
     async def receive(self, content_type: str, length: int | None, chunks: AsyncIterator[bytes]) -> tuple[str, int]:
         """Write a form's `file` to disk as it comes.
 

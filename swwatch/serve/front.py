@@ -23,13 +23,13 @@ from websockets.exceptions import ConnectionClosed
 from swwatch.client.codes import CLOSE_DONE, CLOSE_RESTART, ProtocolError
 from swwatch.client.protocol import Error, Open
 from swwatch.serve.auth import AccessRules
-from swwatch.serve.children import Serve, children, num_here
+from swwatch.serve.children import Serve, children, scale_here
 from swwatch.serve.connection import LAST_WORDS_S, Gone, LiveConnection
 from swwatch.serve.door import HEADERS, add_door, add_sockets, while_there
 from swwatch.serve.files import Bodies
 from swwatch.serve.log import log
 from swwatch.serve.metrics import FORM, Metrics
-from swwatch.serve.refusals import error_body
+from swwatch.serve.refusals import error_body, refusal
 from swwatch.serve.replicas import AWAY, Replica, Replicas, Upstream, replicas_of
 from swwatch.serve.settings import Limits, ServeSettings
 
@@ -52,7 +52,8 @@ class Front:
 
     @property
     def model(self) -> str:
-        return f"{len(self.sessions.all)} replicas"
+        running, most = self.sessions.running, len(self.sessions.all)
+        return f"{running} replicas" if running == most else f"{running} of at most {most} replicas"
 
     def app(self) -> FastAPI:
         """The application."""
@@ -73,12 +74,12 @@ def several(settings: ServeSettings, gate: AccessRules, serve: Serve) -> Iterato
     """
     with contextlib.ExitStack() as held:
         if "://" in settings.replicas:
-            replicas = replicas_of(settings.replicas, settings.token)
+            scale, replicas = None, replicas_of(settings.replicas, settings.token)
         else:
-            num = num_here() if settings.replicas == "auto" else int(settings.replicas)
-            replicas = held.enter_context(children(settings, num, serve))
+            scale = scale_here(settings)
+            replicas = held.enter_context(children(settings, scale, serve))
         limits = replace(settings, max_sessions=settings.max_sessions * len(replicas))
-        yield Front(gate, limits, Replicas(replicas, limits))
+        yield Front(gate, limits, Replicas(replicas, limits, scale))
 
 
 def create_app(front: Front) -> FastAPI:
@@ -98,7 +99,7 @@ def create_app(front: Front) -> FastAPI:
     @app.get("/health")
     async def health() -> dict:
         up = sum(replica.up for replica in replicas.all)
-        about = {"sessions": len(replicas), "places": replicas.places, "replicas": len(replicas.all), "up": up}
+        about = {"sessions": len(replicas), "places": replicas.places, "replicas": replicas.running, "up": up}
         return {"status": "ok" if up else "starting", **about, "version": app.version}
 
     @app.get("/metrics")
@@ -210,6 +211,9 @@ async def _ask(replicas: Replicas, request: Request, body: bytes) -> Response:
 
     async def ask(replica: Replica) -> tuple:
         answer = await _send(replicas, replica, request, body)
+        if answer.status_code == 429 and not wanted and (full := replicas.full()):
+            await answer.aclose()
+            return refusal(full), False
         if answer.status_code == 429 or answer.status_code == 404 and wanted:
             return Response(await answer.aread(), answer.status_code, _headers(answer)), False
         if request.method == "POST":  # its session may not be over yet
@@ -223,9 +227,10 @@ async def _upload(replicas: Replicas, bodies: Bodies, request: Request) -> Respo
     """Pass a file on, as it comes, to the replica with most room."""
     replica, *_ = replicas.whom_to_ask(None)
     try:
-        with bodies.place() as coming:  # what stands still is not seen by the replica, which waits for it
+        # what stands still is not seen by the replica, which waits for it
+        with replica.opening(), bodies.place() as coming:
             answer = await _send(replicas, replica, request, coming.timely(request.stream()))
-        content = await answer.aread()
+            content = await answer.aread()
     except AWAY as error:
         raise ProtocolError("full", "the server that took it has gone: send it again") from error
     if answer.is_success:
@@ -264,6 +269,15 @@ class Passed(StreamingResponse):
             await self._answer.aclose()
 
 
+def _known(replica: Replica, answers: bool) -> str:
+    """What the door itself can tell of a replica."""
+    known = [("starts_total", "counter", replica.starts), ("stops_total", "counter", replica.stops)]
+    if not replica.asleep:
+        known.append(("up", "gauge", int(answers)))
+    form = "# TYPE swwatch_replica_{0} {1}\nswwatch_replica_{0} {2}\n"
+    return "".join(form.format(*one) for one in known)
+
+
 async def _metrics(replicas: Replicas) -> bytes:
     """All of all, each with its replica's name, so that sums are Prometheus' own."""
     families: dict[str, Metric] = {}
@@ -282,5 +296,5 @@ async def _metrics(replicas: Replicas) -> bytes:
         return replica, None
 
     for replica, text in await asyncio.gather(*map(ask, replicas.all)):
-        add(replica.name, f"# TYPE swwatch_replica_up gauge\nswwatch_replica_up {int(text is not None)}\n{text or ''}")
+        add(replica.name, _known(replica, text is not None) + (text or ""))
     return generate_latest(SimpleNamespace(collect=families.values))  # all that it asks a registry for

@@ -124,6 +124,11 @@ class Recordings:
         self._recorders: dict[str, Recorder] = {}
         self._num_followed = 0
 
+    @property
+    def num_own(self) -> int:
+        """Recordings that go with the server."""
+        return 0 if self._kept else len(self._made)
+
     def new_name(self) -> str:
         """A name that sorts by time and cannot be guessed."""
         return f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{secrets.token_hex(12)}"

@@ -20,7 +20,9 @@ TYPES = {401: "authentication_error", 403: "permission_error", 404: "not_found_e
 
 def refusal(error: ProtocolError) -> JSONResponse:
     """The answer to a request that is not done."""
-    headers = {"www-authenticate": "Bearer"} if error.code == "unauthorised" else None
+    headers = {"www-authenticate": "Bearer"} if error.code == "unauthorised" else {}
+    if error.retry_after_s is not None:
+        headers["retry-after"] = str(error.retry_after_s)
     return JSONResponse(error_body(error.code, error.message, error.param), STATUS.get(error.code, 400), headers)
 
 

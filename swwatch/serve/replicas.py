@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import math
 import time
 from collections.abc import Awaitable, Callable, Iterable, Iterator
 from typing import Any
@@ -16,6 +17,7 @@ from swwatch.client.protocol import SUBPROTOCOL, Open, Opened, ProtocolError, Up
 from swwatch.errors import UserError
 from swwatch.serve.limits import WaitingConnections
 from swwatch.serve.log import log
+from swwatch.serve.scaling import Scale
 from swwatch.serve.settings import Limits
 
 LOOK_S, HEAR_S, SILENT_S = 0.5, 5.0, 60.0  # how often, how long, and after what silence a replica counts as lost
@@ -43,9 +45,16 @@ class Replica:
     Attributes:
         address: None while it is not there.
         up: it answers: newcomers may go there.
+        held: what clients may still ask it for beside sessions, as uploads.
+        runs: as a process of ours; starts, stops: how often that was started, and ended because it was not needed.
+        asleep: it is not to run.
+        begun_s: since when it loads, of time.monotonic(), unless it has failed to; took_s: the last time.
     """
 
-    runs = False  # as a process of ours
+    runs = asleep = False
+    begun_s: float | None = None
+    took_s = 0.0
+    starts = stops = held = 0
 
     def __init__(self, name: str, address: Address | None = None):
         self.name, self.address, self.up = name, address, False
@@ -83,6 +92,7 @@ class Replica:
         try:
             told = (await http.get(f"{self.address.base}/health", timeout=HEAR_S)).raise_for_status().json()
             self._told, self.places, self._heard_s = told["sessions"], told["places"], time.monotonic()
+            self.held = told.get("held", 0)
             self._counted, now_up = counted, True
         except (httpx.HTTPError, ValueError, KeyError, TypeError):  # nobody, or no server of ours
             now_up = False
@@ -94,8 +104,10 @@ class Replica:
         return False
 
     def gone(self) -> None:
-        """It is not there any more, and no connection to it is."""
+        """It is not there any more, nor is what it had, nor a connection to it."""
         self.up = False
+        self._told = self.held = 0
+        self._counted = self._opened
         for upstream in list(self.sockets):
             upstream.socket.transport.abort()
 
@@ -122,10 +134,12 @@ class Replica:
 class Replicas(WaitingConnections):
     """All of them, in front of which a door stands."""
 
-    def __init__(self, replicas: Iterable[Replica], limits: Limits):
+    def __init__(self, replicas: Iterable[Replica], limits: Limits, scale: Scale | None = None):
+        """Args: scale: how many are to run, of those of this machine."""
         super().__init__(limits)
         self.all = list(replicas)
-        self._homes: dict[str, Replica] = {}  # ids of sessions, uploads and recordings
+        self._scale, self._spare = scale, []
+        self._homes: dict[str, Replica | None] = {}  # of sessions, uploads and recordings, by id; None: it is gone
         unbounded = httpx.Limits(max_connections=None, max_keepalive_connections=32, keepalive_expiry=2.0)
         timeout = httpx.Timeout(None, connect=REACH_S)
         self.http = httpx.AsyncClient(limits=unbounded, timeout=timeout, trust_env=False)
@@ -133,6 +147,11 @@ class Replicas(WaitingConnections):
     def __len__(self) -> int:
         """Sessions of all that are there."""
         return sum(replica.sessions for replica in self.all if replica.up)
+
+    @property
+    def running(self) -> int:
+        """Replicas that are to run."""
+        return sum(not replica.asleep for replica in self.all)
 
     @property
     def places(self) -> int:
@@ -151,7 +170,7 @@ class Replicas(WaitingConnections):
 
     def lost(self, replica: Replica) -> None:
         """What a replica had is there no more."""
-        self._homes = {one: home for one, home in self._homes.items() if home is not replica}
+        self._homes = {one: None if home is replica else home for one, home in self._homes.items()}
 
     def whom_to_ask(self, one: str | None) -> list[Replica]:
         """Where something is or, of what is new or unknown, all that are there, the least full first.
@@ -160,10 +179,13 @@ class Replicas(WaitingConnections):
             ProtocolError: full, nobody is there at the moment.
         """
         home = self._homes.get(one)
-        asked = [home] if home else sorted((one for one in self.all if one.up), key=lambda one: one.fullness)
+        asked = [home] if home else sorted((one for one in self.all if one.up), key=self._unwelcoming)
         if not any(replica.up for replica in asked):
             raise ProtocolError("full", "the server that this is for is starting: try again soon", fatal=True)
         return asked
+
+    def _unwelcoming(self, replica: Replica) -> tuple[bool, float]:
+        return replica in self._spare, replica.fullness
 
     # --- the way ------------------------------------------------------------------------------------------------
 
@@ -193,6 +215,9 @@ class Replicas(WaitingConnections):
         Raises:
             ProtocolError: fatal; of several that cannot, the last one's.
         """
+        if opening.resume and self._homes.get(opening.resume, self) is None:
+            why = "the server that had this session is gone, and the session with it: open another one"
+            raise ProtocolError("not_found", why, fatal=True)
         wanted = opening.resume or (opening.source.id if isinstance(opening.source, Upload) else None)
 
         async def ask(replica: Replica) -> tuple:
@@ -208,18 +233,43 @@ class Replicas(WaitingConnections):
 
         upstream, answer = await self.first(wanted, ask)
         if upstream is None:
-            raise ProtocolError(answer.code, answer.message, fatal=True)
+            told = self.full() if answer.code == "full" and not wanted else None
+            raise told or ProtocolError(answer.code, answer.message, fatal=True)
         return upstream, answer
 
     async def watch(self) -> None:
         """Look after all, for as long as the door is open."""
-        await asyncio.gather(*(self._watch(replica) for replica in self.all))
+        await asyncio.gather(*(self._watch(replica) for replica in self.all), self._rescale())
 
     async def _watch(self, replica: Replica) -> None:
         while not self.closing:
             if await replica.look(self.http):
                 self.lost(replica)
             await asyncio.sleep(LOOK_S)
+
+    async def _rescale(self) -> None:
+        while self._scale is not None and not self.closing:
+            self.rescale()
+            await asyncio.sleep(LOOK_S)
+
+    def rescale(self) -> None:
+        """Start replicas where places run short, and end those that have long been too many."""
+        self._spare = self._scale.adjust(self.all, time.monotonic())
+        for replica in self._spare:
+            if replica.asleep:
+                self.lost(replica)
+
+    def full(self) -> ProtocolError | None:
+        """What a newcomer is told where another replica is starting."""
+        if self._scale is not None:
+            self.rescale()
+        begun = [replica.begun_s for replica in self.all if replica.begun_s is not None]
+        if not begun:
+            return None
+        left_s = min(begun) + max(replica.took_s for replica in self.all) - time.monotonic()
+        soon_s = max(1, math.ceil(left_s))
+        why = f"all places are taken; another server is starting, and should be there in about {soon_s} s"
+        return ProtocolError("full", why, fatal=True, retry_after_s=soon_s)
 
     async def shutdown(self, timeout_s: float) -> None:
         """End those that run here; those that have not ended in time are killed."""

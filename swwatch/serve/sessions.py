@@ -57,6 +57,11 @@ class SessionTable(WaitingConnections):
         """Sessions that the model still works for."""
         return sum(not session.over for session in self._sessions.values())
 
+    @property
+    def held(self) -> int:
+        """Files that are kept here for clients, and nowhere else."""
+        return self.uploads.num + self.recordings.num_own
+
     async def open(
         self, message: Open, connection: Connected, beside: SessionOptions = OURS
     ) -> tuple[ServedSession, Opened]:

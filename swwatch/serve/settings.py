@@ -4,7 +4,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-from swwatch.config import setting
+from swwatch.config import check_least, setting
 from swwatch.engine.choose import AUTO, check_name
 from swwatch.errors import UserError
 from swwatch.model.flags import LoadFlags, SessionFlags
@@ -84,14 +84,16 @@ class ServeSettings(SessionFlags, LoadFlags, Limits):
     )
     record_folder: Path | None = setting(None, "keep recorded sessions here", metavar="FOLDER")
     replicas: str | None = setting(
-        None, "so many servers of this kind behind one address, or auto, or the addresses of some: URL,URL"
+        None, "so many servers of this kind behind one address, LEAST:MOST, auto, or the addresses of some: URL,URL"
     )
+    replica_idle_s: float = setting(300.0, "of LEAST:MOST, end a server without a session for this time", above=0)
     replica: int | None = setting(None, "which of several this one is", hidden=True)
     log_level: Literal["debug", "info", "warning", "error"] = setting("info", "to stderr: debug, info, warning, error")
 
     def __post_init__(self):
         super().__post_init__()
         Limits.__post_init__(self)
+        check_least(self)
         check_name(self.engine)
         if not 0 <= self.port <= 65535:  # some systems would take the rest of the division by 65536
             raise UserError(f"--port {self.port}: a port is a number from 0 to 65535")
@@ -99,11 +101,15 @@ class ServeSettings(SessionFlags, LoadFlags, Limits):
 
     def _check_replicas(self) -> None:
         asked = self.replicas
-        if asked is None or asked == "auto" or asked.isdecimal() and int(asked) > 0:
+        if asked is None or asked == "auto":
+            return
+        numbers = asked.split(":", 1)
+        if all(map(str.isdecimal, numbers)) and 0 < int(numbers[0]) <= int(numbers[-1]):
             return
         if not all("://" in url for url in asked.split(",")):
             raise UserError(
-                f"--replicas {asked}: give a number, auto, or addresses of servers: http://one:8000,http://two:8000"
+                f"--replicas {asked}: give a number, LEAST:MOST such as 1:4, auto, or addresses of servers: "
+                "http://one:8000,http://two:8000"
             )
         for name in ("model", "files", "record_folder", "keep_sessions"):
             if getattr(self, name):

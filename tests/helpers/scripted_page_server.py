@@ -44,12 +44,14 @@ class ScriptedServer:
         slow: seconds before a frame is acknowledged.
         break_after: frames after which the socket is broken off, once.
         token: when set, what clients must show.
+        full: resumed sessions that are refused, because their server is starting again.
     """
 
     def __init__(self):
         self.got: list[dict] = []
         self.frames: list[tuple[int, float, bytes]] = []
         self.slow, self.break_after, self.token, self.decides = 0.0, 0, None, False
+        self.full = 0
         self.sessions: dict[str, Session] = {}
         self.ready = threading.Event()
         self.thread = threading.Thread(target=lambda: asyncio.run(self._serve()), daemon=True)
@@ -91,6 +93,11 @@ class ScriptedServer:
             message = json.loads(message)
             self.got.append(message)
             if message["type"] == "open":
+                if "resume" in message and self.full:
+                    self.full -= 1
+                    told = {"type": "error", "code": "full", "message": "it starts again", "fatal": True}
+                    await socket.send(json.dumps(told))
+                    return await socket.close(4429)
                 session = self.sessions.get(message.get("resume")) or Session(message, len(self.sessions))
                 session.decides = self.decides
                 self.sessions[session.name] = session

@@ -15,11 +15,13 @@ import torch
 from swwatch.errors import UserError
 from swwatch.serve import children
 from swwatch.serve.replicas import Replicas
+from swwatch.serve.scaling import Scale
 from swwatch.serve.settings import ServeSettings
 from tests.helpers import light_replica
 from tests.helpers.server_process import WAIT_S
 
 SETTINGS = ServeSettings(model=["light"], device="cpu", max_sessions=3, token="a-good-token")
+TWO = Scale(2, 2, SETTINGS.max_sessions)
 
 
 def test_one_that_is_killed_is_started_again_and_costs_only_what_it_had(tmp_path, monkeypatch):
@@ -36,7 +38,7 @@ def test_one_that_is_killed_is_started_again_and_costs_only_what_it_had(tmp_path
         os.kill(first.process.pid, signal.SIGKILL)
         watching = asyncio.create_task(replicas.watch())
         async with asyncio.timeout(WAIT_S):
-            while first.up or first.runs or "its" in replicas._homes:
+            while first.up or first.runs or replicas._homes["its"]:
                 await asyncio.sleep(0.05)
             assert replicas.whom_to_ask("its") == [second] == replicas.whom_to_ask("the other's")
             assert len(replicas) == 0 and replicas.places == 3
@@ -48,17 +50,101 @@ def test_one_that_is_killed_is_started_again_and_costs_only_what_it_had(tmp_path
         assert not any(one.runs for one in made) and time.monotonic() - began_s < 8
         await watching
 
-    with children.children(SETTINGS, 2, light_replica.serve) as made:
+    with children.children(SETTINGS, TWO, light_replica.serve) as made:
         tokens = {one.address.token for one in made}
         assert len(tokens) == 2 and SETTINGS.token not in tokens, "nobody goes past the door"
         asyncio.run(run(made))
     assert not list(tmp_path.iterdir())
 
 
+ONE_OR_TWO = Scale(1, 2, SETTINGS.max_sessions, idle_s=0.2)
+
+
+async def until(true) -> None:
+    async with asyncio.timeout(WAIT_S):
+        while not true():
+            await asyncio.sleep(0.02)
+
+
+async def fill(replicas: Replicas, sessions: int) -> None:
+    """Have the first replica hold so many."""
+    first = replicas.all[0]
+    await replicas.http.get(f"{first.address.base}/sessions/{sessions}")
+    await until(lambda: first.up and first.sessions == sessions)
+
+
+def test_another_is_started_where_places_run_short_and_ended_when_nobody_needs_it(caplog):
+    caplog.set_level("INFO", "swwatch.serve")
+
+    async def run(made) -> None:
+        replicas, (first, second) = Replicas(made, SETTINGS, ONE_OR_TWO), made
+        watching, pid = asyncio.create_task(replicas.watch()), first.process.pid
+        await fill(replicas, 2)
+        assert replicas.full() is None and replicas.running == 1 and not second.runs
+        await fill(replicas, 3)
+        full = replicas.full()
+        assert full.code == "full" and f"in about {full.retry_after_s} s" in str(full) and replicas.running == 2
+        await until(lambda: second.up)
+        assert replicas.full() is None and replicas.places == 6
+        assert replicas.whom_to_ask(None) == [second, first], "newcomers go where there is room"
+        replicas.has(second, "ended")
+        await fill(replicas, 1)
+        await until(lambda: not replicas.running == 2 and not second.runs)
+        assert replicas.whom_to_ask("ended") == [first] and first.process.pid == pid
+        assert [(one.starts, one.stops) for one in made] == [(1, 0), (1, 1)]
+        await replicas.shutdown(8)
+        await watching
+
+    with children.children(SETTINGS, ONE_OR_TWO, light_replica.serve) as made:
+        asyncio.run(run(made))
+    told = [record.message for record in caplog.records if record.message in ("replica begins", "replica rests")]
+    assert told == ["replica begins", "replica rests"]
+
+
+def test_one_that_is_killed_as_it_starts_is_told_and_tried_again_after_a_pause(caplog):
+    settings = replace(SETTINGS, model=["slow"])
+
+    async def run(made) -> None:
+        replicas, (_, second) = Replicas(made, settings, ONE_OR_TWO), made
+        watching = asyncio.create_task(replicas.watch())
+        await fill(replicas, 3)
+        await until(lambda: second.runs)
+        killed_s = time.monotonic()
+        second.process.kill()
+        await until(lambda: caplog.records)
+        assert caplog.records[-1].fields == {"replica": "1", "code": -9}
+        assert replicas.full() is None, "nobody is promised what may fail again"
+        await until(lambda: second.starts == 2)
+        assert time.monotonic() - killed_s > 1
+        began_s = time.monotonic()
+        await replicas.shutdown(8)  # while it starts
+        assert not second.runs and time.monotonic() - began_s < 8
+        await watching
+
+    with children.children(settings, ONE_OR_TWO, light_replica.serve) as made:
+        asyncio.run(run(made))
+
+
+@pytest.mark.parametrize(
+    "asked, engine, told",
+    [("1:5", "auto", 4), ("2:3", "two_device", 2), ("1:4", "auto", None), ("9", "auto", None)],
+)
+def test_more_than_there_are_devices_is_refused_where_it_would_show_late(monkeypatch, asked, engine, told):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
+    settings = ServeSettings(replicas=asked, engine=engine, replica_idle_s=7, grace_s=2)
+    if told is None:
+        assert children.scale_here(settings).most == int(asked[-1]) and children.scale_here(settings).idle_s == 9
+        assert children.scale_here(replace(settings, replicas="auto")).least == 4
+        return
+    with pytest.raises(UserError, match=f"enough for {told}"):
+        children.scale_here(settings)
+    assert children.scale_here(replace(settings, device="cpu")).most == int(asked[-1])
+
+
 def test_where_one_cannot_be_started_none_is_left():
     with (
         pytest.raises(UserError, match="no checkpoint there"),
-        children.children(replace(SETTINGS, model=["broken"]), 2, light_replica.serve),
+        children.children(replace(SETTINGS, model=["broken"]), TWO, light_replica.serve),
     ):
         pass
     assert not _replicas()
@@ -71,9 +157,10 @@ def _replicas(of: int | None = None) -> list[psutil.Process]:
 DOOR = """
 import time
 from swwatch.serve import children
+from swwatch.serve.scaling import Scale
 from swwatch.serve.settings import ServeSettings
 from tests.helpers import light_replica
-with children.children(ServeSettings(model=["light"], device="cpu"), 2, light_replica.serve):
+with children.children(ServeSettings(model=["light"], device="cpu"), Scale(2, 2, 8), light_replica.serve):
     print("up", flush=True)
     time.sleep(600)
 """

@@ -7,7 +7,7 @@ import pytest
 
 
 def test_health_and_info_tell_what_is_there(server):
-    assert server.json("/health").keys() == {"status", "sessions", "places", "version"}
+    assert server.json("/health").keys() == {"status", "sessions", "places", "held", "version"}
     info = server.json("/api/info")
     assert info["version"] == 1 and info["variants"] == ["group"] and "serial" in info["engines"]
     assert info["sources"] == ["frames", "upload", "file"] and info["token_needed"] is False

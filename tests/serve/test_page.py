@@ -319,7 +319,7 @@ def test_silence_that_is_decided_what_is_not_looked_at_and_thoughts_have_places_
 
 
 def test_a_broken_socket_is_shown_and_nothing_is_lost_or_doubled(visit, scripted):
-    scripted.break_after = 5
+    scripted.break_after, scripted.full = 5, 1
     page = visit(scripted.url, expected="WebSocket")
     page.evaluate("""(() => {
         window.states = [];
@@ -330,8 +330,8 @@ def test_a_broken_socket_is_shown_and_nothing_is_lost_or_doubled(visit, scripted
     said = words(page, 12)
     assert TEXT.startswith(said)
     assert "reconnecting" in page.evaluate("states") and state(page, "live") == "live"
-    first, again = (message for message in scripted.got if message["type"] == "open")
-    assert first.get("resume") is None and again["resume"] == "session-0"
+    first, refused, again = (message for message in scripted.got if message["type"] == "open")
+    assert first.get("resume") is None and refused == again and again["resume"] == "session-0"
     assert again["seen"] >= 0, "what it had is not asked for again"
 
 

@@ -1,5 +1,6 @@
 """Several servers behind one door: who goes where, what passes through, and what cannot be reached is told."""
 
+import base64
 import json
 import select
 import socket
@@ -13,7 +14,7 @@ from websockets.exceptions import ConnectionClosed
 
 from swwatch.client.codes import CLOSE_RESTART
 from swwatch.serve.files import BODIES
-from tests.helpers.server_process import WAIT_S, Client, ServerProcess
+from tests.helpers.server_process import WAIT_S, Client, ServerProcess, picture
 from tests.helpers.thread_server import ThreadFront, ThreadServer
 
 TOKEN, THEIRS = "the-token-of-the-door", "the-token-of-the-servers"
@@ -244,3 +245,56 @@ def test_a_killed_server_costs_its_own_sessions_and_the_end_is_orderly(tiny_chec
 
 def _recording(clients, lost) -> str:
     return next(client for client in clients if client is not lost).of("opened")[0].recording
+
+
+@pytest.mark.long
+def test_servers_come_and_go_with_the_sessions(tiny_checkpoint, tmp_path):
+    """Three real processes, one after the other; most of it is importing torch."""
+    model = ("--model", f"group={tiny_checkpoint}", "--max-sessions", "1", "--max-tokens", "2000")
+    flags = ("--replicas", "1:2", "--replica-idle-s", "1", "--grace-s", "1", "--record-folder", str(tmp_path / "kept"))
+    server = ServerProcess(tmp_path, *model, *flags).wait()
+    try:
+        assert server.json("/health")["replicas"] == server.json("/health")["up"] == 1
+        first = Client(server, open={"record": True})
+        first.until("opened")
+        second = Client(server, open={})
+        full = second.next()
+        assert full.code == "full" and "another server is starting" in full.message and second.closed() == 4429
+        part = {
+            "type": "image_url",
+            "image_url": {"url": f"data:image/jpeg;base64,{base64.b64encode(picture()).decode()}"},
+        }
+        body = json.dumps({"model": "group", "messages": [{"role": "user", "content": [part]}]}).encode()
+        status, answer = server.get("/v1/chat/completions", "POST", body, content_type="application/json")
+        assert status == 429 and "another server is starting" in json.loads(answer)["error"]["message"]
+        _wait_until(lambda: server.json("/health")["up"] == 2)
+        second = Client(server, open={})
+        second.until("opened")
+        for number in range(4):
+            second.frame(number)
+        second.until("token")
+        for client in (first, second):
+            client.send(type="stop")
+            client.until("end")
+        _wait_until(lambda: server.json("/health")["replicas"] == 1)
+        text = server.get("/metrics")[1].decode()
+        families = {family.name: family.samples for family in text_string_to_metric_families(text)}
+        told = {
+            name: sum(sample.value for sample in families[f"swwatch_replica_{name}"]) for name in ("starts", "stops")
+        }
+        assert told == {"starts": 2, "stops": 1} and [one.value for one in families["swwatch_replica_up"]] == [1]
+        Client(server, open={}).until("opened")
+        _wait_until(lambda: server.json("/health")["replicas"] == 2)
+        began_s = time.monotonic()
+        assert server.stop() == 0 and time.monotonic() - began_s < 10, "also while one is starting"
+        events = [line["event"] for line in server.lines() if line["event"] in ("replica begins", "replica rests")]
+        assert events == ["replica begins", "replica rests", "replica begins"]
+    finally:
+        server.stop()
+
+
+def _wait_until(true) -> None:
+    over = time.monotonic() + 4 * WAIT_S
+    while not true():
+        assert time.monotonic() < over
+        time.sleep(0.1)

@@ -68,6 +68,8 @@ export class Connection {
       for (const type of this.standing.values()) this.send({ type });
     }
     if (event.type === "ack") event = this.#answered(event);
+    // of a session that stands: its server starts again; the socket closes now, and the next try may find it
+    if (event.code === "full" && event.fatal && this.session) return;
     this.over ||= event.type === "end" || (event.type === "error" && event.fatal);
     this.onEvent(event);
     if (event.type === "end") this.close();
