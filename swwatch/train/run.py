@@ -65,7 +65,7 @@ def run(read: Callable[[], TrainSettings]) -> int:
             made = distributed.gather(distributed.together(lambda: fill(settings, setup.clips)))
             entries, size = setup.clips.frame_cache.held()
             print(f"{sum(made):,} of {len(setup.clips):,} clips were read; their frames are {frames}")
-            print(f"it holds {entries:,} entries of them, {size / 1e9:.3g} GB: what is not there had no room")
+            print(f"it holds {entries:,} entries, {size / 1e9:.3g} GB; what found no room is decoded in training")
             return 0
         trainer = trainer_of(settings, setup, arranged, beginning, frames)
         return train(trainer, settings.output_dir)
