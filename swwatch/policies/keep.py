@@ -49,7 +49,6 @@ class Window(Sliding):
     name: ClassVar[str] = "window"
     for_whom: ClassVar[tuple[Speaks, ...]] = (Speaks.PARALLEL,)
     moves: ClassVar[bool] = True
-    bounded: ClassVar[bool] = True
     vision_s: int = option(16, least=1)
     text_sink: int = option(512, least=0)
     text_window: int = option(512, least=1)
@@ -66,8 +65,8 @@ class SinkWindow(Sliding):
     """
 
     name: ClassVar[str] = "sink_window"
+    for_whom: ClassVar[tuple[Speaks, ...]] = (Speaks.TURNS,)
     moves: ClassVar[bool] = True
-    bounded: ClassVar[bool] = True
     windows: ClassVar[tuple[str, ...]] = ("vision_s", "turns_s", "text_sink", "text_window")
     vision_s: float | None = option(16.0, least=0)
     turns_s: float | None = option(16.0, least=0)

@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, ClassVar
 
 from swwatch.policies.memory.policy import Sliding
 from swwatch.policies.table import option
-from swwatch.rules.variants import Speaks
 
 if TYPE_CHECKING:
     import torch
@@ -32,13 +31,9 @@ class LiveVlm(Sliding):
         vision_s: seconds of video of the window; in chat turns words older than that join the previous text.
         newest: tokens of video whose attention counts.
         share: of the pages that a question sees.
-        text_sink, text_window: tokens of the answer or of the previous text that stay, the first and the last; both
-            None: all.
     """
 
     name: ClassVar[str] = "livevlm"
-    for_whom: ClassVar[tuple[Speaks, ...]] = (Speaks.PARALLEL, Speaks.TURNS)
-    bounded: ClassVar[bool] = True
     windows: ClassVar[tuple[str, ...]] = ("vision_s", "text_sink", "text_window")
     tokens: int = option(12288, least=1)
     top: float = option(0.5, least=0, most=1)

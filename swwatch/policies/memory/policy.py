@@ -190,7 +190,16 @@ class Keep(Policy):
 
 
 class Sliding(Keep):
-    """A window of `vision_s` seconds of video; of words the first `text_sink` and the last `text_window` tokens."""
+    """A window of `vision_s` seconds of video; of words the first `text_sink` and the last `text_window` tokens.
+
+    Attributes:
+        turns_s: seconds for which an answer stays a turn of its own, before its words join the previous text; where a
+            row has no option for it, as long as its video is in view.
+        text_sink, text_window: tokens of the answer or of the previous text; both None: all.
+    """
+
+    for_whom: ClassVar[tuple[Speaks, ...]] = (Speaks.PARALLEL, Speaks.TURNS)
+    bounded: ClassVar[bool] = True
 
     def shown(self, video: Sequence[Shown]) -> list[int]:
         return newest(video, self.vision_s)
@@ -203,7 +212,6 @@ class Sliding(Keep):
 
     @property
     def turns_s(self) -> float:
-        """An answer is a turn of its own as long as its video is in view."""
         return self.vision_s
 
 

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, ClassVar
 
 from swwatch.policies.memory.policy import Sliding
 from swwatch.policies.table import option
-from swwatch.rules.variants import Speaks
 
 if TYPE_CHECKING:
     import torch
@@ -22,9 +21,7 @@ class Recent(Sliding):
     begun with them. Prompt and questions stay."""
 
     name: ClassVar[str] = "recent"
-    for_whom: ClassVar[tuple[Speaks, ...]] = (Speaks.PARALLEL, Speaks.TURNS)
     anew: ClassVar[bool] = True
-    bounded: ClassVar[bool] = True
     every_turn: ClassVar[bool] = True
     windows: ClassVar[tuple[str, ...]] = ("vision_s",)
     vision_s: float = option(4.0, least=1)

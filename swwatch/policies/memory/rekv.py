@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, ClassVar
 
 from swwatch.policies.memory.policy import Sliding
 from swwatch.policies.table import option
-from swwatch.rules.variants import Speaks
 
 if TYPE_CHECKING:
     import torch
@@ -28,14 +27,10 @@ class Rekv(Sliding):
         blocks: that a question brings back.
         vision_s: seconds of video of the window; in chat turns words older than that join the previous text.
         host_mb: megabytes (2^20) of host memory; the oldest blocks go where there would be more.
-        text_sink, text_window: tokens of the answer or of the previous text that stay, the first and the last; both
-            None: all.
     """
 
     name: ClassVar[str] = "rekv"
-    for_whom: ClassVar[tuple[Speaks, ...]] = (Speaks.PARALLEL, Speaks.TURNS)
     moves: ClassVar[bool] = True
-    bounded: ClassVar[bool] = True
     windows: ClassVar[tuple[str, ...]] = ("vision_s", "text_sink", "text_window")
     blocks: int = option(64, least=1)
     vision_s: float = option(16.0, least=1)

@@ -12,14 +12,13 @@ the memory, and joins it with the next. Positions are those of a stream that beg
 has times and shifts the context: so they stay small. Words have windows, too.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from swwatch.policies.memory.policy import Sliding
 from swwatch.policies.table import option
-from swwatch.rules.variants import Speaks
 
 if TYPE_CHECKING:
     import torch
@@ -29,20 +28,11 @@ ITERATIONS = 10
 
 @dataclass(frozen=True)
 class VStream(Sliding):
-    """A memory of clusters.
-
-    Attributes:
-        patches: clusters of the context; detail: of them that are also shown as they really were.
-        turns_s: seconds for which an answer stays a turn of its own, before its words join the previous text.
-        text_sink, text_window: tokens of the answer or of the previous text that stay, the first and the last; both
-            None: all.
-    """
+    """A memory of clusters: `patches` of the context; `detail` of them are also shown as they really were."""
 
     name: ClassVar[str] = "vstream"
-    for_whom: ClassVar[tuple[Speaks, ...]] = (Speaks.PARALLEL, Speaks.TURNS)
     anew: ClassVar[bool] = True
     every_turn: ClassVar[bool] = True
-    bounded: ClassVar[bool] = True
     windows: ClassVar[tuple[str, ...]] = ("turns_s", "text_sink", "text_window")
     vision_s: ClassVar[float] = 0.0
     patches: int = option(60, least=1)
@@ -119,10 +109,10 @@ def merged(clusters: Sequence[Cluster]) -> list[Cluster]:
     """Weighted k-means of clusters, in the order of time, into one less at least."""
     import torch  # here, as above
 
-    pairs = [(_distance(one.mean, other.mean), i) for i, (one, other) in _neighbours(clusters)]
-    if not pairs:
+    neighbours = [(i, *pair) for i, pair in enumerate(pairwise(clusters), start=1) if pair[0].grid == pair[1].grid]
+    if not neighbours:
         return list(clusters[1:])
-    gone = min(pairs)[1]
+    gone = min((_distance(one.mean, other.mean), i) for i, one, other in neighbours)[1]
     alike = [i for i, cluster in enumerate(clusters) if cluster.grid == clusters[gone].grid]
     small = torch.stack([clusters[i].mean.float().flatten() for i in alike])  # (N, R C W)
     weight = small.new_tensor([clusters[i].weight for i in alike])[:, None]
@@ -139,13 +129,6 @@ def merged(clusters: Sequence[Cluster]) -> list[Cluster]:
         groups.setdefault(mean, []).append(clusters[i])
     others = [cluster for i, cluster in enumerate(clusters) if i not in alike]
     return sorted([*others, *map(_joined, groups.values())], key=lambda cluster: cluster.time)
-
-
-def _neighbours(clusters: Sequence[Cluster]) -> Iterator[tuple[int, tuple[Cluster, Cluster]]]:
-    """Neighbours of one size, with the number of the later one."""
-    for i, (one, other) in enumerate(pairwise(clusters), start=1):
-        if one.grid == other.grid:
-            yield i, (one, other)
 
 
 def _joined(group: Sequence[Cluster]) -> Cluster:
