@@ -83,15 +83,15 @@ class TimedModel:
             self.stop()
         return answer
 
-    def watch_video(self, pixel_values, grid_thw):
-        return self._look(self._model.watch_video, pixel_values, grid_thw)
+    def watch_video(self, pixel_values, grid_thw, **how):
+        return self._look(self._model.watch_video, pixel_values, grid_thw, **how)
 
-    def begin_watching(self, pixel_values, grid_thw):
-        return self._look(self._model.begin_watching, pixel_values, grid_thw)
+    def begin_watching(self, pixel_values, grid_thw, **how):
+        return self._look(self._model.begin_watching, pixel_values, grid_thw, **how)
 
-    def _look(self, look, pixel_values, grid_thw):
+    def _look(self, look, pixel_values, grid_thw, **how):
         self._begin("look", len(pixel_values), 0)
-        return self._done(look(pixel_values, grid_thw))
+        return self._done(look(pixel_values, grid_thw, **how))
 
     def step(self, cache, rows, embeds, predicts=-1, **how):
         self.largest_position = max(self.largest_position, int(rows.position_ids.max()))

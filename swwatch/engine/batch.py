@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from swwatch.engine.requests import Choose, Feed, Look, Request, Run, Wait
+from swwatch.engine.requests import Choose, Feed, Look, Request, Run, Wait, answer_to
 from swwatch.errors import UserError
 from swwatch.model.batched import watch_many
 from swwatch.model.protocols import StreamingModel
@@ -172,12 +172,13 @@ class Batch:
 
 
 def _watch(model: StreamingModel, looks: list[Look]) -> list[torch.Tensor | VideoFeatures]:
-    """Beside the words, one by one, where the model has a place for it and the run allows it; all others at once."""
-    aside = model.watches_aside
-    now = [look for look in looks if not (aside and look.aside)]
+    """One by one beside the words, where the model has a place for it and the run allows it, and those that reuse what
+    was seen before; all others at once."""
+    alone = [look.reuse is not None or model.watches_aside and look.aside for look in looks]
+    now = [look for look, is_alone in zip(looks, alone, strict=True) if not is_alone]
     seen = iter(watch_many(model, [look.pixel_values for look in now], [look.grid_thw for look in now]) if now else ())
-    begin = model.begin_watching
-    return [x.select(begin(x.pixel_values, x.grid_thw) if aside and x.aside else next(seen)) for x in looks]
+    both = zip(looks, alone, strict=True)
+    return [answer_to(model, look) if is_alone else look.select(next(seen)) for look, is_alone in both]
 
 
 def _step(model: StreamingModel, feeds: list[Feed]) -> torch.Tensor:

@@ -14,6 +14,7 @@ from swwatch.engine.source import Source
 from swwatch.model.protocols import SessionCache, StreamingModel
 from swwatch.model.vision_tower import VideoFeatures
 from swwatch.policies.chooser import Chooser
+from swwatch.policies.see.policy import TowerState
 from swwatch.rules.chosen import chosen
 from swwatch.rules.layout import Layout
 
@@ -25,12 +26,14 @@ class Look:
     Attributes:
         kept: which of the merged tokens are wanted, rising; None: all.
         aside: it may go on beside what is asked for next, and the answer may be a model.vision_tower.VideoFeatures.
+        reuse: of the session's SEE policy, where that runs the tower's blocks: it goes through the tower alone.
     """
 
     pixel_values: torch.Tensor
     grid_thw: torch.Tensor
     kept: tuple[int, ...] | None = None
     aside: bool = False
+    reuse: TowerState | None = None
 
     def select(self, seen: torch.Tensor | VideoFeatures) -> torch.Tensor | VideoFeatures:
         """What is kept of the tower's answer."""
@@ -122,7 +125,8 @@ def answer_to(model: StreamingModel, request: Request) -> Any:
     match request:
         case Look():
             look = model.begin_watching if request.aside else model.watch_video
-            return request.select(look(request.pixel_values, request.grid_thw))
+            how = {} if request.reuse is None else {"reuse": request.reuse}
+            return request.select(look(request.pixel_values, request.grid_thw, **how))
         case Feed():
             how = {} if request.decides is None else {"decides": request.decides}
             return model.step(request.cache, request.rows, request.embeds, request.predicts, **how)

@@ -190,7 +190,7 @@ class Session(BaseSession):
         if patch.before:
             parts.append(self.markup.before(index))
         if patch.num_arrived > patch.num_dropped:
-            parts.append(Look(step.pixel_values, step.grid_thw, patch.kept))
+            parts.append(Look(step.pixel_values, step.grid_thw, patch.kept, reuse=self.seen.reuse))
         if patch.after:
             parts.append(self.markup.closing)
         if last:

@@ -14,12 +14,12 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from concurrent.futures import BrokenExecutor, CancelledError, Executor, Future, ThreadPoolExecutor
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
 from swwatch.data.pixels import merged_grids
-from swwatch.engine.requests import Look
+from swwatch.engine.requests import Look, answer_to
 from swwatch.model.protocols import SessionCache, StreamingModel
 from swwatch.policies.see import See
 from swwatch.policies.see.seen import Seen
@@ -124,10 +124,15 @@ class WatchWorker:
         stopwatch.note()
         rows, patch, not_yet, embeds = work.rows, None, None, []
         for part in work.parts:
-            embeds.append(self._embed(part))
-            if isinstance(part, Look) and work.see is not None:
-                patch, embeds[-1] = self._decide(key, work.see, part, embeds[-1])
-                rows = rows.strike(patch)
+            if not isinstance(part, Look) or work.see is None:
+                embeds.append(self._embed(part))
+                continue
+            seen = self._seen.setdefault(key, Seen(work.see))
+            (grid,) = merged_grids(part.grid_thw, self.model.config.vision_config.spatial_merge_size)
+            features = self._embed(replace(part, reuse=seen.reuse))
+            patch, features = seen.look(features, grid, self.model.num_deep)
+            embeds.append(features)
+            rows = rows.strike(patch)
         stopwatch.note()
         if len(rows) and work.decides:
             _, not_yet = self.model.step(cache, rows, torch.cat(embeds).to(self.model.dtype), None, decides=-1)
@@ -141,14 +146,8 @@ class WatchWorker:
     @torch.no_grad()
     def _embed(self, part: tuple[int, ...] | Look) -> torch.Tensor:
         if isinstance(part, Look):
-            return part.select(self.model.watch_video(part.pixel_values, part.grid_thw))
+            return answer_to(self.model, part)
         return self.model.embed(part)
-
-    def _decide(self, key: int, see: See, look: Look, features: torch.Tensor) -> tuple[Patch, torch.Tensor]:
-        if key not in self._seen:
-            self._seen[key] = Seen(see)
-        (grid,) = merged_grids(look.grid_thw, self.model.config.vision_config.spatial_merge_size)
-        return self._seen[key].look(features, grid, self.model.num_deep)
 
     def forget(self, key: int) -> None:
         """Return a session's memory."""

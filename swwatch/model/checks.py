@@ -51,7 +51,13 @@ def check_checkpoint(path: str | Path, base: str | Path | None = None) -> None:
 
 
 def saved_settings(path: str | Path) -> dict:
-    """What a checkpoint says of itself, under "swwatch" in its config.json; empty for a plain Qwen2.5-VL.
+    """What a checkpoint says of itself, under "swwatch" in its config.json; empty for a plain Qwen2.5-VL. Args, errors
+    as `saved_config`."""
+    return saved_config(path).get("swwatch") or {}
+
+
+def saved_config(path: str | Path) -> dict:
+    """What is in a checkpoint's config.json.
 
     Args:
         path: a checkpoint's or adapter's folder, which costs no import of torch, or a hub id, which does.
@@ -69,7 +75,7 @@ def saved_settings(path: str | Path) -> dict:
             config, _ = PretrainedConfig.get_config_dict(str(path))
     except (OSError, ValueError) as error:
         raise UserError(f"cannot read the config.json of {path}: {error}") from error
-    return config.get("swwatch") or {}
+    return config
 
 
 def check_quantize(kind: str | None, device: str | None) -> None:

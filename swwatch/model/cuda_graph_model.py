@@ -26,6 +26,7 @@ from swwatch.model.cuda_graphs import CudaGraphs
 from swwatch.model.modeling import Watching
 from swwatch.model.static_cache import SlotStore, StaticCache
 from swwatch.model.vision_tower import VideoFeatures, VisionTower
+from swwatch.policies.see.policy import TowerState
 from swwatch.rules import variants
 from swwatch.rules.layout import Layout
 from swwatch.rules.visibility import can_see
@@ -161,12 +162,21 @@ class CudaGraphModel:
         ids = torch.as_tensor(ids, dtype=torch.int64)
         return self.model.embed(ids.to(self.device, non_blocking=True))
 
-    def watch_video(self, pixel_values: torch.Tensor, grid_thw: torch.Tensor) -> torch.Tensor:
-        """As `Watching.watch_video`."""
+    def watch_video(
+        self, pixel_values: torch.Tensor, grid_thw: torch.Tensor, reuse: TowerState | None = None
+    ) -> torch.Tensor:
+        """As `Watching.watch_video`. What `reuse` runs is not recorded."""
+        if reuse is not None:
+            return self.model.watch_video(pixel_values, grid_thw, reuse)
         return self.tower.look(pixel_values, grid_thw).take()
 
-    def begin_watching(self, pixel_values: torch.Tensor, grid_thw: torch.Tensor) -> VideoFeatures:
-        """`watch_video` on a CUDA stream of its own, beside what this one does; `take()` gives the embeddings."""
+    def begin_watching(
+        self, pixel_values: torch.Tensor, grid_thw: torch.Tensor, reuse: TowerState | None = None
+    ) -> VideoFeatures:
+        """`watch_video` on a CUDA stream of its own, beside what this one does; `take()` gives the embeddings. What
+        `reuse` runs has no stream of its own."""
+        if reuse is not None:
+            return self.model.begin_watching(pixel_values, grid_thw, reuse)
         return self.tower.look(pixel_values, grid_thw)
 
     def step(

@@ -26,10 +26,10 @@ from swwatch.model.checks import (
     check_quantize,
     saved_settings,
 )
-from swwatch.model.settings import DEFAULT_SCHEDULE, Settings, check_fps, fps_of
+from swwatch.model.settings import DEFAULT_SCHEDULE, Settings, check_fps, check_see, fps_of
 from swwatch.policies.choose import CHOOSE, parse_choose
 from swwatch.policies.keep import KEEP, Keep, parse_keep
-from swwatch.policies.see import SEE, parse_see
+from swwatch.policies.see import ALL, SEE, parse_see
 from swwatch.policies.speak import FORMS, check_schedule, parse_schedule
 from swwatch.policies.table import Policy, forms
 from swwatch.policies.think import THINK, parse_think
@@ -134,9 +134,12 @@ class LoadFlags(DeviceFlags):
             look_up(BUDGETS, self.pixel_budget, "pixel budget")
 
     def check_model(self, path: str | Path) -> None:
-        """As above; also refuse frames a second or a schedule by which the model's variant cannot speak."""
+        """As above; also refuse frames a second or a schedule by which the model's variant cannot speak, and a policy
+        of SEE for another vision tower."""
         super().check_model(path)
         self.check_turns(path, self.variant)
+        if self.see is not None:
+            check_see(parse_see(self.see), path)
         if self.schedule is not None:
             saved = saved_settings(path)
             name = self.variant or saved.get("variant")
@@ -148,7 +151,7 @@ class LoadFlags(DeviceFlags):
         """As above. A schedule other than the checkpoint's own is no mistake but the paper's disturbance test; that a
         SEE policy is put on one that was trained on all tokens is told."""
         saved = saved_settings(path) if self.see is not None else {}
-        if saved and not parse_see(saved.get("see", "all")).drops and parse_see(self.see).drops:
+        if saved and not parse_see(saved.get("see", "all")).drops and parse_see(self.see) != ALL:
             print(f"see {self.see} is put on {path}, which was trained on all tokens", file=sys.stderr)
         names = ("variant", "pixel_budget", "see")
         loaded = super().load(path, **{name: getattr(self, name) for name in names} | more)

@@ -225,8 +225,8 @@ class Watching(StreamingMixin):
             decisions: (B, L) float32 of data.timed: what rows decide, which counts in the loss beside the labels.
             weights: (B, L) float32, of each label in the sum; its divisor is the number of labels all the same.
         Raises:
-            UserError: a sequence that cannot be parsed, explicit positions without the mask that belongs to them, or
-                a mask that the backend cannot execute.
+            UserError: a sequence that cannot be parsed, explicit positions without the mask that belongs to them, a
+                mask that the backend cannot execute, or a SEE policy that is for streams alone.
         """
         if position_ids is None:
             if input_ids is None or past_key_values is not None or columns is not None:
@@ -234,6 +234,8 @@ class Watching(StreamingMixin):
             whole = input_ids, attention_mask, pixel_values_videos, video_grid_thw
             (position_ids, columns, kept), attention_mask = self._laid_out(*whole), None
         late = {}
+        if pixel_values_videos is not None:
+            self.settings.see.check_training()
         if self.settings.see.decides_late and pixel_values_videos is not None:
             if columns is None:
                 raise UserError(f"see {self.settings.see} strikes out rows: pass columns, or leave positions to it")
@@ -329,6 +331,7 @@ class Watching(StreamingMixin):
 def annotate(config: PretrainedConfig, tokenizer, *, where: str = "the checkpoint", **asked) -> PretrainedConfig:
     """Write the settled variant, policies, pixel budget and markup ids into a configuration."""
     settings = Settings.resolve(getattr(config, "swwatch", None), where=where, **asked)
+    settings.see.check_tower(FAMILIES[config.model_type].windows, where)
     markup = Markup.of(tokenizer, FAMILIES[config.model_type].stamps, settings.step_s)
     config.swwatch = settings.as_dict() | {"markup": asdict(markup)}
     if config.video_token_id != markup.video:

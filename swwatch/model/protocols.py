@@ -15,6 +15,7 @@ from swwatch.model.long_term import LongTerm
 from swwatch.model.parking import Parking
 from swwatch.model.settings import Settings
 from swwatch.model.vision_tower import VideoFeatures
+from swwatch.policies.see.policy import TowerState
 from swwatch.rules.layout import Layout
 
 
@@ -123,10 +124,14 @@ class StreamingModel(Protocol):
     def embed(self, ids: Sequence[int]) -> torch.Tensor:
         """(Q,) ids -> (Q, W)."""
 
-    def watch_video(self, pixel_values: torch.Tensor, grid_thw: torch.Tensor) -> torch.Tensor:
-        """Pixels (patches, D) of one or more steps -> (merged tokens, W)."""
+    def watch_video(
+        self, pixel_values: torch.Tensor, grid_thw: torch.Tensor, reuse: TowerState | None = None
+    ) -> torch.Tensor:
+        """Pixels (patches, D) of one or more steps -> (merged tokens, W). `reuse` runs the tower's blocks, of one."""
 
-    def begin_watching(self, pixel_values: torch.Tensor, grid_thw: torch.Tensor) -> VideoFeatures:
+    def begin_watching(
+        self, pixel_values: torch.Tensor, grid_thw: torch.Tensor, reuse: TowerState | None = None
+    ) -> VideoFeatures:
         """The same for who has other work meanwhile."""
 
     def step(

@@ -10,7 +10,7 @@ from pathlib import Path
 from swwatch.config import look_up
 from swwatch.data.budget import BUDGETS
 from swwatch.errors import UserError
-from swwatch.model.checks import ADAPTER
+from swwatch.model.checks import ADAPTER, saved_config
 from swwatch.policies.choose import Choosing, Greedy, parse_choose
 from swwatch.policies.keep import ALL as ALL_STAYS
 from swwatch.policies.keep import Keep, parse_keep
@@ -18,6 +18,7 @@ from swwatch.policies.see import ALL, See, parse_see
 from swwatch.policies.speak import Speak, parse_schedule
 from swwatch.policies.think import Think, parse_think
 from swwatch.rules import systems, variants
+from swwatch.rules.families import FAMILIES
 from swwatch.rules.schedule import FPS, seconds_of_step
 
 DEFAULT_SCHEDULE, DEFAULT_SEE, DEFAULT_BUDGET = "wait-k:3", "all", "declared"
@@ -166,6 +167,13 @@ def _check_overrides(asked: dict, saved: dict, other_fps: bool, where: str) -> N
                 f"{where} was trained with {key} {saved[key]!r}, but {value!r} was asked for: "
                 f"leave {key} out, or choose another checkpoint{OTHER if key == 'fps' else ''}"
             )
+
+
+def check_see(see: See, path: str | Path) -> None:
+    """Raises UserError: a policy of SEE needs another vision tower than that of a checkpoint, which is not loaded."""
+    if see.reuses:
+        family = FAMILIES.get(saved_config(path).get("model_type"))  # that it is none is told when it is loaded
+        see.check_tower(family is not None and family.windows, str(path))
 
 
 def fps_of(saved: dict, fps: float | None = None, other_fps: bool = False, where: str = "the checkpoint") -> float:

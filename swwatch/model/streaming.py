@@ -15,6 +15,7 @@ from swwatch.model.batched import SessionBatch
 from swwatch.model.cache import StreamCache
 from swwatch.model.upstream import attention_of, mask_as_it_is
 from swwatch.model.vision_tower import VideoFeatures, layout_of, seen_by
+from swwatch.policies.see.policy import TowerState
 from swwatch.rules.chosen import chosen, sent
 from swwatch.rules.layout import Kind, Layout
 
@@ -29,14 +30,20 @@ class StreamingMixin:
     packed = False  # whether some layers are PackedLinear
 
     @torch.no_grad()
-    def watch_video(self, pixel_values: torch.Tensor, grid_thw: torch.Tensor) -> torch.Tensor:
-        """Vision tower and merger: pixels (patches, D) -> embeddings (merged tokens, W) of one or more steps."""
+    def watch_video(
+        self, pixel_values: torch.Tensor, grid_thw: torch.Tensor, reuse: TowerState | None = None
+    ) -> torch.Tensor:
+        """Vision tower and merger: pixels (patches, D) -> embeddings (merged tokens, W) of one or more steps.
+
+        Args:
+            reuse: of a SEE policy that runs the tower's blocks, for one step; None: they run as they are.
+        """
         device, dtype = self.model.visual.device, self.model.visual.dtype
         pixel_values = sent(pixel_values, device)
-        if attention_of(self.config.vision_config) != "sdpa":
+        if reuse is None and attention_of(self.config.vision_config) != "sdpa":
             return self.features(pixel_values, grid_thw.to(device))
         grid_thw = grid_thw.cpu()
-        return seen_by(self, pixel_values.to(dtype), grid_thw, layout_of(self, grid_thw, device))
+        return seen_by(self, pixel_values.to(dtype), grid_thw, layout_of(self, grid_thw, device), reuse)
 
     def features(self, pixel_values: torch.Tensor, grid_thw: torch.Tensor) -> torch.Tensor:
         """`watch_video` where pixels and model are on one device, for training too."""
@@ -64,9 +71,11 @@ class StreamingMixin:
         """What makes transformers hand `mask` to the attention of every layer of the LLM as it is."""
         return mask_as_it_is(self.config.text_config, mask)
 
-    def begin_watching(self, pixel_values: torch.Tensor, grid_thw: torch.Tensor) -> VideoFeatures:
+    def begin_watching(
+        self, pixel_values: torch.Tensor, grid_thw: torch.Tensor, reuse: TowerState | None = None
+    ) -> VideoFeatures:
         """`watch_video` for a caller that has other work meanwhile. This model has no stream to do it beside."""
-        return VideoFeatures(self.watch_video(pixel_values, grid_thw))
+        return VideoFeatures(self.watch_video(pixel_values, grid_thw, reuse))
 
     @torch.no_grad()
     def step(

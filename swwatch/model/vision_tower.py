@@ -15,8 +15,11 @@ from transformers.vision_utils import (
     get_vision_window_index,
 )
 
+from swwatch.data.pixels import merged_grids
 from swwatch.model.cuda_graphs import CudaGraphs
 from swwatch.model.vision_attention import Chunks
+from swwatch.model.vision_blocks import with_blocks_run_by
+from swwatch.policies.see.policy import TowerState
 from swwatch.rules.chosen import chosen, sent
 
 MAX_RECORDED = 16  # grids; a source that changes its resolution for ever must not fill the memory
@@ -141,12 +144,23 @@ def layout_of(model, grid_thw: torch.Tensor, device: torch.device) -> dict:
     return layout | {name: sent(part, device) for name, part in here.items()}
 
 
-def seen_by(model, pixels: torch.Tensor, grid_thw: torch.Tensor, layout: dict) -> torch.Tensor:
+def seen_by(
+    model, pixels: torch.Tensor, grid_thw: torch.Tensor, layout: dict, reuse: TowerState | None = None
+) -> torch.Tensor:
     """Pixels (patches, D) in the tower's dtype -> embeddings (merged tokens, W). Nothing waits for the device.
 
     Args:
         grid_thw, layout: see `layout_of`.
+        reuse: runs the tower's blocks, for one patch; None: they run as they are.
+    Raises:
+        UserError: `reuse` needs another tower.
     """
-    seen = model.model.visual(pixels, grid_thw=grid_thw, **layout)
+    visual = model.model.visual
+    if reuse is not None:
+        reuse.policy.check_tower(model.family.windows, "this model")
+        (grid,) = merged_grids(grid_thw, visual.spatial_merge_size)
+        reuse.enter(*grid)
+        visual = with_blocks_run_by(reuse, visual)
+    seen = visual(pixels, grid_thw=grid_thw, **layout)
     deep = seen.deepstack_features if model.num_deep else []
     return torch.cat([seen.pooler_output, *deep], dim=-1) if deep else seen.pooler_output

@@ -14,6 +14,7 @@ from typing import ClassVar, Literal
 from swwatch.config import read_settings, setting
 from swwatch.errors import UserError
 from swwatch.model.checks import check_checkpoint
+from swwatch.model.settings import check_see
 from swwatch.policies import keep as keeping
 from swwatch.policies.see import SEE, parse_see
 from swwatch.policies.speak import check_schedule, parse_schedule
@@ -75,12 +76,13 @@ class VideoUnderPolicy:
             raise UserError("--keep is drawn of a model that streams: give --model (swwatch toy model makes one)")
         if sum((self.see is not None, self.keep is not None, self.sheet is not None)) > 1:
             raise UserError("--see, --keep and --sheet are pictures of their own: give one of them")
-        if self.see is not None:
-            parse_see(self.see)
+        see = None if self.see is None else parse_see(self.see)
         if self.keep is not None:
             keeping.parse_keep(self.keep)
         if self.model is not None:
             check_checkpoint(self.model)
+        if see is not None:
+            check_see(see, self.model)
         if self.video is not None and not self.video.is_file():
             raise UserError(f"cannot use the video {self.video}: there is no such file")
 

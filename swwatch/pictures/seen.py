@@ -43,7 +43,8 @@ def seen_steps(loaded: Loaded, video: Path, most: int) -> Iterator[tuple[np.ndar
         (grid,) = merged_grids(grid_thw, model.config.vision_config.spatial_merge_size)
         patch = stream.lay(pixels, grid)
         if see.decides_late:
-            patch, _ = stream.look(model.watch_video(pixels, grid_thw), grid, model.num_deep)
+            how = {"reuse": stream.reuse} if see.reuses else {}
+            patch, _ = stream.look(model.watch_video(pixels, grid_thw, **how), grid, model.num_deep)
         yield frames[-1].permute(1, 2, 0).numpy(), patch
 
 

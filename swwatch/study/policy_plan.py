@@ -120,10 +120,11 @@ def examples(table: str) -> list[str]:
 
 
 def fits(test: Test, table: str, policy: str) -> bool:
-    """Whether a policy is for the form of session of a test: what is not is no row of its table."""
+    """Whether a policy is for the form of session of a test: what is not is no row of its table. Those of SEE that run
+    the tower's blocks are for towers without windows, which the study's models have."""
     kind = TABLES[table][policy.split(":")[0]]
     form = Speaks.TURNS if test.asks else Speaks.PARALLEL
-    return table == "see" or form in kind.for_whom
+    return not kind.reuses if table == "see" else form in kind.for_whom
 
 
 def cell_path(folder: Path, plan: PolicyPlan, seed: int, test: str, table: str, policy: str) -> Path:

@@ -78,6 +78,7 @@ def complete(settings: TrainSettings) -> TrainSettings:
         raise UserError(f"which variant? Set QWEN2_5_VL_VARIANT or --variant to one of {', '.join(VARIANTS | TURNS)}")
     known = Settings.resolve(saved, **settings.overrides(saved), where=model_path)
     variant = known.variant
+    known.see.check_training()
     if variant not in TURNS:
         known.schedule.check(variants.get(variant))
         known.schedule.check_training()

@@ -16,6 +16,7 @@ from swwatch.engine.trace import SimulatedClock, Spoken
 from swwatch.errors import UserError
 from swwatch.policies.choose import Choosing, Greedy
 from swwatch.policies.chooser import Chooser
+from swwatch.policies.see import ALL
 from swwatch.rules import variants
 from swwatch.rules.cursor import Cursor
 from swwatch.rules.layout import Kind, Layout
@@ -44,8 +45,8 @@ class Reprefill:
         self.variant = variants.get(model.settings.variant)
         if self.variant.speaks is Speaks.OFFLINE:
             raise UserError(f"reprefill runs every step again, and {self.variant.name!r} speaks after the last alone")
-        if model.settings.see.drops:
-            raise UserError(f"reprefill feeds all tokens, and the checkpoint sees {model.settings.see}: leave it out")
+        if model.settings.see != ALL:
+            raise UserError(f"reprefill looks at all anew, and the checkpoint sees {model.settings.see}: leave it out")
         self.schedule, choose = schedule or model.settings.schedule, choose or Greedy()
         self.clock = clock or SimulatedClock()
         self.cursor = Cursor(self.variant, model.t_per_step)

@@ -22,6 +22,7 @@ from swwatch.model.loading import Loaded
 from swwatch.model.repeat import repeat_of
 from swwatch.narrate.words import narration
 from swwatch.policies.choose import Greedy
+from swwatch.policies.see import ALL
 from swwatch.rules import systems
 from swwatch.rules.variants import is_chat
 
@@ -128,7 +129,7 @@ def describe_run(settings: EvalSettings, loaded: Loaded, prompts: Prompts) -> di
     made |= policies_of(own)
     if own.choose is not None:
         made["repetition_penalty"] = settings.repetition_penalty
-    if own.see.drops:  # a run of before knows nothing of it
+    if own.see != ALL:  # a run of before knows nothing of it
         made["see"] = str(own.see)
     if settings.reader != EvalSettings.reader:  # nor of this
         made["reader"] = settings.reader

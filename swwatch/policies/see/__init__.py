@@ -5,11 +5,12 @@ from swwatch.policies.see.dtd import Dtd, DtdPixels
 from swwatch.policies.see.flash import Flash
 from swwatch.policies.see.policy import ALL, Merged, See, SeeAll, SeeState
 from swwatch.policies.see.stc import Stc
+from swwatch.policies.see.stc_cacher import StcCacher
 from swwatch.policies.table import parse, table
 
 __all__ = ["ALL", "SEE", "Merged", "See", "SeeState", "parse_see"]
 
-SEE = table(SeeAll, Dtd, DtdPixels, Stc, Flash, Curve)
+SEE = table(SeeAll, Dtd, DtdPixels, Stc, StcCacher, Flash, Curve)
 
 
 def parse_see(text: str | See) -> See:

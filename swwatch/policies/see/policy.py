@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, NamedTuple, Protocol
 
+from swwatch.errors import UserError
 from swwatch.policies.table import Policy
 
 if TYPE_CHECKING:  # a table costs no import of torch
@@ -42,6 +43,46 @@ class SeeState(Protocol):
         """
 
 
+class TowerBlock(Protocol):
+    """A block of the vision tower, all of whose patch attends to all of it, in parts that can be run on some rows.
+
+    Legend: S places of a patch, before they are merged, n of them, D width, N heads.
+
+    Attributes:
+        number: of the block, from 0.
+    """
+
+    number: int
+
+    def norm(self, states: "torch.Tensor") -> "torch.Tensor":
+        """What the block's attention gets of states (n, D)."""
+
+    def queries(self, normed: "torch.Tensor", places: "torch.Tensor | None" = None) -> "torch.Tensor":
+        """(n, D) of `norm` -> (n, N, D/N), rotated. places (n,): where they stand; None: they are all."""
+
+    def keys(self, normed: "torch.Tensor", places: "torch.Tensor | None" = None) -> "torch.Tensor":
+        """As `queries`."""
+
+    def values(self, normed: "torch.Tensor") -> "torch.Tensor":
+        """(n, D) of `norm` -> (n, N, D/N)."""
+
+    def attend(self, queries: "torch.Tensor", keys: "torch.Tensor", values: "torch.Tensor") -> "torch.Tensor":
+        """n queries over S keys and values -> (n, D), to be added to the states."""
+
+    def feed_forward(self, states: "torch.Tensor") -> "torch.Tensor":
+        """(n, D) to be added to states (n, D), which it norms."""
+
+
+class TowerState(SeeState, Protocol):
+    """The state of a policy that `reuses`: it runs the tower's blocks. `keep` is called when a patch is through."""
+
+    def enter(self, rows: int, columns: int) -> None:
+        """A patch of this merged grid goes through the tower. One whose way failed may enter again."""
+
+    def run(self, block: TowerBlock, states: "torch.Tensor") -> "torch.Tensor":
+        """States (S, D) behind the block; those before it are not to be changed."""
+
+
 @dataclass(frozen=True)
 class See(Policy, ABC):
     """A policy of this table.
@@ -49,16 +90,40 @@ class See(Policy, ABC):
     Attributes:
         needs: what it decides by: "pixels", or "features" of the vision tower.
         drops: whether it can leave anything out.
+        reuses: it runs the blocks of the tower, for the work that it spares: its state is a TowerState.
     """
 
     table: ClassVar[str] = "see"
     needs: ClassVar[str] = "pixels"
     drops: ClassVar[bool] = True
+    reuses: ClassVar[bool] = False
 
     @property
     def decides_late(self) -> bool:
         """Patches are laid out whole, and what is dropped is struck out once the vision tower has seen them."""
         return self.needs == "features"
+
+    def check_training(self) -> None:
+        """Raises UserError: nothing is to be learned under it."""
+        if self.reuses:
+            raise UserError(
+                f"see {self} spares work while streaming, at nearly the same features, and training would spare "
+                "nothing: train with see all, and give --see to what streams"
+            )
+
+    def check_tower(self, windows: bool, where: str) -> None:
+        """
+        Args:
+            windows: whether most blocks of the tower attend within windows; where: whose it is, for the message.
+        Raises:
+            UserError: it needs another tower.
+        """
+        if self.reuses and windows:
+            raise UserError(
+                f"see {self} is for a vision tower in which all of a picture attends to all of it, and most blocks of "
+                f"that of {where} attend within windows: take a model of Qwen2-VL or Qwen3-VL, or --see stc, which "
+                "spares the LLM instead"
+            )
 
     @abstractmethod
     def begin(self) -> SeeState:

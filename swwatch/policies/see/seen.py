@@ -5,7 +5,7 @@ from copy import deepcopy
 
 import torch
 
-from swwatch.policies.see.policy import Merged, See
+from swwatch.policies.see.policy import Merged, See, TowerState
 from swwatch.rules.chosen import chosen
 from swwatch.rules.patch import Patch
 
@@ -20,6 +20,11 @@ class Seen:
     def __init__(self, policy: See):
         self.policy, self._state = policy, policy.begin()
         self.num_arrived = self.num_dropped = 0
+
+    @property
+    def reuse(self) -> TowerState | None:
+        """What runs the tower's blocks in this stream; None: they run as they are."""
+        return self._state if self.policy.reuses else None
 
     def state(self) -> dict:
         """What later patches depend on, in what the policy's own state is made of."""
