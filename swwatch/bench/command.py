@@ -65,7 +65,7 @@ def run(name: str, argv: list[str]) -> int:
 
     import torch
 
-    asked, settings = settings, settings.settled(torch.cuda.is_available())
+    flags, settings = settings, settings.settled(torch.cuda.is_available())
     if settings.threads is not None:
         torch.set_num_threads(settings.threads)
     with ExitStack() as held:
@@ -75,7 +75,7 @@ def run(name: str, argv: list[str]) -> int:
         print(part(name, "page").report(result))
         if settings.output is not None:
             draw(name, result, settings.output)
-            keep_note(name, asked)
+            keep_note(name, flags)
     return 0
 
 

@@ -80,12 +80,12 @@ def check_model(model: str | None, shape: str | tuple[str, ...] | None) -> None:
     check_known("shape", shape, SHAPES)
 
 
-def check_known(kind: str, asked: str | tuple[str, ...] | None, known: Iterable[str]) -> None:
+def check_known(kind: str, names: str | tuple[str, ...] | None, known: Iterable[str]) -> None:
     """Refuse names that a table does not have.
 
     Args:
         kind: what they name, such as "shape".
     """
-    for name in (asked,) if isinstance(asked, str) else asked or ():
+    for name in (names,) if isinstance(names, str) else names or ():
         if name not in known:
             raise UserError(f"no {kind} {name!r}: choose from {', '.join(known)}")

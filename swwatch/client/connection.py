@@ -86,8 +86,8 @@ class Connection:
                 if isinstance(error, ServerError) and error.code != "full":
                     raise
                 if time.monotonic() + pause_s > over_s:
-                    told = f"the connection broke, and the session's {grace_s:g} s of grace are over"
-                    raise Unreachable(f"{told}: {error}") from error
+                    reason = f"the connection broke, and the session's {grace_s:g} s of grace are over"
+                    raise Unreachable(f"{reason}: {error}") from error
             await asyncio.sleep(pause_s)
             pause_s = min(2 * pause_s, MOST_RETRY_S)
 

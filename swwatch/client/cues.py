@@ -47,8 +47,8 @@ class Cues:
                 self.held = []
             case Turn():
                 self.held = []
-                asked = event.start_s == event.end_s  # an answer, about no seconds of its own
-                return _cue(event.start_s, event.end_s + asked * LAST_CUE_S, event.text)
+                is_answer = event.start_s == event.end_s  # an answer, about no seconds of its own
+                return _cue(event.start_s, event.end_s + is_answer * LAST_CUE_S, event.text)
             case End():
                 return self.last()
         return None

@@ -59,7 +59,7 @@ class Web:
 
 def _refusal(base: str, answer: httpx.Response) -> UserError:
     try:
-        told = answer.json()["error"]
-        return ServerError(told["code"], told["message"])
+        body = answer.json()["error"]
+        return ServerError(body["code"], body["message"])
     except (ValueError, KeyError, TypeError):  # not one of ours
         return Unreachable(f"{base} answers with HTTP {answer.status_code}: is a swwatch server there?")

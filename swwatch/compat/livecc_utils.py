@@ -261,8 +261,8 @@ def register_reader() -> None:
 
     def read(ele: dict) -> tuple[torch.Tensor, dict, float]:
         frames, fps = _read_video_decord_plus(ele)
-        told = {"fps": fps, "frames_indices": list(range(len(frames))), "total_num_frames": len(frames)}
-        return frames, told | {"video_backend": "decord+"}, fps
+        facts = {"fps": fps, "frames_indices": list(range(len(frames))), "total_num_frames": len(frames)}
+        return frames, facts | {"video_backend": "decord+"}, fps
 
     vision_process.VIDEO_READER_BACKENDS["decord+"] = read
     vision_process.FORCE_QWENVL_VIDEO_READER = "decord+"

@@ -59,9 +59,9 @@ class Collator:
         samples = [sample for row in rows for sample in row]
         longest = max(sum(len(sample.tokens) for sample in row) for row in rows)
         length = -(-longest // self.multiple) * self.multiple
-        kept = kept_features(patch for sample in samples for patch in sample.patches)
+        indices = kept_features(patch for sample in samples for patch in sample.patches)
         position_ids, columns = stack_rows([[sample.tokens for sample in row] for row in rows], length)
-        more = {} if kept is None else {"kept": torch.tensor(kept, dtype=torch.int64)}
+        more = {} if indices is None else {"kept": torch.tensor(indices, dtype=torch.int64)}
         if samples[0].decisions is not None:
             more["decisions"] = self._side_by_side([[s.decisions for s in row] for row in rows], length, 0)
         if any(sample.weights is not None for sample in samples):

@@ -130,8 +130,8 @@ class ClipDataset(Samples):
         prompt = self.prompt(question_of(record, drawn))
         captions = self.captions(record)
         answers = [answer_ids(self.tokenizer, text, self.markup) for _, text in captions]
-        asked = self.questions_in(record)
-        questions = [ask_ids(self.tokenizer, one.question, self.markup) for one in asked]
+        rows = self.questions_in(record)
+        questions = [ask_ids(self.tokenizer, one.question, self.markup) for one in rows]
         grids = tuple(merged_grids(grid_thw, self.merge))
         sizes = len(self.markup.suffix), len(self.markup.header), self.t_per_step, seconds_of_step(self.fps)
         num_text = len(prompt) + sizes[0] + sum(sizes[1] + len(answer) for answer in answers)
@@ -146,7 +146,7 @@ class ClipDataset(Samples):
         if self.schedule.learned:
             schedule = plan_of(times, lengths, len(grids), sizes[-1], self.schedule.k)
             starts, answers = schedule.starts, answers[: len(schedule.starts)]
-        elif asked:
+        elif rows:
             schedule, steps = plan_of_asked(times[1:], lengths, len(grids), sizes[-1], self.schedule.k)
             starts = schedule.starts
         answer = [token for ids in answers for token in ids]
@@ -178,10 +178,10 @@ class ClipDataset(Samples):
         Raises:
             UserError: the record's `qa_stream` holds no such rows, or what is trained cannot be asked so.
         """
-        asked, able = asked_of(record), speaking(Speaks.PARALLEL)
-        if asked and not (self.variant in able and isinstance(self.schedule, WaitK)):
+        rows, able = asked_of(record), speaking(Speaks.PARALLEL)
+        if rows and not (self.variant in able and isinstance(self.schedule, WaitK)):
             raise UserError(f"a qa_stream is for {', '.join(able)} with wait-k, not {self.variant} {self.schedule}")
-        return asked
+        return rows
 
     def thoughts(self, record: dict, epoch: int, num_steps: int) -> tuple[Planned | None, list[int]]:
         """What is thought in a sample, as a stream would do it, and its ids; none where a draw says so.
@@ -303,8 +303,10 @@ class _Counter:
             if self.markup.search(caption):
                 answer_ids(self.clips.tokenizer, caption, self.clips.markup)  # which refuses it
         own, clips = question_of(record, ""), self.clips
-        asked = sum(len(ask_ids(clips.tokenizer, one.question, clips.markup)) for one in clips.questions_in(record))
-        return answer + asked + len(clips.markup.suffix) + (len(clips.prompt(own)) if own else self.prompt)
+        num_asked = sum(
+            len(ask_ids(clips.tokenizer, one.question, clips.markup)) for one in clips.questions_in(record)
+        )
+        return answer + num_asked + len(clips.markup.suffix) + (len(clips.prompt(own)) if own else self.prompt)
 
 
 def missing_videos(
@@ -356,10 +358,10 @@ class EpochOrder(Sampler):
         return ((epoch, index) for index in order)
 
 
-def _layout(variant, prompt_len, patches, answer_len, schedule, asked, *more) -> Layout:
+def _layout(variant, prompt_len, patches, answer_len, schedule, questions, *more) -> Layout:
     """`layout` with arguments that can be remembered."""
     names = ("suffix_len", "header_len", "t_per_step", "step_s", "starts", "thoughts", "note_len")
-    sizes = dict(zip(names, more, strict=True)) | {"questions": dict(asked)}
+    sizes = dict(zip(names, more, strict=True)) | {"questions": dict(questions)}
     return layout(variant, prompt_len, patches, answer_len, schedule=schedule, **sizes)
 
 

@@ -69,10 +69,10 @@ class FrameCache:
             UserError: says how much there is room for.
         """
         used = sum(size for part in range(PARTS) for _, size, _ in _entries(self.folder / f"{part:x}"))
-        room, wanted = used + shutil.disk_usage(self.folder).free, self.part_bytes * PARTS
-        if room < wanted:
+        space, wanted = used + shutil.disk_usage(self.folder).free, self.part_bytes * PARTS
+        if space < wanted:
             raise UserError(
-                f"{self.folder} has room for {room / 1e9:.1f} GB of frames, and frames_cache_gb is {wanted / 1e9:g}: "
+                f"{self.folder} has room for {space / 1e9:.1f} GB of frames, and frames_cache_gb is {wanted / 1e9:g}: "
                 "lower it or choose another frames_cache_dir"
             )
 
@@ -100,9 +100,9 @@ class FrameCache:
             with contextlib.suppress(FileNotFoundError):  # put away in this moment
                 os.utime(file, times=(time.time(),) * 2)
             return torch.from_numpy(frames)
-        made = make()
-        self._put(file, what, made.contiguous().numpy())
-        return made
+        value = make()
+        self._put(file, what, value.contiguous().numpy())
+        return value
 
     def _file(self, what: dict) -> Path:
         name = hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:40]

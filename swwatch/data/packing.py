@@ -77,13 +77,13 @@ def _best_fit(sizes: Sequence[int], capacity: int) -> tuple[list[int], int]:
     by_room: list[list[int]] = [[] for _ in range(capacity + 1)]
     place, count = [], 0
     for size in sizes:
-        room = next((room for room in range(size, capacity) if by_room[room]), None)
-        if room is None:
-            room, pack = capacity, count
+        space = next((space for space in range(size, capacity) if by_room[space]), None)
+        if space is None:
+            space, pack = capacity, count
             count += 1
         else:
-            pack = heapq.heappop(by_room[room])
-        heapq.heappush(by_room[room - size], pack)
+            pack = heapq.heappop(by_room[space])
+        heapq.heappush(by_room[space - size], pack)
         place.append(pack)
     return place, count
 
@@ -157,17 +157,17 @@ class PackedClips(Dataset):
 
     def __getitem__(self, key: tuple[int, tuple[int, ...]]) -> Pack:
         epoch, indices = key
-        samples, skips, room = [], [], self.budget
+        samples, skips, space = [], [], self.budget
         for index in indices:
             sample = self.clips.sample(index, epoch)
-            if isinstance(sample, Sample) and len(sample.tokens) > room:
-                record, why = self.clips.records[index], f"{len(sample.tokens)} tokens, its pack has room for {room}"
+            if isinstance(sample, Sample) and len(sample.tokens) > space:
+                record, why = self.clips.records[index], f"{len(sample.tokens)} tokens, its pack has room for {space}"
                 sample = Skip.of(record, UserError(f"the sample has {why}"))
             if isinstance(sample, Skip):
                 skips.append(sample)
                 continue
             samples.append(sample)
-            room -= len(sample.tokens)
+            space -= len(sample.tokens)
         if samples:
             return Pack(tuple(samples), tuple(skips))
         draw = self.clips[epoch, indices[0]]

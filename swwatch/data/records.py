@@ -163,9 +163,9 @@ def _scan(path: Path) -> tuple[torch.Tensor, bool, str]:
             starts, new_line = starts[starts < len(text)], chunk.endswith(b"\n")
             # a line that begins with a space may be blank: few do, so these are read by themselves
             doubtful = np.flatnonzero(np.isin(text[starts], SPACES))
-            blank = [i for i in doubtful.tolist() if _is_blank(again, position + int(starts[i]))]
-            has_blanks |= bool(blank)
-            found.append(np.delete(starts, blank) + position)
+            blanks = [i for i in doubtful.tolist() if _is_blank(again, position + int(starts[i]))]
+            has_blanks |= bool(blanks)
+            found.append(np.delete(starts, blanks) + position)
             position += len(chunk)
     starts = np.concatenate([*found, [position]]).astype(np.int64)
     return torch.from_numpy(starts), has_blanks, digest.hexdigest()

@@ -133,10 +133,10 @@ class Samples(Dataset, ABC):
         epoch, index = key
         skips = []
         for attempt in range(1, MAX_REPLACEMENTS + 1):
-            made = self.sample(index, epoch)
-            if isinstance(made, Sample):
-                return Draw(made, tuple(skips))
-            skips.append(made)
+            sample = self.sample(index, epoch)
+            if isinstance(sample, Sample):
+                return Draw(sample, tuple(skips))
+            skips.append(sample)
             # a contiguous run of bad records is common (one lost shard), so the next record would be a poor choice
             index = random.Random(f"replace/{self.seed}/{epoch}/{key[1]}/{attempt}").randrange(len(self))
         return Draw(None, tuple(skips))

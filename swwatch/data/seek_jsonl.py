@@ -80,8 +80,8 @@ class SeekFile(Records):
         return text
 
     def _parse(self, index: int) -> dict:
-        made = parse_conversation(self.line(index))
-        return {"video_id": f"{self.path.stem}/{self.number(index)}", "file": str(self.path)} | made
+        conversation = parse_conversation(self.line(index))
+        return {"video_id": f"{self.path.stem}/{self.number(index)}", "file": str(self.path)} | conversation
 
     def _check_begins(self, indices: Sequence[int], where: str) -> None:
         for start in self._starts[list(indices)].tolist():
@@ -140,17 +140,17 @@ def parse_conversation(line: bytes) -> dict:
         messages = messages_of(messages)
     if not isinstance(messages, list) or not messages:
         raise UserError(f"a JSON list of messages is wanted, this is {type(messages).__name__}")
-    made = [_message(message) for message in messages]
-    roles = [message["role"] for message in made]
-    if roles != ["user", "assistant"] * (len(made) // 2):
+    turns = [_message(message) for message in messages]
+    roles = [message["role"] for message in turns]
+    if roles != ["user", "assistant"] * (len(turns) // 2):
         raise UserError(f"user and assistant must take turns, not {', '.join(roles)}")
-    media = [part for message in made for part in message["content"] if part["type"] in MEDIA]
-    if len(media) != 1 or media[0] not in made[0]["content"]:
+    media = [part for message in turns for part in message["content"] if part["type"] in MEDIA]
+    if len(media) != 1 or media[0] not in turns[0]["content"]:
         raise UserError(f"a conversation has one video or image, in its first message; this one has {len(media)}")
     path = media[0].get(media[0]["type"])
     if not isinstance(path, str) or not path:
         raise UserError(f"the path of the {media[0]['type']} is {path!r}, not text")
-    return {"video_path": path, "messages": made}
+    return {"video_path": path, "messages": turns}
 
 
 def _message(message) -> dict:

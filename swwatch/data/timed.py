@@ -94,10 +94,10 @@ def plan_of_asked(
         UserError: the video is over by then, or what was said before is not.
     """
     steps = tuple(max(0, math.ceil(round(at_s / step_s, 6)) - 1) for at_s in times)
-    for (begun, asked), length, at_s in zip(pairwise([0, *steps]), lengths, times, strict=False):
-        if asked >= num_steps:
+    for (begin, end), length, at_s in zip(pairwise([0, *steps]), lengths, times, strict=False):
+        if end >= num_steps:
             raise UserError(f"the question at {at_s:g} s comes after the video, which has {num_steps * step_s:g} s")
-        if begun + math.ceil(length / k) > asked:
+        if begin + math.ceil(length / k) > end:
             raise UserError(
                 f"at {at_s:g} s, when a question is asked, what was said before is not over: it has {length} tokens, "
                 f"{k} a step"

@@ -124,11 +124,11 @@ def about(settings, question: str | None = None, schedule: str | Speak | None = 
     return f"{how} | {own_question(settings) if question is None else question}"
 
 
-def chosen(own: Choosing, asked: Choosing | str | dict | None) -> Choosing:
+def chosen(own: Choosing, choice: Choosing | str | dict | None) -> Choosing:
     """How tokens are chosen: as asked, or as the form does but for what was asked."""
-    if asked is None or isinstance(asked, dict):
-        return replace(own, **(asked or {}))
-    return parse_choose(asked)
+    if choice is None or isinstance(choice, dict):
+        return replace(own, **(choice or {}))
+    return parse_choose(choice)
 
 
 def _open(engine: str, loaded: "Loaded", prompt: list[int] | Turns, options: dict, **more) -> BaseSession:

@@ -80,14 +80,14 @@ class Forgetting:
         gone = self._leaving(watched, incoming)
         shown = [step for step in placed if step not in gone]
         words = (~said.where(Kind.HEADER)).nonzero()[:, 0]
-        kept, stays = self.keep.said(said.step[words], shown), {}
+        places, stays = self.keep.said(said.step[words], shown), {}
         if gone:
             leaves = _video_of(watched, gone)
             if self.keep.writes:  # what is around it alone
                 leaves &= watched.where(Kind.AROUND)
             stays[WATCHED] = (~leaves).nonzero()[:, 0]
-        if kept is not None and len(kept) < len(words):
-            held = said.where(Kind.HEADER).index_fill(0, words[kept], True)
+        if places is not None and len(places) < len(words):
+            held = said.where(Kind.HEADER).index_fill(0, words[places], True)
             held[num_fed:] = True  # what is pending is yet to be read
             stays[SAID] = held.nonzero()[:, 0]
             said, self.said_ids = said[stays[SAID]], [self.said_ids[i] for i in stays[SAID].tolist()]

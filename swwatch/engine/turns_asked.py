@@ -37,13 +37,13 @@ class AskedTurns(ForgetfulTurns):
         Nothing is looked at again and nothing is forgotten for it.
         """
         self._refuse_unwatched()
-        kept, number, last = self.state(), self.num_rounds, self._watched_s
+        snapshot, number, last = self.state(), self.num_rounds, self._watched_s
         self._unthink()
         turn = self.turns.turn(number, last, last, None, question)
         yield from self._recall([span for span in turn if span.part is Part.QUERY])
         spans = [*self._closing(), *turn]
         logits = yield from self._read([*spans, Span(Part.ANSWER, beginning, None, number, last, last)])
-        self.restore(kept)
+        self.restore(snapshot)
         return logits
 
     def _closing(self) -> list[Span]:

@@ -292,13 +292,13 @@ class ThreadWatcher(Watcher):
     def _task(self, key: int, work: Work) -> tuple:
         # The pixels may still be in the making, in the current stream of the thread that submits them
         devices = {part.pixel_values.device for part in work.parts if isinstance(part, Look)}
-        made = [torch.cuda.current_stream(d).record_event() for d in devices if d.type == "cuda"]
-        return self._watch, key, work, made
+        events = [torch.cuda.current_stream(d).record_event() for d in devices if d.type == "cuda"]
+        return self._watch, key, work, events
 
     def _forgetting(self, key: int) -> tuple:
         return self._worker.forget, key
 
-    def _watch(self, key: int, work: Work, made: list) -> tuple:
+    def _watch(self, key: int, work: Work, events: list) -> tuple:
         """In the watcher's thread. `work` keeps the pixels until its stream is through with them."""
         if not self._streams:
             *found, stopwatch = self._worker.watch(key, work)
@@ -306,7 +306,7 @@ class ThreadWatcher(Watcher):
         with ExitStack() as streams:
             for stream in self._streams:
                 streams.enter_context(torch.cuda.stream(stream))
-                for event in made:
+                for event in events:
                     stream.wait_event(event)  # before the vision tower reads the pixels
             keys_values, patch, not_yet, stopwatch = self._worker.watch(key, work)
             # Between two GPUs torch orders the copy behind the current stream of the one and before the current stream

@@ -87,9 +87,9 @@ class Sessions(lmms):
         part = None if Path(visual[0]).exists() else FRAGMENT.fullmatch(visual[0])
         path, span = (part[1], {"span": (float(part[2]), float(part[3]))}) if part else (visual[0], {})
         steps = iter_steps(path, max_frames=self._max_frames, fps=self._loaded.settings.fps, **span)
-        asked = {} if self._system is None else {"system": self._system}
+        options = {} if self._system is None else {"system": self._system}
         limit = {"max_new_tokens": int(how["max_new_tokens"])} if "max_new_tokens" in how else {}
-        text = "".join(token.text for token in narrate(self._loaded, steps, question=question, **asked, **limit))
+        text = "".join(token.text for token in narrate(self._loaded, steps, question=question, **options, **limit))
         stops = how.get("until") or []
         ends = [at for stop in ([stops] if isinstance(stops, str) else stops) if stop and (at := text.find(stop)) >= 0]
         return text[: min(ends, default=len(text))].strip()

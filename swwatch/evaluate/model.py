@@ -19,10 +19,10 @@ def load_model(flags: DeviceFlags, path: str, ranks: SingleProcess, **more) -> L
     return flags.load(path, device=device_of(flags.device, ranks), **more)
 
 
-def device_of(asked: str | None, ranks: SingleProcess) -> str | None:
+def device_of(choice: str | None, ranks: SingleProcess) -> str | None:
     """Each process of a node takes a GPU of its own, where it is not told which."""
-    if ranks.size == 1 or asked not in (None, "cuda") or not torch.cuda.is_available():
-        return asked
+    if ranks.size == 1 or choice not in (None, "cuda") or not torch.cuda.is_available():
+        return choice
     device = f"cuda:{ranks.local_rank % torch.cuda.device_count()}"
     torch.cuda.set_device(device)
     return device

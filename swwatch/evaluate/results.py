@@ -130,21 +130,21 @@ class Results(Writer):
         )
 
     def _check_run(self, run: dict) -> None:
-        kept = earlier_note(self.predictions, self.run, "--output-dir or --output-file")
-        if kept is None:
+        earlier = earlier_note(self.predictions, self.run, "--output-dir or --output-file")
+        if earlier is None:
             self._write_run(run)
             return
         try:
-            then, about = kept["settings"], {**kept["about"], **run["about"]}
+            then, about = earlier["settings"], {**earlier["about"], **run["about"]}
             refuse_other_settings(self.predictions, then, run["settings"], "--output-dir or --output-file")
         except (KeyError, TypeError, AttributeError) as error:
             raise UserError(f"{self.run} cannot be read ({error}): give --restart to begin anew") from error
-        for name in SHARING & kept["about"].keys() & run["about"].keys():  # true of some of the clips at least
-            about[name] = max(kept["about"][name], run["about"][name])
+        for name in SHARING & earlier["about"].keys() & run["about"].keys():  # true of some of the clips at least
+            about[name] = max(earlier["about"][name], run["about"][name])
         found = {**run, "about": about}
         if "repeat" in run:
-            found["repeat"] = continued(kept.get("repeat"), run["repeat"])
-        if found != kept:
+            found["repeat"] = continued(earlier.get("repeat"), run["repeat"])
+        if found != earlier:
             self._write_run(found)
         self.facts = found
 
@@ -156,9 +156,9 @@ class Results(Writer):
         """Clip -> its lines in predictions and trace, of all clips that some pair of files holds whole."""
         rows: dict[str, tuple[bytes, bytes]] = {}
         for predictions in (self.predictions, *self._parts()):
-            told, traced = read_lines(predictions), read_lines(beside(predictions, "trace.jsonl"))
-            for key in told.keys() & traced.keys():
-                rows.setdefault(key, (told[key][0], traced[key][0]))
+            captions, traced = read_lines(predictions), read_lines(beside(predictions, "trace.jsonl"))
+            for key in captions.keys() & traced.keys():
+                rows.setdefault(key, (captions[key][0], traced[key][0]))
         if foreign := rows.keys() - set(self._keys):
             raise UserError(
                 f"{self.predictions} holds {len(foreign)} clips that are not among the {len(self._keys)} asked for "
@@ -178,9 +178,9 @@ class Results(Writer):
             (self.trace, [row[1] for row in ordered]),
             (self.predictions, [row[0] for row in ordered]),
         ):
-            kept = b"".join(lines)
-            if not path.exists() or path.read_bytes() != kept:
-                write_atomic(path, [kept.decode("utf-8")])
+            content = b"".join(lines)
+            if not path.exists() or path.read_bytes() != content:
+                write_atomic(path, [content.decode("utf-8")])
         shutil.rmtree(self.parts, ignore_errors=True)  # what stays is taken in again, and each clip counts once
 
 
@@ -258,9 +258,9 @@ def refuse_other_settings(rows: Path, then: dict, now: dict, elsewhere: str) -> 
     """Raises: UserError: rows that are there were made with other settings."""
     changed = [key for key in {**then, **now} if then.get(key) != now.get(key)]
     if changed:
-        told = "; ".join(f"{key} was {then.get(key)!r}, is {now.get(key)!r}" for key in changed)
+        differences = "; ".join(f"{key} was {then.get(key)!r}, is {now.get(key)!r}" for key in changed)
         raise UserError(
-            f"{rows} holds results of another run ({told}): "
+            f"{rows} holds results of another run ({differences}): "
             f"choose another {elsewhere}, or give --restart to replace them"
         )
 

@@ -49,9 +49,9 @@ class FileRow:
     def text(self, *names: str) -> str:
         """The first of these fields, or templates of fields, that is there, as text."""
         for name in names:
-            told = self.fill(name) if "{" in name else str(self.values[name]) if name in self else None
-            if told is not None:
-                return told
+            text = self.fill(name) if "{" in name else str(self.values[name]) if name in self else None
+            if text is not None:
+                return text
         raise self.wrong(f"no {' or '.join(names)}; it has {', '.join(map(str, self.values)) or 'no field'}")
 
     def number(self, *names: str) -> float:

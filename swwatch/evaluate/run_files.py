@@ -122,9 +122,9 @@ def read_run(path: Path) -> RunFiles:
         else:
             contradicting.setdefault(key, [line_of[key]]).append(number)
     if contradicting:
-        told = "; ".join(f"{key}: lines {', '.join(map(str, n))}" for key, n in list(contradicting.items())[:SHOWN])
+        places = "; ".join(f"{key}: lines {', '.join(map(str, n))}" for key, n in list(contradicting.items())[:SHOWN])
         raise UserError(
-            f"{path}: {len(contradicting)} clips stand there more than once with different content ({told}"
+            f"{path}: {len(contradicting)} clips stand there more than once with different content ({places}"
             f"{'; ...' if len(contradicting) > SHOWN else ''}). Keep one line of each, or split the file by run"
         )
     if not rows:

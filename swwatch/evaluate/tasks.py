@@ -40,12 +40,12 @@ def read_task(name: str, cls: type[Task], program: str, make: Callable[[str, dic
     path = Path(name) if name.endswith((".yaml", ".yml")) else FOLDER / f"{name}.yaml"
     if not path.is_file():
         raise UserError(f"no task {name!r}: choose one of {', '.join(names_of(program))}, or give its YAML file")
-    told = read_yaml(path, "task")
-    whose = told.pop("program", "quiz")
+    content = read_yaml(path, "task")
+    whose = content.pop("program", "quiz")
     if whose != program:
         raise UserError(f"{name} is a task of `swwatch {whose}`: here are {', '.join(names_of(program))}")
     try:
-        return make(path.stem, told)
+        return make(path.stem, content)
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         known = ", ".join(field.name for field in fields(cls) if field.name != "name")
         what = error if isinstance(error, ValueError) else repr(error)
@@ -72,8 +72,8 @@ def form_of(task: str, forms: Mapping[str, Form], wording: str | None, read: Cal
 
 def own_files(task: str, wording: str | None) -> dict[str, Path]:
     """A task and a wording that are files of the user's."""
-    told = {"task": task, "wording": wording or ""}
-    return {name: Path(text) for name, text in told.items() if text.endswith((".yaml", ".yml"))}
+    names = {"task": task, "wording": wording or ""}
+    return {name: Path(text) for name, text in names.items() if text.endswith((".yaml", ".yml"))}
 
 
 def version_of(form, plain) -> str:
@@ -83,41 +83,41 @@ def version_of(form, plain) -> str:
         plain: one of the same class and name that says nothing: a new rule changes no old version.
     """
     own, usual = asdict(form), asdict(plain)
-    told = {name: value for name, value in own.items() if value != usual[name]}
-    digest = hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
+    changes = {name: value for name, value in own.items() if value != usual[name]}
+    digest = hashlib.sha256(json.dumps(changes, sort_keys=True).encode()).hexdigest()
     return f"{form.name}-{digest[:8]}"
 
 
 def optional(shape) -> Callable:
     """None, or of this shape."""
-    return lambda told, where: None if told is None else check(told, shape, where)
+    return lambda value, where: None if value is None else check(value, shape, where)
 
 
-def check(told, shape, where: str = "") -> None:
+def check(content, shape, where: str = "") -> None:
     """Compare a value with a type, a list [of], a mapping {name: of, "*": of all others}, or a function of these.
 
     Raises:
         ValueError: it is none; says where and what is wanted.
     """
     if isinstance(shape, dict):
-        if not isinstance(told, Mapping):
-            raise ValueError(f"{where}: NAME: VALUE is wanted, not {told!r}")
-        for name, value in told.items():
+        if not isinstance(content, Mapping):
+            raise ValueError(f"{where}: NAME: VALUE is wanted, not {content!r}")
+        for name, value in content.items():
             if not isinstance(name, str):
                 raise ValueError(f"{where}: the name {name!r} is no text: put it in quotes")
             if name not in shape and "*" not in shape:
                 raise ValueError(f"{where} has no {name!r}: its keys are {', '.join(shape)}")
             check(value, shape.get(name, shape.get("*")), f"{where} {name}".strip())
     elif isinstance(shape, list):
-        if not isinstance(told, list) or not told:
-            raise ValueError(f"{where}: a list is wanted, not {told!r}")
-        for value in told:
+        if not isinstance(content, list) or not content:
+            raise ValueError(f"{where}: a list is wanted, not {content!r}")
+        for value in content:
             check(value, shape[0], where)
     elif not isinstance(shape, type):
-        shape(told, where)
-    elif not isinstance(told, (int, float) if shape is float else shape) or (
-        shape in (int, float) and (isinstance(told, bool) or not abs(told) < LARGEST)
+        shape(content, where)
+    elif not isinstance(content, (int, float) if shape is float else shape) or (
+        shape in (int, float) and (isinstance(content, bool) or not abs(content) < LARGEST)
     ):
-        raise ValueError(f"{where}: {NOUNS[shape]} is wanted, not {told!r}")
-    elif shape is str and not is_unicode(told):
-        raise ValueError(f"{where}: {told!r} holds half a character")
+        raise ValueError(f"{where}: {NOUNS[shape]} is wanted, not {content!r}")
+    elif shape is str and not is_unicode(content):
+        raise ValueError(f"{where}: {content!r} holds half a character")

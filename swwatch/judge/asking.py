@@ -84,17 +84,17 @@ class Judge:
             UserError: the endpoint refuses, or has not answered several questions in a row.
             StopRequested: the run is being ended.
         """
-        asked, problem = messages, ""
+        question, problem = messages, ""
         for attempt in range(1 + self._num_reasks):
             try:
-                answer = self._answer({**self._fields, "messages": asked})
+                answer = self._answer({**self._fields, "messages": question})
             except NoAnswer as error:
                 return Verdict(None, str(error), unanswered=True)
             try:
                 return Verdict(*read(answer.text))
             except Malformed as error:
                 problem = f"{error}{_cut_short(answer)}"
-                asked = ask_again(messages, str(error), attempt + 1)
+                question = ask_again(messages, str(error), attempt + 1)
         return Verdict(None, f"none of {1 + self._num_reasks} replies could be used; the last: {problem}")
 
     def _answer(self, request: dict) -> Reply:

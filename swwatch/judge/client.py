@@ -143,14 +143,14 @@ class ChatClient:
 
     def _refused(self, response: "httpx.Response", text: str) -> Reply:
         status, (code, detail) = response.status_code, _error_of(text)
-        told = f"{self._url} says {status}: {detail}" if detail else f"{self._url} says {status}"
+        message = f"{self._url} says {status}: {detail}" if detail else f"{self._url} says {status}"
         if code in ("content_filter", "content_policy_violation"):
             return Reply("", finish_reason="content_filter")  # this one text is refused, not the run
         if code == "insufficient_quota" or status == 402:
-            raise UserError(f"{told}. The account's credit is used up; what was answered is kept")
+            raise UserError(f"{message}. The account's credit is used up; what was answered is kept")
         if status in RETRIED or status >= 500:
             raise _Again(f"{status} {detail}".strip(), _retry_after_s(response.headers.get("Retry-After")))
-        raise UserError(f"{told}. {self._advice(status)}")
+        raise UserError(f"{message}. {self._advice(status)}")
 
     def _advice(self, status: int) -> str:
         if status == 401:

@@ -39,12 +39,12 @@ def questions(
         known: two captions -> the outcome that needs no judge, or None.
         ties: as for `compare_messages`.
     """
-    asked = {}
+    questions = {}
     for key, (a, b, reference) in clips.items():
         if known(a, b) is None:
-            asked[key, "a_first"] = compare_messages(rubric, criterion, a, b, reference, ties=ties)
-            asked[key, "b_first"] = compare_messages(rubric, criterion, b, a, reference, ties=ties)
-    return asked
+            questions[key, "a_first"] = compare_messages(rubric, criterion, a, b, reference, ties=ties)
+            questions[key, "b_first"] = compare_messages(rubric, criterion, b, a, reference, ties=ties)
+    return questions
 
 
 def outcomes(

@@ -154,10 +154,10 @@ def read_choice(reply: str, *, ties: bool = True) -> tuple[str, str]:
     return word, why
 
 
-def request(rubric: Rubric, criterion: Criterion, shown: dict[str, str], asked: str, reply: str) -> list[dict]:
+def request(rubric: Rubric, criterion: Criterion, shown: dict[str, str], task: str, reply: str) -> list[dict]:
     """A question: what it is about, what is asked, what is shown between tags, and the form of the reply."""
     tagged = "\n\n".join(_tagged(tag, text) for tag, text in shown.items())
-    return _messages(rubric, criterion, f"{criterion.about}\n\n{asked}\n\n{tagged}\n\n{reply}")
+    return _messages(rubric, criterion, f"{criterion.about}\n\n{task}\n\n{tagged}\n\n{reply}")
 
 
 def objects_in(reply: str) -> list[dict]:
@@ -197,5 +197,5 @@ def _tagged(tag: str, text: str) -> str:
 
 
 def _short(value: object) -> str:
-    told = repr(value)
-    return told if len(told) <= 40 else told[:40] + "..."
+    text = repr(value)
+    return text if len(text) <= 40 else text[:40] + "..."

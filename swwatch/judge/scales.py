@@ -21,15 +21,15 @@ def messages(rubric: Rubric, criterion: Criterion, rounds: Sequence[Mapping]) ->
     Args:
         rounds: question, answer (the right one) and result (the reply), in order.
     """
-    told = "\n\n".join(
+    dialogue = "\n\n".join(
         f"Question {number}: {one['question']}\nRight answer: {one['answer']}\nReply: {one['result'] or '(none)'}"
         for number, one in enumerate(rounds, start=1)
     )
     scales = "\n".join(f"{name}: {about}" for name, about in criterion.scales.items())
     form = ", ".join(f'"{name}": a whole number from 0 to {TOP}, or -1' for name in criterion.scales)
-    asked = f"Scales, each from 0 to {TOP}; -1 where one does not apply:\n{scales}"
+    task = f"Scales, each from 0 to {TOP}; -1 where one does not apply:\n{scales}"
     reply = f'Reply with one JSON object and nothing else: {{{form}, "why": one short sentence}}'
-    return request(rubric, criterion, {"dialogue": told}, asked, reply)
+    return request(rubric, criterion, {"dialogue": dialogue}, task, reply)
 
 
 def questions(rubric: Rubric, criterion: Criterion, rows: Mapping[str, Mapping]) -> dict[str, list[dict]]:

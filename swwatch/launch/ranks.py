@@ -160,10 +160,10 @@ class Team(SingleProcess):
 
     def _look_around(self) -> None:
         if self._ask("check", ["failed"]):
-            told = self._ask("get", "failed").decode()
-            if told.endswith(f": {SIGNALLED}"):
+            reason = self._ask("get", "failed").decode()
+            if reason.endswith(f": {SIGNALLED}"):
                 raise Preempted
-            raise Stopped(f"rank {self.rank} stops because another failed, {told}")
+            raise Stopped(f"rank {self.rank} stops because another failed, {reason}")
 
     def _ask(self, method: str, *args):
         try:

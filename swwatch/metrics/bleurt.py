@@ -147,9 +147,9 @@ def _model(name: str, config: RemBertConfig) -> RemBertForSequenceClassification
         "unexpected": sorted(key for key in found["unexpected_keys"] if not key.endswith(_NO_WEIGHT)),
         "of another shape": sorted(str(key) for key in found["mismatched_keys"]),
     }
-    told = [f"{len(keys)} {what}, such as {keys[0]}" for what, keys in wrong.items() if keys]
-    if told:
-        raise UserError(f"the weights of {name} are not those of a BLEURT-20: {'; '.join(told)}")
+    problems = [f"{len(keys)} {what}, such as {keys[0]}" for what, keys in wrong.items() if keys]
+    if problems:
+        raise UserError(f"the weights of {name} are not those of a BLEURT-20: {'; '.join(problems)}")
     return model.eval()
 
 

@@ -207,8 +207,8 @@ def _meteor(targets: Tokens, candidates: Tokens, timeout_s: float = JAVA_TIMEOUT
         with contextlib.suppress(BrokenPipeError):  # else Meteor.__del__ meets it
             meteor.meteor_p.stdin.close()
         said = meteor.meteor_p.stderr.read().decode(errors="replace").strip().splitlines()
-        told = [line for line in said if not line.startswith(("\t", "Picked up"))]  # no stack trace
-        raise _Unavailable(f"the METEOR jar failed: {told[0] if told else error}") from error
+        lines = [line for line in said if not line.startswith(("\t", "Picked up"))]  # no stack trace
+        raise _Unavailable(f"the METEOR jar failed: {lines[0] if lines else error}") from error
     finally:
         watchdog.cancel()
         if meteor.lock.locked():  # left locked by an exception, it would make Meteor.__del__ wait for ever

@@ -58,8 +58,8 @@ def event_timing(tokens: Sequence[Mapping], events: Sequence[Mapping], mentions:
     """
     mentions = list(mentions)
     first = {mention.event: mention.token for mention in mentions if mention.event is not None and not mention.repeat}
-    told = [tokens[first[i]]["t_emit_s"] if i in first else None for i in range(len(events))]
-    pairs = [(t, event) for t, event in zip(told, events, strict=True)]
+    times = [tokens[first[i]]["t_emit_s"] if i in first else None for i in range(len(events))]
+    pairs = [(t, event) for t, event in zip(times, events, strict=True)]
     return {
         "num_events": len(events),
         "num_mentions": len(mentions),
@@ -67,7 +67,7 @@ def event_timing(tokens: Sequence[Mapping], events: Sequence[Mapping], mentions:
         "num_repeated": sum(mention.repeat for mention in mentions),
         "num_unfounded": sum(mention.event is None for mention in mentions),
         "num_unseen": sum(tokens[token]["t_frame_s"] < events[i]["start_s"] for i, token in first.items()),
-        "told_s": told,
+        "told_s": times,
         "lag_s": [None if t is None else t - event["start_s"] for t, event in pairs],
         "delay_s": [None if t is None else t - event["end_s"] for t, event in pairs],
         "time_diff_s": [None if t is None else abs(t - event["end_s"]) for t, event in pairs],

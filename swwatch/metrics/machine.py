@@ -46,9 +46,9 @@ def clocks() -> list[str]:
     """How fast each GPU, or without one the CPU, runs just now; nothing where that cannot be found out."""
     fields = "--query-gpu=name,clocks.sm,clocks.max.sm,power.draw"
     if smi := shutil.which("nvidia-smi"):
-        asked = subprocess.run([smi, fields, "--format=csv,noheader"], capture_output=True, text=True)
-        if asked.returncode == 0 and asked.stdout.strip():
-            return [f"{line} (name, clock, highest clock, power)" for line in asked.stdout.strip().splitlines()]
+        answer = subprocess.run([smi, fields, "--format=csv,noheader"], capture_output=True, text=True)
+        if answer.returncode == 0 and answer.stdout.strip():
+            return [f"{line} (name, clock, highest clock, power)" for line in answer.stdout.strip().splitlines()]
     speeds = [float(value) for value in _cpuinfo("cpu MHz")]
     return [f"CPU {min(speeds):.0f} to {max(speeds):.0f} MHz"] if speeds else []
 

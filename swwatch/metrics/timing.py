@@ -75,11 +75,11 @@ def summarize(
     clips = {key: _clip(key, traces[key], records.get(key, {}), (arrivals or {}).get(key)) for key in traces}
     values = {name: [x for clip in clips.values() for x in clip[name]] for name in (*POOLED, *SINGLE)}
     loads = values["step_load"]
-    told = {}
+    timings = {}
     for key, tokens in traces.items():
         events = records.get(key, {}).get("events")
         if mentions is not None and timed(events):
-            told[key] = event_timing(tokens, events, mentions([token["text"] for token in tokens], events))
+            timings[key] = event_timing(tokens, events, mentions([token["text"] for token in tokens], events))
     summary = {
         "definitions": {**DEFINITIONS, "events": EVENT_DEFINITIONS},
         "percentiles": PERCENTILES,
@@ -89,8 +89,10 @@ def summarize(
         "num_tokens": sum(len(tokens) for tokens in traces.values()),
         **{name: distribution(values[name]) for name in (*SINGLE, *POOLED)},
         "keeps_pace": {"n": len(loads), "share": _mean([load <= 1 for load in loads])},
-        "events": _all_events(told, "no matcher" if mentions is None else "no clip has events with start_s and end_s"),
-        "per_clip": {key: _per_clip(traces[key], clips[key], told.get(key)) for key in traces},
+        "events": _all_events(
+            timings, "no matcher" if mentions is None else "no clip has events with start_s and end_s"
+        ),
+        "per_clip": {key: _per_clip(traces[key], clips[key], timings.get(key)) for key in traces},
     }
     return summary if note is None else {"note": note, **summary}
 
@@ -229,22 +231,22 @@ def _word_ends(tokens: Sequence[Mapping]) -> list[Mapping]:
     return [tokens[int(np.searchsorted(ends, i, side="right"))] for i in last]
 
 
-def _all_events(told: Mapping[str, dict], why_not: str) -> dict:
-    if not told:
+def _all_events(timings: Mapping[str, dict], why_not: str) -> dict:
+    if not timings:
         return {"value": None, "why": why_not}
-    first = next(iter(told.values()))
-    counts = {name: sum(clip[name] for clip in told.values()) for name in first if name.startswith("num_")}
-    pooled = {name: [x for clip in told.values() for x in clip[name] if x is not None] for name in TOLD}
-    return {"num_clips": len(told), **counts, **shares(counts)} | {k: distribution(v) for k, v in pooled.items()}
+    first = next(iter(timings.values()))
+    counts = {name: sum(clip[name] for clip in timings.values()) for name in first if name.startswith("num_")}
+    pooled = {name: [x for clip in timings.values() for x in clip[name] if x is not None] for name in TOLD}
+    return {"num_clips": len(timings), **counts, **shares(counts)} | {k: distribution(v) for k, v in pooled.items()}
 
 
-def _per_clip(tokens: Sequence[Mapping], clip: Mapping[str, list], told: dict | None) -> dict:
+def _per_clip(tokens: Sequence[Mapping], clip: Mapping[str, list], timing: dict | None) -> dict:
     row = {"num_tokens": len(tokens)} | {name: _mean(clip[name]) for name in (*SINGLE, *POOLED)}
     row["keeps_pace"] = _mean([load <= 1 for load in clip["step_load"]])
-    if told is not None:
-        means = {name: _mean([x for x in told[name] if x is not None]) for name in TOLD}
-        counts = {name: value for name, value in told.items() if name.startswith("num_")}
-        row["events"] = {**counts, **shares(told), **means, "told_s": told["told_s"]}
+    if timing is not None:
+        means = {name: _mean([x for x in timing[name] if x is not None]) for name in TOLD}
+        counts = {name: value for name, value in timing.items() if name.startswith("num_")}
+        row["events"] = {**counts, **shares(timing), **means, "told_s": timing["told_s"]}
     return row
 
 

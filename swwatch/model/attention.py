@@ -119,8 +119,8 @@ def block_mask(columns: torch.Tensor) -> BlockMask:
 
     def mask_mod(b, h, q, k):
         same = sample[b, q] == sample[b, k]
-        asks, asked = (stream[b, q], order[b, q], sees[b, q]), (stream[b, k], order[b, k], step[b, k], sees[b, k])
-        return same & can_see(*asks, *asked)
+        queries, keys = (stream[b, q], order[b, q], sees[b, q]), (stream[b, k], order[b, k], step[b, k], sees[b, k])
+        return same & can_see(*queries, *keys)
 
     return BlockMask.from_kv_blocks(
         *_listed(some & ~every),
@@ -166,13 +166,13 @@ def _block_pairs(columns: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     every = (low[:, :, None] == low[:, None, :]) & one_sample[:, :, None] & one_sample[:, None, :]
     compared = {ORDER: (order, order), STEP: (sees, step), PAST: (sees, sees + 1)}
     for q_stream, k_stream in product(SEES, SEES):
-        asks, asked = (stream == q_stream) & real, (stream == k_stream) & real
+        q_real, k_real = (stream == q_stream) & real, (stream == k_stream) & real
         if k_stream not in SEES[q_stream]:
-            every &= ~(asks.any(-1)[:, :, None] & asked.any(-1)[:, None, :])
+            every &= ~(q_real.any(-1)[:, :, None] & k_real.any(-1)[:, None, :])
             continue
         q_value, k_value = compared[SEES[q_stream][k_stream]]
-        q_least, q_most = span(sample * FAR + q_value, asks)
-        k_least, k_most = span(sample * FAR + k_value, asked)
+        q_least, q_most = span(sample * FAR + q_value, q_real)
+        k_least, k_most = span(sample * FAR + k_value, k_real)
         some |= pairs(q_most, k_least)  # no query (-1) and no key (largest int) answer no by themselves
         every &= pairs(q_least, k_most)  # and here yes, as they must
     return some & (high[:, None, :] >= low[:, :, None]), every

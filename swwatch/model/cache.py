@@ -157,13 +157,17 @@ class StreamCache(Cache):
             ValueError: each layer its own, of a cache that can be re-indexed.
         """
         self.evictions += 1
-        kept = self.tokens[stream][index]
+        tokens = self.tokens[stream][index]
         if index.ndim == 2:
             if self.moves:
                 raise ValueError("a cache whose layers hold different tokens cannot be re-indexed")
-            first, step, order = Layout(*(column[..., 0, :] for column in vars(kept).values())), kept.step, kept.order
-            kept = replace(first, step=step.amax(0), order=order.amax(0))
-        self.tokens[stream] = kept
+            first, step, order = (
+                Layout(*(column[..., 0, :] for column in vars(tokens).values())),
+                tokens.step,
+                tokens.order,
+            )
+            tokens = replace(first, step=step.amax(0), order=order.amax(0))
+        self.tokens[stream] = tokens
         if stream in self.first_positions:
             self.first_positions[stream] = self.first_positions[stream][:, index]
         for layer, own in zip(self.layers, index.expand(len(self.layers), -1), strict=True):

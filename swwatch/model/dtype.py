@@ -26,19 +26,19 @@ def fastest_dtype(device: str) -> tuple[torch.dtype, str]:
     return torch.float32, f"for this {device} is not known to multiply bfloat16"
 
 
-def dtype_of(asked: torch.dtype | str | None, device: str) -> torch.dtype:
+def dtype_of(choice: torch.dtype | str | None, device: str) -> torch.dtype:
     """The dtype of a model that is loaded to a device. What "auto" comes to is told on stderr.
 
     Args:
-        asked: a name of model.checks.DTYPES, or None: bfloat16 on cuda, else float32.
+        choice: a name of model.checks.DTYPES, or None: bfloat16 on cuda, else float32.
     Raises:
         UserError: no such name.
     """
-    if isinstance(asked, torch.dtype):
-        return asked
-    check_dtype(asked)
-    if asked == "auto":
+    if isinstance(choice, torch.dtype):
+        return choice
+    check_dtype(choice)
+    if choice == "auto":
         dtype, why = fastest_dtype(device)
         print(f"dtype auto: {str(dtype).removeprefix('torch.')}, {why}", file=sys.stderr)
         return dtype
-    return getattr(torch, full_name(asked or ("bfloat16" if device.startswith("cuda") else "float32")))
+    return getattr(torch, full_name(choice or ("bfloat16" if device.startswith("cuda") else "float32")))

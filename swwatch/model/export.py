@@ -131,8 +131,8 @@ def _images(folder: Path, processor: str) -> dict:
     )
     if least is None or most is None or not all(key in read for key in IMAGE_KEYS):
         raise UserError(f"{folder}: its processor names no sizes of pictures; is it one of Qwen2-VL or Qwen2.5-VL?")
-    made = IMAGES | {key: read[key] for key in IMAGE_KEYS} | {"min_pixels": least, "max_pixels": most}
-    return made | {"size": {"shortest_edge": least, "longest_edge": most}, "processor_class": processor}
+    fields = IMAGES | {key: read[key] for key in IMAGE_KEYS} | {"min_pixels": least, "max_pixels": most}
+    return fields | {"size": {"shortest_edge": least, "longest_edge": most}, "processor_class": processor}
 
 
 def _tokenizer(folder: Path, processor: str) -> dict:

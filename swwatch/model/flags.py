@@ -223,9 +223,9 @@ class SessionFlags:
 
     def session_policies(self) -> dict[str, Policy]:
         """Those that were given."""
-        asked = {"keep": self.keep and parse_keep(self.keep), "choose": self.choose and parse_choose(self.choose)}
-        asked["think"] = self.think and parse_think(self.think)
-        return {name: policy for name, policy in asked.items() if policy is not None}
+        policies = {"keep": self.keep and parse_keep(self.keep), "choose": self.choose and parse_choose(self.choose)}
+        policies["think"] = self.think and parse_think(self.think)
+        return {name: policy for name, policy in policies.items() if policy is not None}
 
     def settled_keep(self, path: str | Path | None) -> Keep | None:
         """What sessions of a checkpoint will keep, known before it is loaded; None: as their form does."""
@@ -250,10 +250,10 @@ class SessionFlags:
         Raises:
             UserError: it cannot be kept so, or think so.
         """
-        asked, variant = self.session_policies(), variants.get(saved["variant"])
-        if "keep" in asked:
-            asked["keep"].check(variant)
-        keep, think = (asked.get(name) or saved.get(name) for name in ("keep", "think"))
+        policies, variant = self.session_policies(), variants.get(saved["variant"])
+        if "keep" in policies:
+            policies["keep"].check(variant)
+        keep, think = (policies.get(name) or saved.get(name) for name in ("keep", "think"))
         if think:
             parse_think(think).check(variant, keep and parse_keep(keep))
 
@@ -263,13 +263,13 @@ class SessionFlags:
         Raises:
             UserError: its variant cannot be kept so.
         """
-        asked = self.session_policies()
+        policies = self.session_policies()
         self.check_policies(vars(settings))
-        for name, policy in asked.items():
+        for name, policy in policies.items():
             own = getattr(settings, name)
             if own not in (None, policy):
                 print(f"{name} {policy} is put on {where}, which was trained with {name} {own}", file=sys.stderr)
-        return replace(settings, **asked)
+        return replace(settings, **policies)
 
     def load(self, path: str | Path, **more) -> "Loaded":
         """As of the model's flags, with `put_on`, and an attention by which can be kept what is."""

@@ -37,11 +37,11 @@ def strike_out(
     video, num_arrived = input_ids == model.markup.video, sum(patch.num_arrived for patch in patches)
     if int(video.sum()) != num_arrived:
         raise UserError(f"{int(video.sum())} video tokens in the sequences against {num_arrived} in the grids")
-    kept = kept_features(patches)
+    indices = kept_features(patches)
     left = torch.ones(num_arrived, dtype=torch.bool)
-    if kept is not None:
+    if indices is not None:
         left[:] = False
-        left[kept] = True
+        left[indices] = True
     stays = (~video).masked_scatter(video, left.to(video.device))  # (B, L)
     lengths = stays.sum(1)
     length = int(lengths.max())
@@ -82,7 +82,7 @@ def _look(model, pixel_values: torch.Tensor, grids_thw: torch.Tensor) -> tuple[t
     sizes = [int(grid.prod()) // merge**2 for grid in grids_thw]
     for grid, features in zip(grids_thw, model.features(pixel_values, grids_thw).split(sizes), strict=True):
         grids = merged_grids(grid[None], merge)
-        seen, kept = look_at_video(model.settings.see, features, grids, model.num_deep)
+        seen, indices = look_at_video(model.settings.see, features, grids, model.num_deep)
         patches += seen
-        left.append(kept)
+        left.append(indices)
     return torch.cat(left), patches

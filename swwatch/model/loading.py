@@ -87,9 +87,9 @@ def load(
         UserError: not a checkpoint, no variant known, or a contradiction with what the checkpoint knows.
     """
     path = str(path)
-    asked = {"variant": variant, "schedule": schedule, "pixel_budget": pixel_budget, "see": see}
-    asked |= {"fps": fps, "other_fps": other_fps, "seconds_per_turn": seconds_per_turn}
-    asked |= {"keep": keep, "choose": choose, "think": think}
+    overrides = {"variant": variant, "schedule": schedule, "pixel_budget": pixel_budget, "see": see}
+    overrides |= {"fps": fps, "other_fps": other_fps, "seconds_per_turn": seconds_per_turn}
+    overrides |= {"keep": keep, "choose": choose, "think": think}
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     check_device(device)
     if device.startswith("cuda") and not torch.cuda.is_available():
@@ -99,12 +99,12 @@ def load(
         check_can_quantise(quantize, device)
     if (Path(path) / ADAPTER).exists():
         how = {"device": device, "dtype": dtype, "attention": attention}
-        loaded = _load_adapter(path, base, asked, how)
+        loaded = _load_adapter(path, base, overrides, how)
     else:
         check_checkpoint(path, base)
         if quantize is not None and "quantization_config" in PretrainedConfig.get_config_dict(path)[0]:
             raise UserError(f"{path} was saved with quantised weights: leave --quantize out")
-        loaded = _load_whole(path, asked, device, dtype, attention, quantisation)
+        loaded = _load_whole(path, overrides, device, dtype, attention, quantisation)
     if quantize is not None:
         quantise(loaded.model, quantize)
     if pack == "auto":
@@ -112,7 +112,7 @@ def load(
     return loaded
 
 
-def _load_whole(path: str, asked: dict, device: str, dtype, attention: str | None, quantisation) -> Loaded:
+def _load_whole(path: str, overrides: dict, device: str, dtype, attention: str | None, quantisation) -> Loaded:
     """A checkpoint that is no adapter. Args: as of `load`."""
     dtype = dtype_of(dtype, device)
     place = {"quantization_config": quantisation, "device_map": {"": device}} if quantisation else {"device_map": None}
@@ -120,7 +120,7 @@ def _load_whole(path: str, asked: dict, device: str, dtype, attention: str | Non
         family = model_class(PretrainedConfig.get_config_dict(path)[0].get("model_type"), path)
         processor = AutoProcessor.from_pretrained(path)
         how = {"dtype": dtype, "attn_implementation": attention or "sdpa", "tokenizer": processor.tokenizer}
-        model = family.from_pretrained(path, **asked, **how, **place)
+        model = family.from_pretrained(path, **overrides, **how, **place)
         add_ends(model, processor.tokenizer)
     except ImportError as error:  # transformers' answer to a backend that is not installed
         raise UserError(f"{error}. Install it, or leave attention to the default (sdpa)") from error
@@ -146,7 +146,7 @@ def add_ends(model, tokenizer) -> None:
             model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
 
 
-def _load_adapter(path: str, base: str | Path | None, asked: dict, how: dict) -> Loaded:
+def _load_adapter(path: str, base: str | Path | None, overrides: dict, how: dict) -> Loaded:
     """The base model with the adapter added to its weights; what training settled is in the adapter's folder."""
     from swwatch.model import adapters  # peft takes seconds to import
 
@@ -154,7 +154,7 @@ def _load_adapter(path: str, base: str | Path | None, asked: dict, how: dict) ->
         raise UserError(
             f"{path} holds an adapter but no config.json, so its variant is unknown: was it made by swwatch?"
         )
-    settings = Settings.resolve(saved_settings(path), where=path, **asked)
+    settings = Settings.resolve(saved_settings(path), where=path, **overrides)
     base = str(base or base_of(path))
     try:
         check_checkpoint(base)
@@ -163,7 +163,7 @@ def _load_adapter(path: str, base: str | Path | None, asked: dict, how: dict) ->
     try:
         if (Path(base) / ADAPTER).exists():
             raise UserError("that is an adapter too: merge it with `swwatch merge` first")
-        loaded = load(base, **settings.as_dict(), other_fps=asked["other_fps"], **how)
+        loaded = load(base, **settings.as_dict(), other_fps=overrides["other_fps"], **how)
     except UserError as error:
         raise UserError(f"{path} is an adapter of the model {base}: {error}") from error
     return replace(loaded, model=adapters.merge(loaded.model, path).eval())

@@ -128,11 +128,11 @@ def _liger(hidden: torch.Tensor, targets: torch.Tensor, head: nn.Module) -> torc
     return LigerFusedLinearCrossEntropyLoss(reduction="sum")(head.weight, hidden, targets)
 
 
-def choose_loss(asked: str, *, cuda: bool, sharded: bool, plain_head: bool = True) -> tuple[str, str]:
+def choose_loss(choice: str, *, cuda: bool, sharded: bool, plain_head: bool = True) -> tuple[str, str]:
     """How the loss is computed, and why.
 
     Args:
-        asked: auto, liger, chunked or off.
+        choice: auto, liger, chunked or off.
         sharded: several processes hold parts of the head's weights.
         plain_head: the head is one matrix, without adapter.
     Returns:
@@ -141,7 +141,7 @@ def choose_loss(asked: str, *, cuda: bool, sharded: bool, plain_head: bool = Tru
         UserError: liger is asked for and cannot be had.
     """
     there = importlib.util.find_spec(LIGER) is not None
-    if asked == "liger":
+    if choice == "liger":
         if not there:
             raise UserError("fused_loss liger needs liger-kernel: pip install liger-kernel, or use chunked")
         if not cuda:
@@ -150,8 +150,8 @@ def choose_loss(asked: str, *, cuda: bool, sharded: bool, plain_head: bool = Tru
             what = "sharded weights" if sharded else "an adapter on the output head"
             raise UserError(f"fused_loss liger cannot work with {what}: use chunked")
         return "liger", "as asked for"
-    if asked == "off":
+    if choice == "off":
         return "whole", "as asked for"
-    if asked == "auto" and there and cuda and not sharded and plain_head:
+    if choice == "auto" and there and cuda and not sharded and plain_head:
         return "liger", "liger-kernel is installed"
     return ("single", "its weights are sharded") if sharded else ("chunked", "logits of answer tokens only")

@@ -92,8 +92,8 @@ def pack(model) -> None:
             more += layers[name].weight.nbytes if layers[name].weight is tied or not all(takes) else 0
             model.set_submodule(name, PackedLinear(layers.pop(name), takes))
             model.packed = True
-    spent = f"measured in {time.perf_counter() - start:.1f} s" if measured else "as measured before"
-    print(f"pack auto: {spent}; packed weights take {more / 2**20:,.0f} MB more", file=sys.stderr)
+    source = f"measured in {time.perf_counter() - start:.1f} s" if measured else "as measured before"
+    print(f"pack auto: {source}; packed weights take {more / 2**20:,.0f} MB more", file=sys.stderr)
     if measured and (load := os.getloadavg()[0]) > BUSY * (os.cpu_count() or 1):
         print(f"pack auto: the machine is busy (load {load:.1f}): times are measured again next time", file=sys.stderr)
     elif measured:

@@ -101,8 +101,8 @@ def quantise(model, kind: str) -> None:
     else:
         left = _by_torchao(model, layers, kind)
     model.quantised = kind
-    told = f"quantize {kind}: {before / 2**20:,.0f} MB of weights became {_num_bytes(model) / 2**20:,.0f} MB"
-    print(told + (f"; {left} layers have inputs that are no multiple of 16 and stay" if left else ""), file=sys.stderr)
+    line = f"quantize {kind}: {before / 2**20:,.0f} MB of weights became {_num_bytes(model) / 2**20:,.0f} MB"
+    print(line + (f"; {left} layers have inputs that are no multiple of 16 and stay" if left else ""), file=sys.stderr)
 
 
 def to_int8(model, layers: dict[str, nn.Linear] | None = None) -> int:

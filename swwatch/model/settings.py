@@ -119,7 +119,7 @@ class Settings:
             UserError: no variant known, an unknown name, or a request that contradicts the checkpoint.
         """
         saved = {"fps": FPS} | saved if saved else {}
-        asked = {
+        overrides = {
             "variant": variant,
             "schedule": None if schedule is None else str(parse_schedule(schedule)),
             "pixel_budget": pixel_budget,
@@ -129,8 +129,8 @@ class Settings:
             "choose": None if choose is None else str(parse_choose(choose)),
             "think": None if think is None else str(parse_think(think)),
         }
-        _check_overrides(asked, saved, other_fps, where)
-        settled = {key: value if value is not None else saved.get(key) for key, value in asked.items()}
+        _check_overrides(overrides, saved, other_fps, where)
+        settled = {key: value if value is not None else saved.get(key) for key, value in overrides.items()}
         if settled["variant"] is None:
             names = ", ".join(variants.VARIANTS), ", ".join(variants.TURNS)
             raise UserError(
@@ -157,9 +157,9 @@ class Settings:
         return cls(settled["variant"], schedule, budget, see, fps, turn_s, keep, choose, think)
 
 
-def _check_overrides(asked: dict, saved: dict, other_fps: bool, where: str) -> None:
+def _check_overrides(overrides: dict, saved: dict, other_fps: bool, where: str) -> None:
     """Raises UserError: what is asked for contradicts the checkpoint."""
-    for key, value in asked.items():
+    for key, value in overrides.items():
         put_on = key == "see" and not parse_see(saved.get(key, DEFAULT_SEE)).drops
         is_free = put_on or key == "fps" and other_fps
         if value is not None and key in saved and value != saved[key] and not is_free:

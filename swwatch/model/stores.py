@@ -41,21 +41,21 @@ class Stores(dict[int, torch.Tensor]):
         lengths = {key: part.shape[-2] for key, part in self.items()}
         old = lengths.get(stream, 0)
         lengths[stream] = old + new.shape[-2]
-        total, room = sum(lengths.values()), self._room
-        if room is None or room.shape[-2] < total or room.is_inference() != torch.is_inference_mode_enabled():
-            room, moved = new.new_empty((*new.shape[:-2], slots_for(total), new.shape[-1])), dict(self)
+        total, buffer = sum(lengths.values()), self._room
+        if buffer is None or buffer.shape[-2] < total or buffer.is_inference() != torch.is_inference_mode_enabled():
+            buffer, moved = new.new_empty((*new.shape[:-2], slots_for(total), new.shape[-1])), dict(self)
         else:
             moved = {key: part.clone() for key, part in self.items() if key > stream}  # they make way
         begin = 0
         for key in sorted(lengths):
-            part = room[..., begin : begin + lengths[key], :]
+            part = buffer[..., begin : begin + lengths[key], :]
             if key in moved:
                 part[..., : moved[key].shape[-2], :] = moved[key]
             if key == stream:
                 part[..., old:, :] = new
             super().__setitem__(key, part)
             begin += lengths[key]
-        self._room = room
+        self._room = buffer
 
     def read(self, streams: Sequence[int]) -> torch.Tensor:
         """(..., K, D) of some streams, rising, one behind the other; those that are not here are left out."""

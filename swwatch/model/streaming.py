@@ -158,12 +158,12 @@ class StreamingMixin:
             use_cache=True,
         ).last_hidden_state
         begins = list(itertools.accumulate(sizes, initial=0))
-        asked = [() if i is None else i if isinstance(i, range) else (i,) for i in predicts]
-        wanted = [begin + i % n for begin, n, some in zip(begins, sizes, asked, strict=False) for i in some]
+        indices = [() if i is None else i if isinstance(i, range) else (i,) for i in predicts]
+        wanted = [begin + i % n for begin, n, some in zip(begins, sizes, indices, strict=False) for i in some]
         answers: list = [None] * len(caches)
         if wanted:
             logits = self.lm_head(hidden[0, chosen(wanted, device)]).float()
-            both = zip(predicts, logits.split([len(some) for some in asked]), strict=True)
+            both = zip(predicts, logits.split([len(some) for some in indices]), strict=True)
             answers = [None if i is None else after if isinstance(i, range) else after[0] for i, after in both]
         for number, row in enumerate(decides):
             if row is not None:

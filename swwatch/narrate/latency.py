@@ -50,9 +50,9 @@ class Aside:
 
     def line(self, before: float = math.inf, about: str = "") -> str:
         """What came together at steps before this one since the last call, or "". `about` says what it is about."""
-        told = [event for event in self._thoughts if event.step < before]
-        self._thoughts = self._thoughts[len(told) :]
-        text = "".join(" / " * (event.begins and i > 0) + event.text for i, event in enumerate(told)).strip()
+        thoughts = [event for event in self._thoughts if event.step < before]
+        self._thoughts = self._thoughts[len(thoughts) :]
+        text = "".join(" / " * (event.begins and i > 0) + event.text for i, event in enumerate(thoughts)).strip()
         return "\n" + self._dim.format(f"  (thinks{about}) {text}".replace("\n", " ")) if text else ""
 
     def turn(self, event) -> str:
@@ -139,11 +139,11 @@ def show_lag(
 
 def summary(seconds: list[Second]) -> str:
     """One line on a whole run; the last second, which has no limit, is left out of what kept up."""
-    kept = sum(not second.behind_s for second in seconds[:-1])
+    num_on_time = sum(not second.behind_s for second in seconds[:-1])
     lags = {
         "watched": [s.watched_s - s.arrival_s for s in seconds if s.watched_s is not None],
         "first word": [s.first_s - s.arrival_s for s in seconds if s.first_s is not None],
     }
-    told = [f"{name} +{median(v):.2f} s (median), +{max(v):.2f} s (most)" for name, v in lags.items() if v]
+    parts = [f"{name} +{median(v):.2f} s (median), +{max(v):.2f} s (most)" for name, v in lags.items() if v]
     unit = "seconds" if all(second.step_s == 1 for second in seconds) else f"steps of {seconds[0].step_s:g} s"
-    return "; ".join([f"kept up in {kept} of {len(seconds[:-1])} {unit}", *told])
+    return "; ".join([f"kept up in {num_on_time} of {len(seconds[:-1])} {unit}", *parts])

@@ -49,9 +49,9 @@ def stream(settings, clip: Clip, first: StepFrames, steps: Iterator[StepFrames])
         refused = why_not_fast(how.variant, forgets or None, how.schedule, how.think)
         if refused is None:
             num_steps = (first.num_frames or settings.max_frames) // FRAMES_PER_STEP
-            asked = {name: options.get(name) for name in ("question", "max_new_tokens")}
+            limits = {name: options.get(name) for name in ("question", "max_new_tokens")}
             size = {"num_steps": num_steps, "max_pixels": settings.max_pixels}
-            loaded = with_fast_path(loaded, first, **asked, **size, warm=settings.realtime)
+            loaded = with_fast_path(loaded, first, **limits, **size, warm=settings.realtime)
         else:
             why += f"; no CUDA graphs: {refused}"
     print(f"{clip.path} | {about(loaded.settings, question)}\nengine {engine}: {why}", end="")
@@ -79,8 +79,8 @@ def stream(settings, clip: Clip, first: StepFrames, steps: Iterator[StepFrames])
 def session_options(settings) -> dict:
     """What the flags ask of a session; what they leave out is its form's own."""
     names = ("question", "schedule", "max_new_tokens", "repetition_penalty", "stop_early")
-    asked = {name: getattr(settings, name) for name in names}
-    return {name: value for name, value in asked.items() if value is not None and value is not False}
+    options = {name: getattr(settings, name) for name in names}
+    return {name: value for name, value in options.items() if value is not None and value is not False}
 
 
 def show(events: Iterable, step_s: float, out=None) -> Iterator:
@@ -101,10 +101,10 @@ def show(events: Iterable, step_s: float, out=None) -> Iterator:
                 if num_silent:
                     print(f"\nsilent for {num_silent} step{'s' * (num_silent > 1)}", end="", file=out)
                     num_silent = 0
-                step, lag = event.step, event.t_emit_s - event.t_frame_s
+                step, lag_s = event.step, event.t_emit_s - event.t_frame_s
                 start = "" if event.text.startswith(" ") else " "
                 seen = f"0-{(event.newest_visible_step + 1) * step_s:g} s"
-                print(f"\nseen {seen:<7} lag {lag:5.2f} s |{start}", end="", file=out)
+                print(f"\nseen {seen:<7} lag {lag_s:5.2f} s |{start}", end="", file=out)
             print(event.text.replace("\n", " "), end="", file=out, flush=True)
         elif isinstance(event, Thought):
             aside.take(event)

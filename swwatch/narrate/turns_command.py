@@ -155,26 +155,26 @@ class TurnsSettings(SessionFlags, DeviceFlags, ClipFlags):
         Raises:
             UserError: numbers that make no sense.
         """
-        asked = {name: getattr(self, name) for name in CHOOSES} | {"penalty": self.repetition_penalty}
-        asked = {name: value for name, value in asked.items() if value is not None}
-        if self.greedy or asked.keys() & set(DRAWS):
+        numbers = {name: getattr(self, name) for name in CHOOSES} | {"penalty": self.repetition_penalty}
+        numbers = {name: value for name, value in numbers.items() if value is not None}
+        if self.greedy or numbers.keys() & set(DRAWS):
             own = own.drawing(not self.greedy)
-        return replace(own, **{name: value for name, value in asked.items() if name in vars(own)})
+        return replace(own, **{name: value for name, value in numbers.items() if name in vars(own)})
 
-    def lopsided(self, kept: keep.Keep) -> str | None:
+    def lopsided(self, policy: keep.Keep) -> str | None:
         """What it means that one window was given and the other is the system's own, where they differ.
 
         Args:
-            kept: what is kept.
+            policy: what is kept.
         """
         given = [s for s in (self.vision_seconds, self.turns_seconds) if s is not None]
-        if len(given) != 1 or not set(IN_VIEW) <= set(kept.windows) or kept.vision_s == kept.turns_s:
+        if len(given) != 1 or not set(IN_VIEW) <= set(policy.windows) or policy.vision_s == policy.turns_s:
             return None
-        seen, told = f"{kept.vision_s:g} s", f"{kept.turns_s:g} s"
-        if kept.vision_s < kept.turns_s:
-            what = f"video goes after {seen}, and its labels and answers stay turns for {told}"
+        seen, turns = f"{policy.vision_s:g} s", f"{policy.turns_s:g} s"
+        if policy.vision_s < policy.turns_s:
+            what = f"video goes after {seen}, and its labels and answers stay turns for {turns}"
         else:
-            what = f"answers join the previous text after {told}, and their video stays for {seen}"
+            what = f"answers join the previous text after {turns}, and their video stays for {seen}"
         return f"{what} (--seconds-in-view {given[0]:g}: both at once)"
 
 

@@ -37,8 +37,8 @@ def stream_turns(settings, clip: Clip, steps: Iterator[StepFrames]) -> int:
     options = session_options(settings, loaded.settings) | conversation_options(settings, clip, loaded)
     given = options["given"]
     print(f"{clip.path} | {system} | {row_of.query if options['question'] is None else options['question']}")
-    if told := settings.lopsided(options["keep"]):
-        print(told)
+    if note := settings.lopsided(options["keep"]):
+        print(note)
     budget = None if clip.conversation is None else training_budget(loaded.settings.pixel_budget)
     how = {
         "clock": RealTimeClock() if settings.realtime else SimulatedClock(),
@@ -97,11 +97,13 @@ def conversation_options(settings, clip: Clip, loaded: Loaded) -> dict:
         turn_s = settings.seconds_per_turn or loaded.settings.seconds_per_turn
         form = SampleFormat(turns, settings.context, fps=clip.fps, seconds_per_turn=turn_s)
         begin_s = clip.span[0]
-        told = clip.conversation if settings.query is None else replace(clip.conversation, query=settings.query)
-        first, *later = form.script(told, clip.num_steps, begin_s)
+        conversation = (
+            clip.conversation if settings.query is None else replace(clip.conversation, query=settings.query)
+        )
+        first, *later = form.script(conversation, clip.num_steps, begin_s)
         options |= {"question": first.query, "previous": settings.previous or ""}
         if turns.system.previous_text and settings.previous is None:
-            options["previous"] = told.previous
+            options["previous"] = conversation.previous
         zero_s = 0.0 if turns.system.clip_time else begin_s
         options["questions"] = [(line.start_s - zero_s, line.query) for line in later if line.query]
         if settings.says_own:

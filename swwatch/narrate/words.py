@@ -185,8 +185,8 @@ def with_fast_path(
     _, grid = encoder.encode(first.frames, first.num_frames)
     num_video = encoder.tokens_per_step(*first.frames.shape[1:3], first.num_frames)
     prompts, markup = load_prompts(), loaded.markup
-    asked = system or prompts.system, question or prompts.eval_question
-    num_text = len(prompt_ids(loaded.tokenizer, *asked, markup)) + len(markup.around(range(num_steps)))
+    texts = system or prompts.system, question or prompts.eval_question
+    num_text = len(prompt_ids(loaded.tokenizer, *texts, markup)) + len(markup.around(range(num_steps)))
     watched = num_text + num_steps * num_video + len(markup.suffix)
     model = CudaGraphModel(loaded.model, watched, len(markup.header) + (max_new_tokens or LIMIT))
     if warm:

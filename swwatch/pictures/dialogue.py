@@ -40,14 +40,14 @@ def readings(name: str, steps: int, grid: tuple[int, int]) -> list[Layout]:
     system = SYSTEMS[name]
     form = SampleFormat(Turns(DummyTokenizer(), system), system_text="", seconds_per_turn=SEGMENT_S)
     ends_s = sorted({*range(2, steps + 1, 2), steps - 1, steps})
-    told = Commentary(
+    commentary = Commentary(
         "",
         tuple(Word(end_s - 0.5, end_s, "what is seen") for end_s in ends_s),
         (TimedQuestion(steps - 1, "who is it", "a cat"),),
         ends_s=tuple(ends_s),
     )
     size = (steps, *grid)
-    read = [spans for spans, _ in form.slices(told, size)] if system.aside else [form.spans(told, size)[0]]
+    read = [spans for spans, _ in form.slices(commentary, size)] if system.aside else [form.spans(commentary, size)[0]]
     turn_at = {(s.start_s, s.end_s): s.round for spans in read for s in spans if s.part is Part.VIDEO}
     return [_laid(name, spans, turn_at) for spans in read]
 
@@ -63,11 +63,11 @@ def _laid(name: str, spans: list[Span], turn_at: dict[tuple[float, float], int])
 
 
 def _kind(span: Span) -> Kind:
-    asked = span.start_s == span.end_s  # the turn of a question has no video
+    is_question = span.start_s == span.end_s  # the turn of a question has no video
     if span.part is Part.HEADER:
-        return Kind.HEADER if asked else Kind.NOTE
+        return Kind.HEADER if is_question else Kind.NOTE
     if span.part in (Part.ANSWER, Part.PREVIOUS):
-        return Kind.ANSWER if asked else Kind.THOUGHT
+        return Kind.ANSWER if is_question else Kind.THOUGHT
     if span.part is Part.VIDEO:
         return Kind.VIDEO
     return Kind.PROMPT if span.part in (*BEGIN, Part.QUERY) else Kind.AROUND

@@ -108,11 +108,11 @@ def turns_story(system: str, seconds: int, grid: tuple[int, int], words: int, ke
 
     def open_session(keep: Keep | str | None, policy: str | None) -> TurnSession:
         turns = Turns(DummyTokenizer(), row)
-        blank = DummyModel(
+        model = DummyModel(
             system, t_per_step=1 if system == "livecc" else 2, vocab_size=FIRST_WORD + words * seconds + 1
         )
         options = {"keep": keep, "policy": policy}
-        session = TurnSession(blank, turns, choose=Greedy(1.0, words + 2), **options)
+        session = TurnSession(model, turns, choose=Greedy(1.0, words + 2), **options)
         session.chooser = ScriptedChooser(
             session.chooser, words + 2, (*turns.ellipsis, turns.im_end), count(FIRST_WORD)
         )

@@ -178,8 +178,8 @@ def distances(session, embeds: torch.Tensor, held: torch.Tensor) -> torch.Tensor
     """(n, K) between the values that the first layer makes of embeddings (n, W), and others (K, F), in lengths of
     these."""
     layer = session.model.model.language_model.layers[0]
-    made = layer.self_attn.v_proj(layer.input_layernorm(embeds))
-    far = torch.cdist(made, held, compute_mode="donot_use_mm_for_euclid_dist")
+    values = layer.self_attn.v_proj(layer.input_layernorm(embeds))
+    far = torch.cdist(values, held, compute_mode="donot_use_mm_for_euclid_dist")
     return far / held.norm(dim=-1).clamp(min=1e-9)
 
 

@@ -69,10 +69,10 @@ def show_endless(settings) -> int:
     """A stream without end."""
     name, seconds = settings.variant, 60 if settings.seconds is None else settings.seconds
     if name in SYSTEMS:
-        asked = {"vision_s": settings.window, "turns_s": settings.window, "text_sink": settings.text_sink}
-        asked |= {"text_window": settings.text_window, "flush_s": settings.flush}
-        kept = with_numbers(SYSTEMS[name].keep, settings.eviction, asked)
-        how = {"keep": kept, "policy": settings.positions}
+        numbers = {"vision_s": settings.window, "turns_s": settings.window, "text_sink": settings.text_sink}
+        numbers |= {"text_window": settings.text_window, "flush_s": settings.flush}
+        keep = with_numbers(SYSTEMS[name].keep, settings.eviction, numbers)
+        how = {"keep": keep, "policy": settings.positions}
         story = endless.turns_story(name, seconds, settings.size, settings.words, **how)
     else:
         window = Window(settings.window, settings.text_sink, settings.text_window)

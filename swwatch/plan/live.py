@@ -224,8 +224,8 @@ def compare(settings: LivePlanSettings) -> str:
     rows = [("model", "video tokens", "K", "part", "plan ms", "measured ms", "share")]
     for point in (point for point in points if "watch_s" in point):
         place = {"video_tokens": point["video_tokens"], "k": point["k"], "seconds": settings.step_s * point["steps"]}
-        asked = replace(settings, model=point["shape"], dtype=shapes[point["shape"]]["precision"], **place)
-        plan = LivePlan(asked, size_of(asked), device)
+        point_settings = replace(settings, model=point["shape"], dtype=shapes[point["shape"]]["precision"], **place)
+        plan = LivePlan(point_settings, size_of(point_settings), device)
         pairs = {"look": (plan.look_s(), point["vision_s"]), "a word": (plan.word_s(), point["speak_s"] / point["k"])}
         pairs["look and watch"] = plan.look_s() + plan.watch_s(), point["watch_s"]
         for name, (best, found) in pairs.items():
@@ -259,6 +259,6 @@ def report(settings: LivePlanSettings) -> str:
         counts = [
             f"{count:,}" for count in (best.sessions_in_memory, best.sessions_in_time, expected.sessions_in_time)
         ]
-        told = f"{expected.sessions:,}" if fits else "does not fit"
-        rows.append((name, f"{1000 * word:.2f}", f"{1 / word:,.0f}", *times, *counts, told))
+        capacity = f"{expected.sessions:,}" if fits else "does not fit"
+        rows.append((name, f"{1000 * word:.2f}", f"{1 / word:,.0f}", *times, *counts, capacity))
     return "\n".join([*lines, as_aligned_markdown(rows)])

@@ -160,7 +160,7 @@ def measured_lag(path: Path) -> tuple[Callable[[int], float], int, int]:
         ) from error
     if not tried:
         raise UserError(f"{path} holds no lag: no session of it spoke")
-    numbers, lags = [n for n, _ in tried], [lag for _, lag in tried]
+    numbers, lags = [n for n, _ in tried], [lag_s for _, lag_s in tried]
     lags = [max(lags[: i + 1]) for i in range(len(lags))]  # chance may make one fall
 
     def lag_of(n: int) -> float:
@@ -192,8 +192,8 @@ def report(settings: ReplicaPlanSettings) -> str:
     for limit in limits:
         found = simulate(settings, limit)
         lags = [f"{found.lag_at(lag_of, share):.3f} s" for share in (0.5, 0.95, 0.99)]
-        told = (f"{found.refused / settings.sessions:.1%}", f"{found.peak:,}", f"{found.mean():.1f}")
-        rows.append((str(limit), *told, *lags, f"{found.late(lag_of, settings.max_lag_s):.1%}"))
+        cells = (f"{found.refused / settings.sessions:.1%}", f"{found.peak:,}", f"{found.mean():.1f}")
+        rows.append((str(limit), *cells, *lags, f"{found.late(lag_of, settings.max_lag_s):.1%}"))
     lines.append(as_aligned_markdown(rows))
     lines += ["", f"late: share of all sessions' time in which words are more than {settings.max_lag_s:g} s behind;"]
     lines += ["on a replica: how many a session meets, and a replica that is killed costs"]

@@ -67,9 +67,9 @@ def kept_of(work: Callable[[], torch.Tensor]) -> int:
     """Bytes that are still there when `work` is done, its result among them: what its gradient needs."""
     with Live() as live:
         result = work()
-        kept = live.now
+        num_bytes = live.now
     del result
-    return kept
+    return num_bytes
 
 
 def without_values(module: nn.Module) -> nn.Module:
@@ -109,10 +109,10 @@ class Pieces:
         def run() -> torch.Tensor:
             with self._inside():
                 turns = lm.rotary_emb(hidden, positions)
-                made = lm.layers[0](
+                output = lm.layers[0](
                     hidden, attention_mask=mask, position_ids=positions, position_embeddings=turns, use_cache=False
                 )
-            return made[0] if isinstance(made, tuple) else made
+            return output[0] if isinstance(output, tuple) else output
 
         return run
 

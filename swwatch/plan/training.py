@@ -162,12 +162,12 @@ def _passing(model: "nn.Module", settings: TrainPlanSettings, weights, autocast:
     labels = min(settings.label_tokens, row if single else min(row, LOSS_CHUNK))
     layer, loss = peak_of(pieces.layer(row)), peak_of(pieces.loss(labels))
     if settings.gradient_checkpointing:
-        kept = weights.itemsize * row * text.hidden_size * text.num_hidden_layers
+        activations = weights.itemsize * row * text.hidden_size * text.num_hidden_layers
     else:
-        kept = kept_of(pieces.layer(row)) * text.num_hidden_layers
+        activations = kept_of(pieces.layer(row)) * text.num_hidden_layers
     patches = _video_tokens(settings, row) * vision.spatial_merge_size**2
     pixels = 4 * patches * 3 * vision.temporal_patch_size * vision.patch_size**2  # float32, as they come
-    passing = {"pixels": pixels, "kept": kept}
+    passing = {"pixels": pixels, "kept": activations}
     passing |= {"a layer": layer} if layer >= loss else {"the loss": loss}
     block = pieces.block(patches, patches // max(1, settings.batch_size), settings.train_vision)
     width = model.model.visual.blocks[0].norm1.weight.shape[0]

@@ -94,8 +94,8 @@ class Sampling(Choosing):
         the public releases call: temperature 1, top-k 50, top-p 1."""
         settled = {}
         for name, default in (("temperature", 1.0), ("top_k", 50), ("top_p", 1.0)):
-            asked = (getattr(self, name), getattr(own, name, None), default)
-            settled[name] = next(value for value in asked if value is not None)
+            values = (getattr(self, name), getattr(own, name, None), default)
+            settled[name] = next(value for value in values if value is not None)
         return replace(self, **settled)
 
 

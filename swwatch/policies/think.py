@@ -110,12 +110,12 @@ class Notes(Think):
         Returns:
             When they are thought, and the ids of all of them.
         """
-        at, starts, ids, left, told = [0] * num_steps, [], [], [], 0
+        at, starts, ids, left, num_used = [0] * num_steps, [], [], [], 0
         for step in range(num_steps - 1):
             if self.begins(step, step_s, not left):
                 starts.append(len(ids))
-                new = [text.strip() for at_s, text in thoughts[told:] if at_s <= (step + 0.5) * step_s + 1e-6]
-                told += len(new)
+                new = [text.strip() for at_s, text in thoughts[num_used:] if at_s <= (step + 0.5) * step_s + 1e-6]
+                num_used += len(new)
                 left = encode("; ".join(new))[: self.limit]
             at[step] = min(self.k, len(left))
             ids, left = ids + left[: at[step]], left[at[step] :]

@@ -77,9 +77,9 @@ class Layout:
     def visible(self, keys: "Layout | None" = None) -> torch.Tensor:
         """(L, K) bool: may row's token attend to column's token? Columns are `keys`, by default this layout."""
         keys = self if keys is None else keys
-        asks = (column[:, None] for column in (self.stream, self.order, self.sees))
-        asked = [column[None] for column in (keys.stream, keys.order, keys.step, keys.sees)]
-        return can_see(*asks, *asked[: 4 if bool((keys.stream == THOUGHT).any()) else 3])
+        query_columns = (column[:, None] for column in (self.stream, self.order, self.sees))
+        key_columns = [column[None] for column in (keys.stream, keys.order, keys.step, keys.sees)]
+        return can_see(*query_columns, *key_columns[: 4 if bool((keys.stream == THOUGHT).any()) else 3])
 
     @property
     def is_causal(self) -> bool:

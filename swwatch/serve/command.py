@@ -84,8 +84,8 @@ def serve(settings: ServeSettings, make: Callable | None = None, tell: Callable[
             return tell(port)
         for note in server.notes:
             print(f"note: {note}")
-        told = token_fragment(token, os.environ.get("SWWATCH_TOKEN"))
-        print(f"serving {server.model} at {address}{told}", flush=True)
+        fragment = token_fragment(token, os.environ.get("SWWATCH_TOKEN"))
+        print(f"serving {server.model} at {address}{fragment}", flush=True)
         if token is None and not gate.loopback:
             print("note: no token: everybody who can reach this address may use it", flush=True)
         if settings.open:
@@ -163,8 +163,8 @@ def build(settings: ServeSettings, gate):
     for model in models:
         path, named = split_model(model)
         loaded = settings.load(path, variant=named or variant)
-        asked = settings.session_policies().values()
-        content = " ".join([fingerprint(path, loaded), *map(str, (loaded.model.dtype, *asked))]) if keeping else ""
+        policies = settings.session_policies().values()
+        content = " ".join([fingerprint(path, loaded), *map(str, (loaded.model.dtype, *policies))]) if keeping else ""
         checkpoints.append(Checkpoint(Path(path).name or path, loaded, content))
     capacity = Capacity(video_s=math.ceil(settings.total_s) + SPARE_S, tokens=settings.max_tokens)
     stages = Stages(checkpoints, engine=settings.engine, max_sessions=settings.max_sessions, capacity=capacity)

@@ -187,9 +187,9 @@ class PassingRealtime(Passing):
         query = f"?{self.websocket.url.query}" if self.websocket.url.query else ""
 
         async def ask(replica: Replica) -> tuple:
-            upstream, told = await replica.reach(f"/v1/realtime{query}", self.subprotocol)
+            upstream, greeting = await replica.reach(f"/v1/realtime{query}", self.subprotocol)
             replica.begun()
-            return (upstream, Text(told)), True
+            return (upstream, Text(greeting)), True
 
         return await self.server.sessions.first(None, ask)
 
@@ -284,9 +284,9 @@ async def _metrics(replicas: Replicas) -> bytes:
 
     def add(name: str, text: str) -> None:
         for family in text_string_to_metric_families(text):
-            kept = families.setdefault(family.name, Metric(family.name, family.documentation, family.type))
+            merged = families.setdefault(family.name, Metric(family.name, family.documentation, family.type))
             for sample in family.samples:
-                kept.samples.append(sample._replace(labels={"replica": name, **sample.labels}))
+                merged.samples.append(sample._replace(labels={"replica": name, **sample.labels}))
 
     async def ask(replica: Replica) -> tuple[Replica, str | None]:
         with contextlib.suppress(*AWAY):

@@ -230,20 +230,20 @@ class SessionTable(WaitingConnections):
             print(f"note: {path} is not taken up, {why}; remove it if it is not wanted", flush=True)
         log("sessions taken up", sessions=len(self))
 
-    async def _take_up(self, kept: dict) -> None:
-        opened = parse_server(kept["opened"])
+    async def _take_up(self, snapshot: dict) -> None:
+        opened = parse_server(snapshot["opened"])
         checkpoint = self.stages.find(opened.variant)
-        if kept["checkpoint"] != checkpoint.content:
+        if snapshot["checkpoint"] != checkpoint.content:
             raise UserError("it is of another checkpoint")
         stage = await asyncio.to_thread(self.stages.get, checkpoint, None)
         if stage.engine != opened.engine:
             stage = await asyncio.to_thread(self.stages.get, checkpoint, opened.engine)
         with contextlib.ExitStack() as held:
             how = opened.question, opened.schedule or None, opened.policy
-            live = await self._live(stage, *how, state=kept["live"])
+            live = await self._live(stage, *how, state=snapshot["live"])
             held.callback(live.stop)
             opened = opened.model_copy(update={"limits": self.limits.as_message(), "grace_s": self.limits.grace_s})
-            self._make(live, opened, state=kept)
+            self._make(live, opened, state=snapshot)
             self._leave[opened.session] = held.pop_all()
 
     async def _keep(self, session: ServedSession) -> None:

@@ -34,12 +34,12 @@ class Threads:
     def read(self, function, *args):
         return asyncio.get_running_loop().run_in_executor(self._readers, function, *args)
 
-    async def decode(self, spent: DecodingTime, function, *args):
+    async def decode(self, decoding_time: DecodingTime, function, *args):
         """Call a function in a thread, when it is the turn of its session: of those that wait, the one on which the
         least time was spent lately."""
         loop = asyncio.get_running_loop()
         turn = loop.create_future()
-        self._waiting.append((spent, turn))
+        self._waiting.append((decoding_time, turn))
         self._give_turns()
         try:
             await turn
@@ -52,7 +52,7 @@ class Threads:
 
         def done(_) -> None:
             with contextlib.suppress(RuntimeError):  # the server has stopped meanwhile
-                loop.call_soon_threadsafe(self._end_turn, spent, time.monotonic() - began_s)
+                loop.call_soon_threadsafe(self._end_turn, decoding_time, time.monotonic() - began_s)
 
         job.add_done_callback(done)  # also where nobody waits for it any more
         return await asyncio.wrap_future(job)
@@ -65,8 +65,8 @@ class Threads:
             least[1].set_result(None)
             self._free -= 1
 
-    def _end_turn(self, spent: DecodingTime, took_s: float) -> None:
-        spent.seconds(took_s)
+    def _end_turn(self, decoding_time: DecodingTime, took_s: float) -> None:
+        decoding_time.seconds(took_s)
         self._free += 1
         self._give_turns()
 

@@ -158,5 +158,5 @@ def describe(base: Path) -> str:
     lines = [["question", "right, %", "asked"]]
     lines += [[kind, f"{100 * right / count:.1f}", str(count)] for kind, (right, count) in knows.items()]
     lacking = [kind for kind, (right, count) in knows.items() if right < ENOUGH * count]
-    told = f"below {100 * ENOUGH:.0f} %: {', '.join(lacking)}" if lacking else f"all at least {100 * ENOUGH:.0f} %"
-    return f"{base}, asked about held-out clips of the world basics ({told})\n\n{as_markdown(lines)}"
+    verdict = f"below {100 * ENOUGH:.0f} %: {', '.join(lacking)}" if lacking else f"all at least {100 * ENOUGH:.0f} %"
+    return f"{base}, asked about held-out clips of the world basics ({verdict})\n\n{as_markdown(lines)}"

@@ -175,8 +175,10 @@ def _numbers(found: Found, row: Row) -> dict:
     if (why := found.refused(row)) is not None:
         return {"refused": why}
     shares = {share: found.statistic(row, share).value for share in headings(found.plan, row[0])}
-    told = shares | {name: found.cost(row, name) for name in COSTS}
-    return {name: None if value is None or not np.isfinite(value) else round(value, 4) for name, value in told.items()}
+    values = shares | {name: found.cost(row, name) for name in COSTS}
+    return {
+        name: None if value is None or not np.isfinite(value) else round(value, 4) for name, value in values.items()
+    }
 
 
 def _base(found: Found) -> str:

@@ -26,6 +26,6 @@ class StudyFlags:
 
     def put_on(self, plan: AnyPlan, *more: str) -> AnyPlan:
         """A plan with the numbers that were asked for. Args: more: names of further fields of both."""
-        asked = {name: getattr(self, name) for name in ("steps", *more)}
-        asked["seeds"] = None if self.seeds is None else tuple(range(self.seeds))
-        return replace(plan, **{name: number for name, number in asked.items() if number is not None})
+        numbers = {name: getattr(self, name) for name in ("steps", *more)}
+        numbers["seeds"] = None if self.seeds is None else tuple(range(self.seeds))
+        return replace(plan, **{name: number for name, number in numbers.items() if number is not None})

@@ -203,7 +203,7 @@ def _provenance(outcome: Outcome) -> str:
         return ", ".join(dict.fromkeys(str(note[key]) for note in begins))
 
     gpus = ", ".join(dict.fromkeys(name for note in begins for name in note["gpus"])) or "no GPU"
-    spent = "; ".join(f"{len(s)} x {kind}, {sum(s) / 60:.0f} min in all" for kind, s in kinds.items() if s)
+    times = "; ".join(f"{len(s)} x {kind}, {sum(s) / 60:.0f} min in all" for kind, s in kinds.items() if s)
     examples = "\n".join(commands[kind] for kind in ("training", "test") if kind in commands)
     for path, name in ((outcome.folder, "STUDY"), (outcome.folder.parent, "OUT")):  # the BASE lies beside the study
         examples = examples.replace(str(path), name)
@@ -215,7 +215,7 @@ def _provenance(outcome: Outcome) -> str:
         f"Commits: {each('commit')}. Hardware: {each('cores')} cores of {each('cpu')}, {gpus}; "
         f"{at_once} jobs at a time; load average {min(loads):.1f} to {max(loads):.1f} (the machine was shared where "
         f"it exceeds the jobs). Python {each('python')}, torch {each('torch')}, transformers {each('transformers')}. "
-        f"Wall time of the jobs: {spent}. Seeds: {', '.join(map(str, outcome.plan.seeds))}; data seed 0.\n\n"
+        f"Wall time of the jobs: {times}. Seeds: {', '.join(map(str, outcome.plan.seeds))}; data seed 0.\n\n"
         "Intervals in the claims are of the clips that were drawn for testing; seeds are shown side by side, and no "
         "correction is made for the number of comparisons."
     )

@@ -47,15 +47,15 @@ def _models(plan: PolicyPlan, folder: Path, base: Path, seed: int) -> list[Job]:
     """Of one seed: what narrates by a plan, what answers, and one for each policy that says when to speak itself."""
     still, count = (folder / f"{world}-{plan.clips}" for world in ("still", "count"))
     steps = as_flags(model_path=base, seed=seed, max_steps=plan.steps, warmup=plan.steps // 10)
-    told, asked, timed = (
+    narrating, answering, timing = (
         as_flags(config=TOLD, variant="group", train_data=folder / "long" / "train_3_5.jsonl", batch_size=8),
         as_flags(config=ASKED, variant="streamingvlm", train_data=count / "asked_train.jsonl", batch_size=4)
         + as_flags(more_data=still / "asked_train.jsonl"),
         as_flags(config=TOLD, variant="group", train_data=still / "timed_train.jsonl", batch_size=4, max_frames=180),
     )
     questions = tuple(f"questions-{data.name}" for data in (still, count))
-    models = {"group": (told, ("annotations",)), "streamingvlm": (asked, questions)}
-    models |= {name: ([*timed, *as_flags(schedule=name)], questions[:1]) for name in SPEAK if SPEAK[name].learned}
+    models = {"group": (narrating, ("annotations",)), "streamingvlm": (answering, questions)}
+    models |= {name: ([*timing, *as_flags(schedule=name)], questions[:1]) for name in SPEAK if SPEAK[name].learned}
     return [
         Job(f"{name}-{seed}", ("train", *flags, *steps, *as_flags(output_dir=folder / f"{name}-{seed}")), after)
         for name, (flags, after) in models.items()

@@ -110,9 +110,9 @@ class Public:
         verdicts = {verdict: [] for verdict in (REPRODUCED, NOT_REPRODUCED, UNDECIDED)}
         for policy, claim in judged.items():
             verdicts[claim.verdict].append(f"`{policy.split(':')[0]}`")
-        told = "; ".join(f"{verdict}: {', '.join(some)}" for verdict, some in verdicts.items() if some)
+        text = "; ".join(f"{verdict}: {', '.join(some)}" for verdict, some in verdicts.items() if some)
         table = evidence_table(one for claim in judged.values() for one in claim.evidence)
-        return f"### {self.text}\nMeasured: {self.measured}. **{told[:1].upper()}{told[1:]}.**\n\n{table}"
+        return f"### {self.text}\nMeasured: {self.measured}. **{text[:1].upper()}{text[1:]}.**\n\n{table}"
 
 
 def not_more(low: float, high: float) -> int:

@@ -155,10 +155,10 @@ def ask_questions(
         for question in questions:
             if question.at_s != waiting[-1].end_s:
                 continue
-            kept, begin = session.state(), time.process_time()
+            snapshot, begin = session.state(), time.process_time()
             ids = ask_ids(loaded.tokenizer, question.text, loaded.markup)
             said, came, end = _answer(loaded, drive(watch, _watch(session, waiting, [Ask(tuple(ids), question.text)])))
-            session.restore(kept)
+            session.restore(snapshot)
             answers.append([question.kind, said == question.word, question.at_s - question.since_s, end - begin])
             recalled += came
         cost.skip()
@@ -167,8 +167,8 @@ def ask_questions(
             thought += sum(isinstance(event, Reflected) for event in events)
             waiting = []
         cost.note()
-    told = {"asked": answers, "recalled": recalled, "thought": thought, **cost.summary()}
-    return told | ({"lag_s": statistics.mean(lag_s for *_, lag_s in answers)} if answers else {})
+    facts = {"asked": answers, "recalled": recalled, "thought": thought, **cost.summary()}
+    return facts | ({"lag_s": statistics.mean(lag_s for *_, lag_s in answers)} if answers else {})
 
 
 def _watch(session: BaseSession, steps: Sequence[Step], asks: Sequence[Ask] = ()) -> Run:

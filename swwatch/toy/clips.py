@@ -106,8 +106,8 @@ def _make_missing(root: Path, recipe: Recipe, workers: int) -> int:
     num_missing = {portion: len(portion.missing()) for portion in portions}
     todo = [portion for portion in portions if num_missing[portion]]
     total = sum(recipe.num_clips(split) for split in SPLITS)
-    made = sum(num_missing.values())
-    with tqdm(total=total, initial=total - made, desc="toy clips", unit="clip", disable=not made) as bar:
+    num_new = sum(num_missing.values())
+    with tqdm(total=total, initial=total - num_new, desc="toy clips", unit="clip", disable=not num_new) as bar:
         if workers == 1 or len(todo) <= 1:
             for portion in todo:
                 bar.update(make_portion(portion))
@@ -122,15 +122,15 @@ def _make_missing(root: Path, recipe: Recipe, workers: int) -> int:
                 except BaseException:
                     pool.shutdown(cancel_futures=True)
                     raise
-    return made
+    return num_new
 
 
 @contextmanager
 def claimed(root: Path, recipe: DataRecipe) -> Iterator[None]:
     """Hold `root`: empty ones get the recipe, those with the same recipe are continued, others are refused."""
-    made = was_made(root, RECIPE, asdict(recipe))
+    is_there = was_made(root, RECIPE, asdict(recipe))
     with only_one(root, str(root)):
-        if not made:
+        if not is_there:
             write_whole(root / RECIPE, json.dumps(asdict(recipe), indent=2).encode() + b"\n")
         yield
 

@@ -30,8 +30,8 @@ class ToyData:
         from swwatch.toy.clips import Recipe, write_dataset
 
         recipe = Recipe(self.clips, self.test_clips, self.seed, self.level, self.form, self.noise)
-        made = write_dataset(self.out, recipe, workers=self.workers)
-        print(f"{self.clips} training and {self.test_clips} test clips ({made} of them new) are in {self.out}")
+        num_new = write_dataset(self.out, recipe, workers=self.workers)
+        print(f"{self.clips} training and {self.test_clips} test clips ({num_new} of them new) are in {self.out}")
         print(f"next: python mani_data.py --dataset-root {self.out} --tokenizer-model-id CHECKPOINT")
 
 
@@ -48,9 +48,9 @@ class ToyFunqa:
     def make(self) -> None:
         from swwatch.toy.funqa import FunqaRecipe, write_funqa
 
-        made = write_funqa(self.out, FunqaRecipe(self.clips, self.test_clips, self.seed, self.noise))
+        num_new = write_funqa(self.out, FunqaRecipe(self.clips, self.test_clips, self.seed, self.noise))
         counts = f"{self.clips} training, {self.test_clips} val and test videos"
-        print(f"{counts} ({made} of them new) are in {self.out}")
+        print(f"{counts} ({num_new} of them new) are in {self.out}")
         print(f"next: python mani_data.py --task funqa --dataset-root {self.out} --tokenizer-model-id CHECKPOINT")
 
 
@@ -64,8 +64,8 @@ class ToyTranscripts:
         from swwatch.toy.commentary import write_transcripts
 
         with writing(self.out):
-            made = write_transcripts(self.out)
-        for path, count in made.items():
+            counts = write_transcripts(self.out)
+        for path, count in counts.items():
             print(f"the words of {count} clips are in {path}")
         print("next: swwatch chunk TRANSCRIPTS OUT --window 6 --overlap 2 --min-words 6")
 
@@ -80,10 +80,10 @@ class ToyQuestions:
         from swwatch.toy.questions import write_questions
 
         with writing(self.out):
-            made = write_questions(self.out)
-        for path, count in made.items():
+            counts = write_questions(self.out)
+        for path, count in counts.items():
             print(f"questions about {count} clips are in {path}")
-        data = next(path for path in made if path.suffix == ".json")
+        data = next(path for path in counts if path.suffix == ".json")
         print(f"next: swwatch quiz streamingbench --data {data} --videos {self.out} --model CHECKPOINT")
 
 

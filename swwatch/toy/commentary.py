@@ -39,16 +39,16 @@ def write_transcripts(root: Path) -> dict[Path, int]:
     Raises:
         UserError: there are no such clips.
     """
-    made = {}
+    counts = {}
     for split in SPLITS:
         lines = list(_lines(root, split))
         if lines:
             out = root / f"transcripts_{split}.jsonl"
             write_atomic(out, lines)
-            made[out] = len(lines)
-    if not made:
+            counts[out] = len(lines)
+    if not counts:
         raise UserError(f"{root} holds no toy clips: make some with `swwatch toy data {root} --clips 100`")
-    return made
+    return counts
 
 
 def _lines(root: Path, split: str) -> Iterator[str]:

@@ -74,7 +74,7 @@ def write_funqa(root: Path, recipe: FunqaRecipe) -> int:
 
 
 def _make_missing(root: Path, recipe: FunqaRecipe) -> int:
-    made = 0
+    num_new = 0
     for split in SPLITS:
         questions = []
         for video in tqdm(list(videos(recipe, split)), desc=f"toy FunQA, {split}", unit="video"):
@@ -82,14 +82,14 @@ def _make_missing(root: Path, recipe: FunqaRecipe) -> int:
             if not path.exists():
                 path.parent.mkdir(parents=True, exist_ok=True)
                 write_whole(path, encode(video.scene, FRAME_RATES[video.index % len(FRAME_RATES)]))
-                made += 1
+                num_new += 1
             questions += questions_about(video, recipe.seed)
         for number, question in enumerate(questions):
             question["ID"] = f"{split}_{number}"
         target = root / NAME / "annotation_with_ID" / f"funqa_{split}.json"
         target.parent.mkdir(parents=True, exist_ok=True)
         write_whole(target, json.dumps(questions, indent=1).encode() + b"\n")
-    return made
+    return num_new
 
 
 def videos(recipe: FunqaRecipe, split: str) -> Iterator[Video]:
@@ -120,27 +120,27 @@ def questions_about(video: Video, seed: int) -> list[dict]:
     """The annotations of a video but for their IDs."""
     rng = np.random.default_rng([seed, video.index, SPLITS.index(video.split), 3_000_000])
     letter, end = video.kind[0].upper(), round(video.scene.duration_s * 10)
-    asked = [(f"{letter}1", "When is the action in the video?", f"[0, {end}]")]
+    rows = [(f"{letter}1", "When is the action in the video?", f"[0, {end}]")]
     for number, answer in (("2", video.scene.caption), ("3", reasoning(video.scene))):
-        asked.append((letter + number, str(rng.choice(QUESTIONS[number])), flawed(answer, video.flaw)))
+        rows.append((letter + number, str(rng.choice(QUESTIONS[number])), flawed(answer, video.flaw)))
     if video.kind != "magic":
-        asked.append((f"{letter}4", "Summarize the video.", "Objects in activity."))
+        rows.append((f"{letter}4", "Summarize the video.", "Objects in activity."))
     if video.kind == "creative":
-        asked.append(("C5", "What is the key of the video?", str(rng.integers(1, 21))))
-    spaces = (" " * int(rng.integers(0, 2)) for _ in asked)  # official answers begin with a space now and then
+        rows.append(("C5", "What is the key of the video?", str(rng.integers(1, 21))))
+    spaces = (" " * int(rng.integers(0, 2)) for _ in rows)  # official answers begin with a space now and then
     return [
         {"instruction": question, "visual_input": video.name, "output": space + answer, "task": task}
-        for (task, question, answer), space in zip(asked, spaces, strict=True)
+        for (task, question, answer), space in zip(rows, spaces, strict=True)
     ]
 
 
 def reasoning(scene: Scene) -> str:
     """All events, told from the way to the shape, such as "What is moving left is a red circle."."""
-    told = []
+    parts = []
     for event in scene.events:
         before, _, way = event.words().partition(" moving ")
-        told.append(f"moving {way} is {before}")
-    return f"What is {', '.join(told)}."
+        parts.append(f"moving {way} is {before}")
+    return f"What is {', '.join(parts)}."
 
 
 def flawed(answer: str, flaw: str | None) -> str:

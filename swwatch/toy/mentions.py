@@ -60,17 +60,17 @@ def align(phrases: Sequence[Phrase], events: Sequence[Mapping]) -> list[int | No
         for j in reversed(range(columns)):
             pair = gain[i][j] + best[i + 1][j + 1] if gain[i][j] else 0
             best[i][j] = max(pair, best[i][j + 1], best[i + 1][j])
-    told: list[int | None] = [None] * rows
+    matches: list[int | None] = [None] * rows
     i = j = 0
     while i < rows and j < columns:
         if gain[i][j] and best[i][j] == gain[i][j] + best[i + 1][j + 1]:
-            told[i] = j
+            matches[i] = j
             i, j = i + 1, j + 1
         elif best[i][j] == best[i][j + 1]:
             j += 1
         else:
             i += 1
-    return told
+    return matches
 
 
 def mentions(pieces: Sequence[str], events: Sequence[Mapping]) -> list[Mention]:
@@ -81,11 +81,11 @@ def mentions(pieces: Sequence[str], events: Sequence[Mapping]) -> list[Mention]:
     """
     ends = list(accumulate(len(piece) for piece in pieces))
     phrases = find_phrases("".join(pieces))
-    told = align(phrases, events)
+    matches = align(phrases, events)
     found = []
     for number, phrase in enumerate(phrases):
-        again = told[number] is None
-        near = [*reversed(told[:number]), *told[number + 1 :]] if again else [told[number]]
+        again = matches[number] is None
+        near = [*reversed(matches[:number]), *matches[number + 1 :]] if again else [matches[number]]
         event = next((i for i in near if i is not None and _likeness(phrase, events[i])), None)
         token = bisect_right(ends, phrase.end - 1)
         found.append(Mention(token, event, repeat=again and event is not None))

@@ -95,7 +95,7 @@ def ask(events: Sequence[SceneEvent], kinds: Sequence[str], seed: int) -> list[Q
         events: of one clip, in order, with their times, in whole seconds.
         seed: decides when each is asked, and about which colour.
     """
-    rng, asked = np.random.default_rng(seed), []
+    rng, questions = np.random.default_rng(seed), []
     for name in kinds:
         kind, color = KINDS[name], str(rng.choice(list(COLORS)))
         most = len(events) - (not kind.at_end)  # else there is no next one
@@ -104,8 +104,10 @@ def ask(events: Sequence[SceneEvent], kinds: Sequence[str], seed: int) -> list[Q
         seen = events[: int(rng.integers(kind.least, most + 1))]
         at_s = seen[-1].end_s if kind.at_end else events[len(seen)].start_s
         answer = kind.answer(seen, color)
-        asked.append(Question(at_s, name, kind.text.format(color), kind.options, answer, _since(kind, seen, color)))
-    return sorted(asked, key=lambda question: question.at_s)
+        questions.append(
+            Question(at_s, name, kind.text.format(color), kind.options, answer, _since(kind, seen, color))
+        )
+    return sorted(questions, key=lambda question: question.at_s)
 
 
 def _since(kind: QuestionKind, seen: Sequence[SceneEvent], color: str) -> float:
@@ -124,22 +126,22 @@ def questions_of(record: dict, until_s: float = math.inf, rounds: int = 1) -> li
     """
     events = [SceneEvent(**values) for values in record["events"] if values["end_s"] <= until_s]
     kinds, seed = SCENES[record["level"]].asks, zlib.crc32(record["video_id"].encode())
-    asked = [question for number in range(rounds) for question in ask(events, kinds, seed + number)]
-    return sorted(asked, key=lambda question: question.at_s)
+    questions = [question for number in range(rounds) for question in ask(events, kinds, seed + number)]
+    return sorted(questions, key=lambda question: question.at_s)
 
 
 def at_the_end(record: dict) -> list[Question]:
     """Everything that the clip of a record can be asked when it is over, in an order that is drawn by its id; what is
     asked about a colour is asked about two."""
     events = [SceneEvent(**values) for values in record["events"]]
-    rng, asked = np.random.default_rng(zlib.crc32(record["video_id"].encode())), []
+    rng, questions = np.random.default_rng(zlib.crc32(record["video_id"].encode())), []
     for name in SCENES[record["level"]].asks:
         kind = KINDS[name]
         if kind.at_end and len(events) >= kind.least:
             for color in rng.choice(list(COLORS), 1 + ("{}" in kind.text), replace=False).tolist():
                 text, answer = kind.text.format(color), kind.answer(events, color)
-                asked.append(Question(events[-1].end_s, name, text, kind.options, answer))
-    return [asked[place] for place in rng.permutation(len(asked))]
+                questions.append(Question(events[-1].end_s, name, text, kind.options, answer))
+    return [questions[place] for place in rng.permutation(len(questions))]
 
 
 def write_questions(root: Path) -> dict[Path, int]:
@@ -152,7 +154,7 @@ def write_questions(root: Path) -> dict[Path, int]:
     Raises:
         UserError: there are no such clips, or no questions about their level.
     """
-    made = {}
+    counts = {}
     for split in SPLITS:
         pairs = list(clips_of(root, split))
         if not any(questions_of(record) for record, _ in pairs):
@@ -168,11 +170,11 @@ def write_questions(root: Path) -> dict[Path, int]:
         }
         for name, lines in files.items():
             write_atomic(root / name, lines)
-            made[root / name] = len(pairs)
-    if not made:
+            counts[root / name] = len(pairs)
+    if not counts:
         worlds = ", ".join(name for name, level in SCENES.items() if level.asks)
         raise UserError(f"{root} holds no clips to ask about: `swwatch toy data {root} --level ...`, one of {worlds}")
-    return made
+    return counts
 
 
 def _row(question: Question) -> dict:
@@ -198,8 +200,8 @@ def _asked_rows(record: dict, video: str, until_s: float = math.inf) -> list[lis
     """[start, end, question, answer], twice about each kind, but once a second."""
     events = [SceneEvent(**values) for values in record["events"] if values["end_s"] <= until_s]
     asks, seed = SCENES[record["level"]].asks, zlib.crc32(video.encode())
-    asked = {question.at_s: question for again in range(2) for question in ask(events, asks, seed + again)}
-    return [[at_s, at_s, question.text, question.word] for at_s, question in sorted(asked.items())]
+    questions = {question.at_s: question for again in range(2) for question in ask(events, asks, seed + again)}
+    return [[at_s, at_s, question.text, question.word] for at_s, question in sorted(questions.items())]
 
 
 def _stream(record: dict, video: str, notes: bool = False) -> list[dict]:
@@ -216,8 +218,8 @@ def _stream(record: dict, video: str, notes: bool = False) -> list[dict]:
 
 def _watched(record: dict, video: str) -> dict:
     """A narration of a whole clip that says nothing by itself, in the form of annotations."""
-    told = {"question": WATCH, "human_caption": SILENCE, "qa_stream": _asked_rows(record, video)}
-    return record | told | {"video_path": video}
+    fields = {"question": WATCH, "human_caption": SILENCE, "qa_stream": _asked_rows(record, video)}
+    return record | fields | {"video_path": video}
 
 
 def _timed(record: dict, video: str) -> dict:

@@ -22,5 +22,5 @@ def toy_checkpoint(folder: Path = QUICKSTART) -> tuple[list[str], str | None, li
         return [str(path) for path in trained], None, [f"no --model given: {folder} has the quick start's, and {toy}"]
     from swwatch.toy.checkpoint import make_checkpoint
 
-    made = make_checkpoint(folder / "model", seed=0)
-    return [str(made)], "group", [f"the toy model in {made} has RANDOM weights and says nonsense: {TRAIN_IT}"]
+    model = make_checkpoint(folder / "model", seed=0)
+    return [str(model)], "group", [f"the toy model in {model} has RANDOM weights and says nonsense: {TRAIN_IT}"]

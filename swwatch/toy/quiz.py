@@ -36,12 +36,12 @@ def write_quiz(root: Path, *, videos: int = 4, seed: int = 0) -> dict[str, Path]
     scenes = [make_scene(seed, i, split="test") for i in range(videos)]
     clips = [encode(scene, FRAME_RATES[i % len(FRAME_RATES)]) for i, scene in enumerate(scenes)]
     forms = (_videomme, _mvbench, _longvideobench, _ovobench, _streamingbench, _livesports)
-    made = {form.__name__[1:]: form(root / form.__name__[1:], scenes, clips) for form in forms}
-    stream = made["streamingbench"].parent
+    files = {form.__name__[1:]: form(root / form.__name__[1:], scenes, clips) for form in forms}
+    stream = files["streamingbench"].parent
     more = {name: stream / f"questions_{name.partition('-')[2]}.json" for name in SUB_SETS}
     svbench = _svbench(root / "svbench", scenes, clips)
     dialogues = {f"svbench-{kind}": svbench for kind in ("dialogue", "streaming")}
-    return made | more | {"ovobench-moments": made["ovobench"]} | dialogues
+    return files | more | {"ovobench-moments": files["ovobench"]} | dialogues
 
 
 def _ask(event: SceneEvent) -> tuple[int, str, str]:
@@ -144,11 +144,13 @@ def _streamingbench(root: Path, scenes: list[Scene], clips: list[bytes]) -> Path
         _write(root / "videos" / f"sample_{i}_real.mp4", clip)
         for k, event in enumerate(scene.events, start=1):
             at_s, question, answer = _ask(event)
-            asked = {"task_type": "Attribute Recognition", "question": question}
-            asked |= {"time_stamp": f"00:00:{at_s + 1:02}", "answer": answer}
-            rows.append({"video_path": f"./videos/sample_{i}_real.mp4", "questions": [asked | {"options": OPTIONS}]})
+            question_row = {"task_type": "Attribute Recognition", "question": question}
+            question_row |= {"time_stamp": f"00:00:{at_s + 1:02}", "answer": answer}
+            rows.append(
+                {"video_path": f"./videos/sample_{i}_real.mp4", "questions": [question_row | {"options": OPTIONS}]}
+            )
             number = {"question_id": f"Real-Time Visual Understanding_sample_{i}_{k}"}
-            table.append(number | asked | {"options": str(OPTIONS)})
+            table.append(number | question_row | {"options": str(OPTIONS)})
         sequences.append([{**row, "questions": _bare(row["questions"])} for row in rows[-len(scene.events) :]])
         for before, event in pairwise(scene.events):
             said = {"question": f'When the shape is {event.color}, output "{event.color}".'}
@@ -180,9 +182,14 @@ def _livesports(root: Path, scenes: list[Scene], clips: list[bytes]) -> Path:
         _write(root / "videos" / f"toy{i}.mp4", clip)
         for k, event in enumerate(scene.events):
             _, question, answer = _ask(event)
-            asked = {"question_id": k, "q_type": ("When", "What", "Who")[k % 3], "OCR": k % 2, "question": question}
+            question_row = {
+                "question_id": k,
+                "q_type": ("When", "What", "Who")[k % 3],
+                "OCR": k % 2,
+                "question": question,
+            }
             span = {"video_start": event.start_s, "video_end": event.end_s}
-            rows.append({"video_id": f"toy{i}"} | asked | span | {"options": OPTIONS, "answer": answer})
+            rows.append({"video_id": f"toy{i}"} | question_row | span | {"options": OPTIONS, "answer": answer})
     return _write_json(root / "LiveSports-3K-QA.json", rows)
 
 
@@ -192,12 +199,12 @@ def _svbench(root: Path, scenes: list[Scene], clips: list[bytes]) -> Path:
         _write(root / "Video" / f"toy{i}.mp4", clip)
         chains = []
         for event in scene.events:
-            told = {
+            chain = {
                 "questions": ["What is there?", "Which way does it go?"],
                 "answers": [event.shape, event.direction],
             }
             span = {"qac_timestamps_start": event.start_s, "qac_timestamps_end": event.end_s}
-            chains.append({"images": [], "chain": told} | span)
+            chains.append({"images": [], "chain": chain} | span)
         links = {"relationship": {"chainBefore": [0], "chainAfter": [1], "relationship": ["Objects"]}}
         _write_json(root / "Dialogue/Dialogue_EN" / f"toy{i}.json", chains)
         _write_json(root / "Con/Con_EN" / f"toy{i}.json", [links] * (len(chains) - 1))
@@ -220,9 +227,9 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--videos", type=int, default=4, help="clips that are asked about (%(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="of the clips (%(default)s)")
     args = parser.parse_args(argv)
-    made = write_quiz(args.out, videos=args.videos, seed=args.seed)
+    files = write_quiz(args.out, videos=args.videos, seed=args.seed)
     print("# CHECKPOINT: any Qwen2.5-VL or Qwen2-VL folder, such as `swwatch toy model FOLDER` makes")
-    for name, path in made.items():
+    for name, path in files.items():
         videos = args.out / path.relative_to(args.out).parts[0] / _VIDEOS.get(name, "")
         print(f"swwatch quiz {name} --data {path} --videos {videos} --model CHECKPOINT")
     return 0

@@ -61,12 +61,12 @@ def clip_counts(text: str, events: Sequence[SceneEvent]) -> dict[str, tuple[floa
         counts[name] = (share * weight, weight)
     phrases = find_phrases(text)
     pairs = zip(phrases, align(phrases, [asdict(event) for event in events]), strict=True)
-    told = [(phrase, events[j]) for phrase, j in pairs if j is not None]
-    counts["told"] = (len(told), len(events))
-    wholly = sum((p.direction, p.new_color) == (event.direction, event.new_color) for p, event in told)
+    matched = [(phrase, events[j]) for phrase, j in pairs if j is not None]
+    counts["told"] = (len(matched), len(events))
+    wholly = sum((p.direction, p.new_color) == (event.direction, event.new_color) for p, event in matched)
     counts["right"] = (wholly, len(events))
-    counts["true"] = (len(told), len(phrases))
-    counts["told_direction"] = (sum(phrase.direction == event.direction for phrase, event in told), len(told))
+    counts["true"] = (len(matched), len(phrases))
+    counts["told_direction"] = (sum(phrase.direction == event.direction for phrase, event in matched), len(matched))
     pieces = _pieces(text)
     counts["broken"] = (sum(parse_caption(f"{OPENING} {piece}.") is None for piece in pieces), len(pieces))
     counts["repeats"] = (int(_repeats(text)), 1)
@@ -84,11 +84,11 @@ def score_caption(text: str, events: Sequence[SceneEvent]) -> dict[str, float | 
         `count`: as many pieces as events; `parses`: the text follows the caption grammar to the letter.
     """
     parts = [re.findall(r"[a-z]+", part) for part in re.split(r",|\band\b", text.lower())]
-    told = [_first_words(words) for words in parts]
+    words_of = [_first_words(words) for words in parts]
     fields = ["color", "shape", "direction"] + ["new_color"] * any(event.new_color for event in events)
     scores: dict[str, float | bool] = {}
     for name in fields:
-        right = sum(said[name] == getattr(event, name) for said, event in zip(told, events, strict=False))
+        right = sum(said[name] == getattr(event, name) for said, event in zip(words_of, events, strict=False))
         scores[name] = right / len(events) if events else 0.0
     return scores | {"count": len(parts) == len(events), "parses": parse_caption(text) is not None}
 

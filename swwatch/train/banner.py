@@ -64,8 +64,8 @@ def _variant(settings: TrainSettings, loaded: Loaded) -> str:
     own = positions.of(get(name)) if name in TURNS else None
     turns = [f"positions {own.name if own and own.apart else settings.positions}", f"context {settings.context}"]
     form = turns if name in TURNS else [f"schedule {loaded.settings.schedule}"]
-    told = [f"{table} {policy}" for table, policy in policies.items() if policy is not None]
-    return ", ".join([name, *form, *told])
+    names = [f"{table} {policy}" for table, policy in policies.items() if policy is not None]
+    return ", ".join([name, *form, *names])
 
 
 def _rates(settings: TrainSettings) -> str:

@@ -96,14 +96,14 @@ def truncate_log(path: Path, last_step: int) -> None:
     """Drop the lines of steps after `last_step`, and a line that a kill cut short: these steps are run again."""
     if not path.exists():
         return
-    kept = []
+    lines = []
     for line in path.read_text(encoding="utf-8").split("\n")[:-1]:
         try:
             if json.loads(line)["step"] <= last_step:
-                kept.append(line + "\n")
+                lines.append(line + "\n")
         except (ValueError, KeyError):
             continue  # not a whole line
-    write_atomic(path, kept)
+    write_atomic(path, lines)
 
 
 def append_line(path: Path, content: dict) -> None:

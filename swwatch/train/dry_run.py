@@ -69,11 +69,11 @@ def _speech(sample: Sample, tokenizer, steps: int = 4) -> str:
     for step in sorted(set(sample.tokens.step[learned].tolist()))[:steps]:
         ids = sample.input_ids[learned & (sample.tokens.step == step)]
         said.append(f"{step + 1}: {tokenizer.decode(ids)!r}")
-    told = "said in step " + ", ".join(said)
+    text = "said in step " + ", ".join(said)
     if sample.decisions is None:
-        return told
+        return text
     silent, begins = (int(chosen.sum()) for chosen in (sample.decisions < 0, sample.decisions > 0))
-    return f"{told}; not yet at {silent} steps, begins at {begins}"
+    return f"{text}; not yet at {silent} steps, begins at {begins}"
 
 
 def _picture(settings: TrainSettings, sample: Sample) -> Path:

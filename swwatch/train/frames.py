@@ -35,8 +35,8 @@ def keep_frames(settings: TrainSettings, setup: Setup, epochs: float) -> str | N
     if not settings.frames_cache:
         return f"decoded anew in each of {epochs:.1f} passes"
     folder = settings.output_dir / FOLDER
-    room = distributed.on_main(lambda: SHARE * shutil.disk_usage(settings.output_dir).free / 1e9)
-    gigabytes = min(settings.frames_cache_gb, room)
+    free_gb = distributed.on_main(lambda: SHARE * shutil.disk_usage(settings.output_dir).free / 1e9)
+    gigabytes = min(settings.frames_cache_gb, free_gb)
     if gigabytes < LEAST_GB:
         return f"decoded anew in each of {epochs:.1f} passes: {folder} would have room for {gigabytes:.1f} GB"
     try:

@@ -10,8 +10,8 @@ from swwatch.train.settings import TrainSettings
 
 def part_rates(settings: TrainSettings) -> dict[str, float]:
     """Part of the model -> peak learning rate, where it is not that of the LLM."""
-    asked = {"merger": settings.merger_learning_rate, "vision tower": settings.vision_learning_rate}
-    return {name: rate for name, rate in asked.items() if rate is not None}
+    rates = {"merger": settings.merger_learning_rate, "vision tower": settings.vision_learning_rate}
+    return {name: rate for name, rate in rates.items() if rate is not None}
 
 
 def split_groups(optimizer: Optimizer, model: nn.Module, rates: dict[str, float]) -> None:

@@ -234,15 +234,15 @@ class TrainSettings:
         Raises:
             UserError: that policy has no such options.
         """
-        asked = {name: getattr(self, name) for name in OVERRIDES}
+        overrides = {name: getattr(self, name) for name in OVERRIDES}
         variant = self.variant or saved.get("variant")
         given = {name: number for name in TEXT_KEPT if (number := getattr(self, name)) is not None}
         if given and variant in TURNS:
             own = parse_keep(self.keep or saved.get("keep") or systems.get(variant).keep)
             if unknown := given.keys() - vars(own).keys():
                 raise UserError(f"{min(unknown)} is no option of keep {own}: leave it out")
-            asked["keep"] = with_numbers(own, None, given)
-        return asked
+            overrides["keep"] = with_numbers(own, None, given)
+        return overrides
 
     def fixed(self) -> dict:
         """What a continued run must have in common with its beginning, as JSON values."""

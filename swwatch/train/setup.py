@@ -92,13 +92,13 @@ def load_model(settings: TrainSettings, begin: Path | None, parallelism: Paralle
         UserError: it cannot be loaded, or not in the way an adapter needs.
     """
     path = begin or settings.model_path
-    asked = settings.overrides(saved_settings(path))
+    overrides = settings.overrides(saved_settings(path))
     how = {"dtype": base_dtype(settings, parallelism), "attention": settings.attention, "device": parallelism.device()}
     if settings.adapter == "none":
-        return load(path, **asked, **how)
+        return load(path, **overrides, **how)
     if (Path(settings.model_path) / ADAPTER).exists():
         raise UserError(f"{settings.model_path} is an adapter itself: merge it first (swwatch merge)")
-    return load(settings.model_path, **asked, **how, quantisation=quantisation(settings))
+    return load(settings.model_path, **overrides, **how, quantisation=quantisation(settings))
 
 
 def records_of(settings: TrainSettings, data: Sequence[Path]) -> Data:
@@ -139,9 +139,9 @@ def clips_of(settings: TrainSettings, records: Data, data: Path, loaded: Loaded,
     }
     if in_turns:
         turns = loaded.turns(systems.get(loaded.settings.variant))
-        kept = loaded.settings.own_keep
+        keep = loaded.settings.own_keep
         times = {"fps": loaded.settings.fps, "seconds_per_turn": loaded.settings.seconds_per_turn}
-        form = SampleFormat(turns, settings.context, settings.max_length, settings.truncate, kept, **times)
+        form = SampleFormat(turns, settings.context, settings.max_length, settings.truncate, keep, **times)
         own = positions.of(turns.system)
         policy = own if own.apart else positions.of(turns.system, settings.positions)
         more = {"t_step": loaded.model.t_per_step, "thought_weight": settings.thought_weight}

@@ -19,20 +19,20 @@ PROJECT = "swwatch"
 SENT = "trackers.json"  # in the output folder: the runs' ids, and the last step each was told
 
 
-def choose_trackers(asked: list[str] | None) -> list[str]:
+def choose_trackers(names: list[str] | None) -> list[str]:
     """Names of the trackers to use; by default TensorBoard where it is installed.
 
     Raises:
         UserError: there is no such tracker, or it is not installed.
     """
-    if asked is None:
+    if names is None:
         return ["tensorboard"] if importlib.util.find_spec("tensorboard") else []
-    for name in asked:
+    for name in names:
         if name not in (*NAMES, NONE):
             raise UserError(f"log_to: no tracker {name!r}: choose among {', '.join(NAMES)}, or {NONE} for none")
         if name != NONE and importlib.util.find_spec(name) is None:
             raise UserError(f"log_to {name}: it is not installed: pip install {name}")
-    return [name for name in NAMES if name in asked]
+    return [name for name in NAMES if name in names]
 
 
 class TensorBoard:

@@ -151,10 +151,10 @@ def only_tensors(checkpoint: str | None, deepspeed: bool) -> Iterator[None]:
     if checkpoint is None:
         yield
         return
-    kept = [_named(module, name) for module in DEEPSPEED_KEEPS for name in PRIVATE[module]] if deepspeed else []
+    classes = [_named(module, name) for module in DEEPSPEED_KEEPS for name in PRIVATE[module]] if deepspeed else []
     before, os.environ[FORCE] = os.environ.get(FORCE), "1"
     try:
-        with serialization.safe_globals(kept):
+        with serialization.safe_globals(classes):
             yield
     except UnpicklingError as error:
         named = re.search(r"GLOBAL (\S+)", str(error))

@@ -102,8 +102,8 @@ def steps_of(settings: EndlessBenchSettings, loaded: "Loaded") -> Iterator[Step]
     """The video's steps, as the checkpoint's own budget shows them."""
     encode = StepEncoder(loaded)
     for step in iter_steps(settings.video, max_frames=None, fps=settings.fps):
-        made = encode(step)
-        yield replace(made, pixel_values=made.pixel_values.to(settings.device))
+        encoded = encode(step)
+        yield replace(encoded, pixel_values=encoded.pixel_values.to(settings.device))
 
 
 def thinned(seconds: list[dict]) -> dict[str, list]:

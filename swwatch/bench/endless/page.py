@@ -41,9 +41,9 @@ def report(result: dict) -> str:
     """
     parts = [head(result), page.judged(result["verdict"], "the wall times"), "## Modes", summary(result)]
     if result["modes"]:
-        told = {name for mode in result["modes"].values() for name in mode["curve"]}
+        names = {name for mode in result["modes"].values() for name in mode["curve"]}
         for name, (heading, _, _) in QUANTITIES.items():
-            if name != "host" or name in told:  # which older files lack
+            if name != "host" or name in names:  # which older files lack
                 parts += [f"## {heading}", over_time(result, name)]
     parts += [f"Not measured: {one['part']}: {one['reason']}." for one in result["left_out"]]
     return "\n\n".join(parts)

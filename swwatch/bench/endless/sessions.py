@@ -42,12 +42,12 @@ def open_session(mode: Mode, model, settings: EndlessBenchSettings, loaded: "Loa
     """
     sink, window, tokens = settings.text_sink, settings.text_window, settings.tokens
     model.settings = replace(model.settings, variant=mode.system or mode.variant or settings.variant, keep=None)
-    asked = settings.session_policies()
+    policies = settings.session_policies()
     if mode.engine:
-        keep = parse_keep(mode.keep or asked.get("keep") or Window(settings.vision_s, sink, window))
-        choosing = replace(asked.get("choose") or Greedy(), max_new_tokens=None)
+        keep = parse_keep(mode.keep or policies.get("keep") or Window(settings.vision_s, sink, window))
+        choosing = replace(policies.get("choose") or Greedy(), max_new_tokens=None)
         options = {"schedule": WaitK(tokens), "choose": choosing, "keep": keep}
-        options["think"] = asked.get("think") or model.settings.think
+        options["think"] = policies.get("think") or model.settings.think
         if loaded is not None:
             return open_stream(replace(loaded, settings=model.settings), engine=mode.engine, **options)
         return choose.open_session(mode.engine, model, prompt_of(model, settings.seed), **options)
@@ -58,7 +58,7 @@ def open_session(mode: Mode, model, settings: EndlessBenchSettings, loaded: "Loa
     keep = parse_keep(mode.keep or with_numbers(turns.system.keep, mode.eviction, numbers))
     options = {"keep": keep, "policy": mode.positions or None}
     if loaded is not None:
-        return open_stream(replace(loaded, settings=model.settings), choose=asked.get("choose"), **options)
+        return open_stream(replace(loaded, settings=model.settings), choose=policies.get("choose"), **options)
     penalty = parse_choose(turns.system.choose).penalty
     session = choose.open_session("serial", model, turns, choose=Greedy(penalty, tokens), **options)
     session.chooser = ScriptedChooser(session.chooser, tokens, (*turns.ellipsis, turns.im_end), cycle(range(100, 150)))

@@ -117,7 +117,7 @@ class Engines:
             attention.remove()
         played.fed = session.num_fed if engine == BASELINE else session.cache.num_fed
         if beside:  # without the step before the first word
-            later = [spent.vision_s + spent.prefill_s for spent in session.watch_seconds[1:]]
+            later = [second.vision_s + second.prefill_s for second in session.watch_seconds[1:]]
             played.beside_s = statistics.fmean(later) if later else None
         return played
 

@@ -107,8 +107,8 @@ class Measurement:
         once = self.warm_up(engines, point, rows)
         plays, peaks = self.turns(engines, point, rows, once)
         said = plays[REFERENCE][0].tokens if REFERENCE in plays else []
-        for name, made in plays.items():
-            rows[name] = engine_row(made, peak=peaks[name]) | {"same_tokens": same_tokens(made[0].tokens, said)}
+        for name, runs in plays.items():
+            rows[name] = engine_row(runs, peak=peaks[name]) | {"same_tokens": same_tokens(runs[0].tokens, said)}
         split = engines.run(REFERENCE, point, wait=True) if self.cuda and said else None
         found = compare(point, {name: rows[name] for name in self.settings.engines}, split, roof, engines.thoughts)
         self.result["points"].append(found)
@@ -188,10 +188,10 @@ class Measurement:
                     pictures = engines.pictures(base.video_tokens, base.steps)
                     camera = Camera(pictures, clock, rate, base.steps, base.steps)
                     played = engines.play(name, engines.open(name, base.k, base.steps, clock), camera)
-                told = {"shape": base.shape, "engine": name, "pace": label, "rate": rate}
-                told["staleness_s"] = distribution(played.lags_s)
-                told["longest_queue"] = max(length for _, length in camera.backlog)
-                self.result["paced"].append(told)
+                row = {"shape": base.shape, "engine": name, "pace": label, "rate": rate}
+                row["staleness_s"] = distribution(played.lags_s)
+                row["longest_queue"] = max(length for _, length in camera.backlog)
+                self.result["paced"].append(row)
 
     def sustain(self, engines: Engines, base: Point, name: str, rows: dict) -> None:
         """The highest rate of one engine."""

@@ -216,11 +216,11 @@ SOAK_COLUMNS = (
 
 def _soak(row: dict) -> str:
     times = row["rate"] * seconds_of_step(row.get("fps", FPS))
-    told = (
+    sentence = (
         f"{row['steps']} steps at {row['rate']:g} a second ({times:g} times real time), "
         f"{row['dropped']} dropped; a step at the end takes {row['drift']:.2f} times what it takes at the beginning."
     )
-    return f"{table(row['periods'], SOAK_COLUMNS)}\n\n{told}"
+    return f"{table(row['periods'], SOAK_COLUMNS)}\n\n{sentence}"
 
 
 def left_out(result: dict) -> list[str]:
@@ -241,7 +241,7 @@ def _count(number: int) -> str:
     return f"{number / 1e9:.2f} B" if number >= 1e8 else f"{number / 1e6:.2f} M"
 
 
-def _three(told: dict) -> str:
-    if not told["n"]:
+def _three(times: dict) -> str:
+    if not times["n"]:
         return "none"
-    return ", ".join(f"{1000 * told[key]:,.1f}" for key in ("median", "p95", "p99")) + " ms"
+    return ", ".join(f"{1000 * times[key]:,.1f}" for key in ("median", "p95", "p99")) + " ms"

@@ -49,6 +49,6 @@ def summary(samples: Sequence[dict], periods: int = PERIODS) -> list[dict]:
         for sample in inside:
             steps[sample["step"]] = steps.get(sample["step"], 0.0) + sample["busy_s"]
         state = {key: inside[-1][key] for key in ("memory", "cache", "position")}
-        lag = statistics.median(sample["lag_s"] for sample in inside)
-        found.append({"from_s": begin - first, "step_s": statistics.median(steps.values()), "lag_s": lag} | state)
+        lag_s = statistics.median(sample["lag_s"] for sample in inside)
+        found.append({"from_s": begin - first, "step_s": statistics.median(steps.values()), "lag_s": lag_s} | state)
     return found

@@ -83,5 +83,5 @@ def attempt(
 def sustained(run_session: Callable, pictures, new_clock: Callable, guess: float, **how) -> dict:
     """`search` over `attempt`, as JSON values: rate (None: not even the lowest tried), frames_per_s, trials."""
     rate, trials = search(lambda at: attempt(run_session, pictures, new_clock(), at, **how), guess)
-    told = [asdict(trial) | {"held": trial.held} for trial in trials]
-    return {"rate": rate, "frames_per_s": None if rate is None else 2 * rate, "trials": told, **how}
+    rows = [asdict(trial) | {"held": trial.held} for trial in trials]
+    return {"rate": rate, "frames_per_s": None if rate is None else 2 * rate, "trials": rows, **how}

@@ -104,5 +104,5 @@ def unequal_losses(rows: list[dict], precision: str) -> list[str]:
     low, high = min(losses.values(), default=0.0), max(losses.values(), default=0.0)
     if high - low <= LOSS_TOLERANCE[precision] * abs(high):
         return []
-    told = ", ".join(f"{name} {loss:.5f}" for name, loss in losses.items())
-    return [f"the rows do not compute the same loss: {told}"]
+    values = ", ".join(f"{name} {loss:.5f}" for name, loss in losses.items())
+    return [f"the rows do not compute the same loss: {values}"]

@@ -13,8 +13,8 @@ def main(argv: list[str], home: Path = ROOT) -> int:
     """The program. `home` is the folder whose `dataset` is the default root."""
     task = argparse.ArgumentParser(add_help=False)
     task.add_argument("--task")
-    asked, _ = task.parse_known_args(argv)
-    if asked.task == "funqa":
+    args, _ = task.parse_known_args(argv)
+    if args.task == "funqa":
         if given := [flag for flag in FOR_SHARDS if flag in (word.partition("=")[0] for word in argv)]:
             raise UserError(
                 f"{' and '.join(given)}: for PE-Video, which comes in shards. FunQA is one annotation file a split, "

@@ -153,15 +153,15 @@ def select(job: FunQASplit, questions: list, count_tokens: CountTokens, workers:
             records[number] = record_of(question, shown[video], found)
     _check_bad(job, [dropped[number] for number in sorted(dropped)], len(wanted))
     # 3) the filter
-    kept = []
+    accepted = []
     counts = count_tokens([record["human_caption"] for record in records.values()])
     for (number, record), num_tokens in zip(records.items(), counts, strict=True):
         reason = check_record(record, num_tokens, job.limits)
         if reason is None:
-            kept.append(record)
+            accepted.append(record)
         else:
             drop(number, reason, f"{num_tokens} tokens in {record['video_duration_in_s']:g} s")
-    return kept, [dropped[number] for number in sorted(dropped)]
+    return accepted, [dropped[number] for number in sorted(dropped)]
 
 
 def _check_bad(job: FunQASplit, dropped: list[dict], num_wanted: int) -> None:
@@ -177,41 +177,41 @@ def _check_bad(job: FunQASplit, dropped: list[dict], num_wanted: int) -> None:
         )
 
 
-def arrange(job: FunQASplit, kept: list[dict]) -> list[dict]:
+def arrange(job: FunQASplit, accepted: list[dict]) -> list[dict]:
     """The records to write: all, a random sample, both in the order of the annotations, or all in a balanced order.
 
     Balanced: the tasks take turns, each in an order drawn by the seed, so that the first 400 of a test set are not
     all about humour. Both depend on nothing but the ids and the seed.
     """
     if job.sample is None and not job.balanced:
-        return kept
-    rank = {record["video_id"]: digest(job.seed, record["video_id"]) for record in kept}
+        return accepted
+    rank = {record["video_id"]: digest(job.seed, record["video_id"]) for record in accepted}
     if job.sample is not None:
-        if len(kept) < job.sample:
-            raise UserError(f"--sample {job.sample}: only {len(kept)} {job.split} records pass; ask for fewer")
+        if len(accepted) < job.sample:
+            raise UserError(f"--sample {job.sample}: only {len(accepted)} {job.split} records pass; ask for fewer")
         chosen = set(sorted(rank, key=rank.get)[: job.sample])
-        return [record for record in kept if record["video_id"] in chosen]
+        return [record for record in accepted if record["video_id"] in chosen]
     turn, place = Counter(), {}
-    for record in sorted(kept, key=lambda record: rank[record["video_id"]]):
+    for record in sorted(accepted, key=lambda record: rank[record["video_id"]]):
         turn[record["task"]] += 1
         place[record["video_id"]] = turn[record["task"]], SUBTASKS.index(record["task"])
-    return sorted(kept, key=lambda record: place[record["video_id"]])
+    return sorted(accepted, key=lambda record: place[record["video_id"]])
 
 
 def prepare_split(job: FunQASplit, count_tokens: CountTokens, workers: int = 1) -> dict:
     """Filter a split and write output, rejects and report; returns the report. Can be killed and called again."""
     with only_one(job.states, str(job.output)):
         questions = read_annotations(job.annotations)
-        kept, dropped = select(job, questions, count_tokens, workers)
-        written = arrange(job, kept)
+        accepted, dropped = select(job, questions, count_tokens, workers)
+        written = arrange(job, accepted)
         report = {
             "split": job.split,
             "output": job.output.name,
             "limits": asdict(job.limits),
             "sample": None if job.sample is None else {"size": job.sample, "seed": job.seed},
             "entries": len(questions),
-            "kept": len(kept),
-            "kept_by_task": _by_task(kept),
+            "kept": len(accepted),
+            "kept_by_task": _by_task(accepted),
             "written": len(written),
             "written_by_task": _by_task(written),
             "dropped": dict(sorted(Counter(item["reason"] for item in dropped).items())),

@@ -78,7 +78,7 @@ def process_part(job: PeVideoSplit, part, count_tokens: CountTokens) -> dict:
     """Filter one part, stage its clips, and write its state; returns the state."""
     scratch = job.incoming / job.key(part)
     shutil.rmtree(scratch, ignore_errors=True)  # left by a kill
-    reasons, rejects, kept, candidates, num_entries = Counter(), [], [], [], 0
+    reasons, rejects, accepted, candidates, num_entries = Counter(), [], [], [], 0
 
     def drop(entry: sources.Entry, reason: str, detail: str = "") -> None:
         reasons[reason] += 1
@@ -114,8 +114,8 @@ def process_part(job: PeVideoSplit, part, count_tokens: CountTokens) -> dict:
             if extract:
                 extract(entry, scratch / name)
                 item["bytes"] = (scratch / name).stat().st_size
-            kept.append(item)
-    state = {"num_entries": num_entries, "reasons": reasons, "rejects": rejects, "kept": kept}
+            accepted.append(item)
+    state = {"num_entries": num_entries, "reasons": reasons, "rejects": rejects, "kept": accepted}
     write_atomic(job.state_file(part), [json.dumps(state)])
     return state
 

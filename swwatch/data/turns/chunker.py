@@ -36,12 +36,12 @@ class Chunk:
 
     def record(self, video: str, query: str, title: str | None = None) -> list[dict]:
         """A conversation in the public files' form."""
-        asked = {"type": "text", "text": query, "previous": self.previous}
+        question = {"type": "text", "text": query, "previous": self.previous}
         if title:
-            asked["title"] = title
+            question["title"] = title
         span = {"type": "video", "video": video, "video_start": self.start_s, "video_end": self.end_s}
         said = {"type": "text_stream", "text_stream": [list(word) for word in self.words]}
-        return [{"role": "user", "content": [span, asked]}, {"role": "assistant", "content": [said]}]
+        return [{"role": "user", "content": [span, question]}, {"role": "assistant", "content": [said]}]
 
 
 def chunks(

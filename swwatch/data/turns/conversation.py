@@ -75,11 +75,11 @@ def read(record: dict) -> Commentary | Chat:
         return Chat(_chat(messages), media_of(record)["type"] == "image")
     if len(streams) > 1 or len(messages) != 2:
         raise UserError("a commentary has one user message and one text_stream")
-    asked = [part for part in messages[0]["content"] if part["type"] == "text"]
-    context = {key: next((part[key] for part in asked if part.get(key)), "") for key in ("previous", "title")}
+    texts = [part for part in messages[0]["content"] if part["type"] == "text"]
+    context = {key: next((part[key] for part in texts if part.get(key)), "") for key in ("previous", "title")}
     for key, text in context.items():
         _text(text, key)
-    query = "\n".join(filter(None, (_text(part.get("text") or "", "text").strip() for part in asked)))
+    query = "\n".join(filter(None, (_text(part.get("text") or "", "text").strip() for part in texts)))
     words = Transcript.read(_rows(streams[0], "text_stream"), "text_stream").words
     ends_s = tuple(streams[0].get("ends_s", ())) or tuple(word.end_s for word in words if " " in word.text)
     return Commentary(query, words, asked_of(streams[0]), **context, ends_s=ends_s)
@@ -120,16 +120,16 @@ def asked_of(stream: dict) -> tuple[TimedQuestion, ...]:
     Raises:
         UserError: its `qa_stream` is no list of rows.
     """
-    made = []
+    questions = []
     for number, row in enumerate(_rows(stream, "qa_stream")):
         try:
             _, time_s, question, answer = row
-            made.append(
+            questions.append(
                 TimedQuestion(float(time_s), _text(question, "question").strip(), _text(answer, "answer").strip())
             )
         except (TypeError, ValueError) as error:
             raise UserError(f"qa_stream, row {number}: {row!r} is not [start, end, question, answer]") from error
-    return tuple(sorted(made, key=lambda asked: asked.time_s))
+    return tuple(sorted(questions, key=lambda question: question.time_s))
 
 
 def _chat(messages: list[dict]) -> tuple[tuple[tuple[str | None, ...], str], ...]:

@@ -112,8 +112,8 @@ class TurnDataset(Samples):
         """(L,) of each token in the loss; None: 1."""
         if self.thought_weight == 1 or not self.form.turns.system.thinks:
             return None
-        asked = {span.round for span in spans if span.part is Part.QUERY}
-        thoughts = torch.tensor([span.round >= 0 and span.round not in asked for span in spans for _ in span.ids])
+        rounds = {span.round for span in spans if span.part is Part.QUERY}
+        thoughts = torch.tensor([span.round >= 0 and span.round not in rounds for span in spans for _ in span.ids])
         return torch.where(thoughts, self.thought_weight, 1.0)
 
     def measure(self, record: dict) -> Size:

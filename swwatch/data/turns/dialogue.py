@@ -15,7 +15,7 @@ def messages_of(record: dict) -> list[dict]:
     Raises:
         UserError: a field is missing or of another type.
     """
-    notes, asked, question = [], [], None
+    notes, questions, question = [], [], None
     try:
         segments = [(float(one["start"]), float(one["end"])) for one in record["metadata"]["segment_info"]]
         begins = {end: start for start, end in segments}
@@ -24,7 +24,7 @@ def messages_of(record: dict) -> list[dict]:
             if said["from"] == "human":
                 question = float(said["timestamps"]), text
             elif question is not None:
-                asked.append([question[0], *question, text])
+                questions.append([question[0], *question, text])
                 question = None
             else:
                 end_s = float(said["timestamps"])
@@ -32,5 +32,6 @@ def messages_of(record: dict) -> list[dict]:
         video = {"type": "video", "video": record["video"], "video_start": 0.0, "video_end": segments[-1][1]}
     except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
         raise UserError(f"this is no record of Think-While-Watching: {error!r} is missing or wrong") from error
-    stream = {"type": "text_stream", "text_stream": notes, "qa_stream": asked, "ends_s": [end for _, end in segments]}
+    ends_s = [end for _, end in segments]
+    stream = {"type": "text_stream", "text_stream": notes, "qa_stream": questions, "ends_s": ends_s}
     return [{"role": "user", "content": [video]}, {"role": "assistant", "content": [stream]}]

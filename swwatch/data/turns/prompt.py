@@ -122,13 +122,13 @@ class Turns:
             if previous:
                 raise UserError(f"{self.system.name} keeps no previous text: put it into the query")
             return spans
-        told = [tuple(previous)]
+        parts = [tuple(previous)]
         if isinstance(previous, str):
             self._refuse_markup(previous)
             lines = re.split(r"(?m)^(?=Time=)", previous) if self.system.thinks else [previous]
-            told = [self._ids(line) for line in lines]  # one for each thought, so that each can go by itself
+            parts = [self._ids(line) for line in lines]  # one for each thought, so that each can go by itself
         head, end = self._ids(f"<|im_start|>previous text\n{self.texts.memory}"), self._ids("<|im_end|>\n")
-        return [*spans, Span(Part.AROUND, head), *(Span(Part.PREVIOUS, ids) for ids in told), Span(Part.AROUND, end)]
+        return [*spans, Span(Part.AROUND, head), *(Span(Part.PREVIOUS, ids) for ids in parts), Span(Part.AROUND, end)]
 
     def turn(
         self,

@@ -79,7 +79,7 @@ class SampleFormat:
             self._refuse_longer(sum(map(len, spans)))
             return spans, grid[0], False
         if self.turns.system.aside:
-            spans, _ = max(self.slices(dialogue, grid, start_s), key=lambda made: sum(map(len, made[0])))
+            spans, _ = max(self.slices(dialogue, grid, start_s), key=lambda pair: sum(map(len, pair[0])))
             return spans, grid[0], False
         begin, turns = self._begin(dialogue), self._trimmed(self._turns(dialogue, grid, start_s))
         length, cut = _length(begin, turns), False
@@ -109,7 +109,7 @@ class SampleFormat:
             raise UserError("nothing is said in the clip")
         lengths = [sum(map(len, spans)) for spans, _ in slices]
         self._refuse_longer(min(lengths))
-        return [made for made, length in zip(slices, lengths, strict=True) if length <= self.max_length]
+        return [pair for pair, length in zip(slices, lengths, strict=True) if length <= self.max_length]
 
     def bounds(self, num_steps: int) -> list[tuple[int, int]]:
         """Patches of the clip at which turns begin and end; the last turn may be short, as a stream's is."""
@@ -131,16 +131,16 @@ class SampleFormat:
         system, bounds, step_s = self.turns.system, self.bounds(num_steps), seconds_of_step(self.fps)
         ends_s = [start_s + end * step_s for _, end in bounds]
         words, _ = by_turn(commentary.words, [end_s - system.words_early / self.fps for end_s in ends_s])
-        asked, late = [], [row for row in commentary.questions if row.time_s > start_s]
+        questions, late = [], [row for row in commentary.questions if row.time_s > start_s]
         for end_s in ends_s:
-            asked.append([row for row in late if row.time_s <= end_s])
-            late = late[len(asked[-1]) :]
+            questions.append([row for row in late if row.time_s <= end_s])
+            late = late[len(questions[-1]) :]
         zero_s = 0.0 if system.clip_time else start_s
         lines = []
         for number, (begin, end) in enumerate(bounds):
             queries = [commentary.query_with(self.context)] if number == 0 else []
-            queries += [row.question for row in asked[number]]
-            answers, spoken = [row.answer for row in asked[number]], text_of(words[number])
+            queries += [row.question for row in questions[number]]
+            answers, spoken = [row.answer for row in questions[number]], text_of(words[number])
             answers.append(f" {spoken}" if answers and spoken and system.spaced else spoken)
             asks, says = ("\n".join(filter(None, texts)) for texts in (queries, answers))
             lines.append(Line(zero_s + begin * step_s, zero_s + end * step_s, end - begin, asks, says))

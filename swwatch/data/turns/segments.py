@@ -27,31 +27,32 @@ def turns_of(
         ends_s: of segments, where the record names none, seconds of the video.
         grid: of the whole clip; start_s: where in its video it begins; step_s: seconds of a patch.
     """
-    asked = [row for row in commentary.questions if row.time_s > start_s]
+    questions = [row for row in commentary.questions if row.time_s > start_s]
     ends = {
-        math.ceil((at_s - start_s) / step_s - TOLERANCE) for at_s in (*(commentary.ends_s or ends_s), *_times(asked))
+        math.ceil((at_s - start_s) / step_s - TOLERANCE)
+        for at_s in (*(commentary.ends_s or ends_s), *_times(questions))
     }
     cuts = [0, *sorted(end for end in ends if 0 < end < grid[0]), grid[0]]
     words, _ = by_turn(commentary.words, [start_s + cut * step_s for cut in cuts[1:]])
-    made: list[Turn] = []
+    done: list[Turn] = []
     for (begin, end), said in zip(pairwise(cuts), words, strict=True):
         when = start_s + begin * step_s, start_s + end * step_s
-        segment = turns.turn(len(made), *when, (end - begin, *grid[1:]), opens=not _said(made))
+        segment = turns.turn(len(done), *when, (end - begin, *grid[1:]), opens=not _said(done))
         thought = text_of(said)
-        made.append([*_closing(turns, made), *(segment if thought else segment[:-1])])
+        done.append([*_closing(turns, done), *(segment if thought else segment[:-1])])
         if thought:
-            made[-1].append(Span(Part.ANSWER, turns.answer(thought), None, len(made) - 1, *when))
-        while asked and asked[0].time_s <= when[1] + TOLERANCE:
-            row, number = asked.pop(0), len(made)
-            question = turns.turn(number, when[1], when[1], None, row.question, opens=not _said(made))
+            done[-1].append(Span(Part.ANSWER, turns.answer(thought), None, len(done) - 1, *when))
+        while questions and questions[0].time_s <= when[1] + TOLERANCE:
+            row, number = questions.pop(0), len(done)
+            question = turns.turn(number, when[1], when[1], None, row.question, opens=not _said(done))
             answer = Span(Part.ANSWER, turns.answer(row.answer, reply=True), None, number, when[1], when[1])
-            made.append([*_closing(turns, made), *question, answer])
-    while made and made[-1][-1].part is not Part.ANSWER:  # of which nothing is learned
-        made.pop()
-    return made
+            done.append([*_closing(turns, done), *question, answer])
+    while done and done[-1][-1].part is not Part.ANSWER:  # of which nothing is learned
+        done.pop()
+    return done
 
 
-def slices_of(turns: Turns, begin: list[Span], made: Sequence[Turn], keep: Keep) -> list[tuple[list[Span], range]]:
+def slices_of(turns: Turns, begin: list[Span], done: Sequence[Turn], keep: Keep) -> list[tuple[list[Span], range]]:
     """What a system that answers aside reads to think about each segment, and to answer each question: the beginning,
     with the thoughts before, and the segment.
 
@@ -59,7 +60,7 @@ def slices_of(turns: Turns, begin: list[Span], made: Sequence[Turn], keep: Keep)
         The spans of each, and the patches of the clip that they show.
     """
     slices, shown, segment, place = [], [], [], range(0)
-    for turn in made:
+    for turn in done:
         turn = [span for span in turn if span.part is not Part.CLOSE]
         video = next((span for span in turn if span.part is Part.VIDEO), None)
         if video is not None:
@@ -73,21 +74,21 @@ def slices_of(turns: Turns, begin: list[Span], made: Sequence[Turn], keep: Keep)
     return slices
 
 
-def _times(asked) -> list[float]:
-    return [row.time_s for row in asked]
+def _times(questions) -> list[float]:
+    return [row.time_s for row in questions]
 
 
-def _said(made: Sequence[Turn]) -> bool:
-    return any(turn[-1].part is Part.ANSWER for turn in made)
+def _said(done: Sequence[Turn]) -> bool:
+    return any(turn[-1].part is Part.ANSWER for turn in done)
 
 
 def _patches(turn: Turn) -> int:
     return sum(span.grid[0] for span in turn if span.grid)
 
 
-def _closing(turns: Turns, made: Sequence[Turn]) -> list[Span]:
+def _closing(turns: Turns, done: Sequence[Turn]) -> list[Span]:
     """What closes the turn before."""
-    if not made or made[-1][-1].part is not Part.ANSWER:
+    if not done or done[-1][-1].part is not Part.ANSWER:
         return []
-    close = turns.close(len(made) - 1)
+    close = turns.close(len(done) - 1)
     return [close] if len(close) else []

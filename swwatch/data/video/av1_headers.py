@@ -109,10 +109,10 @@ class Sequence:
         if kind != INTER:
             return [], bits.take(SLOTS)
         bits.take(3)  # which reference its statistics begin with
-        kept = bits.take(SLOTS)
+        slots = bits.take(SLOTS)
         if self.order_bits and bits.take():
             raise EOFError("slots are found by rules")
-        return [bits.take(3) for _ in range(REFERENCES)], kept
+        return [bits.take(3) for _ in range(REFERENCES)], slots
 
 
 class Av1Headers:
@@ -154,10 +154,10 @@ class Av1Headers:
         """The packets that one picture refers to; it is put into its slots."""
         if self._sequence is None:
             raise EOFError("nothing is said of this sequence")
-        looked_into, kept = self._sequence.slots(data)
+        looked_into, refreshed = self._sequence.slots(data)
         needs = {self._holders[slot] for slot in looked_into}
         for slot in range(SLOTS):
-            if kept >> slot & 1:
+            if refreshed >> slot & 1:
                 self._holders[slot] = self._number
         return needs
 

@@ -50,12 +50,12 @@ class DecordFile:
             VideoError: damage.
         """
         last = len(self._source) - 1 if to_end else wanted[-1]
-        asked = set(wanted)
+        numbers = set(wanted)
         for number in range(last + 1):
             try:
                 picture = self._source.next()
             except (*self._errors, StopIteration) as error:
                 reason = f"one of its {len(self._source)} frames cannot be decoded: the file is damaged"
                 raise VideoError(self.path, reason) from error
-            if number in asked:
+            if number in numbers:
                 yield picture.asnumpy()

@@ -15,14 +15,14 @@ ON_CPU = 8  # there, too, reading the weights binds
 WIDE = (1080, 1920)  # a picture large enough for any pixel budget to bind
 
 
-def clips_at_once(asked: str, loaded: Loaded, *, max_frames: int, max_new_tokens: int) -> int:
+def clips_at_once(number: str, loaded: Loaded, *, max_frames: int, max_new_tokens: int) -> int:
     """The number that `--clips-at-once` means here.
 
     Args:
-        asked: a whole number, or "auto": as many as half of the free memory holds, up to MOST on a GPU.
+        number: a whole number, or "auto": as many as half of the free memory holds, up to MOST on a GPU.
     """
-    if asked != "auto":
-        return int(asked)
+    if number != "auto":
+        return int(number)
     device = torch.device(loaded.model.device)
     if device.type == "cuda":
         free, most = torch.cuda.mem_get_info(device)[0], MOST

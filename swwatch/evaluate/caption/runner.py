@@ -72,14 +72,14 @@ def run(
     Raises:
         UserError: more unreadable clips than allowed, or not enough memory.
     """
-    ranks, batch, clips, told = ranks or SingleProcess(), Batch(model), {}, []
+    ranks, batch, clips, warnings = ranks or SingleProcess(), Batch(model), {}, []
     todo = [record for record in records if str(record["video_id"]) not in results.done]
     num_before = len(results.done)
     bar = tqdm(desc="clips", unit="clip", initial=num_before, total=len(records), **bar_options(ranks))
 
     def narration(now: _Open) -> Run:
-        video, asked = locate(now.record.get("video_path")), question_of(now.record, question)
-        now.clip = ClipRequest(str(now.record["video_id"]), video, asked)
+        video, prompt = locate(now.record.get("video_path")), question_of(now.record, question)
+        now.clip = ClipRequest(str(now.record["video_id"]), video, prompt)
         yield from narrator(now.clip)
 
     def take(events: list) -> None:
@@ -94,8 +94,8 @@ def run(
 
     def advance() -> None:
         take(batch.advance())
-        if batch.at_most and not told:
-            told.append(batch.at_most)
+        if batch.at_most and not warnings:
+            warnings.append(batch.at_most)
             fit = f"{batch.at_most} of {clips_at_once} clips fit into memory together"
             tqdm.write(f"{fit}: a smaller --clips-at-once is faster", file=sys.stderr)
 

@@ -39,20 +39,20 @@ def score_run(run: RunFiles, records: Iterable[dict], learned: Sequence[Metric],
     Args:
         variant: of the run, where its files do not name it.
     """
-    made, metrics = run.facts.get("settings", {}), run.beside("metrics.json")
+    settings, metrics = run.facts.get("settings", {}), run.beside("metrics.json")
     report = score(
         list(run.rows.values()),
         records,
         traces=run.tokens if run.beside("trace.jsonl").exists() else None,  # the public release writes none
-        schedule=made.get("schedule"),
-        fps=made.get("fps", FPS),
+        schedule=settings.get("schedule"),
+        fps=settings.get("fps", FPS),
         clips_at_once=run.facts.get("about", {}).get("clips_at_once", 1),
         learned=learned,
     )
     if run.problems:
         report["problems"] = run.problems
     write_object(metrics, {**run.facts, "num_skipped": len(run.skipped), **report})
-    print(describe(report, made.get("variant", variant), len(run.skipped)))
+    print(describe(report, settings.get("variant", variant), len(run.skipped)))
     print(f"metrics in {metrics}")
 
 
@@ -102,12 +102,12 @@ def score(
         report["without_reference"] = without
     if tasks := by_task(list(scored.values()), scores["per_clip"]):
         report["by_task"] = tasks
-    told = {key: toy_events(known[key]) for key in rows if key in known}
-    told = {key: events for key, events in told.items() if events}
+    events_of = {key: toy_events(known[key]) for key in rows if key in known}
+    events_of = {key: events for key, events in events_of.items() if events}
     if traces is not None:
         traced = {key: traces[key] for key in rows if key in traces}
-        report["timing"] = _timing(traced, known, told, schedule, fps, clips_at_once)
-    clips = [(rows[key]["result"], events) for key, events in told.items()]
+        report["timing"] = _timing(traced, known, events_of, schedule, fps, clips_at_once)
+    clips = [(rows[key]["result"], events) for key, events in events_of.items()]
     if clips:
         shares = {name: interval(statistic) for name, statistic in toy_statistics(clips).items()}
         report |= {"toy_events": toy_scores(clips), "toy_ci95": shares}
@@ -120,14 +120,21 @@ def _with_reference(row: dict, known: Mapping[str, dict]) -> dict:
 
 
 def _timing(
-    traces: Mapping, known: Mapping[str, dict], told: Mapping, schedule: str | None, fps: float, clips_at_once: int
+    traces: Mapping,
+    known: Mapping[str, dict],
+    events_of: Mapping,
+    schedule: str | None,
+    fps: float,
+    clips_at_once: int,
 ) -> dict:
     """Timing; the events of other data sets have no matcher, so they are kept from it."""
-    plain = {key: {**record, "events": record.get("events") if key in told else None} for key, record in known.items()}
+    plain = {
+        key: {**record, "events": record.get("events") if key in events_of else None} for key, record in known.items()
+    }
     arrivals = None if schedule is None else planned_arrivals(traces, schedule, seconds_of_step(fps))
     shared = f"{clips_at_once} clips shared each forward: these are the times of the shared device, not of one stream"
     note = shared if clips_at_once > 1 else None
-    return summarize(traces, plain, mentions if told else None, arrivals=arrivals, note=note)
+    return summarize(traces, plain, mentions if events_of else None, arrivals=arrivals, note=note)
 
 
 def describe(report: dict, variant: str | None, num_skipped: int) -> str:
@@ -162,5 +169,5 @@ def describe(report: dict, variant: str | None, num_skipped: int) -> str:
 def _missing(corpus: dict) -> list[str]:
     """Why columns of the table are empty."""
     lines = [f"{name} is not available: {value['why']}" for name, value in corpus.items() if isinstance(value, dict)]
-    asked = ["BLEURT by --bleurt"] * ("BLEURT" not in corpus) + ["Fluency by swwatch judge"]
-    return [*lines, f"Not asked for: {', '.join(asked)}."]
+    missing = ["BLEURT by --bleurt"] * ("BLEURT" not in corpus) + ["Fluency by swwatch judge"]
+    return [*lines, f"Not asked for: {', '.join(missing)}."]

@@ -72,8 +72,8 @@ def ask(event: CommentaryEvent, system: System, wording: Wording, base_model: bo
         base_model: it follows no instructions: the bare title or, where there is none, the bare words before.
     """
     if base_model:
-        told = event.title or ("" if system.previous_text else event.previous)
-        return {"query": told, "previous": event.previous if system.previous_text else ""}
+        query = event.title or ("" if system.previous_text else event.previous)
+        return {"query": query, "previous": event.previous if system.previous_text else ""}
     title = [wording.titled.format(title=event.title)] if event.title else []
     if system.previous_text:
         return {"query": wording.apart.join([wording.expert, *title]), "previous": event.previous}
@@ -90,13 +90,13 @@ def read_predictions(path: Path) -> dict[str, str]:
     """
     if not Path(path).is_file():
         raise UserError(f"there is no file {path}: `swwatch commentary generate` makes one")
-    told: dict[str, str] = {}
+    texts: dict[str, str] = {}
     for row in read_rows(path):
         key = f"{row.text('video_id')}_{row.text('event_id')}"
         name = next((name for name in FIELDS if name in row.values), None)
         if name is None:
             raise row.wrong(f"no text: one of {', '.join(FIELDS)} is wanted")
         text = str(row.values[name] or "")
-        if told.setdefault(key, text) != text:
+        if texts.setdefault(key, text) != text:
             raise row.wrong(f"the event {key} has another text in an earlier row")
-    return told
+    return texts

@@ -30,11 +30,11 @@ def compare_with_all(settings: CommentaryCompareSettings) -> int:
     settings = replace(settings, criterion=settings.criterion or task.criterion)
     read = _pairs_of_games if task.of_games else _pairs_of_events
     called = names_of(run, settings.other)  # mistakes are told before anything is asked
-    told = {other: read(settings, other) for other in called}
+    opponents = {other: read(settings, other) for other in called}
     path = run.with_name(f"{run.stem}_commentary.md")
     with only_one_writes(path), JudgeSession(settings) as session:
-        reports = [compare_with(other, called[other], *read, session) for other, read in told.items()]
-        table = page.markdown(task, reports, [_made(path) for path in (run, *told)])
+        reports = [compare_with(other, called[other], *read, session) for other, read in opponents.items()]
+        table = page.markdown(task, reports, [_made(path) for path in (run, *opponents)])
         write_atomic(path, [table])
     print(table, end="")
     print(f"table in {path}, scores and summaries beside it")
@@ -128,8 +128,8 @@ def compare_with(other: Path, called: tuple[str, str], pairs: list[Pair], about:
     """Ask about all pairs, and write A_vs_B_scores.jsonl and A_vs_B_summary.json beside the run."""
     settings, rubric, criterion = session.settings, session.rubric, session.criterion
     ties, run, (name_a, name_b) = settings.benchmark.has_ties, settings.run, called
-    asked = match.questions(rubric, criterion, pairs, ties=ties)
-    verdicts, cost = session.ask(run, asked, partial(read_choice, ties=ties))
+    questions = match.questions(rubric, criterion, pairs, ties=ties)
+    verdicts, cost = session.ask(run, questions, partial(read_choice, ties=ties))
     found, failed = match.outcomes(pairs, verdicts)
     stem = f"{name_a}_vs_{name_b}"
     scores = run.with_name(f"{stem}_scores.jsonl")

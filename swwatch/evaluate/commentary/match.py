@@ -141,7 +141,7 @@ def summarize(found: list[PairOutcome], failed: dict[str, Verdict], *, ties: boo
 
 def _first_share(found: list[PairOutcome]) -> float | None:
     """Share of the judge's answers that went to the text shown first, ties counted half: 0.5 is no bias."""
-    asked = [outcome for outcome in found if not any(outcome.pair.silent)]
+    judged = [outcome for outcome in found if not any(outcome.pair.silent)]
     worth = {TIE: 0.5}
-    first = sum(worth.get(o.ab, o.ab == A) + worth.get(o.ba, o.ba == B) for o in asked)
-    return first / (2 * len(asked)) if asked else None
+    first = sum(worth.get(o.ab, o.ab == A) + worth.get(o.ba, o.ba == B) for o in judged)
+    return first / (2 * len(judged)) if judged else None

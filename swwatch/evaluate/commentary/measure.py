@@ -38,7 +38,7 @@ def comment_all(settings: GenerateSettings, ranks: SingleProcess) -> None:
     """Comment on all games or events that are not done yet, and at rank 0 put the rows into the order of the data."""
     work = (Games if settings.benchmark.of_games else Events)(settings)
     speaker = open_speaker(settings, ranks)
-    made, repeat = describe_run(settings, speaker) | work.facts, None
+    facts, repeat = describe_run(settings, speaker) | work.facts, None
     if not ranks.rank:
         own = own_files(settings.task, settings.wording)
         repeat = repeat_of(
@@ -47,11 +47,13 @@ def comment_all(settings: GenerateSettings, ranks: SingleProcess) -> None:
             settings.output.with_name(f"{settings.output.stem}_run.json"),
             results=[settings.output.name],
             inputs={"data": settings.data, "videos": settings.videos, **own},
-            models={settings.model: made["model_fingerprint"]},
-            read={settings.data: made["data_sha256"]},
+            models={settings.model: facts["model_fingerprint"]},
+            read={settings.data: facts["data_sha256"]},
         )
-    about = about_run(settings, speaker, made["model_fingerprint"])
-    with Store(settings.output, made, ranks, work.tidy, repeat=repeat, about=about, restart=settings.restart) as store:
+    about = about_run(settings, speaker, facts["model_fingerprint"])
+    with Store(
+        settings.output, facts, ranks, work.tidy, repeat=repeat, about=about, restart=settings.restart
+    ) as store:
         before: dict[str, list[dict]] = {}
         for row in store.rows:
             before.setdefault(work.key_of(row), []).append(row)
@@ -162,13 +164,13 @@ def open_speaker(settings: GenerateSettings, ranks: SingleProcess) -> Speaker:
     system = replace(system, first_s=recipe.get("first_s", system.first_s))
     if settings.sample is not None and settings.sample != choose.draws:
         choose = replace(choose.drawing(True), temperature=1.0) if settings.sample else choose.drawing(False)
-    asked = {name: getattr(settings, name) for name in ("max_new_tokens", "temperature", "seed")}
-    asked |= {"penalty": settings.repetition_penalty}
-    asked = {name: value for name, value in asked.items() if value is not None and name in vars(choose)}
+    options = {name: getattr(settings, name) for name in ("max_new_tokens", "temperature", "seed")}
+    options |= {"penalty": settings.repetition_penalty}
+    options = {name: value for name, value in options.items() if value is not None and name in vars(choose)}
     turn_positions.of(system, settings.positions)
     budget = training_budget(name) if settings.shared_pixels else BUDGETS[loaded.settings.pixel_budget]
     how = {"policy": settings.positions, "spread": settings.spread_frames, "base_model": settings.base_model}
-    return Speaker(loaded, system, replace(choose, **asked), budget, **how)
+    return Speaker(loaded, system, replace(choose, **options), budget, **how)
 
 
 def check_stretches(settings: GenerateSettings, step_s: float) -> None:

@@ -13,12 +13,12 @@ RULES = {
 }
 
 
-def markdown(task: CommentaryTask, reports: list[dict], made: Sequence[Mapping]) -> str:
+def markdown(task: CommentaryTask, reports: list[dict], provenance: Sequence[Mapping]) -> str:
     """A row an opponent, then one a video, with what the figures rest on, and how each run was made.
 
     Args:
         reports: of match.summarize, with the names of the runs and the judge.
-        made: how A and each of these opponents were made, and what was measured of them.
+        provenance: how A and each of these opponents were made, and what was measured of them.
     """
     name, first = task.average, reports[0]
     key, has_ties = FIGURES[name], task.has_ties  # ties are losses of both: the rest is ties
@@ -49,7 +49,7 @@ def markdown(task: CommentaryTask, reports: list[dict], made: Sequence[Mapping])
         for report in reports
         if report[key] is not None
     }
-    runs = [{**one, "averages": {} if i else against} for i, one in enumerate(made)]
+    runs = [{**one, "averages": {} if i else against} for i, one in enumerate(provenance)]
     parts.append(side_by_side(runs))
     return "\n\n".join(parts) + "\n"
 

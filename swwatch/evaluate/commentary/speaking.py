@@ -91,8 +91,8 @@ class Speaker:
         for event in drive(self.loaded.model, watching(session, arriving, encode, self.loaded.tokenizer)):
             if isinstance(event, Turn):
                 num_tokens = sum(map(len, session.context[:-1]))  # without what was said now
-                made = num_frames, num_tokens, time.perf_counter() - came
-                yield Utterance(event.text, zero_s + event.start_s, zero_s + event.end_s, *made)
+                cost = num_frames, num_tokens, time.perf_counter() - came
+                yield Utterance(event.text, zero_s + event.start_s, zero_s + event.end_s, *cost)
                 num_frames = 0
 
 
@@ -157,13 +157,13 @@ def _restored(speaker: Speaker, game: Game, plan: GenerateSettings, path: Path) 
         return None, plan.start_s
     try:
         with torch.serialization.safe_globals([Span, Part, Layout]):
-            kept = torch.load(path, map_location=speaker.loaded.model.device, weights_only=True)
+            snapshot = torch.load(path, map_location=speaker.loaded.model.device, weights_only=True)
     except Exception as error:  # torch raises many kinds for a damaged file
         raise UserError(f"the kept stream {path} cannot be read ({error}): remove it, or give --restart") from error
-    state = kept["state"]
+    state = snapshot["state"]
     session = _begun(speaker, game, plan, plan.start_s)
     session.restore(state)
-    return session, kept["at"]
+    return session, snapshot["at"]
 
 
 def comment_event(

@@ -130,10 +130,10 @@ def get(name: str) -> CommentaryTask:
     return tasks.read_task(name, CommentaryTask, "commentary", _make)
 
 
-def _make(name: str, told: dict) -> CommentaryTask:
-    tasks.check(told, SHAPE)
-    forms = {form: Wording(form, **_stripped(how.pop("prompts")), **how) for form, how in told.pop("forms").items()}
-    task = CommentaryTask(name, forms=forms, **told)
+def _make(name: str, content: dict) -> CommentaryTask:
+    tasks.check(content, SHAPE)
+    forms = {form: Wording(form, **_stripped(how.pop("prompts")), **how) for form, how in content.pop("forms").items()}
+    task = CommentaryTask(name, forms=forms, **content)
     if task.reader not in ASKED or task.average not in (SHARE, RATE):
         raise ValueError(f"reader is {' or '.join(ASKED)}, average {SHARE} or {RATE}")
     for form in forms.values():

@@ -33,8 +33,8 @@ class Utterance:
 def measured(job: str, key: str, items: Iterable[Utterance]) -> dict:
     """A line of the trace: how the turns of a row were made. Args: job: the game or event that they are of."""
     items = list(items)
-    told = {"num_frames": sum(item.num_frames for item in items), "num_tokens": [item.num_tokens for item in items]}
-    return {"video_id": key, "job": job, **told, "took_s": [round(item.took_s, 4) for item in items]}
+    counts = {"num_frames": sum(item.num_frames for item in items), "num_tokens": [item.num_tokens for item in items]}
+    return {"video_id": key, "job": job, **counts, "took_s": [round(item.took_s, 4) for item in items]}
 
 
 def means(lines: Iterable[Mapping]) -> dict[str, float | None]:

@@ -24,8 +24,8 @@ def report_of(run: RunFiles, other: RunFiles | None, criterion: str) -> Path:
 def grade_dialogues(run: RunFiles, session: JudgeSession) -> dict:
     """Grade every dialogue of a run by all scales and write NAME_judge.json beside it."""
     rubric, criterion = session.rubric, session.criterion
-    asked = scales.questions(rubric, criterion, run.rows)
-    verdicts, cost = session.ask(run.path, asked, scales.reader(criterion))
+    questions = scales.questions(rubric, criterion, run.rows)
+    verdicts, cost = session.ask(run.path, questions, scales.reader(criterion))
     report = {
         "run": str(run.path),
         "predictions_sha256": file_sha256(run.path),
@@ -39,8 +39,8 @@ def grade_dialogues(run: RunFiles, session: JudgeSession) -> dict:
 def grade_run(run: RunFiles, session: JudgeSession) -> dict:
     """Grade every caption of a run and write NAME_judge.json beside it."""
     captions = {key: row["result"] for key, row in run.rows.items()}
-    asked = pointwise.questions(session.rubric, session.criterion, captions)
-    verdicts, cost = session.ask(run.path, asked, read_grade)
+    questions = pointwise.questions(session.rubric, session.criterion, captions)
+    verdicts, cost = session.ask(run.path, questions, read_grade)
     report = {
         "run": str(run.path),
         "predictions_sha256": file_sha256(run.path),

@@ -34,8 +34,8 @@ def describe_scales(reports: list[dict]) -> str:
     lines = [("run", *names, "judged", "failed")]
     for report in reports:
         scored = [report["scales"][name] for name in names]
-        told = ["-" if one["mean"] is None else f"{one['mean']:.2f} {interval(one['ci95'])}" for one in scored]
-        lines.append((Path(report["run"]).stem, *told, str(report["num_judged"]), str(report["num_failed"])))
+        cells = ["-" if one["mean"] is None else f"{one['mean']:.2f} {interval(one['ci95'])}" for one in scored]
+        lines.append((Path(report["run"]).stem, *cells, str(report["num_judged"]), str(report["num_failed"])))
     head = f"Scales from 0 to 10 with 95 % intervals over videos, judged by {reports[0]['model']}"
     return "\n".join([head, as_text(lines), *_last_lines(reports)])
 
@@ -73,12 +73,12 @@ def _last_lines(reports: list[dict]) -> list[str]:
         if report["num_failed"]:
             clip, why = next(iter(report["why_failed"].items()))
             lines.append(f"failed in {report['file']}: {report['num_failed']} clips, such as {clip}: {why}")
-    for name, told in (("this_run", "asked now"), ("from_cache", "from disk")):
-        spent = [report["tokens"][name] for report in reports]
-        count = {key: sum(part[key] for part in spent) for key in spent[0]}
+    for name, origin in (("this_run", "asked now"), ("from_cache", "from disk")):
+        tokens = [report["tokens"][name] for report in reports]
+        count = {key: sum(part[key] for part in tokens) for key in tokens[0]}
         cost = [report["cost"][name] for report in reports if report["cost"]]
         lines.append(
-            f"{told}: {count['num_answers']} answers, {count['prompt_tokens']:,} prompt and "
+            f"{origin}: {count['num_answers']} answers, {count['prompt_tokens']:,} prompt and "
             f"{count['completion_tokens']:,} completion tokens"
             + (f" ({count['num_unmetered']} answers told none)" if count["num_unmetered"] else "")
             + (f", cost {sum(cost):.4f}" if cost else "")

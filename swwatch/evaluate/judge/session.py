@@ -55,13 +55,13 @@ class JudgeSession:
         self._stack.close()
 
     def ask(
-        self, run: Path, asked: dict[Hashable, list[dict]], read: Callable[[str], tuple]
+        self, run: Path, questions: dict[Hashable, list[dict]], read: Callable[[str], tuple]
     ) -> tuple[dict[Hashable, Verdict], dict]:
         """Put all questions about a run, several at once.
 
         Args:
             run: answers are kept beside it, unless the settings say where.
-            asked: key -> messages.
+            questions: key -> messages.
             read: reply -> (value, why).
         Returns:
             Verdicts, and what they cost, for the report.
@@ -69,8 +69,8 @@ class JudgeSession:
         settings, bar = self.settings, self._bar
         cache = AnswerCache(settings.cache or run.absolute().parent / "judge_cache")
         judge = Judge(self._client, cache, self._fields, settings.reasks)
-        tasks = {key: lambda messages=messages: judge.decide(messages, read) for key, messages in asked.items()}
-        bar.reset(total=len(asked))
+        tasks = {key: lambda messages=messages: judge.decide(messages, read) for key, messages in questions.items()}
+        bar.reset(total=len(questions))
 
         def stop() -> None:
             if self._client.rate_limit.stop():

@@ -79,8 +79,8 @@ class JudgeSettings:
             raise UserError('--extra wants a JSON object, such as {"seed": 1}')
         if taken := sorted(set(OURS) & set(extra)):
             raise UserError(f"--extra may not set {', '.join(taken)}: the judge sets it itself")
-        asked = {"temperature": self.temperature, "max_tokens": self.max_tokens}
-        return {"model": self.model, **{name: value for name, value in asked.items() if value is not None}, **extra}
+        options = {"temperature": self.temperature, "max_tokens": self.max_tokens}
+        return {"model": self.model, **{name: value for name, value in options.items() if value is not None}, **extra}
 
     def key(self, env: Mapping[str, str]) -> str | None:
         """The key from the environment.

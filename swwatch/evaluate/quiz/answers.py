@@ -8,10 +8,10 @@ from swwatch.evaluate.run_files import beside, objects_in, read_object
 from swwatch.evaluate.tasks import check, optional
 
 
-def texts(told, where: str) -> None:
+def texts(value, where: str) -> None:
     """A list of texts, which may be empty."""
-    if told != []:
-        check(told, [str], where)
+    if value != []:
+        check(value, [str], where)
 
 
 ROW = {  # of the answers
@@ -76,10 +76,10 @@ def read_judged(path: Path) -> dict:
     return judged
 
 
-def _check(told: dict, shape: dict, where: str, needed=()) -> None:
+def _check(value: dict, shape: dict, where: str, needed=()) -> None:
     try:
-        check(told, shape, where)
+        check(value, shape, where)
     except ValueError as error:
         raise UserError(f"{error}: the file is damaged; mend it, or ask again with --restart") from error
-    if lacking := [name for name in needed if name not in told]:
+    if lacking := [name for name in needed if name not in value]:
         raise UserError(f"{where}: no {lacking[0]}: the file is damaged; mend it, or ask again with --restart")

@@ -125,8 +125,8 @@ class Plain:
     def describe(self) -> dict:
         """What answers depend on; `how` is for people."""
         how = f"whole clips ({self.policy.name})"
-        told = {"how": how, "positions": self.policy.name, "max_frames": self.max_frames}
-        return told if self.nframes is None else told | {"nframes": self.nframes, "max_frames": None}
+        facts = {"how": how, "positions": self.policy.name, "max_frames": self.max_frames}
+        return facts if self.nframes is None else facts | {"nframes": self.nframes, "max_frames": None}
 
     def units(self, items: Sequence[Item]) -> list[list[Item]]:
         """Questions that are worked on together."""
@@ -139,7 +139,7 @@ class Plain:
             UserError: the video cannot be used.
         """
         for item in items:
-            yield item, ask_all(item, lambda asked: self.answer(asked, path), seconds_of_step(self.fps), self.form)
+            yield item, ask_all(item, lambda one: self.answer(one, path), seconds_of_step(self.fps), self.form)
 
     def answer(self, item: Item, path: Path) -> Answered:
         """Raises: UserError: the video cannot be used."""

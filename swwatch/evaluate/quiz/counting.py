@@ -24,13 +24,13 @@ def redraw(settings: QuizSettings) -> None:
 
 def differences(paths: list[Path], reports: list[dict]) -> list[str]:
     """Sentences about what makes averages of these runs no answers to the same."""
-    told, asked = [], [set(read_lines(path)) for path in paths]
+    notes, answered = [], [set(read_lines(path)) for path in paths]
     if len({report.get("settings", {}).get("data_sha256") for report in reports}) > 1:
-        told.append("These runs are of different annotation files.")
-    common = set.intersection(*asked)
-    if any(keys != common for keys in asked):
-        told.append(f"These runs did not answer the same questions: {len(common)} were answered in all of them.")
-    return told
+        notes.append("These runs are of different annotation files.")
+    common = set.intersection(*answered)
+    if any(keys != common for keys in answered):
+        notes.append(f"These runs did not answer the same questions: {len(common)} were answered in all of them.")
+    return notes
 
 
 def counted(settings: QuizSettings, path: Path) -> dict:
@@ -56,9 +56,9 @@ def count(settings: QuizSettings, path: Path, num_items: int, num_skipped: int, 
     task = settings.benchmark
     rows = read_answers(path, task)
     report = page.summarize(rows, task, num_items, num_skipped, read_took_s(path), read_judged(path))
-    made = page.described(facts)
+    provenance = page.described(facts)
     facts = {name: value for name, value in facts.items() if name != "repeat"}
-    return {**facts, **report, "how": made["how"], "made": made}
+    return {**facts, **report, "how": provenance["how"], "made": provenance}
 
 
 def show(path: Path, report: dict) -> None:

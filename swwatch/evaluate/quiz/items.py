@@ -105,8 +105,8 @@ class Item:
         """
         if not self.is_ordered:
             when = self.moment
-            told = f"asked at {when.asked_s:g}, true at {when.due_s:g}, over at {when.last_s:g} s"
-            raise UserError(f"the moment {self.key} is {told}: these must follow one another")
+            times = f"asked at {when.asked_s:g}, true at {when.due_s:g}, over at {when.last_s:g} s"
+            raise UserError(f"the moment {self.key} is {times}: these must follow one another")
         for place in self.places:
             path = root / place
             if path.is_dir() if self.frames_per_second else path.is_file():

@@ -48,9 +48,9 @@ class Itself:
 
     def describe(self) -> dict:
         own = self.loaded.settings
-        told = {"how": f"speaking by itself ({', '.join(filter(None, [own.variant, self.schedule]))})"}
+        facts = {"how": f"speaking by itself ({', '.join(filter(None, [own.variant, self.schedule]))})"}
         thinks = {} if own.think is None else {"think": str(own.think)}  # a run of before knows nothing of it
-        return told | {"speak": self.schedule, "keep": str(own.own_keep), "choose": str(own.own_choose)} | thinks
+        return facts | {"speak": self.schedule, "keep": str(own.own_keep), "choose": str(own.own_choose)} | thinks
 
     def units(self, items: Sequence[Item]) -> list[list[Item]]:
         return [[item] for item in items]

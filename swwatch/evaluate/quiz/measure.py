@@ -41,8 +41,8 @@ def open_asker(settings: QuizSettings, ranks: SingleProcess) -> Asker:
             schedule = check_schedule(settings.schedule, loaded.settings.variant)
             schedule.check_trained(loaded.settings.schedule, settings.model)
             loaded = replace(loaded, settings=replace(loaded.settings, schedule=schedule))
-        told = replace(form, name="unasked", prompts=settings.benchmark.instructions)
-        return Itself(loaded, told, pace_of(loaded.settings))
+        unprompted = replace(form, name="unasked", prompts=settings.benchmark.instructions)
+        return Itself(loaded, unprompted, pace_of(loaded.settings))
     if not settings.streaming:
         policy = settings.positions or "mrope_full"
         return Plain(loaded, form, settings.budget, policy, settings.max_frames, settings.nframes)
@@ -157,8 +157,8 @@ def _prediction(item: Item, got: Answered, form: Form) -> dict:
         row["num_tokens"] = got.num_tokens
     if item.rounds:
         answers = "\n".join(one.answer for one in item.rounds)
-        told = {name: row[name] for name in ("video_id", "video", "group", "result", "num_frames", "seconds")}
-        return told | {"annotation": answers, "num_tokens": got.num_tokens, **got.more}
+        facts = {name: row[name] for name in ("video_id", "video", "group", "result", "num_frames", "seconds")}
+        return facts | {"annotation": answers, "num_tokens": got.num_tokens, **got.more}
     if item.moment:
         row |= {"choices": [], "correct": got.more["when"] == IN_TIME, **got.more}
         if item.moment.output:

@@ -181,10 +181,12 @@ def describe(report: Mapping) -> str:
     lines += [_line(f"**{name}**", row) for name, row in report["averages"].items()]
     lines += [_line(f"*{name}*", row) for name, row in report["modes"].items()]
     lines += [_line(name, row) for kind in ("groups", "tags") for name, row in report[kind].items()]
-    told = f"{report['num_questions']} of {report['num_items']} questions about {report['num_videos']} videos answered"
+    sentence = (
+        f"{report['num_questions']} of {report['num_items']} questions about {report['num_videos']} videos answered"
+    )
     skipped = f", {report['num_skipped']} skipped" if report["num_skipped"] else ""
     of = "Accuracy" if report["groups"] else "Dialogues"
-    note = f"{told}{skipped}. {of}: {report['mean']}. Intervals: bootstrap over videos."
+    note = f"{sentence}{skipped}. {of}: {report['mean']}. Intervals: bootstrap over videos."
     timed = [describe_moments(report["moments"])] if report["moments"] else []
     return "\n\n".join([title, as_markdown(lines), *timed, side_by_side([report]), note]) + "\n"
 

@@ -68,16 +68,16 @@ def moments(data: Path, parts: Mapping[str, Mapping]) -> Rows:
         task = row.text("task")
         if task == "REC":
             ends = sorted(_times(row, "end_times"))
-            for i, (asked, true) in enumerate(zip([0.0, *ends], ends, strict=False), start=1):
-                yield row.with_values(number=i, count=i, asked=asked, due_s=true, last=true)
+            for i, (asked_s, true) in enumerate(zip([0.0, *ends], ends, strict=False), start=1):
+                yield row.with_values(number=i, count=i, asked=asked_s, due_s=true, last=true)
         elif task == "SSR":
             begins, ends, steps = _times(row, "start_time"), _times(row, "end_time"), row.texts("all_steps")
             if not len(begins) == len(ends) == len(steps):
                 raise row.wrong(f"{len(steps)} steps begin {len(begins)} and end {len(ends)} times")
             before = 0.0
             for i, (true, last, step) in enumerate(sorted(zip(begins, ends, steps, strict=True))):
-                asked, before = before, true
-                yield row.with_values(number=i, step=step, asked=asked, due_s=true, last=last)
+                asked_s, before = before, true
+                yield row.with_values(number=i, step=step, asked=asked_s, due_s=true, last=last)
         elif task == "CRR":
             last = max(test.seconds("realtime") for test in row.rows("test_info"))
             yield row.with_values(number=0, asked=row.text("ask_time"), due_s=row.text("clue_time"), last=last)
@@ -92,7 +92,7 @@ def questions(data: Path, parts: Mapping[str, Mapping]) -> Rows:
 
     Each has its `number` among those of its video, and `earlier`, the rows of these.
     """
-    asked: dict[str, list[FileRow]] = {}
+    questions_of: dict[str, list[FileRow]] = {}
     for row in read_rows(data):
         if "questions" not in row:
             found = re.search(r"sample_(\d+)_", row.text("question_id"))
@@ -102,7 +102,7 @@ def questions(data: Path, parts: Mapping[str, Mapping]) -> Rows:
         else:
             rows = [FileRow({**row.values, **question.values}, question.where) for question in row.rows("questions")]
         for question in rows:
-            before = asked.setdefault(question.text("sample", "{video_path:below}"), [])
+            before = questions_of.setdefault(question.text("sample", "{video_path:below}"), [])
             yield question.with_values(number=len(before), earlier=tuple(before))
             before.append(question)
 
@@ -125,8 +125,8 @@ def paths(data: Path, parts: Mapping[str, Mapping]) -> Rows:
     """
     if any(_folders(data, "Streaming")):
         for row, path in _of_videos(data, "Streaming"):
-            for number, told in enumerate(read_rows(path)):
-                yield row.with_values(number=number, rounds=_path(told))
+            for number, chain in enumerate(read_rows(path)):
+                yield row.with_values(number=number, rounds=_path(chain))
         return
     for row, path in _of_videos(data, "Dialogue"):
         links = next((folder / path.name for folder in _folders(data, "Con") if (folder / path.name).is_file()), None)
@@ -145,14 +145,14 @@ def _of_videos(data: Path, kind: str) -> Iterator[tuple[FileRow, Path]]:
     """(a row with `video` and, where the list of test videos tells it, `path`; the file) of each test video."""
     folder = next(iter(_folders(data, kind)), data)
     listed = data / "Meta" / "Meta_EN" / "meta_test.csv"
-    told = {row.text("Video_Name"): row for row in read_rows(listed)} if listed.is_file() else {}
-    files = [path for path in sorted(folder.glob("*.json")) if not told or path.stem in told]
+    listing = {row.text("Video_Name"): row for row in read_rows(listed)} if listed.is_file() else {}
+    files = [path for path in sorted(folder.glob("*.json")) if not listing or path.stem in listing]
     if not files:
         raise UserError(f"{data} holds no json files of SVBench: give the folder that has {kind}/{kind}_EN")
     for path in files:
         facts = {"video": path.stem}
-        if path.stem in told and "Path_of_Video" in told[path.stem]:
-            facts["path"] = told[path.stem].text("Path_of_Video")
+        if path.stem in listing and "Path_of_Video" in listing[path.stem]:
+            facts["path"] = listing[path.stem].text("Path_of_Video")
         yield FileRow(facts, str(path)), path
 
 
@@ -166,8 +166,8 @@ def _chains(path: Path) -> list[tuple[list[str], list[str], float] | None]:
         if not chain.get("questions"):
             found.append(None)
             continue
-        told = FileRow(chain, row.where)
-        questions, answers = told.texts("questions"), told.texts("answers")
+        fields = FileRow(chain, row.where)
+        questions, answers = fields.texts("questions"), fields.texts("answers")
         if len(questions) != len(answers):
             raise row.wrong(f"{len(questions)} questions have {len(answers)} answers")
         found.append((questions, answers, row.seconds("qac_timestamps_end")))
@@ -184,10 +184,10 @@ def _path(row: FileRow) -> list[Round]:
 
 def _links(row: FileRow) -> list[tuple[int, int]]:
     """(a question of this chain, the one of the next chain that it is linked to), numbers from 0."""
-    told = FileRow(row.values.get("relationship") or {}, row.where)
-    if not isinstance(told.values, Mapping):
-        raise row.wrong(f"relationship is no object: {told.values!r}")
-    ends = [told.texts(name) if told.values.get(name) else [] for name in ("chainBefore", "chainAfter")]
+    fields = FileRow(row.values.get("relationship") or {}, row.where)
+    if not isinstance(fields.values, Mapping):
+        raise row.wrong(f"relationship is no object: {fields.values!r}")
+    ends = [fields.texts(name) if fields.values.get(name) else [] for name in ("chainBefore", "chainAfter")]
     before, after = ([FileRow({"link": text}, row.where).index("link") for text in texts] for texts in ends)
     return list(zip(before, after, strict=False))
 

@@ -29,9 +29,9 @@ def talk(item: Item, ask: Ask, form: Form):
     """Ask the questions of a dialogue in order, each with what was asked and answered before it in front."""
     before, rounds, took_s = [], [], 0.0
     for one in item.rounds:
-        told = "".join(form.prompts["earlier"].format(question=asked, answer=said) for asked, said in before)
+        history = "".join(form.prompts["earlier"].format(question=question, answer=said) for question, said in before)
         prompt = form.prompts["question"].format(
-            history=form.prompts["history"] + told if told else "", question=one.question
+            history=form.prompts["history"] + history if history else "", question=one.question
         )
         got = ask(replace(item, rounds=(), prompt=prompt, choices=("No", "Yes"), end_s=one.end_s))
         if isinstance(got, UserError):

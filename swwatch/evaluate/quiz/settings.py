@@ -90,9 +90,9 @@ class QuizSettings(SessionFlags, DeviceFlags):
             raise UserError("--min-pixels must not be above --total-pixels")
 
     def _check_moments(self) -> None:
-        asked = {"--unasked": self.unasked, "--every": self.every != type(self).every, "--schedule": self.schedule}
+        flags = {"--unasked": self.unasked, "--every": self.every != type(self).every, "--schedule": self.schedule}
         if not self.benchmark.moment:
-            for name in (name for name, given in asked.items() if given):
+            for name in (name for name, given in flags.items() if given):
                 raise UserError(f"{self.benchmark.name} asks nothing about when: leave {name} out")
         if self.own_history and self.benchmark.averages:
             raise UserError(f"{self.benchmark.name} has no dialogues: leave --own-history out")
@@ -100,7 +100,7 @@ class QuizSettings(SessionFlags, DeviceFlags):
             parse_schedule(self.schedule)
             if not self.unasked:
                 raise UserError("--schedule goes with --unasked: a model that is asked says nothing by itself")
-        if self.unasked and (self.streaming or asked["--every"] or self.max_frames or self.nframes):
+        if self.unasked and (self.streaming or flags["--every"] or self.max_frames or self.nframes):
             raise UserError("--unasked: leave --streaming, --every, --max-frames and --nframes out")
 
     def _check_nframes(self) -> None:

@@ -11,11 +11,11 @@ from swwatch.evaluate.tasks import check
 ENDS_OF_PLACES = ("", "name", "stem", "below")  # of {field:...}, see rows.FileRow.fill
 
 
-def template(told, where: str) -> None:
+def template(value, where: str) -> None:
     """A text whose places {field} can be filled from a row."""
-    check(told, str, where)
+    check(value, str, where)
     try:
-        places = [part for part in string.Formatter().parse(told) if part[1] is not None]
+        places = [part for part in string.Formatter().parse(value) if part[1] is not None]
     except ValueError as error:
         raise ValueError(f"{where} is no template ({error}): a brace of its own is written twice") from error
     for _, name, end, turned in places:
@@ -25,13 +25,13 @@ def template(told, where: str) -> None:
             )
 
 
-def templates(told, where: str) -> None:
+def templates(value, where: str) -> None:
     """One, or several of which the first that can be filled counts."""
-    check(told, template if isinstance(told, str) else [template], where)
+    check(value, template if isinstance(value, str) else [template], where)
 
 
-def texts(told, where: str) -> None:
-    check(told, str if isinstance(told, str) else [str], where)
+def texts(value, where: str) -> None:
+    check(value, str if isinstance(value, str) else [str], where)
 
 
 FORM = {
@@ -43,9 +43,9 @@ FORM = {
 }
 
 
-def form(told, where: str) -> None:
+def form(value, where: str) -> None:
     """How it is asked, or the name of the task that has it."""
-    check(told, str if isinstance(told, str) else FORM, where)
+    check(value, str if isinstance(value, str) else FORM, where)
 
 
 ANSWER = {"*": template}
@@ -82,14 +82,14 @@ def check_task(task) -> None:
             raise ValueError(f"{how!r} is neither questions nor groups")
         if not isinstance(how, str) and (unknown := set(how) - set(task.modes)):
             raise ValueError(f"{', '.join(unknown)} is no mode")
-    asked = {how.get("ask", "question") for how in task.kinds.values()} | (set() if task.moment else {"question"})
+    prompts = {how.get("ask", "question") for how in task.kinds.values()} | (set() if task.moment else {"question"})
     for form in task.forms.values():
-        if missing := asked - set(form.prompts):
+        if missing := prompts - set(form.prompts):
             raise ValueError(f"the form {form.name} has no prompt {', '.join(sorted(missing))}")
-    wanted = {"asked", "due", "tolerance_s"} - set(task.moment) | asked - set(task.instructions)
+    wanted = {"asked", "due", "tolerance_s"} - set(task.moment) | prompts - set(task.instructions)
     if task.moment and wanted:
         raise ValueError(f"moment or instructions lack {', '.join(sorted(wanted))}")
-    has_options = any("{options}" in form.prompts[name] for form in task.forms.values() for name in asked)
+    has_options = any("{options}" in form.prompts[name] for form in task.forms.values() for name in prompts)
     needed = {"key", "video", "group"} | ({"question", "options", "answer"} if has_options else set())
     if missing := needed - set(task.fields):
         raise ValueError(f"fields lack {', '.join(sorted(missing))}")

@@ -50,10 +50,10 @@ class Streaming:
         where = self.options.get("policy") or self.system.positions
         eviction = self.eviction or self.options["keep"].name
         how = f"streaming as {self.system.name} ({eviction}, {where})"
-        told = {"how": how, "positions": where, "eviction": eviction}
+        facts = {"how": how, "positions": where, "eviction": eviction}
         own = self.loaded.settings
-        told |= {} if own.think is None else {"think": str(own.think)}
-        return told if own.keep is None else told | {"keep": str(self.options["keep"])}
+        facts |= {} if own.think is None else {"think": str(own.think)}
+        return facts if own.keep is None else facts | {"keep": str(self.options["keep"])}
 
     def units(self, items: Sequence[Item]) -> list[list[Item]]:
         units: dict[tuple, list[Item]] = {}
@@ -74,7 +74,7 @@ class Streaming:
         if seconds[1] <= seconds[0]:
             return UserError(f"the question {item.key} is asked before the first step is over")
         num_frames, began = round((seconds[1] - seconds[0]) * self.fps), time.perf_counter()
-        kept, thinks = session.state(), session.thinks
+        snapshot, thinks = session.state(), session.thinks
         try:
             # aside, the question is asked before the newest is thought about
             session.thinks = thinks and not self.system.aside
@@ -91,7 +91,7 @@ class Streaming:
             return error
         finally:
             session.thinks = thinks
-            session.restore(kept)
+            session.restore(snapshot)
         return replace(answered, num_tokens=num_tokens, took_s=time.perf_counter() - began)
 
     def step(self, frames: StepFrames, start_s: float) -> Step:

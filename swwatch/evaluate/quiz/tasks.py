@@ -202,19 +202,19 @@ class Task:
         )
 
     def _answer(self, row: FileRow, how: Mapping, choices: tuple[str, ...], options: list[str]) -> str:
-        ((told, name),) = how.get("answer", self.fields["answer"]).items()
-        return ANSWERS[told](row, name, choices, options)
+        ((form, name),) = how.get("answer", self.fields["answer"]).items()
+        return ANSWERS[form](row, name, choices, options)
 
     def _moment(self, row: FileRow, form: Form, how: Mapping) -> Moment:
-        told, name = self.moment, how.get("ask", "question")
-        due_s, output = row.seconds(told["due"]), row.text(told["output"]) if "output" in told else ""
-        last_s = row.seconds(told["last"]) if told.get("last") in row else due_s
+        fields, name = self.moment, how.get("ask", "question")
+        due_s, output = row.seconds(fields["due"]), row.text(fields["output"]) if "output" in fields else ""
+        last_s = row.seconds(fields["last"]) if fields.get("last") in row else due_s
         word, then = how.get("word", "yes"), form.prompts.get("then")
         return Moment(
-            asked_s=row.seconds(told["asked"]),
+            asked_s=row.seconds(fields["asked"]),
             due_s=due_s,
-            last_s=max(last_s, due_s + told.get("after", 0)),
-            tolerance_s=told["tolerance_s"],
+            last_s=max(last_s, due_s + fields.get("after", 0)),
+            tolerance_s=fields["tolerance_s"],
             word=row.text(word) if "{" in word else word,
             then="" if then is None else row.text(then),
             instruction=row.text(self.instructions[name]),
@@ -232,13 +232,13 @@ class Task:
     def _prompt(
         self, row: FileRow, form: Form, name: str, options: list[str], subtitles: Path | None, video: str
     ) -> str:
-        asked = row
+        filled = row
         if "{options}" in form.prompts[name]:
             question = row.text(*_names(self.fields["question"]))
-            asked = row.with_values(question=question, options=form.options.join(lettered(options)))
+            filled = row.with_values(question=question, options=form.options.join(lettered(options)))
         if "{history}" in form.prompts[name]:
-            asked = asked.with_values(history=self._history(row.values["earlier"], form))
-        prompt = asked.text(form.prompts[name])
+            filled = filled.with_values(history=self._history(row.values["earlier"], form))
+        prompt = filled.text(form.prompts[name])
         if subtitles is None:
             return prompt
         said = SUBTITLES[self.subtitles](subtitles, row, video)
@@ -246,8 +246,8 @@ class Task:
 
     def _history(self, earlier: Sequence[FileRow], form: Form) -> str:
         """The questions before, with their true answers; "" before the first."""
-        told = [row.with_values(options=", ".join(lettered(self._options(row)))) for row in earlier]
-        return form.prompts["history"] * bool(told) + "".join(row.text(form.prompts["earlier"]) for row in told)
+        rounds = [row.with_values(options=", ".join(lettered(self._options(row)))) for row in earlier]
+        return form.prompts["history"] * bool(rounds) + "".join(row.text(form.prompts["earlier"]) for row in rounds)
 
     def _shown(self, row: FileRow) -> dict[str, float]:
         shown = {}
@@ -268,12 +268,12 @@ class Task:
 
     def _tags(self, row: FileRow) -> tuple[str, ...]:
         tags, marks = (_names(self.fields.get(name, ())) for name in ("tags", "marks"))
-        told = [row.text(name) for name in tags if name in row]
-        return (*told, *(name for name in marks if name in row and row.number(name) == 1))
+        texts = [row.text(name) for name in tags if name in row]
+        return (*texts, *(name for name in marks if name in row and row.number(name) == 1))
 
 
-def _names(told: str | Sequence[str]) -> Sequence[str]:
-    return (told,) if isinstance(told, str) else told
+def _names(names: str | Sequence[str]) -> Sequence[str]:
+    return (names,) if isinstance(names, str) else names
 
 
 @cache
@@ -286,12 +286,12 @@ def get(name: str) -> Task:
     return read_task(name, Task, "quiz", _make)
 
 
-def _make(name: str, told: dict) -> Task:
-    check(told, TASK)
+def _make(name: str, content: dict) -> Task:
+    check(content, TASK)
     forms = {
         name: get(form).forms[name] if isinstance(form, str) else Form(name, **form)
-        for name, form in told.pop("forms").items()
+        for name, form in content.pop("forms").items()
     }
-    task = Task(name=name, forms=forms, **told)
+    task = Task(name=name, forms=forms, **content)
     check_task(task)
     return task

@@ -60,10 +60,10 @@ def embed_frames(
     Returns:
         One sentence on what was left out; "" when nothing was.
     """
-    most, room = (len(clips), max_bytes) if max_clips is None else (max_clips, math.inf)
+    most, budget = (len(clips), max_bytes) if max_clips is None else (max_clips, math.inf)
     done = missing = 0
     for clip in tqdm(clips, desc="frames", unit="clip", mininterval=0.5 if sys.stderr.isatty() else 30):
-        if done >= most or room <= 0:
+        if done >= most or budget <= 0:
             clip["no_frames"] = LEFT_OUT
             continue
         try:
@@ -73,18 +73,18 @@ def embed_frames(
             clip["no_frames"] = str(error)
             missing += 1
             continue
-        room -= sum(map(len, frames))
-        if room < 0:
+        budget -= sum(map(len, frames))
+        if budget < 0:
             clip["no_frames"] = LEFT_OUT
             continue
         clip |= {"frames": frames, "step_s": seconds_of_step(fps_of(run))}
         done += 1
-    told = f"{done} of {len(clips)} clips are shown with their frames"
+    note = f"{done} of {len(clips)} clips are shown with their frames"
     if missing:
-        told += f"; the videos of {missing} could not be read"
+        note += f"; the videos of {missing} could not be read"
     if left_out := len(clips) - done - missing:
-        told += f"; {left_out} were left out to keep this page small (--frames N takes more)"
-    return "" if done == len(clips) else f"{told}."
+        note += f"; {left_out} were left out to keep this page small (--frames N takes more)"
+    return "" if done == len(clips) else f"{note}."
 
 
 def fps_of(run: ReportedRun) -> float:

@@ -18,8 +18,8 @@ REST_BYTES = 500_000  # what tables, plots, style and script may take of them
 def write_report(settings: ReportSettings, runs: list[ReportedRun]) -> None:
     """Write them."""
     tables, plots, clips = all_tables(runs), draw_all(runs), clip_data(runs)
-    room = max(0, PAGE_BYTES - REST_BYTES - len(script_json(clips).encode("utf-8", "replace")))
-    note = embed_frames(clips, runs, img_root=settings.img_root, max_clips=settings.frames, max_bytes=room)
+    budget = max(0, PAGE_BYTES - REST_BYTES - len(script_json(clips).encode("utf-8", "replace")))
+    note = embed_frames(clips, runs, img_root=settings.img_root, max_clips=settings.frames, max_bytes=budget)
     write_text(settings.out / "report.html", page(runs, tables, plots, clips, note))
     write_text(settings.out / "report.md", markdown(runs, tables, plots, clips))
     for plot in plots:

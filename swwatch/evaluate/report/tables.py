@@ -44,9 +44,9 @@ class Table:
 
 def all_tables(runs: list[ReportedRun]) -> list[Table]:
     """Every table that these runs have something for, in reading order."""
-    made = [facts(runs), scores(runs), by_task(runs), judge(runs), toy_events(runs)]
-    made += [timing(runs), timing_shares(runs), skipped(runs)]
-    return [table for table in made if table is not None]
+    tables = [facts(runs), scores(runs), by_task(runs), judge(runs), toy_events(runs)]
+    tables += [timing(runs), timing_shares(runs), skipped(runs)]
+    return [table for table in tables if table is not None]
 
 
 def sentence(run: ReportedRun) -> str:
@@ -181,11 +181,11 @@ def timing_shares(runs: list[ReportedRun]) -> Table | None:
 
 def judge(runs: list[ReportedRun]) -> Table | None:
     """Who judged the fluency, and of how many captions."""
-    asked = [run for run in runs if run.judge]
-    if not asked:
+    judged = [run for run in runs if run.judge]
+    if not judged:
         return None
     fields = ("model", "num_judged", "num_empty", "num_failed", "rubric_sha256", "cost")
-    rows = [[run.name, *(_plain(run.judge.get(name)) for name in fields)] for run in asked]
+    rows = [[run.name, *(_plain(run.judge.get(name)) for name in fields)] for run in judged]
     columns = ["", "judge", "judged", "of them empty", "failed, left out", "rubric's sha256", "cost"]
     return Table("judge", "The judge of fluency", columns, rows, numeric=False)
 
@@ -228,10 +228,10 @@ def _timing(run: ReportedRun) -> dict:
 
 
 def _definitions(runs: list[ReportedRun]) -> list[str]:
-    told = {}
+    definitions = {}
     for run in runs:
-        told |= flatten((run.metrics.get("timing") or {}).get("definitions") or {})
-    return [f"{_unit(name)}: {text}" for name, text in told.items() if isinstance(text, str)]
+        definitions |= flatten((run.metrics.get("timing") or {}).get("definitions") or {})
+    return [f"{_unit(name)}: {text}" for name, text in definitions.items() if isinstance(text, str)]
 
 
 def _is_distribution(value: object) -> bool:

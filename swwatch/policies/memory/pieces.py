@@ -45,7 +45,7 @@ def slide(context: Sequence[Span], end_s: float, windows: Windows, mute: tuple[i
     """Old video goes, old words move into the previous text. A question outlives the turn it was asked in: it stays
     as a user turn of text alone."""
     pieces, moved = [], []
-    asked = {span.round for span in context if span.part is Part.QUERY}
+    rounds = {span.round for span in context if span.part is Part.QUERY}
     has_previous = any(span.part is Part.AROUND for span in context)
     for span, place in whole(context):
         unseen = windows.vision_s is not None and span.start_s < end_s - windows.vision_s - TOLERANCE_S
@@ -59,7 +59,7 @@ def slide(context: Sequence[Span], end_s: float, windows: Windows, mute: tuple[i
             if not folded:
                 pieces.append((span, place))
         elif span.part in (Part.HEAD, Part.QUERY, Part.TAIL):
-            if not (unseen and folded) or span.round in asked:
+            if not (unseen and folded) or span.round in rounds:
                 pieces.append((span, place))
         elif not folded:
             pieces.append((span, place))

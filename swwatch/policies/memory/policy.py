@@ -90,20 +90,20 @@ class Keep(Policy):
             more = ", or a chat system, which forgets in a way of its own" if Speaks.TURNS not in self.for_whom else ""
             raise UserError(f"keep {self}: the variant {variant.name!r} cannot be kept so, take {able}{more}")
 
-    def attention(self, asked: str | None) -> str | None:
+    def attention(self, choice: str | None) -> str | None:
         """The attention by which it can be carried out: as asked for, or sdpa where nothing is and it needs a mask.
 
         Raises:
             UserError: what was asked for takes no mask.
         """
         if not (self.writes or self.carries):
-            return asked
-        if asked == "flash_attention_2":
+            return choice
+        if choice == "flash_attention_2":
             raise UserError(
                 f"keep {self} hides some of the past from some tokens, and flash_attention_2 hides none: "
                 "take --attention sdpa"
             )
-        return asked or "sdpa"
+        return choice or "sdpa"
 
     def left(
         self, context: Sequence[Span], begin: Sequence[Span], end_s: float, mute: tuple[int, ...], weights=None

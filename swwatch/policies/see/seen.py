@@ -118,17 +118,17 @@ def look_at_video(
     """
     stream, patches, left = Seen(policy), [], []
     for part, grid in zip(features.split([rows * columns for rows, columns in grids]), grids, strict=True):
-        patch, kept = stream.look(part, grid, num_deep)
+        patch, rows_left = stream.look(part, grid, num_deep)
         patches.append(patch)
-        left.append(kept)
+        left.append(rows_left)
     return patches, torch.cat(left)
 
 
 def kept_features(patches: Iterable[Patch]) -> list[int] | None:
     """Which of the merged features of several patches behind one another are kept; None: all."""
-    kept, first = [], 0
+    indices, first = [], 0
     for patch in patches:
         cells = range(patch.num_arrived) if patch.kept is None else patch.kept
-        kept += [first + cell for cell in cells]
+        indices += [first + cell for cell in cells]
         first += patch.num_arrived
-    return None if len(kept) == first else kept
+    return None if len(indices) == first else indices

@@ -76,12 +76,12 @@ class ChatCompletions:
             checkpoint = self.stages.named(wanted.model)
             fps = checkpoint.loaded.settings.fps
             reader = Reader(self.limits, self.sessions.folder, wanted.fps or fps)
-            asked = await asyncio.to_thread(reader.read, wanted.messages)
+            conversation = await asyncio.to_thread(reader.read, wanted.messages)
         with at("messages", unless_named=True):  # the video, or words that cannot be
-            answer = await self._open(wanted, asked, checkpoint)
+            answer = await self._open(wanted, conversation, checkpoint)
         streams = False
         try:
-            form = CompletionBody(answer, wanted, num_text(checkpoint, asked, answer), seconds_of_step(fps))
+            form = CompletionBody(answer, wanted, num_text(checkpoint, conversation, answer), seconds_of_step(fps))
             pieces = answer.pieces()
             with at("messages", unless_named=True):
                 first = await while_there(request, anext(pieces, None))
@@ -93,21 +93,28 @@ class ChatCompletions:
             if not streams:
                 answer.close()
 
-    async def _open(self, wanted: asking.Request, asked: Conversation, checkpoint: Checkpoint) -> Answer:
+    async def _open(self, wanted: asking.Request, conversation: Conversation, checkpoint: Checkpoint) -> Answer:
         settings, uploads, stored = checkpoint.loaded.settings, self.sessions.uploads, None
-        video, asked.video = asked.video, None  # the bytes of a file are held no longer than it takes to store them
+        video, conversation.video = (
+            conversation.video,
+            None,
+        )  # the bytes of a file are held no longer than it takes to store them
         with at("schedule"):
             if wanted.schedule is not None:
                 checkpoint.check_schedule(wanted.schedule)
         with at("temperature"):
-            options = {"choose": wanted.choose(settings.own_choose), "system": asked.system, "before": asked.before}
+            options = {
+                "choose": wanted.choose(settings.own_choose),
+                "system": conversation.system,
+                "before": conversation.before,
+            }
         if isinstance(video, bytes):
             stored = await uploads.store(video)
             video = Upload(kind="upload", id=stored)
         try:
-            source = PictureReader(asked.pictures, self.limits.max_pixels) if asked.pictures else None
+            source = PictureReader(conversation.pictures, self.limits.max_pixels) if conversation.pictures else None
             connection = AnswerConnection()
-            opening = asked.open(wanted, checkpoint.variant, video)
+            opening = conversation.open(wanted, checkpoint.variant, video)
             session, _ = await self.sessions.open(opening, connection, SessionOptions(source, True, options))
         finally:
             if stored is not None:
@@ -116,9 +123,9 @@ class ChatCompletions:
         return Answer(session, connection, not pace_of(settings), limit, list(wanted.stop))
 
 
-def num_text(checkpoint: Checkpoint, asked: Conversation, answer: Answer) -> int:
+def num_text(checkpoint: Checkpoint, conversation: Conversation, answer: Answer) -> int:
     """Tokens of what was asked in words."""
-    words = (answer.session.opened.question, asked.system or "", *(words for _, words in asked.before))
+    words = (answer.session.opened.question, conversation.system or "", *(words for _, words in conversation.before))
     return sum(len(checkpoint.loaded.tokenizer.encode(text, add_special_tokens=False)) for text in words)
 
 
@@ -172,9 +179,9 @@ class CompletionBody:
 
     def _used(self) -> dict:
         video, said = self._answer.session.telling.num_video, self._answer.num_tokens
-        asked = video + self._num_text
+        num_prompt = video + self._num_text
         details = {"video_tokens": video, "text_tokens": self._num_text, "cached_tokens": 0}
-        counts = {"prompt_tokens": asked, "completion_tokens": said, "total_tokens": asked + said}
+        counts = {"prompt_tokens": num_prompt, "completion_tokens": said, "total_tokens": num_prompt + said}
         return counts | {"prompt_tokens_details": details}
 
 

@@ -133,13 +133,13 @@ class Realtime(LiveConnection):
 
     def _update(self, config: events.Config) -> None:
         """Raises: ProtocolError: a field that cannot be so; nothing has changed then."""
-        asked = self._checkpoint
+        checkpoint = self._checkpoint
         with at("session.schedule"):
             if config.schedule is not None:
-                asked.check_schedule(config.schedule)
+                checkpoint.check_schedule(config.schedule)
         with at("session.engine"):
             if config.engine not in (None, AUTO):
-                check(config.engine, asked.variant)
+                check(config.engine, checkpoint.variant)
         with at("session.instructions"):
             self._check_words(config.instructions or "")
         self._config = self._config.model_copy(update=config.model_dump(exclude_unset=True))
@@ -196,8 +196,8 @@ class Realtime(LiveConnection):
     async def _take_item(self, session: ServedSession, event: events.ItemCreate, *, is_first: bool) -> None:
         """Args: is_first: it is what the session was opened for, and its words were the question."""
         if event.item.role == "system":
-            told = "the session has begun: the system's words go before the first picture"
-            raise ProtocolError("unsupported", told, param="item.role")
+            message = "the session has begun: the system's words go before the first picture"
+            raise ProtocolError("unsupported", message, param="item.role")
         if not is_first and (words := _words_of(event)):
             with at("item.content"):
                 await session.command(valid(protocol.Ask, type="ask", question=words))

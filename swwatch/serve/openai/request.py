@@ -108,10 +108,10 @@ class Request(BaseModel):
     def choose(self, own: Choosing) -> Choosing:
         """How tokens are chosen: `own`, but for what is asked. Above a temperature of 0 they are drawn."""
         drawn = own if self.temperature is None else own.drawing(self.temperature > 0)
-        asked = {"penalty": self.repetition_penalty}
+        options = {"penalty": self.repetition_penalty}
         if drawn.draws:
-            asked |= {name: getattr(self, name) for name in ("temperature", "top_p", "top_k", "seed")}
-        return replace(drawn, **{name: value for name, value in asked.items() if value is not None})
+            options |= {name: getattr(self, name) for name in ("temperature", "top_p", "top_k", "seed")}
+        return replace(drawn, **{name: value for name, value in options.items() if value is not None})
 
 
 def valid(kind: type[BaseModel], /, **values):

@@ -50,5 +50,5 @@ class Response:
         return about | {"status": "in_progress" if status == "in_progress" else "completed", "content": content}
 
     def _about(self, status: str, usage: dict | None = None) -> dict:
-        made = {"id": self._id, "object": "realtime.response", "status": status, "output_modalities": ["text"]}
-        return made | {"output": [] if usage is None else [self._output(status)], "usage": usage, "metadata": None}
+        fields = {"id": self._id, "object": "realtime.response", "status": status, "output_modalities": ["text"]}
+        return fields | {"output": [] if usage is None else [self._output(status)], "usage": usage, "metadata": None}
