@@ -38,9 +38,12 @@ def test_between_two_messages_of_one_connection_it_is_the_turn_of_others():
 
 
 def test_a_websocket_is_read_in_small_pieces():
+    async def app(scope, receive, send):
+        pass
+
     class Reads(WebSocket):
         def __init__(self):
-            super().__init__(uvicorn.Config(run, log_config=None), uvicorn.server.ServerState(), {})
+            super().__init__(uvicorn.Config(app, log_config=None), uvicorn.server.ServerState(), {})
             self.sizes, self.closed = [], asyncio.Event()
 
         def connection_made(self, transport):
