@@ -7,7 +7,7 @@ from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIO
 
 UNREAD_BYTES = 1_000_000  # answers that a connection has not read, pongs included; with more it is cut
 FRAGMENTS = 1024  # of one message
-PIECE = 16_384  # bytes that are read of a WebSocket at a time
+PIECE = 4096  # bytes that are read of a WebSocket at a time
 REQUEST_WITHIN_S = 10.0
 LINGER_S = 20.0  # for what a closed WebSocket has not read
 
@@ -63,8 +63,12 @@ class WebSocket(WebSocketsSansIOProtocol, asyncio.BufferedProtocol):
     def data_received(self, data: bytes) -> None:
         self._heard_s = self.loop.time()
         super().data_received(data)
+        self.transport.write(b"".join(self.conn.data_to_send()))
         if self.transport.get_write_buffer_size() > UNREAD_BYTES or len(self.frames) > FRAGMENTS:
             self.transport.abort()
+
+    def handle_ping(self) -> None:
+        """Pongs go out together, when all that came is understood."""
 
     def keepalive_timeout(self) -> None:
         if self.read_paused or self.loop.time() - self._heard_s < self.ping_timeout:
