@@ -196,4 +196,7 @@ def test_a_picture_that_stays_is_resized_once(video_processor, monkeypatch):
     frame = np.random.default_rng(0).integers(0, 256, (300, 400, 3), dtype=np.uint8)
     both, resized = encoder.resize(np.stack([frame, frame]), None), []
     monkeypatch.setattr(pixels, "resize", lambda *a, **how: resized.append(a) or resize(*a, **how))
-    assert torch.equal(encoder.resize(pair(frame, frame), None), both) and len(resized) == 1
+    for _ in range(3):  # steps on end
+        assert torch.equal(encoder.resize(pair(frame, frame), None), both) and len(resized) == 1
+    other = frame[::-1].copy()
+    assert not torch.equal(encoder.resize(pair(other, other), None), both) and len(resized) == 2
