@@ -145,25 +145,36 @@ def grouped(points, count) -> dict[int, set[int]]:
 @settings(max_examples=50, deadline=None)
 def test_curve_gates_by_what_patches_before_were_like(steps, weight, low, high, momentum):
     pictures = [patch.double().mean(0) / patch.double().mean(0).norm() for patch, _, _ in steps]
-    mean = variance = None
+    scores = []
     for number, answer in enumerate(answers(Curve(weight, low, high, momentum), steps)):
         if number < 2:
             assert answer is None
             continue
         first, second, third = pictures[number - 2 : number + 1]
         score = (1 - cosine(second, third)) + weight * (1 - cosine(second - first, third - second))
-        if mean is None:
+        scores.append(score)
+        if len(scores) == 1:
             assert answer is None, "there is nothing to compare with"
-            mean, variance = score, 0.0
             continue
-        lower, upper = (mean + k * math.sqrt(variance) for k in (low, high))
-        mean = momentum * mean + (1 - momentum) * score
-        variance = momentum * variance + (1 - momentum) * (score - mean) ** 2
+        weights = [momentum ** (len(scores) - 2 - i) for i in range(len(scores) - 1)]
+        mean = sum(w * s for w, s in zip(weights, scores, strict=False)) / sum(weights)
+        spread = sum(w * (s - mean) ** 2 for w, s in zip(weights, scores, strict=False)) / sum(weights)
+        lower, upper = (mean + k * math.sqrt(spread) for k in (low, high))
         if min(abs(score - lower), abs(score - upper)) < 1e-5:
             continue  # rounding decides
         kind = "clear" if answer is None else "small" if isinstance(answer, Merged) else "dropped"
         assert kind == ("clear" if score >= upper else "dropped" if score < lower else "small")
         assert kind != "dropped" or answer == []
+
+
+@given(st.floats(1e-3, 2), st.floats(0, 0.99))
+def test_curve_drops_no_more_than_four_patches_behind_a_first_one_in_which_much_happens(first, share):
+    """However little happens then."""
+    state, dropped = Curve().begin(), []
+    for score in [first, *[first * share] * 40]:
+        dropped.append(score < state.mean - 0.5 * state.variance**0.5)
+        state.follow(score)
+    assert [number for number, gone in enumerate(dropped) if gone] == [1, 2, 3, 4]
 
 
 def test_a_small_patch_has_the_mean_of_each_two_by_two_tokens_and_of_what_there_is_at_an_edge():
