@@ -14,7 +14,7 @@ from swwatch.data.annotations import resolve_video
 from swwatch.data.frame_cache import FrameCache
 from swwatch.data.pixels import FrameEncoder, merged_grids
 from swwatch.data.prompt import Markup, Prompts, answer_ids, ask_ids, fill, prompt_ids, question_of
-from swwatch.data.samples import MAX_REPLACEMENTS, Draw, Sample, Samples, Size, Skip
+from swwatch.data.samples import MAX_REPLACEMENTS, Draw, Sample, Samples, Size, Skip, too_many
 from swwatch.data.timed import captions_of, decisions_of, plan_of, plan_of_asked
 from swwatch.data.token_counts import TokenCounter, backend_of
 from swwatch.data.turns.conversation import TimedQuestion, asked_of
@@ -68,6 +68,7 @@ class ClipDataset(Samples):
         variant, schedule: how samples are laid out; see: which of their video tokens they hold; think: what is thought
             in them, of the records' `thoughts`.
         thought_dropout: the share of samples, drawn anew in each epoch, that are without thoughts.
+        carriers: where each patch gets a carrier, which the model adds to a sample (model.late): patches at most.
         merge: spatial_merge_size; fps: frames a second; t_per_step: temporal positions per step.
         prompts: system text, and the questions for records without one of their own.
         max_length: tokens, those included that `see` drops; max_frames: frames; reader: of READERS.
@@ -95,6 +96,7 @@ class ClipDataset(Samples):
         see: See = ALL,
         think: Think | None = None,
         thought_dropout: float = 0.0,
+        carriers: int | None = None,
         fps: float = FPS,
         max_length: int = 8192,
         max_frames: int = 60,
@@ -110,7 +112,7 @@ class ClipDataset(Samples):
         self.tokenizer, self.markup, self.encoder = tokenizer, markup, encoder
         self.variant, self.schedule, self.merge, self.t_per_step = variant, schedule, merge, t_per_step
         self.prompts, self.see = prompts, see
-        self.think, self.thought_dropout = think or OFF, thought_dropout
+        self.think, self.thought_dropout, self.carriers = think or OFF, thought_dropout, carriers
         self.prompt_ids = {
             text: prompt_ids(tokenizer, prompts.system, text, markup) for text in prompts.train_questions
         }
@@ -210,15 +212,17 @@ class ClipDataset(Samples):
         Args:
             num_text: tokens of all but the video; per_step: video tokens of a step.
         Raises:
-            UserError: it is longer than max_length.
+            UserError: it is longer than max_length, or has more steps than there are carriers.
         """
+        if self.carriers is not None and num_steps > self.carriers:
+            raise UserError(too_many(num_steps, "steps", self.carriers))
         length = num_text + self.num_watched(num_steps, per_step)
         if length <= self.max_length:
             return num_steps
         left, count = length, num_steps
         while left > self.max_length and count:
             count -= 1
-            left -= per_step + len(self.markup.around([count]))
+            left -= per_step + (self.carriers is not None) + len(self.markup.around([count]))
         if self.truncate and count > 0:
             return count
         one = num_text + self.num_watched(1, per_step)
@@ -226,8 +230,8 @@ class ClipDataset(Samples):
         raise UserError(f"the sample has {length} tokens{shortest}, more than max_length {self.max_length}")
 
     def num_watched(self, steps: int, per_step: int) -> int:
-        """Tokens of the first steps of a video, with what is around their patches."""
-        return steps * per_step + len(self.markup.around(range(steps)))
+        """Tokens of the first steps of a video, with their carriers and what is around their patches."""
+        return steps * (per_step + (self.carriers is not None)) + len(self.markup.around(range(steps)))
 
     def measure(self, record: dict) -> Size:
         """As Samples.measure."""

@@ -16,7 +16,7 @@ from transformers.utils import is_flash_attn_2_available
 from swwatch.data.batch import COLUMNS
 from swwatch.errors import UserError
 from swwatch.rules import variants
-from swwatch.rules.visibility import ORDER, PAST, SEES, STEP, can_see
+from swwatch.rules.visibility import BEFORE, ORDER, OWN, PAST, SEES, SEES_CARRIED, STEP, can_see, can_see_carried
 
 # the user's name -> transformers' name
 BACKENDS = {
@@ -43,7 +43,7 @@ def check_attention(variant: str, backend: str) -> None:
 
 
 def choose_attention(
-    variant: str, device: str, dtype: torch.dtype, flash_available: bool | None = None
+    variant: str, device: str, dtype: torch.dtype, flash_available: bool | None = None, carried: bool = False
 ) -> tuple[str, str]:
     """The training backend for a variant on a device, and why.
 
@@ -51,27 +51,30 @@ def choose_attention(
         device: cpu, cuda, cuda:0.
         dtype: that attention computes in, under autocast the autocast's.
         flash_available: whether flash-attention is installed; by default it is looked for.
+        carried: whether patches have carriers.
     """
     if not device.startswith("cuda"):
         return "sdpa", f"dense mask: on {device} FlexAttention has no backward pass"
     flash = is_flash_attn_2_available() if flash_available is None else flash_available
-    causal, half = variants.get(variant).streams == 1, dtype in (torch.bfloat16, torch.float16)
+    causal, half = variants.get(variant).streams == 1 and not carried, dtype in (torch.bfloat16, torch.float16)
     if causal and half and flash:
         return "flash_attention_2", f"{variant} is causal, and flash-attention is installed"
     if not causal:
-        return "flex", f"{variant} has a mask of its own, which FlexAttention executes block by block"
+        name = f"{variant} with carriers" if carried else variant
+        return "flex", f"{name} has a mask of its own, which FlexAttention executes block by block"
     return "flex", "flash-attention is not installed" if half else f"flash-attention does not compute in {dtype}"
 
 
-def dense_mask(columns: torch.Tensor) -> torch.Tensor:
-    """(B, 5, L) columns -> (B, 1, L, L) bool, true where a row may attend. Memory grows with L squared."""
+def dense_mask(columns: torch.Tensor, carried: bool = False) -> torch.Tensor:
+    """(B, 5, L) columns -> (B, 1, L, L) bool, true where a row may attend. Memory grows with L squared.
+
+    Args:
+        carried: here and below, whether patches have carriers, see rules.visibility.
+    """
     q, k = (dict(zip(COLUMNS, c.unbind(1), strict=True)) for c in (columns[..., None], columns[..., None, :]))
-    return _visible(q, k)[:, None]
-
-
-def _visible(q: dict, k: dict):
-    rule = can_see(q["stream"], q["order"], q["sees"], k["stream"], k["order"], k["step"], k["sees"])
-    return (q["sample"] == k["sample"]) & rule
+    rule = can_see_carried if carried else can_see
+    seen = rule(q["stream"], q["order"], q["sees"], k["stream"], k["order"], k["step"], k["sees"])
+    return ((q["sample"] == k["sample"]) & seen)[:, None]
 
 
 @dataclass(frozen=True)
@@ -89,7 +92,7 @@ class SplitSamples:
     mask: torch.Tensor
 
 
-def split_samples(columns: torch.Tensor) -> SplitSamples | None:
+def split_samples(columns: torch.Tensor, carried: bool = False) -> SplitSamples | None:
     """(B, 5, L) columns -> its samples as rows, padding counting as a sample: in a packed row they see nothing of one
     another, and so they need cost little more than alone.
 
@@ -105,22 +108,23 @@ def split_samples(columns: torch.Tensor) -> SplitSamples | None:
     real = place < sizes[:, None]  # (S, M)
     index = (borders[:-1, None] + place.minimum(sizes[:, None] - 1)).flatten()
     rows = columns.transpose(0, 1).flatten(1)[:, index].unflatten(1, real.shape).transpose(0, 1)  # (S, 5, M)
-    return SplitSamples(index, real.flatten().nonzero()[:, 0], dense_mask(rows) & real[:, None, None])
+    return SplitSamples(index, real.flatten().nonzero()[:, 0], dense_mask(rows, carried) & real[:, None, None])
 
 
-def block_mask(columns: torch.Tensor) -> BlockMask:
+def block_mask(columns: torch.Tensor, carried: bool = False) -> BlockMask:
     """(B, 5, L) columns -> the same mask for FlexAttention, in memory that grows with L (and (L / 128) squared).
 
     No pair of tokens is looked at here. Blocks of 128 tokens are told apart by the least and the largest value that
     their columns hold: no pair visible (skipped), all pairs visible (the rule is not asked), or asked in the kernel.
     """
-    some, every = _block_pairs(columns)
+    some, every = _block_pairs(columns, carried)
+    rule = can_see_carried if carried else can_see
     sample, stream, order, sees, step = columns.int().unbind(1)  # (B, L) each
 
     def mask_mod(b, h, q, k):
         same = sample[b, q] == sample[b, k]
         queries, keys = (stream[b, q], order[b, q], sees[b, q]), (stream[b, k], order[b, k], step[b, k], sees[b, k])
-        return same & can_see(*queries, *keys)
+        return same & rule(*queries, *keys)
 
     return BlockMask.from_kv_blocks(
         *_listed(some & ~every),
@@ -137,7 +141,7 @@ def _listed(blocks: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     return blocks.sum(-1, dtype=torch.int32)[:, None], index.int()[:, None].contiguous()
 
 
-def _block_pairs(columns: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def _block_pairs(columns: torch.Tensor, carried: bool = False) -> tuple[torch.Tensor, torch.Tensor]:
     """Blocks of queries against blocks of keys: (may any pair be visible, are all pairs visible), each (B, K, K) bool.
 
     The second is exact but for an incomplete last block. The first may say yes to a block without a visible pair,
@@ -165,16 +169,21 @@ def _block_pairs(columns: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     one_sample = (low == high) & whole
     every = (low[:, :, None] == low[:, None, :]) & one_sample[:, :, None] & one_sample[:, None, :]
     compared = {ORDER: (order, order), STEP: (sees, step), PAST: (sees, sees + 1)}
-    for q_stream, k_stream in product(SEES, SEES):
+    compared |= {OWN: (FAR - 1 - sees, FAR - 1 - step), BEFORE: (sees, step + 1)}
+    table = SEES_CARRIED if carried else {q: {k: (far,) for k, far in SEES[q].items()} for q in SEES}
+    for q_stream, k_stream in product(table, table):
         q_real, k_real = (stream == q_stream) & real, (stream == k_stream) & real
-        if k_stream not in SEES[q_stream]:
+        if k_stream not in table[q_stream]:
             every &= ~(q_real.any(-1)[:, :, None] & k_real.any(-1)[:, None, :])
             continue
-        q_value, k_value = compared[SEES[q_stream][k_stream]]
-        q_least, q_most = span(sample * FAR + q_value, q_real)
-        k_least, k_most = span(sample * FAR + k_value, k_real)
-        some |= pairs(q_most, k_least)  # no query (-1) and no key (largest int) answer no by themselves
-        every &= pairs(q_least, k_most)  # and here yes, as they must
+        possible = []
+        for far in table[q_stream][k_stream]:
+            q_value, k_value = compared[far]
+            q_least, q_most = span(sample * FAR + q_value, q_real)
+            k_least, k_most = span(sample * FAR + k_value, k_real)
+            possible.append(pairs(q_most, k_least))  # no query (-1) and no key (largest int) answer no by themselves
+            every &= pairs(q_least, k_most)  # and here yes, as they must
+        some |= torch.stack(possible).all(0)
     return some & (high[:, None, :] >= low[:, :, None]), every
 
 

@@ -44,6 +44,7 @@ class Loaded:
         """The samples of annotation records, laid out as this model is trained. Options as for ClipDataset."""
         form = {name: getattr(self.settings, name) for name in ("variant", "schedule", "see", "fps", "think")}
         form |= {"tokenizer": self.tokenizer, "markup": self.markup, "prompts": load_prompts()}
+        form["carriers"] = self.settings.carriers
         form |= {"merge": self.model.config.vision_config.spatial_merge_size, "t_per_step": self.model.t_per_step}
         return ClipDataset(records, data, **form | options)
 

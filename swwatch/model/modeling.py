@@ -27,7 +27,7 @@ from swwatch.model.attention import (
     flash_segments,
     split_samples,
 )
-from swwatch.model.late import strike_out
+from swwatch.model.late import look
 from swwatch.model.loss import batch_loss
 from swwatch.model.settings import OVERRIDES, Settings
 from swwatch.model.streaming import StreamingMixin
@@ -172,21 +172,6 @@ class Watching(StreamingMixin):
             for ids, real, video in zip(input_ids, attention_mask, patches, strict=True)
         ]
 
-    def embed_kept(
-        self, input_ids: torch.Tensor, pixel_values: torch.Tensor, grids_thw: torch.Tensor, kept: torch.Tensor
-    ) -> dict:
-        """What the LLM is given of sequences which hold a placeholder for the kept video tokens alone.
-
-        Args:
-            kept: (K,) indices into the merged tokens of all videos, in the order of the placeholders.
-        Raises:
-            UserError: another number of placeholders.
-        """
-        places = input_ids == self.markup.video
-        if int(places.sum()) != len(kept):
-            raise UserError(f"{int(places.sum())} video tokens in the sequences against {len(kept)} that are kept")
-        return self.embed_video(input_ids, places, self.features(pixel_values, grids_thw)[kept])
-
     def embed_video(self, input_ids: torch.Tensor, places: torch.Tensor, features: torch.Tensor) -> dict:
         """What the LLM is given of sequences (B, L) with features (K, W) at K places (B, L)."""
         embeds = self.get_input_embeddings()(input_ids)
@@ -220,7 +205,8 @@ class Watching(StreamingMixin):
             pixel_values_videos: (patches, D); video_grid_thw: (samples, 3), one video per sample.
             kept: (K,) int64, which merged tokens of all videos the sequences hold; None: all, or, where positions are
                 left to the variant, those of the SEE policy. Where that decides late, all: rows that it drops are
-                struck out here, and logits are of those that are left.
+                struck out here; and where the KEEP policy carries, each patch gets a row more behind it. Logits are of
+                the rows as they are then.
             labels: (B, L); the loss is computed in the way `self.loss_way`, and without logits unless that is "whole".
             decisions: (B, L) float32 of data.timed: what rows decide, which counts in the loss beside the labels.
             weights: (B, L) float32, of each label in the sum; its divisor is the number of labels all the same.
@@ -233,14 +219,14 @@ class Watching(StreamingMixin):
                 raise UserError("positions can be derived from whole sequences of input_ids only: pass position_ids")
             whole = input_ids, attention_mask, pixel_values_videos, video_grid_thw
             (position_ids, columns, kept), attention_mask = self._laid_out(*whole), None
-        late = {}
         if pixel_values_videos is not None:
             self.settings.see.check_training()
-        if self.settings.see.decides_late and pixel_values_videos is not None:
-            if columns is None:
-                raise UserError(f"see {self.settings.see} strikes out rows: pass columns, or leave positions to it")
-            whole = input_ids, position_ids, columns, labels, pixel_values_videos, video_grid_thw, decisions
-            position_ids, columns, labels, decisions, late = strike_out(self, *whole)
+        seen = {}
+        if kept is not None or self.settings.changes_rows and pixel_values_videos is not None:
+            rows = {"input_ids": input_ids, "position_ids": position_ids, "columns": columns}
+            rows |= {"labels": labels, "decisions": decisions, "weights": weights}
+            rows, seen = look(self, rows, pixel_values_videos, video_grid_thw, kept)
+            _, position_ids, columns, labels, decisions, weights = rows.values()
         if columns is not None:
             if attention_mask is not None:
                 raise UserError("columns and attention_mask both say who may attend to whom: pass one of them")
@@ -259,12 +245,7 @@ class Watching(StreamingMixin):
             "inputs_embeds": inputs_embeds,
             "pixel_values_videos": pixel_values_videos,
             "video_grid_thw": video_grid_thw,
-        }
-        if kept is not None:
-            kept = torch.as_tensor(kept, dtype=torch.int64, device=input_ids.device)
-            inputs |= {"input_ids": None, "pixel_values_videos": None}
-            inputs |= self.embed_kept(input_ids, pixel_values_videos, video_grid_thw, kept)
-        inputs |= late
+        } | seen
         weighed = None if self.thought_weight == 1 else columns  # where thoughts count unlike words
         plain = decisions is None and weighed is None and weights is None
         if labels is None or self.loss_way == "whole" and plain:
@@ -299,13 +280,14 @@ class Watching(StreamingMixin):
         """
         if self.attention == "flash_attention_2":
             return None, flash_segments(columns)
-        if self.attention == "sdpa" and (apart := split_samples(columns)) is not None:
+        carried = self.settings.carriers is not None
+        if self.attention == "sdpa" and (apart := split_samples(columns, carried)) is not None:
             return self.mask_as_it_is(apart), {}
         if self.attention != "flex":
-            return self.backend_mask(dense_mask(columns)), {}
+            return self.backend_mask(dense_mask(columns, carried)), {}
         if columns.device.type == "cpu" and torch.is_grad_enabled():
             raise UserError("FlexAttention has no backward pass on a CPU: train with sdpa there, or under no_grad")
-        return block_mask(columns), {}
+        return block_mask(columns, carried), {}
 
     def backend_mask(self, mask: torch.Tensor | None) -> torch.Tensor | None:
         """A dense mask in the form that the attention backend executes."""

@@ -74,6 +74,17 @@ class Settings:
         return self.choose or parse_choose(form)
 
     @property
+    def carriers(self) -> int | None:
+        """Steps, or chat turns, of whose patches a training sample has carriers, at most; None: none has one."""
+        thinks = self.variant in variants.TURNS and systems.get(self.variant).thinks  # these are for sessions alone
+        return self.own_keep.most if self.own_keep.carries and not thinks else None
+
+    @property
+    def changes_rows(self) -> bool:
+        """Whether features, in training, drop rows of a sample or add some."""
+        return self.see.decides_late or self.carriers is not None
+
+    @property
     def step_s(self) -> float:
         """Seconds of a step."""
         return seconds_of_step(self.fps)

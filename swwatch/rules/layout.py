@@ -6,7 +6,7 @@ from enum import StrEnum
 import torch
 
 from swwatch.rules.patch import Patch
-from swwatch.rules.visibility import SAID, THOUGHT, can_see
+from swwatch.rules.visibility import CARRIER, PATCH, SAID, THOUGHT, can_see, can_see_carried
 
 
 class Kind(StrEnum):
@@ -32,7 +32,7 @@ class Layout:
         kind_ids: (L,) int64, index into KINDS.
         step: (L,) int64, 0-based video step: of its patch for video and what is around it; of the emission for answer
             tokens and thoughts.
-        stream: (L,) int64, visibility.WATCHED, SAID or THOUGHT.
+        stream: (L,) int64, visibility.WATCHED, SAID or THOUGHT; with a mark where patches have carriers.
         order: (L,) int64, index within the stream in order of arrival.
         sees: (L,) int64, newest video step the token may attend to (said and thought tokens of parallel variants).
         position_ids: (3, L) int64, M-RoPE axes t, h, w; float32 where a system's positions are fractions.
@@ -79,9 +79,39 @@ class Layout:
         keys = self if keys is None else keys
         query_columns = (column[:, None] for column in (self.stream, self.order, self.sees))
         key_columns = [column[None] for column in (keys.stream, keys.order, keys.step, keys.sees)]
-        return can_see(*query_columns, *key_columns[: 4 if bool((keys.stream == THOUGHT).any()) else 3])
+        more = keys.stream[keys.stream >= THOUGHT]
+        rule = can_see_carried if bool((more > THOUGHT).any()) else can_see
+        return rule(*query_columns, *key_columns[: 4 if len(more) else 3])
+
+    def carried(self, patch: torch.Tensor | None = None) -> "Layout":
+        """A whole sample with a carrier behind each of its patches, which stands where the last token of it does.
+
+        Args:
+            patch: see `with_carriers`; None: each step has one.
+        """
+        video = self.where(Kind.VIDEO)
+        index, carrier = with_carriers(video, self.step if patch is None else patch)
+        marks = torch.where(carrier, CARRIER, torch.where(video[index], PATCH, 0))
+        return replace(self[index], stream=self.stream[index] + marks)
 
     @property
     def is_causal(self) -> bool:
         """True where one stream holds all tokens, so that plain causal attention is the variant's mask."""
         return not bool(self.stream.any())
+
+
+def with_carriers(video: torch.Tensor, patch: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Where carriers stand in a row of tokens, behind the last token of each patch.
+
+    Args:
+        video: (L,) bool, true at the tokens of patches.
+        patch: (L,) which patch they are of, any numbers that differ between neighbours.
+    Returns:
+        (L',) which token each of the new row is, or is a carrier of, and (L',) bool, true at carriers.
+    """
+    ends = torch.ones_like(video)
+    ends[:-1] = ~video[1:] | (patch[1:] != patch[:-1])
+    index = torch.arange(len(video), device=video.device).repeat_interleave(1 + (video & ends).long())
+    carrier = torch.zeros_like(index, dtype=torch.bool)
+    carrier[1:] = index[1:] == index[:-1]
+    return index, carrier

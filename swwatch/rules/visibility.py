@@ -23,11 +23,26 @@ Thoughts (c) at one per step beside the same words, and a third step at which no
         a1  1  1  .  .  .  1  .  .     predicts a2 at step 2, at which c1 is only being read
         a2  1  1  1  1  .  1  1  .     predicts a3 at step 3
 
+Where of every patch one token stays that has read it, its carrier, the patch is seen within its own step alone, and
+the carrier by all that comes later: what is watched from the next step on, words at once, as the patch itself would be
+if it had stayed. In a stream the patch is gone by then; in a whole sample tokens are marked PATCH and CARRIER. With a
+carrier (c) behind each of two patches of two tokens:
+
+           V1 V1 c1 V2 V2 c2 a1
+        V1  1  .  .  .  .  .  .
+        V1  1  1  .  .  .  .  .     c1 is not fed yet
+        c1  1  1  1  .  .  .  .
+        V2  .  .  1  1  .  .  .     what the first patch was is known by c1 alone
+        V2  .  .  1  1  1  .  .
+        c2  .  .  1  1  1  1  .
+        a1  .  .  1  .  .  1  1
+
 Source: arXiv 2601.06843, section 3; checked against recorded masks in tests/golden. Thoughts: ours; arXiv 2603.11896
-has notes of this kind in the place of what is said.
+has notes of this kind in the place of what is said. Carriers: arXiv 2503.09387.
 """
 
 WATCHED, SAID, THOUGHT = 0, 1, 2
+PATCH, CARRIER = 4, 8  # marks of tokens that are WATCHED, added to it in whole samples with carriers
 
 # What may be no more in the key than in the query: its place in the stream, its video step against the newest one that
 # the query may see, or the step at which the key itself is fed, which must be past.
@@ -36,6 +51,16 @@ SEES = {  # stream -> the streams that its tokens see, and how far
     WATCHED: {WATCHED: ORDER},
     SAID: {WATCHED: STEP, SAID: ORDER, THOUGHT: PAST},
     THOUGHT: {WATCHED: STEP, THOUGHT: ORDER},
+}
+
+# And where there are carriers: the key's step must be no earlier than the query's own, or it must be past.
+OWN, BEFORE = "own", "before"
+SEES_CARRIED = {  # stream or mark -> those that its tokens see, and how far by all of these
+    WATCHED: {WATCHED: (ORDER,), PATCH: (ORDER, OWN), CARRIER: (ORDER, BEFORE)},
+    PATCH: {WATCHED: (ORDER,), PATCH: (ORDER, OWN), CARRIER: (ORDER, BEFORE)},
+    CARRIER: {WATCHED: (ORDER,), PATCH: (ORDER, OWN), CARRIER: (ORDER,)},
+    SAID: {WATCHED: (STEP,), CARRIER: (STEP,), SAID: (ORDER,), THOUGHT: (PAST,)},
+    THOUGHT: {WATCHED: (STEP,), CARRIER: (STEP,), THOUGHT: (ORDER,)},
 }
 
 
@@ -56,3 +81,16 @@ def can_see(q_stream, q_order, q_sees, k_stream, k_order, k_step, k_sees=None):
     if k_sees is None:
         return earlier | watched
     return earlier | watched | (q_stream == SAID) & (k_stream == THOUGHT) & (k_sees < q_sees)
+
+
+def can_see_carried(q_stream, q_order, q_sees, k_stream, k_order, k_step, k_sees=None):
+    """`can_see` where patches have carriers: SEES_CARRIED in two lines. Of what is watched, `q_sees` is its own step.
+
+    Args:
+        q_stream, k_stream: as of `can_see`, with PATCH or CARRIER added where a token is such.
+    """
+    streams = q_stream % PATCH, k_stream % PATCH
+    watches, own = streams[0] == WATCHED, k_step >= q_sees
+    stays = (k_stream != PATCH) | (watches & own)
+    has_come = (k_stream != CARRIER) | (q_stream == CARRIER) | (streams[0] != WATCHED) | (k_step < q_sees)
+    return can_see(streams[0], q_order, q_sees, streams[1], k_order, k_step, k_sees) & stays & has_come

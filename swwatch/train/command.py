@@ -79,6 +79,8 @@ def complete(settings: TrainSettings) -> TrainSettings:
     known = Settings.resolve(saved, **settings.overrides(saved), where=model_path)
     variant = known.variant
     known.see.check_training()
+    if known.carriers is not None and settings.attention != "auto":
+        known.own_keep.attention(settings.attention)
     if variant not in TURNS:
         known.schedule.check(variants.get(variant))
         known.schedule.check_training()

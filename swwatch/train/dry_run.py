@@ -4,21 +4,25 @@ import itertools
 from collections import Counter
 from pathlib import Path
 
-from swwatch.data.collator import Collator
+import torch
+
 from swwatch.data.dataset import Sample
 from swwatch.data.prompt import IGNORED
 from swwatch.errors import UserError
 from swwatch.pictures.sample import draw
-from swwatch.rules.layout import KINDS
+from swwatch.rules.layout import KINDS, Kind
+from swwatch.rules.variants import TURNS
+from swwatch.rules.visibility import CARRIER
 from swwatch.train.arrange import Arrangement
 from swwatch.train.settings import TrainSettings
+from swwatch.train.setup import Setup
 from swwatch.train.trainer import RunOrder
 
 FORWARDS = 2  # that are built, or fewer where a step has fewer
 PICTURE = "dry_run.png"
 
 
-def dry_run(settings: TrainSettings, arranged: Arrangement, collator: Collator, tokenizer, steps: int) -> None:
+def dry_run(settings: TrainSettings, arranged: Arrangement, setup: Setup, steps: int) -> None:
     """Build the first forwards of the run, print what they hold, and draw the first sample into the output folder.
 
     Args:
@@ -32,7 +36,7 @@ def dry_run(settings: TrainSettings, arranged: Arrangement, collator: Collator, 
     print(f"\n{'forward':8} {'rows':>5} {'samples':>8} {'tokens':>8} {'padding':>8} {'labels':>7}")
     for number in range(1, 1 + forwards):
         drawn = [arranged.dataset[key] for key in itertools.islice(keys, settings.batch_size)]
-        batch = collator(drawn)
+        batch = setup.collator(drawn)
         if "counts" not in batch:
             last = batch["skips"][-1]
             raise UserError(f"no sample could be drawn; the last record tried is {last.path}: {last.reason}")
@@ -54,8 +58,8 @@ def dry_run(settings: TrainSettings, arranged: Arrangement, collator: Collator, 
     rows = forwards * settings.batch_size
     print(f"a step       about {total / rows * per_step:,.0f} tokens, {len(samples) / rows * per_step:,.0f} samples")
     print(f"steps        {steps:,}")
-    print(f"sample       {_speech(samples[0], tokenizer)}")
-    print(f"picture      {_picture(settings, samples[0])}")
+    print(f"sample       {_speech(samples[0], setup.loaded.tokenizer)}")
+    print(f"picture      {_picture(settings, samples[0], setup.loaded.settings.carriers is not None)}")
 
 
 def _fill(settings: TrainSettings, tokens: int, rows: int) -> str:
@@ -76,11 +80,15 @@ def _speech(sample: Sample, tokenizer, steps: int = 4) -> str:
     return f"{text}; not yet at {silent} steps, begins at {begins}"
 
 
-def _picture(settings: TrainSettings, sample: Sample) -> Path:
+def _picture(settings: TrainSettings, sample: Sample, carried: bool) -> Path:
     path = settings.output_dir / PICTURE
-    title = f"{len(sample.tokens):,} tokens, the first training sample"
-    counts = sample.labels != IGNORED
+    tokens, counts = sample.tokens, sample.labels != IGNORED
     if sample.decisions is not None:
         counts = counts | (sample.decisions != 0)
-    draw(settings.variant, sample.tokens, path, title, counts=counts)
+    if carried:
+        video = tokens.where(Kind.VIDEO)
+        size = int(video.sum()) // int(sample.video_grid_thw[0, 0])
+        tokens = tokens.carried((video.cumsum(0) - 1) // size if settings.variant in TURNS else None)
+        counts = torch.zeros(len(tokens), dtype=torch.bool).masked_scatter(tokens.stream != CARRIER, counts)
+    draw(settings.variant, tokens, path, f"{len(tokens):,} tokens, the first training sample", counts=counts)
     return path

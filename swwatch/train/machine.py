@@ -2,12 +2,15 @@
 
 import os
 from dataclasses import replace
+from pathlib import Path
 
 import torch
 
 from swwatch.errors import UserError
 from swwatch.model.attention import choose_attention
+from swwatch.model.checks import saved_settings
 from swwatch.model.dtype import bf16_units, dtype_of
+from swwatch.model.settings import Settings
 from swwatch.train import distributed
 from swwatch.train.parallelism import Parallelism, share
 from swwatch.train.settings import TrainSettings
@@ -49,7 +52,10 @@ def settle(settings: TrainSettings) -> TrainSettings:
 def attention_for(settings: TrainSettings) -> tuple[str, str]:
     """The attention backend that `auto` means, and why."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    return choose_attention(settings.variant, device, torch.bfloat16 if bf16(settings) else torch.float32)
+    dtype = torch.bfloat16 if bf16(settings) else torch.float32
+    saved = saved_settings(settings.model_path) if Path(settings.model_path).is_dir() else {}
+    carried = Settings.resolve(saved, **settings.overrides(saved)).carriers is not None
+    return choose_attention(settings.variant, device, dtype, carried=carried)
 
 
 def why_attention(settings: TrainSettings) -> str:

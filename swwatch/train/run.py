@@ -94,7 +94,7 @@ def rehearse(settings: TrainSettings, records: Data) -> int:
     steps = num_steps(settings, len(arranged.order))
     print(banner(settings, setup, arranged, steps, more={}))
     tell_skips(arranged.skips)
-    dry_run(settings, arranged, setup.collator, setup.loaded.tokenizer, steps)
+    dry_run(settings, arranged, setup, steps)
     return 0
 
 

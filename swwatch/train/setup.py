@@ -145,6 +145,7 @@ def clips_of(settings: TrainSettings, records: Data, data: Path, loaded: Loaded,
         own = positions.of(turns.system)
         policy = own if own.apart else positions.of(turns.system, settings.positions)
         more = {"t_step": loaded.model.t_per_step, "thought_weight": settings.thought_weight}
+        more |= {"carriers": loaded.settings.carriers}
         return TurnDataset(records, form=form, policy=policy, **more, **common)
     limits = {"max_length": settings.max_length, "truncate": settings.truncate}
     dropout = settings.thought_dropout if data == settings.train_data else 0.0

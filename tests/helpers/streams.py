@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
+from swwatch.data.batch import stack_rows
 from swwatch.data.prompt import fill
 from swwatch.engine.requests import drive
 from swwatch.engine.session import Session
@@ -15,6 +16,7 @@ from swwatch.policies.speak import WaitK
 from swwatch.rules.cursor import layout
 from swwatch.rules.patch import Patch
 from swwatch.rules.schedule import Now, Planned, Schedule
+from swwatch.rules.visibility import CARRIER
 from tests.helpers.serial import SerialSession
 
 
@@ -184,12 +186,16 @@ def full_forward(
     )
     asked = sum((asks[step] for step in sorted(asks)), [])
     ids, labels = fill(tokens, model.markup, stream.prompt + asked, stream.answer, thoughts[1] if thoughts else ())
+    carried = model.settings.carriers is not None
+    mask = {"columns": stack_rows([[tokens]])[1]} if carried else {"attention_mask": tokens.visible()[None, None]}
     with torch.no_grad():
         logits = model(
             input_ids=ids[None],
             position_ids=tokens.position_ids[:, None],
-            attention_mask=tokens.visible()[None, None],
             pixel_values_videos=torch.cat(stream.pixels),
             video_grid_thw=torch.cat(stream.grids),
+            **mask,
         ).logits[0]
+    if carried:
+        logits = logits[tokens.carried().stream != CARRIER]
     return logits[:-1][labels[1:] != -100], tokens

@@ -30,12 +30,12 @@ from tests.helpers.streams import random_stream
 CAUSAL = [name for name in VARIANTS if get(name).streams == 1]
 
 
-def rows_of(variant, sizes, left=False, thinks=False):
+def rows_of(variant, sizes, left=False, thinks=False, carried=False):
     """Columns of rows of samples, each size (prompt, steps, answer)."""
     thinks = thinks and get(variant).streams == 2
     plans = {n: Notes(2).plan(n, 1.0) if thinks else None for row in sizes for _, n, _ in row}
     rows = [[layout(variant, p, [(3, 5)] * n, a, thoughts=plans[n]) for p, n, a in row] for row in sizes]
-    return stack_rows(rows, left=left)[1]
+    return stack_rows([[s.carried() if carried else s for s in row] for row in rows], left=left)[1]
 
 
 def unrolled(mask, length):
@@ -68,12 +68,15 @@ def unrolled(mask, length):
     left=st.booleans(),
     block=st.sampled_from([16, 128]),
     thinks=st.booleans(),
+    carried=st.booleans(),
 )
-def test_the_block_mask_is_the_dense_mask(variant, sizes, left, block, thinks):
-    columns = rows_of(variant, sizes, left, thinks)
+def test_the_block_mask_is_the_dense_mask(variant, sizes, left, block, thinks, carried):
+    columns = rows_of(variant, sizes, left, thinks, carried)
     before, attention.BLOCK = attention.BLOCK, block
     try:
-        assert torch.equal(unrolled(block_mask(columns), columns.shape[-1]), dense_mask(columns)[:, 0])
+        assert torch.equal(
+            unrolled(block_mask(columns, carried), columns.shape[-1]), dense_mask(columns, carried)[:, 0]
+        )
     finally:
         attention.BLOCK = before
 
@@ -90,15 +93,25 @@ def test_full_blocks_are_those_that_torch_finds_by_asking_for_every_pair(variant
     assert bool((ours.kv_num_blocks >= theirs.kv_num_blocks).all()), "no block with a visible pair is skipped"
 
 
-@pytest.mark.parametrize(("variant", "thinks"), [*((name, False) for name in VARIANTS), ("gap", True)])
-def test_blocks_are_skipped_and_left_unasked_wherever_they_can_be(variant, thinks):
+CASES = [
+    *((name, False, False) for name in VARIANTS),
+    ("gap", True, False),
+    ("gap", False, True),
+    ("group", True, True),
+]
+
+
+@pytest.mark.parametrize(("variant", "thinks", "carried"), CASES)
+def test_blocks_are_skipped_and_left_unasked_wherever_they_can_be(variant, thinks, carried):
     """As many as looking at every pair of tokens finds: the summaries of the columns lose next to nothing."""
-    columns = rows_of(variant, [[(12, 30, 90), (12, 20, 60), (12, 25, 75)]], thinks=thinks)
+    columns = rows_of(variant, [[(12, 30, 90), (12, 20, 60), (12, 25, 75)]], thinks=thinks, carried=carried)
     length = columns.shape[-1] // attention.BLOCK * attention.BLOCK
     columns = columns[..., :length]
-    blocks = dense_mask(columns)[0, 0].unflatten(0, (-1, attention.BLOCK)).unflatten(-1, (-1, attention.BLOCK))
+    blocks = (
+        dense_mask(columns, carried)[0, 0].unflatten(0, (-1, attention.BLOCK)).unflatten(-1, (-1, attention.BLOCK))
+    )
     best_some, best_every = blocks.any(1).any(-1), blocks.all(1).all(-1)
-    some, every = (found[0] for found in attention._block_pairs(columns))
+    some, every = (found[0] for found in attention._block_pairs(columns, carried))
     assert torch.equal(every, best_every)
     assert bool((some | ~best_some).all()) and int(some.sum()) <= int(best_some.sum()) + 2
     assert int(best_some.sum()) < 0.7 * some.numel(), "this input should have blocks to skip"
@@ -215,10 +228,13 @@ def batch_of(loaded, sizes):
         max_size=3,
     ),
     left=st.booleans(),
+    carried=st.booleans(),
 )
-def test_samples_apart_see_what_they_see_in_the_dense_mask_and_nothing_else_is_visible_there(variant, sizes, left):
-    columns = rows_of(variant, sizes, left)
-    dense, apart = dense_mask(columns)[:, 0], split_samples(columns)
+def test_samples_apart_see_what_they_see_in_the_dense_mask_and_nothing_else_is_visible_there(
+    variant, sizes, left, carried
+):
+    columns = rows_of(variant, sizes, left, carried=carried)
+    dense, apart = dense_mask(columns, carried)[:, 0], split_samples(columns, carried)
     if apart is None:  # where that is so is told by the next test
         return
     num_tokens, longest = columns[:, 0].numel(), apart.mask.shape[-1]
@@ -246,7 +262,7 @@ def test_attention_of_samples_apart_gives_the_logits_of_the_dense_mask(load_tiny
     assert isinstance(model.masks_for(batch["columns"])[0], dict)
     with torch.no_grad():
         ours = model(**batch, use_cache=True)
-        monkeypatch.setattr("swwatch.model.modeling.split_samples", lambda columns: None)
+        monkeypatch.setattr("swwatch.model.modeling.split_samples", lambda *_: None)
         theirs = model(**batch, use_cache=True)
     torch.testing.assert_close(ours.logits, theirs.logits, atol=2e-5 * float(theirs.logits.abs().max()), rtol=0)
     length = batch["input_ids"].shape[1]

@@ -15,7 +15,7 @@ from swwatch.rules.cursor import layout
 from swwatch.rules.layout import Kind, Layout
 from swwatch.rules.spans import Part, ids_of
 from swwatch.rules.variants import Speaks, speaking
-from swwatch.rules.visibility import SAID, WATCHED
+from swwatch.rules.visibility import CARRIER, SAID, WATCHED
 from tests.helpers.streams import Paced, ToldSession, random_stream, spoken_by
 from tests.helpers.turn_streams import Scripted, answers, begin, play, random_steps, watched
 
@@ -68,6 +68,10 @@ def test_logits_are_those_of_one_forward_in_which_nobody_but_its_step_sees_a_pat
     torch.testing.assert_close(torch.stack(session.seen_logits), theirs, atol=1e-4, rtol=0)
     held = session.cache.tokens[WATCHED]
     assert int(held.where(Kind.VIDEO).sum()) == 4 and session.cache.num_fed == len(both) - 1
+    trained = rows.carried()
+    order = torch.cat([(trained.stream != CARRIER).nonzero()[:, 0], (trained.stream == CARRIER).nonzero()[:, 0]])
+    assert torch.equal(trained.visible()[order][:, order], mask), "the mask of training"
+    assert torch.equal(trained.position_ids[:, order], both.position_ids)
 
 
 @pytest.mark.parametrize("system", ["streamingvlm", "livecc"])
@@ -98,3 +102,19 @@ def test_in_chat_turns_a_patch_is_one_token_when_the_next_turn_begins(load_tiny,
         held = session.cache.get_seq_length()
         ours, theirs = (s.cache.layers[0].stores[WATCHED][..., :held, :] for s in (session, fresh))
         torch.testing.assert_close(ours, theirs, atol=1e-4, rtol=0)
+
+
+@given(st.lists(st.booleans(), min_size=1, max_size=20), st.integers(1, 5))
+def test_a_step_of_which_nothing_is_fed_holds_its_place_until_another_one_would_have_to_go(fed, most):
+    """So that nothing moves before the bank is full, and no more is held then."""
+    video, view = [], []
+    for number, feeds in enumerate(fed):
+        piece = Shown(number, number, number + 1, feature=torch.tensor([number + 1.0, 1.0]) if feeds else None)
+        video = [*view, piece]
+        shown = Carrier(most).shown(video)
+        view = [piece for piece in video if piece.number in shown]
+        assert view[-1] is piece and len(view) <= most + (not feeds)
+        lost = [one for one in video if one.number not in shown]
+        counted = video if feeds else video[:-1]
+        assert len(lost) == max(0, len(counted) - most)
+        assert all(one.feature is None for one in lost) or all(one.feature is not None for one in view[:-1])

@@ -28,8 +28,7 @@ from swwatch.engine.trace import Spoken, Watched
 from swwatch.engine.two_device import Copy, ProcessWatcher
 from swwatch.engine.watcher import ThreadWatcher
 from swwatch.errors import UserError
-from swwatch.model import flags
-from swwatch.model.late import strike_out
+from swwatch.model import flags, late
 from swwatch.model.loading import load
 from swwatch.model.settings import Settings
 from swwatch.policies.choose import Greedy
@@ -202,9 +201,10 @@ def trained(model, sample) -> torch.Tensor:
     labels = batch["labels"][0]
     with torch.no_grad():
         logits = model(**batch).logits[0]
-        if model.settings.see.decides_late:
-            whole = [batch[name] for name in ("input_ids", "position_ids", "columns", "labels")]
-            labels = strike_out(model, *whole, sample.pixel_values, sample.video_grid_thw)[2][0]
+        if model.settings.changes_rows:
+            rows = {name: batch.get(name) for name in late.ROWS}
+            rows, _ = late.look(model, rows, sample.pixel_values, sample.video_grid_thw, batch.get("kept"))
+            labels = rows["labels"][0]
     return logits[:-1][labels[1:] != IGNORED]
 
 

@@ -16,7 +16,7 @@ from swwatch.rules.cursor import layout
 from swwatch.rules.layout import TEXT, Kind
 from swwatch.rules.schedule import Planned
 from swwatch.rules.variants import VARIANTS, Speaks, speaking
-from swwatch.rules.visibility import ORDER, PAST, SEES, STEP, can_see
+from swwatch.rules.visibility import BEFORE, ORDER, OWN, PAST, SEES, SEES_CARRIED, STEP, can_see, can_see_carried
 
 CASES = json.loads((Path(__file__).parents[1] / "golden/layouts_thoughts.json").read_text())
 PARALLEL = speaking(Speaks.PARALLEL)
@@ -50,9 +50,13 @@ def test_every_parallel_variant_has_a_case_with_thoughts_and_no_other_can_think(
 def test_who_sees_whom_is_the_table_of_streams(numbers):
     q_order, q_sees, k_order, k_step = numbers
     holds = {ORDER: k_order <= q_order, STEP: k_step <= q_sees, PAST: k_step < q_sees}
-    for q, k in product(SEES, SEES):
-        ours = can_see(*(torch.tensor(value) for value in (q, q_order, q_sees, k, k_order, k_step, k_step)))
-        assert bool(ours) == (k in SEES[q] and holds[SEES[q][k]])
+    holds |= {OWN: k_step >= q_sees, BEFORE: k_step < q_sees}
+    for q, k in product(SEES_CARRIED, SEES_CARRIED):
+        asked = [torch.tensor(value) for value in (q, q_order, q_sees, k, k_order, k_step, k_step)]
+        carried = k in SEES_CARRIED[q] and all(holds[far] for far in SEES_CARRIED[q][k])
+        assert bool(can_see_carried(*asked)) == carried
+        if q in SEES and k in SEES:
+            assert bool(can_see(*asked)) == (k in SEES[q] and holds[SEES[q][k]]) == carried
 
 
 @given(samples, notes)

@@ -252,7 +252,9 @@ def test_the_banner_tells_adapter_loss_rates_and_tokens_a_step(flags, capsys):
 # dry run
 
 
-@pytest.mark.parametrize("changes", [{}, {"pack_tokens": 8192}, {"adapter": "lora", "train_vision": False}], ids=str)
+@pytest.mark.parametrize(
+    "changes", [{}, {"pack_tokens": 8192, "keep": "carrier"}, {"adapter": "lora", "train_vision": False}], ids=str
+)
 def test_a_dry_run_tells_and_draws_and_leaves_nothing_else(flags, tmp_path, capsys, changes):
     assert main([*flags(variant="gap", **changes), "--dry-run"]) == 0
     out = tmp_path / "out"

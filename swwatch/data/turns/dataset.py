@@ -13,7 +13,7 @@ from swwatch.data.dataset import EncodedClips
 from swwatch.data.frame_cache import FrameCache
 from swwatch.data.pixels import FrameEncoder, merged_grids
 from swwatch.data.prompt import IGNORED
-from swwatch.data.samples import Sample, Samples, Size
+from swwatch.data.samples import Sample, Samples, Size, too_many
 from swwatch.data.seek_jsonl import Conversations
 from swwatch.data.stills import read_picture
 from swwatch.data.turns import conversation
@@ -53,6 +53,7 @@ class TurnDataset(Samples):
         max_frames: frames of a clip; reader: of data.video.READERS.
         seed, cache_gb, frame_cache, video_root: as ClipDataset's.
         thought_weight: of a thought's tokens in the loss, in systems that think; an answer's weigh 1.
+        carriers: where each patch gets a carrier, which the model adds to a sample (model.late): turns at most.
     """
 
     def __init__(
@@ -71,11 +72,12 @@ class TurnDataset(Samples):
         frame_cache: FrameCache | None = None,
         video_root=None,
         thought_weight: float = 1.0,
+        carriers: int | None = None,
     ):
         super().__init__(records, records.files[0].path, seed)
         self.form, self.policy, self.encoder, self.merge, self.t_step = form, policy, encoder, merge, t_step
         self.max_frames, self.reader, self.video_root = max_frames, reader, video_root
-        self.thought_weight = thought_weight
+        self.thought_weight, self.carriers = thought_weight, carriers
         self.cache, self.frame_cache = EncodedClips(cache_gb), frame_cache
 
     def build(self, record: dict, epoch: int) -> Sample:
@@ -101,8 +103,11 @@ class TurnDataset(Samples):
             size = len(pixel_values) // len(grids)
             pixel_values = pixel_values[size * shown.start : size * shown.stop].clone()
             grid_thw = grid_thw - torch.tensor([[unseen, 0, 0]])
+        self._num_carriers(spans)
         where, _ = self.policy.place(spans, 0, self.t_step)
         tokens = layout_of(spans, where, 0, 0 if self.policy.apart else None)
+        if self.carriers is not None:
+            tokens = replace(tokens, sees=turns_seen(spans))
         ids = torch.tensor(ids_of(spans), dtype=torch.int64)
         answers = torch.tensor([span.part is Part.ANSWER for span in spans for _ in span.ids])
         labels = torch.where(answers, ids, IGNORED)
@@ -115,6 +120,15 @@ class TurnDataset(Samples):
         rounds = {span.round for span in spans if span.part is Part.QUERY}
         thoughts = torch.tensor([span.round >= 0 and span.round not in rounds for span in spans for _ in span.ids])
         return torch.where(thoughts, self.thought_weight, 1.0)
+
+    def _num_carriers(self, spans: Sequence[Span]) -> int:
+        """Tokens that a sample gets more. Raises UserError: it has more turns than there are carriers for."""
+        if self.carriers is None:
+            return 0
+        turns = len({span.round for span in spans if span.grid})
+        if turns > self.carriers:
+            raise UserError(too_many(turns, "turns of video", self.carriers))
+        return sum(span.grid[0] for span in spans if span.grid)
 
     def measure(self, record: dict) -> Size:
         """As Samples.measure."""
@@ -164,9 +178,16 @@ class TurnDataset(Samples):
             grid = num_frames // FRAMES_PER_STEP, rows // self.encoder.factor, columns // self.encoder.factor
             dialogue, start_s = conversation.read(record), conversation.span_of(record)[0]
             spans, _, cut = self.form.spans(dialogue, grid, start_s)
+            return sum(map(len, spans)) + self._num_carriers(spans), cut
         except UserError as error:
             return str(error)
-        return sum(map(len, spans)), cut
+
+
+def turns_seen(spans: Sequence[Span]) -> torch.Tensor:
+    """(L,) the newest turn that a token may see where patches have carriers: that of the token which it predicts. The
+    last word of an answer is read with the next turn, when the patches of its own are gone."""
+    turns = [max(span.round, 0) + (span.part is Part.CLOSE) for span in spans for _ in span.ids]
+    return torch.tensor([*turns[1:], *turns[-1:]])
 
 
 def _image(path) -> np.ndarray:

@@ -4,8 +4,8 @@ Source: arXiv 2503.09387. A carrier is the mean of a patch's features, read behi
 When the bank is full, of the two neighbours most alike (cosine) the earlier one goes. So what merges are the features
 before the LLM, and not cached keys: in every layer a carrier's keys are made of what it has read. What is left of a
 patch keeps the place of its grid.
-This is the training-free form; the paper's weights have learnt to read carriers (LoRA, under a mask by which later
-text sees them alone), others have not.
+Weights that never saw carriers may read them, or be trained to, as the paper's are, under a mask by which later text
+sees them alone (rules.visibility; model.late puts them into samples).
 Chosen here: a carrier stands where the last token of its patch stood. Words have windows, too. In a narration the
 words of a step see its carrier, as in the paper. In chat turns the words of a turn see its video whole, and its
 carriers (which do not see those words) are read when the next one is about to begin; they stay or go together.
@@ -47,13 +47,16 @@ class Carrier(Sliding):
     text_window: int | None = option(512, least=1)
 
     def shown(self, video: Sequence[Shown]) -> list[int]:
-        pieces = [piece for piece in video if piece.feature is not None]
-        unit = [piece.feature.float() / piece.feature.float().norm() for piece in pieces]
+        pieces = list(video if video[-1].feature is not None else video[:-1])  # of the newest one nothing may be fed
+        empty = [piece.number for piece in pieces if piece.feature is None]  # they hold their place, and go first
+        over = max(0, len(pieces) - self.most)
+        pieces = [piece for piece in pieces if piece.number not in empty[:over]]
+        unit = [piece.feature.float() / piece.feature.float().norm() for piece in pieces if piece.feature is not None]
         while len(pieces) > self.most:
             alike = [float(one @ other) for one, other in pairwise(unit)] or [1.0]
             gone = alike.index(max(alike))
             del pieces[gone], unit[gone]
-        return sorted({piece.number for piece in (*pieces, video[-1])})  # of the newest one nothing may be fed
+        return sorted({piece.number for piece in (*pieces, video[-1])})
 
     def left(self, context: Sequence[Span], begin: Sequence[Span], end_s: float, mute: tuple[int, ...]) -> list[Piece]:
         pieces = super().left(context, begin, end_s, mute)
