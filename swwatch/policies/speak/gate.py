@@ -12,7 +12,7 @@ parallel variants, whose video sees no words, a decision knows what was watched 
 from dataclasses import dataclass
 from typing import ClassVar
 
-from swwatch.policies.speak.policy import NOT_YET, Deciding
+from swwatch.policies.speak.policy import NOT_YET, Deciding, Stateless
 from swwatch.policies.table import option
 from swwatch.rules.schedule import Now
 from swwatch.rules.variants import Speaks
@@ -42,12 +42,7 @@ class Gate(Deciding):
         """It is trained, on captions with their times."""
 
 
-class GateState:
-    """Nothing is remembered but the policy."""
-
-    def __init__(self, policy: Gate):
-        self.policy = policy
-
+class GateState(Stateless):
     def budget(self, now: Now) -> int:
         silent = now.not_yet is None or now.not_yet >= self.policy.floor
         return self.policy.k if now.begins or now.going or not silent else 0

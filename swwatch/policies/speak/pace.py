@@ -10,7 +10,7 @@ is the most that it says.
 from dataclasses import dataclass
 from typing import ClassVar
 
-from swwatch.policies.speak.policy import CLOCK, Deciding
+from swwatch.policies.speak.policy import CLOCK, Deciding, Stateless
 from swwatch.policies.table import option
 from swwatch.rules.schedule import Now
 
@@ -29,12 +29,7 @@ class Pace(Deciding):
         return PaceState(self)
 
 
-class PaceState:
-    """Nothing is remembered but the policy."""
-
-    def __init__(self, policy: Pace):
-        self.policy = policy
-
+class PaceState(Stateless):
     def budget(self, now: Now) -> int:
         if now.left_s <= 0:
             return 0

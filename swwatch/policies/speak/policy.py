@@ -109,3 +109,10 @@ class Deciding(Speak, ABC):
 
     def check_training(self) -> None:
         self.budget(Now(0, 0.0))
+
+
+class Stateless:
+    """Of a stream it remembers nothing but the policy."""
+
+    def __init__(self, policy: Deciding):
+        self.policy = policy

@@ -9,7 +9,7 @@ Source: arXiv 2511.05299, whose reference repeats the last frame after the words
 from dataclasses import dataclass
 from typing import ClassVar
 
-from swwatch.policies.speak.policy import PROBE, Deciding
+from swwatch.policies.speak.policy import PROBE, Deciding, Stateless
 from swwatch.policies.table import option
 from swwatch.rules.schedule import Now
 from swwatch.rules.variants import Speaks
@@ -30,12 +30,7 @@ class Sved(Deciding):
         return SvedState(self)
 
 
-class SvedState:
-    """Nothing is remembered but the policy."""
-
-    def __init__(self, policy: Sved):
-        self.policy = policy
-
+class SvedState(Stateless):
     def budget(self, now: Now) -> int:
         fits = now.perplexity is not None and now.perplexity <= self.policy.alpha * now.said_perplexity
         return self.policy.k if now.begins or not fits else 0
