@@ -28,6 +28,9 @@ from swwatch.toy.checkpoint import make_checkpoint
 from swwatch.train.command import complete
 from swwatch.train.settings import TrainSettings
 from swwatch.watch.command import WatchSettings
+from tests.engine import test_cuda_shadow as cuda
+from tests.helpers.feeds import small
+from tests.helpers.shadow import cuda_shadow, to_shadow
 from tests.helpers.streams import Paced, random_stream, spoken_by
 from tests.helpers.tiny import SIZES, make_tiny, tiny_loader
 from tests.helpers.turn_streams import begin, play, random_steps
@@ -217,6 +220,16 @@ def test_a_look_that_fails_in_a_round_of_many_is_tried_again_from_where_it_was(w
         for number, event in batch.advance():
             said[number].append(event)
     assert [seam.plain(events) for events in said.values()] == alone
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a device, which shows more")
+@ONE(["qwen2_vl"])
+def test_on_a_device_the_host_waits_for_no_block_and_nothing_races(load_tiny):
+    loaded, sizes = load_tiny("group", see=str(FEW)), [(2, 2)] * 5
+    theirs = cuda.spoken(loaded, loaded.model, sizes=sizes)
+    with cuda_shadow() as shadow:
+        assert cuda.spoken(loaded, small(to_shadow(loaded.model)), "fused", sizes=sizes) == theirs
+        assert cuda.waits(shadow) == [] and shadow.races == []
 
 
 class Looks:
