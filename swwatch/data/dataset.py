@@ -215,7 +215,7 @@ class ClipDataset(Samples):
             UserError: it is longer than max_length, or has more steps than there are carriers.
         """
         if self.carriers is not None and num_steps > self.carriers:
-            raise UserError(too_many(num_steps, "steps", self.carriers))
+            raise UserError(too_many("steps", self.carriers))
         length = num_text + self.num_watched(num_steps, per_step)
         if length <= self.max_length:
             return num_steps

@@ -86,11 +86,11 @@ class Draw:
         return () if self.sample is None else (self.sample,)
 
 
-def too_many(count: int, what: str, carriers: int) -> str:
+def too_many(what: str, carriers: int) -> str:
     """Why a clip gives no sample where each of its patches is to have a carrier."""
     return (
-        f"the clip has {count} {what}, more than keep carrier:{carriers} has carriers, of which none may go in a "
-        f"sample: take carrier:{count}, or shorter clips"
+        f"the clip has more {what} than keep carrier:{carriers} has carriers, of which none may go in a sample: raise "
+        "that number, or leave the clip out"
     )
 
 

@@ -125,9 +125,8 @@ class TurnDataset(Samples):
         """Tokens that a sample gets more. Raises UserError: it has more turns than there are carriers for."""
         if self.carriers is None:
             return 0
-        turns = len({span.round for span in spans if span.grid})
-        if turns > self.carriers:
-            raise UserError(too_many(turns, "turns of video", self.carriers))
+        if len({span.round for span in spans if span.grid}) > self.carriers:
+            raise UserError(too_many("turns of video", self.carriers))
         return sum(span.grid[0] for span in spans if span.grid)
 
     def measure(self, record: dict) -> Size:
