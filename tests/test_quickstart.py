@@ -3,27 +3,42 @@
 import json
 import os
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
+from tests.helpers.warm_python import WarmPython
+
 ROOT = Path(__file__).resolve().parents[1]
 
 
-def quickstart(out: Path) -> str:
+@pytest.fixture
+def python(tmp_path):
+    """What stands in for Python: two runs start some twenty programs."""
+    (tmp_path / "bin").mkdir()
+    with WarmPython(tmp_path / "bin") as python:
+        yield python.path
+
+
+@pytest.fixture
+def quickstart(python, path_without_java):
+    """quickstart(out) -> standard output."""
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("QWEN2_5_VL")}
+    environment |= {"SWWATCH_PYTHON": str(python), "PATH": path_without_java}
+    return lambda out: run(out, environment)
+
+
+def run(out: Path, environment: dict[str, str]) -> str:
     command = ["bash", str(ROOT / "scripts/quickstart.sh"), "--out", str(out), "--clips", "24", "--test-clips", "3"]
     # the real clip comes from a package: this test stays on this machine
     command += ["--steps", "3", "--no-real-clip"]
-    environment = {key: value for key, value in os.environ.items() if not key.startswith("QWEN2_5_VL")}
-    environment["SWWATCH_PYTHON"] = sys.executable
     done = subprocess.run(command, cwd=out.parent, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     return done.stdout
 
 
 @pytest.mark.slow
-def test_quickstart_runs_and_runs_again(tmp_path):
+def test_quickstart_runs_and_runs_again(tmp_path, quickstart):
     out = tmp_path / "quick"
     text = quickstart(out)
     assert "7/7" in text and "CIDEr" in text and "seen 0-1" in text

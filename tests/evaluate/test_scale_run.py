@@ -195,23 +195,34 @@ def test_any_rank_may_be_killed_at_any_moment_again_and_again(tmp_path, alone):
     assert contents(path) == alone
 
 
-def begin(num_processes, *argv) -> subprocess.Popen:
-    """Start `bash eval.sh`, with this interpreter."""
-    own = {"NPROC_PER_NODE": str(num_processes), "SWWATCH_PYTHON": sys.executable, "OMP_NUM_THREADS": "1"}
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    return subprocess.Popen(["bash", str(ROOT / "eval.sh"), *map(str, argv)], env=os.environ | own, **pipes)
+@pytest.fixture
+def begin(path_without_java):
+    """begin(number of processes, *arguments): starts `bash eval.sh`, with this interpreter."""
+
+    def start(num_processes, *argv) -> subprocess.Popen:
+        own = {"NPROC_PER_NODE": str(num_processes), "SWWATCH_PYTHON": sys.executable, "OMP_NUM_THREADS": "1"}
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+        environment = os.environ | own | {"PATH": path_without_java}
+        return subprocess.Popen(["bash", str(ROOT / "eval.sh"), *map(str, argv)], env=environment, **pipes)
+
+    return start
 
 
-def launch(num_processes, *argv) -> subprocess.CompletedProcess:
-    """`bash eval.sh` to its end."""
-    process = begin(num_processes, *argv)
-    out, told = process.communicate(timeout=300)
-    return subprocess.CompletedProcess(argv, process.returncode, out, told)
+@pytest.fixture
+def launch(begin):
+    """launch(number of processes, *arguments): `bash eval.sh` to its end."""
+
+    def whole(num_processes, *argv) -> subprocess.CompletedProcess:
+        process = begin(num_processes, *argv)
+        out, told = process.communicate(timeout=300)
+        return subprocess.CompletedProcess(argv, process.returncode, out, told)
+
+    return whole
 
 
 @pytest.mark.slow
 def test_eval_sh_gives_the_same_captions_with_two_processes_and_with_several_clips_at_once(
-    tiny_checkpoint, small_test_set, tmp_path, monkeypatch
+    tiny_checkpoint, small_test_set, tmp_path, monkeypatch, launch
 ):
     from swwatch.evaluate.caption import command
     from swwatch.metrics import captions
@@ -233,7 +244,7 @@ def test_eval_sh_gives_the_same_captions_with_two_processes_and_with_several_cli
 @pytest.mark.slow
 @pytest.mark.parametrize("num_processes", [1, 2])
 def test_a_stop_signal_ends_eval_sh_with_75_and_the_same_command_ends_it(
-    tiny_checkpoint, small_test_set, tmp_path, num_processes
+    tiny_checkpoint, small_test_set, tmp_path, num_processes, begin, launch
 ):
     argv = ["--model-path", tiny_checkpoint, "--variant", "group", "--data-dir", small_test_set(tmp_path, 24)]
     argv += ["--device", "cpu", "--max-new-tokens", 30, "--output-dir", tmp_path / "out"]
@@ -249,7 +260,7 @@ def test_a_stop_signal_ends_eval_sh_with_75_and_the_same_command_ends_it(
     assert done.returncode == 0 and "24 clips scored, 0 skipped" in done.stdout, done.stderr
 
 
-def test_a_mistake_is_told_once_before_processes_are_started(tmp_path):
+def test_a_mistake_is_told_once_before_processes_are_started(launch):
     done = launch(2, "--clips-at-once", "many")
     assert done.returncode == 2 and done.stdout == ""
     assert done.stderr.count("--clips-at-once many: a whole number from 1 on, or auto") == 1

@@ -9,6 +9,7 @@ import numpy as np
 import psutil
 import pytest
 
+from swwatch import cli
 from swwatch.config import read_settings
 from swwatch.errors import UserError
 from swwatch.evaluate.caption.settings import EvalSettings
@@ -22,6 +23,7 @@ from swwatch.study.plan import PLANS
 from swwatch.toy.scores import MEANING, clip_counts, toy_events
 from swwatch.toy.world import make_scene
 from swwatch.train.settings import TrainSettings
+from tests.helpers.forked import Forked
 from tests.helpers.live_stages import WAIT_S, wait_for
 
 NUM_CLIPS = 40
@@ -199,8 +201,22 @@ def test_the_page_has_a_table_of_other_k_and_rates(outcome, tmp_path):
     assert "| `origin` | 8fps |" in text and "--size small --base`" in text
 
 
+class Forks:
+    """In place of `subprocess`: a job's command line in a process that has imported everything."""
+
+    STDOUT = subprocess.STDOUT
+
+    @staticmethod
+    def run(command, *, stdout, env, **_):
+        done = Forked(cli.main, command[command.index("swwatch.cli") + 1 :], env=env).end()
+        stdout.write(done.stdout + done.stderr)
+        return done
+
+
 @pytest.mark.slow
-def test_a_study_from_nothing_and_again(tmp_path, monkeypatch, capsys):
+def test_a_study_from_nothing_and_again(tmp_path, monkeypatch, capsys, path_without_java):
+    monkeypatch.setattr("swwatch.study.jobs.subprocess", Forks)
+    monkeypatch.setenv("PATH", path_without_java)
     small = {"variants": ("group",), "level": "single", "clips": 16, "test_clips": 2, "steps": 1}
     monkeypatch.setitem(command.PLANS, "quick", replace(PLANS["quick"], **small))
     argv = ["--quick", "--out", str(tmp_path), "--jobs", "2"]
