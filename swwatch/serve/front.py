@@ -53,7 +53,7 @@ class Front:
     @property
     def model(self) -> str:
         running, most = self.sessions.running, len(self.sessions.all)
-        return f"{running} replicas" if running == most else f"{running} of at most {most} replicas"
+        return f"{running} replicas" if running == most else f"{running} of {most} replicas"
 
     def app(self) -> FastAPI:
         """The application."""

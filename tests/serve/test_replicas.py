@@ -251,11 +251,12 @@ def _recording(clients, lost) -> str:
 def test_servers_come_and_go_with_the_sessions(tiny_checkpoint, tmp_path):
     """Three real processes, one after the other; most of it is importing torch."""
     model = ("--model", f"group={tiny_checkpoint}", "--max-sessions", "1", "--max-tokens", "2000")
-    flags = ("--replicas", "1:2", "--replica-idle-s", "1", "--grace-s", "1", "--record-folder", str(tmp_path / "kept"))
+    flags = ("--replicas", "1:2", "--replica-idle-s", "1", "--grace-s", "1", "--idle-s", "600")
+    flags += ("--record-folder", str(tmp_path / "kept"))
     server = ServerProcess(tmp_path, *model, *flags).wait()
     try:
         assert server.json("/health")["replicas"] == server.json("/health")["up"] == 1
-        first = Client(server, open={"record": True})
+        first = Client(server, open={"record": True}, ping_interval=None)  # which reads nothing for a while
         first.until("opened")
         second = Client(server, open={})
         full = second.next()
