@@ -266,8 +266,9 @@ class Replicas(WaitingConnections):
         begun = [replica.begun_s for replica in self.all if replica.begun_s is not None]
         if not begun:
             return None
-        left_s = min(begun) + max(replica.took_s for replica in self.all) - time.monotonic()
-        soon_s = max(1, math.ceil(left_s))
+        since_s = time.monotonic() - min(begun)
+        left_s = max(replica.took_s for replica in self.all) - since_s
+        soon_s = max(1, math.ceil(max(left_s, since_s / 4)))  # what is overdue may take as long again
         why = f"all places are taken; another server is starting, and should be there in about {soon_s} s"
         return ProtocolError("full", why, fatal=True, retry_after_s=soon_s)
 
