@@ -92,9 +92,9 @@ class Watching(StreamingMixin):
         if config is None:
             config = cls.config_class.from_pretrained(path, **hub)
         known = Settings.resolve({"variant": "origin"} | (getattr(config, "swwatch", None) or {}))
-        asked = {key: kwargs.pop(key) for key in OVERRIDES if key in kwargs}
+        overrides = {key: kwargs.pop(key) for key in OVERRIDES if key in kwargs}
         tokenizer = kwargs.pop("tokenizer", None) or AutoTokenizer.from_pretrained(path, **hub)
-        config = annotate(config, tokenizer, where=str(path), **asked)
+        config = annotate(config, tokenizer, where=str(path), **overrides)
         attention = kwargs.pop("attn_implementation", "sdpa")
         check_attention(config.swwatch["variant"], attention)
         kwargs["attn_implementation"] = attention if attention != "flex" else "sdpa"
@@ -310,9 +310,9 @@ class Watching(StreamingMixin):
         raise UserError("transformers' generate() misplaces video: use swwatch.engine or `swwatch stream`")
 
 
-def annotate(config: PretrainedConfig, tokenizer, *, where: str = "the checkpoint", **asked) -> PretrainedConfig:
+def annotate(config: PretrainedConfig, tokenizer, *, where: str = "the checkpoint", **overrides) -> PretrainedConfig:
     """Write the settled variant, policies, pixel budget and markup ids into a configuration."""
-    settings = Settings.resolve(getattr(config, "swwatch", None), where=where, **asked)
+    settings = Settings.resolve(getattr(config, "swwatch", None), where=where, **overrides)
     settings.see.check_tower(FAMILIES[config.model_type].windows, where)
     markup = Markup.of(tokenizer, FAMILIES[config.model_type].stamps, settings.step_s)
     config.swwatch = settings.as_dict() | {"markup": asdict(markup)}

@@ -53,11 +53,11 @@ class Child(Replica):
         shutil.rmtree(self._environment["TMPDIR"], ignore_errors=True)  # left by the one before
         os.mkdir(self._environment["TMPDIR"])
         spawn = multiprocessing.get_context("spawn")
-        self._ready, told = spawn.Pipe(duplex=False)
-        about = (self._serve, self._settings, self._environment, os.getpid(), told)
+        self._ready, sender = spawn.Pipe(duplex=False)
+        about = (self._serve, self._settings, self._environment, os.getpid(), sender)
         self.process = spawn.Process(target=_begin, args=about, name=f"replica {self.name}", daemon=True)
         self.process.start()
-        told.close()
+        sender.close()
         self.asleep, self.address, self.starts = False, None, self.starts + 1
         self._began_s = self.used_s = time.monotonic()
 
@@ -96,12 +96,13 @@ class Child(Replica):
         """Take its address, if it tells it. Raises UserError: it cannot be started."""
         if self.address is None and self._ready.poll():
             try:
-                told = self._ready.recv()
+                message = self._ready.recv()
             except EOFError:  # it died
                 return
-            if isinstance(told, str):
-                raise UserError(told)
-            self.address, self._heard_s = Address(f"http://127.0.0.1:{told}", self._settings.token), time.monotonic()
+            if isinstance(message, str):
+                raise UserError(message)
+            self.address = Address(f"http://127.0.0.1:{message}", self._settings.token)
+            self._heard_s = time.monotonic()
             self.took_s = self._heard_s - self._began_s
 
     async def look(self, http: httpx.AsyncClient) -> bool:
@@ -181,17 +182,17 @@ def children(settings: ServeSettings, scale: Scale, serve: Serve) -> Iterator[li
             _spread(settings.keep_sessions, num)
         own = tempfile.TemporaryDirectory(prefix="swwatch-replicas-", ignore_cleanup_errors=True)
         held.enter_context(own)
-        made = [
+        replicas = [
             Child(serve, _settings_of(settings, n), {"TMPDIR": f"{own.name}/{n}", "OMP_NUM_THREADS": threads})
             for n in range(scale.most)
         ]
-        held.callback(lambda: [child.kill() for child in made])
-        for number, child in enumerate(made[:num]):
+        held.callback(lambda: [child.kill() for child in replicas])
+        for number, child in enumerate(replicas[:num]):
             child.start()
             if not settings.model and not number:  # a toy may have to be made, by one of them
                 _wait_for([child])
-        _wait_for(made[:num])
-        yield made
+        _wait_for(replicas[:num])
+        yield replicas
 
 
 def scale_here(settings: ServeSettings) -> Scale:
@@ -238,9 +239,9 @@ def _spread(folder: Path, num: int) -> None:
         path.rename(home / path.name)
 
 
-def _wait_for(made: list[Child]) -> None:
+def _wait_for(replicas: list[Child]) -> None:
     """Until all serve. Raises UserError: one cannot."""
-    while waiting := [child for child in made if child.address is None]:
+    while waiting := [child for child in replicas if child.address is None]:
         wait([sign for child in waiting for sign in child.signs])
         for child in waiting:
             child.hear()

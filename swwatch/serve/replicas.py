@@ -90,9 +90,9 @@ class Replica:
         """See how it is; one that has been silent for long is gone. Returns whether what it had is known lost."""
         counted = self._opened  # those are in what it tells
         try:
-            told = (await http.get(f"{self.address.base}/health", timeout=HEAR_S)).raise_for_status().json()
-            self._told, self.places, self._heard_s = told["sessions"], told["places"], time.monotonic()
-            self.held = told.get("held", 0)
+            health = (await http.get(f"{self.address.base}/health", timeout=HEAR_S)).raise_for_status().json()
+            self._told, self.places, self._heard_s = health["sessions"], health["places"], time.monotonic()
+            self.held = health.get("held", 0)
             self._counted, now_up = counted, True
         except (httpx.HTTPError, ValueError, KeyError, TypeError):  # nobody, or no server of ours
             now_up = False
@@ -179,10 +179,10 @@ class Replicas(WaitingConnections):
             ProtocolError: full, nobody is there at the moment.
         """
         home = self._homes.get(one)
-        asked = [home] if home else sorted((one for one in self.all if one.up), key=self._unwelcoming)
-        if not any(replica.up for replica in asked):
+        candidates = [home] if home else sorted((one for one in self.all if one.up), key=self._unwelcoming)
+        if not any(replica.up for replica in candidates):
             raise ProtocolError("full", "the server that this is for is starting: try again soon", fatal=True)
-        return asked
+        return candidates
 
     def _unwelcoming(self, replica: Replica) -> tuple[bool, float]:
         return replica in self._spare, replica.fullness
@@ -221,8 +221,8 @@ class Replicas(WaitingConnections):
         wanted = opening.resume or (opening.source.id if isinstance(opening.source, Upload) else None)
 
         async def ask(replica: Replica) -> tuple:
-            upstream, told = await replica.reach("/api/live", SUBPROTOCOL, opening.wire())
-            answer = parse_server(told)
+            upstream, greeting = await replica.reach("/api/live", SUBPROTOCOL, opening.wire())
+            answer = parse_server(greeting)
             if isinstance(answer, Opened):
                 if not answer.resumed:
                     replica.begun()
@@ -233,8 +233,8 @@ class Replicas(WaitingConnections):
 
         upstream, answer = await self.first(wanted, ask)
         if upstream is None:
-            told = self.full() if answer.code == "full" and not wanted else None
-            raise told or ProtocolError(answer.code, answer.message, fatal=True)
+            full = self.full() if answer.code == "full" and not wanted else None
+            raise full or ProtocolError(answer.code, answer.message, fatal=True)
         return upstream, answer
 
     async def watch(self) -> None:

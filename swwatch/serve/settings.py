@@ -100,15 +100,15 @@ class ServeSettings(SessionFlags, LoadFlags, Limits):
         self._check_replicas()
 
     def _check_replicas(self) -> None:
-        asked = self.replicas
-        if asked is None or asked == "auto":
+        replicas = self.replicas
+        if replicas is None or replicas == "auto":
             return
-        numbers = asked.split(":", 1)
+        numbers = replicas.split(":", 1)
         if all(map(str.isdecimal, numbers)) and 0 < int(numbers[0]) <= int(numbers[-1]):
             return
-        if not all("://" in url for url in asked.split(",")):
+        if not all("://" in url for url in replicas.split(",")):
             raise UserError(
-                f"--replicas {asked}: give a number, LEAST:MOST such as 1:4, auto, or addresses of servers: "
+                f"--replicas {replicas}: give a number, LEAST:MOST such as 1:4, auto, or addresses of servers: "
                 "http://one:8000,http://two:8000"
             )
         for name in ("model", "files", "record_folder", "keep_sessions"):

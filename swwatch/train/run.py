@@ -62,9 +62,9 @@ def run(read: Callable[[], TrainSettings]) -> int:
         epochs = num_steps(settings, len(arranged.order)) * settings.rows_per_step / len(arranged.order)
         frames = distributed.together(lambda: keep_frames(settings, setup, epochs))
         if settings.fill_cache:
-            made = distributed.gather(distributed.together(lambda: fill(settings, setup.clips)))
+            counts = distributed.gather(distributed.together(lambda: fill(settings, setup.clips)))
             entries, size = setup.clips.frame_cache.held()
-            print(f"{sum(made):,} of {len(setup.clips):,} clips were read; their frames are {frames}")
+            print(f"{sum(counts):,} of {len(setup.clips):,} clips were read; their frames are {frames}")
             print(f"it holds {entries:,} entries, {size / 1e9:.3g} GB; what found no room is decoded in training")
             return 0
         trainer = trainer_of(settings, setup, arranged, beginning, frames)

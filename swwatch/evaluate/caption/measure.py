@@ -110,7 +110,7 @@ def describe_run(settings: EvalSettings, loaded: Loaded, prompts: Prompts) -> di
     """What the results depend on (`settings`: results are only continued under equal ones) and, for the reader, where
     things lay (`about`). --max-count is in neither: a run may be extended."""
     data, own = settings.data_path, loaded.settings
-    made = {
+    facts = {
         "variant": own.variant,
         "schedule": str(own.schedule),
         "pixel_budget": own.pixel_budget,
@@ -124,19 +124,19 @@ def describe_run(settings: EvalSettings, loaded: Loaded, prompts: Prompts) -> di
         "repetition_penalty": settings.repetition_penalty or Greedy.penalty,
     }
     if is_chat(own.variant):
-        made |= {"schedule": None, "repetition_penalty": settings.repetition_penalty}
-        made["choose"] = systems.get(own.variant).choose
-    made |= policies_of(own)
+        facts |= {"schedule": None, "repetition_penalty": settings.repetition_penalty}
+        facts["choose"] = systems.get(own.variant).choose
+    facts |= policies_of(own)
     if own.choose is not None:
-        made["repetition_penalty"] = settings.repetition_penalty
+        facts["repetition_penalty"] = settings.repetition_penalty
     if own.see != ALL:  # a run of before knows nothing of it
-        made["see"] = str(own.see)
+        facts["see"] = str(own.see)
     if settings.reader != EvalSettings.reader:  # nor of this
-        made["reader"] = settings.reader
+        facts["reader"] = settings.reader
     about = {
         "model": settings.model,
         "data": str(data),
         "img_root": None if settings.img_root is None else str(settings.img_root),
         **circumstances(loaded),
     }
-    return {"settings": made, "about": about}
+    return {"settings": facts, "about": about}
