@@ -167,6 +167,17 @@ def whole_folder(out: Path) -> Iterator[Path]:
             shutil.rmtree(partial, ignore_errors=True)
 
 
+@contextlib.contextmanager
+def whole_file(path: Path) -> Iterator[Path]:
+    """A file to write, of the same ending, which becomes `path` when the block ends well."""
+    partial = path.with_name(f".partial.{path.name}")
+    try:
+        yield partial
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
 def find_config(path: Path) -> Path:
     """A settings file as given or, where there is none, the one of this project: configs/train/toy.yaml."""
     return path if path.exists() or path.parts[:1] != ("configs",) else CONFIGS.parent / path

@@ -15,6 +15,7 @@ from swwatch.config import read_settings, setting
 from swwatch.errors import UserError
 from swwatch.model.checks import check_checkpoint
 from swwatch.model.settings import check_see
+from swwatch.paths import writing
 from swwatch.policies import keep as keeping
 from swwatch.policies.see import SEE, parse_see
 from swwatch.policies.speak import check_schedule, parse_schedule
@@ -177,6 +178,12 @@ class InspectSettings(VideoUnderPolicy, StreamWithoutEnd):
 
 def main(argv: list[str]) -> int:
     settings = read_settings(InspectSettings, argv, program="swwatch inspect", about=__doc__)
+    with writing(settings.out):
+        return show(settings)
+
+
+def show(settings: InspectSettings) -> int:
+    """Draw, or print, what is asked for."""
     if settings.decided is not None:
         from swwatch.pictures.decided import show_decided
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import torch
 
-from swwatch.paths import make_folder
+from swwatch.paths import make_folder, whole_file
 from swwatch.pictures.endless import Story, TokenRun, shares
 from swwatch.pictures.sample import COLOURS
 from swwatch.rules.layout import Kind
@@ -67,7 +67,8 @@ def draw(story: Story, video_tokens: int, path: Path) -> None:
     figure.suptitle(f"{story.title}: {story_text(story)}", fontsize=10)
     figure.tight_layout(rect=(0, 0.06, 1, 1))
     make_folder(path.parent)
-    figure.savefig(path, dpi=110)
+    with whole_file(path) as part:
+        figure.savefig(part, dpi=110)
     plt.close(figure)
 
 

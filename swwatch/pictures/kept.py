@@ -21,7 +21,7 @@ from swwatch.engine.door import open_stream
 from swwatch.engine.source import Ask
 from swwatch.model.dummy import ScriptedChooser
 from swwatch.model.loading import Loaded, load
-from swwatch.paths import make_folder
+from swwatch.paths import make_folder, whole_file
 from swwatch.pictures.decided import SAID
 from swwatch.pictures.endless import Seconds, moments
 from swwatch.pictures.plots import panels, save, sheet
@@ -264,4 +264,5 @@ def finish(figure, path: Path, title: str, top: float) -> None:
     save(figure, path, top=top)
     with Image.open(path) as picture:
         few = picture.convert("RGB").quantize(NUM_COLOURS)
-    few.save(path, optimize=True)
+    with whole_file(path) as part:
+        few.save(part, optimize=True)

@@ -7,6 +7,8 @@ import matplotlib
 matplotlib.use("Agg")
 from matplotlib import pyplot  # noqa: E402
 
+from swwatch.paths import whole_file
+
 
 def panels(rows: int, columns: int, size: tuple[float, float], **options):
     """A figure and its axes, row by row, without a frame above and to the right, with a faint grid behind.
@@ -38,6 +40,7 @@ def save(figure, path: Path, top: float = 1.0) -> Path:
         top: what lies above this share of the height is left to a title or legend.
     """
     figure.tight_layout(rect=(0, 0, 1, top))
-    figure.savefig(path, dpi=110, metadata={"Software": None})
+    with whole_file(path) as part:
+        figure.savefig(part, dpi=110, metadata={"Software": None})
     pyplot.close(figure)
     return path

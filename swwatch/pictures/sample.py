@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 from torch.nn.functional import max_pool2d
 
-from swwatch.paths import make_folder
+from swwatch.paths import make_folder, whole_file
 from swwatch.rules.layout import KINDS, Kind, Layout
 from swwatch.rules.variants import Speaks, Variant, get
 
@@ -66,7 +66,8 @@ def draw(
     figure.suptitle(f"{name} ({variant.paper}): speaks {variant.speaks.value}. {title}")
     figure.tight_layout(rect=(0, 0.05, 1, 1))
     make_folder(path.parent)
-    figure.savefig(path, dpi=110)
+    with whole_file(path) as part:
+        figure.savefig(part, dpi=110)
     plt.close(figure)
 
 

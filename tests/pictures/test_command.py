@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from swwatch.errors import UserError
+from swwatch.errors import UserError, run
 from swwatch.model.loading import load
 from swwatch.pictures import decided
 from swwatch.pictures.command import InspectSettings, main
@@ -124,3 +124,9 @@ def test_what_a_schedule_decided_is_drawn_from_what_a_stream_told(tmp_path, caps
         jsonl.write_text(text, encoding="utf-8")
         with pytest.raises(UserError, match=why):
             main(["--decided", str(jsonl)])
+
+
+def test_a_full_disk_is_told_with_its_folder_and_nothing_half_drawn_is_left(small_disk, capsys):
+    folder = small_disk(8192)
+    assert run(main, ["--variant", "group", "--out", str(folder)]) == 2
+    assert f"cannot write to {folder}: the disk is full" in capsys.readouterr().err and not list(folder.iterdir())
