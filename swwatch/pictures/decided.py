@@ -20,6 +20,7 @@ from swwatch.pictures.plots import panels, save, sheet
 from swwatch.policies.speak import SPEAK, parse_schedule
 
 SAID, SILENT = "#D55E00", "#999999"  # words are as in the other pictures
+WHY = ("#0072B2", "#009E73")  # numbers that decided
 A_ROW = 3  # pictures of a sheet
 MOST_A_STEP = 32  # tokens of a video that is played, on average
 # of the rows whose defaults show little on a short clip, or under random weights
@@ -27,7 +28,7 @@ EXAMPLES = {
     "change": "change:6:share=0.3",
     "pace": "pace:3:most=9",
     "sved": "sved:6",
-    "gate": "gate:6:floor=0.0025",
+    "gate": "gate:6:floor=0.0006",
     "head": "head:6:floor=0.5",
 }
 
@@ -110,16 +111,12 @@ def read(path: Path) -> list[dict]:
 
 def draw(lines: list[dict], path: Path) -> None:
     """Write one picture: over the seconds, how many tokens were said, and the numbers that decided, where any did."""
-    arrivals, decided = arrivals_of(lines), [line for line in lines if line.get("event") == "decided"]
-    decided = [line for line in decided if line["step"] in arrivals]
+    decided = decisions_of(lines)
     figure, axes = panels(2 if decided else 1, 1, (8, 2.6 if decided else 1.8), sharex=True)
     draw_said(axes[0], lines)
     axes[0].set_ylabel("tokens said")
-    for name in decided[0]["why"] if decided else ():
-        values = [line["why"][name] for line in decided]
-        values = [float("nan") if value is None else value for value in values]
-        axes[1].plot([arrivals[line["step"]] for line in decided], values, ".-", label=name)
-        axes[1].legend(fontsize=8, loc="center right")
+    if decided:
+        draw_why(axes[1], lines, 8)
     axes[-1].set_xlabel("seconds of the video")
     make_folder(path.parent)
     save(figure, path)
@@ -128,6 +125,23 @@ def draw(lines: list[dict], path: Path) -> None:
 def arrivals_of(lines: list[dict]) -> dict[int, float]:
     """Step -> when it arrived, seconds."""
     return {line["step"]: line["arrival_s"] for line in lines if line.get("event") == "watched"}
+
+
+def decisions_of(lines: list[dict]) -> list[dict]:
+    """What was decided at steps that arrived."""
+    arrivals = arrivals_of(lines)
+    return [line for line in lines if line.get("event") == "decided" and line["step"] in arrivals]
+
+
+def draw_why(axis, lines: list[dict], size: float) -> None:
+    """The numbers that decided, with a legend in letters of this size."""
+    decided, arrivals = decisions_of(lines), arrivals_of(lines)
+    for name, colour in zip(decided[0]["why"], WHY, strict=False):
+        values = [line["why"][name] for line in decided]
+        values = [float("nan") if value is None else value for value in values]
+        seconds = [arrivals[line["step"]] for line in decided]
+        axis.plot(seconds, values, ".-", color=colour, ms=size / 2, lw=size / 8, label=name)
+    axis.legend(fontsize=size, loc="center right")
 
 
 def draw_said(axis, lines: list[dict]) -> None:
@@ -149,6 +163,10 @@ def draw_sheet(rows: list[tuple[str, list[dict], str]], path: Path) -> None:
         axis.set_title(schedule, fontsize=8)
         axis.tick_params(labelsize=7)
         draw_said(axis, lines)
+        if decisions_of(lines):
+            other = axis.twinx()
+            other.tick_params(labelsize=5)
+            draw_why(other, lines, 5)
         axis.text(0.5, 0.5, fill(refused, 40), ha="center", va="center", fontsize=6, transform=axis.transAxes)
     figure.supxlabel("seconds of the video", fontsize=8)
     figure.supylabel("tokens said", fontsize=8)

@@ -106,6 +106,15 @@ def test_a_sheet_says_why_a_schedule_has_no_picture(tiny_checkpoint, clip, tmp_p
     assert not lines and "'interleave' cannot speak by sved" in why
     decided.draw_sheet([("sved:12", lines, why)], tmp_path / "sheet.png")
     assert (tmp_path / "sheet.png").stat().st_size > 3000
+    figure, (axis, *_) = decided.sheet(1, 1, (3, 2))
+    told = [{"event": "watched", "step": 0, "arrival_s": 0.5}, {"event": "watched", "step": 1, "arrival_s": 1.5}]
+    told += [
+        {"event": "decided", "step": step, "why": {"not_yet": chance}}
+        for step, chance in ((0, None), (1, 0.3), (2, 1))
+    ]
+    decided.draw_why(axis, told, 5)
+    (line,) = axis.lines
+    assert line.get_xdata().tolist() == [0.5, 1.5] and line.get_ydata()[1] == 0.3, "of steps that arrived"
 
 
 def test_what_a_schedule_decided_is_drawn_from_what_a_stream_told(tmp_path, capsys):
