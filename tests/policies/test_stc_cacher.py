@@ -23,6 +23,7 @@ from swwatch.pictures.command import main as inspect
 from swwatch.policies.see.seen import Seen
 from swwatch.policies.see.stc_cacher import StcCacher
 from swwatch.policies.speak import WaitK
+from swwatch.rules.families import FAMILIES
 from swwatch.serve.settings import ServeSettings
 from swwatch.toy.checkpoint import make_checkpoint
 from swwatch.train.command import complete
@@ -41,7 +42,7 @@ GRIDS = [(2, 3)] * 6 + [(3, 2)] * 3
 FEW = StcCacher(3, 0.3)
 
 
-@pytest.fixture(scope="module", params=["qwen2_vl", "qwen3_vl"])
+@pytest.fixture(scope="module", params=[name for name, row in FAMILIES.items() if not row.windows])
 def family(request):
     return request.param
 

@@ -18,6 +18,8 @@ and the rest of the house relies on this:
   * A look: `watch_video` gives (merged tokens, W), all that the LLM gets of a patch. W is the width D of embeddings,
     or (1 + num_deep) D in a family whose tower feeds the first layers, too: `step` and `step_many` take the two apart,
     and who carries them from a look to a feed does not open them.
+  * The tower: where its row names no windows, a block is norm1, attn (qkv in thirds of one product, proj), norm2 and
+    mlp, each added to what came in, and vision_blocks runs it in these parts.
   * The LLM: cached keys are rotated by halves, and re-indexed so by cache.StreamCache; q, k and v come out of
     `heads_of`, and its norms are RMSNorms, which CudaGraphModel computes by itself.
 """
