@@ -26,8 +26,8 @@ from swwatch.engine.batch import Batch, Ended
 from swwatch.engine.choose import open_session, open_watcher
 from swwatch.engine.requests import drive
 from swwatch.engine.source import Ask, Order, Step
-from swwatch.engine.trace import SimulatedClock, Spoken
-from swwatch.engine.turns import Said, TurnSession
+from swwatch.engine.trace import Said, SimulatedClock, Spoken
+from swwatch.engine.turns import TurnSession
 from swwatch.policies.choose import Greedy, Sampling, parse_choose
 from swwatch.policies.keep import Keep, Window, with_numbers
 from swwatch.policies.speak import parse_schedule

@@ -43,6 +43,30 @@ class Reflected:
 
 
 @dataclass(frozen=True)
+class Said:
+    """A turn is over.
+
+    Attributes:
+        round: its number, from 0.
+        start_s, end_s: the seconds that it was about.
+        ids: all that was said, " ..." and <|im_end|> included.
+        words: the ids without these two.
+        t_s: when its last token was emitted, stream seconds.
+        thought: it is a thought about what was watched, for the model itself.
+        wrong_end: the token that it ended with, where the form wants another; None: the right one, or it was cut off.
+    """
+
+    round: int
+    start_s: float
+    end_s: float
+    ids: tuple[int, ...]
+    words: tuple[int, ...]
+    t_s: float
+    thought: bool = False
+    wrong_end: int | None = None
+
+
+@dataclass(frozen=True)
 class Watched:
     """The keys and values of a step are in: whatever is chosen from now on may see it, where the schedule lets it.
 

@@ -6,7 +6,7 @@ prompt form, what is forgotten, where tokens stand.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import torch
 
@@ -16,7 +16,7 @@ from swwatch.engine.base import BaseSession
 from swwatch.engine.keeping import feed, new_cache
 from swwatch.engine.requests import Look, Run
 from swwatch.engine.source import Step
-from swwatch.engine.trace import Asked, Reflected, Spoken
+from swwatch.engine.trace import Asked, Reflected, Said, Spoken
 from swwatch.engine.turns_asked import AskedTurns
 from swwatch.errors import UserError
 from swwatch.model.cache import Mark
@@ -32,30 +32,6 @@ from swwatch.rules.cursor import layout_of
 from swwatch.rules.layout import Layout
 from swwatch.rules.spans import Part, Span, ids_of
 from swwatch.rules.visibility import SAID
-
-
-@dataclass(frozen=True)
-class Said:
-    """A turn is over.
-
-    Attributes:
-        round: its number, from 0.
-        start_s, end_s: the seconds that it was about.
-        ids: all that was said, " ..." and <|im_end|> included.
-        words: the ids without these two.
-        t_s: when its last token was emitted, stream seconds.
-        thought: it is a thought about what was watched, for the model itself.
-        wrong_end: the token that it ended with, where the form wants another; None: the right one, or it was cut off.
-    """
-
-    round: int
-    start_s: float
-    end_s: float
-    ids: tuple[int, ...]
-    words: tuple[int, ...]
-    t_s: float
-    thought: bool = False
-    wrong_end: int | None = None
 
 
 class TurnSession(AskedTurns):

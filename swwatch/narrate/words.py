@@ -12,8 +12,7 @@ from swwatch.engine.base import BaseSession
 from swwatch.engine.door import open_stream
 from swwatch.engine.requests import Run, drive, relay
 from swwatch.engine.source import Ask, FileSource, Step, StepEncoder
-from swwatch.engine.trace import Reflected, SimulatedClock, Spoken
-from swwatch.engine.turns import Said
+from swwatch.engine.trace import Reflected, Said, SimulatedClock, Spoken
 from swwatch.model.cuda_graph_model import CudaGraphModel
 from swwatch.model.loading import Loaded
 from swwatch.policies.choose import LIMIT

@@ -14,8 +14,8 @@ from swwatch.data.turns.prompt import Turns
 from swwatch.engine.requests import drive
 from swwatch.engine.session import Session
 from swwatch.engine.source import Ask, Order, Step
-from swwatch.engine.trace import Spoken
-from swwatch.engine.turns import Said, TurnSession
+from swwatch.engine.trace import Said, Spoken
+from swwatch.engine.turns import TurnSession
 from swwatch.model.dummy import MARKUP, DummyModel, DummyTokenizer, ScriptedChooser
 from swwatch.policies.choose import Greedy
 from swwatch.policies.keep import Keep, Window

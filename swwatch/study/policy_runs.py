@@ -16,8 +16,8 @@ from swwatch.engine.base import BaseSession
 from swwatch.engine.door import open_stream
 from swwatch.engine.requests import Run, drive
 from swwatch.engine.source import Ask, Step, StepEncoder
-from swwatch.engine.trace import Asked, Reflected, SimulatedClock, Spoken, Watched
-from swwatch.engine.turns import Said, TurnSession
+from swwatch.engine.trace import Asked, Reflected, Said, SimulatedClock, Spoken, Watched
+from swwatch.engine.turns import TurnSession
 from swwatch.metrics.events import event_timing
 from swwatch.model.loading import Loaded
 from swwatch.narrate.words import Token, watching

@@ -10,7 +10,8 @@ import torch
 from swwatch.data.turns.prompt import Turns
 from swwatch.engine.requests import drive
 from swwatch.engine.source import Step
-from swwatch.engine.turns import Said, TurnSession
+from swwatch.engine.trace import Said
+from swwatch.engine.turns import TurnSession
 from swwatch.model.dummy import DummyModel, DummyTokenizer, ScriptedChooser
 from swwatch.model.loading import load
 from swwatch.policies.choose import Greedy

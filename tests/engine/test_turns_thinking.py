@@ -11,8 +11,7 @@ from hypothesis import strategies as st
 from swwatch.data.turns.prompt import texts_of
 from swwatch.engine.requests import drive
 from swwatch.engine.source import Ask, Order
-from swwatch.engine.trace import Asked, Reflected, Spoken
-from swwatch.engine.turns import Said
+from swwatch.engine.trace import Asked, Reflected, Said, Spoken
 from swwatch.errors import UserError
 from swwatch.model.loading import add_ends
 from swwatch.narrate.words import Turn, with_text

@@ -8,7 +8,8 @@ from swwatch.data.turns.conversation import Commentary
 from swwatch.data.turns.transcript import Transcript
 from swwatch.engine.requests import Feed, Request, answer_to, drive
 from swwatch.engine.source import Step
-from swwatch.engine.turns import Said, TurnSession
+from swwatch.engine.trace import Said
+from swwatch.engine.turns import TurnSession
 from swwatch.policies.choose import Greedy
 from swwatch.rules import turn_positions as positions
 from swwatch.rules.spans import Part, ids_of

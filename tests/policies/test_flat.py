@@ -11,8 +11,7 @@ import torch
 
 from swwatch.engine.session import Session
 from swwatch.engine.source import FileSource, Step
-from swwatch.engine.trace import SimulatedClock, Watched
-from swwatch.engine.turns import Said
+from swwatch.engine.trace import Said, SimulatedClock, Watched
 from swwatch.model.loading import load
 from swwatch.policies.choose import Greedy
 from swwatch.policies.see import SEE, parse_see

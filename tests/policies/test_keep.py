@@ -6,7 +6,7 @@ import torch
 from swwatch.engine import keeping
 from swwatch.engine.requests import drive
 from swwatch.engine.source import Ask
-from swwatch.engine.turns import Said
+from swwatch.engine.trace import Said
 from swwatch.policies.choose import Greedy
 from swwatch.policies.keep import Flush, SinkWindow
 from swwatch.rules.spans import Part, ids_of

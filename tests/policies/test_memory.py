@@ -8,8 +8,7 @@ from hypothesis import strategies as st
 from swwatch.engine.requests import drive
 from swwatch.engine.session import Session
 from swwatch.engine.source import Ask
-from swwatch.engine.trace import Asked, Spoken
-from swwatch.engine.turns import Said
+from swwatch.engine.trace import Asked, Said, Spoken
 from swwatch.model.cache import HIDDEN
 from swwatch.policies.choose import Greedy
 from swwatch.policies.keep import EVICTIONS, WINDOWS, parse_keep, with_numbers

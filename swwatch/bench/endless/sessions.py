@@ -21,8 +21,7 @@ from swwatch.engine.base import BaseSession
 from swwatch.engine.door import open_stream
 from swwatch.engine.requests import drive
 from swwatch.engine.source import Step
-from swwatch.engine.trace import Spoken
-from swwatch.engine.turns import Said
+from swwatch.engine.trace import Said, Spoken
 from swwatch.model.dummy import DummyTokenizer, ScriptedChooser
 from swwatch.policies.choose import Greedy, parse_choose
 from swwatch.policies.keep import Window, parse_keep, with_numbers

@@ -11,7 +11,8 @@ from swwatch.data.video import StepFrames, iter_steps
 from swwatch.engine.door import open_stream
 from swwatch.engine.requests import Run, drive
 from swwatch.engine.source import Step
-from swwatch.engine.turns import Said, TurnSession
+from swwatch.engine.trace import Said
+from swwatch.engine.turns import TurnSession
 from swwatch.errors import UserError
 from swwatch.evaluate.quiz.asking import Answered, choice_tokens, choose, reply_of
 from swwatch.evaluate.quiz.frames import span
