@@ -24,7 +24,6 @@ from swwatch.model.protocols import StreamingModel
 from swwatch.policies.choose import Choosing, parse_choose
 from swwatch.policies.keep import Keep, parse_keep
 from swwatch.policies.memory.pieces import len_of_mute
-from swwatch.policies.see.seen import Seen
 from swwatch.policies.think import OFF, Think, parse_think
 from swwatch.rules import turn_positions as positions
 from swwatch.rules.chosen import chosen
@@ -47,7 +46,6 @@ class TurnSession(AskedTurns):
         ending: no step comes after those that are here.
         context: what the model has in view, in order.
         next_position: of the next token to be laid out.
-        seen: the SEE policy, which drops nothing.
         num_rounds: turns begun; num_steps: steps watched; num_thinned: turns whose groups have been thinned.
         num_laid: tokens laid out; num_said: of these, where what is said is a stream of its own.
         num_fed: tokens fed, again and again where they were read anew.
@@ -120,7 +118,6 @@ class TurnSession(AskedTurns):
         self.next_position = self.num_rounds = self.num_steps = self.num_thinned = 0
         self.num_laid = self.num_said = self.num_fed = self.newest_arrival_s = 0
         self.thinks, self.ending = think != OFF, False
-        self.seen = Seen(model.settings.see)
         self._waiting: list[Step] = []  # for the rest of their turn
         self._seen: dict[int, torch.Tensor] = {}  # round -> embeddings of its video, where they are needed again
 
@@ -337,8 +334,6 @@ class TurnSession(AskedTurns):
             "begin_context": [span.state() for span in self._begin_context],
             "waiting": [dict(vars(step)) for step in self._waiting],
             "seen": dict(self._seen),
-            "see": self.seen.state() if self.seen.policy.reuses else None,
-            "memory": None if self.memory is None else self.memory.state(),
         }
 
     def restore(self, state: dict) -> None:
@@ -347,7 +342,3 @@ class TurnSession(AskedTurns):
         self._begin_context = [Span.of_state(span) for span in state["begin_context"]]
         self._waiting = [Step(**step) for step in state["waiting"]]
         self._seen, self.speaking = dict(state["seen"]), False
-        if state.get("see") is not None:  # an older version has none
-            self.seen.load_state(state["see"])
-        if self.memory is not None:
-            self.memory.load_state(state["memory"])

@@ -10,6 +10,7 @@ from swwatch.engine.keeping import hold, queries_of, recall, search, thin
 from swwatch.engine.requests import Feed, Run
 from swwatch.policies.memory.pieces import TOLERANCE_S, joined, seconds_of_video, whole
 from swwatch.policies.memory.policy import SEEN, Shown, shown_of
+from swwatch.policies.see.seen import Seen
 from swwatch.rules.cursor import layout_of
 from swwatch.rules.layout import Layout
 from swwatch.rules.patch import Placed
@@ -20,13 +21,32 @@ MEMORY = -2  # the round of the span that is the memory
 
 
 class ForgetfulTurns(BaseSession):
-    """The part of a TurnSession that forgets."""
+    """The part of a TurnSession that forgets, and what it remembers besides its cache.
+
+    Attributes:
+        memory: of a policy that merges.
+        seen: the SEE policy, which drops nothing.
+    """
 
     def _begin_keeping(self) -> None:
         """Raises UserError: the policy is not for this variant, or this attention cannot carry it out."""
         self.keep.check(self.variant)
         self.keep.attention(self.model.attention)
         self.memory = self.keep.memory() if self.keep.merges else None
+        self.seen = Seen(self.model.settings.see)
+
+    def state(self) -> dict:
+        return super().state() | {
+            "memory": None if self.memory is None else self.memory.state(),
+            "see": self.seen.state() if self.seen.policy.reuses else None,
+        }
+
+    def restore(self, state: dict) -> None:
+        super().restore(state)
+        if self.memory is not None:
+            self.memory.load_state(state["memory"])
+        if state.get("see") is not None:  # an older version has none
+            self.seen.load_state(state["see"])
 
     def _told(self) -> dict[str, int]:
         """What came back for the newest question, or is read of a memory, and what is parked, for trace.Asked."""
