@@ -21,6 +21,7 @@ from swwatch.serve.sources import OURS, SessionOptions, SourceReader
 from swwatch.serve.stages import Stages
 from swwatch.serve.threads import Threads
 
+Begun = tuple[ServedSession, Opened]  # and what its client is told of it
 KEEP_WITHIN_S = 2.0  # a session whose step takes longer than that is not waited for
 
 
@@ -62,9 +63,7 @@ class SessionTable(WaitingConnections):
         """Files that are kept here for clients, and nowhere else."""
         return self.uploads.num + self.recordings.num_own
 
-    async def open(
-        self, message: Open, connection: Connected, beside: SessionOptions = OURS
-    ) -> tuple[ServedSession, Opened]:
+    async def open(self, message: Open, connection: Connected, beside: SessionOptions = OURS) -> Begun:
         """Begin a session, or go on with one.
 
         Raises:
@@ -90,7 +89,7 @@ class SessionTable(WaitingConnections):
             error.fatal = True
             raise
 
-    def _resume(self, message: Open, connection: Connected) -> tuple[ServedSession, Opened]:
+    def _resume(self, message: Open, connection: Connected) -> Begun:
         session = self._sessions.get(message.resume)
         if session is None:
             raise ProtocolError("not_found", "no such session: it may have ended")
@@ -102,9 +101,7 @@ class SessionTable(WaitingConnections):
         update = {"resumed": True, "missed": missed, "left_s": round(session.left_s, 3)}
         return session, session.opened.model_copy(update=update)
 
-    async def _begin(
-        self, message: Open, connection: Connected, beside: SessionOptions
-    ) -> tuple[ServedSession, Opened]:
+    async def _begin(self, message: Open, connection: Connected, beside: SessionOptions) -> Begun:
         checkpoint = self.stages.find(message.variant)
         settings = checkpoint.loaded.settings
         question = message.question or own_question(settings)
