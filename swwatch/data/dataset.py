@@ -108,10 +108,9 @@ class ClipDataset(Samples):
         video_root: str | Path | None = None,
     ):
         super().__init__(records, data, seed)
-        self.video_root = video_root
         self.tokenizer, self.markup, self.encoder = tokenizer, markup, encoder
         self.variant, self.schedule, self.merge, self.t_per_step = variant, schedule, merge, t_per_step
-        self.prompts, self.see = prompts, see
+        self.prompts, self.see, self.video_root = prompts, see, video_root
         self.think, self.thought_dropout, self.carriers = think or OFF, thought_dropout, carriers
         self.prompt_ids = {
             text: prompt_ids(tokenizer, prompts.system, text, markup) for text in prompts.train_questions
