@@ -15,6 +15,7 @@ import torch
 from safetensors.torch import save_file
 
 from swwatch.cli import COMMANDS, run
+from swwatch.data.annotations import write_atomic
 from swwatch.errors import UserError, disk_problem
 from swwatch.paths import CODE, need_room, only_one, only_one_writes, whole_folder, writing
 from tests.helpers.judge_runs import write_run
@@ -185,3 +186,10 @@ def test_room_that_is_not_there_is_told_with_what_is_needed(tmp_path):
     need_room(tmp_path, 1, "nothing")
     with pytest.raises(UserError, match=f"a checkpoint needs {1 << 60:,} bytes, and the disk of {tmp_path} has"):
         need_room(tmp_path, 1 << 60, "a checkpoint")
+
+
+def test_a_full_disk_is_told_with_the_folder_whoever_catches_it(small_disk, capsys):
+    folder = small_disk(8192)
+    assert run(lambda _: write_atomic(folder / "rows.jsonl", [20_000 * "x"]), []) == 2
+    told = f"error: cannot write to {folder}: the disk is full, "
+    assert capsys.readouterr().err.startswith(told) and not list(folder.iterdir())

@@ -19,7 +19,7 @@ from swwatch.errors import UserError
 from swwatch.evaluate.run_files import beside, read_lines, write_object
 from swwatch.launch.ranks import SingleProcess
 from swwatch.model.repeat import continued
-from swwatch.paths import only_one, only_one_writes
+from swwatch.paths import only_one, only_one_writes, writing
 
 SHARING = {"clips_at_once", "num_processes"}  # facts about a run that make its timings another stream's than its own
 VISIBLE_S = 60  # a shared file system may show another node's new file so much later
@@ -266,7 +266,7 @@ def refuse_other_settings(rows: Path, then: dict, now: dict, elsewhere: str) -> 
 
 
 def append(path: Path, record: dict) -> None:
-    with path.open("ab") as file:
+    with writing(path.parent), path.open("ab") as file:
         file.write(encode_line(record).encode("utf-8"))
         file.flush()
         os.fsync(file.fileno())

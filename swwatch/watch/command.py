@@ -103,7 +103,7 @@ def main(argv: list[str]) -> int:
             try:
                 with Hooks(settings.on, settings.webhook) as hooks:
                     end = follow(hooks.heard(narrator.watch(frames)), out, narrator.step_s)
-            except UserError:
+            except (UserError, OSError):  # the second: of a disk
                 print(flush=True)  # words may stand before what is told of it
                 raise
         print(narrator.summary(), flush=True)
