@@ -44,7 +44,9 @@ class WatchSettings(SessionFlags, LoadFlags):
     realtime: bool = setting(
         True, "a file plays at its own pace; with --no-realtime as fast as the model here watches it"
     )
-    max_new_tokens: int | None = setting(None, "limit of the whole answer (default: 4096)", least=1)
+    max_new_tokens: int | None = setting(
+        None, "limit of the whole answer (default: 4096); of a turn for chat systems", least=1
+    )
     jsonl: Path | None = setting(None, "write every event here, as messages of docs/protocol.md")
     on: list[str] = setting(
         [],
