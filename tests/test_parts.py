@@ -32,8 +32,8 @@ def test_what_was_not_measured_names_the_command_that_measures_it(page):
 def test_parts_that_docs_name_are_there():
     parts = {}
     for script in ("check_cuda", "bench", "bench_train_gpu"):
-        told = subprocess.run(["bash", ROOT / "scripts" / f"{script}.sh", "--list"], capture_output=True, text=True)
-        parts[script] = set(told.stdout.split())
+        printed = subprocess.run(["bash", ROOT / "scripts" / f"{script}.sh", "--list"], capture_output=True, text=True)
+        parts[script] = set(printed.stdout.split())
         assert len(parts[script]) > 3
     named = [match for page in PAGES for match in IN_PARTS.findall(page.read_text(encoding="utf-8"))]
     assert len(named) > 15
@@ -79,10 +79,10 @@ def test_what_is_done_is_left_out_and_what_failed_or_was_cut_is_tried_again(tmp_
         return code, ran
 
     assert run() == (1, ["good ran", "bad ran", "slow ran"])
-    told = (tmp_path / "summary.md").read_text()
-    rows = [re.split(r"\s*\|\s*", line)[1:3] for line in told.splitlines() if line.startswith("| ")]
+    text = (tmp_path / "summary.md").read_text()
+    rows = [re.split(r"\s*\|\s*", line)[1:3] for line in text.splitlines() if line.startswith("| ")]
     assert rows[1:] == [["bad", "failed"], ["good", "ok"], ["slow", "cut"]]
-    assert "```\nfine\n```" in told
+    assert "```\nfine\n```" in text
     (tmp_path / "mended").touch()
     assert run() == (0, ["bad ran", "slow ran"])
     assert run(AGAIN="1") == (0, ["good ran", "bad ran", "slow ran"])

@@ -71,8 +71,8 @@ def test_nothing_lies_beside_the_rooms():
 
 @pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md"])
 def test_a_newcomer_is_told_of_every_room(page):
-    told = re.findall(r"\b(\w+)/", (ROOT / page).read_text(encoding="utf-8"))
-    assert {*FLOOR_OF} <= {*told}
+    text = re.findall(r"\b(\w+)/", (ROOT / page).read_text(encoding="utf-8"))
+    assert {*FLOOR_OF} <= {*text}
 
 
 @pytest.mark.parametrize("module, path", sorted(modules().items()))

@@ -56,8 +56,10 @@ def test_a_wheel_holds_all_that_the_checkout_has(swwatch):
     assert swwatch("--version") == f"swwatch {__version__}\n"
     where = [sys.executable, "-c", "import swwatch.paths as p; print(p.ROOT, p.CONFIGS)"]
     environment = os.environ | {"PYTHONPATH": str(swwatch.site)}
-    told = subprocess.run(where, cwd=swwatch.here, env=environment, capture_output=True, text=True, check=True).stdout
-    assert told.split() == [str(swwatch.here), str(package / "configs")]
+    printed = subprocess.run(
+        where, cwd=swwatch.here, env=environment, capture_output=True, text=True, check=True
+    ).stdout
+    assert printed.split() == [str(swwatch.here), str(package / "configs")]
 
 
 @pytest.mark.slow
@@ -70,12 +72,12 @@ def test_in_an_empty_folder_everything_runs(swwatch):
     trained = swwatch.here / "output/qwen2_5vl-pe-group"
     assert (trained / "config.json").is_file(), "by default in the folder where one stands"
 
-    told = swwatch("eval", "--max-count", "2", "--max-new-tokens", "20")
-    metrics = Path(re.search(r"^metrics in (.+)$", told, re.M)[1])
+    printed = swwatch("eval", "--max-count", "2", "--max-new-tokens", "20")
+    metrics = Path(re.search(r"^metrics in (.+)$", printed, re.M)[1])
     assert metrics.parent == swwatch.here / "output/eval" and json.loads(metrics.read_text())
     video = next((swwatch.here / "dataset").rglob("videos/test/*.mp4"))
-    told = swwatch("stream", "--model", trained, "--video", video, "--jsonl", "tokens.jsonl")
-    assert "group, wait-k:3" in told and (swwatch.here / "tokens.jsonl").read_text()
+    printed = swwatch("stream", "--model", trained, "--video", video, "--jsonl", "tokens.jsonl")
+    assert "group, wait-k:3" in printed and (swwatch.here / "tokens.jsonl").read_text()
 
     module = [sys.executable, "-m", "swwatch", "serve"]
     server = ServerProcess(

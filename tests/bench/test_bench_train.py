@@ -134,8 +134,8 @@ def test_a_busy_machine_spread_and_unequal_losses_are_warned_of():
     steady = [measured(BASELINE, (3.0, 3.0, 3.0)), measured("sdpa", (2.0, 2.0, 2.0))]
     assert figures.unequal_losses(figures.finish(steady, SETTINGS, MACHINE), "float32") == []
     shaky = figures.figures(measured("sdpa", (2.0, 3.0, 4.0)), warmup=1, peak=None)
-    told = verdict(SETTINGS, **quiet, spreads=[(page.row_name(shaky), shaky["spread"])])
-    assert told["reasons"] == ["step times of sdpa spread by 33%"] and "at most 10%" in told["rule"]
+    text = verdict(SETTINGS, **quiet, spreads=[(page.row_name(shaky), shaky["spread"])])
+    assert text["reasons"] == ["step times of sdpa spread by 33%"] and "at most 10%" in text["rule"]
     steady[1]["times"][0] = TIME | {"seconds": 1.0, "loss": 2.1}
     steady = figures.finish(steady, SETTINGS, MACHINE)
     assert "not compute the same loss" in figures.unequal_losses(steady, "float32")[0]

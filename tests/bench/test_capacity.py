@@ -55,9 +55,9 @@ def test_all_that_is_asked_for_is_measured_and_written(tmp_path, capsys):
         assert trial["begun"] >= 1 and set(trial["first_response_s"]) == {"p50", "p95", "p99"} == set(trial["lag_s"])
         assert 0 < trial["first_response_s"]["p50"] < trial["first_frame_s"]["p50"]
     assert result["video_tokens"] == 4 and result["begin"]["cores"] and "trusted" in result["verdict"]
-    told = (tmp_path / "bench_live.md").read_text()
-    assert told.strip() == report(result) and told.strip() in capsys.readouterr().out
-    assert "under 500 s: **3, the most that was tried**" in told
+    text = (tmp_path / "bench_live.md").read_text()
+    assert text.strip() == report(result) and text.strip() in capsys.readouterr().out
+    assert "under 500 s: **3, the most that was tried**" in text
 
 
 # sessions of those that think, and answer when asked, are too long to be held here: see the test below

@@ -143,10 +143,10 @@ QUIET = {"load": 0.2, "cores": 2, "others": 0.1, "spreads": [("serial", 0.05), (
     ],
 )
 def test_the_verdict_follows_its_rule(change, reason):
-    told = verdict(StreamBenchSettings(), **QUIET | change)
-    assert told["trusted"] == (reason is None)
-    assert reason is None or reason in told["reasons"][0]
-    assert "50%" not in told["rule"] and "0.5 for each core" in told["rule"]
+    text = verdict(StreamBenchSettings(), **QUIET | change)
+    assert text["trusted"] == (reason is None)
+    assert reason is None or reason in text["reasons"][0]
+    assert "50%" not in text["rule"] and "0.5 for each core" in text["rule"]
 
 
 @given(st.floats(0.5, 200), st.floats(0.05, 20))
@@ -235,9 +235,9 @@ def test_the_soak_is_told_in_equal_stretches():
         {"at_s": 100.0 + i, "step": i // 2, "busy_s": 0.1, "lag_s": 0.2, "memory": i, "cache": i, "position": i}
         for i in range(40)
     ]
-    told = summary(samples, periods=4)
-    assert len(told) == 4 and [line["position"] for line in told] == [9, 19, 29, 39]
-    assert told[0]["step_s"] == pytest.approx(0.2) and told[1]["from_s"] == pytest.approx(39 / 4)
+    text = summary(samples, periods=4)
+    assert len(text) == 4 and [line["position"] for line in text] == [9, 19, 29, 39]
+    assert text[0]["step_s"] == pytest.approx(0.2) and text[1]["from_s"] == pytest.approx(39 / 4)
 
 
 def test_a_real_clock_serves_the_camera_too():

@@ -153,9 +153,9 @@ def test_a_session_that_ended_meanwhile_is_told(scripted):
 
     with s.Scripted(first, second) as server, Client(server.url) as client:
         client.open()
-        with pytest.raises(ServerError, match="not_found: no such session") as told:
+        with pytest.raises(ServerError, match="not_found: no such session") as caught:
             list(client)
-    assert told.value.code == "not_found"
+    assert caught.value.code == "not_found"
 
 
 def test_a_server_that_falls_silent_counts_as_gone(scripted):

@@ -68,7 +68,7 @@ def test_what_the_server_says_no_to_is_an_error(run, server, clip, capsys):
     assert cli.run(watch.main, [str(clip), "--server", server.url, "--token", "wrong-token"]) == 2
     page = server.url  # a page is no video: that is the reason, not that no frame came
     assert run(page)[0] == 2
-    told = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
+    printed = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
     words = ("no such file", "--allow-urls", "no such variant", "give its token", "read as video")
-    for line, word in zip(told, words, strict=True):
+    for line, word in zip(printed, words, strict=True):
         assert word in line

@@ -71,9 +71,9 @@ def test_questions_are_the_training_ones_and_change_with_clip_epoch_and_seed(mak
 def test_labels_are_the_caption_and_im_end_and_nothing_else(make, variant):
     dataset = make(variant)
     sample = dataset[0, 2].sample
-    kept = sample.labels[sample.labels != IGNORED]
+    labels = sample.labels[sample.labels != IGNORED]
     im_end = dataset.tokenizer.convert_tokens_to_ids("<|im_end|>")
-    assert dataset.tokenizer.decode(kept[:-1]) == dataset.records[2]["human_caption"] and kept[-1] == im_end
+    assert dataset.tokenizer.decode(labels[:-1]) == dataset.records[2]["human_caption"] and labels[-1] == im_end
     assert torch.equal(sample.labels != IGNORED, sample.tokens.where(Kind.ANSWER))
 
 

@@ -49,8 +49,8 @@ def test_labels_are_the_answer_and_its_end_alone(processor, variant):
 def test_another_question_closes_the_video_and_opens_a_user_turn(processor):
     tokenizer, markup = processor.tokenizer, Markup.of(processor.tokenizer)
     ids = ask_ids(tokenizer, "And now?", markup)
-    told = "<|vision_end|><|im_end|>\n<|im_start|>user\nAnd now?<|vision_start|>"
-    assert ids == tokenizer.encode(told, add_special_tokens=False) and ids[-1] == markup.vision_start
+    text = "<|vision_end|><|im_end|>\n<|im_start|>user\nAnd now?<|vision_start|>"
+    assert ids == tokenizer.encode(text, add_special_tokens=False) and ids[-1] == markup.vision_start
     with pytest.raises(UserError, match=r"must not contain <\|im_start\|>"):
         ask_ids(tokenizer, "<|im_start|>system", markup)
 

@@ -42,9 +42,9 @@ def as_ffmpeg(path: Path) -> tuple[np.ndarray, np.ndarray]:
     command = ["ffmpeg", "-nostdin", "-copyts", "-i", os.fsencode(path), "-map", "0:v", "-vf", "showinfo"]
     command += ["-fps_mode", "passthrough", "-f", "rawvideo", "-pix_fmt", "rgb24", "-"]
     done = subprocess.run(command, capture_output=True)
-    told = done.stderr.decode(errors="replace")
-    times = np.array([float(time) for time in re.findall(r"pts_time:\s*([-\d.]+)", told)])
-    width, height = map(int, re.findall(r"rawvideo.*?, (\d+)x(\d+)", told)[-1])
+    printed = done.stderr.decode(errors="replace")
+    times = np.array([float(time) for time in re.findall(r"pts_time:\s*([-\d.]+)", printed)])
+    width, height = map(int, re.findall(r"rawvideo.*?, (\d+)x(\d+)", printed)[-1])
     pictures = np.frombuffer(done.stdout, np.uint8).reshape(-1, height, width, 3)
     return times[: len(pictures)] - times[0], pictures
 
@@ -229,9 +229,9 @@ def test_two_pictures_in_a_packet_and_a_blank_in_the_next(tmp_path):
     with av.open(str(plain)) as old, av.open(str(path), "w") as new:
         source = old.streams.video[0]
         first, *rest = [bytes(packet) for packet in old.demux(source) if packet.size]
-        packed, blank = [first], b"\0\0\1\xb6\x51\xcf"
+        packed, empty = [first], b"\0\0\1\xb6\x51\xcf"
         for later, between in zip(rest[::2], rest[1::2], strict=True):
-            packed += [later + between, blank]
+            packed += [later + between, empty]
         target = new.add_stream_from_template(source)
         for number, data in enumerate(packed):
             packet = av.Packet(data)

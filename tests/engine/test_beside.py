@@ -46,9 +46,9 @@ class Early(ToldBeside):
     def _predict(self, rows, embeds, feeds_left):
         if self._watch_ahead():
             self._submit(self.ahead, self.ahead.rows, self.ahead.parts)
-            handed = self._tickets[0][1].take()
-            handed.rows.step.fill_(0)  # or the mask alone would keep the words from seeing it
-            self.cache.receive(handed.rows, handed.keys_values)
+            result = self._tickets[0][1].take()
+            result.rows.step.fill_(0)  # or the mask alone would keep the words from seeing it
+            self.cache.receive(result.rows, result.keys_values)
         yield from ()
         return (yield from Session._predict(self, rows, embeds, feeds_left))
 
@@ -301,6 +301,6 @@ def test_on_cuda_it_says_what_serial_says(load_tiny, variant, fast):
             with ThreadWatcher(model) as watcher:
                 session = StreamsSession(model, stream.prompt, watcher=watcher, **options)
                 assert spoken_by(model, session, Paced(stream, [seed % 3] * 12)) == theirs
-                assert all(spent.prefill_s > 0 and spent.vision_s > 0 for spent in session.watch_seconds)
+                assert all(second.prefill_s > 0 and second.vision_s > 0 for second in session.watch_seconds)
     finally:
         loaded.model.to("cpu")

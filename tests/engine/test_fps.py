@@ -60,10 +60,10 @@ def test_p1_of_the_variants(load_tiny, variant, fps):
 def test_p1_of_the_systems(load_tiny, system, fps):
     """A training sample has the spans and the logits of a stream that says its words."""
     loaded, row = at_fps(load_tiny(system), fps), systems.get(system)
-    told = told_of([[i * 0.7, i * 0.7 + 0.4, f"w{i}"] for i in range(8)])
+    commentary = told_of([[i * 0.7, i * 0.7 + 0.4, f"w{i}"] for i in range(8)])
     form = SampleFormat(Turns(loaded.tokenizer, row), fps=fps, keep="all")
-    spans, shown, _ = form.spans(told, (3 * fps, *GRID))
-    session, _ = streamed(loaded, spans, told, 0.0, shown, {}, keep="all")
+    spans, shown, _ = form.spans(commentary, (3 * fps, *GRID))
+    session, _ = streamed(loaded, spans, commentary, 0.0, shown, {}, keep="all")
     ours, theirs = ([span for span in held if span.part is not Part.CLOSE] for held in (session.context, spans))
     assert ours == theirs and ids_of(session.context) == ids_of(spans)  # a line end does not know its seconds
     pictures = watched(loaded, random_steps(loaded, shown, (GRID,)))

@@ -111,11 +111,11 @@ def test_a_question_in_mid_sentence_takes_effect_with_the_next_step_that_is_take
         model, kind(model, stream.prompt, **options), LateOrders(stream, None, {4: [Ask(QUESTION, "and?")]})
     )
     step = 3 if kind is FusedSession else 2
-    (asked,) = [event for event in events if isinstance(event, Asked)]
-    assert (asked.step, asked.text) == (step, "and?")
+    (answers,) = [event for event in events if isinstance(event, Asked)]
+    assert (answers.step, answers.text) == (step, "and?")
     ours, theirs = ([e.token_id for e in told if isinstance(e, Spoken)] for told in (events, without))
     assert ours[: 3 * step] == theirs[: 3 * step] and ours != theirs
-    before = [event for event in events[: events.index(asked)] if isinstance(event, Spoken | Watched)]
+    before = [event for event in events[: events.index(answers)] if isinstance(event, Spoken | Watched)]
     assert max(e.step for e in before if isinstance(e, Spoken)) == step - 1
     assert [e.step for e in before if isinstance(e, Watched)][-1] == step, "it is in with the video of its step"
 

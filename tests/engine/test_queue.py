@@ -214,9 +214,9 @@ def test_any_interleaving_keeps_order_counts_and_bound(policy, size, moves):
     queue, sent, taken = queue_of(size, policy), [], []
     for number, move in enumerate(moves):
         if move == "put":
-            room, ended = len(queue) < size, "end" in moves[:number]
+            has_room, ended = len(queue) < size, "end" in moves[:number]
             accepted = queue.put(frames(number), timeout_s=0)
-            assert accepted == (not ended and (room or policy != "block"))
+            assert accepted == (not ended and (has_room or policy != "block"))
             sent += [number] * accepted
         elif move == "end":
             queue.end()

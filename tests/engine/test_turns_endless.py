@@ -111,12 +111,12 @@ def test_positions_and_work_are_the_same_late_as_early_where_windows_slide_and_g
 def test_a_flushed_stream_never_holds_more_than_240_seconds_of_video(seconds, a_turn):
     """LiveCC's own number, on a model without weights, for its text grows; by how much each turn is known."""
     turns = Turns(DummyTokenizer(), SYSTEMS["livecc"])
-    blank, choose = DummyModel("livecc", t_per_step=1), Greedy(1.0, 3)
-    session = TurnSession(blank, turns, choose=choose, seconds_per_turn=a_turn)
+    model, choose = DummyModel("livecc", t_per_step=1), Greedy(1.0, 3)
+    session = TurnSession(model, turns, choose=choose, seconds_per_turn=a_turn)
     session.chooser = ScriptedChooser(session.chooser, 3, (*turns.ellipsis, turns.im_end), cycle([100]))
     grid, first = torch.tensor([[1, 1, 2]]), max(3, a_turn)
     held, texts = [], []
-    for event in drive(blank, session.run(Unending(Step(torch.zeros(2, 1), grid, 0.5), seconds))):
+    for event in drive(model, session.run(Unending(Step(torch.zeros(2, 1), grid, 0.5), seconds))):
         if isinstance(event, Said):
             videos = [span for span in session.context if span.part is Part.VIDEO]
             held.append(round(sum(span.end_s - span.start_s for span in videos)))

@@ -228,8 +228,10 @@ def test_thoughts_and_answers_are_told_apart_in_the_order_of_their_turns(loaded)
     assert [(turn.start_s, turn.end_s, turn.thought) for turn in turns] == spans
     tokens = [event for event in events if isinstance(event, Spoken | Reflected)]
     assert [isinstance(event, Reflected) for event in tokens] == [thought for *_, thought in spans for _ in range(3)]
-    (asked,) = (event for event in events if isinstance(event, Asked))
-    assert (asked.step, asked.text) == (3, "Who is it?") and {token.newest_visible_step for token in tokens} == {
+    (questions,) = (event for event in events if isinstance(event, Asked))
+    assert (questions.step, questions.text) == (3, "Who is it?") and {
+        token.newest_visible_step for token in tokens
+    } == {
         1,
         2,
         4,
@@ -247,8 +249,8 @@ def test_a_question_between_segments_and_one_that_the_stream_was_opened_with(loa
     """The first is put to what has been watched, the other when the stream is over, in a pause neither."""
     session = scripted(loaded, 9, query="What happened?")
     events = told(session, random_steps(loaded, 4), asks=[(2, "Who is it?"), (2, "And where?")])
-    asked = [(event.step, event.text) for event in events if isinstance(event, Asked)]
-    assert asked == [(2, "Who is it?"), (2, "And where?"), (4, "What happened?")] and session.query is None
+    questions = [(event.step, event.text) for event in events if isinstance(event, Asked)]
+    assert questions == [(2, "Who is it?"), (2, "And where?"), (4, "What happened?")] and session.query is None
     assert sum(isinstance(event, Said) and not event.thought for event in events) == 2, "what waits is one question"
     session = scripted(loaded, 9, query="What happened?")
     events = told(session, random_steps(loaded, 4), orders=[(1, Order.PAUSE)])

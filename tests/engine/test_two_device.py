@@ -55,7 +55,7 @@ def test_p2_it_says_what_serial_says(load_tiny, watcher, variant, schedule):
         theirs = spoken_by(loaded.model, serial, Paced(stream, None, orders, late_end=bool(seed)))
         assert spoken_by(loaded.model, beside, Paced(stream, gaps, orders, late_end=bool(seed))) == theirs
         assert beside.cache.num_fed == serial.cache.num_fed and fed_positions(beside) == fed_positions(serial)
-        assert len(beside.watch_seconds) == 6 + seed and all(spent.prefill_s > 0 for spent in beside.watch_seconds)
+        assert len(beside.watch_seconds) == 6 + seed and all(second.prefill_s > 0 for second in beside.watch_seconds)
 
 
 @pytest.mark.parametrize("text", LEARNED)
@@ -148,8 +148,8 @@ def test_what_was_handed_over_is_not_in_shared_memory_nor_is_what_was_given(load
     pieces, key = work_of(loaded, random_stream(loaded, [(2, 3)] * 12)), watcher.open()
     files = []
     for work in pieces:
-        handed = watcher.submit(key, work).take()
-        assert not handed.keys_values.is_shared()
+        result = watcher.submit(key, work).take()
+        assert not result.keys_values.is_shared()
         assert not any(part.pixel_values.is_shared() for part in work.parts if isinstance(part, Look))
         files.append(psutil.Process().num_fds() + psutil.Process(watcher.pid).num_fds())
     assert files[-1] <= files[2] + 4, "open files must not grow with every step"

@@ -46,8 +46,8 @@ def test_sessions_that_share_a_watcher_get_what_direct_feeding_gives(load_tiny, 
         for i in order:
             tickets[i].append(watcher.submit(keys[i], pieces[i][len(tickets[i])]))
         for works, mine in zip(pieces, tickets, strict=True):
-            handed = [ticket.take() for ticket in mine]
-            for work, ours, theirs in zip(works, handed, directly(loaded, works), strict=True):
+            results = [ticket.take() for ticket in mine]
+            for work, ours, theirs in zip(works, results, directly(loaded, works), strict=True):
                 assert ours.rows is work.rows and torch.equal(ours.keys_values, theirs)
                 assert ours.seconds.prefill_s > 0 and ours.seconds.vision_s >= 0
 
@@ -145,9 +145,9 @@ def test_a_device_watcher_has_a_copy_that_computes_the_same(load_tiny):
     with DeviceWatcher(loaded.model, "cpu") as watcher:
         assert torch.equal(torch.get_rng_state(), state), "a copy draws no random numbers"
         key = watcher.open()
-        handed = [watcher.submit(key, work).take().keys_values for work in pieces]
+        results = [watcher.submit(key, work).take().keys_values for work in pieces]
         assert watcher._worker.model is not loaded.model and not watcher._worker.model.training
-    for ours, theirs in zip(handed, directly(loaded, pieces), strict=True):
+    for ours, theirs in zip(results, directly(loaded, pieces), strict=True):
         assert torch.equal(ours, theirs)
 
 
@@ -192,11 +192,11 @@ def test_on_cuda_what_is_handed_over_equals_direct_feeding(load_tiny, make):
                 ticket = watcher.submit(key, type(work)(work.rows, tuple(looks)))
                 del looks
                 torch.full_like(busy, float("nan"))  # takes whatever memory was given back too early
-                handed = ticket.take()
-                sums.append((handed.keys_values - theirs[i]).abs().max())
-                assert handed.keys_values.device == torch.device("cuda:0")
-                assert handed.seconds.prefill_s > 0
-                del handed, ticket
+                result = ticket.take()
+                sums.append((result.keys_values - theirs[i]).abs().max())
+                assert result.keys_values.device == torch.device("cuda:0")
+                assert result.seconds.prefill_s > 0
+                del result, ticket
         assert float(torch.stack(sums).max()) <= 1e-5
     finally:
         loaded.model.to("cpu")

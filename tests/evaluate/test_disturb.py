@@ -251,6 +251,6 @@ def test_result_files_of_models_in_folders_of_the_same_name_do_not_collide(model
 def test_flags_of_the_evaluation_are_passed_on_and_those_that_differ_by_run_are_not_offered(capsys):
     with pytest.raises(SystemExit):
         disturb.main(["--help"])
-    told = capsys.readouterr().out
-    assert "--max-count" in told and "--data-dir" in told and "--dtype" in told
-    assert "--schedule " not in told and "--model-path" not in told and "--output-file" not in told
+    printed = capsys.readouterr().out
+    assert "--max-count" in printed and "--data-dir" in printed and "--dtype" in printed
+    assert "--schedule " not in printed and "--model-path" not in printed and "--output-file" not in printed

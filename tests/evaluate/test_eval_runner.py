@@ -26,10 +26,10 @@ def record(key, **more):
 
 def go(tmp_path, records, bad=(), max_bad_fraction=0.01, narrator=None):
     """Run with a narrator that fails for the clips in `bad`; the clips it was asked for."""
-    asked = []
+    clips = []
 
     def default(clip):
-        asked.append(clip)
+        clips.append(clip)
         yield from tokens("it begins")
         if clip.key in bad:
             raise Unreadable(f"{clip.video}: broken in the middle")
@@ -46,7 +46,7 @@ def go(tmp_path, records, bad=(), max_bad_fraction=0.01, narrator=None):
             max_bad_fraction=max_bad_fraction,
         )
         results.complete()
-    return asked
+    return clips
 
 
 def lines(path):
@@ -77,13 +77,13 @@ def test_output_has_the_releases_form_and_a_trace_per_token(tmp_path):
 
 def test_narrator_gets_key_video_and_question_and_nothing_else(tmp_path):
     assert [field.name for field in fields(ClipRequest)] == ["key", "video", "question"]
-    asked = go(tmp_path, [record(4)])
-    assert asked == [ClipRequest("4", Path("/videos/4.mp4"), "What?")] and "secret" not in repr(asked)
+    clips = go(tmp_path, [record(4)])
+    assert clips == [ClipRequest("4", Path("/videos/4.mp4"), "What?")] and "secret" not in repr(clips)
 
 
 def test_a_records_own_question_is_asked_and_told_in_the_results(tmp_path):
-    asked = go(tmp_path, [record(4, question="Why is it funny?", task="H3"), record(5)])
-    assert [clip.question for clip in asked] == ["Why is it funny?", "What?"]
+    clips = go(tmp_path, [record(4, question="Why is it funny?", task="H3"), record(5)])
+    assert [clip.question for clip in clips] == ["Why is it funny?", "What?"]
     first, second = lines(tmp_path / "x_infer.json")
     assert [row["messages"][0]["value"] for row in (first, second)] == ["Why is it funny?", "What?"]
     assert [row["task"] for row in (first, second)] == ["H3", "3_5"]

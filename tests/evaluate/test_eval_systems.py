@@ -85,8 +85,8 @@ def test_scores_and_report_know_that_the_paper_has_no_such_row(evaluated, tmp_pa
     path = evaluated("livecc").path
     assert run(command.main, ["--score-only", "--output-file", str(path)]) == 0
     assert run(report.main, [str(path), "--out", str(tmp_path / "page")]) == 0
-    told = capsys.readouterr()
-    assert "livecc: not in the paper" in told.out and not told.err.startswith("error")
+    printed = capsys.readouterr()
+    assert "livecc: not in the paper" in printed.out and not printed.err.startswith("error")
     assert "livecc: not in the paper" in (tmp_path / "page" / "report.md").read_text().replace("\\", "")
 
 
@@ -106,12 +106,12 @@ def test_disturb_evaluates_a_chat_system_once(tiny_checkpoint, small_test_set, t
 
 
 def test_a_narration_is_evaluated_as_it_is_kept_and_thinks(evaluated, tiny_checkpoint, tmp_path):
-    keep, think, told = "window:1:text_sink=1:text_window=2", "notes:1:window=3", {}
+    keep, think, text = "window:1:text_sink=1:text_window=2", "notes:1:window=3", {}
     found = evaluated("group", "--keep", keep, "--think", think, "--max-new-tokens", "12", "--max-count", "1")
     assert found.facts["settings"]["keep"] == keep and found.facts["settings"]["think"].startswith("notes:1:")
     loaded, asked = load(tiny_checkpoint, variant="group", device="cpu"), load_prompts().eval_question
     for kept in (keep, "all"):
         steps = iter_steps(tmp_path / "videos" / "0.mp4")
         words = narrate(loaded, steps, question=asked, clip_key="0", limit=12, keep=kept, think=think)
-        told[kept] = [token.token_id for token in words]
-    assert [token["token_id"] for token in found.tokens["0"]] == told[keep] != told["all"]
+        text[kept] = [token.token_id for token in words]
+    assert [token["token_id"] for token in found.tokens["0"]] == text[keep] != text["all"]

@@ -87,12 +87,12 @@ def test_an_evaluation_is_repeated_and_what_changed_is_told(
     monkeypatch.chdir(tmp_path / "other")
     capsys.readouterr()
     assert cli.main([*repeat, "--output", str(tmp_path / "again")]) == 0
-    told = capsys.readouterr().out
-    assert "mine_infer.json: the same" in told and "mine_metrics.json: the same" in told
-    assert "surroundings" not in told and "inputs" not in told
+    printed = capsys.readouterr().out
+    assert "mine_infer.json: the same" in printed and "mine_metrics.json: the same" in printed
+    assert "surroundings" not in printed and "inputs" not in printed
     # 2) another setting, another result
     assert cli.main([*repeat, "--output", str(tmp_path / "longer"), "--change", "max_new_tokens=6"]) == 1
-    assert "mine_infer.json: " in (told := capsys.readouterr().out) and "result: at character" in told
+    assert "mine_infer.json: " in (printed := capsys.readouterr().out) and "result: at character" in printed
     assert cli.main([*repeat, "--output", str(tmp_path / "longer")]) == 2  # what is there is of other settings
     assert "is not empty" in capsys.readouterr().err
     # 3) another checkpoint or other data: refused before the model is loaded
@@ -100,10 +100,15 @@ def test_an_evaluation_is_repeated_and_what_changed_is_told(
     (model / "config.json").write_text(json.dumps(config | {"note": "trained on"}))
     data.write_text(data.read_text().replace("videos/0", "videos/1"))
     assert cli.main([*repeat, "--output", str(tmp_path / "refused")]) == 2
-    told = capsys.readouterr().err
-    assert "checkpoint: " in told and "data: " in told and "--anyway" in told and not (tmp_path / "refused").exists()
+    printed = capsys.readouterr().err
+    assert (
+        "checkpoint: " in printed
+        and "data: " in printed
+        and "--anyway" in printed
+        and not (tmp_path / "refused").exists()
+    )
     assert cli.main([*repeat, "--output", str(tmp_path / "refused"), "--anyway"]) == 1
-    assert "inputs: data was" in (told := capsys.readouterr().out) and "models: model was" in told
+    assert "inputs: data was" in (printed := capsys.readouterr().out) and "models: model was" in printed
 
 
 def test_mistakes_are_told_before_anything_runs(tmp_path, capsys):

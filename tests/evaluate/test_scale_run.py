@@ -214,8 +214,8 @@ def launch(begin):
 
     def whole(num_processes, *argv) -> subprocess.CompletedProcess:
         process = begin(num_processes, *argv)
-        out, told = process.communicate(timeout=300)
-        return subprocess.CompletedProcess(argv, process.returncode, out, told)
+        out, printed = process.communicate(timeout=300)
+        return subprocess.CompletedProcess(argv, process.returncode, out, printed)
 
     return whole
 
@@ -253,9 +253,9 @@ def test_a_stop_signal_ends_eval_sh_with_75_and_the_same_command_ends_it(
         assert evaluation.poll() is None, evaluation.stderr.read()
         time.sleep(0.02)
     evaluation.send_signal(signal.SIGTERM)
-    _, told = evaluation.communicate(timeout=100)
-    assert evaluation.returncode == 75, told
-    assert told.count("stopped by a signal: the same command continues") == 1 and "Traceback" not in told
+    _, printed = evaluation.communicate(timeout=100)
+    assert evaluation.returncode == 75, printed
+    assert printed.count("stopped by a signal: the same command continues") == 1 and "Traceback" not in printed
     done = launch(num_processes, *argv)
     assert done.returncode == 0 and "24 clips scored, 0 skipped" in done.stdout, done.stderr
 

@@ -49,7 +49,7 @@ def test_cut_doubled_and_unreferenced_lines_are_told_counted_and_left_in_the_fil
     path.write_text("".join([*lines, lines[0], '{"video_id": 9, "ann']))
     before = path.read_bytes()
     assert score_only(files) == 0 and path.read_bytes() == before
-    found, told = metrics_of(files), capsys.readouterr()
+    found, printed = metrics_of(files), capsys.readouterr()
     assert found["problems"] == {
         "cut_last_line": 8,
         "identical_duplicates": 1,
@@ -57,8 +57,8 @@ def test_cut_doubled_and_unreferenced_lines_are_told_counted_and_left_in_the_fil
         "empty_captions": ["4", "5"],
     }
     assert (found["num_clips"], found["num_empty"], found["without_reference"]) == (5, 1, ["5"])
-    assert "line 8: the last line is cut" in told.err and "1 repeated lines" in told.err
-    assert "5 clips scored" in told.out and "1 more have no reference and were left out: 5" in told.out
+    assert "line 8: the last line is cut" in printed.err and "1 repeated lines" in printed.err
+    assert "5 clips scored" in printed.out and "1 more have no reference and were left out: 5" in printed.out
     assert found["scores"]["per_clip"]["4"]["ROUGE-L"] == 0 and "timing" not in found
 
 

@@ -141,9 +141,9 @@ def test_retries_end_and_tell_the_last_trouble(server, client):
 )
 def test_refusals_are_not_repeated_and_say_what_to_do(server, client, status, advice):
     server.plan = [error(status, "no way")]
-    with pytest.raises(UserError) as told:
+    with pytest.raises(UserError) as caught:
         client.ask(REQUEST)
-    assert advice in str(told.value) and "no way" in str(told.value)
+    assert advice in str(caught.value) and "no way" in str(caught.value)
     assert len(server.requests) == 1
 
 
@@ -170,9 +170,9 @@ def test_parts_of_content_are_joined_and_odd_token_counts_are_none(server, clien
 
 def test_a_server_that_repeats_the_key_finds_it_hidden(server, client):
     server.plan = [error(401, f"Incorrect API key provided: {KEY}")]
-    with pytest.raises(UserError) as told:
+    with pytest.raises(UserError) as caught:
         client.ask(REQUEST)
-    assert KEY not in str(told.value) and "***" in str(told.value)
+    assert KEY not in str(caught.value) and "***" in str(caught.value)
     server.plan = [f"your key is {KEY}"]
     assert client.ask(REQUEST).text == "your key is ***"
 
@@ -185,9 +185,9 @@ def test_a_placeholder_key_of_a_local_server_leaves_answers_alone(server):
 
 
 def test_a_key_that_no_header_can_carry_is_an_error_that_hides_it(server):
-    with pytest.raises(UserError, match="MY_KEY") as told:
+    with pytest.raises(UserError, match="MY_KEY") as caught:
         ChatClient(server.url, "abc\ndefghijk", key_name="MY_KEY")
-    assert "defghijk" not in str(told.value)
+    assert "defghijk" not in str(caught.value)
     with ChatClient(server.url, f" {KEY}\n") as client:  # what `export KEY=$(cat file)` leaves around it
         client.ask(REQUEST)
     assert server.keys == [f"Bearer {KEY}"]
@@ -208,9 +208,9 @@ def test_base_urls():
         with pytest.raises(UserError):
             check_url(wrong)
     for secret in ("https://user:hunter2@a.b/v1", "https://a.b/v1?key=hunter2"):
-        with pytest.raises(UserError) as told:
+        with pytest.raises(UserError) as caught:
             check_url(secret)
-        assert "hunter2" not in str(told.value)
+        assert "hunter2" not in str(caught.value)
 
 
 def test_requests_per_minute_space_the_requests_of_all_threads(clock):

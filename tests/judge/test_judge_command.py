@@ -139,8 +139,8 @@ def test_the_key_is_nowhere_but_in_the_header(server, swwatch_judge, tmp_path, c
     assert set(server.keys) == {f"Bearer {KEY}"}
     files = [file for file in tmp_path.rglob("*") if file.is_file()]
     assert len(files) >= 5 and all(KEY.encode() not in file.read_bytes() for file in files)
-    told = capsys.readouterr()
-    assert KEY not in told.out + told.err and "OPENAI_API_KEY" in told.err
+    printed = capsys.readouterr()
+    assert KEY not in printed.out + printed.err and "OPENAI_API_KEY" in printed.err
 
 
 def test_a_key_given_where_its_name_is_wanted_is_not_repeated(swwatch_judge, tmp_path, capsys):

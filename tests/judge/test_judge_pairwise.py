@@ -22,9 +22,9 @@ def verdicts(*pairs):
 
 
 def test_both_orders_are_asked_and_captions_change_places():
-    asked = questions(RUBRIC, RUBRIC.get("fluency"), clips(1))
-    assert list(asked) == [("0", "a_first"), ("0", "b_first")]
-    texts = [messages[-1]["content"] for messages in asked.values()]
+    questions_put = questions(RUBRIC, RUBRIC.get("fluency"), clips(1))
+    assert list(questions_put) == [("0", "a_first"), ("0", "b_first")]
+    texts = [messages[-1]["content"] for messages in questions_put.values()]
     assert [text.index("a0") < text.index("b0") for text in texts] == [True, False]
 
 

@@ -103,9 +103,9 @@ def test_a_question_in_mid_sentence_is_answered_from_the_next_step_and_in_the_tr
         more, end = read_to_end(session)
     events += more
     assert end == Ended()
-    (asked,) = [event for event in events if isinstance(event, Asked)]
-    assert (asked.step, asked.text) == (1, "What colour?")
-    at = events.index(asked)
+    (questions,) = [event for event in events if isinstance(event, Asked)]
+    assert (questions.step, questions.text) == (1, "What colour?")
+    at = events.index(questions)
     assert [token.step for token in tokens_of(events[:at])] == [0] * 6, "the sentence is finished"
     assert all(token.step > 0 for token in tokens_of(events[at:]))
     assert said(events)[6:] != narrate_alone(loaded, pictures, schedule="wait-k:6", choose=ANSWER)[6:]

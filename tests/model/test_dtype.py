@@ -12,8 +12,10 @@ from swwatch.model.dtype import dtype_of
 def test_auto_is_bfloat16_where_the_cpu_multiplies_in_it_and_tells_why(unit, monkeypatch, capsys):
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_f": True} | ({unit: True} if unit else {}))
     assert dtype_of("auto", "cpu") is (torch.bfloat16 if unit else torch.float32)
-    told = capsys.readouterr().err
-    assert f"by its {unit}" in told if unit else "float32, for this cpu is not known to multiply bfloat16" in told
+    printed = capsys.readouterr().err
+    assert (
+        f"by its {unit}" in printed if unit else "float32, for this cpu is not known to multiply bfloat16" in printed
+    )
 
 
 def test_the_default_is_what_it_was_and_names_may_be_short(capsys):

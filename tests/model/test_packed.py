@@ -65,8 +65,8 @@ def test_sessions_together_say_the_same_words_with_packed_weights(load_tiny, tim
         runs = [whole(Session(which, s.prompt, choose=Greedy(max_new_tokens=12)), s) for s in streams]
         said.append([words_of(spoken) for spoken, _ in together(which, runs, at_once=3).values()])
     assert said[0] == said[1] and len({token for run in said[0] for _, token, *_ in run}) > 3
-    told = capsys.readouterr().err
-    assert "packed" in told and "MB more" in told
+    printed = capsys.readouterr().err
+    assert "packed" in printed and "MB more" in printed
 
 
 @torch.no_grad()

@@ -214,8 +214,8 @@ def test_vsts_release_streams_once_its_variant_is_named(tmp_path, clip, capsys):
     assert not open_stream(replace(theirs, settings=replace(theirs.settings, think=OFF))).thinks
     flags = ["--model", folder, "--video", str(clip), "--device", "cpu", "--max-new-tokens", "3"]
     assert run(stream, [*flags, "--variant", "vst", "--question", "Who is it?"]) == 0
-    told = capsys.readouterr().out
-    assert "vst | Who is it?" in told and "(thinks about 0-2 s)" in told
+    printed = capsys.readouterr().out
+    assert "vst | Who is it?" in printed and "(thinks about 0-2 s)" in printed
     for more, why in (([], "does not name a variant"), (["--variant", "vst", "--think", "notes:2"], "in chat turns")):
         assert run(stream, [*flags, *more]) == 2
         assert why in capsys.readouterr().err

@@ -75,13 +75,13 @@ def test_a_mask_in_a_dict_reaches_the_attention_as_it_is(load_tiny, monkeypatch)
 
     monkeypatch.setattr(type(model).text_attention, "forward", forward)
     text = model.model.language_model
-    with pytest.raises(Seen) as told:
+    with pytest.raises(Seen) as caught:
         text(
             inputs_embeds=torch.zeros(1, 2, model.config.text_config.hidden_size),
             position_ids=torch.zeros(3, 1, 2, dtype=torch.int64),
             attention_mask=upstream.mask_as_it_is(text.config, mask),
         )
-    assert told.value.args == (mask,), "transformers changes a mask that comes in a dict: see upstream.mask_as_it_is"
+    assert caught.value.args == (mask,), "transformers changes a mask that comes in a dict: see upstream.mask_as_it_is"
 
 
 def test_attention_is_set_for_one_part_of_a_model(load_tiny):

@@ -61,9 +61,9 @@ def test_thoughts_stand_apart_from_words_and_are_off_unless_asked_for(tiny_check
     assert {thought["step"] for thought in thoughts} == set(range(steps)) and thoughts[0]["begins"]
     facts = {"event", "step", "token_id", "text", "newest_visible_step", "t_emit_s", "t_frame_s", "begins"}
     assert set(thoughts[0]) == facts and all(t["newest_visible_step"] == t["step"] for t in thoughts)
-    told = "".join(thought["text"] for thought in thoughts if thought["step"] == 0).strip()
+    text = "".join(thought["text"] for thought in thoughts if thought["step"] == 0).strip()
     lines = capsys.readouterr().out.splitlines()
-    assert any(line.strip().startswith("(thinks)") and told in line for line in lines)
+    assert any(line.strip().startswith("(thinks)") and text in line for line in lines)
     for wrong, advice in (("notes:2", "give it a window"), ("note", "is not understood")):
         assert run(tiny_checkpoint, clip, "--think", wrong, "--keep", "window:4") == 2
         assert advice in capsys.readouterr().err

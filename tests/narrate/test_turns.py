@@ -55,9 +55,9 @@ def test_frames_pushed_one_by_one_give_the_turns_of_the_file(load_tiny, clip, sy
 
 def test_liveccs_loop_answers_and_goes_on_with_its_stream(load_tiny, clip):
     loaded, steps = load_tiny("livecc"), list(iter_steps(clip))
-    made = list(live_cc(loaded, steps, choose=GREEDY))
-    assert [Turn(*span, text) for span, text, _ in made] == narrated(loaded, clip)
-    stream = made[-1][2]
+    words = list(live_cc(loaded, steps, choose=GREEDY))
+    assert [Turn(*span, text) for span, text, _ in words] == narrated(loaded, clip)
+    stream = words[-1][2]
     number, length = stream.session.num_rounds, stream.session.cache.get_seq_length()
     stream.ask("And now")  # of the next turn, which the answer is not
     assert isinstance(stream.answer("What was red", max_new_tokens=4), str)

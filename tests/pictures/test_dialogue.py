@@ -45,9 +45,9 @@ def test_a_dialogue_is_drawn_and_told(variant, tmp_path, capsys):
     assert main(["--variant", variant, "--steps", "2", "--grid", "1x1", "--out", str(tmp_path)]) == 0
     assert (tmp_path / f"{variant}.png").read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
     assert main(["--variant", variant, "--steps", "2", "--grid", "1x1", "--text"]) == 0
-    told = capsys.readouterr().out
+    printed = capsys.readouterr().out
     read = readings(variant, 2, (1, 1))
-    assert told.count("sees\n") == len(read) == told.count(f"of {len(read)}\n")
+    assert printed.count("sees\n") == len(read) == printed.count(f"of {len(read)}\n")
     with pytest.raises(UserError, match="--steps 2 or more"):
         main(["--variant", variant, "--steps", "1"])
     with pytest.raises(UserError, match="choose fewer, or --text"):

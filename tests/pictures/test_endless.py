@@ -47,12 +47,12 @@ def test_a_story_is_drawn_and_told(variant, tmp_path, capsys):
     assert main(["--variant", variant, "--seconds", "30", "--window", "6", "--out", str(tmp_path)]) == 0
     assert (tmp_path / f"{variant}_endless.png").read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
     assert main(["--variant", variant, "--seconds", "30", "--window", "6", "--text"]) == 0
-    told = capsys.readouterr().out
+    printed = capsys.readouterr().out
     story = kept.endless_story("gap", 30, (2, 2), 3, 4, Window(6, 12, 24)) if variant == "gap" else None
     if story:
         held = sum(len(run) for run in story.final_runs)
-        assert f"{held} of {story.num_fed} tokens fed are kept" in told
-    rows = [line.split() for line in told.splitlines() if line.strip()[:1].isdigit()]
+        assert f"{held} of {story.num_fed} tokens fed are kept" in printed
+    rows = [line.split() for line in printed.splitlines() if line.strip()[:1].isdigit()]
     assert {row[0] for row in rows} >= {"26", "29"}
 
 

@@ -86,10 +86,10 @@ def cells(text: str) -> list[list[str]]:
 def test_the_page_tells_what_a_trusted_record_came_to():
     """docs/scale.md has plan, measurement and share of every part of docs/results/realtime_sweep.json."""
     record = ROOT / "docs" / "results" / "realtime_sweep.json"
-    told = report(load_settings(LivePlanSettings, flags={"against": record}))
-    assert ", trusted" in told
+    text = report(load_settings(LivePlanSettings, flags={"against": record}))
+    assert ", trusted" in text
     found = {}
-    for _, tokens, _, part, plan, measured, share in cells(told)[2:]:
+    for _, tokens, _, part, plan, measured, share in cells(text)[2:]:
         found.setdefault(tokens, {})[part] = f"{float(plan):.0f} of {float(measured):.0f} ms, {share}"
     wanted = [
         [tokens, *(parts[part] for part in ("look", "a word", "look and watch"))] for tokens, parts in found.items()
@@ -118,8 +118,8 @@ def test_streams_without_end_that_were_measured_held_what_is_planned():
     keep = f"window:{asked['vision_s']}:text_sink={asked['text_sink']}:text_window={asked['text_window']}"
     stream = {"video_tokens": asked["video_tokens"], "k": asked["tokens"], "seconds": asked["seconds"], "prompt": 30}
     planned = session_bytes(model=asked["shape"], dtype=asked["precision"], keep=keep, **stream)
-    told = f"{held / 1000:.0f} KB where {planned / 1000:.0f} are planned"
-    assert 0.9 < planned / held < 1 and told in (ROOT / "docs" / "scale.md").read_text(encoding="utf-8")
+    text = f"{held / 1000:.0f} KB where {planned / 1000:.0f} are planned"
+    assert 0.9 < planned / held < 1 and text in (ROOT / "docs" / "scale.md").read_text(encoding="utf-8")
 
 
 def session_bytes(**flags) -> int:

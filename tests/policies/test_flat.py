@@ -48,12 +48,12 @@ def test_every_row_of_see_and_speak_that_remembers_is_tried():
 @pytest.fixture(scope="module")
 def tiniest(tmp_path_factory):
     sizes = {"hidden": 16, "layers": 1, "heads": 1, "kv_heads": 1, "vision_depth": 1, "vision_hidden": 16}
-    path, made = make_checkpoint(tmp_path_factory.mktemp("s") / "model", **sizes, vision_heads=1), {}
+    path, folder = make_checkpoint(tmp_path_factory.mktemp("s") / "model", **sizes, vision_heads=1), {}
 
     def loaded(variant: str, **options):
         key = (variant, *options.items())
-        made[key] = made.get(key) or load(path, variant=variant, device="cpu", **options)
-        return made[key]
+        folder[key] = folder.get(key) or load(path, variant=variant, device="cpu", **options)
+        return folder[key]
 
     return loaded
 

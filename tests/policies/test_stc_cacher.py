@@ -137,11 +137,11 @@ def test_where_all_is_computed_features_are_the_plain_towers(tiny, policy):
 
 def test_between_references_a_place_that_is_not_renewed_costs_its_key_alone(tiny):
     """Multiply-adds twice, as torch counts them."""
-    model, stream, spent = tiny.model, Seen(StcCacher(4, 0.25)), []
+    model, stream, times = tiny.model, Seen(StcCacher(4, 0.25)), []
     for pixels, grid in alike(tiny, [(3, 4)] * 5):
         with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
             look(model, stream, pixels, grid)
-        spent.append(counter.get_total_flops())
+        times.append(counter.get_total_flops())
     with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
         model.watch_video(pixels, grid)
     places, blocks = 48, model.model.visual.blocks
@@ -149,8 +149,8 @@ def test_between_references_a_place_that_is_not_renewed_costs_its_key_alone(tiny
     inner = next(len(weight) for name, weight in inner.items() if name.endswith("fc1.weight"))
     spared = places - 12
     one = 2 * width * (3 * width + 2 * inner) + 2 * 2 * places * width  # query, value, output; both layers; attention
-    assert spent[0] == spent[4] == counter.get_total_flops()
-    assert spent[1:4] == [spent[0] - len(blocks) * spared * one] * 3
+    assert times[0] == times[4] == counter.get_total_flops()
+    assert times[1:4] == [times[0] - len(blocks) * spared * one] * 3
 
 
 def test_a_patch_that_is_tried_again_changes_nothing_and_what_is_held_does_not_grow(tiny):
@@ -285,6 +285,6 @@ def test_a_tower_with_windows_is_refused_before_it_is_loaded_in_every_program(ma
 
 def test_training_is_refused_with_the_reason(made_once):
     path = made_once("tiny", make_tiny)
-    asked = ["--model-path", str(path), "--variant", "group", "--see", "stc_cacher"]
+    flags = ["--model-path", str(path), "--variant", "group", "--see", "stc_cacher"]
     with pytest.raises(UserError, match="train with see all, and give --see to what streams"):
-        complete(read_settings(TrainSettings, asked, program="swwatch train", about=""))
+        complete(read_settings(TrainSettings, flags, program="swwatch train", about=""))

@@ -84,8 +84,8 @@ def test_errors_have_one_form(server, method, path, status, code):
 
 
 def test_an_upload_over_its_limit_is_refused(server):
-    status, told = server.upload(bytes(3_000_001))
-    assert status == 413 and told["error"]["code"] == "too_large"
+    status, answer = server.upload(bytes(3_000_001))
+    assert status == 413 and answer["error"]["code"] == "too_large"
     assert b"swwatch_upload_bytes" in server.get("/metrics")[1]
 
 

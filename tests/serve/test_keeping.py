@@ -134,10 +134,10 @@ def test_what_is_damaged_or_foreign_is_told_and_left_and_the_others_are_taken_up
 
     async def take_up(content: str) -> tuple[int, str]:
         async with server(loaded, tmp_path, content) as sessions:
-            found, told = len(sessions), capsys.readouterr().out
+            found, printed = len(sessions), capsys.readouterr().out
             for session in list(sessions._sessions.values()):
                 session.stop("stopped")
-        return found, told
+        return found, printed
 
     asyncio.run(keep())
     (good,) = tmp_path.glob("*.session")

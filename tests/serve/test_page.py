@@ -310,8 +310,8 @@ def test_silence_that_is_decided_what_is_not_looked_at_and_thoughts_have_places_
     assert page.evaluate(bars.format(":not(.unseen)"))[:3] == [10, 5, 10], (
         "step 0, half of step 1, nothing of step 2, step 3"
     )
-    told = page.evaluate("document.querySelector('.timeline').ariaLabel")
-    assert "steps seen (1 in part, 1 not looked at)" in told and "steps silent" in told
+    text = page.evaluate("document.querySelector('.timeline').ariaLabel")
+    assert "steps seen (1 in part, 1 not looked at)" in text and "steps silent" in text
     page.click("summary:has(~ .scroll)")  # the table is filled when the page hears that it is open
     wait(page, "document.querySelectorAll('.scroll table tr').length > 1")
     table = page.evaluate("document.querySelector('.scroll table').textContent")

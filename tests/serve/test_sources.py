@@ -9,18 +9,18 @@ from swwatch.client.protocol import parse_server
 
 
 def test_an_upload_is_narrated_recorded_and_removed(server, client, clip):
-    status, told = server.upload(clip.read_bytes())
-    assert status == 201 and told["bytes"] == clip.stat().st_size
+    status, answer = server.upload(clip.read_bytes())
+    assert status == 201 and answer["bytes"] == clip.stat().st_size
     began_s = time.monotonic()
-    connection = client(open={"source": {"kind": "upload", "id": told["id"]}, "record": True, "policy": "block"})
+    connection = client(open={"source": {"kind": "upload", "id": answer["id"]}, "record": True, "policy": "block"})
     opened = connection.until("opened")
-    assert server.get(f"/api/uploads/{told['id']}", "DELETE")[0] == 204, "it stays while it is read"
+    assert server.get(f"/api/uploads/{answer['id']}", "DELETE")[0] == 204, "it stays while it is read"
     end = connection.until("end")
     assert end.reason == "finished" and end.recording == opened.recording
     assert [watched.step for watched in connection.of("watched")] == [0, 1], "a clip of two seconds"
     assert time.monotonic() - began_s >= 1.5, "played at its own pace; a busy machine only makes it longer"
     assert connection.of("ack") == [] and len(connection.of("token")) == end.tokens
-    assert server.get(f"/api/uploads/{told['id']}", "DELETE")[0] == 404
+    assert server.get(f"/api/uploads/{answer['id']}", "DELETE")[0] == 404
 
     lines = server.get(f"/api/recordings/{end.recording}.jsonl")[1].decode().splitlines()
     assert opened.session not in "".join(lines)
@@ -56,11 +56,11 @@ def test_a_file_that_is_no_video_is_told_without_its_path(server, client, allowe
         assert message.type == "opened"
     assert (message.code, message.fatal) == ("source", True)
     assert "damaged.mp4" in message.message and str(allowed) not in message.message
-    status, told = server.upload(b"no video at all")
-    connection = client(open={"source": {"kind": "upload", "id": told["id"]}})
+    status, answer = server.upload(b"no video at all")
+    connection = client(open={"source": {"kind": "upload", "id": answer["id"]}})
     while (message := connection.next()).type != "error":
         assert message.type == "opened"
-    assert message.code == "source" and told["id"] not in message.message and "/" not in message.message
+    assert message.code == "source" and answer["id"] not in message.message and "/" not in message.message
     assert connection.closed() == 4500
 
 

@@ -29,9 +29,9 @@ OPTIONS = {"engine": "auto", "max_sessions": 2, "capacity": Capacity(9, 99), "ma
 
 @pytest.fixture
 def stages():
-    made = Stages([checkpoint("group"), checkpoint("interleave")], **OPTIONS)
-    yield made
-    made.close()
+    table = Stages([checkpoint("group"), checkpoint("interleave")], **OPTIONS)
+    yield table
+    table.close()
 
 
 def test_the_first_checkpoint_is_the_default_and_others_go_by_their_variant(stages):

@@ -70,9 +70,9 @@ def test_files_are_read_by_the_quiz_with_the_same_answers(tmp_path):
     path, *_ = write_questions(tmp_path)
     items = tasks.get("streamingbench").items(path)
     records = [json.loads(file.read_text()) for file in sorted((tmp_path / "PE-Video/test").glob("*.json"))]
-    asked = [question for record in records for question in questions_of(record)]
-    assert len(items) == len(asked) > 0
-    for item, question in zip(items, asked, strict=True):
+    questions = [question for record in records for question in questions_of(record)]
+    assert len(items) == len(questions) > 0
+    for item, question in zip(items, questions, strict=True):
         assert (item.group, item.end_s) == (question.kind, question.at_s)
         assert f"{item.answer}. {question.answer}" in item.prompt
         assert item.locate(tmp_path).is_file()

@@ -117,8 +117,8 @@ def test_a_clip_that_kills_its_worker_is_named(flags, tmp_path, monkeypatch):
         return real(path, **options)
 
     monkeypatch.setattr(dataset, "iter_steps", crash)
-    told = r"a loader worker crashed while it read video_id 5, videos/5.mp4 \(Aborted"
-    with pytest.raises(UserError, match=told):
+    text = r"a loader worker crashed while it read video_id 5, videos/5.mp4 \(Aborted"
+    with pytest.raises(UserError, match=text):
         main(flags(num_workers=2))
 
 

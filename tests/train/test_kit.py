@@ -98,7 +98,7 @@ def test_the_held_out_loss_is_the_mean_over_answer_tokens(flags, clips, tmp_path
     from tests.helpers.small_clips import clip_dataset
 
     assert main(flags(max_steps=2, eval_data=clips, eval_samples=0, batch_size=3, accumulation=1)) == 0
-    told = lines(tmp_path / "out" / "log.jsonl")[-1]
+    line = lines(tmp_path / "out" / "log.jsonl")[-1]
     loaded = load(tmp_path / "out", device="cpu")
     dataset = clip_dataset(loaded, clips, "group", prompts=load_prompts(), seed=42)
     total = tokens = 0
@@ -108,8 +108,8 @@ def test_the_held_out_loss_is_the_mean_over_answer_tokens(flags, clips, tmp_path
         with torch.no_grad():
             total += float(loaded.model(**Collator(0).batch([sample])).loss) * count
         tokens += count
-    assert (told["eval_tokens"], told["eval_samples"]) == (tokens, 8)
-    assert told["eval_loss"] == pytest.approx(total / tokens, rel=1e-5)
+    assert (line["eval_tokens"], line["eval_samples"]) == (tokens, 8)
+    assert line["eval_loss"] == pytest.approx(total / tokens, rel=1e-5)
 
 
 def test_held_out_data_that_cannot_be_used_is_told_before_the_first_step(flags, tmp_path):

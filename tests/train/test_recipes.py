@@ -28,8 +28,8 @@ def test_a_recipe_says_command_hardware_hours_and_memory_and_whether_they_were_m
     for word in ("command", "hardware", "hours", "memory"):
         assert re.search(rf"^#   {word}: +\S", header, re.M), word
     for word in ("hours", "memory"):
-        told = re.search(rf"^#   {word}: .*", header, re.M).group()
-        assert "ESTIMATED, not measured" in told or "measured by" in told or "measured:" in told
+        line = re.search(rf"^#   {word}: .*", header, re.M).group()
+        assert "ESTIMATED, not measured" in line or "measured by" in line or "measured:" in line
     assert f"--config configs/train/{path.name}" in header
 
 
@@ -60,11 +60,11 @@ def test_the_lora_recipe_trains_adapters_on_packs():
 
 @pytest.mark.parametrize("path", [path for path in RECIPES if not path.stem.startswith("toy")], ids=lambda p: p.stem)
 def test_the_memory_that_a_recipe_tells_is_what_its_plan_gives(path):
-    told = " ".join(line.lstrip("# ") for line in header_of(path).partition("#   memory:")[2].splitlines())
-    flags = re.match(r" *ESTIMATED, not measured: swwatch plan train ((?:--[\w-]+ \S+ )+)", told).group(1)
+    text = " ".join(line.lstrip("# ") for line in header_of(path).partition("#   memory:")[2].splitlines())
+    flags = re.match(r" *ESTIMATED, not measured: swwatch plan train ((?:--[\w-]+ \S+ )+)", text).group(1)
     settings = read_settings(TrainPlanSettings, flags.split(), program="swwatch plan train", about="")
 
-    assert plan_training(settings).summary() in told
+    assert plan_training(settings).summary() in text
 
 
 @pytest.mark.parametrize("name", ["vst_3b", "vst_7b", "tww_4b", "tww_8b"])

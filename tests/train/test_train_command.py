@@ -110,8 +110,8 @@ def test_a_disk_without_room_for_a_checkpoint_is_told_before_the_first_step(flag
 def test_a_disk_that_fills_up_amid_a_checkpoint_costs_that_one_alone(flags, small_disk, capsys):
     out = small_disk(1_700_000) / "out"  # more than the weights and the optimizer's states, less than all files
     assert run(main, flags(output_dir=out)) == 2
-    told = capsys.readouterr().err
-    assert f"error: cannot write to {out}: the disk is full" in told and "Traceback" not in told
+    printed = capsys.readouterr().err
+    assert f"error: cannot write to {out}: the disk is full" in printed and "Traceback" not in printed
     assert not list(out.glob("checkpoint-*")), "what it took of the checkpoint is gone"
     subprocess.run(["mount", "-o", "remount,size=4000000", str(out.parent)], check=True)
     assert run(main, flags(output_dir=out)) == 0

@@ -16,9 +16,9 @@ from swwatch.train.upstream import PRIVATE, one_device, only_tensors
 def test_a_private_name_that_is_used_is_there(module, name):
     library, owner, names = module.partition(".")[0], importlib.import_module(module), name.split(".")
     for one in names:
-        told = f"{library} {version(library)} has no {module}.{name}: see what swwatch/train/upstream.py does with it"
+        text = f"{library} {version(library)} has no {module}.{name}: see what swwatch/train/upstream.py does with it"
         of_instances = getattr(owner, "__annotations__", {})
-        assert hasattr(owner, one) or one in of_instances, told
+        assert hasattr(owner, one) or one in of_instances, text
         owner = getattr(owner, one, None)
 
 

@@ -105,9 +105,9 @@ def test_chat_turns_are_told_with_their_seconds(run, clips, capsys):
     for event in events:
         newest = event["step"] if event["type"] == "watched" else newest
         assert event["type"] != "token" or event["step"] == event["newest_visible_step"] == newest
-    told = capsys.readouterr().out
+    printed = capsys.readouterr().out
     silent = ["" if turn["text"] else ", silent" for turn in turns]
-    assert f"(0-3 s{silent[0]})" in told and f"(3-4 s{silent[1]})" in told
+    assert f"(0-3 s{silent[0]})" in printed and f"(3-4 s{silent[1]})" in printed
 
 
 def test_a_file_plays_at_its_own_pace_unless_told_otherwise(run, clips):
@@ -129,8 +129,8 @@ def test_a_source_that_breaks_off_is_told_once_the_rest_is_said(run, clips, caps
     with loopback.http_server(clips(4).read_bytes(), "half") as server:
         code, events = run(server.url, "--no-realtime")
     assert code == 2 and events[-1]["reason"] == "finished"
-    told = capsys.readouterr().err
-    assert "trying again" in told and "error: " in told.splitlines()[-1] and "Traceback" not in told
+    printed = capsys.readouterr().err
+    assert "trying again" in printed and "error: " in printed.splitlines()[-1] and "Traceback" not in printed
 
 
 def test_questions_and_orders_are_typed_meanwhile(run, clips, typed, capsys, tmp_path):
@@ -141,11 +141,11 @@ def test_questions_and_orders_are_typed_meanwhile(run, clips, typed, capsys, tmp
     when_written(tmp_path / "events.jsonl", "token", act)
     code, events = run(clips(60), "--ask")
     assert code == 0 and events[-1]["reason"] == "stopped"
-    (asked,) = of("asked", events)
-    assert asked["question"] == "And what now?" and 0 < asked["step"] < 59
+    (question,) = of("asked", events)
+    assert question["question"] == "And what now?" and 0 < question["step"] < 59
     assert len(of("watched", events)) < 60
     out, err = capsys.readouterr()
-    assert f"[asked, from second {asked['step'] + 1} on: And what now?]" in out
+    assert f"[asked, from second {question['step'] + 1} on: And what now?]" in out
     assert "[/hop: write a question, or one of /pause, /resume, /stop]" in err and "<|im_end|>" in err
 
 

@@ -82,8 +82,8 @@ def test_trouble_is_told_and_the_narration_goes_on(capfd):
         with Hooks([f"said={sys.executable} -c 'exit(3)'"], address) as hooks:
             assert list(hooks.heard(EVENTS)) == EVENTS
         assert len(got) == 4 and never == [], "no redirect is followed"
-    told = capfd.readouterr().err
-    assert told.count("ended with code 3") == 3 and told.count("--webhook answered 302") == 4
+    printed = capfd.readouterr().err
+    assert printed.count("ended with code 3") == 3 and printed.count("--webhook answered 302") == 4
     with Hooks(webhook=address) as hooks:
         list(hooks.heard(EVENTS[-1:]))
     assert "--webhook did not answer" in capfd.readouterr().err
@@ -96,9 +96,9 @@ def test_who_is_too_slow_misses_events_and_is_told(capfd, monkeypatch):
         monkeypatch.setattr(hooks, "_run", lambda arguments, text: free.wait(30))
         assert len(list(hooks.heard([token(0, "x")] * 9))) == 9
         free.set()
-    told = capfd.readouterr().err
-    assert "6 events were not handed over" in told or "7 events were not handed over" in told, (
-        told
+    printed = capfd.readouterr().err
+    assert "6 events were not handed over" in printed or "7 events were not handed over" in printed, (
+        printed
     )  # one is at work, or none
 
 

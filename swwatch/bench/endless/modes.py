@@ -1,5 +1,6 @@
 """The modes of the endless benchmark: ways to go on without end, or not to."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from swwatch.bench.settings import check_known
@@ -61,9 +62,16 @@ def mode_of(name: str) -> Mode:
     if not named:
         check_known("mode", name, MODES)
         return MODES[name]
-    if variants.get(variant).name not in (*PARALLEL, *COMMENTING):
-        raise UserError(f"the variant {variant!r} has no endless form: choose {', '.join((*PARALLEL, *COMMENTING))}")
+    check_endless(variant, (*PARALLEL, *COMMENTING))
     keep = parse_keep(text)
     keep.check(variants.get(variant))
     form = {"variant": variant, "engine": "serial"} if variant in PARALLEL else {"system": variant}
     return Mode(f"{variant} that keeps {keep}", keep=str(keep), **form)
+
+
+def check_endless(variant: str, choices: Sequence[str]) -> None:
+    """Raises UserError: a variant is none of these, whose streams have no end."""
+    row = variants.get(variant)
+    if row.name not in choices:
+        how = f"the variant {row.name!r} has no endless form, for it speaks {row.speaks.value}"
+        raise UserError(f"{how}: choose {', '.join(choices)}")

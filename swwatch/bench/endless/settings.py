@@ -4,14 +4,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Self
 
-from swwatch.bench.endless.modes import MODES, PARALLEL, mode_of
+from swwatch.bench.endless.modes import MODES, PARALLEL, check_endless, mode_of
 from swwatch.bench.settings import BenchSettings, check_model
 from swwatch.bench.shapes import SHAPES
 from swwatch.config import setting
 from swwatch.errors import UserError
 from swwatch.model.checks import saved_settings
 from swwatch.model.flags import SessionFlags
-from swwatch.rules import variants
 
 DEFAULTS = {
     "cpu": {"shape": "toy", "seconds": 240, "video_tokens": 16, "restart_s": 60.0, "flush_s": 60.0}
@@ -76,8 +75,8 @@ class EndlessBenchSettings(SessionFlags, BenchSettings):
             raise UserError("--video has tokens of its own: leave --video-tokens out")
         if self.video is not None and not self.video.is_file():
             raise UserError(f"cannot use the video {self.video}: there is no such file")
-        if self.variant is not None and variants.get(self.variant).name not in PARALLEL:
-            raise UserError(f"the variant {self.variant!r} has no endless form: choose {', '.join(PARALLEL)}")
+        if self.variant is not None:
+            check_endless(self.variant, PARALLEL)
 
     @property
     def steadiness(self) -> str:

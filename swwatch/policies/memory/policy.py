@@ -88,7 +88,8 @@ class Keep(Policy):
         if variant.speaks not in self.for_whom:
             able = ", ".join(name for speaks in self.for_whom for name in speaking(speaks))
             more = ", or a chat system, which forgets in a way of its own" if Speaks.TURNS not in self.for_whom else ""
-            raise UserError(f"keep {self}: the variant {variant.name!r} cannot be kept so, take {able}{more}")
+            why = f"the variant {variant.name!r} cannot be kept so, for it speaks {variant.speaks.value}"
+            raise UserError(f"keep {self}: {why}: take {able}{more}")
 
     def attention(self, choice: str | None) -> str | None:
         """The attention by which it can be carried out: as asked for, or sdpa where nothing is and it needs a mask.

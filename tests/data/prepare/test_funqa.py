@@ -207,5 +207,5 @@ def test_a_sample_larger_than_what_passes_is_an_error():
 def test_flags_of_shards_are_refused_and_told_what_takes_their_place(capsys):
     for flags in (["--part", "1/2"], ["--part=1/2"], ["--join"], ["--cluster", "local"]):
         assert run(main, ["--task", "funqa", *flags]) == 2
-        told = capsys.readouterr().err
-        assert flags[0].partition("=")[0] in told and "--workers" in told
+        printed = capsys.readouterr().err
+        assert flags[0].partition("=")[0] in printed and "--workers" in printed

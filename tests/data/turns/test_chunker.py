@@ -23,10 +23,10 @@ def talk(seconds: int, per_second: int = 3) -> list[list]:
 
 
 def test_chunks_are_24_seconds_every_12_with_all_that_was_said_before():
-    made = list(chunks(Transcript.read(talk(60)), 60))
-    assert [(c.start_s, c.end_s) for c in made] == [(0, 24), (12, 36), (24, 48), (36, 60)]
-    assert made[0].previous == "" and made[1].previous == " " + text_of(Transcript.read(talk(12)).words)
-    assert all(len(c.words) == 72 for c in made)
+    found = list(chunks(Transcript.read(talk(60)), 60))
+    assert [(c.start_s, c.end_s) for c in found] == [(0, 24), (12, 36), (24, 48), (36, 60)]
+    assert found[0].previous == "" and found[1].previous == " " + text_of(Transcript.read(talk(12)).words)
+    assert all(len(c.words) == 72 for c in found)
 
 
 def test_silent_chunks_are_left_out_and_a_short_end_needs_as_many_words():
@@ -39,11 +39,11 @@ def test_silent_chunks_are_left_out_and_a_short_end_needs_as_many_words():
 @given(rows, st.sampled_from([(24.0, 12.0), (10.0, 0.0), (7.0, 3.0)]))
 def test_words_of_a_chunk_and_before_it_are_all_words_up_to_its_end(rows, sizes):
     transcript, (window, overlap) = Transcript.read(rows), sizes
-    made = list(chunks(transcript, 90.0, window_s=window, overlap_s=overlap, min_words=0))
-    for chunk in made:
+    found = list(chunks(transcript, 90.0, window_s=window, overlap_s=overlap, min_words=0))
+    for chunk in found:
         said = chunk.previous.split() + [word.text for word in chunk.words]
         assert Counter(said) == Counter(w.text for w in transcript.words if w.end_s <= chunk.end_s + 1e-6)
-    assert made[-1].end_s == 90.0
+    assert found[-1].end_s == 90.0
 
 
 @given(rows, st.lists(st.floats(0, 95), min_size=1, max_size=30).map(sorted))
@@ -75,9 +75,9 @@ def test_the_command_writes_conversations_and_their_offsets(tmp_path, capsys, se
     offsets = json.loads(seeks_file(out).read_text() if seeks == "beside" else text.splitlines()[-1])
     assert seeks_file(out).name == "train_seeks.jsonl" and len(offsets) == 3
     user, assistant = json.loads(text[offsets[1] :].split(b"\n")[0])
-    video, asked = user["content"]
+    video, question = user["content"]
     assert video == {"type": "video", "video": "a.mp4", "video_start": 12.0, "video_end": 36.0}
-    assert asked["text"] == "Go" and asked["title"] == "Cup" and asked["previous"].startswith(" w0 w1")
+    assert question["text"] == "Go" and question["title"] == "Cup" and question["previous"].startswith(" w0 w1")
     assert assistant["content"][0]["text_stream"][0] == [36 / 3, 36.9 / 3, "w36"]
 
 

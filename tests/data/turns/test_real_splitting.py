@@ -62,8 +62,8 @@ def test_a_samples_ids_are_those_of_the_chat_form_cut_as_a_whole(loaded, rows, c
     turns = Turns(loaded.tokenizer, SYSTEMS[loaded.settings.variant])
     previous = "he scores - 2-1 ... yes!" if turns.system.previous_text else ""
     form = SampleFormat(turns, keep="all")
-    told = told_of([[0, 0.3, "so"], *rows], previous=previous)
-    spans, _, _ = form.spans(told, (count, *GRID))
+    commentary = told_of([[0, 0.3, "so"], *rows], previous=previous)
+    spans, _, _ = form.spans(commentary, (count, *GRID))
     text = loaded.tokenizer.decode(ids_of(spans), skip_special_tokens=False)
     assert loaded.tokenizer.encode(text) == ids_of(spans)
     double = loaded.tokenizer.encode("\n\n")[0]
@@ -77,23 +77,23 @@ def test_words_that_a_stream_has_said_and_folded_have_the_ids_that_training_give
 ):
     """A turn's words were cut by themselves, a chunk's previous text as a whole."""
     turns = Turns(cutting, SYSTEMS["streamingvlm"])
-    told = told_of(rows)
-    spans, _, _ = SampleFormat(turns).spans(told, (count, *GRID))
+    commentary = told_of(rows)
+    spans, _, _ = SampleFormat(turns).spans(commentary, (count, *GRID))
     mute = len(turns.answer(""))
     said = [token for span in spans if span.part is Part.ANSWER for token in span.ids[:-mute]]
-    shown = " ".join(w.text for w in told.words if w.end_s <= count + 1e-6)
+    shown = " ".join(w.text for w in commentary.words if w.end_s <= count + 1e-6)
     assert said == list(turns._words(shown))
 
 
 def test_turn_k_of_training_and_of_a_stream_have_the_same_ids(loaded, monkeypatch):
     system = SYSTEMS[loaded.settings.variant]
     rows = [[i / 2, i / 2 + 0.3, w] for i, w in enumerate("he scores it's 2-1 - yes! so. ... 90 (and) 's é".split())]
-    told = told_of(rows, previous="he scores 2-1 ...")
-    spans, shown, _ = SampleFormat(Turns(loaded.tokenizer, system)).spans(told, (6, *GRID))
-    more = {"previous": told.previous} if system.previous_text else {}
+    commentary = told_of(rows, previous="he scores 2-1 ...")
+    spans, shown, _ = SampleFormat(Turns(loaded.tokenizer, system)).spans(commentary, (6, *GRID))
+    more = {"previous": commentary.previous} if system.previous_text else {}
     embed = loaded.model.embed
     monkeypatch.setattr(loaded.model, "embed", lambda ids: embed([i % 200 for i in ids]))
-    session, said = streamed(loaded, spans, told, 0.0, shown, {}, keep="all", **more)
+    session, said = streamed(loaded, spans, commentary, 0.0, shown, {}, keep="all", **more)
     assert [(s.part, s.ids, s.grid, s.round) for s in session.context] == [
         (s.part, s.ids, s.grid, s.round) for s in spans
     ]

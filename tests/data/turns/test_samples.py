@@ -40,13 +40,13 @@ def test_the_ids_of_every_turn_are_those_that_a_stream_reads_and_speaks(loaded, 
     system = SYSTEMS[loaded.settings.variant]
     zero = start_s if not system.clip_time else 0.0
     asked = (TimedQuestion(start_s + 2.5, "Who is it?", "A man"),)
-    told = told_of([[a + start_s, b + start_s, w] for a, b, w in rows], questions=asked, previous=previous)
+    commentary = told_of([[a + start_s, b + start_s, w] for a, b, w in rows], questions=asked, previous=previous)
     form = form_of(loaded, keep=KeepAll(4, 6))
-    spans, shown, cut = form.spans(told, (count, *GRID), start_s)
+    spans, shown, cut = form.spans(commentary, (count, *GRID), start_s)
     assert not cut
     first = 0 if system.first_s > 1 else 2  # the turn that holds second 2.5
     more = {"previous": previous} if system.previous_text else {}
-    session, _ = streamed(loaded, spans, told, zero, shown, {first: "Who is it?"}, keep=KeepAll(4, 6), **more)
+    session, _ = streamed(loaded, spans, commentary, zero, shown, {first: "Who is it?"}, keep=KeepAll(4, 6), **more)
     assert [(s.part, s.ids, s.grid, s.round) for s in session.context] == [
         (s.part, s.ids, s.grid, s.round) for s in spans
     ]
@@ -72,14 +72,14 @@ def test_labels_and_time_stamps_are_a_streams_to_the_last_digit(loaded, fps, sta
 @settings(max_examples=30)
 def test_no_word_is_lost_or_doubled_but_those_that_end_after_the_last_frame(loaded, rows, count, start_s):
     system, form = SYSTEMS[loaded.settings.variant], form_of(loaded)
-    told = told_of(rows)
+    commentary = told_of(rows)
     try:
-        spans, shown, _ = form.spans(told, (count, *GRID), start_s)
+        spans, shown, _ = form.spans(commentary, (count, *GRID), start_s)
     except UserError as error:
         assert "nothing is said" in str(error) and system.drop_silence
         spans, shown = [], 0
     end_s = start_s + (count if system.drop_silence else shown) - system.words_early / 2
-    words = Counter(w.text for w in told.words if w.end_s <= end_s + 1e-6)
+    words = Counter(w.text for w in commentary.words if w.end_s <= end_s + 1e-6)
     answers = [span.ids for span in spans if span.part is Part.ANSWER]
     mute = len(form.turns.answer(""))
     said = Counter(" ".join(loaded.tokenizer.decode(ids[: len(ids) - mute]) for ids in answers).split())
@@ -91,11 +91,11 @@ def test_no_word_is_lost_or_doubled_but_those_that_end_after_the_last_frame(load
 
 
 def test_words_belong_to_the_turn_that_they_end_in_by_each_systems_rule(load_tiny):
-    told = told_of([[0, 1.0, "one"], [1, 3.4, "two"], [3, 3.6, "three"], [3, 5.4, "four"]])
+    commentary = told_of([[0, 1.0, "one"], [1, 3.4, "two"], [3, 3.6, "three"], [3, 5.4, "four"]])
     want = {"streamingvlm": ["one", "", "", "two three", "", "four"], "livecc": ["one", "two", "three", "four"]}
     for name, texts in want.items():
         loaded = load_tiny(name)
-        spans, shown, _ = form_of(loaded).spans(told, (6, *GRID), 0.0)
+        spans, shown, _ = form_of(loaded).spans(commentary, (6, *GRID), 0.0)
         mute = len(form_of(loaded).turns.answer(""))
         answers = [loaded.tokenizer.decode(s.ids[:-mute]).strip() for s in spans if s.part is Part.ANSWER]
         assert answers == texts and shown == 6
@@ -106,10 +106,10 @@ def test_words_belong_to_the_turn_that_they_end_in_by_each_systems_rule(load_tin
 
 
 def test_labels_are_the_videos_seconds_for_streamingvlm_and_the_clips_for_livecc(load_tiny):
-    told = told_of([[100, 101, "one"], [101, 103.5, "two"]])
+    commentary = told_of([[100, 101, "one"], [101, 103.5, "two"]])
     for name, label in {"streamingvlm": "Time=100.0-101.0s", "livecc": "Time=0.0-3.0s"}.items():
         loaded = load_tiny(name)
-        spans, _, _ = form_of(loaded).spans(told, (4, *GRID), 100.0)
+        spans, _, _ = form_of(loaded).spans(commentary, (4, *GRID), 100.0)
         assert loaded.tokenizer.decode(next(s for s in spans if s.part is Part.LABEL).ids) == label
 
 
@@ -131,10 +131,10 @@ def test_previous_text_is_cut_as_a_stream_cuts_what_it_has_said_itself(load_tiny
 
 def test_the_papers_windows_are_the_default(load_tiny):
     loaded = load_tiny("streamingvlm")
-    told = told_of([[0, 1, "x"]], previous="".join(f" w{i}" for i in range(900)))
-    spans, _, _ = form_of(loaded).spans(told, (1, *GRID))
+    commentary = told_of([[0, 1, "x"]], previous="".join(f" w{i}" for i in range(900)))
+    spans, _, _ = form_of(loaded).spans(commentary, (1, *GRID))
     kept = [token for span in spans if span.part is Part.PREVIOUS for token in span.ids]
-    whole = list(form_of(loaded).turns._words(told.previous))
+    whole = list(form_of(loaded).turns._words(commentary.previous))
     assert len(whole) > 1024 and kept == whole[:512] + whole[-512:]
 
 
@@ -150,12 +150,12 @@ def test_the_papers_windows_are_the_default(load_tiny):
 )
 def test_livecc_tells_title_and_previous_words_in_its_query(load_tiny, context, query):
     loaded = load_tiny("livecc")
-    told = told_of([[0, 0.4, "x"]], previous="he ran", title="The cup")
-    spans, _, _ = form_of(loaded, context=context).spans(told, (1, *GRID))
+    commentary = told_of([[0, 0.4, "x"]], previous="he ran", title="The cup")
+    spans, _, _ = form_of(loaded, context=context).spans(commentary, (1, *GRID))
     assert loaded.tokenizer.decode(next(s for s in spans if s.part is Part.QUERY).ids) == query
     assert not any(s.part in (Part.PREVIOUS, Part.AROUND) for s in spans)
     if context == "previous_or_title":
-        bare = Commentary("", told.words, title="The cup")
+        bare = Commentary("", commentary.words, title="The cup")
         assert bare.query_with(context) == "The cup"
 
 
@@ -175,8 +175,8 @@ def test_previous_text_is_taken_as_it_is(load_tiny):
 def test_words_behind_an_answer_keep_their_space_and_what_was_asked_before_the_clip_is_left_out(load_tiny):
     loaded = load_tiny("streamingvlm")
     rows = (TimedQuestion(4.0, "Early?", "Yes."), TimedQuestion(4.5, "Now?", "No."))
-    told = Commentary("", told_of([[4.1, 4.4, "x"]]).words, questions=rows)
-    spans, _, _ = form_of(loaded).spans(told, (1, *GRID), 4.0)
+    commentary = Commentary("", told_of([[4.1, 4.4, "x"]]).words, questions=rows)
+    spans, _, _ = form_of(loaded).spans(commentary, (1, *GRID), 4.0)
     text = loaded.tokenizer.decode([i for span in spans for i in span.ids])
     assert "Early" not in text and "<|vision_end|>Now?<|im_end|>" in text
     assert text.endswith("assistant\n No.\n x ...<|im_end|>")
@@ -188,15 +188,15 @@ def test_streamingvlm_keeps_previous_words_in_their_own_turn_and_refuses_them_in
 
 
 def test_a_sample_that_is_too_long_loses_whole_turns_or_is_refused(loaded):
-    told = told_of([[i, i + 0.4, f"w{i}"] for i in range(8)])
-    whole, shown, _ = form_of(loaded).spans(told, (8, *GRID))
+    commentary = told_of([[i, i + 0.4, f"w{i}"] for i in range(8)])
+    whole, shown, _ = form_of(loaded).spans(commentary, (8, *GRID))
     limit = len(ids_of(whole)) - 1
     with pytest.raises(UserError, match=f"has {limit + 1} tokens, more than max_length {limit}"):
-        form_of(loaded, max_length=limit).spans(told, (8, *GRID))
-    spans, fewer, cut = form_of(loaded, max_length=limit, truncate=True).spans(told, (8, *GRID))
+        form_of(loaded, max_length=limit).spans(commentary, (8, *GRID))
+    spans, fewer, cut = form_of(loaded, max_length=limit, truncate=True).spans(commentary, (8, *GRID))
     assert cut and fewer == shown - 1 and ids_of(spans) == ids_of(whole)[: len(ids_of(spans))]
     with pytest.raises(UserError, match="not even its first turn"):
-        form_of(loaded, max_length=20, truncate=True).spans(told, (8, *GRID))
+        form_of(loaded, max_length=20, truncate=True).spans(commentary, (8, *GRID))
 
 
 def test_ordinary_chat_is_in_the_same_chat_form_without_labels_or_ellipsis(loaded):
@@ -214,8 +214,8 @@ def test_ordinary_chat_is_in_the_same_chat_form_without_labels_or_ellipsis(loade
     text = loaded.tokenizer.decode(ids_of(spans))
     assert "<0.1 seconds><|vision_start|>" in text and "<0.3 seconds><|vision_start|>" in text
     image = {"role": "user", "content": [{"type": "image", "image": "a.png"}, {"type": "text", "text": "What?"}]}
-    told = read({"messages": [image, {"role": "assistant", "content": [{"type": "text", "text": "A cat."}]}]})
-    spans, _, _ = timed.spans(told, (1, 1, 1))
+    dialogue = read({"messages": [image, {"role": "assistant", "content": [{"type": "text", "text": "A cat."}]}]})
+    spans, _, _ = timed.spans(dialogue, (1, 1, 1))
     assert "user\n<|vision_start|><|video_pad|><|vision_end|>What?" in loaded.tokenizer.decode(ids_of(spans))
 
 

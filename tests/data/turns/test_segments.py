@@ -122,10 +122,10 @@ def test_a_record_of_think_while_watching_is_read(load_tiny):
         ],
         "metadata": {"segment_info": [{"start": 0.0, "end": 2.0}, {"start": 2.0, "end": 3.0}]},
     }
-    told = read(parse_conversation(json.dumps(record).encode()))
-    assert told.ends_s == (2.0, 3.0) and [word.text for word in told.words] == ["a red circle"]
-    assert told.questions == (TimedQuestion(3.0, "Who is it?", "The circle."),)
-    spans, shown, _ = form_of(load_tiny("tww")).spans(told, (3, *GRID))
+    commentary = read(parse_conversation(json.dumps(record).encode()))
+    assert commentary.ends_s == (2.0, 3.0) and [word.text for word in commentary.words] == ["a red circle"]
+    assert commentary.questions == (TimedQuestion(3.0, "Who is it?", "The circle."),)
+    spans, shown, _ = form_of(load_tiny("tww")).spans(commentary, (3, *GRID))
     text = load_tiny("tww").tokenizer.decode([t for s in spans if s.part is not Part.VIDEO for t in s.ids])
     assert shown == 3 and text.endswith("Who is it?<EOQ>\n\n[Q THINK]\nReasoning: The circle.<EOQ>")
     assert text.count("[SEG THINK]") == 1, "the second segment has no note, and none is learned of it"

@@ -54,9 +54,9 @@ def test_silence_loses_without_a_judge_and_leaves_the_other_side_its_words(silen
     from swwatch.judge.rubric import load_rubric
 
     rubric = load_rubric(JudgeSettings.rubric)
-    asked = match.questions(rubric, rubric.get("commentary"), pairs, ties=True)
-    assert list(asked) == [("4", "a_first"), ("4", "b_first")]
-    found, _ = match.outcomes(pairs, {key: Verdict(FIRST, "") for key in asked})
+    questions = match.questions(rubric, rubric.get("commentary"), pairs, ties=True)
+    assert list(questions) == [("4", "a_first"), ("4", "b_first")]
+    found, _ = match.outcomes(pairs, {key: Verdict(FIRST, "") for key in questions})
     assert [(o.ab, o.ba) for o in found] == [(B, B), (A, A), (NOBODY, NOBODY), (A, B)]
     report = match.summarize(found, {}, ties=True)
     assert report["num_silent"] == {"A": 2, "B": 2} and report["num_both_silent"] == 1

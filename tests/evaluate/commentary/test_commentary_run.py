@@ -302,8 +302,8 @@ def test_two_processes_write_the_bytes_of_one(generate, games, tiny_checkpoint, 
 def test_what_is_saved_of_a_game_is_told_and_what_was_there_is_not_told_again(generate, tmp_path, capsys):
     out = tmp_path / "out.jsonl"
     generate("inf-streams", out, "--end", "25")
-    told = capsys.readouterr().out.splitlines()
-    assert told == [
+    printed = capsys.readouterr().out.splitlines()
+    assert printed == [
         f"inf-streams: 1 games -> {out}",
         "1 of 1: game.mp4 up to 20 s",
         "1 of 1: game.mp4 up to 25 s",
@@ -330,8 +330,8 @@ def test_a_missing_video_is_left_out_and_told(generate, games, tmp_path, capsys)
     data.write_text("".join(json.dumps(row) + "\n" for row in rows))
     assert generate("livesports-cc", tmp_path / "out.jsonl", "--data", data) == 0
     assert [row["video_id"] for row in read(tmp_path / "out.jsonl")] == ["game"]
-    told = capsys.readouterr()
-    assert "left out: gone_0" in told.err and "1 left out" in told.out
+    printed = capsys.readouterr()
+    assert "left out: gone_0" in printed.err and "1 left out" in printed.out
     with pytest.raises(UserError, match="nothing could be commented on"):
         generate("livesports-cc", tmp_path / "none.jsonl", "--videos", tmp_path)
 

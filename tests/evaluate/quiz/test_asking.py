@@ -211,10 +211,10 @@ def test_every_family_answers(tmp_path, show, family):
     from swwatch.toy.checkpoint import make_checkpoint
 
     sizes = {"hidden": 32, "layers": 1, "heads": 2, "kv_heads": 1, "vision_depth": 1, "vision_hidden": 32}
-    made = make_checkpoint(tmp_path / family, family=family, **sizes)
+    folder = make_checkpoint(tmp_path / family, family=family, **sizes)
     show(noise(8))
     for kind, variant in ((Plain, "origin"), (Streaming, "livecc")):
-        got = answers(load(made, variant=variant, device="cpu"), kind, [ITEM])["k"]
+        got = answers(load(folder, variant=variant, device="cpu"), kind, [ITEM])["k"]
         assert got.said in ITEM.choices and got.num_frames == 8 and got.seconds == (0, 4)
 
 

@@ -122,8 +122,8 @@ def test_dialogues_are_held_graded_and_reported(quiz, videos_of, tiny_checkpoint
     monkeypatch.setenv("SWWATCH_JUDGE_MODEL", "m")
     with Endpoint() as server:
         server.brain = lambda request: json.dumps(dict.fromkeys(SCALES, 4 + ("toy0" in tagged(request, "dialogue"))))
-        asked = ["--base-url", server.url, "--key-env", "none", "--criterion", "dialogue"]
-        assert judge.main([str(path), *asked]) == 0
+        flags = ["--base-url", server.url, "--key-env", "none", "--criterion", "dialogue"]
+        assert judge.main([str(path), *flags]) == 0
         assert len(server.requests) == 2 and rows[0]["rounds"][0]["question"] in tagged(server.requests[0], "dialogue")
     assert "semantic accuracy" in capsys.readouterr().out
     named = ["--output-dir", str(tmp_path), "--output-file", path.name]
@@ -136,6 +136,6 @@ def test_a_run_without_dialogues_is_not_graded_by_their_scales(tmp_path, monkeyp
     monkeypatch.setenv("SWWATCH_JUDGE_MODEL", "m")
     path = tmp_path / "a_infer.json"
     path.write_text(json.dumps({"video_id": "1", "result": "A dog.", "annotation": "A dog."}) + "\n")
-    asked = ["--base-url", "http://127.0.0.1:9/v1", "--key-env", "none", "--criterion", "dialogue"]
+    flags = ["--base-url", "http://127.0.0.1:9/v1", "--key-env", "none", "--criterion", "dialogue"]
     with pytest.raises(UserError, match="1 is no dialogue"):
-        judge.main([str(path), *asked])
+        judge.main([str(path), *flags])

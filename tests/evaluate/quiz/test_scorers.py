@@ -121,9 +121,9 @@ def test_what_a_model_without_ears_is_asked_is_refused_with_the_reason(tmp_path)
     task = tasks.get("streamingbench")
     with pytest.raises(
         UserError, match="1 of 3 questions are of Emotion Recognition: it asks about the sound"
-    ) as told:
+    ) as caught:
         task.items(path)
-    assert "--only 'Misleading Context Understanding','Anomaly Context Understanding'" in str(told.value)
+    assert "--only 'Misleading Context Understanding','Anomaly Context Understanding'" in str(caught.value)
     assert [item.group for item in task.items(path, only=kinds[1:])] == list(kinds[1:])
     with pytest.raises(UserError, match="has no questions of 'Anomaly'"):
         task.items(path, only=["Anomaly"])

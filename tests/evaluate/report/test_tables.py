@@ -48,8 +48,8 @@ def test_sub_tasks_come_with_their_mean_last_beside_the_papers_mean(runs):
         "mean": {"num_clips": 2, "num_tasks": 1, "missing": ["H3"], "corpus": CORPUS},
         "C2": {"num_clips": 0, "corpus": {}},
     }
-    made = tables(runs.make(by_task=parts))
-    table = made["tasks"]
+    found_tables = tables(runs.make(by_task=parts))
+    table = found_tables["tasks"]
     assert [line[:3] for line in table.rows[:4]] == [
         ["H2", "group", "2"],
         ["C2", "group", "0"],
@@ -57,24 +57,27 @@ def test_sub_tasks_come_with_their_mean_last_beside_the_papers_mean(runs):
         ["mean", "group, paper 3B, mean of six", "–"],
     ]
     assert table.rows[0][table.columns.index("CIDEr")] == "50.00" and table.paper == {3}
-    assert any("lacks H3" in note for note in table.notes) and not made["scores"].paper
+    assert any("lacks H3" in note for note in table.notes) and not found_tables["scores"].paper
 
 
 def test_timing_shows_what_the_summary_holds_and_nothing_else(runs):
-    made = tables(runs.make(), runs.make("slow", late_s=0.3))
-    table = made["timing"]
+    found_tables = tables(runs.make(), runs.make("slow", late_s=0.3))
+    table = found_tables["timing"]
     assert row(table, "staleness (s)", "group")[table.columns.index("median")] == "0.1"
     assert row(table, "staleness (s)", "slow")[table.columns.index("median")] == "0.3"
     assert any(note.startswith("staleness (s): emission of a token") for note in table.notes)
-    shares = made["timing-shares"]
+    shares = found_tables["timing-shares"]
     assert row(shares, "number of tokens") == ["number of tokens", "23", "23"]
     assert any("events: n/a" in note for note in shares.notes) and not any("definitions" in r[0] for r in shares.rows)
 
 
 def test_timing_of_an_unknown_form_is_shown_as_it_is(runs):
-    made = tables(runs.make(timing={"new": {"a_ms": 2, "why_not": None}, "word": "hello", "d": {"median": 1}}))
-    assert row(made["timing-shares"], "new, a (ms)")[1] == "2" and "word: hello" in made["timing-shares"].notes
-    assert row(made["timing"], "d", "group")[2] == "1"
+    found_tables = tables(runs.make(timing={"new": {"a_ms": 2, "why_not": None}, "word": "hello", "d": {"median": 1}}))
+    assert (
+        row(found_tables["timing-shares"], "new, a (ms)")[1] == "2"
+        and "word: hello" in found_tables["timing-shares"].notes
+    )
+    assert row(found_tables["timing"], "d", "group")[2] == "1"
 
 
 def test_toy_shares_are_percent_and_counts_are_not(runs):
@@ -87,9 +90,9 @@ def test_toy_shares_are_percent_and_counts_are_not(runs):
 
 
 def test_skipped_clips_keep_their_reasons_and_absent_parts_make_no_table(runs):
-    made = tables(runs.make(trace=False))
-    assert made["skipped"].rows == [["bad", "group", "videos/bad.mp4", "<b>empty</b>"]]
-    assert made.keys() == {"runs", "scores", "skipped"}
+    found_tables = tables(runs.make(trace=False))
+    assert found_tables["skipped"].rows == [["bad", "group", "videos/bad.mp4", "<b>empty</b>"]]
+    assert found_tables.keys() == {"runs", "scores", "skipped"}
 
 
 def test_runs_of_different_clips_are_said_to_be_no_comparison(runs):
