@@ -2,8 +2,6 @@
 
 import os
 import signal
-import subprocess
-import sys
 import time
 from functools import partial
 
@@ -24,6 +22,7 @@ from swwatch.policies.choose import Greedy
 from swwatch.policies.speak import RandomK, WaitK, parse_schedule
 from swwatch.policies.think import Notes
 from swwatch.rules.variants import Speaks, speaking
+from tests.helpers.forked import Forked
 from tests.helpers.streams import Paced, ToldSession, fed_positions, plain, random_stream, spoken_by
 from tests.helpers.watcher_work import hesitant_copy, no_model, work_of
 from tests.policies.test_deciding import LEARNED, opened, played, scenes
@@ -198,43 +197,40 @@ def test_a_checkpoint_is_loaded_in_the_process(load_tiny, tiny_checkpoint):
     assert gone(watcher.pid)
 
 
-PARENT = """
-import sys
-from swwatch.engine.two_device import ProcessWatcher
-
-if __name__ == "__main__":
-    with ProcessWatcher.load(sys.argv[1], variant="group") as watcher:
-        print(watcher.pid, flush=True)
-        sys.stdin.readline()
+def parent(checkpoint, told):
+    """In a process of its own: tells its watcher's process id, and fails when that is taken away."""
+    with ProcessWatcher.load(checkpoint, variant="group") as watcher:
+        told.with_suffix(".part").write_text(str(watcher.pid))
+        told.with_suffix(".part").rename(told)
+        while told.exists():
+            time.sleep(0.02)
         raise ValueError("a session failed")
-"""
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("end", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT, "error"], ids=str)
 def test_no_process_is_left_behind(tiny_checkpoint, tmp_path, end):
     """Killed, terminated, interrupted as a terminal does it (the whole group), or left over an error."""
-    program = tmp_path / "parent.py"
-    program.write_text(PARENT)
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    command = [sys.executable, str(program), str(tiny_checkpoint)]
-    with subprocess.Popen(command, start_new_session=True, **pipes) as parent:
-        try:
-            pid = int(parent.stdout.readline())
-            assert psutil.Process(pid).ppid() == parent.pid
-            if end == "error":
-                _, errors = parent.communicate("go on\n", timeout=PATIENCE_S)
-                assert "a session failed" in errors
-            elif end == signal.SIGINT:
-                os.killpg(parent.pid, end)
-                _, errors = parent.communicate(timeout=PATIENCE_S)
-                assert "KeyboardInterrupt" in errors and "BrokenProcessPool" not in errors
-            else:
-                parent.send_signal(end)
-            assert parent.wait(PATIENCE_S) != 0
-            assert gone(pid)
-        finally:
-            parent.kill()
+    told = tmp_path / "watcher"
+    process = Forked(parent, tiny_checkpoint, told)
+    try:
+        assert patiently(lambda: told.exists() or not process.alive) and process.alive
+        pid = int(told.read_text())
+        assert psutil.Process(pid).ppid() == process.pid
+        if end == "error":
+            told.unlink()
+        elif end == signal.SIGINT:
+            os.killpg(process.pid, end)
+        else:
+            os.kill(process.pid, end)
+        done = process.end(PATIENCE_S)
+        assert done.returncode != 0 and gone(pid)
+        if end == "error":
+            assert "a session failed" in done.stderr
+        elif end == signal.SIGINT:
+            assert "KeyboardInterrupt" in done.stderr and "BrokenProcessPool" not in done.stderr
+    finally:
+        process.kill()
 
 
 def test_the_watcher_of_this_machine(load_tiny, monkeypatch):
@@ -251,15 +247,22 @@ def test_the_watcher_of_this_machine(load_tiny, monkeypatch):
 
 def gone(pid: int) -> bool:
     """Whether a process ends soon; a zombie that nobody has waited for counts as ended."""
-    deadline = time.monotonic() + PATIENCE_S
-    while time.monotonic() < deadline:
+
+    def ended() -> bool:
         try:
-            if psutil.Process(pid).status() == psutil.STATUS_ZOMBIE:
-                return True
+            return psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
         except psutil.NoSuchProcess:
             return True
+
+    return patiently(ended)
+
+
+def patiently(condition) -> bool:
+    """Whether it comes true."""
+    deadline = time.monotonic() + PATIENCE_S
+    while not (true := condition()) and time.monotonic() < deadline:
         time.sleep(0.05)
-    return False
+    return true
 
 
 def children() -> set[int]:

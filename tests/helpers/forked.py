@@ -31,6 +31,14 @@ class Forked:
         self._process = FROM.Process(target=_run, args=(self._files, env or dict(os.environ), function, args))
         self._process.start()
 
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    @property
+    def alive(self) -> bool:
+        return self._process.is_alive()
+
     def end(self, timeout_s: float = 600) -> Done:
         """Wait for it."""
         self._process.join(timeout_s)
