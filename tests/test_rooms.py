@@ -2,6 +2,7 @@
 
 import ast
 import re
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -38,6 +39,7 @@ MESSAGES_OF_EVENTS = {"Ask", "Asked", "Decided", "Dropped", "Stats", "Thought", 
 FLOOR_OF = {room: number for number, floor in enumerate(FLOORS) for room in floor}
 
 
+@cache
 def modules() -> dict[str, Path]:
     """Every module of the package by its dotted name, without "swwatch."."""
     found = {}
@@ -47,6 +49,7 @@ def modules() -> dict[str, Path]:
     return found
 
 
+@cache
 def imports_of(path: Path) -> set[str]:
     """Modules of the package that a file imports anywhere in it, without "swwatch."."""
     known, found = modules(), set()

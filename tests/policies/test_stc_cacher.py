@@ -177,7 +177,7 @@ ONE = partial(pytest.mark.parametrize, "family", indirect=True, scope="module")
 def test_engines_batches_and_a_saved_stream_say_the_same_and_nothing_peeks(world, tiny, tmp_path):
     seam.test_p2_engines_agree(world, "group", FEW, WaitK(2))
     seam.test_p9_sessions_together_say_what_each_says_alone(world, "group", FEW)
-    seam.test_p3_no_peeking(world, "interleave", FEW)
+    seam.test_p3_no_peeking(world, "group", FEW)
     model, samples = world("group", FEW, WaitK(2))
     stream = seam.stream_of(samples[0])
     steps = list(zip(stream.pixels, stream.grids, strict=True))
