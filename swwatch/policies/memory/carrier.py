@@ -20,25 +20,15 @@ from swwatch.policies.memory.pieces import Piece
 from swwatch.policies.memory.policy import Shown, Sliding
 from swwatch.policies.table import option
 from swwatch.rules.spans import Part, Span
-from swwatch.rules.variants import Speaks
 
 
 @dataclass(frozen=True)
 class Carrier(Sliding):
-    """A bank of carriers.
-
-    Attributes:
-        most: pieces of video of which there are carriers.
-        turns_s: seconds for which an answer stays a turn of its own, before its words join the previous text.
-        text_sink, text_window: tokens of the answer or of the previous text that stay, the first and the last; both
-            None: all.
-    """
+    """A bank of the carriers of `most` pieces of video."""
 
     name: ClassVar[str] = "carrier"
-    for_whom: ClassVar[tuple[Speaks, ...]] = (Speaks.PARALLEL, Speaks.TURNS)
     moves: ClassVar[bool] = True
     carries: ClassVar[bool] = True
-    bounded: ClassVar[bool] = True
     windows: ClassVar[tuple[str, ...]] = ("turns_s", "text_sink", "text_window")
     vision_s: ClassVar[None] = None
     most: int = option(64, least=1)
