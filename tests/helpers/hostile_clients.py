@@ -6,6 +6,7 @@ import json
 import math
 import os
 import socket
+import struct
 import threading
 import time
 import zlib
@@ -25,10 +26,10 @@ CLOSE_CODES = {1000, 1001, 1002, 1007, 1009, 4400, 4429, 4409, 4500}  # of them 
 INSIDE = ("Traceback", 'File "', ".py", "swwatch/", "0x7f", "the model failed", "a fault of the server's")
 
 
-def image(form: str, height: int = 56, width: int = 56, seed: int = 0) -> bytes:
+def image(form: str, height: int = 56, width: int = 56, seed: int = 0, **options) -> bytes:
     pixels = np.random.default_rng(seed).integers(0, 255, (height, width, 3), dtype=np.uint8)
     out = io.BytesIO()
-    Image.fromarray(pixels).save(out, form)
+    Image.fromarray(pixels).save(out, form, **options)
     return out.getvalue()
 
 
@@ -47,6 +48,12 @@ def bomb(height: int = 30_000, width: int = 30_000) -> bytes:
     )
 
 
+def exif(num_bytes: int) -> bytes:
+    """Of as many entries as there is room for, each another."""
+    entries = b"".join(struct.pack("<HHII", 40_000 + n % 20_000, 1, 1, 0) for n in range((num_bytes - 14) // 12))
+    return b"II*\0" + struct.pack("<IH", 8, len(entries) // 12) + entries + bytes(4)
+
+
 GOOD = [image(form, seed=seed) for form in ("JPEG", "PNG", "WEBP") for seed in range(2)]
 ODD = [
     bomb(),
@@ -59,6 +66,15 @@ ODD = [
     b"<svg xmlns='http://www.w3.org/2000/svg' width='9' height='9'/>",
     bytes(FRAME_BYTES + 1),
     bytes(MESSAGE_BYTES + 1),
+]
+
+
+COSTLY = [  # within the limits of a picture, or just over them
+    image("PNG", 1000, 1000),
+    image("PNG", exif=b"Exif\0\0" + exif(60_000)),
+    image("PNG", exif=b"Exif\0\0" + exif(180_000)),
+    image("JPEG", 380, 380, progressive=True),
+    bomb(),
 ]
 
 

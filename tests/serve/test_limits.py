@@ -14,6 +14,7 @@ from swwatch.client.codes import ProtocolError
 from swwatch.errors import UserError
 from swwatch.serve.limits import TokenBucket, decode
 from swwatch.serve.settings import Limits
+from tests.helpers.hostile_clients import exif
 
 
 def picture(form: str, height: int = 40, width: int = 60, **options) -> bytes:
@@ -132,12 +133,6 @@ def test_limits_must_be_above_zero():
     with pytest.raises(UserError, match="--max-pixels"):
         Limits(max_pixels=0)
     assert Limits(grace_s=0).grace_s == 0
-
-
-def exif(num_bytes: int) -> bytes:
-    """Of as many entries as there is room for, each another."""
-    entries = b"".join(struct.pack("<HHII", 40_000 + n % 20_000, 1, 1, 0) for n in range((num_bytes - 14) // 12))
-    return b"II*\0" + struct.pack("<IH", 8, len(entries) // 12) + entries + bytes(4)
 
 
 def with_exif(form: str, data: bytes) -> bytes:

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from swwatch.client.protocol import HEADER, MAGIC
 from swwatch.paths import CODE, make_folder
-from tests.helpers.hostile_clients import GOOD, Wild, anything, memory_mb, story, wait_for_room
+from tests.helpers.hostile_clients import COSTLY, GOOD, Wild, anything, memory_mb, story, wait_for_room
 from tests.helpers.server_process import ServerProcess
 from tests.helpers.small_clips import make_clips, write_video
 from tests.helpers.tiny import make_tiny
@@ -191,6 +191,28 @@ def kill_recordings(world: World, rng: random.Random) -> dict:
     return {"kills": 1, "messages kept": len(kept)}
 
 
+def signals(world: World, rng: random.Random) -> dict:
+    """SIGTERM while a server loads, or serves a client: an orderly end within ten seconds, and nothing left behind."""
+    folder, loads = world.new(), rng.random() < 0.5
+    (folder / "tmp").mkdir()
+    flags = ("--model", str(world.model), "--variant", "group", *LIMITS)
+    server = ServerProcess(folder, *flags, env=os.environ | {"TMPDIR": str(folder / "tmp")})
+    with contextlib.ExitStack() as held:
+        held.callback(server.process.kill)
+        if loads:
+            time.sleep(rng.uniform(0, 6))
+        else:
+            client = held.enter_context(Wild(server.wait()))
+            client.send({"type": "open", "version": 1})
+            for number in range(rng.randint(0, 20)):
+                client.send(HEADER.pack(MAGIC, number, 10.0 * number) + rng.choice(COSTLY))
+        server.process.send_signal(signal.SIGTERM)
+        code = server.process.wait(10)
+    assert code == 0 or code in (-15, 143) and loads, code
+    assert not list((folder / "tmp").glob("swwatch-*")) and "Traceback" not in server.log.read_text()
+    return {"signals": 1}
+
+
 # ---- files and disks ------------------------------------------------------------------------------------------------
 
 # ru_maxrss would count what the parent held when it forked
@@ -337,13 +359,15 @@ def floods(world: World, rng: random.Random) -> dict:
     with unharmed(world) as server, Wild(server, max_queue=1) as lazy:
         lazy.send({"type": "open", "version": 1})
         over = time.monotonic() + 5
-        what = rng.choice(["ping", "frame", "ask"])
+        what = rng.choice(["ping", "frame", "ask", "costly"])
         while time.monotonic() < over:
             frame = HEADER.pack(MAGIC, count, count / 2) + GOOD[count % len(GOOD)]
+            if what == "costly":  # each some seconds behind the one before, which stays on display
+                frame = HEADER.pack(MAGIC, count, 10.0 * count) + COSTLY[count % len(COSTLY)]
             order = {"type": what, **({"question": "x" * 300} if what == "ask" else {})}
             lazy.socket.socket.settimeout(1)
             try:
-                if not lazy.send(frame if what == "frame" else order):
+                if not lazy.send(frame if what in ("frame", "costly") else order):
                     break
             except TimeoutError:
                 break  # it does not read on: the client itself waits
@@ -400,6 +424,7 @@ PARTS = {
     "kill-train": Part(kill_train, 12, "weights and log are those of an undisturbed run, to the bit"),
     "kill-eval": Part(kill_eval, 12, "captions and spoken tokens are those of an undisturbed run"),
     "kill-recordings": Part(kill_recordings, 20, "all that a client was told is in the recording"),
+    "signals": Part(signals, 30, "SIGTERM at any moment: an end within ten seconds, and nothing left behind"),
     "damaged": Part(damaged_files, 80, "read, or refused with the reason; no crash, hang, or more than 600 MB"),
     "disks": Part(full_disks, 40, "done, or one line and exit code 2; with room the same command ends well"),
     "fuzz": Part(fuzz, 60, "answers of the protocol alone; a session beside undisturbed; memory bounded"),
