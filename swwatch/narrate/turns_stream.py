@@ -144,4 +144,4 @@ def _open(stack: ExitStack, path: Path | None):
         stack.enter_context(writing(path.parent))
         return stack.enter_context(open(path, "w", encoding="utf-8"))
     except OSError as error:
-        raise UserError(f"{path} cannot be written: {error.strerror}") from error
+        raise UserError(f"{path} cannot be written: {error.strerror}; choose another file") from error
