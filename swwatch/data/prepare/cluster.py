@@ -29,7 +29,10 @@ def prepare_slices(jobs: list[PeVideoSplit], address: str, tokenizer: str) -> No
     try:
         ray.init(address, configure_logging=False, include_dashboard=False if address == "local" else None)
     except (ConnectionError, ValueError, RuntimeError) as error:
-        raise UserError(f"no Ray cluster at {address} ({error}): start one with `ray start --head`") from error
+        raise UserError(
+            f"no Ray cluster at {address} that lets us in ({error}): start one with `ray start --head`, and where it "
+            "asks for a token, set RAY_AUTH_MODE=token here too"
+        ) from error
     try:
         with ExitStack() as stack:
             for job in jobs:
