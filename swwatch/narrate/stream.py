@@ -29,7 +29,9 @@ def stream(settings, clip: Clip, first: StepFrames, steps: Iterator[StepFrames])
     try:
         jsonl = open(settings.jsonl, "a", encoding="utf-8") if settings.jsonl else nullcontext()
     except OSError as error:
-        raise UserError(f"--jsonl {settings.jsonl} cannot be written: {error.strerror}") from error
+        raise UserError(
+            f"--jsonl {settings.jsonl} cannot be written: {error.strerror}; choose another file"
+        ) from error
     loaded = settings.load(settings.model)
     model, forgets = loaded.model, loaded.settings.own_keep.forgets
     options = session_options(settings)

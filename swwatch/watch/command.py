@@ -132,7 +132,7 @@ def open_jsonl(path: Path | None):
     try:
         return open(path, "a", encoding="utf-8") if path else nullcontext()
     except OSError as error:
-        raise UserError(f"--jsonl {path} cannot be written: {error.strerror}") from error
+        raise UserError(f"--jsonl {path} cannot be written: {error.strerror}; choose another file") from error
 
 
 def open_narrator(settings: WatchSettings):

@@ -34,8 +34,8 @@ def main(argv: list[str]) -> int:
 
     chance = {"num_resamples": settings.resamples, "seed": settings.seed}
     found = compare_runs(a, b, **chance, other_data=settings.other_data)
+    print(describe(found), flush=True)  # whatever the disk takes
     if settings.json is not None:
         with writing(settings.json.parent):
             write_object(settings.json, found)
-    print(describe(found))
     return 0
