@@ -1,5 +1,6 @@
 """Shared fixtures: one tiny random checkpoint a session, and models of it in every variant."""
 
+import gc
 import os
 import shutil
 import signal
@@ -26,6 +27,11 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # a shell's background jo
 def pytest_collection_modifyitems(items):
     """Slow tests first, so that none is left for one process in the end."""
     items.sort(key=lambda item: item.get_closest_marker("slow") is None)
+
+
+def pytest_collection_finish():
+    """What is imported and collected by now stays: the garbage collector need not look through it again and again."""
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")

@@ -52,7 +52,7 @@ def feeds_of(model, session, source) -> list[tuple[int, int]]:
 
 @pytest.mark.parametrize("variant", PARALLEL)
 @given(sizes, schedules, paces, asked, st.booleans(), st.sampled_from([1.0, 1.15]), st.booleans(), st.integers(0, 99))
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=15, deadline=None)
 def test_p2_fused_says_what_serial_says(load_tiny, variant, sizes, schedule, gaps, asked, late, penalty, early, seed):
     """And feeds the same tokens, once (P4), with questions in mid-stream and answers that end and begin again."""
     model = load_tiny(variant).model
