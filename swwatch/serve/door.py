@@ -104,6 +104,9 @@ class Door:
                 await refused(scope, receive, send_with_headers)
             else:
                 await self.app(scope, receive, send_with_headers)
+        except asyncio.CancelledError:  # the server waits no longer
+            if not status:
+                await refusal(ProtocolError("full", "the server is stopping"))(scope, receive, send_with_headers)
         except Exception as error:
             log("request broke", level=40, error=error)
             if not status:

@@ -22,6 +22,9 @@ def test_a_signal_ends_all_sessions_with_an_event(leaving, client):
     speaking.until("token")
     speaking.send(type="end")  # thousands of tokens to come
     deaf = socket.create_connection(("127.0.0.1", int(leaving.url.rpartition(":")[2])))  # never says a word
+    stalled = socket.create_connection(("127.0.0.1", int(leaving.url.rpartition(":")[2])), timeout=60)
+    head = "POST /v1/chat/completions HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 9\r\n\r\n{"
+    stalled.sendall(head.encode())
     absent.socket.socket.shutdown(socket.SHUT_RDWR)
     leaving.upload(b"something")
     folders = set(Path(tempfile.gettempdir()).glob("swwatch-uploads-*"))
@@ -33,6 +36,8 @@ def test_a_signal_ends_all_sessions_with_an_event(leaving, client):
     assert unopened.closed() == 1001
     assert leaving.stop() == 0
     deaf.close()
+    assert b"the server is stopping" in stalled.recv(4096)
+    stalled.close()
     events = [json.loads(line)["event"] for line in leaving.log.read_text().splitlines()]
     assert events[-1] == "stopped" and events.count("session ended") == 4
     assert "Traceback" not in leaving.log.read_text()
