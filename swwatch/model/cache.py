@@ -161,12 +161,8 @@ class StreamCache(Cache):
         if index.ndim == 2:
             if self.moves:
                 raise ValueError("a cache whose layers hold different tokens cannot be re-indexed")
-            first, step, order = (
-                Layout(*(column[..., 0, :] for column in vars(tokens).values())),
-                tokens.step,
-                tokens.order,
-            )
-            tokens = replace(first, step=step.amax(0), order=order.amax(0))
+            first = Layout(*(column[..., 0, :] for column in vars(tokens).values()))
+            tokens = replace(first, step=tokens.step.amax(0), order=tokens.order.amax(0))
         self.tokens[stream] = tokens
         if stream in self.first_positions:
             self.first_positions[stream] = self.first_positions[stream][:, index]
