@@ -7,6 +7,7 @@ the next one is in the cache, and that is all that there is to get right between
 
 from collections import deque
 
+from swwatch.engine.choose import check_keep
 from swwatch.engine.incoming import Incoming
 from swwatch.engine.requests import Run, Wait
 from swwatch.engine.session import Session
@@ -38,8 +39,7 @@ class BesideSession(Session):
         Raises:
             UserError: as `Session`, or a window.
         """
-        if parse_keep(options.get("keep") or ALL).forgets:
-            raise UserError(f"the engine {self.name!r} forgets nothing: take serial or fused for a stream without end")
+        check_keep(self.name, parse_keep(options.get("keep") or ALL))
         super().__init__(model, prompt, **options)
         self.watch_seconds: list[WatchSeconds] = []
         self.num_beside = self.num_handed = 0

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from swwatch.data.turns.prompt import Turns
     from swwatch.engine.base import BaseSession
     from swwatch.model.protocols import StreamingModel
+    from swwatch.policies.memory.policy import Keep
     from swwatch.policies.speak import Speak
     from swwatch.policies.think import Think
     from swwatch.rules.variants import Variant
@@ -112,6 +113,12 @@ def check(name: str, variant: str) -> None:
     check_name(name)
     if name != "serial":
         check_parallel(name, variants.get(variant))
+
+
+def check_keep(engine: str, keep: "Keep | None") -> None:
+    """Raises UserError: something is to go from the cache, and the engine's watcher has one that it never leaves."""
+    if keep is not None and keep.forgets and engine != AUTO and ENGINES[engine].watcher is not None:
+        raise UserError(f"the engine {engine!r} forgets nothing: take serial or fused for a stream without end")
 
 
 def check_parallel(engine: str, variant: "Variant") -> None:

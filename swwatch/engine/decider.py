@@ -125,11 +125,7 @@ class Decider:
         """Raises UserError: the session cannot speak so."""
         self.policy.check(session.variant)
         self.policy.check_trained(session.model.settings.schedule, "the model")
-        if PROBE in self.policy.needs and session.keep.forgets:
-            raise UserError(
-                f"{self.policy} reads its newest words anew, and keep {session.keep} lets words go: keep all, or take "
-                "another schedule"
-            )
+        self.policy.check_keep(session.keep)
         refused = why_not_fast(session.variant.name, schedule=self.policy)
         if refused is not None and session.model.static:
             raise UserError(refused)

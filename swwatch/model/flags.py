@@ -139,7 +139,7 @@ class LoadFlags(DeviceFlags):
         super().check_model(path)
         self.check_turns(path, self.variant)
         if self.see is not None:
-            check_see(parse_see(self.see), path)
+            check_see(parse_see(self.see), path, self.variant or saved_settings(path).get("variant"))
         if self.schedule is not None:
             saved = saved_settings(path)
             name = self.variant or saved.get("variant")
@@ -241,19 +241,23 @@ class SessionFlags:
         if self.attention is not None and (keep := self.settled_keep(path)) is not None:
             keep.attention(self.attention)
         saved = saved_settings(path) if self.session_policies() else {}
-        if saved.get("variant") is not None:
-            self.check_policies(saved)
+        name = vars(self).get("variant") or saved.get("variant")  # programs that name their models have no flag for it
+        if name is not None:
+            self.check_policies({**saved, "variant": name})
 
     def check_policies(self, saved: Mapping[str, Any]) -> None:
         """What is asked for, or else a checkpoint's own, against its variant and one another.
 
         Raises:
-            UserError: it cannot be kept so, or think so.
+            UserError: it cannot be kept so, speak so or think so.
         """
         policies, variant = self.session_policies(), variants.get(saved["variant"])
         if "keep" in policies:
             policies["keep"].check(variant)
         keep, think = (policies.get(name) or saved.get(name) for name in ("keep", "think"))
+        schedule = vars(self).get("schedule") or saved.get("schedule")
+        if keep and schedule:
+            parse_schedule(schedule).check_keep(parse_keep(keep))
         if think:
             parse_think(think).check(variant, keep and parse_keep(keep))
 

@@ -153,8 +153,7 @@ class Settings:
         budget = settled["pixel_budget"] or own
         look_up(BUDGETS, budget, "pixel budget")
         see = parse_see(settled["see"] or DEFAULT_SEE)
-        if see.drops and settled["variant"] in variants.TURNS:
-            raise UserError(f"see {see}: {settled['variant']} sees all tokens of its turns, leave see out")
+        check_dropping(see, settled["variant"])
         schedule, fps = parse_schedule(settled["schedule"] or DEFAULT_SCHEDULE), check_fps(settled["fps"] or FPS)
         turn_s = seconds_per_turn or saved.get("seconds_per_turn")
         keep = settled["keep"] and parse_keep(settled["keep"])
@@ -180,8 +179,15 @@ def _check_overrides(overrides: dict, saved: dict, other_fps: bool, where: str) 
             )
 
 
-def check_see(see: See, path: str | Path) -> None:
-    """Raises UserError: a policy of SEE needs another vision tower than that of a checkpoint, which is not loaded."""
+def check_dropping(see: See, variant: str | None) -> None:
+    """Raises UserError: it drops tokens, and the variant speaks in chat turns, which see all."""
+    if see.drops and variant in variants.TURNS:
+        raise UserError(f"see {see}: {variant} sees all tokens of its turns, leave see out")
+
+
+def check_see(see: See, path: str | Path, variant: str | None = None) -> None:
+    """Raises UserError: SEE is not for a variant, or the vision tower, of a checkpoint, which is not loaded."""
+    check_dropping(see, variant)
     if see.reuses:
         family = FAMILIES.get(saved_config(path).get("model_type"))  # that it is none is told when it is loaded
         see.check_tower(family is not None and family.windows, str(path))

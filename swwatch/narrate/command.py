@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from swwatch.config import read_settings, setting
-from swwatch.engine.choose import AUTO, check_name
+from swwatch.engine.choose import AUTO, check_keep, check_name
 from swwatch.errors import UserError
 from swwatch.model.checks import saved_settings
 from swwatch.model.flags import ModelFlags, SessionFlags
@@ -65,6 +65,7 @@ def main(argv: list[str]) -> int:
     settings.check_video()
     variant = settings.variant or saved_settings(settings.model).get("variant")
     keep = settings.settled_keep(settings.model)
+    check_keep(settings.engine, keep)
     endless = (keep is not None and keep.forgets) or variant in TURNS
     clip = settings.clip(variant, settings.settled_fps(settings.model))
     steps = clip.steps(None if endless else settings.max_frames)

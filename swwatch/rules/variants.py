@@ -202,8 +202,8 @@ def get(name: str) -> Variant:
 
 
 def speaking(*ways: Speaks) -> list[str]:
-    """Names of the variants that speak in one of these ways, in the order of the table."""
-    return [name for name, variant in VARIANTS.items() if variant.speaks in ways]
+    """Names of the variants and chat systems that speak in one of these ways, in the order of their tables."""
+    return [name for name, variant in (VARIANTS | TURNS).items() if variant.speaks in ways]
 
 
 def is_chat(name: str) -> bool:

@@ -16,6 +16,7 @@ from typing import NoReturn
 
 from swwatch.client.address import is_loopback
 from swwatch.config import read_settings
+from swwatch.engine.choose import check_keep
 from swwatch.errors import UserError
 from swwatch.launch.signals import handled_by
 from swwatch.launch.worker import leave
@@ -40,6 +41,7 @@ def main(argv: list[str]) -> NoReturn:
         raise UserError(f"serving needs {', '.join(missing)}: pip install 'swwatch[serve]'")
     for model in settings.model:
         settings.check_model(split_model(model)[0])
+    check_keep(settings.engine, settings.session_policies().get("keep"))
     if settings.files is not None and not settings.files.is_dir():
         raise UserError(f"--files {settings.files}: there is no such folder")
     with handled_by(leave_at_once):

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from swwatch.config import REQUIRED, check_least, read_settings, setting
 from swwatch.data.live.addresses import locate
-from swwatch.engine.choose import AUTO, check_name
+from swwatch.engine.choose import AUTO, check_keep, check_name
 from swwatch.errors import UserError
 from swwatch.model.flags import LoadFlags, SessionFlags
 from swwatch.paths import empty, writing
@@ -125,6 +125,7 @@ def check_files(settings: WatchSettings) -> None:
         locate(settings.source)
     if settings.model is not None:
         settings.check_model(settings.model)
+        check_keep(settings.engine, settings.session_policies().get("keep"))
 
 
 def open_jsonl(path: Path | None):

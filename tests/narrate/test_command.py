@@ -246,8 +246,14 @@ def test_keep_and_choose_are_policies_by_name(tiny_checkpoint, clip, tmp_path):
         (("--choose", "greedy", "--stop-early"), "both say how tokens are chosen"),
         (("--keep", "nothing"), "window:16"),
         (("--keep", "flush"), "cannot be kept so"),
+        (("--keep", "sink_window"), "take streamingvlm, livecc, vst\n"),
+        (("--keep", "thoughts"), "take vst\n"),
+        (("--keep", "recent", "--engine", "two_device"), "forgets nothing: take serial or fused"),
+        (("--window", "2", "--schedule", "sved"), "reads its newest words anew"),
+        (("--variant", "livecc", "--see", "dtd"), "sees all tokens of its turns"),
     ],
 )
-def test_policies_that_contradict_or_cannot_be_are_refused(tiny_checkpoint, clip, capsys, flags, told):
+def test_policies_that_contradict_or_cannot_be_are_refused(tiny_checkpoint, clip, capsys, monkeypatch, flags, told):
+    monkeypatch.setattr(stream.StreamSettings, "load", lambda *_, **__: pytest.fail("loaded before it is refused"))
     assert run(tiny_checkpoint, clip, *flags) == 2
     assert told in capsys.readouterr().err

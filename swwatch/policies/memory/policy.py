@@ -8,7 +8,7 @@ from swwatch.errors import UserError
 from swwatch.policies.memory.pieces import TOLERANCE_S, Piece, ends, shorten, slide, whole
 from swwatch.policies.table import Policy
 from swwatch.rules.spans import Part, Span
-from swwatch.rules.variants import Speaks, Variant, speaking
+from swwatch.rules.variants import Speaks, Variant, get, speaking
 
 if TYPE_CHECKING:  # a table costs no import of torch
     import torch
@@ -83,10 +83,10 @@ class Keep(Policy):
         Raises:
             UserError: it names those that can.
         """
-        if variant.speaks is Speaks.TURNS and variant.streams == 2 and self.forgets:
+        if self.forgets and goes_on_from_all(variant):
             raise UserError(f"keep {self}: {variant.name!r} goes on from all its notes, and forgets nothing: keep all")
         if variant.speaks not in self.for_whom:
-            able = ", ".join(name for speaks in self.for_whom for name in speaking(speaks))
+            able = ", ".join(name for name in speaking(*self.for_whom) if not goes_on_from_all(get(name)))
             more = ", or a chat system, which forgets in a way of its own" if Speaks.TURNS not in self.for_whom else ""
             why = f"the variant {variant.name!r} cannot be kept so, for it speaks {variant.speaks.value}"
             raise UserError(f"keep {self}: {why}: take {able}{more}")
@@ -214,6 +214,11 @@ class Sliding(Keep):
     @property
     def turns_s(self) -> float:
         return self.vision_s
+
+
+def goes_on_from_all(variant: Variant) -> bool:
+    """Whether a chat system thinks in a stream of its own (`tww`), so that nothing of its cache may go."""
+    return variant.speaks is Speaks.TURNS and variant.streams == 2
 
 
 def shown_of(context: Sequence[Span], weigh: Callable[[int], float | None] = lambda _: None) -> list[Shown]:

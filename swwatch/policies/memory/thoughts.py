@@ -33,7 +33,6 @@ class Thoughts(Keep):
     first: int = option(0, least=0)
 
     def check(self, variant: Variant) -> None:
-        super().check(variant)
         able = [name for name, system in SYSTEMS.items() if system.thinks and system.previous_text]
         if variant.name not in able:
             raise UserError(

@@ -2,12 +2,15 @@
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import ClassVar, Protocol
+from typing import TYPE_CHECKING, ClassVar, Protocol
 
 from swwatch.errors import UserError
 from swwatch.policies.table import Policy, option
 from swwatch.rules.schedule import Now
 from swwatch.rules.variants import Speaks, Variant, speaking
+
+if TYPE_CHECKING:
+    from swwatch.policies.memory.policy import Keep
 
 CHANGE, CLOCK, PROBE, NOT_YET = "change", "clock", "probe", "not_yet"  # what a policy may need to be told, see `Now`
 
@@ -72,6 +75,12 @@ class Speak(Policy):
         if variant.speaks not in self.for_whom:
             names = ", ".join(speaking(*self.for_whom))
             raise UserError(f"{variant.name!r} cannot speak by {self}, which is for {names}: take another schedule")
+
+    def check_keep(self, keep: "Keep") -> None:
+        """Raises UserError: it reads words anew which may be gone."""
+        if PROBE in self.needs and keep.forgets:
+            why = f"{self} reads its newest words anew, and keep {keep} lets words go"
+            raise UserError(f"{why}: keep all, or take another schedule")
 
     def check_trained(self, schedule: "str | Speak", where: str) -> None:
         """Refuse a model that was not trained for it, where it must have been.
