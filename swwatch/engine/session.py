@@ -95,8 +95,7 @@ class Session(BaseSession):
             check_parallel(self.name, self.variant)
         self.schedule = schedule or model.settings.schedule
         self.seen = Seen(model.settings.see)
-        if self.keep.merges and self.seen.policy.drops:
-            raise UserError(f"keep {self.keep} merges whole patches, and see {self.seen.policy} drops: take --see all")
+        self.keep.check_see(self.seen.policy)
         self.decider = Decider(self.schedule)
         self.cursor = Cursor(self.variant, model.t_per_step)
         self.ahead: Incoming | None = None

@@ -249,13 +249,15 @@ class SessionFlags:
         """What is asked for, or else a checkpoint's own, against its variant and one another.
 
         Raises:
-            UserError: it cannot be kept so, speak so or think so.
+            UserError: it cannot be kept so, see so, speak so or think so.
         """
         policies, variant = self.session_policies(), variants.get(saved["variant"])
         if "keep" in policies:
             policies["keep"].check(variant)
         keep, think = (policies.get(name) or saved.get(name) for name in ("keep", "think"))
-        schedule = vars(self).get("schedule") or saved.get("schedule")
+        see, schedule = (vars(self).get(name) or saved.get(name) for name in ("see", "schedule"))
+        if keep and see:
+            parse_keep(keep).check_see(parse_see(see))
         if keep and schedule:
             parse_schedule(schedule).check_keep(parse_keep(keep))
         if think:

@@ -249,6 +249,7 @@ def test_keep_and_choose_are_policies_by_name(tiny_checkpoint, clip, tmp_path):
         (("--keep", "sink_window"), "take streamingvlm, livecc, vst\n"),
         (("--keep", "thoughts"), "take vst\n"),
         (("--keep", "recent", "--engine", "two_device"), "forgets nothing: take serial or fused"),
+        (("--keep", "vstream", "--see", "dtd"), "merges whole patches, and see dtd:0.5 drops"),
         (("--window", "2", "--schedule", "sved"), "reads its newest words anew"),
         (("--variant", "livecc", "--see", "dtd"), "sees all tokens of its turns"),
     ],

@@ -13,6 +13,8 @@ from swwatch.rules.variants import Speaks, Variant, get, speaking
 if TYPE_CHECKING:  # a table costs no import of torch
     import torch
 
+    from swwatch.policies.see.policy import See
+
 SEEN = (Part.VISION, Part.VIDEO)
 
 
@@ -90,6 +92,11 @@ class Keep(Policy):
             more = ", or a chat system, which forgets in a way of its own" if Speaks.TURNS not in self.for_whom else ""
             why = f"the variant {variant.name!r} cannot be kept so, for it speaks {variant.speaks.value}"
             raise UserError(f"keep {self}: {why}: take {able}{more}")
+
+    def check_see(self, see: "See") -> None:
+        """Raises UserError: it needs what `see` drops."""
+        if self.merges and see.drops:
+            raise UserError(f"keep {self} merges whole patches, and see {see} drops: take --see all")
 
     def attention(self, choice: str | None) -> str | None:
         """The attention by which it can be carried out: as asked for, or sdpa where nothing is and it needs a mask.
