@@ -10,12 +10,13 @@ from swwatch.model.loading import load
 from swwatch.pictures import decided
 from swwatch.pictures.command import InspectSettings, main
 from swwatch.pictures.sample import arrival_order
-from swwatch.pictures.seen import veiled
+from swwatch.pictures.seen import SeenStep, seen_steps, veiled
 from swwatch.pictures.show import table
 from swwatch.rules.cursor import layout
 from swwatch.rules.layout import Kind
 from swwatch.rules.patch import Patch
 from swwatch.rules.variants import VARIANTS
+from swwatch.toy.checkpoint import make_checkpoint
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
@@ -59,13 +60,25 @@ def test_what_a_policy_leaves_of_a_video_is_drawn_and_told(tiny_checkpoint, clip
     assert (tmp_path / "flash.png").read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
 
 
-def test_what_was_dropped_is_grey_and_the_rest_as_it_is():
-    frame = np.arange(4 * 6 * 3, dtype=np.uint8).reshape(4, 6, 3)
-    drawn = veiled(frame, Patch(2, 3, (0, 5)))
+def test_what_was_dropped_or_not_computed_is_grey_and_the_rest_as_it_is():
+    frame, all_of_it = np.arange(4 * 6 * 3, dtype=np.uint8).reshape(4, 6, 3), np.ones((2, 3))
+    drawn = veiled(SeenStep(frame, Patch(2, 3, (0, 5)), all_of_it))
     same = (drawn == frame).all(2)
-    assert (
-        same[:2, :2].all() and same[2:, 4:].all() and same.sum() == 8 and (veiled(frame, Patch(2, 3)) == frame).all()
-    )
+    assert same[:2, :2].all() and same[2:, 4:].all() and same.sum() == 8
+    assert (veiled(SeenStep(frame, Patch(2, 3), all_of_it)) == frame).all()
+    half = np.array([[1, 0.5, 1], [1, 1, 1]])
+    grey = (veiled(SeenStep(frame, Patch(2, 3), half)) != frame).any(2)
+    assert grey[:2, 2:4].all() and grey.sum() == 4
+
+
+def test_of_a_policy_that_reuses_a_quarter_is_computed_between_references(made_once, clip):
+    path = made_once("qwen2_vl-8", lambda folder: make_checkpoint(folder, family="qwen2_vl"))
+    loaded = load(path, variant="group", device="cpu", see="stc_cacher:2:update=0.25")
+    steps = list(seen_steps(loaded, clip, 4))
+    shares = [step.computed.mean() for step in steps]
+    places = steps[0].patch.num_arrived * loaded.model.config.vision_config.spatial_merge_size**2
+    between = round(0.25 * places) / places
+    assert shares == pytest.approx([1, between, 1, between][: len(steps)]) and len(steps) > 1
 
 
 @pytest.mark.parametrize(

@@ -74,7 +74,13 @@ class TowerBlock(Protocol):
 
 
 class TowerState(SeeState, Protocol):
-    """The state of a policy that `reuses`: it runs the tower's blocks. `keep` is called when a patch is through."""
+    """The state of a policy that `reuses`: it runs the tower's blocks. `keep` is called when a patch is through.
+
+    Attributes:
+        computed: of the newest patch, the places (n,) that each block computed; empty: all of them.
+    """
+
+    computed: "list[torch.Tensor]"
 
     def enter(self, rows: int, columns: int) -> None:
         """A patch of this merged grid goes through the tower. One whose way failed may enter again."""

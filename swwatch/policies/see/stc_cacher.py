@@ -45,10 +45,11 @@ class StcCacherState:
         self.policy, self.size, self.age = policy, (0, 0), 0
         self.held: list[tuple[torch.Tensor, ...]] = []  # keys, values, what attention and feed-forward layer added
         self.new: list[tuple[torch.Tensor, ...]] = []  # the same of a reference that is under way
+        self.computed: list[torch.Tensor] = []
         self.is_reference = True
 
     def enter(self, rows: int, columns: int) -> None:
-        self.new = []
+        self.new, self.computed = [], []
         is_due = self.age + 1 >= self.policy.interval
         self.is_reference = is_due or not self.held or self.size != (rows, columns)
         if self.is_reference:
@@ -66,6 +67,7 @@ class StcCacherState:
             return states + added
         before, values, attended, added = self.held[block.number]
         places = self.least_alike(keys, before)
+        self.computed.append(places)
         values = values.index_copy(0, places, block.values(normed[places]))
         fresh = block.attend(block.queries(normed[places], places), keys, values)
         states = states + attended.index_copy(0, places, fresh)
