@@ -124,7 +124,7 @@ def _load_whole(path: str, overrides: dict, device: str, dtype, attention: str |
         model = family.from_pretrained(path, **overrides, **how, **place)
         add_ends(model, processor.tokenizer)
     except ImportError as error:  # transformers' answer to a backend that is not installed
-        raise UserError(f"{error}. Install it, or leave attention to the default (sdpa)") from error
+        raise UserError(f"{str(error).rstrip('. ')}. Install it, or leave attention to the default (sdpa)") from error
     except (OSError, ValueError) as error:
         raise UserError(f"cannot load {path}: {error}") from error
     if attention is None and _flash_attention_fits(model.settings, device, dtype):
