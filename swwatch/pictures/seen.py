@@ -70,7 +70,7 @@ def seen_steps(loaded: Loaded, video: Path, most: int) -> Iterator[SeenStep]:
             how = {"reuse": stream.reuse} if see.reuses else {}
             patch, _ = stream.look(model.watch_video(pixels, grid_thw, **how), grid, model.num_deep)
         blocks = stream.reuse.computed if see.reuses else []
-        cells = [np.bincount(places.numpy() // merge**2, minlength=patch.num_arrived) for places in blocks]
+        cells = [np.bincount(places.cpu().numpy() // merge**2, minlength=patch.num_arrived) for places in blocks]
         computed = np.mean(cells, axis=0) / merge**2 if cells else np.ones(patch.num_arrived)
         yield SeenStep(frames[-1].permute(1, 2, 0).numpy(), patch, computed.reshape(grid))
 
