@@ -10,7 +10,7 @@ from swwatch.data.frame_cache import FrameCache
 from swwatch.data.samples import Sample, Samples
 from swwatch.errors import UserError
 from swwatch.train import distributed
-from swwatch.train.loader import start_worker
+from swwatch.train.loader import START, start_worker
 from swwatch.train.settings import TrainSettings
 from swwatch.train.setup import Setup, frames_made
 
@@ -62,6 +62,7 @@ def fill(settings: TrainSettings, clips: Samples) -> int:
         raise UserError("fill_cache: there is no room for a cache of frames: give --frames-cache-dir")
     mine = range(distributed.rank(), len(clips), distributed.num_processes())
     how = {"num_workers": settings.num_workers, "worker_init_fn": start_worker, "batch_size": AT_ONCE}
+    how["multiprocessing_context"] = START if settings.num_workers else None
     return sum(DataLoader(_Clips(clips, mine), collate_fn=sum, **how))
 
 

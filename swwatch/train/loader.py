@@ -14,6 +14,9 @@ from swwatch.launch.signals import die_with_parent, ignore_stop_signals
 from swwatch.train.settings import TrainSettings
 from swwatch.train.upstream import end_workers, loader_workers
 
+# How workers start, whatever Python's default: a fork's parent is the trainer, a forkserver's the server, which its
+# children keep alive, so that both would outlive a trainer that was killed.
+START = "fork"
 DYING_S = 10.0  # between a closed connection and the end of the process, with a core dump
 
 

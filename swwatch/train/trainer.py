@@ -18,7 +18,7 @@ from swwatch.train import distributed
 from swwatch.train.arrange import Arrangement
 from swwatch.train.checkpoints import keep_newest, mark_complete, step_of
 from swwatch.train.held_out import HeldOut
-from swwatch.train.loader import prefetch_factor, start_worker, workers_end
+from swwatch.train.loader import START, prefetch_factor, start_worker, workers_end
 from swwatch.train.machine import bf16
 from swwatch.train.optimizer import part_rates, split_groups
 from swwatch.train.parallelism import Parallelism, share
@@ -111,6 +111,7 @@ class WatchTrainer(OpenTrainer):
         if loader.num_workers > 0:
             # in place of one that seeds generators, which nothing here uses; accelerate reads the inner one
             loader.base_dataloader.worker_init_fn = start_worker
+            loader.base_dataloader.multiprocessing_context = START
         return loader
 
     def model_wrapped_up(self) -> None:

@@ -8,6 +8,7 @@ import sys
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -80,7 +81,9 @@ def test_two_runs_cannot_write_one_folder(flags, tmp_path):
     second = Forked(main_told, flags(max_steps=2, seed=5)).end()
     assert second.returncode == 2 and "another run is writing" in second.stderr
     assert {path: path.stat().st_mtime_ns for path in out.rglob("*")} == before, "it touches nothing"
+    workers = psutil.Process(first.pid).children(recursive=True)
     first.kill()
+    assert workers and not psutil.wait_procs(workers, timeout=30)[1], "no loader worker outlives a run that is killed"
     third = Forked(main_told, flags(max_steps=1, seed=5)).end()
     assert third.returncode == 0, "a lock does not outlive its process"
 

@@ -171,13 +171,22 @@ def test_ctrl_c_ends_the_watching_and_the_rest_is_said(run, clips, tmp_path, cap
     assert signal.getsignal(signal.SIGINT) is before
 
 
-def test_a_second_ctrl_c_leaves_at_once(run, clips, tmp_path, capsys):
+def test_a_second_ctrl_c_leaves_at_once(run, clips, tmp_path, capsys, monkeypatch):
+    """The video goes on until then, so that not all is said before it comes."""
+    second, stop = threading.Event(), sources.FrameStream.stop
+
+    def stop_late(source):
+        second.wait(WAIT_S)
+        stop(source)
+
     def twice():
         interrupt()
         while "again to leave" not in capsys.readouterr().err:
             time.sleep(0.01)
         interrupt()
+        second.set()
 
+    monkeypatch.setattr(sources.FrameStream, "stop", stop_late)
     when_written(tmp_path / "events.jsonl", "token", twice)
     code, events = run(clips(60), "--max-new-tokens", "100000")
     assert code == 130 and not of("end", events)
