@@ -48,9 +48,14 @@ class FrameEncoder:
         self.merge_size = video_processor.merge_size
         self.factor = video_processor.patch_size * video_processor.merge_size
 
+    def size(self, height: int, width: int, num_frames: int | None) -> tuple[int, int]:
+        """Height and width in which source frames of this size are encoded; arguments and errors of
+        `PixelBudget.size`."""
+        return self.budget.size(height, width, num_frames, factor=self.factor)
+
     def tokens_per_step(self, height: int, width: int, num_frames: int | None) -> int:
-        """Video tokens of one step, for source frames of this size; arguments and errors of `PixelBudget.size`."""
-        rows, columns = self.budget.size(height, width, num_frames, factor=self.factor)
+        """Video tokens of one step, for source frames of this size; arguments and errors of `size`."""
+        rows, columns = self.size(height, width, num_frames)
         return rows * columns // self.factor**2
 
     def encode(self, frames: np.ndarray, num_frames: int | None) -> tuple[torch.Tensor, torch.Tensor]:
@@ -78,20 +83,19 @@ class FrameEncoder:
 
         Args and errors as for `encode`.
         """
-        size = self.budget.size(*frames.shape[1:3], num_frames, factor=self.factor)
+        size = self.size(*frames.shape[1:3], num_frames)
         is_one = not frames.strides[0]  # on display throughout, see data.live.frames.pair; and often for steps on end
-        if is_one and self._last is not None:
-            before, small = self._last
-            if before.__array_interface__ == frames.__array_interface__ and small.shape[2:] == size:
-                return small
+        before, small = self._last or (None, None)  # read once: two threads of a session may be here
+        is_known = is_one and before is not None and before.__array_interface__ == frames.__array_interface__
+        if is_known and small.shape[2:] == size:
+            return small
         video = torch.empty((len(frames), 3, *size), dtype=torch.uint8, device=self.device)
-        for place, frame in enumerate(frames):  # one by one: each takes 13 times its bytes meanwhile
-            if place and is_one:
-                video[place] = video[0]
-                continue
+        pictures = frames[:1] if is_one else frames
+        for place, frame in enumerate(pictures):  # one by one: each takes 13 times its bytes meanwhile
             own = torch.from_numpy(np.require(frame, requirements=["C", "W"]))
             picture = own.to(self.device).permute(2, 0, 1)[None]
             video[place] = resize(picture, list(size), interpolation=InterpolationMode.BICUBIC, antialias=True)[0]
+        video[len(pictures) :] = video[:1]
         self._last = (frames, video) if is_one else None
         return video
 

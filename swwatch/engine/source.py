@@ -116,12 +116,13 @@ class StepEncoder:
 
     def shrink(self, step: StepFrames) -> StepFrames:
         """The same step in the size that the model sees, of which the same pixels are made, where that is so."""
-        small = self.frames.resize(step.frames, step.num_frames)
-        height, width = small.shape[2:]
+        height, width = self.frames.size(*step.frames.shape[1:3], step.num_frames)
         if max(height, width) > NARROWEST * min(height, width):
             return step
-        stays = self.frames.tokens_per_step(height, width, step.num_frames) * self.frames.factor**2 == height * width
-        return replace(step, frames=small.permute(0, 2, 3, 1).cpu().numpy()) if stays else step
+        if self.frames.size(height, width, step.num_frames) != (height, width):
+            return step
+        small = self.frames.resize(step.frames, step.num_frames)
+        return replace(step, frames=small.permute(0, 2, 3, 1).cpu().numpy())
 
 
 class FileSource:

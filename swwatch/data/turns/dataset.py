@@ -173,7 +173,7 @@ class TurnDataset(Samples):
     def _length(self, record: dict, size: Size) -> tuple[int, bool] | str:
         num_frames, height, width = size
         try:
-            rows, columns = self.encoder.budget.size(height, width, num_frames, factor=self.encoder.factor)
+            rows, columns = self.encoder.size(height, width, num_frames)
             grid = num_frames // FRAMES_PER_STEP, rows // self.encoder.factor, columns // self.encoder.factor
             dialogue, start_s = conversation.read(record), conversation.span_of(record)[0]
             spans, _, cut = self.form.spans(dialogue, grid, start_s)
